@@ -1,0 +1,1 @@
+"""Stage 2: a frozen encoder and a frozen LLM to a connector."""

@@ -1,0 +1,1 @@
+"""Official VQAv2, GQA and POPE scores as pure functions."""

@@ -1,0 +1,1 @@
+"""LeVLM's library: encoders on disk, their assembly into a stock LLaVA, and chat."""
