@@ -1,0 +1,46 @@
+"""Directories that appear whole or not at all."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or a directory's entries, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def atomic_directory(path: str | Path) -> Iterator[Path]:
+    """Give a directory to write into; on success it takes `path`'s place, on failure it is removed.
+
+    Everything is flushed before one rename, so a kill never leaves a half-written `path`. An older directory is
+    moved aside to `.NAME.*.old` for the moment of the rename and deleted last: its content is never lost.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    partial.chmod(0o755)
+    try:
+        yield partial
+        for folder, _, files in os.walk(partial):
+            for name in files:
+                sync(Path(folder) / name)
+            sync(Path(folder))
+        replaced = None
+        if path.exists():
+            replaced = partial.with_suffix(".old")
+            os.rename(path, replaced)
+        os.rename(partial, path)
+        sync(path.parent)
+        if replaced is not None:
+            shutil.rmtree(replaced)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

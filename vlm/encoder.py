@@ -1,0 +1,299 @@
+"""A LeVLJEPA encoder in memory and on disk: a timm ViT and a GPT-2 text tower, each with its heads.
+
+On disk it has the released layout: `vision_encoder.safetensors` and `text_encoder.safetensors` with the prefixes
+`encoder.`, `pre_proj.` and `projector.` (the predictor), and `config.json`; ours adds the pixel statistics to the
+config, and `tokenizer.json` where the tokenizer is not GPT-2's.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+from torchvision.ops import MLP
+from transformers import GPT2Config, GPT2Model
+
+from vlm.checkpoint import atomic_directory
+from vlm.errors import UserError
+from vlm.images import CLIP_MEAN, CLIP_STD, eval_transform
+from vlm.logs import read_json, write_json
+from vlm.tokens import CaptionTokenizer
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Sizes of both towers and their heads, and how pixels are prepared. Defaults are the released ViT-B's."""
+
+    image_size: int = 224
+    patch_size: int = 16
+    vision_width: int = 768
+    vision_layers: int = 12
+    vision_heads: int = 12
+    text_width: int = 768
+    text_layers: int = 12
+    text_heads: int = 12
+    vocab_size: int = 50257
+    positions: int = 1024
+    embed_dim: int = 256
+    projector_width: int = 2048
+    projector_depth: int = 4
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+    training: dict = field(default_factory=dict)
+
+    def to_json(self) -> dict:
+        """The released `config.json`, plus image and patch size, positions and pixel statistics."""
+        return {
+            "model_type": "levljepa",
+            "vision_encoder": {
+                "architecture": f"vit_patch{self.patch_size}_{self.image_size}",
+                "hidden_size": self.vision_width,
+                "num_layers": self.vision_layers,
+                "num_heads": self.vision_heads,
+                "image_size": self.image_size,
+                "patch_size": self.patch_size,
+            },
+            "text_encoder": {
+                "architecture": "gpt2",
+                "hidden_size": self.text_width,
+                "num_layers": self.text_layers,
+                "num_heads": self.text_heads,
+                "vocab_size": self.vocab_size,
+            },
+            "embed_dim": self.embed_dim,
+            "projector_width": self.projector_width,
+            "projector_depth": self.projector_depth,
+            "normalization": {"mean": list(self.mean), "std": list(self.std)},
+            "training": self.training,
+        }
+
+    @classmethod
+    def from_json(cls, config: dict, vision: dict[str, torch.Tensor], text: dict[str, torch.Tensor]) -> "EncoderConfig":
+        """Read a released or our own `config.json`; image, patch and context sizes come from the weights.
+
+        A config without pixel statistics gets CLIP's: both published training codes use them, although the model
+        card's snippet shows ImageNet's.
+        """
+        patch = vision["encoder.patch_embed.proj.weight"].shape[-1]
+        patches = vision["encoder.pos_embed"].shape[1] - 1
+        pixels = config.get("normalization", {})
+        return cls(
+            image_size=round(patches**0.5) * patch,
+            patch_size=patch,
+            vision_width=config["vision_encoder"]["hidden_size"],
+            vision_layers=config["vision_encoder"]["num_layers"],
+            vision_heads=config["vision_encoder"]["num_heads"],
+            text_width=config["text_encoder"]["hidden_size"],
+            text_layers=config["text_encoder"]["num_layers"],
+            text_heads=config["text_encoder"]["num_heads"],
+            vocab_size=config["text_encoder"]["vocab_size"],
+            positions=text["encoder.wpe.weight"].shape[0],
+            embed_dim=config["embed_dim"],
+            projector_width=config["projector_width"],
+            projector_depth=config["projector_depth"],
+            mean=tuple(pixels.get("mean", CLIP_MEAN)),
+            std=tuple(pixels.get("std", CLIP_STD)),
+            training=config.get("training", {}),
+        )
+
+
+class Tower(nn.Module):
+    """One modality: backbone -> `pre_proj` -> z, and the predictor of the other modality's z, `projector`."""
+
+    def __init__(self, encoder: nn.Module, width: int, config: EncoderConfig, norm: Callable[[int], nn.Module]):
+        super().__init__()
+        hidden, embed = config.projector_width, config.embed_dim
+        self.encoder = encoder
+        self.pre_proj = nn.Sequential(nn.Linear(width, hidden), norm(hidden), nn.GELU(), nn.Linear(hidden, embed))
+        self.projector = MLP(
+            embed, [hidden] * config.projector_depth + [embed], norm_layer=norm, activation_layer=nn.GELU
+        )
+
+
+class VisionTower(Tower):
+    def __init__(self, config: EncoderConfig, norm: Callable[[int], nn.Module]):
+        backbone = VisionTransformer(
+            img_size=config.image_size,
+            patch_size=config.patch_size,
+            embed_dim=config.vision_width,
+            depth=config.vision_layers,
+            num_heads=config.vision_heads,
+            num_classes=0,
+            dynamic_img_size=True,
+        )
+        super().__init__(backbone, config.vision_width, config, norm)
+
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """pixels: float32[B, 3, H, W] -> CLS after the final norm, [B, vision_width]."""
+        return self.encoder(pixels)
+
+
+class TextTower(Tower):
+    def __init__(self, config: EncoderConfig, norm: Callable[[int], nn.Module]):
+        backbone = GPT2Model(
+            GPT2Config(
+                n_embd=config.text_width,
+                n_layer=config.text_layers,
+                n_head=config.text_heads,
+                n_inner=4 * config.text_width,
+                n_positions=config.positions,
+                vocab_size=config.vocab_size,
+                bos_token_id=None,
+                eos_token_id=None,
+                embd_pdrop=0.0,
+                attn_pdrop=0.0,
+                resid_pdrop=0.0,
+                use_cache=False,
+            )
+        )
+        super().__init__(backbone, config.text_width, config, norm)
+
+    def features(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """ids: int64[B, T] padded on the right, lengths: int64[B] -> hidden state of the last real token [B, text_width].
+
+        The tower is causal, so pads on the right are never seen from the token that is read, and need no mask.
+        """
+        hidden = self.encoder(input_ids=ids).last_hidden_state
+        return hidden[torch.arange(len(ids), device=ids.device), lengths.to(ids.device) - 1]
+
+
+class Encoder(nn.Module):
+    """Both towers, ready to embed images and captions. `norm` builds the heads' normalisation."""
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        tokenizer: CaptionTokenizer | None = None,
+        norm: Callable[[int], nn.Module] = nn.BatchNorm1d,
+    ):
+        super().__init__()
+        self.config = config
+        self.image = VisionTower(config, norm)
+        self.text = TextTower(config, norm)
+        self.transform = eval_transform(config.image_size, config.mean, config.std)
+        self._tokenizer = tokenizer
+
+    @property
+    def vision(self) -> VisionTransformer:
+        return self.image.encoder
+
+    @property
+    def tokenizer(self) -> CaptionTokenizer:
+        """The caption tokenizer; GPT-2's, from the hub or its cache, where the encoder brought none."""
+        if self._tokenizer is None:
+            self._tokenizer = CaptionTokenizer.gpt2()
+        return self._tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        return self.vision.cls_token.device
+
+    def patch_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
+        """pixels: float32[B, 3, H, W] -> patch tokens after the final norm, without CLS, [B, N, vision_width]."""
+        return self.vision.forward_features(pixels)[:, 1:]
+
+    def embed_images(self, pixels: torch.Tensor) -> torch.Tensor:
+        """pixels: float32[B, 3, H, W] -> z_v [B, embed_dim]."""
+        return self.image.pre_proj(self.image.features(pixels))
+
+    def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
+        """Captions, read at their end-of-text token -> z_t [B, embed_dim]."""
+        ids, lengths = self.tokenizer(texts)
+        return self.text.pre_proj(self.text.features(ids.to(self.device), lengths))
+
+    def predict_text(self, z_v: torch.Tensor) -> torch.Tensor:
+        """h_v: z_v [B, embed_dim] -> the predicted z_t [B, embed_dim]."""
+        return self.image.projector(z_v)
+
+    def predict_image(self, z_t: torch.Tensor) -> torch.Tensor:
+        """h_t: z_t [B, embed_dim] -> the predicted z_v [B, embed_dim]."""
+        return self.text.projector(z_t)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the released layout to `folder`, whole or not at all."""
+        with atomic_directory(folder) as partial_folder:
+            for tower, name in ((self.image, "vision_encoder"), (self.text, "text_encoder")):
+                weights = {
+                    key: value.detach().float().cpu().contiguous()
+                    for key, value in tower.state_dict().items()
+                    if not key.endswith("num_batches_tracked")
+                }
+                save_file(weights, partial_folder / f"{name}.safetensors")
+            write_json(partial_folder / "config.json", self.config.to_json())
+            if self._tokenizer is not None:
+                self._tokenizer.save(partial_folder / "tokenizer.json")
+
+
+def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} does not exist: an encoder folder has vision_encoder.safetensors, "
+            "text_encoder.safetensors and config.json"
+        ) from None
+    except SafetensorError as error:
+        raise UserError(f"{path} cannot be read ({error}): copy or download it again") from None
+
+
+def _load_tower(tower: Tower, weights: dict[str, torch.Tensor], path: Path) -> None:
+    try:
+        missing, unexpected = tower.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip()
+        raise UserError(f"{path} does not fit its config.json: {first}") from None
+    # BatchNorm's counter serves nothing here; GPT-2's causal mask is stored by older transformers.
+    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+    unexpected = [
+        key for key in unexpected if not key.endswith(("num_batches_tracked", ".attn.bias", ".attn.masked_bias"))
+    ]
+    if missing or unexpected:
+        raise UserError(f"{path} does not fit its config.json: missing {missing[:3]}, unexpected {unexpected[:3]}")
+    if not all(torch.isfinite(value).all() for value in weights.values()):
+        raise UserError(f"{path} holds NaN or infinity: the run that wrote it diverged")
+
+
+def load_encoder(
+    folder: str | Path, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+) -> Encoder:
+    """Read `RUN/encoder` or a released LeVLJEPA checkpoint: frozen, in eval mode, fp32, on the CPU.
+
+    mean, std: override the pixel statistics. The published weights (LeVLJEPA-ViT-B-DataComp) are CC BY-NC 4.0:
+    non-commercial use only. Raises `UserError` where a file is missing, damaged, or of another shape.
+    """
+    folder = Path(folder)
+    config = read_json(folder / "config.json")
+    vision = _read_weights(folder / "vision_encoder.safetensors")
+    text = _read_weights(folder / "text_encoder.safetensors")
+    try:
+        config = EncoderConfig.from_json(config, vision, text)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder} is not a LeVLJEPA encoder: {error} is missing") from None
+    config = replace(config, mean=tuple(mean or config.mean), std=tuple(std or config.std))
+    tokenizer = folder / "tokenizer.json"
+    encoder = Encoder(config, CaptionTokenizer.load(tokenizer) if tokenizer.exists() else None)
+    _load_tower(encoder.image, vision, folder / "vision_encoder.safetensors")
+    _load_tower(encoder.text, text, folder / "text_encoder.safetensors")
+    return encoder.eval().requires_grad_(False)
+
+
+def new_encoder(
+    config: EncoderConfig,
+    seed: int,
+    tokenizer: CaptionTokenizer | None = None,
+    norm: Callable[[int], nn.Module] = nn.BatchNorm1d,
+) -> Encoder:
+    """An encoder with random weights that depend on `seed` alone; the global RNG is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Encoder(config, tokenizer, norm)
+
+
+def random_encoder(folder: str | Path, seed: int) -> Encoder:
+    """The architecture and pixel statistics of the encoder in `folder` with random weights: the paper's baseline."""
+    trained = load_encoder(folder)
+    return new_encoder(trained.config, seed, trained._tokenizer).eval().requires_grad_(False)

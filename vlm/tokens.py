@@ -1,0 +1,80 @@
+"""Captions to token ids, the way the released checkpoint reads them ("eot")."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from vlm.errors import UserError
+
+END = "<|endoftext|>"
+CONTEXT = 77
+
+
+class CaptionTokenizer:
+    """A byte-level BPE: no specials, cut to 76 tokens, end of text appended, padded with end of text."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        end = tokenizer.token_to_id(END)
+        if end is None:
+            raise UserError(f"the tokenizer has no {END} token: captions are read at it")
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        # A caption that spells out a control token is text.
+        tokenizer.encode_special_tokens = True
+        self.backend, self.end = tokenizer, end
+
+    @property
+    def vocab_size(self) -> int:
+        return self.backend.get_vocab_size()
+
+    def __call__(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """texts -> ids int64[B, T] padded to the longest, lengths int64[B] with the end-of-text token counted."""
+        rows = [[*encoding.ids[: CONTEXT - 1], self.end] for encoding in self._encode(texts)]
+        lengths = torch.tensor([len(row) for row in rows])
+        ids = torch.full((len(rows), int(lengths.max())), self.end)
+        for row, tokens in zip(ids, rows):
+            row[: len(tokens)] = torch.tensor(tokens)
+        return ids, lengths
+
+    def _encode(self, texts: Sequence[str]):
+        return self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+
+    def save(self, path: str | Path) -> None:
+        self.backend.save(str(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "CaptionTokenizer":
+        try:
+            return cls(Tokenizer.from_file(str(path)))
+        except UserError:
+            raise
+        except Exception as error:  # the Rust tokenizer raises plain Exception
+            raise UserError(f"{path} is not a tokenizer.json ({error})") from None
+
+    @classmethod
+    def gpt2(cls) -> "CaptionTokenizer":
+        """GPT-2's tokenizer, from the hub or its local cache."""
+        try:
+            return cls(Tokenizer.from_pretrained("openai-community/gpt2"))
+        except Exception as error:  # the Rust client raises plain Exception, offline as well as for a bad answer
+            raise UserError(
+                f"GPT-2's tokenizer is neither in the local cache nor can it be fetched ({error}): go online once, put "
+                "its tokenizer.json beside the encoder's config.json, or pretrain with --tokenizer train:2048"
+            ) from None
+
+    @classmethod
+    def train(cls, captions: Iterable[str], vocab_size: int) -> "CaptionTokenizer":
+        """A byte-level BPE learnt from `captions`, for data sets too small to need GPT-2's 50,257 entries."""
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=[END],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(captions, trainer)
+        return cls(tokenizer)
