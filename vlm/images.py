@@ -1,0 +1,167 @@
+"""Images from untrusted bytes to float32 pixels.
+
+Rules, each with a test: only JPEG, PNG, WEBP and GIF are opened; size and shape are judged from the header, before any
+pixel is decoded; a truncated file is an error; EXIF orientation is applied; 16-bit greys are scaled (not clipped) to 8
+bits; alpha is composited on white; an animation gives its first frame.
+"""
+
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from vlm.errors import UserError
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+MIN_SIDE = 8  # below one patch of any encoder; a 1 x 1 tracking pixel is no picture
+MAX_ASPECT = 32  # a 5000 x 20 banner squashed to a square shows nothing
+# Reduced-size decoding must leave this many pixels for one of the resized image: see scripts/bench_loader.py --ratios.
+DRAFT_MARGIN = 1.5
+
+# Pillow only warns between 89 and 179 megapixels; `decode` refuses at its own, lower cap in any case.
+warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+_ORIENTATION_TAG = 0x0112
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class ImageError(UserError):
+    """Bytes that cannot be used as an image. `.reason` is one of a few short phrases, fit for counting."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self):
+        return type(self), (self.reason, self.detail)
+
+
+def decode(data: bytes, *, max_pixels: int = 64_000_000, fit: int | None = None) -> Image.Image:
+    """Decode to an upright RGB image, or raise `ImageError`.
+
+    `fit` is the side of the square (or the short side) that the image will be resized to: a JPEG is then decoded at
+    1/2, 1/4 or 1/8 of its size where at least `DRAFT_MARGIN` * `fit` pixels remain on the short side.
+    """
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # other libraries set it for the whole process; it makes grey halves
+    image = _open(data, max_pixels)
+    if fit is not None and image.format in ("JPEG", "MPO"):
+        side = max(1, int(np.ceil(fit * DRAFT_MARGIN)))
+        image.draft(None, (side, side))
+    try:
+        image.load()
+        return _upright(_to_rgb(image), _orientation(image))
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's plugins answer crafted bytes with nearly any exception class
+        raise ImageError("damaged image", str(error) or type(error).__name__) from error
+
+
+def load_image(path: str | Path) -> Image.Image:
+    """Read and `decode` one file; `UserError` where it is missing or not a usable image."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read the image {path}: {error.strerror}") from None
+    try:
+        return decode(data)
+    except ImageError as error:
+        raise ImageError(error.reason, f"{path}: {error.detail}") from None
+
+
+@dataclass(frozen=True)
+class EvalTransform:
+    """Squash to (image_size, image_size) with PIL's bicubic filter, divide by 255, normalise: float32[3, H, W]."""
+
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        return to_tensor(
+            image.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC), self.mean, self.std
+        )
+
+
+def eval_transform(image_size: int, mean=CLIP_MEAN, std=CLIP_STD) -> EvalTransform:
+    """The transform used everywhere outside augmentation; equal to CLIPImageProcessorPil without its centre crop."""
+    return EvalTransform(image_size, tuple(mean), tuple(std))
+
+
+def to_tensor(image: Image.Image, mean, std) -> torch.Tensor:
+    """RGB image -> float32[3, H, W] = (pixel / 255 - mean) / std."""
+    pixels = np.array(image, dtype=np.float32).transpose(2, 0, 1)
+    scale = (1 / (255 * np.asarray(std, np.float64))).astype(np.float32)[:, None, None]
+    shift = (np.asarray(mean, np.float64) / np.asarray(std, np.float64)).astype(np.float32)[:, None, None]
+    return torch.from_numpy(np.ascontiguousarray(pixels * scale - shift))
+
+
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    """Parse the header only, and judge it."""
+    if not data:
+        raise ImageError("not an image", "the file is empty")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        width, height = image.size
+    except UnidentifiedImageError:
+        raise ImageError("not an image", f"no {'/'.join(FORMATS)} file, it starts with {data[:12]!r}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError("too many pixels", str(error)) from None
+    except MemoryError:
+        raise
+    except Exception as error:  # as in `decode`
+        raise ImageError("damaged image", str(error) or type(error).__name__) from error
+    if width * height > max_pixels:
+        raise ImageError("too many pixels", f"{width} x {height} is above {max_pixels / 1e6:g} megapixels")
+    if min(width, height) < MIN_SIDE:
+        raise ImageError("too small", f"{width} x {height}; a side needs at least {MIN_SIDE} pixels")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise ImageError("too elongated", f"{width} x {height}; sides may differ by a factor of {MAX_ASPECT}")
+    return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        image = _scale_16_bit(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _scale_16_bit(image: Image.Image) -> Image.Image:
+    """16-bit greys, 0..65535 -> 0..255; convert() would clip everything above 255 to white."""
+    values = np.asarray(image).astype(np.uint32)
+    grey = Image.fromarray(((values + 128) // 257).clip(0, 255).astype(np.uint8))
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # damaged EXIF is common on the web and says nothing about the pixels
+        return 1
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else image
