@@ -1,0 +1,181 @@
+"""Literal files in, literal examples out; each kind of bad input is one line that names the file."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from bridge import vqa
+from bridge.vqa import Example
+from vlm.errors import UserError
+
+
+def write(path: Path, value) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(value if isinstance(value, str) else json.dumps(value))
+    return path
+
+
+def touch(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+def vqa_question(key: int, image: int, text: str = "Is it red?") -> dict:
+    return {"image_id": image, "question": text, "question_id": key}
+
+
+def vqa_annotation(key: int, answers: list[str]) -> dict:
+    votes = [{"answer": answer, "answer_confidence": "yes", "answer_id": i + 1} for i, answer in enumerate(answers)]
+    return {"question_id": key, "image_id": 9, "multiple_choice_answer": answers[0], "answers": votes}
+
+
+def make_vqav2(root: Path, split="val2014", subtype="val2014", annotated=True) -> Path:
+    questions = {"questions": [vqa_question(262148000, 262148), vqa_question(7, 9, "How many?")]}
+    write(root / f"v2_OpenEnded_mscoco_{split}_questions.json", questions)
+    if annotated:
+        annotations = [vqa_annotation(262148000, ["yes"] * 10), vqa_annotation(7, ["2"] * 7 + ["3"] * 3)]
+        write(root / f"v2_mscoco_{split}_annotations.json", {"annotations": annotations})
+    touch(root / subtype / f"COCO_{subtype}_000000262148.jpg")
+    touch(root / subtype / f"COCO_{subtype}_000000000009.png")
+    return root
+
+
+def test_vqav2(tmp_path):
+    examples = vqa.vqav2(make_vqav2(tmp_path), "val2014")
+    folder = tmp_path / "val2014"
+    assert examples == [
+        Example("262148000", folder / "COCO_val2014_000000262148.jpg", "Is it red?", "yes", ("yes",) * 10),
+        Example("7", folder / "COCO_val2014_000000000009.png", "How many?", "2", ("2",) * 7 + ("3",) * 3),
+    ]
+
+
+def test_vqav2_test_dev_images_and_no_annotations(tmp_path):
+    examples = vqa.vqav2(make_vqav2(tmp_path, "test-dev2015", "test2015", annotated=False), "test-dev2015")
+    assert [(e.image.name, e.answer) for e in examples] == [
+        ("COCO_test2015_000000262148.jpg", None),
+        ("COCO_test2015_000000000009.png", None),
+    ]
+
+
+def test_gqa(tmp_path):
+    record = {"question": "Is it overcast?", "answer": "no", "imageId": "n161313", "isBalanced": True}
+    write(tmp_path / "val_balanced_questions.json", {"0201307251": record})
+    touch(tmp_path / "images/n161313.jpg")
+    expected = [Example("0201307251", tmp_path / "images/n161313.jpg", "Is it overcast?", "no")]
+    assert vqa.gqa(tmp_path, "val") == vqa.gqa(tmp_path, "val_balanced") == expected
+
+
+def test_gqa_in_chunks(tmp_path):
+    for chunk in range(2):
+        record = {"question": f"q{chunk}", "imageId": "1"}
+        write(tmp_path / f"train_all_questions/train_all_questions_{chunk}.json", {f"id{chunk}": record})
+    touch(tmp_path / "images/1.jpg")
+    assert [(e.question_id, e.question, e.answer) for e in vqa.gqa(tmp_path, "train_all")] == [
+        ("id0", "q0", None),
+        ("id1", "q1", None),
+    ]
+
+
+def test_pope(tmp_path):
+    line = {"question_id": 1, "image": "COCO_val2014_000000310196.jpg", "text": "Is there a dog?", "label": "no"}
+    write(tmp_path / "coco_pope_popular.json", json.dumps(line) + "\n")
+    touch(tmp_path / "val2014/COCO_val2014_000000310196.jpg")
+    expected = Example("1", tmp_path / "val2014/COCO_val2014_000000310196.jpg", "Is there a dog?", "no")
+    assert vqa.pope(tmp_path, "popular") == [expected]
+
+
+def test_llava_turns_become_isolated_questions(tmp_path):
+    turns = [
+        {"from": "human", "value": "<image>\nIs it red?\nAnswer the question using a single word or phrase."},
+        {"from": "gpt", "value": "Yes"},
+        {"from": "human", "value": "Why?"},
+        {"from": "gpt", "value": "Paint."},
+    ]
+    text_only = {"id": "share", "conversations": turns[:2]}
+    file = write(tmp_path / "mix.json", [text_only, {"id": 5, "image": "gqa/images/5.jpg", "conversations": turns}])
+    image = touch(tmp_path / "img/gqa/images/5.jpg")
+    assert vqa.llava(file, tmp_path / "img") == [
+        Example("1:0", image, "Is it red?", "Yes"),
+        Example("1:1", image, "Why?", "Paint."),
+    ]
+
+
+def test_sampled_answer_follows_the_votes_and_the_key():
+    example = Example("7", Path("x.jpg"), "How many?", "2", ("2",) * 7 + ("3",) * 3)
+    drawn = [vqa.with_sampled_answer(example, seed=0, epoch=epoch).answer for epoch in range(400)]
+    assert drawn == [vqa.with_sampled_answer(example, seed=0, epoch=epoch).answer for epoch in range(400)]
+    assert 240 <= Counter(drawn)["2"] <= 320
+    unvoted = Example("7", Path("x.jpg"), "How many?", "2")
+    assert vqa.with_sampled_answer(unvoted, 0, 0) is unvoted
+
+
+def missing_images(root):
+    make_vqav2(root)
+    (root / "val2014/COCO_val2014_000000000009.png").unlink()
+
+
+def missing_folder(root):
+    make_vqav2(root)
+    for image in (root / "val2014").iterdir():
+        image.unlink()
+    (root / "val2014").rmdir()
+
+
+def broken_json(root):
+    make_vqav2(root)
+    write(root / "v2_mscoco_val2014_annotations.json", '{"annotations": [')
+
+
+def no_such_field(root):
+    make_vqav2(root)
+    write(root / "v2_OpenEnded_mscoco_val2014_questions.json", {"questions": [{"question_id": 7, "image_id": 9}]})
+
+
+def foreign_annotations(root):
+    make_vqav2(root)
+    write(root / "v2_mscoco_val2014_annotations.json", {"annotations": [vqa_annotation(7, ["2"])]})
+
+
+def repeated_ids(root):
+    make_vqav2(root, annotated=False)
+    write(root / "v2_OpenEnded_mscoco_val2014_questions.json", {"questions": [vqa_question(7, 9)] * 2})
+
+
+def no_question(root):
+    make_vqav2(root)
+    write(root / "v2_OpenEnded_mscoco_val2014_questions.json", {"questions": []})
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda root: root.joinpath("x").touch(), "v2_OpenEnded_mscoco_val2014_questions.json is missing"),
+        (missing_images, "1 of 2 images .* are missing, the first: .*COCO_val2014_000000000009.jpg"),
+        (missing_folder, "the image folder .*val2014 is missing"),
+        (broken_json, "v2_mscoco_val2014_annotations.json is not valid JSON"),
+        (no_such_field, r"question 7: the field 'question' \(str\)"),
+        (foreign_annotations, "has no annotation of question 262148000"),
+        (repeated_ids, "1 question ids occur more than once, the first: 7"),
+        (no_question, "holds no question"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, break_it, message):
+    break_it(tmp_path)
+    with pytest.raises(UserError, match=message):
+        vqa.vqav2(tmp_path, "val2014")
+
+
+def test_missing_images_can_be_allowed(tmp_path):
+    missing_images(tmp_path)
+    assert [e.image.exists() for e in vqa.vqav2(tmp_path, "val2014", allow_missing=True)] == [True, False]
+
+
+def test_image_names_cannot_leave_the_folder(tmp_path):
+    line = {"question_id": 1, "image": "../secret.jpg", "text": "?", "label": "no"}
+    write(tmp_path / "coco_pope_random.json", json.dumps(line))
+    touch(tmp_path / "val2014/x.jpg")
+    with pytest.raises(UserError, match="leads out of"):
+        vqa.pope(tmp_path, "random")
