@@ -8,6 +8,7 @@ bits; alpha is composited on white; an animation gives its first frame.
 import io
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -95,9 +96,8 @@ class EvalTransform:
     std: tuple[float, float, float]
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
-        return to_tensor(
-            image.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC), self.mean, self.std
-        )
+        size = (self.image_size, self.image_size)
+        return to_tensor(image.resize(size, Image.Resampling.BICUBIC), self.mean, self.std)
 
 
 def eval_transform(image_size: int, mean=CLIP_MEAN, std=CLIP_STD) -> EvalTransform:
@@ -106,11 +106,20 @@ def eval_transform(image_size: int, mean=CLIP_MEAN, std=CLIP_STD) -> EvalTransfo
 
 
 def to_tensor(image: Image.Image, mean, std) -> torch.Tensor:
-    """RGB image -> float32[3, H, W] = (pixel / 255 - mean) / std."""
-    pixels = np.array(image, dtype=np.float32).transpose(2, 0, 1)
-    scale = (1 / (255 * np.asarray(std, np.float64))).astype(np.float32)[:, None, None]
-    shift = (np.asarray(mean, np.float64) / np.asarray(std, np.float64)).astype(np.float32)[:, None, None]
-    return torch.from_numpy(np.ascontiguousarray(pixels * scale - shift))
+    """RGB image -> float32[3, H, W] = (pixel / 255 - mean) / std, by a table of the 256 values of each channel."""
+    table = _normalised_values(tuple(mean), tuple(std))
+    pixels = np.asarray(image)
+    out = np.empty((3, *pixels.shape[:2]), np.float32)
+    for channel in range(3):
+        np.take(table[channel], pixels[:, :, channel], out=out[channel], mode="clip")
+    return torch.from_numpy(out)
+
+
+@lru_cache(maxsize=16)
+def _normalised_values(mean: tuple, std: tuple) -> np.ndarray:
+    """float32[3, 256], rounded to float32 after each step as transformers' image processors do: equal to the bit."""
+    unit = (np.arange(256) * (1 / 255)).astype(np.float32)
+    return (unit - np.array(mean, np.float32)[:, None]) / np.array(std, np.float32)[:, None]
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
