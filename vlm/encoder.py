@@ -153,7 +153,7 @@ class TextTower(Tower):
         super().__init__(backbone, config.text_width, config, norm)
 
     def features(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """ids: int64[B, T] padded on the right, lengths: int64[B] -> hidden state of the last real token [B, text_width].
+        """ids: int64[B, T] padded on the right, lengths: int64[B] -> last real token [B, text_width].
 
         The tower is causal, so pads on the right are never seen from the token that is read, and need no mask.
         """
@@ -275,7 +275,7 @@ def load_encoder(
         raise UserError(f"{folder} is not a LeVLJEPA encoder: {error} is missing") from None
     config = replace(config, mean=tuple(mean or config.mean), std=tuple(std or config.std))
     tokenizer = folder / "tokenizer.json"
-    encoder = Encoder(config, CaptionTokenizer.load(tokenizer) if tokenizer.exists() else None)
+    encoder = new_encoder(config, seed=0, tokenizer=CaptionTokenizer.load(tokenizer) if tokenizer.exists() else None)
     _load_tower(encoder.image, vision, folder / "vision_encoder.safetensors")
     _load_tower(encoder.text, text, folder / "text_encoder.safetensors")
     return encoder.eval().requires_grad_(False)

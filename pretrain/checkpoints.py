@@ -1,0 +1,110 @@
+"""Resumable state of a run: DeepSpeed's own files, committed whole, checked before they are opened."""
+
+import hashlib
+import re
+import shutil
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from pretrain.config import PretrainConfig
+from vlm.checkpoint import sync
+from vlm.distributed import barrier, is_main
+from vlm.errors import UserError
+from vlm.logs import read_json, write_json
+
+KEEP = 2
+# What may differ between a run and its continuation: none of it changes the trajectory.
+FREE = {"out", "resume", "workers", "log_every", "save_every", "micro_batch_size"}
+
+
+def fingerprint(config: PretrainConfig) -> dict:
+    """The settings that a resumed run must share with the run that wrote the checkpoint."""
+    return {name: value for name, value in asdict(config).items() if name not in FREE}
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def save(engine, run: Path, step: int, config: PretrainConfig, world_size: int) -> None:
+    """Commit `run/checkpoints/step_{step}`; collective. Until the last rename the previous one stays the newest."""
+    folder = run / "checkpoints"
+    partial = folder / f"step_{step}.tmp"
+    if is_main():
+        shutil.rmtree(partial, ignore_errors=True)
+    barrier()
+    engine.save_checkpoint(str(folder), tag=partial.name, client_state={"step": step}, save_latest=False)
+    barrier()
+    if is_main():
+        files = sorted(path for path in partial.rglob("*") if path.is_file())
+        for path in files:
+            sync(path)
+        manifest = {
+            "step": step,
+            "world_size": world_size,
+            "config": fingerprint(config),
+            "files": {str(path.relative_to(partial)): [path.stat().st_size, _digest(path)] for path in files},
+        }
+        write_json(partial / "manifest.json", manifest)
+        sync(partial)
+        shutil.rmtree(folder / f"step_{step}", ignore_errors=True)
+        partial.rename(folder / f"step_{step}")
+        sync(folder)
+        for old in steps(run)[:-KEEP]:
+            shutil.rmtree(folder / f"step_{old}")
+    barrier()
+
+
+def steps(run: Path) -> list[int]:
+    """Steps of the committed checkpoints, oldest first, ordered by number."""
+    names = (re.fullmatch(r"step_(\d+)", path.name) for path in (run / "checkpoints").glob("step_*"))
+    return sorted(int(match[1]) for match in names if match)
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with a committed checkpoint, or None: every file must have its recorded size and SHA-256."""
+    try:
+        manifest = read_json(folder / "manifest.json")
+    except UserError as error:
+        return str(error)
+    for name, (size, digest) in manifest["files"].items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != size or _digest(path) != digest:
+            return f"{path} is missing or not what was written"
+    return None
+
+
+def newest(run: Path, config: PretrainConfig, world_size: int) -> int | None:
+    """Step of the newest whole checkpoint that this configuration may continue, or None where there is none.
+
+    A damaged checkpoint is passed over with a line. Raises `UserError` where the settings or the number of processes
+    differ from the checkpoint's, or where checkpoints exist but none is whole.
+    """
+    for step in reversed(steps(run)):
+        folder = run / "checkpoints" / f"step_{step}"
+        if problem := _damage(folder):
+            print(f"passing over {folder}: {problem}", file=sys.stderr)
+            continue
+        manifest = read_json(folder / "manifest.json")
+        changed = {
+            name: (manifest["config"].get(name), value)
+            for name, value in fingerprint(config).items()
+            if manifest["config"].get(name) != value
+        }
+        if changed:
+            pairs = ", ".join(f"{name} {old!r} -> {new!r}" for name, (old, new) in changed.items())
+            raise UserError(f"{run} was started with other settings ({pairs}): restore them or give another --out")
+        if manifest["world_size"] != world_size:
+            raise UserError(
+                f"{folder} was written by {manifest['world_size']} processes, this run has {world_size}: "
+                f"launch {manifest['world_size']} or give another --out"
+            )
+        return step
+    if steps(run):
+        raise UserError(f"no checkpoint under {run / 'checkpoints'} is whole: give another --out to start anew")
+    return None

@@ -1,0 +1,109 @@
+"""Every setting of a pretraining run, flat, and the three presets."""
+
+from dataclasses import dataclass, fields, replace
+
+from vlm.errors import UserError
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Defaults are the published v2 recipe on a ViT-B; a preset changes sizes and budget, a flag changes anything."""
+
+    data: str = "runs/world/captions"
+    out: str = "runs/pretrain"
+    preset: str = "tiny"
+    objective: str = "levljepa"
+    seed: int = 0
+    resume: str = "auto"
+
+    image_size: int = 224
+    patch_size: int = 16
+    vision_width: int = 768
+    vision_layers: int = 12
+    vision_heads: int = 12
+    text_width: int = 768
+    text_layers: int = 12
+    text_heads: int = 12
+    embed_dim: int = 256
+    projector_width: int = 2048
+    projector_depth: int = 4
+    tokenizer: str = "gpt2"
+
+    directions: int = 4096
+    lambda_image: float = 0.02
+    lambda_text: float = 0.02
+
+    steps: int = 200_000
+    batch_size: int = 4096
+    micro_batch_size: int = 0
+    lr: float = 2e-4
+    min_lr: float = 2e-5
+    warmup_steps: int = 1000
+    schedule: str = "cosine"
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    zero: int = 1
+    dtype: str = "auto"
+
+    augmentation: str = "crop-jitter"
+    image_column: str | None = None
+    caption_column: str | None = None
+    workers: int = 4
+    log_every: int = 10
+    save_every: int = 2000
+
+    def check(self) -> None:
+        """Raise `UserError` for settings that contradict each other."""
+        if self.vision_width % self.vision_heads or self.text_width % self.text_heads:
+            raise UserError("the width of a tower must be a multiple of its number of heads")
+        if self.image_size % self.patch_size:
+            raise UserError(f"--image-size {self.image_size} is not a multiple of --patch-size {self.patch_size}")
+        if self.batch_size < 2 or self.steps < 1:
+            raise UserError(
+                f"--batch-size {self.batch_size} and --steps {self.steps}: BatchNorm needs 2 samples, a run 1 step"
+            )
+        if not 0 <= self.lambda_image + self.lambda_text < 1:
+            raise UserError("--lambda-image + --lambda-text must lie in [0, 1): the rest weighs the prediction loss")
+
+
+# tiny: the embedded world on two CPU cores in minutes. small: a ViT-S on one GPU. base: the released ViT-B recipe.
+PRESETS: dict[str, dict] = {
+    "tiny": dict(
+        image_size=48,
+        patch_size=12,
+        vision_width=192,
+        vision_layers=3,
+        vision_heads=3,
+        text_width=96,
+        text_layers=2,
+        text_heads=2,
+        embed_dim=64,
+        projector_width=256,
+        projector_depth=2,
+        tokenizer="train:1024",
+        directions=256,
+        steps=2400,
+        batch_size=64,
+        lr=5e-4,
+        min_lr=5e-6,
+        warmup_steps=100,
+        weight_decay=0.05,
+        augmentation="squash",
+        workers=0,
+        save_every=800,
+    ),
+    "small": dict(
+        vision_width=384, vision_heads=6, text_width=384, text_heads=6, batch_size=1024, steps=50_000, embed_dim=256
+    ),
+    "base": {},
+}
+
+
+def from_preset(preset: str, **changes) -> PretrainConfig:
+    """The preset's configuration with `changes` applied, checked."""
+    config = replace(PretrainConfig(preset=preset), **{**PRESETS[preset], **changes})
+    config.check()
+    return config
+
+
+FIELDS = {field.name: field for field in fields(PretrainConfig)}

@@ -1,0 +1,52 @@
+"""Both towers and their heads as one trainable module, and which of its parameters decay."""
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from pretrain.objective import Embeddings
+from vlm.encoder import Encoder
+
+
+class Pretrainer(nn.Module):
+    """Images and captions of this rank -> embeddings and predictions.
+
+    The towers run in micro-batches that are recomputed in the backward pass when `micro_batch_size` is set; the heads
+    and the loss always see the whole batch, so that BatchNorm and SIGReg are the same function for every micro-batch
+    size. This is gradient caching (Gao et al., 2021): the activations of one micro-batch live at a time.
+    """
+
+    def __init__(self, encoder: Encoder, micro_batch_size: int = 0, dtype: torch.dtype = torch.float32):
+        super().__init__()
+        self.encoder, self.micro_batch_size, self.dtype = encoder, micro_batch_size, dtype
+
+    def forward(self, pixels: torch.Tensor, ids: torch.Tensor, lengths: torch.Tensor) -> Embeddings:
+        """pixels: float32[B, 3, H, W], ids: int64[B, T], lengths: int64[B] -> Embeddings, each [B, E]."""
+        with torch.autocast(pixels.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            image = self._in_micro_batches(self.encoder.image.features, pixels)
+            text = self._in_micro_batches(self.encoder.text.features, ids, lengths)
+            z_v, z_t = self.encoder.image.pre_proj(image), self.encoder.text.pre_proj(text)
+            return Embeddings(z_v, z_t, self.encoder.predict_text(z_v), self.encoder.predict_image(z_t))
+
+    def _in_micro_batches(self, tower, *inputs: torch.Tensor) -> torch.Tensor:
+        if not 0 < self.micro_batch_size < len(inputs[0]):
+            return tower(*inputs)
+        pieces = zip(*(part.split(self.micro_batch_size) for part in inputs))
+        return torch.cat([checkpoint(tower, *piece, use_reentrant=False) for piece in pieces])
+
+
+def use_fast_attention(encoder: Encoder, device: torch.device) -> None:
+    """On CPUs plain attention trains these towers faster than SDPA, whose backward is written for long sequences."""
+    if device.type == "cpu":
+        encoder.text.encoder.set_attn_implementation("eager")
+        for block in encoder.vision.blocks:
+            block.attn.fused_attn = False
+
+
+def parameter_groups(encoder: Encoder, weight_decay: float) -> list[dict]:
+    """Two AdamW groups: matrices decay; biases, norms, CLS, position and token embeddings do not."""
+    embeddings = ("cls_token", "pos_embed", "wte.weight", "wpe.weight")
+    decayed, kept = [], []
+    for name, parameter in encoder.named_parameters():
+        (kept if parameter.ndim < 2 or name.endswith(embeddings) else decayed).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]

@@ -1,0 +1,73 @@
+"""The command `deepspeed pretrain/run.py`: parse, then train."""
+
+import argparse
+from dataclasses import MISSING
+
+from pretrain.config import FIELDS, PRESETS, PretrainConfig, from_preset
+from vlm.errors import run_command
+
+CHOICES = {
+    "preset": list(PRESETS),
+    "objective": ["levljepa"],
+    "resume": ["auto", "required", "never"],
+    "schedule": ["cosine", "wsd"],
+    "augmentation": ["crop-jitter", "squash"],
+    "dtype": ["auto", "bf16", "fp32"],
+    "zero": [0, 1, 2, 3],
+}
+HELP = {
+    "data": "captions: a folder or glob of WebDataset tars, parquet or Arrow files, or a Hugging Face data set",
+    "out": "the run's folder: config.json, metrics.jsonl, checkpoints/, encoder/",
+    "preset": "tiny: the embedded world on a CPU; small: ViT-S on a GPU; base: the released ViT-B recipe",
+    "resume": "auto continues a run found in --out; required fails without one; never fails with one",
+    "batch_size": "samples a step over all processes",
+    "micro_batch_size": "samples over all processes whose activations are kept at a time (0: the whole batch)",
+    "tokenizer": "gpt2, train:SIZE (a BPE learnt from the captions), or a tokenizer.json",
+    "zero": "DeepSpeed ZeRO stage",
+    "dtype": "auto: bf16 autocast on GPUs, fp32 on CPUs",
+    "directions": "random directions of SIGReg",
+    "workers": "loader processes of each rank",
+}
+EXAMPLES = """examples:
+  deepspeed pretrain/run.py                                   the embedded world, on whatever is here
+  deepspeed --num_gpus 8 pretrain/run.py --preset base --data '/data/cc12m/*.tar' --out runs/cc12m
+  torchrun --nproc-per-node 2 pretrain/run.py --steps 200
+  python pretrain/run.py --resume required                    go on with runs/pretrain
+"""
+
+
+def parse(arguments: list[str] | None = None) -> PretrainConfig:
+    """Command line -> configuration: the preset's settings, then the flags that were given."""
+    parser = argparse.ArgumentParser(
+        prog="pretrain/run.py",
+        description="Pretrain a LeVLJEPA encoder on image-caption pairs.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    for name, field in FIELDS.items():
+        kind = {"int": int, "float": float}.get(str(field.type), str)
+        default = field.default if field.default is not MISSING else None
+        parser.add_argument(
+            "--" + name.replace("_", "-"),
+            type=kind,
+            choices=CHOICES.get(name),
+            default=argparse.SUPPRESS,
+            help=f"{HELP.get(name, name.replace('_', ' '))} (base: {default})",
+        )
+    # Given by the deepspeed launcher; the rank comes from the environment.
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    given = vars(parser.parse_args(arguments))
+    given.pop("local_rank", None)
+    return from_preset(given.pop("preset", PretrainConfig.preset), **given)
+
+
+def main() -> None:
+    config = parse()
+    from pretrain.train import train  # after parsing: --help must not wait for torch and deepspeed
+
+    train(config)
+
+
+if __name__ == "__main__":
+    run_command(main)

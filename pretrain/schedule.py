@@ -1,0 +1,24 @@
+"""Learning rates as pure functions of the step."""
+
+import math
+
+
+def warmup(step: int, warmup_steps: int) -> float:
+    """Linear from 1/warmup_steps at step 0 (never zero) to 1."""
+    return min(1.0, (step + 1) / max(1, warmup_steps))
+
+
+def cosine(step: int, steps: int, warmup_steps: int, peak: float, floor: float) -> float:
+    """Linear warm-up, then half a cosine from `peak` at the end of warm-up to `floor` at the last step."""
+    done = max(0, step - warmup_steps) / max(1, steps - 1 - warmup_steps)
+    decayed = floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    return decayed * warmup(step, warmup_steps)
+
+
+def wsd(step: int, steps: int, warmup_steps: int, peak: float, floor: float, decay: float = 0.15) -> float:
+    """Warm-up, stable, decay: `peak` until the last 15 % of the steps, then half a cosine to `floor`."""
+    start = round(steps * (1 - decay))
+    return cosine(step - start, steps - start, 0, peak, floor) if step >= start else peak * warmup(step, warmup_steps)
+
+
+SCHEDULES = {"cosine": cosine, "wsd": wsd}

@@ -1,0 +1,162 @@
+"""The pretraining run: set-up, loop, checkpoints, export."""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from pretrain import checkpoints
+from pretrain.augment import AUGMENTATIONS
+from pretrain.batchnorm import GlobalBatchNorm1d
+from pretrain.captions import CaptionBatches, open_captions
+from pretrain.config import PretrainConfig
+from pretrain.model import Pretrainer, parameter_groups, use_fast_attention
+from pretrain.objective import effective_rank, levljepa
+from pretrain.schedule import SCHEDULES
+from pretrain.zero import device, gathered, start_engine, start_processes
+from vlm.distributed import barrier, is_main, rank, world_size
+from vlm.encoder import Encoder, EncoderConfig, new_encoder
+from vlm.errors import UserError
+from vlm.images import CLIP_MEAN, CLIP_STD
+from vlm.logs import append_jsonl, progress, write_json
+from vlm.tokens import CaptionTokenizer
+
+TOKENIZER_SAMPLE = 20_000
+
+
+def load_tokenizer(name: str, data) -> CaptionTokenizer:
+    """`gpt2`, a tokenizer.json, or `train:SIZE`: a BPE learnt from the first captions of the data, in stored order."""
+    kind, _, size = name.partition(":")
+    if name == "gpt2":
+        return CaptionTokenizer.gpt2()
+    if kind == "train" and size.isdigit():
+        return CaptionTokenizer.train(data.first_captions(TOKENIZER_SAMPLE), int(size))
+    if Path(name).is_file():
+        return CaptionTokenizer.load(name)
+    raise UserError(f"--tokenizer {name}: give gpt2, train:SIZE or the path of a tokenizer.json")
+
+
+def build_encoder(config: PretrainConfig, tokenizer: CaptionTokenizer) -> Encoder:
+    """Random towers and heads keyed by the seed, with BatchNorm over all ranks."""
+    sizes = {name: getattr(config, name) for name in EncoderConfig.__dataclass_fields__ if hasattr(config, name)}
+    training = {name: value for name, value in asdict(config).items() if name not in checkpoints.FREE}
+    encoder_config = EncoderConfig(
+        **sizes, vocab_size=tokenizer.vocab_size, mean=CLIP_MEAN, std=CLIP_STD, training=training
+    )
+    return new_encoder(encoder_config, config.seed, tokenizer, GlobalBatchNorm1d)
+
+
+def compute_dtype(config: PretrainConfig, target: torch.device) -> torch.dtype:
+    """bf16 autocast on GPUs, fp32 on CPUs, unless --dtype says otherwise."""
+    if config.dtype == "auto":
+        return torch.bfloat16 if target.type == "cuda" else torch.float32
+    return {"bf16": torch.bfloat16, "fp32": torch.float32}[config.dtype]
+
+
+def resume_step(engine, run: Path, config: PretrainConfig) -> int:
+    """Load the newest whole checkpoint as --resume asks, and return the step to go on with."""
+    step = checkpoints.newest(run, config, world_size())
+    if config.resume == "never" and step is not None:
+        raise UserError(f"{run} holds a run at step {step}: give another --out, or --resume auto to continue it")
+    if config.resume == "required" and step is None:
+        raise UserError(f"--resume required, but {run} has no checkpoint: use --resume auto to start one")
+    if step is None:
+        return 0
+    engine.load_checkpoint(str(run / "checkpoints"), tag=f"step_{step}")
+    if is_main():
+        print(f"resuming {run} at step {step} of {config.steps}", flush=True)
+    return step
+
+
+class Recorder:
+    """metrics.jsonl and the progress line. Scalars stay on the device until they are read, every `every` steps."""
+
+    def __init__(self, run: Path, config: PretrainConfig, start: int):
+        self.path, self.config, self.pending, self.clock = run / "metrics.jsonl", config, [], time.perf_counter()
+        self.bar = progress(config.steps, "pretrain", "step", initial=start, show=is_main())
+
+    def add(self, step: int, lr: float, metrics: dict[str, torch.Tensor]) -> None:
+        self.pending.append((step, lr, metrics))
+        if (step + 1) % self.config.log_every == 0 or step + 1 == self.config.steps:
+            self.flush()
+
+    def flush(self) -> None:
+        """Read the pending steps in one transfer; raises `UserError` where the loss is no longer finite."""
+        names = list(self.pending[0][2])
+        table = torch.stack([torch.stack([metrics[name] for name in names]) for *_, metrics in self.pending]).tolist()
+        now = time.perf_counter()
+        rate = self.config.batch_size * len(self.pending) / (now - self.clock)
+        for (step, lr, _), row in zip(self.pending, table):
+            record = {"step": step, **dict(zip(names, row)), "lr": lr, "samples_per_s": round(rate, 1)}
+            if not torch.isfinite(torch.tensor(record["loss"])):
+                raise UserError(f"the loss became {record['loss']} at step {step}: lower --lr or raise --lambda-*")
+            if is_main():
+                append_jsonl(self.path, record)
+        self.bar.set_postfix_str(f"loss {table[-1][names.index('loss')]:.4f}, {rate:.0f} samples/s", refresh=False)
+        self.bar.update(len(self.pending))
+        self.pending, self.clock = [], now
+
+
+def train(config: PretrainConfig) -> None:
+    """Run or continue `config.out`; on return RUN/encoder holds the trained encoder."""
+    start_processes()
+    run, target = Path(config.out), device()
+    data = open_captions(config.data, config.image_column, config.caption_column)
+    encoder = build_encoder(config, load_tokenizer(config.tokenizer, data)).to(target)
+    use_fast_attention(encoder, target)
+    model = Pretrainer(encoder, config.micro_batch_size // world_size(), compute_dtype(config, target))
+    engine = start_engine(model, parameter_groups(encoder, config.weight_decay), config, world_size())
+    start = resume_step(engine, run, config)
+    if is_main():
+        write_json(run / "config.json", asdict(config))
+    batches = CaptionBatches(
+        data,
+        AUGMENTATIONS[config.augmentation](config.image_size, CLIP_MEAN, CLIP_STD),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        start_step=start,
+        stop_step=config.steps,
+        rank=rank(),
+        world_size=world_size(),
+        workers=config.workers,
+        quarantine=run / "quarantine.jsonl",
+    )
+    loop(engine, batches, Recorder(run, config, start), run, config, start)
+    export(engine, run)
+
+
+def loop(engine, batches, recorder: Recorder, run: Path, config: PretrainConfig, start: int) -> None:
+    """Steps `start` to `config.steps`: the learning rate, directions and data are functions of the step alone."""
+    target, tokenizer = device(), engine.module.encoder.tokenizer
+    schedule = SCHEDULES[config.schedule]
+    for step, batch in enumerate(batches, start=start):
+        lr = schedule(step, config.steps, config.warmup_steps, config.lr, config.min_lr)
+        for group in engine.optimizer.param_groups:
+            group["lr"] = lr
+        ids, lengths = tokenizer(batch["captions"])
+        pixels = batch["images"].to(target, non_blocking=True)
+        embeddings = engine(pixels, ids.to(target, non_blocking=True), lengths)
+        loss, metrics = levljepa(
+            embeddings,
+            lambda_image=config.lambda_image,
+            lambda_text=config.lambda_text,
+            directions=config.directions,
+            seed=config.seed,
+            step=step,
+        )
+        engine.backward(loss)
+        engine.step()
+        metrics["rank_image"], metrics["rank_text"] = effective_rank(embeddings.z_v), effective_rank(embeddings.z_t)
+        recorder.add(step, lr, metrics)
+        if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
+            checkpoints.save(engine, run, step + 1, config, world_size())
+
+
+def export(engine, run: Path) -> None:
+    """Write RUN/encoder from the engine's weights, gathered where ZeRO-3 spread them; collective."""
+    with gathered(list(engine.module.parameters())):
+        if is_main():
+            engine.module.encoder.save(run / "encoder")
+            print(f"encoder written to {run / 'encoder'}", flush=True)
+    barrier()

@@ -1,0 +1,66 @@
+"""Configuration -> DeepSpeed: process group, ZeRO settings, engine."""
+
+import os
+import socket
+import sys
+
+import deepspeed
+import torch
+from deepspeed.accelerator import get_accelerator
+
+from pretrain.config import PretrainConfig
+from vlm.errors import UserError
+
+
+def start_processes() -> None:
+    """Join the process group of `deepspeed`, `torchrun` or SLURM; a plain `python` becomes a group of one."""
+    if "RANK" not in os.environ:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    # DeepSpeed builds its shared-memory op with the `ninja` beside this interpreter, whether the venv is active or not.
+    os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
+    if get_accelerator().device_name() == "cuda":
+        get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))
+    backend = "nccl" if get_accelerator().device_name() == "cuda" else "gloo"
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+
+
+def device() -> torch.device:
+    return torch.device(get_accelerator().current_device_name())
+
+
+def zero_config(config: PretrainConfig, world_size: int) -> dict:
+    """The DeepSpeed configuration: fp32 master weights and reductions; bf16 is autocast's, inside the model."""
+    if config.batch_size % world_size:
+        lower = config.batch_size // world_size * world_size
+        raise UserError(
+            f"--batch-size {config.batch_size} is not a multiple of {world_size} processes: "
+            f"take {lower} or {lower + world_size}"
+        )
+    return {
+        "train_batch_size": config.batch_size,
+        "train_micro_batch_size_per_gpu": config.batch_size // world_size,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": config.clip,
+        "zero_optimization": {"stage": config.zero},
+        # The optimizer is torch's fused AdamW, given by us.
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 10**9,
+    }
+
+
+def start_engine(
+    model: torch.nn.Module, groups: list[dict], config: PretrainConfig, world_size: int
+) -> "deepspeed.DeepSpeedEngine":
+    """Wrap `model` and a fused AdamW over its parameter `groups` in a ZeRO engine."""
+    optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=True)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=zero_config(config, world_size))
+    return engine
+
+
+def gathered(parameters: list[torch.nn.Parameter]):
+    """A context in which parameters that ZeRO-3 spread over ranks are whole; free in the other stages."""
+    return deepspeed.zero.GatheredParameters(parameters, modifier_rank=None)

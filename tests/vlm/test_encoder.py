@@ -1,0 +1,166 @@
+"""The encoder against plain timm, transformers and torch modules, on disk in the released layout."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
+from tokenizers import Tokenizer
+from torch import nn
+from torchvision.ops import MLP
+from transformers import GPT2Config, GPT2Model
+
+import vlm
+from vlm.encoder import EncoderConfig, new_encoder, random_encoder
+from vlm.errors import UserError
+from vlm.tokens import CaptionTokenizer
+
+CAPTIONS = ["a red star", "two large green fish next to a very small blue moon", "key"]
+
+
+def heads(width, hidden=48, embed=16, depth=2):
+    pre = nn.Sequential(nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.GELU(), nn.Linear(hidden, embed))
+    predictor = MLP(embed, [hidden] * depth + [embed], norm_layer=nn.BatchNorm1d, activation_layer=nn.GELU)
+    for module in [*pre, *predictor]:
+        if isinstance(module, nn.BatchNorm1d):
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    return pre.eval(), predictor.eval()
+
+
+def prefixed(**modules):
+    return {
+        f"{prefix}.{key}": value for prefix, module in modules.items() for key, value in module.state_dict().items()
+    }
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    """A folder as published: no pixel statistics, no patch size, no tokenizer's size in the config; and its modules."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("released")
+    vit = VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=2, num_classes=0, dynamic_img_size=True
+    ).eval()
+    tokenizer = CaptionTokenizer.train(CAPTIONS, 300)
+    tokenizer.save(folder / "tokenizer.json")
+    gpt = GPT2Model(
+        GPT2Config(
+            n_embd=32, n_layer=2, n_head=2, vocab_size=tokenizer.vocab_size, embd_pdrop=0, attn_pdrop=0, resid_pdrop=0
+        )
+    ).eval()
+    image_pre, image_predictor = heads(24)
+    text_pre, text_predictor = heads(32)
+    save_file(
+        prefixed(encoder=vit, pre_proj=image_pre, projector=image_predictor), folder / "vision_encoder.safetensors"
+    )
+    save_file(prefixed(encoder=gpt, pre_proj=text_pre, projector=text_predictor), folder / "text_encoder.safetensors")
+    config = {
+        "model_type": "levljepa",
+        "model_size": "base",
+        "vision_encoder": {"architecture": "vit", "hidden_size": 24, "num_layers": 2, "num_heads": 2},
+        "text_encoder": {
+            "architecture": "gpt2",
+            "hidden_size": 32,
+            "num_layers": 2,
+            "num_heads": 2,
+            "vocab_size": tokenizer.vocab_size,
+        },
+        "embed_dim": 16,
+        "projector_width": 48,
+        "projector_depth": 2,
+        "training": {"steps": 1},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder, vit, gpt, image_pre, image_predictor, text_pre, text_predictor
+
+
+@torch.no_grad()
+def test_numbers_agree_with_plain_modules(released):
+    folder, vit, gpt, image_pre, image_predictor, text_pre, text_predictor = released
+    encoder = vlm.load_encoder(folder)
+    pixels = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    tokens = vit.forward_features(pixels)
+    assert torch.allclose(encoder.patch_tokens(pixels), tokens[:, 1:], atol=1e-5)
+    assert torch.allclose(encoder.image.features(pixels), tokens[:, 0], atol=1e-5)
+    z_v = encoder.embed_images(pixels)
+    assert torch.allclose(z_v, image_pre(tokens[:, 0]), atol=1e-5)
+    assert torch.allclose(encoder.predict_text(z_v), image_predictor(z_v), atol=1e-5)
+
+    # One caption at a time, end of text appended, nothing padded: the slow way to the same readout.
+    backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    rows = [[*backend.encode(caption).ids, backend.token_to_id("<|endoftext|>")] for caption in CAPTIONS]
+    read = torch.cat([gpt(torch.tensor([row])).last_hidden_state[:, -1] for row in rows])
+    z_t = encoder.embed_texts(CAPTIONS)
+    assert torch.allclose(z_t, text_pre(read), atol=1e-5)
+    assert torch.allclose(encoder.predict_image(z_t), text_predictor(z_t), atol=1e-5)
+
+
+def test_pixels_are_normalised_with_clip_statistics_unless_told_otherwise(released):
+    grey = Image.fromarray(np.full((10, 20, 3), 102, np.uint8))
+    pixels = vlm.load_encoder(released[0]).transform(grey)
+    assert pixels.shape == (3, 32, 32) and pixels.dtype == torch.float32
+    expected = (0.4 - torch.tensor([0.48145466, 0.4578275, 0.40821073])) / torch.tensor(
+        [0.26862954, 0.26130258, 0.27577711]
+    )
+    assert torch.allclose(pixels[:, 5, 5], expected, atol=1e-6)
+    other = vlm.load_encoder(released[0], mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)).transform(grey)
+    assert torch.allclose(other[:, 5, 5], torch.full((3,), -0.2), atol=1e-6)
+
+
+@torch.no_grad()
+def test_saving_and_loading_changes_nothing(released, tmp_path):
+    encoder = vlm.load_encoder(released[0])
+    encoder.save(tmp_path / "copy")
+    copy = vlm.load_encoder(tmp_path / "copy")
+    assert {path.name for path in (tmp_path / "copy").iterdir()} == {
+        "config.json",
+        "tokenizer.json",
+        "vision_encoder.safetensors",
+        "text_encoder.safetensors",
+    }
+    assert copy.config == encoder.config and copy.config.patch_size == 8 and copy.config.image_size == 32
+    assert torch.equal(copy.embed_texts(CAPTIONS), encoder.embed_texts(CAPTIONS))
+
+
+def test_random_weights_depend_on_the_seed_alone(released):
+    torch.manual_seed(5)
+    first = random_encoder(released[0], seed=3)
+    before = torch.get_rng_state()
+    torch.manual_seed(6)
+    again, other = random_encoder(released[0], seed=3), random_encoder(released[0], seed=4)
+    torch.manual_seed(5)
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(first.vision.blocks[0].attn.qkv.weight, again.vision.blocks[0].attn.qkv.weight)
+    assert not torch.equal(first.vision.blocks[0].attn.qkv.weight, other.vision.blocks[0].attn.qkv.weight)
+
+
+def test_captions_are_cut_to_76_tokens_and_end_with_end_of_text():
+    tokenizer = CaptionTokenizer.train(["a b c"], 257)
+    ids, lengths = tokenizer(["b" * 100, "c<|endoftext|>"])
+    assert lengths.tolist() == [77, 15]  # a control token that is spelt out stays text, letter by letter
+    assert ids.shape == (2, 77) and ids[0, 76] == tokenizer.end and (ids[1, 14:] == tokenizer.end).all()
+    assert (ids[0, :76] != tokenizer.end).all() and (ids[1, :14] != tokenizer.end).all()
+
+
+def test_bad_folders_give_one_clear_line(released, tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        vlm.load_encoder(tmp_path)
+    encoder = new_encoder(EncoderConfig(image_size=16, patch_size=8, vision_width=8, vision_layers=1, vision_heads=1,
+                                        text_width=8, text_layers=1, text_heads=1, vocab_size=9, embed_dim=4,
+                                        projector_width=8, projector_depth=1), seed=0)  # fmt: skip
+    encoder.save(tmp_path / "small")
+    weights = tmp_path / "small" / "vision_encoder.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-100])
+    with pytest.raises(UserError, match="cannot be read"):
+        vlm.load_encoder(tmp_path / "small")
+    weights.write_bytes(whole)
+    config = json.loads((tmp_path / "small" / "config.json").read_text())
+    config["vision_encoder"]["num_layers"] = 2
+    (tmp_path / "small" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="does not fit its config"):
+        vlm.load_encoder(tmp_path / "small")
