@@ -6,6 +6,7 @@ bits; alpha is composited on white; an animation gives its first frame.
 """
 
 import io
+import math
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from vlm.errors import UserError
@@ -58,17 +60,21 @@ class ImageError(UserError):
 def decode(data: bytes, *, max_pixels: int = 64_000_000, fit: int | None = None) -> Image.Image:
     """Decode to an upright RGB image, or raise `ImageError`.
 
-    `fit` is the side of the square (or the short side) that the image will be resized to: a JPEG is then decoded at
-    1/2, 1/4 or 1/8 of its size where at least `DRAFT_MARGIN` * `fit` pixels remain on the short side.
+    `fit` is the short side that the image will be resized to: a JPEG is then decoded at 1/2, 1/4 or 1/8 of its size
+    where at least `DRAFT_MARGIN` * `fit` pixels remain on the short side. The image shows the same field either way.
     """
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # other libraries set it for the whole process; it makes grey halves
     image = _open(data, max_pixels)
+    width, height = image.size
     if fit is not None and image.format in ("JPEG", "MPO"):
-        side = max(1, int(np.ceil(fit * DRAFT_MARGIN)))
+        side = max(1, math.ceil(fit * DRAFT_MARGIN))
         image.draft(None, (side, side))
     try:
         image.load()
-        return _upright(_to_rgb(image), _orientation(image))
+        orientation = _orientation(image)
+        reduction = math.ceil(width / image.width)
+        image = _trim(_to_rgb(image), width / reduction, height / reduction)
+        return image.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else image
     except MemoryError:
         raise
     except Exception as error:  # Pillow's plugins answer crafted bytes with nearly any exception class
@@ -105,13 +111,22 @@ def eval_transform(image_size: int, mean=CLIP_MEAN, std=CLIP_STD) -> EvalTransfo
     return EvalTransform(image_size, tuple(mean), tuple(std))
 
 
-def to_tensor(image: Image.Image, mean, std) -> torch.Tensor:
-    """RGB image -> float32[3, H, W] = (pixel / 255 - mean) / std, by a table of the 256 values of each channel."""
+def resize_uint8(image: Image.Image, height: int, width: int) -> torch.Tensor:
+    """RGB image -> uint8[3, height, width] by torch's antialiased bicubic filter.
+
+    At most one level from PIL's filter (in 0.3 % of the pixels) and 4 times as fast where the CPU has AVX2: for
+    training; everything that must equal transformers' processors uses `eval_transform`.
+    """
+    return _interpolate(image, size=(height, width))
+
+
+def to_tensor(pixels: Image.Image | torch.Tensor, mean, std) -> torch.Tensor:
+    """RGB image or uint8[3, H, W] -> float32[3, H, W] = (pixel / 255 - mean) / std."""
     table = _normalised_values(tuple(mean), tuple(std))
-    pixels = np.asarray(image)
-    out = np.empty((3, *pixels.shape[:2]), np.float32)
+    pixels = pixels.numpy() if isinstance(pixels, torch.Tensor) else np.asarray(pixels).transpose(2, 0, 1)
+    out = np.empty(pixels.shape, np.float32)
     for channel in range(3):
-        np.take(table[channel], pixels[:, :, channel], out=out[channel], mode="clip")
+        np.take(table[channel], pixels[channel], out=out[channel], mode="clip")
     return torch.from_numpy(out)
 
 
@@ -172,5 +187,20 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    return image.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else image
+def _trim(image: Image.Image, width: float, height: float) -> Image.Image:
+    """Resample to the whole pixels of a field of `width` x `height`.
+
+    A reduced JPEG's sides are rounded up: 477 rows at 1/2 come as 239 for a field of 238.5, and reading them as the
+    whole picture would shift its far edge (measured: 4 times the error of the reduction itself).
+    """
+    if image.size == (width, height):
+        return image
+    scale = (int(height) / height, int(width) / width)
+    pixels = _interpolate(image, scale_factor=scale, recompute_scale_factor=False)
+    return Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
+
+
+def _interpolate(image: Image.Image, **size) -> torch.Tensor:
+    # [None] first: only with the strides of a channels-last batch does torch take its vectorised path.
+    pixels = torch.from_numpy(np.array(image))[None].permute(0, 3, 1, 2)
+    return F.interpolate(pixels, mode="bicubic", antialias=True, align_corners=False, **size)[0]
