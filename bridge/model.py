@@ -1,0 +1,63 @@
+"""The packed forward pass: features through the connector into the language model, logits only where labels are."""
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional
+from transformers import DynamicCache, LlavaForConditionalGeneration
+
+from bridge.packing import Batch, attention_mask, image_slots
+
+KeysAndValues = list[tuple[torch.Tensor, torch.Tensor]]
+
+
+@torch.no_grad()
+def prefill(model: LlavaForConditionalGeneration, ids: Sequence[int]) -> KeysAndValues:
+    """Keys and values of text that opens every conversation, per layer [1, heads, len(ids), head_dim].
+
+    They stay valid for as long as the language model is frozen.
+    """
+    cache = DynamicCache()
+    if ids:
+        device = model.get_input_embeddings().weight.device
+        tokens = torch.tensor([list(ids)], device=device)
+        model.model.language_model(input_ids=tokens, past_key_values=cache, use_cache=True)
+    return [(layer.keys, layer.values) for layer in cache.layers]
+
+
+def label_logits(
+    model: LlavaForConditionalGeneration, batch: Batch, features: torch.Tensor | None, constant: KeysAndValues
+) -> torch.Tensor:
+    """Logits that predict `batch.labels`, float[L, vocabulary].
+
+    features: [B, N, D] patch tokens of the rows' images, in row order; None for rows without an image.
+    constant: `prefill` of the text that was left out of the rows, or empty.
+    """
+    embeddings = model.get_input_embeddings()(batch.ids)
+    if features is not None:
+        projector = model.model.multi_modal_projector
+        projected = projector(features.to(next(projector.parameters()).dtype)).to(embeddings.dtype)
+        start, end = image_slots(batch.ids[0].tolist(), model.config.image_token_id)
+        if end - start != projected.shape[1]:
+            raise ValueError(f"the prompt has {end - start} image slots, the encoder gives {projected.shape[1]} tokens")
+        embeddings = torch.cat([embeddings[:, :start], projected, embeddings[:, end:]], dim=1)
+    # A fresh cache each time: the layers' `update` grows the cache object that they are given.
+    rows = len(batch.ids)
+    cache = DynamicCache([(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in constant])
+    hidden = model.model.language_model(
+        inputs_embeds=embeddings,
+        attention_mask=attention_mask(batch.segments, cache.get_seq_length(), embeddings.dtype),
+        position_ids=batch.positions,
+        past_key_values=cache if constant else None,
+        use_cache=False,
+    ).last_hidden_state
+    return model.lm_head(hidden.flatten(0, 1)[batch.label_at])
+
+
+def loss_sum(
+    model: LlavaForConditionalGeneration, batch: Batch, features: torch.Tensor | None, constant: KeysAndValues
+) -> torch.Tensor:
+    """Cross-entropy summed over the answer tokens, float32 scalar; divide by their global count."""
+    return functional.cross_entropy(
+        label_logits(model, batch, features, constant).float(), batch.labels, reduction="sum"
+    )

@@ -1,0 +1,212 @@
+"""Literal rows, labels and masks; packed training equals one question a sequence through stock LLaVA."""
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, Qwen2Config, ViTConfig
+
+from bridge.model import label_logits, loss_sum, prefill
+from bridge.packing import (
+    Conversation,
+    attention_mask,
+    fill_rows,
+    make_batch,
+    make_row,
+    micro_batches,
+)
+from vlm.errors import UserError
+
+IMAGE, SLOTS, END = 3, 4, 2
+CONSTANT = (10, 11, 12)
+
+TEXT = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.3,
+}
+TEXT_CONFIGS = {"llama": LlamaConfig(**TEXT, attention_bias=False), "qwen2": Qwen2Config(**TEXT)}
+
+
+def conversation(key: str, question: list[int], answer: list[int], image: bool = True) -> Conversation:
+    """Constant text, image, a shared opening token 20, the question, a shared closing token 21, the answer, END."""
+    prompt = [*CONSTANT, *([IMAGE] * SLOTS if image else []), 20, *question, 21]
+    return Conversation(key, (*prompt, *answer, END), len(prompt))
+
+
+def tiny_llava(kind: str, attention: str = "eager") -> LlavaForConditionalGeneration:
+    torch.manual_seed(0)
+    vision = ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        image_size=8,
+        patch_size=4,
+        tie_last_hidden_states=True,
+    )
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=TEXT_CONFIGS[kind],
+        image_token_index=IMAGE,
+        image_seq_length=SLOTS,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+        projector_hidden_act="gelu",
+    )
+    model = LlavaForConditionalGeneration(config).eval().requires_grad_(False)
+    model.set_attn_implementation(attention)
+    model.model.multi_modal_projector.requires_grad_(True)
+    return model
+
+
+def features_of(model, pixels):
+    with torch.no_grad():
+        return model.model.vision_tower(pixels).last_hidden_state[:, 1:]
+
+
+def connector_gradients(model) -> list[torch.Tensor]:
+    gradients = [parameter.grad.clone() for parameter in model.model.multi_modal_projector.parameters()]
+    model.zero_grad()
+    return gradients
+
+
+IMAGES = [
+    [conversation("a", [30, 31, 32], [40]), conversation("b", [33], [41, 42]), conversation("c", [30, 34], [43])],
+    [conversation("d", [35, 36], [44]), conversation("e", [37], [45, 46, 47])],
+]
+
+
+def test_row_is_literal():
+    # the example of the module's docstring: C=10 11, I=3, n=20, "a b"=30 31, x=40, "c"=32, "y z"=41 42, .=2
+    pair = [
+        Conversation("1", (10, 11, 3, 3, 20, 30, 31, 40, 2), 7),
+        Conversation("2", (10, 11, 3, 3, 20, 32, 41, 42, 2), 6),
+    ]
+    row = make_row(pair, constant=2)
+    assert row.ids == (3, 3, 20, 30, 31, 40, 32, 41, 42)
+    assert row.positions == (2, 3, 4, 5, 6, 7, 5, 6, 7)
+    assert row.segments == (0, 0, 0, 1, 1, 1, 2, 2, 2)
+    assert [(row.ids[at], label) for at, label in zip(row.label_at, row.labels)] == [
+        (31, 40),
+        (40, 2),
+        (32, 41),
+        (41, 42),
+        (42, 2),
+    ]
+    mask = attention_mask(make_batch([row]).segments, constant=2, dtype=torch.float32)
+    assert mask.shape == (1, 1, 9, 11)
+    assert ((mask == 0) | (mask == torch.finfo(torch.float32).min)).all()
+    assert (mask[0, 0] == 0).int().tolist() == [
+        [1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0],
+        [1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0],
+        [1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0],
+        [1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 1, 0, 0, 0, 1, 0, 0],
+        [1, 1, 1, 1, 1, 0, 0, 0, 1, 1, 0],
+        [1, 1, 1, 1, 1, 0, 0, 0, 1, 1, 1],
+    ]
+
+
+def test_batch_is_padded_and_labels_point_into_it():
+    rows = [make_row(conversations, constant=3) for conversations in IMAGES]
+    batch = make_batch(rows)
+    assert batch.ids.tolist() == [
+        [3, 3, 3, 3, 20, 30, 31, 32, 21, 40, 33, 21, 41, 42, 30, 34, 21, 43],
+        [3, 3, 3, 3, 20, 35, 36, 21, 44, 37, 21, 45, 46, 47, 0, 0, 0, 0],
+    ]
+    assert batch.segments[1].tolist() == [0] * 5 + [1] * 4 + [2] * 5 + [-1] * 4
+    assert batch.positions[1].tolist() == [3, 4, 5, 6, 7, 8, 9, 10, 11, 8, 9, 10, 11, 12, 0, 0, 0, 0]
+    pairs = list(zip(batch.ids.flatten()[batch.label_at].tolist(), batch.labels.tolist()))
+    assert pairs[-6:] == [(21, 44), (44, 2), (21, 45), (45, 46), (46, 47), (47, 2)]
+
+
+def test_identical_questions_keep_their_last_prompt_token():
+    twins = [conversation("a", [30], [40]), conversation("b", [30], [41])]
+    row = make_row(twins, constant=0)
+    assert row.ids == (*CONSTANT, 3, 3, 3, 3, 20, 30, 21, 40, 21, 41)
+    assert row.segments == (0,) * 9 + (1, 1, 2, 2)
+
+
+def test_rows_fill_the_budget_in_order():
+    conversations = [conversation(str(i), [30 + i], [40]) for i in range(5)]
+    # an image and the shared 20 take 5 tokens, each question 3: two questions fit 11 tokens, three do not
+    rows = fill_rows(conversations, IMAGE, constant=3, row_tokens=11)
+    assert [len(row.ids) for row in rows] == [11, 11, 10 - 2]
+    assert [row.labels for row in rows] == [(40, 2) * 2, (40, 2) * 2, (40, 2)]
+
+
+def test_a_question_longer_than_the_budget_is_named():
+    conversations = [conversation("short", [30], [40]), conversation("q77", [31], [40] * 20)]
+    with pytest.raises(UserError, match=r"question q77 .* takes 27 tokens, more than --row-tokens 20"):
+        fill_rows(conversations, IMAGE, constant=3, row_tokens=20)
+
+
+def test_micro_batches_group_similar_lengths():
+    rows = [make_row([conversation("x", [30] * length, [40])], constant=3) for length in (1, 9, 2, 8)]
+    assert [[len(row.ids) for row in batch] for batch in micro_batches(rows, tokens=32)] == [[16, 15], [9, 8]]
+
+
+def stock_loss(model, pixels) -> torch.Tensor:
+    """One question a sequence, every token through stock LLaVA with its own labels; mean over all answer tokens."""
+    total, count = 0, 0
+    for image, conversations in enumerate(IMAGES):
+        for item in conversations:
+            ids = torch.tensor([item.ids])
+            labels = ids.clone()
+            labels[:, : item.prompt] = -100
+            answers = len(item.ids) - item.prompt
+            output = model(input_ids=ids, pixel_values=pixels[image : image + 1], labels=labels)
+            total, count = total + output.loss * answers, count + answers
+    return total / count
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("kind", TEXT_CONFIGS)
+@pytest.mark.parametrize("constant", [0, 3], ids=["constant text in the row", "constant text cached"])
+def test_packed_equals_stock_llava(kind, attention, constant):
+    model = tiny_llava(kind, attention)
+    pixels = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    expected = stock_loss(model, pixels)
+    expected.backward()
+    expected_gradients = connector_gradients(model)
+
+    batch = make_batch([make_row(conversations, constant) for conversations in IMAGES])
+    past = prefill(model, CONSTANT[:constant])
+    stored = [(k.clone(), v.clone()) for k, v in past]
+    packed = loss_sum(model, batch, features_of(model, pixels), past) / len(batch.labels)
+    packed.backward()
+    assert expected.item() > 1
+    assert abs(packed.item() - expected.item()) < 1e-5
+    for ours, theirs in zip(connector_gradients(model), expected_gradients):
+        assert theirs.abs().max() > 1e-4
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    for (k, v), (k_before, v_before) in zip(past, stored):
+        assert torch.equal(k, k_before)
+        assert torch.equal(v, v_before)
+
+
+def test_questions_do_not_see_each_other():
+    model = tiny_llava("llama")
+    features = torch.randn(1, SLOTS, 16, generator=torch.Generator().manual_seed(1))
+    other = [IMAGES[0][0], conversation("b", [50], [51, 52]), IMAGES[0][2]]
+    one, two = (
+        label_logits(model, make_batch([make_row(row, 3)]), features, prefill(model, CONSTANT))
+        for row in (IMAGES[0], other)
+    )
+    assert torch.equal(one[:2], two[:2])  # a's two labels
+    assert torch.equal(one[5:], two[5:])  # c's
+    assert not torch.allclose(one[2:5], two[2:5])  # b's changed
+
+
+def test_blind_rows_need_no_image():
+    model = tiny_llava("qwen2")
+    pair = [conversation("a", [30], [40], image=False), conversation("b", [31, 32], [41], image=False)]
+    packed = label_logits(model, make_batch([make_row(pair, 0)]), None, [])
+    single = [model(input_ids=torch.tensor([item.ids])).logits[0, item.prompt - 1 : -1] for item in pair]
+    torch.testing.assert_close(packed, torch.cat(single), atol=1e-5, rtol=1e-5)
