@@ -1,0 +1,103 @@
+"""Draw the embedded world: small scenes with captions and questions, in the files of GQA, VQAv2 and POPE."""
+
+import argparse
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from world.files import VERSION, write_world
+
+from vlm.errors import UserError, run_command
+from vlm.logs import read_json
+
+EPILOG = """examples:
+  python scripts/make_world.py data/world
+  python scripts/make_world.py data/small --scenes 2000 --qa-scenes 500 --seed 3
+"""
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder to make; one with other contents is refused")
+    parser.add_argument("--scenes", type=int, default=20_000, help="training scenes (default 20000)")
+    parser.add_argument("--seed", type=int, default=0, help="every scene follows from seed, split, index (default 0)")
+    parser.add_argument("--qa-scenes", type=int, default=4_000, help="training scenes with questions (default 4000)")
+    args = parser.parse_args()
+    if args.scenes < 4 or args.qa_scenes < 1 or args.seed < 0:
+        raise UserError(
+            f"--scenes {args.scenes} --qa-scenes {args.qa_scenes} --seed {args.seed}: "
+            "at least 4 scenes, 1 of them with questions, and a seed from 0 up are needed"
+        )
+    return args
+
+
+def reusable(out: Path, asked: dict[str, int]) -> bool:
+    """True where `out` is this very world, False where it is free; `UserError` where it is anything else."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    if not (out / "world.json").is_file():
+        raise UserError(f"{out} exists and is no world made by this script: name another folder or delete it")
+    made = read_json(out / "world.json")
+    different = [f"{name} {made.get(name)}, asked {value}" for name, value in asked.items() if made.get(name) != value]
+    if different:
+        raise UserError(
+            f"{out} is a world of other arguments ({'; '.join(different)}): name another folder or delete it"
+        )
+    return True
+
+
+def workplace(out: Path) -> tuple[Path, int]:
+    """A fresh, locked folder beside `out`, after clearing what killed runs left there; (folder, lock)."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{out.name}.partial-"
+    for left in out.parent.glob(prefix + "*"):
+        lock = os.open(left, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left)
+        except BlockingIOError:  # another run is at work in it
+            pass
+        finally:
+            os.close(lock)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=out.parent))
+    lock = os.open(folder, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    folder.chmod(0o755)
+    return folder, lock
+
+
+def make(out: Path, scenes: int, seed: int, qa_scenes: int) -> bool:
+    """Write the world, or leave it where it is already there; a kill leaves no half world. True if it was written."""
+    if reusable(out, {"version": VERSION, "scenes": scenes, "seed": seed, "qa_scenes": qa_scenes}):
+        return False
+    folder, lock = workplace(out)
+    try:
+        write_world(folder, scenes, seed, qa_scenes)
+        try:
+            folder.rename(out)
+        except OSError as error:
+            raise UserError(
+                f"{out} appeared while its world was being made ({error}): run the command again"
+            ) from error
+    finally:
+        os.close(lock)
+        shutil.rmtree(folder, ignore_errors=True)
+    return True
+
+
+def main() -> None:
+    args = parse()
+    started = time.perf_counter()
+    if not make(args.out, args.scenes, args.seed, args.qa_scenes):
+        print(f"{args.out} already holds this world: reused")
+        return
+    print(f"{args.out} made in {time.perf_counter() - started:.1f} s")
+
+
+if __name__ == "__main__":
+    run_command(main)

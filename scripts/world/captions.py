@@ -1,0 +1,79 @@
+"""Captions: the loose ones people would write, and the one full true description of a scene."""
+
+import random
+
+from world.scenes import PLURAL, Scene, Thing, related
+
+NUMBERS = ("no", "one", "two", "three", "four")
+OPENINGS = ("", "", "", "a photo of ", "a picture of ", "a drawing of ", "an image of ", "there is ", "here we see ")
+BETWEEN = {
+    "left": ("left of", "to the left of"),
+    "right": ("right of", "to the right of"),
+    "above": ("above", "over"),
+    "below": ("below", "under"),
+}
+
+
+def article(phrase: str) -> str:
+    """`phrase` with its indefinite article."""
+    return ("an " if phrase[0] in "aeiou" else "a ") + phrase
+
+
+def listing(phrases: list[str]) -> str:
+    """a; a and b; a, b and c."""
+    return " and ".join(filter(None, (", ".join(phrases[:-1]), phrases[-1])))
+
+
+def _attributes(rng: random.Random, thing: Thing) -> tuple[str, str]:
+    return (thing.size if rng.random() < 0.5 else "", thing.color if rng.random() < 0.85 else "")
+
+
+def _single(rng: random.Random, thing: Thing) -> str:
+    return article(" ".join(filter(None, (*_attributes(rng, thing), thing.category))))
+
+
+def _noun_phrases(rng: random.Random, things: list[Thing]) -> list[str]:
+    """One phrase an object; objects of one category mostly share one, with the attributes they share."""
+    phrases = []
+    for category in dict.fromkeys(thing.category for thing in things):
+        group = [thing for thing in things if thing.category == category]
+        if len(group) == 1 or rng.random() < 0.3:
+            phrases += [_single(rng, thing) for thing in group]
+            continue
+        kept = _attributes(rng, group[0])
+        common = [word for k, word in enumerate(kept) if all((thing.size, thing.color)[k] == word for thing in group)]
+        phrases.append(" ".join((NUMBERS[len(group)], *common, PLURAL[category])))
+    return phrases
+
+
+def _with_relation(rng: random.Random, things: list[Thing]) -> str | None:
+    """ "a star left of a red key, a moon and ..."; None where no two objects stand in a relation."""
+    pairs = [(a, b, name) for a in things for b in things for name in BETWEEN if related(a, name, b)]
+    if not pairs:
+        return None
+    a, b, name = rng.choice(pairs)
+    rest = _noun_phrases(rng, [thing for thing in things if thing not in (a, b)])
+    return listing([f"{_single(rng, a)} {rng.choice(BETWEEN[name])} {_single(rng, b)}", *rest])
+
+
+def caption(scene: Scene) -> str:
+    """A caption that always names every shape, and colours, sizes and a relation only sometimes."""
+    rng = scene.rng("caption")
+    things = list(scene.things)
+    rng.shuffle(things)
+    text = _with_relation(rng, things) if rng.random() < 0.3 else None
+    if text is None:
+        phrases = _noun_phrases(rng, things)
+        beside = rng.choice((" next to ", " beside ", " with "))
+        text = beside.join(phrases) if len(phrases) == 2 and rng.random() < 0.3 else listing(phrases)
+    return rng.choice(OPENINGS) + text
+
+
+def full_caption(scene: Scene) -> str:
+    """Everything a question can ask, left to right: counts, then size, colour, shape and place of each object."""
+    total = len(scene.things)
+    counts = listing([f"{NUMBERS[n]} {name if n == 1 else PLURAL[name]}" for name, n in scene.counts.items()])
+    things = [
+        f"{article(f'{thing.size} {thing.color} {thing.category}')} at the {thing.place}" for thing in scene.things
+    ]
+    return f"{NUMBERS[total]} object{'s' * (total > 1)} ({counts}): {listing(things)}"

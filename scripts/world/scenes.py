@@ -1,0 +1,140 @@
+"""What is in a scene: one to four objects in a jittered 2x2 grid, a pure function of (seed, split, index)."""
+
+import random
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+
+SIDE = 48
+CATEGORIES = ("star", "heart", "moon", "tree", "house", "fish", "cup", "key")
+# Uneven on purpose: POPE's "popular" and "adversarial" negatives need categories that are common, or common together.
+FREQUENCY = {"star": 1.3, "heart": 0.9, "moon": 1.0, "tree": 1.3, "house": 1.2, "fish": 1.0, "cup": 0.8, "key": 0.8}
+COMPANION = {"star": "moon", "moon": "star", "tree": "house", "house": "tree"} | {
+    "fish": "cup", "cup": "fish", "heart": "key", "key": "heart"
+}  # fmt: skip
+COLORS = {
+    "red": (214, 34, 38),
+    "green": (44, 158, 56),
+    "blue": (40, 84, 220),
+    "yellow": (240, 216, 48),
+    "purple": (146, 50, 178),
+    "orange": (244, 134, 28),
+}
+SIZES = {"small": (13, 14), "large": (20, 21)}  # pixels across
+ANGLES = (-12, -6, 0, 6, 12)  # degrees
+APART = 12  # pixels between two centres that make one object left of, or above, another: other column, other row
+SPLITS = {"train": 1_000_000, "val": 2_000_000, "testdev": 3_000_000}  # first image id of each split
+PLURAL = {name: name + "s" for name in CATEGORIES} | {"fish": "fish"}
+
+
+def keyed(seed: int, split: str, index: int, stream: str) -> random.Random:
+    """The generator of one purpose (`stream`) of one scene; text seeds are hashed alike by every Python 3."""
+    return random.Random(f"{seed}/{split}/{index}/{stream}")
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object: centre (`x`, `y`) and width in pixels, `angle` in degrees; `color` is a name, `rgb` the paint."""
+
+    id: str
+    category: str
+    color: str
+    size: str
+    x: float
+    y: float
+    pixels: int
+    angle: int
+    flip: bool
+    rgb: tuple[int, int, int]
+
+    @property
+    def place(self) -> str:
+        return f"{'top' if self.y < SIDE / 2 else 'bottom'} {'left' if self.x < SIDE / 2 else 'right'}"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """`things` run from left to right, top to bottom."""
+
+    seed: int
+    split: str
+    index: int
+    things: tuple[Thing, ...]
+
+    @property
+    def image_id(self) -> int:
+        return SPLITS[self.split] + self.index
+
+    @cached_property
+    def counts(self) -> Counter:
+        return Counter(thing.category for thing in self.things)
+
+    @cached_property
+    def singles(self) -> tuple[Thing, ...]:
+        """Objects that "the star" names without doubt."""
+        return tuple(thing for thing in self.things if self.counts[thing.category] == 1)
+
+    @cached_property
+    def absent(self) -> tuple[str, ...]:
+        return tuple(name for name in CATEGORIES if name not in self.counts)
+
+    def rng(self, stream: str) -> random.Random:
+        return keyed(self.seed, self.split, self.index, stream)
+
+
+RELATIONS = {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}
+OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
+
+
+def related(a: Thing, relation: str, b: Thing) -> bool:
+    """Whether `a` is left of / right of / above / below `b`."""
+    distance = {"left": b.x - a.x, "right": a.x - b.x, "above": b.y - a.y, "below": a.y - b.y}[relation]
+    return distance >= APART
+
+
+def _categories(rng: random.Random, count: int) -> list[str]:
+    repeat = 0.7 if rng.random() < 0.15 else 0.12
+    names: list[str] = []
+    while len(names) < count:
+        if names and rng.random() < repeat:
+            names.append(names[0])
+            continue
+        if names and rng.random() < 0.2 and COMPANION[names[-1]] not in names:
+            names.append(COMPANION[names[-1]])
+            continue
+        left = [name for name in CATEGORIES if name not in names]
+        names.append(rng.choices(left, [FREQUENCY[name] for name in left])[0])
+    return names
+
+
+def _thing(rng: random.Random, name: str, color: str, cell: int | None) -> Thing:
+    size = rng.choice(("small", "large"))
+    pixels = rng.choice(SIZES[size])
+    angle, flip = rng.choice(ANGLES), rng.random() < 0.5
+    half = pixels / 2 + 1
+    if cell is None:  # alone: anywhere
+        x, y = (rng.uniform(half, SIDE - half) for _ in range(2))
+    else:
+        spread = 4.0 if size == "small" else 2.0
+        middle = (SIDE / 4 + SIDE / 2 * (cell % 2), SIDE / 4 + SIDE / 2 * (cell // 2))
+        x, y = (min(max(m + rng.uniform(-spread, spread), half), SIDE - half) for m in middle)
+    # One brightness for the whole object and a little per channel: names of colours stay true.
+    light = rng.uniform(0.9, 1.08)
+    rgb = tuple(min(255, max(0, int(value * light + rng.uniform(-12, 12)))) for value in COLORS[color])
+    return Thing("", name, color, size, round(x * 2) / 2, round(y * 2) / 2, pixels, angle, flip, rgb)
+
+
+def make_scene(seed: int, split: str, index: int) -> Scene:
+    """The scene with this key. Categories repeat in about a third of the scenes, colours now and then."""
+    rng = keyed(seed, split, index, "scene")
+    count = rng.choices((1, 2, 3, 4), (0.08, 0.20, 0.34, 0.38))[0]
+    cells = rng.sample(range(4), count) if count > 1 else [None]
+    colors: list[str] = []
+    for _ in range(count):
+        again = colors and rng.random() < 0.2
+        colors.append(rng.choice(colors) if again else rng.choice(tuple(COLORS)))
+    drawn = [_thing(rng, *parts) for parts in zip(_categories(rng, count), colors, cells)]
+    drawn.sort(key=lambda thing: (thing.x >= SIDE / 2, thing.y))
+    first = (SPLITS[split] + index) * 10
+    things = (Thing(**{**vars(thing), "id": str(first + number)}) for number, thing in enumerate(drawn))
+    return Scene(seed, split, index, tuple(things))
