@@ -1,0 +1,201 @@
+"""GQA's metrics, equal to the official eval.py, and to LLaVA's edit of it where only some questions are answered.
+
+Nothing is normalised: an answer is right if it equals the reference character for character. Left out is grounding,
+which needs attention maps.
+"""
+
+import string
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from bridge.scoring.joining import few, index_predictions
+from vlm.errors import UserError
+
+# For questions whose detailed type holds "Common" (what do the two have in common?) these replace the choices file.
+COMMON_CHOICES = ("color", "material", "shape")
+# A reasoning step whose text contains one of these only phrases the question, so it is not counted.
+UNCOUNTED_STEPS = ("exist", "query: name", "choose name")
+WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def process_as_llava(text: str) -> str:
+    """A prediction as LLaVA converts it (convert_gqa_for_eval.py): periods at the end go, then lower case."""
+    return text.rstrip(".").lower()
+
+
+def score(
+    questions: Mapping[str, Mapping],
+    predictions: Any,
+    choices: Mapping[str, Mapping] | None = None,
+    mode: str = "official",
+    *,
+    llava_processing: bool = False,
+) -> dict:
+    """Score parsed official files; nothing given is changed.
+
+    questions: question id -> question object. All metrics are over the balanced ones; the others serve consistency.
+    predictions: `[{"questionId": str, "prediction": str}]`; of several for one question the last counts, those for
+        unknown questions are ignored and counted.
+    choices: question id -> {"valid": [...], "plausible": [...]}; without them validity and plausibility are 0.
+    mode: "official"; or "lmms", where case and ASCII punctuation are ignored in deciding what is correct, as in
+        lmms-eval (which reports accuracy only).
+    llava_processing: put the predictions through `process_as_llava` first.
+
+    With a prediction for every question this is the official result. Where some are missing: a balanced question
+    without one is wrong; an entailed question that is not balanced (or not in `questions`) and has none is left out of
+    consistency, and a question with no entailed one left is not in its mean.
+
+    Returns percent rounded to two decimals as printed officially: accuracy, binary, open, validity, plausibility,
+    consistency, and distribution (chi-square / 100, lower is better; 0 if every question's global group is null);
+    per_structural_type, per_semantic_type, per_steps (name or number of steps -> accuracy); per_question (balanced
+    id -> 0.0 or 100.0); counts (the number of questions behind each of the three breakdowns); mode, predictions
+    ("as given" or "processed as LLaVA does"), questions (balanced ones), missing, extra, and entailed_left_out.
+    """
+    if mode not in ("official", "lmms"):
+        raise UserError(f"mode {mode!r} is unknown; use official or lmms")
+    questions = {str(question_id): question for question_id, question in questions.items()}
+    balanced = _balanced(questions)
+    answers = index_predictions(predictions, "questionId", "prediction")
+    extra = len(answers.keys() - questions.keys())
+    if llava_processing:
+        answers = {key: process_as_llava(text) if isinstance(text, str) else text for key, text in answers.items()}
+    matches = _exact if mode == "official" else _lenient
+    correct = {key: key in answers and matches(answers[key], question["answer"]) for key, question in questions.items()}
+    consistency, left_out = _consistency(balanced, questions, answers, correct)
+    breakdowns = _breakdowns(balanced, correct)
+    return {
+        "accuracy": _percent([correct[key] for key in balanced]),
+        "binary": _percent([correct[key] for key, question in balanced.items() if not _is_open(question)]),
+        "open": _percent([correct[key] for key, question in balanced.items() if _is_open(question)]),
+        "validity": _percent(_belongs(balanced, answers, choices, "valid")),
+        "plausibility": _percent(_belongs(balanced, answers, choices, "plausible")),
+        "consistency": consistency,
+        "distribution": round(_chi_square(balanced, answers) / 100, 2),
+        **{f"per_{name}": {key: _percent(group) for key, group in part.items()} for name, part in breakdowns.items()},
+        "per_question": {key: 100.0 if correct[key] else 0.0 for key in balanced},
+        "counts": {name: {key: len(group) for key, group in part.items()} for name, part in breakdowns.items()},
+        "mode": mode,
+        "predictions": "processed as LLaVA does" if llava_processing else "as given",
+        "questions": len(balanced),
+        "missing": len(balanced.keys() - answers.keys()),
+        "extra": extra,
+        "entailed_left_out": left_out,
+    }
+
+
+def _balanced(questions: dict[str, Mapping]) -> dict[str, Mapping]:
+    """The balanced questions; `UserError` if there are none, or if they carry no answers."""
+    balanced = {key: question for key, question in questions.items() if question.get("isBalanced")}
+    if not balanced:
+        raise UserError(
+            f"none of the {len(questions)} questions is balanced; give a GQA questions file with isBalanced"
+        )
+    for key, question in balanced.items():
+        absent = [field for field in ("answer", "types", "groups", "semantic") if field not in question]
+        if absent:
+            raise UserError(
+                f"question {key} has no {absent[0]!r}: the files of the hidden splits (test, challenge, submission) "
+                "cannot be scored here; use train, val or testdev"
+            )
+    return balanced
+
+
+def _exact(prediction: Any, answer: str) -> bool:
+    return prediction == answer
+
+
+def _lenient(prediction: Any, answer: str) -> bool:
+    """lmms-eval's exact_match with ignore_case and ignore_punctuation; only the prediction is stripped, and before."""
+    if not isinstance(prediction, str):
+        return False
+    prediction = prediction.strip().lower().translate(WITHOUT_PUNCTUATION)
+    return prediction == answer.lower().translate(WITHOUT_PUNCTUATION)
+
+
+def _is_open(question: Mapping) -> bool:
+    # So "choose" and "compare" are binary, although their answers are not yes and no.
+    return question["types"]["structural"] == "query"
+
+
+def _steps(question: Mapping) -> int:
+    texts = [f"{step['operation']}: {step['argument']}" for step in question["semantic"]]
+    return sum(not any(part in text for part in UNCOUNTED_STEPS) for text in texts)
+
+
+def _breakdowns(balanced: dict[str, Mapping], correct: dict[str, bool]) -> dict[str, dict[Any, list[bool]]]:
+    """Correctness of the balanced questions in groups, in order of first occurrence."""
+    breakdowns: dict[str, dict[Any, list[bool]]] = {"structural_type": {}, "semantic_type": {}, "steps": {}}
+    for key, question in balanced.items():
+        types = question["types"]
+        for name, group in zip(breakdowns, (types["structural"], types["semantic"], _steps(question))):
+            breakdowns[name].setdefault(group, []).append(correct[key])
+    return breakdowns
+
+
+def _belongs(
+    balanced: dict[str, Mapping], answers: dict[str, Any], choices: Mapping[str, Mapping] | None, kind: str
+) -> list[bool]:
+    """For every balanced question, whether its prediction is among the `kind` of choices ("valid" or "plausible")."""
+    if not choices:
+        return [False] * len(balanced)
+    without = [key for key in balanced if key not in choices]
+    if without:
+        raise UserError(
+            f"the choices have no entry for {len(without)} of {len(balanced)} balanced questions ({few(without)}); "
+            "give the choices file of the same split, or none"
+        )
+    result = []
+    for key, question in balanced.items():
+        group = COMMON_CHOICES if "Common" in question["types"]["detailed"] else choices[key][kind]
+        result.append(key in answers and answers[key] in group)
+    return result
+
+
+def _consistency(
+    balanced: dict[str, Mapping], questions: dict[str, Mapping], answers: dict[str, Any], correct: dict[str, bool]
+) -> tuple[float, int]:
+    """Mean over correct balanced questions of the share of their entailed questions answered correctly, in percent;
+    and how many entailed questions had to be left out because they are not answered."""
+    shares, left_out = [], 0
+    for key, question in balanced.items():
+        entailed = [other for other in map(str, question.get("entailed", ())) if other != key]
+        if not correct[key] or not entailed:
+            continue
+        known = [other for other in entailed if other in balanced or (other in questions and other in answers)]
+        left_out += len(entailed) - len(known)
+        if known:
+            shares.append(_mean([correct[other] for other in known]))
+    return _percent(shares), left_out
+
+
+def _chi_square(balanced: dict[str, Mapping], answers: dict[str, Any]) -> float:
+    """Distance of the predicted from the true answers in each global group, weighted by the group's size.
+
+    A predicted answer that is never true in its group adds nothing. 0 if no question has a group, where the official
+    script divides by zero.
+    """
+    true: dict[str, Counter] = {}
+    predicted: dict[str, Counter] = {}
+    for key, question in balanced.items():
+        group = question["groups"]["global"]
+        if group is None:
+            continue
+        true.setdefault(group, Counter())[question["answer"]] += 1
+        if isinstance(answers.get(key), str):
+            predicted.setdefault(group, Counter())[answers[key]] += 1
+    total, size = 0, 0
+    for group, expected in true.items():
+        observed = predicted.get(group, Counter())
+        distance = sum(float(observed[answer] - count) ** 2 / count for answer, count in expected.items())
+        total += distance * expected.total()
+        size += expected.total()
+    return float(total) / size if size else 0.0
+
+
+def _mean(values: list) -> float:
+    return float(sum(values)) / len(values) if values else 0.0
+
+
+def _percent(values: list) -> float:
+    return round(_mean(values) * 100, 2)

@@ -1,0 +1,160 @@
+"""POPE's scores, equal to the official evaluate.py, with the divisions by zero it lacks guarded (0.0)."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from bridge.scoring.joining import few
+from vlm.errors import UserError
+
+AVERAGED = ("accuracy", "precision", "recall", "f1", "yes_ratio")
+YES_WORD = re.compile(r"\byes\b", re.IGNORECASE)
+
+
+def parse_yes_no(text: str) -> str:
+    """The official reading of an answer: up to the first period, commas deleted, split at single spaces: "no" if a word
+    is exactly "No", "no" or "not", else "yes".
+
+    So "NO", "None", "isn't", "No!", "no\\n" and "" are yes, "There is no doubt" is no. Safe only for stripped answers
+    of one word.
+    """
+    words = text.split(".")[0].replace(",", "").split(" ")
+    return "no" if "No" in words or "not" in words or "no" in words else "yes"
+
+
+def score(
+    labels: Sequence[str] | Mapping[str, str], answers: Sequence[str] | Mapping[str, str], mode: str = "official"
+) -> dict:
+    """Score one category, or several.
+
+    labels, answers: two sequences of texts joined by order, which must be equally long; or two mappings from question
+        id, joined by it (missing answers are wrong, extra ones ignored, both counted); or two mappings from category to
+        either, which goes to `score_categories`. A label is positive unless it is "no".
+    mode: "official"; or "lmms", as lmms-eval: an answer counts only if it is yes or no after lower() and strip(), a
+        false negative only if it says no, and yes_ratio is that of the labels.
+
+    Returns fractions, unrounded: accuracy, precision, recall, f1, yes_ratio; tp, fp, tn, fn; per_question (id, or
+    position from 0 as a string -> 0.0 or 1.0); mode; questions, missing, extra; and unparsed, the number of answers
+    that say neither yes nor no (officially they count as yes).
+    """
+    if mode not in ("official", "lmms"):
+        raise UserError(f"mode {mode!r} is unknown; use official or lmms")
+    if isinstance(labels, Mapping) and any(not isinstance(label, str) for label in labels.values()):
+        return score_categories(labels, answers, mode)
+    labels, answers = _by_id(labels, answers)
+    answered = {key: answers[key] for key in labels if key in answers}
+    _check_strings("labels", labels)
+    _check_strings("answers", answered)
+    read, is_unparsed = (parse_yes_no, _says_neither) if mode == "official" else (_lmms_reading, _lmms_unparsed)
+    predicted = {key: read(text) for key, text in answered.items()}
+    metrics = _official_metrics(labels, predicted) if mode == "official" else _lmms_metrics(labels, predicted)
+    return {
+        **metrics,
+        "per_question": {key: float(predicted.get(key) == _truth(label)) for key, label in labels.items()},
+        "mode": mode,
+        "questions": len(labels),
+        "missing": len(labels) - len(answered),
+        "extra": len(answers) - len(answered),
+        "unparsed": sum(is_unparsed(text) for text in answered.values()),
+    }
+
+
+def score_categories(labels: Mapping, answers: Mapping, mode: str = "official") -> dict:
+    """Category -> `score` of it, plus "mean": the plain mean over the categories of each of the five metrics.
+
+    In lmms mode also "pooled": all categories as one set, which is what its `pope` task reports.
+    """
+    if not isinstance(answers, Mapping) or set(labels) != set(answers):
+        given = sorted(answers) if isinstance(answers, Mapping) else type(answers).__name__
+        raise UserError(f"labels are for the categories {sorted(labels)}, answers for {given}; give the same ones")
+    if not labels:
+        raise UserError("there are no POPE categories to score; give at least one")
+    scores = {category: score(labels[category], answers[category], mode) for category in labels}
+    mean = {name: sum(scores[category][name] for category in labels) / len(labels) for name in AVERAGED}
+    if mode == "official":
+        return {**scores, "mean": mean}
+    joined = [_by_id(labels[category], answers[category]) for category in labels]
+    together = [
+        {f"{category}/{key}": text for category, pair in zip(labels, joined) for key, text in pair[side].items()}
+        for side in (0, 1)
+    ]
+    return {**scores, "mean": mean, "pooled": score(together[0], together[1], mode)}
+
+
+def _by_id(labels: Sequence[str] | Mapping, answers: Sequence[str] | Mapping) -> tuple[dict[str, str], dict[str, str]]:
+    """Both as dicts with string keys: the ids, or the positions of sequences."""
+    if isinstance(labels, Mapping) and isinstance(answers, Mapping):
+        return {str(key): text for key, text in labels.items()}, {str(key): text for key, text in answers.items()}
+    if any(isinstance(texts, (Mapping, str)) for texts in (labels, answers)):
+        raise UserError(
+            "labels and answers are of different kinds; give two sequences, or two mappings from question id"
+        )
+    if len(labels) != len(answers):
+        raise UserError(
+            f"{len(labels)} labels and {len(answers)} answers: without question ids they are joined by order and must "
+            "be equally many; the random category has 2910 questions in POPE's file of August 2023 and 3000 since then"
+        )
+    return tuple({str(position): text for position, text in enumerate(texts)} for texts in (labels, answers))
+
+
+def _check_strings(what: str, texts: dict[str, str]) -> None:
+    wrong = [key for key, text in texts.items() if not isinstance(text, str)]
+    if wrong:
+        raise UserError(f"{len(wrong)} {what} are not strings (questions {few(wrong)}); give them as text")
+
+
+def _truth(label: str) -> str:
+    return "no" if label == "no" else "yes"
+
+
+def _official_metrics(labels: dict[str, str], predicted: dict[str, str]) -> dict:
+    """Positive is yes. A missing answer counts as whichever is wrong, and not at all in yes_ratio."""
+    counts = {"tp": 0, "fp": 0, "tn": 0, "fn": 0}
+    for key, label in labels.items():
+        if _truth(label) == "yes":
+            counts["tp" if predicted.get(key) == "yes" else "fn"] += 1
+        else:
+            counts["tn" if predicted.get(key) == "no" else "fp"] += 1
+    yes_ratio = _ratio(list(predicted.values()).count("yes"), len(predicted))
+    return _metrics(counts, counts["tp"] + counts["tn"], len(labels), yes_ratio)
+
+
+def _lmms_metrics(labels: dict[str, str], predicted: dict[str, str]) -> dict:
+    """Answers other than yes and no are wrong, but are in none of the four counts."""
+    pairs = [(label.lower().strip(), predicted.get(key)) for key, label in labels.items()]
+    counts = {
+        "tp": pairs.count(("yes", "yes")),
+        "fp": pairs.count(("no", "yes")),
+        "tn": pairs.count(("no", "no")),
+        "fn": pairs.count(("yes", "no")),
+    }
+    positive, negative = (sum(truth == word for truth, _ in pairs) for word in ("yes", "no"))
+    return _metrics(counts, counts["tp"] + counts["tn"], len(labels), _ratio(positive, positive + negative))
+
+
+def _metrics(counts: dict[str, int], right: int, total: int, yes_ratio: float) -> dict:
+    precision = _ratio(counts["tp"], counts["tp"] + counts["fp"])
+    recall = _ratio(counts["tp"], counts["tp"] + counts["fn"])
+    return {
+        "accuracy": _ratio(right, total),
+        "precision": precision,
+        "recall": recall,
+        "f1": _ratio(2 * precision * recall, precision + recall),
+        "yes_ratio": yes_ratio,
+        **counts,
+    }
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    return numerator / denominator if denominator else 0.0
+
+
+def _says_neither(text: str) -> bool:
+    return parse_yes_no(text) == "yes" and YES_WORD.search(text) is None
+
+
+def _lmms_reading(text: str) -> str:
+    return text.lower().strip()
+
+
+def _lmms_unparsed(text: str) -> bool:
+    return _lmms_reading(text) not in ("yes", "no")

@@ -1,0 +1,212 @@
+"""VQAv2 accuracy, equal to the official evaluator (GT-Vision-Lab/VQA, vqaEval.py of March 2021) to the character.
+
+Its oddities are part of the score and are kept: answers are normalised only where the annotators disagree, the
+punctuation rule looks at the whole input, a digit-comma-digit anywhere changes the rule for every character, at most 32
+periods go, and an annotator is left out by comparing whole answer objects.
+"""
+
+import json
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from importlib import resources
+from typing import Any
+
+from bridge.scoring.joining import few, index_predictions
+from vlm.errors import UserError
+
+# In the official order. Not here, so left alone: ' : $ % & * # ~ ^ | and everything outside ASCII.
+PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+NUMBER_WORDS = {
+    "none": "0",
+    "zero": "0",
+    "one": "1",
+    "two": "2",
+    "three": "3",
+    "four": "4",
+    "five": "5",
+    "six": "6",
+    "seven": "7",
+    "eight": "8",
+    "nine": "9",
+    "ten": "10",
+}
+ARTICLES = ("a", "an", "the")
+# The official map less six keys without effect: "let's" and "she's" map to themselves, and "Im", "Ive", "Id've" and
+# "I'dve" can never match, because words are lower case by then (so "im" stays "im").
+CONTRACTIONS: dict[str, str] = json.loads(
+    resources.files("bridge.scoring").joinpath("vqa_contractions.json").read_text(encoding="utf-8")
+)
+PERIOD = re.compile(r"\.(?!\d)")
+# The original passes re.UNICODE where re.sub takes `count`, and re.UNICODE is 32.
+PERIODS_DELETED = 32
+OFFICIAL_COMMA = re.compile(r"\d,\d")
+# The same rule in LLaVA's and lmms-eval's processor: there a run of commas between digits fires it too.
+M4C_COMMA = re.compile(r"(?<=\d),+(?=\d)")
+
+
+def normalise_answer(text: str) -> str:
+    """`text` after every step of the official normalisation: `"The U.S., two-day"` -> `"us 2 day"`.
+
+    `score` applies it to both sides of a question only if its annotators disagree.
+    """
+    return _normalise(text, OFFICIAL_COMMA)
+
+
+def process_as_llava(text: str) -> str:
+    """A prediction as LLaVA submits it (m4c_evaluator.py, EvalAIAnswerProcessor): lower case, commas and question marks
+    deleted, possessives split off, then the official steps."""
+    text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
+    return _normalise(text, M4C_COMMA)
+
+
+def score(
+    questions: Any,
+    annotations: Any,
+    predictions: Any,
+    mode: str = "official",
+    *,
+    llava_processing: bool = False,
+    allow_missing: bool = False,
+) -> dict:
+    """Score parsed official files; nothing given is changed.
+
+    questions: the questions object. The official evaluator reads nothing from it, nor does this; it may be None.
+    annotations: the annotations object, or its list under "annotations".
+    predictions: `[{"question_id": int or str, "answer": str}]`; of several for one question the last counts.
+    mode: "official"; or "lmms", as lmms-eval's vqav2_val: always normalised, other comma rule.
+    llava_processing: put the predictions through `process_as_llava` first.
+    allow_missing: count unanswered questions as wrong; without it they are an error, as officially.
+
+    Returns overall, per_answer_type, per_question_type and per_question (id -> score) in percent, rounded to two
+    decimals as officially; also mode, predictions ("as given" or "processed as LLaVA does"), questions and missing
+    (counts). In lmms mode also exact_match, its unrounded fraction.
+    Raises UserError where predictions and annotations name different questions, or an answer is not a string.
+    """
+    if mode not in ("official", "lmms"):
+        raise UserError(f"mode {mode!r} is unknown; use official or lmms")
+    annotated = _annotations_by_id(annotations)
+    answers = index_predictions(predictions, "question_id", "answer")
+    missing = _check_ids(set(annotated), set(answers), allow_missing)
+    _check_strings(answers)
+    if llava_processing:
+        answers = {question_id: process_as_llava(answer) for question_id, answer in answers.items()}
+    question_score = _official_question_score if mode == "official" else _lmms_question_score
+    values = {
+        question_id: 0.0 if question_id in missing else question_score(annotation["answers"], answers[question_id])
+        for question_id, annotation in annotated.items()
+    }
+    scores = {
+        "overall": _percent(list(values.values())),
+        "per_answer_type": _per_type(annotated, values, "answer_type"),
+        "per_question_type": _per_type(annotated, values, "question_type"),
+        "per_question": {question_id: round(100 * value, 2) for question_id, value in values.items()},
+        "mode": mode,
+        "predictions": "processed as LLaVA does" if llava_processing else "as given",
+        "questions": len(values),
+        "missing": len(missing),
+    }
+    if mode == "lmms":
+        scores["exact_match"] = sum(values.values()) / len(values)
+    return scores
+
+
+def _annotations_by_id(annotations: Any) -> dict[str, Mapping]:
+    """Annotation records by string question id, in file order."""
+    records = annotations.get("annotations") if isinstance(annotations, Mapping) else annotations
+    if not isinstance(records, Sequence) or not records:
+        raise UserError('annotations hold no questions; needed is the official object with a list under "annotations"')
+    needed = ("question_id", "question_type", "answer_type", "answers")
+    for number, record in enumerate(records, start=1):
+        absent = [key for key in needed if key not in record]
+        if absent:
+            raise UserError(f"annotation {number} has no {absent[0]!r}; needed are {', '.join(needed)}")
+    annotated = {str(record["question_id"]): record for record in records}
+    if len(annotated) != len(records):
+        raise UserError(f"{len(records)} annotations name only {len(annotated)} questions; each may occur once")
+    empty = [question_id for question_id, record in annotated.items() if not record["answers"]]
+    if empty:
+        raise UserError(f"{len(empty)} annotations have no answers (question ids {few(empty)}); they cannot be scored")
+    return annotated
+
+
+def _check_ids(annotated: set[str], answered: set[str], allow_missing: bool) -> set[str]:
+    """The unanswered ids; `UserError` where the official loader's assertion fails."""
+    missing, extra = annotated - answered, answered - annotated
+    if extra or (missing and not allow_missing):
+        parts = [f"{len(annotated)} questions and {len(answered)} predictions do not match"]
+        if missing:
+            parts.append(f"{len(missing)} questions have no prediction ({few(missing)})")
+        if extra:
+            parts.append(f"{len(extra)} predictions are for other questions ({few(extra)})")
+        raise UserError("; ".join(parts) + ": give predictions for exactly the annotated questions")
+    return missing
+
+
+def _check_strings(answers: dict[str, Any]) -> None:
+    wrong = [question_id for question_id, answer in answers.items() if not isinstance(answer, str)]
+    if wrong:
+        raise UserError(
+            f"{len(wrong)} predicted answers are not strings (question ids {few(wrong)}); write them as text"
+        )
+
+
+def _official_question_score(answers: Sequence[Mapping], prediction: str) -> float:
+    """Mean over the annotators of min(1, matches among the others / 3), 0 to 1."""
+    answers = [{**answer, "answer": _strip(answer["answer"])} for answer in answers]
+    prediction = _strip(prediction)
+    # Where all agree the official code compares as written, case included: "Yes" is wrong if all ten say "yes".
+    if len({answer["answer"] for answer in answers}) > 1:
+        answers = [{**answer, "answer": normalise_answer(answer["answer"])} for answer in answers]
+        prediction = normalise_answer(prediction)
+    accuracies = _leave_one_out(answers, prediction)
+    return float(sum(accuracies)) / len(accuracies)
+
+
+def _lmms_question_score(answers: Sequence[Mapping], prediction: str) -> float:
+    answers = [{**answer, "answer": _normalise(answer["answer"], M4C_COMMA)} for answer in answers]
+    return statistics.mean(_leave_one_out(answers, _normalise(prediction, M4C_COMMA)))
+
+
+def _leave_one_out(answers: list[dict], prediction: str) -> list[float]:
+    """One accuracy for each annotator. The others are the answers whose whole object differs from this one's, so
+    without answer_id equal answers remove each other: 6 yes and 4 no give the prediction "yes" 0.4."""
+    matching = [answer for answer in answers if answer["answer"] == prediction]
+    return [min(1, float(sum(match != left_out for match in matching)) / 3) for left_out in answers]
+
+
+def _per_type(annotated: dict[str, Mapping], values: dict[str, float], key: str) -> dict[str, float]:
+    groups: dict[str, list[float]] = {}
+    for question_id, annotation in annotated.items():
+        groups.setdefault(annotation[key], []).append(values[question_id])
+    return {name: _percent(group) for name, group in groups.items()}
+
+
+def _percent(values: list[float]) -> float:
+    return round(100 * float(sum(values)) / len(values), 2)
+
+
+def _strip(text: str) -> str:
+    return text.replace("\n", " ").replace("\t", " ").strip()
+
+
+@lru_cache(maxsize=1 << 18)
+def _normalise(text: str, comma: re.Pattern) -> str:
+    return _words(_punctuation(_strip(text), comma))
+
+
+def _punctuation(text: str, comma: re.Pattern) -> str:
+    """Every mark becomes one space, or nothing: nothing where that mark stands beside a space anywhere in `text`, and
+    nothing for all marks where a comma stands between digits anywhere."""
+    number = comma.search(text) is not None
+    result = text
+    for mark in PUNCTUATION:
+        beside_space = mark + " " in text or " " + mark in text
+        result = result.replace(mark, "" if number or beside_space else " ")
+    return PERIOD.sub("", result, count=PERIODS_DELETED)
+
+
+def _words(text: str) -> str:
+    words = [NUMBER_WORDS.get(word, word) for word in text.lower().split()]
+    return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)

@@ -1,0 +1,139 @@
+"""`python bridge/score.py` from the repository's root, on small official files."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments):
+    command = [sys.executable, "bridge/score.py", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def write(path, value):
+    path.write_text(json.dumps(value), encoding="utf-8")
+    return path
+
+
+def write_lines(path, records):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def vqav2_files(tmp_path):
+    answers = [
+        {"answer": text, "answer_confidence": "yes", "answer_id": number} for number, text in enumerate("aabbbbbbbb")
+    ]
+    records = [
+        {"question_id": 5, "image_id": 1, "question_type": "what", "answer_type": "other", "answers": answers},
+        {"question_id": 6, "image_id": 1, "question_type": "is it", "answer_type": "yes/no", "answers": answers},
+    ]
+    questions = [{"question_id": record["question_id"], "image_id": 1, "question": "?"} for record in records]
+    return (
+        *("--questions", write(tmp_path / "q.json", {"questions": questions})),
+        *("--annotations", write(tmp_path / "a.json", {"annotations": records})),
+    )
+
+
+def test_vqav2(tmp_path, vqav2_files):
+    predictions = write(tmp_path / "p.json", [{"question_id": 6, "answer": "B"}, {"question_id": 5, "answer": "c"}])
+    result = run("vqav2", *vqav2_files, "--predictions", predictions, "--json", tmp_path / "out.json")
+    assert (result.returncode, result.stderr) == (0, "")
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert ["overall", "50.00"] in lines
+    assert ["yes/no", "100.00"] in lines
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert (written["benchmark"], written["overall"], written["per_question"]) == (
+        "vqav2",
+        50.0,
+        {"5": 0.0, "6": 100.0},
+    )
+
+
+def test_users_errors_are_one_line(tmp_path, vqav2_files):
+    twice = write(tmp_path / "p.json", [{"question_id": 5, "answer": "b"}] * 2)
+    result = run("vqav2", *vqav2_files, "--predictions", twice)
+    assert result.returncode == 2
+    assert "p.json answers 1 questions more than once (question ids 5)" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    one = write(tmp_path / "one.json", [{"question_id": 5, "answer": "b"}])
+    assert "1 questions have no prediction (6)" in run("vqav2", *vqav2_files, "--predictions", one).stderr
+    assert "50.00" in run("vqav2", *vqav2_files, "--predictions", one, "--allow-missing").stdout
+    wrong_split = (*vqav2_files[:1], write(tmp_path / "other.json", {"questions": []}), *vqav2_files[2:])
+    assert "hold different questions: 2 ids are in one only" in run("vqav2", *wrong_split, "--predictions", one).stderr
+    assert "--annotations is for vqav2" in run("gqa", *vqav2_files, "--predictions", one).stderr
+    assert (
+        "unrecognized arguments: --prediction"
+        in run("vqav2", *vqav2_files, "--predictions", one, "--prediction").stderr
+    )
+
+
+def test_gqa(tmp_path):
+    question = {
+        "question": "Is it red?",
+        "answer": "yes",
+        "isBalanced": True,
+        "groups": {"global": None},
+        "types": {"structural": "verify", "semantic": "attr", "detailed": "x"},
+        "semantic": [{"operation": "select", "argument": "it"}, {"operation": "verify color", "argument": "red"}],
+        "entailed": [],
+    }
+    chunks = tmp_path / "train_all_questions"
+    chunks.mkdir()
+    write(chunks / "train_all_questions_0.json", {"01": question})
+    write(chunks / "train_all_questions_1.json", {"1": {**question, "answer": "no"}, "2": question})
+    predictions = write(
+        tmp_path / "p.json", [{"questionId": "01", "prediction": "Yes."}, {"questionId": "1", "prediction": "yes"}]
+    )
+    command = ("gqa", "--questions", chunks, "--predictions", predictions)
+    assert ["accuracy", "0.00"] in [line.split() for line in run(*command).stdout.splitlines()]
+    lines = [line.split() for line in run(*command, "--mode", "lmms").stdout.splitlines()]
+    assert ["accuracy", "33.33"] in lines
+    assert ["verify", "33.33", "(3", "questions)"] in lines
+    assert "partial: 1 questions have no prediction and count as wrong" in run(*command, "--llava-processing").stdout
+
+
+def test_pope(tmp_path):
+    ids = range(1, 5)
+    folder = tmp_path / "pope"
+    for category in ("adversarial", "popular", "random"):
+        records = [
+            {"question_id": number, "image": "x", "text": "?", "label": "yes" if number % 2 else "no"} for number in ids
+        ]
+        write_lines(folder / f"coco_pope_{category}.json", records)
+    by_order = write_lines(
+        tmp_path / "order.json", [{"question": "?", "answer": text} for text in ("yes", "no", "no", "no")]
+    )
+    one = run("pope", "--questions", folder / "coco_pope_random.json", "--predictions", by_order)
+    assert ["accuracy", "0.7500"] in [line.split() for line in one.stdout.splitlines()]
+    short = write_lines(tmp_path / "short.json", [{"answer": "yes"}])
+    refused = run("pope", "--questions", folder / "coco_pope_random.json", "--predictions", short)
+    assert (refused.returncode, "4 labels and 1 answers" in refused.stderr) == (2, True)
+
+    # one file with the ids of LLaVA's question file, out of order
+    offsets = {"adversarial": 0, "random": 10_000_000, "popular": 20_000_000}
+    llava = [
+        {"question_id": offset + number, "text": "Yes" if number % 2 or category == "popular" else "No"}
+        for category, offset in offsets.items()
+        for number in ids
+    ]
+    answers = write_lines(tmp_path / "llava.jsonl", llava[::-1])
+    result = run("pope", "--questions", folder, "--predictions", answers, "--json", tmp_path / "out.json")
+    assert result.returncode == 0, result.stderr
+    scores = json.loads((tmp_path / "out.json").read_text())
+    assert [scores[category]["accuracy"] for category in offsets] == [1.0, 1.0, 0.5]
+    assert scores["mean"]["accuracy"] == pytest.approx(2.5 / 3)
+
+    for category in offsets:
+        write_lines(
+            tmp_path / "answers" / f"{category}.jsonl", [{"question_id": str(n), "text": "no"} for n in ids if n > 1]
+        )
+    result = run("pope", "--questions", folder, "--predictions", tmp_path / "answers")
+    assert "random: 4 questions; partial: 1 have no answer and count as wrong" in result.stdout
