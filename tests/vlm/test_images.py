@@ -1,0 +1,253 @@
+"""vlm.images: every rule of decoding as golden pixels, every refusal with its reason, and parity with transformers."""
+
+import io
+import pickle
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+from vlm import images
+from vlm.errors import UserError
+from vlm.images import CLIP_MEAN, CLIP_STD, ImageError, decode, eval_transform, load_image, resize_uint8, to_tensor
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:Image size", "ignore:Corrupt EXIF")
+
+
+def encode(image, kind="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def photo(width, height, seed=0):
+    """Smooth shapes, edges and some texture, as a photograph has them."""
+    rng = np.random.default_rng(seed)
+    image = np.zeros((height, width, 3))
+    for cells in (3, 9, 27, 81):
+        noise = rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8)
+        image += np.asarray(Image.fromarray(noise).resize((width, height), Image.BICUBIC), float) / cells**0.7
+    image[height // 4 : height // 2, width // 3 : width // 2] = (250, 20, 30)
+    return Image.fromarray((image * 255 / image.max()).astype(np.uint8))
+
+
+def png(width, height, depth, colour, rows, extra=b""):
+    """A PNG written by hand: Pillow cannot write 16-bit colour."""
+
+    def chunk(name, body):
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + extra + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def flat(mode, colour):
+    return Image.new(mode, (8, 8), colour)
+
+
+def paletted():
+    image = Image.new("P", (8, 8), 1)
+    image.putpalette([0, 0, 0, 10, 200, 30, 255, 0, 0])
+    image.putpixel((0, 0), 2)
+    return image
+
+
+GREY16 = Image.fromarray(np.full((8, 8), 0x8080, np.uint16))
+TRNS16 = struct.pack(">I", 2) + b"tRNS" + b"\x80\x80" + struct.pack(">I", zlib.crc32(b"tRNS\x80\x80"))
+ANIMATION = [flat("RGB", "red"), flat("RGB", "blue")]
+
+GOLDEN = {  # name: (bytes, pixel at (4, 4), tolerance)
+    "RGB": (encode(flat("RGB", (1, 2, 3))), (1, 2, 3), 0),
+    "L": (encode(flat("L", 77)), (77, 77, 77), 0),
+    "1-bit": (encode(flat("1", 1)), (255, 255, 255), 0),
+    "RGBA, alpha 0 hides its colour": (encode(flat("RGBA", (200, 0, 0, 0))), (255, 255, 255), 0),
+    "RGBA, half red": (encode(flat("RGBA", (255, 0, 0, 128))), (255, 127, 127), 0),
+    "LA": (encode(flat("LA", (0, 51))), (204, 204, 204), 0),
+    "P": (encode(paletted()), (10, 200, 30), 0),
+    "P, transparent index": (encode(paletted(), transparency=1), (255, 255, 255), 0),
+    "L, transparent grey": (encode(flat("L", 9), transparency=9), (255, 255, 255), 0),
+    "16-bit grey": (encode(GREY16), (128, 128, 128), 0),
+    "16-bit grey, transparent": (png(8, 8, 16, 0, (b"\0" + b"\x80\x80" * 8) * 8, TRNS16), (255, 255, 255), 0),
+    "16-bit grey and alpha": (png(8, 8, 16, 4, (b"\0" + b"\0\0\x33\x33" * 8) * 8), (204, 204, 204), 0),
+    "16-bit RGB": (png(8, 8, 16, 2, (b"\0" + b"\x12\x34\x56\x78\x9a\xbc" * 8) * 8), (0x12, 0x56, 0x9A), 0),
+    "CMYK": (encode(flat("CMYK", (0, 255, 255, 0)), "JPEG", quality=95), (254, 0, 0), 3),
+    "JPEG": (encode(flat("RGB", (40, 80, 160)), "JPEG", quality=95), (40, 80, 160), 3),
+    "WEBP with alpha": (encode(flat("RGBA", (9, 9, 9, 0)), "WEBP", lossless=True), (255, 255, 255), 0),
+    "GIF, first frame": (encode(ANIMATION[0], "GIF", save_all=True, append_images=ANIMATION[1:]), (255, 0, 0), 0),
+    "WEBP, first frame": (
+        encode(ANIMATION[0], "WEBP", lossless=True, save_all=True, append_images=ANIMATION[1:]),
+        (255, 0, 0),
+        0,
+    ),
+    "APNG, first frame": (encode(ANIMATION[0], save_all=True, append_images=ANIMATION[1:]), (255, 0, 0), 0),
+    "MPO": (encode(ANIMATION[0], "MPO", save_all=True, append_images=ANIMATION[1:]), (254, 0, 0), 3),
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_pixels(name):
+    data, expected, tolerance = GOLDEN[name]
+    image = decode(data)
+    assert (image.mode, image.size) == ("RGB", (8, 8))
+    assert np.abs(np.subtract(image.getpixel((4, 4)), expected)).max() <= tolerance
+
+
+def test_sixteen_bit_greys_are_scaled_not_clipped():
+    values = np.tile(np.arange(256, dtype=np.uint16) * 257, (8, 1))
+    assert np.array_equal(np.asarray(decode(encode(Image.fromarray(values))))[0, :, 0], np.arange(256))
+
+
+@pytest.mark.parametrize("fit", [None, 8])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(orientation, fit):
+    """Where the red corner (top left as stored) ends up, by the EXIF standard, also in a reduced decode."""
+    stored = Image.new("RGB", (64, 32), "white")
+    stored.paste("red", (0, 0, 16, 16))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = decode(encode(stored, "JPEG", quality=95, exif=exif), fit=fit)
+    scale = 1 if fit is None else 2
+    assert image.size == ((64 // scale, 32 // scale) if orientation <= 4 else (32 // scale, 64 // scale))
+    left, top = 4 // scale, 4 // scale
+    right, bottom = image.width - 1 - left, image.height - 1 - top
+    corner = {1: (left, top), 2: (right, top), 3: (right, bottom), 4: (left, bottom)}
+    corner |= {5: (left, top), 6: (right, top), 7: (right, bottom), 8: (left, bottom)}
+    for place in {(x, y) for x in (left, right) for y in (top, bottom)}:
+        red = image.getpixel(place)[1] < 60
+        assert red == (place == corner[orientation])
+
+
+def test_damaged_exif_keeps_the_pixels():
+    data = encode(flat("RGB", (40, 80, 160)), "JPEG", quality=95, exif=b"Exif\0\0II*\0\xff\xff\xff\xff" + bytes(20))
+    assert np.abs(np.subtract(decode(data).getpixel((4, 4)), (40, 80, 160))).max() <= 3
+
+
+WHOLE = encode(photo(200, 160), "JPEG", quality=85)
+SMASHED_PNG = bytearray(encode(photo(32, 32)))
+SMASHED_PNG[60] ^= 0xFF
+
+
+def ztxt_bomb():
+    body = b"note\0\0" + zlib.compress(bytes(80_000_000))
+    chunk = struct.pack(">I", len(body)) + b"zTXt" + body + struct.pack(">I", zlib.crc32(b"zTXt" + body))
+    return png(8, 8, 8, 0, (b"\0" * 9) * 8, chunk)
+
+
+REFUSED = {  # name: (bytes, reason)
+    "empty": (b"", "not an image"),
+    "HTML": (b"<!DOCTYPE html><html><body>404</body></html>", "not an image"),
+    "EPS": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "not an image"),
+    "SVG": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "not an image"),
+    "PDF": (b"%PDF-1.4\n", "not an image"),
+    "TIFF": (encode(flat("RGB", "red"), "TIFF"), "not an image"),
+    "BMP": (encode(flat("RGB", "red"), "BMP"), "not an image"),
+    "JPEG cut in half": (WHOLE[: len(WHOLE) // 2], "damaged image"),
+    "JPEG without its last 2 bytes": (WHOLE[:-2], "damaged image"),
+    "JPEG header only": (WHOLE[:10], "damaged image"),
+    "PNG cut in half": (encode(photo(32, 32))[:1000], "damaged image"),
+    "PNG, smashed byte": (bytes(SMASHED_PNG), "damaged image"),
+    "WEBP cut": (encode(photo(32, 32), "WEBP")[:-20], "damaged image"),
+    "zTXt bomb": (ztxt_bomb(), "damaged image"),
+    "64 MP and a row": (png(8000, 8001, 1, 0, b""), "too many pixels"),
+    "144 MP, where Pillow only warns": (png(12_000, 12_000, 1, 0, b""), "too many pixels"),
+    "400 MP": (png(20_000, 20_000, 1, 0, b""), "too many pixels"),
+    "1 x 1": (encode(Image.new("RGB", (1, 1))), "too small"),
+    "5000 x 1": (encode(Image.new("RGB", (5000, 1))), "too small"),
+    "5000 x 20": (encode(Image.new("RGB", (5000, 20))), "too elongated"),
+    "20 x 5000": (encode(Image.new("RGB", (20, 5000))), "too elongated"),
+}
+
+
+@pytest.mark.parametrize("fit", [None, 16])
+@pytest.mark.parametrize("name", REFUSED)
+def test_refusals(name, fit, monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as another library may leave it
+    data, reason = REFUSED[name]
+    with pytest.raises(ImageError) as caught:
+        decode(data, fit=fit)
+    assert caught.value.reason == reason
+    assert isinstance(caught.value, UserError)
+    copy = pickle.loads(pickle.dumps(caught.value))  # loader workers send it to their parent
+    assert (copy.reason, str(copy)) == (reason, str(caught.value))
+
+
+def test_pixel_cap_is_the_callers():
+    data = encode(photo(100, 80))
+    assert decode(data, max_pixels=8000).size == (100, 80)
+    with pytest.raises(ImageError, match=r"100 x 80 is above 0\.007999 megapixels"):
+        decode(data, max_pixels=7999)
+
+
+def test_load_image_names_the_file(tmp_path):
+    (tmp_path / "a.png").write_bytes(encode(flat("RGB", (1, 2, 3))))
+    (tmp_path / "b.jpg").write_bytes(b"<html>")
+    assert load_image(tmp_path / "a.png").getpixel((0, 0)) == (1, 2, 3)
+    with pytest.raises(ImageError, match=r"b\.jpg"):
+        load_image(tmp_path / "b.jpg")
+    with pytest.raises(UserError, match="No such file"):
+        load_image(tmp_path / "c.jpg")
+
+
+SIZES = {  # (width, height, fit): the size after decoding; at least 1.5 * fit remain on the short side
+    (1024, 768, 224): (512, 384),
+    (1024, 768, 257): (1024, 768),
+    (1024, 768, 32): (128, 96),
+    (1023, 767, 64): (255, 191),
+    (301, 477, 64): (150, 238),
+}
+
+
+@pytest.mark.parametrize(("width", "height", "fit"), SIZES)
+def test_reduced_decoding_equals_the_full_one_after_the_resize(width, height, fit):
+    data = encode(photo(width, height), "JPEG", quality=90)
+    reduced = decode(data, fit=fit)
+    assert reduced.size == SIZES[width, height, fit]
+    expected, got = (np.asarray(image.resize((fit, fit), Image.BICUBIC), float) for image in (decode(data), reduced))
+    shifted = np.asarray(reduced.resize((fit, fit), Image.BICUBIC, box=(0, 0, reduced.width - 1, reduced.height - 1)))
+    assert np.abs(expected - got).mean() < 1.0
+    assert np.abs(expected - shifted).mean() > 1.5 * np.abs(expected - got).mean()  # the field of view is the same
+
+
+def test_png_has_no_reduced_decode():
+    assert decode(encode(photo(300, 200)), fit=16).size == (300, 200)
+
+
+@pytest.mark.parametrize(("width", "height"), [(300, 200), (50, 90), (64, 64)])
+def test_eval_transform_equals_transformers_to_the_bit(width, height):
+    from transformers import CLIPImageProcessorPil
+
+    image = photo(width, height)
+    size = {"height": 64, "width": 64}
+    stock = CLIPImageProcessorPil(size=size, do_center_crop=False, resample=Image.Resampling.BICUBIC)
+    expected = stock(image, return_tensors="pt").pixel_values[0]
+    got = eval_transform(64)(image)
+    assert (got.dtype, tuple(got.shape)) == (expected.dtype, (3, 64, 64))
+    assert (got == expected).all()
+    stock = CLIPImageProcessorPil(
+        size=size, do_center_crop=False, image_mean=images.IMAGENET_MEAN, image_std=images.IMAGENET_STD
+    )
+    expected = stock(image, return_tensors="pt").pixel_values[0]
+    assert (eval_transform(64, images.IMAGENET_MEAN, images.IMAGENET_STD)(image) == expected).all()
+
+
+@pytest.mark.parametrize(("width", "height", "levels"), [(300, 200, 1), (50, 90, 4)])
+def test_resize_uint8_is_near_pil(width, height, levels):
+    image = photo(width, height)
+    expected = np.asarray(image.resize((48, 64), Image.BICUBIC), int).transpose(2, 0, 1)
+    got = resize_uint8(image, 64, 48)
+    assert tuple(got.shape) == (3, 64, 48)
+    difference = np.abs(expected - got.numpy())
+    assert difference.max() <= levels
+    assert difference.mean() < 0.05 * levels
+
+
+def test_to_tensor_takes_images_and_uint8():
+    image = photo(20, 10)
+    expected = (np.asarray(image, np.float64).transpose(2, 0, 1) / 255 - np.reshape(CLIP_MEAN, (3, 1, 1))) / np.reshape(
+        CLIP_STD, (3, 1, 1)
+    )
+    for pixels in (image, resize_uint8(image, 10, 20)):
+        assert np.allclose(to_tensor(pixels, CLIP_MEAN, CLIP_STD).numpy(), expected, atol=1e-5)
