@@ -50,8 +50,8 @@ def make_prompts(prompts: Sequence[list[int]], features: torch.Tensor | None = N
 
 def image_features(vlm, pixels: torch.Tensor) -> torch.Tensor:
     """pixels: float32[B, 3, H, W] -> what the LLM reads in place of the image slots, [B, N, D]."""
-    model = vlm.model
-    return torch.stack(model.get_image_features(pixel_values=pixels.to(model.device, model.dtype)).pooler_output)
+    tower = next(vlm.model.model.vision_tower.parameters())
+    return torch.stack(vlm.model.get_image_features(pixel_values=pixels.to(tower)).pooler_output)
 
 
 def end_ids(model) -> set[int]:
@@ -61,7 +61,7 @@ def end_ids(model) -> set[int]:
 
 
 def greedy_answers(
-    vlm, image: torch.Tensor | None, questions: Sequence[str], max_new_tokens: int = 16, row_size: int = 24
+    vlm, image: torch.Tensor | None, questions: Sequence[str], max_new_tokens: int = 16, row_size: int = 16
 ) -> list[str]:
     """Answers to questions about one image: pixels float32[3, H, W], connector output [N, D], or None (blind)."""
     if image is not None and image.ndim == 3:
@@ -81,9 +81,11 @@ class Decoder:
     row_size: questions that share a row at most; a row's attention grows with the square of its questions.
     """
 
-    def __init__(self, model, constant: list[int], row_size: int = 24):
+    def __init__(self, model, constant: list[int], row_size: int = 16):
         self.model = model
         self.text = model.model.language_model
+        weight = model.get_input_embeddings().weight  # a quantised model's other weights have another dtype
+        self.device, self.dtype = weight.device, weight.dtype
         self.ends = end_ids(model)
         self.slot = model.config.image_token_id
         self.row_size = row_size
@@ -110,7 +112,7 @@ class Decoder:
         return merged
 
     def _tensor(self, values) -> torch.Tensor:
-        return torch.tensor(values, device=self.model.device)
+        return torch.tensor(values, device=self.device)
 
     @torch.inference_mode()
     def _prefill_constant(self) -> DynamicCache:
@@ -139,7 +141,7 @@ class Decoder:
     def _embed(self, group: Prompts, skip: int) -> torch.Tensor:
         """Embeddings [P - skip, D] of a prefix from `skip` on, its image slots replaced by position."""
         ids = self._tensor(group.prefix[skip:]).long()
-        embeddings = self.text.get_input_embeddings()(ids)
+        embeddings = self.model.get_input_embeddings()(ids)
         if group.features is not None:
             slots = ids == self.slot
             if int(slots.sum()) != len(group.features):
@@ -151,7 +153,7 @@ class Decoder:
         """rows[r]: tails that share the prefix in row r of `cache`, of length starts[r] without its padding."""
         answers = [[[] for _ in row] for row in rows]
         alive = list(range(len(rows)))  # rows with an unfinished question
-        columns = torch.arange(cache.get_seq_length(), device=self.model.device).expand(len(rows), -1)
+        columns = torch.arange(cache.get_seq_length(), device=self.device).expand(len(rows), -1)
         owners = torch.where(columns < self._tensor(starts)[:, None], _SHARED, _PADDING)
         keys = _Tokens(owners, columns)
         # a step: per row the (question, token, position) to feed; whole tails first, then each one's newest token
@@ -184,7 +186,7 @@ class Decoder:
         keys = _Tokens(torch.cat([keys.owners, owners], 1), torch.cat([keys.positions, positions], 1))
         hidden = self.text(
             input_ids=ids,
-            attention_mask=additive_mask(queries, keys, self.model.dtype),
+            attention_mask=additive_mask(queries, keys, self.dtype),
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,

@@ -1,0 +1,150 @@
+"""Asking a VLM a benchmark's questions: what is asked together, what the LLM sees in the image's place."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from bridge.decode import Decoder, Prompts, common_prefix, image_features, make_prompts, to_text
+from bridge.vqa import Example
+from vlm.errors import UserError
+from vlm.images import load_image
+
+ROW_SIZE = 16  # questions that share a row of the batch; measured best of 8, 16, 32, 64 on a CPU
+_WINDOW = 16  # batches whose units are sorted together by length
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Distinct questions about one image (None: blind); `ids[i]` are all question ids that ask `questions[i]`."""
+
+    image: Path | None
+    questions: tuple[str, ...]
+    ids: tuple[tuple[str, ...], ...]
+
+
+def plan(examples: Sequence[Example], batch_questions: int, blind: bool = False) -> list[list[Unit]]:
+    """Batches of units with about `batch_questions` questions each, neighbours similar in length.
+
+    A question asked twice about an image (POPE asks its positives in three categories) is answered once; blind, a
+    question is asked once at all. The plan depends on the examples alone, so an interrupted run goes on with the very
+    batches of an uninterrupted one.
+    """
+    asked: dict[Path | None, dict[str, list[str]]] = {}
+    for example in examples:
+        questions = asked.setdefault(None if blind else example.image, {})
+        questions.setdefault(example.question, []).append(example.question_id)
+    units = []
+    for image, questions in asked.items():
+        size = ROW_SIZE if blind else len(questions)
+        for start in range(0, len(questions), size):
+            part = list(itertools.islice(questions.items(), start, start + size))
+            units.append(Unit(image, tuple(text for text, _ in part), tuple(tuple(ids) for _, ids in part)))
+    batches: list[list[Unit]] = []
+    window: list[Unit] = []
+    for unit in units:
+        window.append(unit)
+        if sum(len(u.questions) for u in window) >= _WINDOW * batch_questions:
+            batches += _fill(window, batch_questions)
+            window = []
+    return batches + _fill(window, batch_questions)
+
+
+def _fill(units: list[Unit], batch_questions: int) -> list[list[Unit]]:
+    batches: list[list[Unit]] = []
+    for unit in sorted(units, key=lambda unit: sum(map(len, unit.questions))):
+        if batches and sum(len(u.questions) for u in batches[-1]) + len(unit.questions) <= batch_questions:
+            batches[-1].append(unit)
+        else:
+            batches.append([unit])
+    return batches
+
+
+def shuffled(images: Sequence[Path], seed: int = 0) -> dict[Path, Path]:
+    """Every image -> another one: a control that keeps the questions and the pictures but not their pairs."""
+    if len(images) < 2:
+        raise UserError("shuffling needs at least two images; there is only one")
+    order = np.random.default_rng([seed, len(images)]).permutation(len(images))
+    return {images[a]: images[b] for a, b in zip(order, np.roll(order, 1))}
+
+
+@dataclass
+class Asker:
+    """Answers batches of units with one VLM.
+
+    caption: image -> the text that stands in the image's place (oracle); None shows the image itself. show: image ->
+    the image shown for it. `bad` collects images that could not be read, with the reason.
+    """
+
+    vlm: object
+    max_new_tokens: int
+    blind: bool = False
+    caption: Callable[[Path], str] | None = None
+    show: dict[Path, Path] | None = None
+    bad: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.slot = self.vlm.model.config.image_token_id
+        probes = [self.vlm.prompt_ids(text, image=not self.blind) for text in ("a", "9")]
+        self.decoder = Decoder(self.vlm.model, probes[0][: common_prefix(probes)], ROW_SIZE)
+
+    def answers(self, batches: Sequence[Sequence[Unit]]) -> Iterator[list[tuple[Unit, list[str]]]]:
+        """Per batch its units with the answers to their questions; units with an unreadable image are left out.
+
+        The next batch's images are read while this one is decoded.
+        """
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            upcoming = self._read(pool, batches[0]) if batches else []
+            for batch, following in itertools.zip_longest(batches, batches[1:]):
+                futures, upcoming = upcoming, self._read(pool, following) if following else []
+                yield self._answer(batch, [future.result() for future in futures])
+
+    def _read(self, pool: ThreadPoolExecutor, batch: Sequence[Unit]) -> list[Future]:
+        return [pool.submit(self._load, unit.image) for unit in batch]
+
+    def _load(self, path: Path | None) -> Image.Image | UserError | None:
+        if self.blind or self.caption is not None:
+            return None
+        try:
+            return load_image(path if self.show is None else self.show[path])
+        except UserError as error:
+            return error
+
+    @torch.inference_mode()
+    def _answer(self, batch: Sequence[Unit], images: Sequence) -> list[tuple[Unit, list[str]]]:
+        for unit, image in zip(batch, images):
+            if isinstance(image, UserError):
+                self.bad[str(unit.image)] = str(image)
+        readable = [(unit, image) for unit, image in zip(batch, images) if not isinstance(image, UserError)]
+        if not readable:
+            return []
+        units = [unit for unit, _ in readable]
+        features: Sequence[torch.Tensor | None] = [None] * len(units)
+        if not self.blind and self.caption is None:
+            features = image_features(self.vlm, self._pixels([image for _, image in readable]))
+        groups = [self._prompts(unit, feature) for unit, feature in zip(units, features)]
+        decoded = self.decoder.decode(groups, self.max_new_tokens)
+        return [(unit, [to_text(self.vlm, ids) for ids in answers]) for unit, answers in zip(units, decoded)]
+
+    def _pixels(self, images: list[Image.Image]) -> torch.Tensor:
+        return self.vlm.processor.image_processor(images=images, return_tensors="pt")["pixel_values"]
+
+    def _prompts(self, unit: Unit, features: torch.Tensor | None) -> Prompts:
+        prompts = [self.vlm.prompt_ids(question, image=not self.blind) for question in unit.questions]
+        if self.caption is not None:
+            text = self.vlm.processor.tokenizer(
+                self.caption(unit.image), add_special_tokens=False, split_special_tokens=True
+            ).input_ids
+            prompts = [in_place_of_image(ids, text, self.slot) for ids in prompts]
+        return make_prompts(prompts, features)
+
+
+def in_place_of_image(ids: list[int], text: list[int], slot: int) -> list[int]:
+    """The prompt with its run of image slots replaced by the ids of a text."""
+    start = ids.index(slot)
+    return ids[:start] + text + ids[start + ids.count(slot) :]

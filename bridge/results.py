@@ -1,0 +1,184 @@
+"""Rows of results side by side: a table with gains and their bootstrap intervals, and a bar chart.
+
+The first row is the one the others are compared with. A row is the folder that bridge/evaluate.py wrote.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bridge.benchmarks import TITLES
+from bridge.scoring.bootstrap import paired_gain
+from vlm.errors import UserError, run_command
+from vlm.logs import read_json, write_json
+
+COLUMNS = {**TITLES, "mean": "mean"}
+EXAMPLES = """examples:
+  python bridge/results.py pretrained=runs/bridge/eval random=runs/random/eval --out runs
+  python bridge/results.py pretrained=A/eval random=B/eval blind=C/eval oracle=A/oracle --out runs"""
+_COLOURS = ("#1f6f8b", "#e0a458", "#8d99ae", "#7a5c8e", "#5b8e5b", "#b5524c")
+
+
+def summary(headlines: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Every benchmark's headline number (None: not run or not scored), and their mean."""
+    row = {name: headlines.get(name) for name in TITLES}
+    known = [value for value in row.values() if value is not None]
+    return {**row, "mean": round(sum(known) / len(known), 2) if known else None}
+
+
+def read_rows(pairs: Sequence[str]) -> dict[str, Path]:
+    """`NAME=DIR` arguments in order; UserError unless each DIR has results.json."""
+    rows: dict[str, Path] = {}
+    for pair in pairs:
+        name, equals, folder = pair.partition("=")
+        if not equals or not name or not folder:
+            raise UserError(f"{pair!r} is no row; give NAME=DIR, DIR being a folder that bridge/evaluate.py wrote")
+        if name in rows:
+            raise UserError(f"two rows are named {name!r}; give each its own name")
+        if not (Path(folder) / "results.json").is_file():
+            raise UserError(f"{folder} has no results.json; run bridge/evaluate.py with --out {folder} first")
+        rows[name] = Path(folder)
+    return rows
+
+
+def compare(rows: Mapping[str, Path]) -> dict:
+    """{"reference": first row's name, "rows": {name: numbers}, "gains": {name: {benchmark: gain}}}.
+
+    A gain is the reference's number less the row's, in points, with the 95 % interval of a bootstrap over images.
+    Rows that see captions are a ceiling and get no gain.
+    """
+    reports = {name: read_json(folder / "results.json") for name, folder in rows.items()}
+    reference = next(iter(rows))
+    table: dict = {"reference": reference, "rows": {}, "gains": {}}
+    for name, report in reports.items():
+        if report["mode"] != reports[reference]["mode"]:
+            raise UserError(
+                f"{name} was scored in mode {report['mode']}, {reference} in {reports[reference]['mode']}; "
+                "evaluate both in the same --mode"
+            )
+        partial = [key for key, entry in report["benchmarks"].items() if entry["partial"]]
+        row = {**report["summary"], "sees": report["sees"], "partial": partial, "folder": str(rows[name])}
+        table["rows"][name] = row
+        if name != reference and report["sees"] != "captions":
+            table["gains"][name] = _gains(reference, name, rows, table["rows"])
+    return table
+
+
+def _gains(reference: str, name: str, rows: Mapping[str, Path], numbers: Mapping[str, Mapping]) -> dict:
+    gains = {}
+    for key in TITLES:
+        ours, theirs = numbers[reference][key], numbers[name][key]
+        if ours is None or theirs is None:
+            continue
+        after, before = (read_json(rows[row] / "per_question" / f"{key}.json") for row in (reference, name))
+        try:
+            interval = paired_gain(after["scores"], before["scores"], after["images"])
+        except UserError as error:
+            raise UserError(f"{TITLES[key]} of {reference} and {name}: {error}") from None
+        gains[key] = {**interval, "gain": round(ours - theirs, 2)}
+    if gains:
+        means = [sum(numbers[row][key] for key in gains) / len(gains) for row in (reference, name)]
+        gains["mean"] = {"gain": round(means[0] - means[1], 2)}
+    return gains
+
+
+def _cells(table: dict) -> list[list[str]]:
+    """Header, one line a row, one line a gain."""
+    lines = [["", *COLUMNS.values()]]
+    for name, row in table["rows"].items():
+        label = name + {"captions": " (caption as text)", "other images": " (shuffled images)"}.get(row["sees"], "")
+        marks = {key: "*" if key in row["partial"] else "" for key in COLUMNS}
+        marks["mean"] = "*" if row["partial"] else ""
+        lines.append([label, *("-" if row[key] is None else f"{row[key]:.2f}{marks[key]}" for key in COLUMNS)])
+    for name, gains in table["gains"].items():
+        lines.append([f"gain over {name}", *(_gain_text(gains.get(key)) for key in COLUMNS)])
+    return lines
+
+
+def _gain_text(gain: dict | None) -> str:
+    if gain is None:
+        return "-"
+    interval = f" [{gain['low']:+.1f}, {gain['high']:+.1f}]" if "low" in gain else ""
+    return f"{gain['gain']:+.2f}{interval}"
+
+
+def _notes(table: dict) -> list[str]:
+    notes = ["Percent: GQA accuracy, VQAv2 overall accuracy, POPE mean accuracy of its categories."]
+    if table["gains"]:
+        notes.append("Gains in points, with 95 % paired bootstrap intervals over images.")
+    if any(row["partial"] for row in table["rows"].values()):
+        notes.append("* partial: some questions were not answered and count as wrong.")
+    return notes
+
+
+def as_text(table: dict) -> str:
+    """The table for a terminal, columns aligned."""
+    cells = _cells(table)
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells]
+    return "\n".join([*lines, *_notes(table)])
+
+
+def as_markdown(table: dict) -> str:
+    head, *body = _cells(table)
+    lines = ["| " + " | ".join(line) + " |" for line in (head, ["---"] + ["---:"] * (len(head) - 1), *body)]
+    return "\n".join([*lines, "", " ".join(_notes(table)), ""])
+
+
+def write(table: dict, out: str | Path) -> None:
+    """OUT/results.md and OUT/results.png."""
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "results.md").write_text(as_markdown(table), encoding="utf-8")
+    draw(table, out / "results.png")
+
+
+def draw(table: dict, file: str | Path) -> None:
+    """Bars by benchmark, a colour a row; rows that see the caption as text are a hatched outline, as a ceiling."""
+    from matplotlib.figure import Figure  # takes a second to import
+
+    columns = [key for key in COLUMNS if any(row[key] is not None for row in table["rows"].values())]
+    rows = list(table["rows"].items())
+    width = 0.8 / len(rows)
+    figure = Figure(figsize=(max(6.5, 1.1 + 0.55 * len(columns) * (len(rows) + 1)), 4.4), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    colours = iter(_COLOURS * len(rows))
+    for index, (name, row) in enumerate(rows):
+        ceiling = row["sees"] == "captions"
+        style = {"facecolor": "white", "edgecolor": "#555555", "hatch": "///"} if ceiling else {"color": next(colours)}
+        label = f"{name}: caption as text, the LLM's ceiling" if ceiling else name
+        places = [i + (index - (len(rows) - 1) / 2) * width for i, key in enumerate(columns) if row[key] is not None]
+        values = [row[key] for key in columns if row[key] is not None]
+        bars = axes.bar(places, values, width * 0.92, label=label, linewidth=0.8, **style)
+        axes.bar_label(bars, fmt="%.1f", fontsize=8, padding=2)
+    axes.set_xticks(range(len(columns)), [COLUMNS[key] for key in columns], fontsize=11)
+    axes.set_ylabel("score, %")
+    axes.set_ylim(0, 105)
+    axes.set_yticks(range(0, 101, 20))
+    axes.grid(axis="y", linewidth=0.4, alpha=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title("Answers to held-out questions", fontsize=12, loc="left")
+    figure.legend(loc="outside lower center", ncols=min(len(rows), 4), fontsize=9, frameon=False)
+    figure.savefig(file)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python bridge/results.py",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("rows", nargs="+", metavar="NAME=DIR", help="a row's name and its eval folder")
+    parser.add_argument("--out", required=True, metavar="DIR", help="where results.json, .md and .png go")
+    args = parser.parse_args()
+    table = compare(read_rows(args.rows))
+    write_json(Path(args.out) / "results.json", table)
+    write(table, args.out)
+    print(as_text(table))
+
+
+if __name__ == "__main__":
+    run_command(main)
