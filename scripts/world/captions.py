@@ -5,7 +5,7 @@ import random
 from world.scenes import PLURAL, Scene, Thing, related
 
 NUMBERS = ("no", "one", "two", "three", "four")
-OPENINGS = ("", "", "", "a photo of ", "a picture of ", "a drawing of ", "an image of ", "there is ", "here we see ")
+OPENINGS = ("", "", "", "a photo of ", "a picture of ", "a drawing of ", "an image of ", "here we see ")
 BETWEEN = {
     "left": ("left of", "to the left of"),
     "right": ("right of", "to the right of"),

@@ -132,20 +132,25 @@ def _window(thing: Thing) -> tuple[tuple[np.ndarray, ...], tuple[slice, slice], 
 
 @lru_cache(maxsize=1)
 def _noise() -> np.ndarray:
-    return np.random.default_rng(48).standard_normal((1024, 1024, 3), dtype=np.float32)
+    return np.random.default_rng(48).standard_normal((320, 320, 3), dtype=np.float32)
 
 
-_KNOTS = np.clip(1 - np.abs(np.linspace(0, 3, SIDE, dtype=np.float32)[:, None] - np.arange(4, dtype=np.float32)), 0, 1)
+def _blend() -> np.ndarray:
+    """How much each of 4x4 knots colours each pixel: float32[48 * 48, 16], rows sum to 1."""
+    along = np.clip(1 - np.abs(np.linspace(0, 3, SIDE, dtype=np.float32)[:, None] - np.arange(4)), 0, 1)
+    return np.einsum("yi,xj->yxij", along, along).reshape(SIDE * SIDE, 16).astype(np.float32)
+
+
+_BLEND = _blend()
 
 
 def background(rng: random.Random) -> np.ndarray:
     """A dull cloudy backdrop with pixel noise: float32[48, 48, 3], 0-255. It depends on `rng` alone."""
     light, tint, rough = rng.uniform(50, 215), rng.uniform(6, 26), rng.uniform(2, 9)
-    knots = np.array([rng.random() for _ in range(51)], np.float32)
-    grid = light + tint * (2 * knots[:48].reshape(4, 12) - 1) + np.tile(tint * (2 * knots[48:] - 1), 4)
-    smooth = _KNOTS @ (_KNOTS @ grid).reshape(SIDE, 4, 3)
-    top, left = rng.randrange(1024 - SIDE), rng.randrange(1024 - SIDE)
-    return smooth + rough * _noise()[top : top + SIDE, left : left + SIDE]
+    knots = np.frombuffer(rng.randbytes(51), np.uint8).astype(np.float32).reshape(17, 3) / 127.5 - 1
+    smooth = _BLEND @ (light + tint * (knots[:16] + knots[16]))
+    top, left = rng.randrange(320 - SIDE), rng.randrange(320 - SIDE)
+    return smooth.reshape(SIDE, SIDE, 3) + rough * _noise()[top : top + SIDE, left : left + SIDE]
 
 
 def draw(things: Iterable[Thing], canvas: np.ndarray) -> np.ndarray:

@@ -4,10 +4,12 @@ import io
 import json
 import os
 import tarfile
+import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from vlm.logs import progress, write_json
 from world import gqa, pope, vqav2
@@ -15,121 +17,122 @@ from world.captions import caption, full_caption
 from world.draw import jpeg, render
 from world.scenes import Scene, make_scene
 
-VERSION = 1  # counts up when the same arguments make other files
-SHARD = 1000  # scenes in a tar, fewer in a small world: at least four training shards
+VERSION = 1  # counts up when the same arguments come to mean other files
+SHARD = 1000  # scenes in a tar, fewer in a small world: training has at least four
 
 
-def _member(name: str, data: bytes) -> tarfile.TarInfo:
-    member = tarfile.TarInfo(name)
-    member.size = len(data)
-    return member
-
-
-def write_shards(
-    folder: Path, split: str, scenes: list[Scene], keep: set[int], bar: Any
-) -> Iterator[tuple[Scene, bytes]]:
-    """Tars of `key.jpg` + `key.txt`; yields (scene, JPEG) of the scenes whose index is in `keep`."""
+def write_shards(folder: Path, split: str, scenes: list[Scene], keep: int, bar: tqdm) -> list[bytes]:
+    """Tars of `key.jpg` + `key.txt`; returns the JPEGs of the first `keep` scenes."""
     folder.mkdir(parents=True, exist_ok=True)
     size = min(SHARD, -(-len(scenes) // 4)) if split == "train" else SHARD
-    for shard in range(-(-len(scenes) // size)):
-        with tarfile.open(folder / f"{split}-{shard:06d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
-            for scene in scenes[shard * size : (shard + 1) * size]:
+    kept: list[bytes] = []
+    for number, start in enumerate(range(0, len(scenes), size)):
+        with tarfile.open(folder / f"{split}-{number:06d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+            for scene in scenes[start : start + size]:
                 picture = jpeg(render(scene))
-                for name, data in (("jpg", picture), ("txt", caption(scene).encode())):
-                    tar.addfile(_member(f"{scene.image_id:09d}.{name}", data), io.BytesIO(data))
+                for kind, data in (("jpg", picture), ("txt", caption(scene).encode())):
+                    member = tarfile.TarInfo(f"{scene.image_id:09d}.{kind}")  # its other fields are constants
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+                if len(kept) < keep:
+                    kept.append(picture)
                 bar.update()
-                if scene.index in keep:
-                    yield scene, picture
+    return kept
 
 
-def _put(path: Path, data: bytes, first: Path | None = None) -> None:
-    """Write a picture, or link it to the place where it already is."""
-    if first is not None:
-        try:
-            os.link(first, path)
-            return
-        except OSError:  # a file system without hard links
-            pass
-    path.write_bytes(data)
+def _link(first: Path, path: Path) -> None:
+    """The same picture under another name: a hard link where the file system has them, else a copy."""
+    try:
+        os.link(first, path)
+    except OSError:
+        path.write_bytes(first.read_bytes())
 
 
 def _dump(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, separators=(", ", ": ")), encoding="utf-8")
+    path.write_text(json.dumps(value), encoding="utf-8")
 
 
-def _write_gqa(root: Path, split: str, scenes: list[Scene]) -> int:
+def _write_images(root: Path, split: str, scenes: list[Scene], pictures: list[bytes]) -> dict[str, str]:
+    """GQA's and VQAv2's image files; returns path below `root` -> full caption."""
+    (root / "gqa" / "images").mkdir(parents=True, exist_ok=True)
+    (root / "vqav2" / vqav2.FOLDERS[split]).mkdir(parents=True)
+    captions = {}
+    for scene, picture in zip(scenes, pictures):
+        names = (f"gqa/images/{scene.image_id}.jpg", f"vqav2/{vqav2.image_name(split, scene.image_id)}")
+        (root / names[0]).write_bytes(picture)
+        _link(root / names[0], root / names[1])
+        captions.update(dict.fromkeys(names, full_caption(scene)))
+    return captions
+
+
+def _write_gqa(folder: Path, split: str, scenes: list[Scene]) -> int:
     balance, everything = gqa.Balance(), {}
     for scene in scenes:
         everything.update(gqa.records(scene, balance))
     balanced = {id: record for id, record in everything.items() if record["isBalanced"]}
-    _dump(root / f"{split}_all_questions.json", everything)
-    _dump(root / f"{split}_balanced_questions.json", balanced)
-    if split != "testdev":
-        _dump(root / f"{split}_choices.json", gqa.choices(everything))
-    _dump(root / f"{split}_sceneGraphs.json", {str(scene.image_id): gqa.scene_graph(scene) for scene in scenes})
+    _dump(folder / f"{split}_all_questions.json", everything)
+    _dump(folder / f"{split}_balanced_questions.json", balanced)
+    if split != "testdev":  # as in the real set
+        _dump(folder / f"{split}_choices.json", gqa.choices(everything))
+    _dump(folder / f"{split}_sceneGraphs.json", {str(scene.image_id): gqa.scene_graph(scene) for scene in scenes})
     return len(balanced)
 
 
-def _write_vqav2(root: Path, split: str, scenes: list[Scene]) -> int:
+def _write_vqav2(folder: Path, split: str, scenes: list[Scene]) -> int:
     questions, annotations, counts = [], [], Counter()
     for scene in scenes:
         for whole, part in zip((questions, annotations), vqav2.records(scene, counts)):
             whole.extend(part)
     for name, value in vqav2.files(split, questions, annotations).items():
-        _dump(root / name, value)
+        _dump(folder / name, value)
     return len(questions)
 
 
-def _write_pope(root: Path, scenes: list[Scene], pictures: dict[int, bytes], seed: int, first: Path) -> list[Path]:
+def _write_pope(root: Path, folder: str, scenes: list[Scene], seed: int) -> dict[str, str]:
+    """The three files and their images, linked to GQA's; returns path below `root` -> full caption."""
     chosen = pope.choose_images(scenes, seed)
-    (root / "val2014").mkdir(parents=True)
+    (root / folder / "val2014").mkdir(parents=True)
     for mode in pope.MODES:
-        lines = (json.dumps(line) for line in pope.questions(chosen, mode, seed))
-        (root / f"coco_pope_{mode}.json").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    paths = []
+        lines = (json.dumps(line) + "\n" for line in pope.questions(chosen, mode, seed))
+        (root / folder / f"coco_pope_{mode}.json").write_text("".join(lines), encoding="utf-8")
+    captions = {}
     for scene in chosen:
-        paths.append(root / "val2014" / pope.image_name(scene.image_id))
-        _put(paths[-1], pictures[scene.image_id], first / f"{scene.image_id}.jpg")
-    return paths
+        name = f"{folder}/val2014/{pope.image_name(scene.image_id)}"
+        _link(root / "gqa" / "images" / f"{scene.image_id}.jpg", root / name)
+        captions[name] = full_caption(scene)
+    return captions
 
 
-def write_world(root: Path, scenes: int, seed: int, qa_scenes: int) -> dict[str, Any]:
-    """Write every file below `root`; returns what world.json holds. Equal arguments give equal bytes."""
+def write_world(root: Path, scenes: int, seed: int, qa_scenes: int) -> tuple[dict[str, Any], float]:
+    """Write every file below `root`; returns what world.json holds, and how many scenes a second were drawn.
+
+    val and testdev have max(256, scenes // 20) scenes each, beside the `scenes` of train; all of theirs and the first
+    `qa_scenes` of train have questions. Equal arguments give equal bytes.
+    """
     held_out = max(256, scenes // 20)
     sizes = {"train": scenes, "val": held_out, "testdev": held_out}
-    asked = {"train": min(qa_scenes, scenes), "val": held_out, "testdev": held_out}
-    counts: dict[str, Any] = {}
+    counts: dict[str, dict[str, int]] = {}
     captions: dict[str, str] = {}
-    images = root / "gqa" / "images"
-    images.mkdir(parents=True)
-    for split in sizes:
-        (root / "vqav2" / vqav2.FOLDERS[split]).mkdir(parents=True)
+    seconds = 0.0
     with progress(sum(sizes.values()), "drawing", "scene") as bar:
         for split, size in sizes.items():
-            everything = [make_scene(seed, split, index) for index in range(size)]
-            keep, pictures = set(range(asked[split])), {}
-            for scene, picture in write_shards(root / "captions", split, everything, keep, bar):
-                pictures[scene.image_id] = picture
-                paths = [images / f"{scene.image_id}.jpg", root / "vqav2" / vqav2.image_name(split, scene.image_id)]
-                _put(paths[0], picture)
-                _put(paths[1], picture, paths[0])
-                if split != "train":
-                    captions.update((str(path.relative_to(root)), full_caption(scene)) for path in paths)
-            chosen = everything[: asked[split]]
+            started = time.perf_counter()
+            drawn = [make_scene(seed, split, index) for index in range(size)]
+            asked = drawn[:qa_scenes] if split == "train" else drawn
+            pictures = write_shards(root / "captions", split, drawn, len(asked), bar)
+            seconds += time.perf_counter() - started
+            named = _write_images(root, split, asked, pictures)
             counts[split] = {
                 "scenes": size,
-                "scenes_with_questions": len(chosen),
-                "gqa_balanced": _write_gqa(root / "gqa", split, chosen),
-                "vqav2": _write_vqav2(root / "vqav2", split, chosen),
+                "scenes_with_questions": len(asked),
+                "gqa_balanced_questions": _write_gqa(root / "gqa", split, asked),
+                "vqav2_questions": _write_vqav2(root / "vqav2", split, asked),
             }
             if split != "train":
-                folder = root / ("pope" if split == "testdev" else "pope_val")
-                named = {pope.image_name(scene.image_id): full_caption(scene) for scene in chosen}
-                paths = _write_pope(folder, chosen, pictures, seed, images)
-                captions.update((str(path.relative_to(root)), named[path.name]) for path in paths)
-                counts[split]["pope_images"] = len(paths)
+                pictured = _write_pope(root, "pope" if split == "testdev" else "pope_val", asked, seed)
+                captions.update(named | pictured)
+                counts[split]["pope_images"] = len(pictured)
     write_json(root / "captions.json", captions)
     world = {"version": VERSION, "scenes": scenes, "seed": seed, "qa_scenes": qa_scenes, "counts": counts}
     write_json(root / "world.json", world)
-    return world
+    return world, sum(sizes.values()) / seconds

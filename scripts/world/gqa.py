@@ -5,56 +5,69 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 from world.draw import bounding_box
-from world.questions import Question, all_questions
-from world.scenes import CATEGORIES, COLORS, RELATIONS, SIDE, SIZES, Scene, related
+from world.pairs import all_questions
+from world.questions import KINDS, Question
+from world.scenes import RELATIONS, SIDE, Scene, related
 
-# How many balanced questions of each family a scene gets, where it has them; about a ninth are about relations.
+# How many balanced questions of each family a scene gets where it has them; about an eighth are about relations.
 QUOTA = {
-    "query color": 2, "query name": 2, "query size": 1, "exist": 2, "exist color": 1, "verify color": 1,
-    "verify size": 0.4, "choose color": 0.7, "choose name": 0.5, "choose size": 0.4, "logic": 1, "compare": 0.6,
-    "query rel": 0.7, "verify rel": 0.8,
-}  # fmt: skip
-EXTRA = 8  # unbalanced questions a scene has besides: first those that balanced ones entail
+    "query color": 2,
+    "query name": 2,
+    "query size": 0.8,
+    "query rel": 1,
+    "exist": 1.8,
+    "exist color": 1,
+    "verify color": 1,
+    "verify size": 0.4,
+    "verify rel": 1.2,
+    "choose color": 0.7,
+    "choose name": 0.5,
+    "choose size": 0.4,
+    "and": 0.5,
+    "or": 0.5,
+    "compare color": 0.6,
+}
+EXTRA = 8  # unbalanced questions a scene has besides; what the balanced ones entail comes first
 
 
 class Balance:
-    """Counts of answers so far, per family and per local group: the rarer answer is asked next."""
+    """Answers given so far in a split, by family and by local group: the rarer answer is asked next."""
 
     def __init__(self) -> None:
         self.counts: Counter = Counter()
-        self.subjects: Counter = Counter()
+
+    def rank(self, question: Question) -> tuple[int, int, int]:
+        """Smaller is asked sooner."""
+        family, local, answer = question.family, question.local_group, question.answer
+        return self.counts[family, answer], self.counts[local, answer], self.counts[local]
 
     def add(self, question: Question) -> None:
-        for group in (question.family, question.groups[1]):
-            self.counts[group, question.answer] += 1
-        self.subjects[question.groups[1]] += 1
-
-    def surplus(self, question: Question) -> tuple[int, int, int]:
-        family = self.counts[question.family, question.answer]
-        return family, self.counts[question.groups[1], question.answer], self.subjects[question.groups[1]]
+        family, local, answer = question.family, question.local_group, question.answer
+        self.counts.update(((family, answer), (local, answer), local))
 
 
-def _entails(question: Question, other: Question) -> bool:
+def entails(question: Question, other: Question) -> bool:
     """Whether question and answer settle the other's answer."""
     return any(need <= question.facts for need in other.needs)
 
 
-def _alike(question: Question, other: Question) -> bool:
-    return (question.types[0], question.answer) == (other.types[0], other.answer)
+def _equivalent(question: Question, other: Question) -> bool:
+    """The same thing asked in other words: "Is the star left of the key?", "Is the key right of the star?"."""
+    alike = (question.types[0], question.answer) == (other.types[0], other.answer)
+    return alike and entails(question, other) and entails(other, question)
 
 
 def choose_balanced(candidates: list[Question], balance: Balance, rng: random.Random) -> list[Question]:
-    """This scene's balanced questions: its share of each family, rarer answers first."""
+    """This scene's balanced questions: a share of each family, rarer answers first."""
     families = defaultdict(list)
     for question in candidates:
         families[question.family].append(question)
     chosen = []
     for family, share in QUOTA.items():
-        count = int(share) + (rng.random() < share % 1)
         rest = families[family]
         rng.shuffle(rest)
-        for _ in range(min(count, len(rest))):
-            best = min(rest, key=balance.surplus)
+        for _ in range(min(int(share) + (rng.random() < share % 1), len(rest))):
+            best = min(rest, key=balance.rank)
             rest.remove(best)
             balance.add(best)
             chosen.append(best)
@@ -63,10 +76,10 @@ def choose_balanced(candidates: list[Question], balance: Balance, rng: random.Ra
 
 
 def choose_extra(candidates: list[Question], balanced: list[Question], rng: random.Random) -> list[Question]:
-    """Unbalanced questions: entailed ones first."""
+    """Unbalanced questions: entailed ones first, then any."""
     rest = [question for question in candidates if question not in balanced]
     rng.shuffle(rest)
-    rest.sort(key=lambda other: not any(_entails(question, other) for question in balanced))
+    rest.sort(key=lambda other: not any(entails(question, other) for question in balanced))
     return rest[:EXTRA]
 
 
@@ -87,60 +100,58 @@ def _step(operation: str, argument: str, dependencies: tuple[int, ...]) -> str:
     return f"{operation}: {argument}" + (f" [{', '.join(map(str, dependencies))}]" if dependencies else "")
 
 
+def record(question: Question, image_id: str, balanced: bool) -> dict:
+    """The official record, without the fields that name other questions."""
+    structural, semantic, detailed = question.types
+    keys = ("operation", "argument", "dependencies")
+    asked = [mark for mark in question.marks if mark[0] != question.answer]  # the answer's object is not pointed at
+    return {
+        "semantic": [dict(zip(keys, (name, argument, list(steps)))) for name, argument, steps in question.program],
+        "question": question.text,
+        "imageId": image_id,
+        "isBalanced": balanced,
+        "groups": {"global": question.global_group, "local": question.local_group},
+        "answer": question.answer,
+        "semanticStr": "->".join(_step(*step) for step in question.program),
+        "annotations": {
+            "answer": annotate(question.answer, question.marks),
+            "question": annotate(question.text, asked),
+            "fullAnswer": annotate(question.full_answer, question.marks),
+        },
+        "types": {"detailed": detailed, "semantic": semantic, "structural": structural},
+        "fullAnswer": question.full_answer,
+    }
+
+
 def records(scene: Scene, balance: Balance) -> dict[str, dict]:
-    """Question id -> official record, balanced and other questions of one scene together."""
+    """Question id -> official record: the scene's balanced questions, then its other ones (`balance` changes)."""
     rng = scene.rng("gqa choice")
-    candidates = list({question.text: question for question in all_questions(scene)}.values())
-    balanced = choose_balanced(list(candidates), balance, rng)
+    candidates = all_questions(scene)
+    balanced = choose_balanced(candidates, balance, rng)
     asked = balanced + choose_extra(candidates, balanced, rng)
     ids = [f"{scene.image_id}{number:02d}" for number in range(len(asked))]
-    follows = [[_entails(one, other) for other in asked] for one in asked]
     found = {}
-    for i, (id, question) in enumerate(zip(ids, asked)):
-        structural, semantic, detailed = question.types
-        steps = [dict(zip(("operation", "dependencies", "argument"), (o, list(d), a))) for o, a, d in question.program]
-        same = [
-            ids[j]
-            for j in range(len(ids))
-            if j == i or (_alike(question, asked[j]) and follows[i][j] and follows[j][i])
-        ]
-        found[id] = {
-            "semantic": steps,
-            "entailed": [ids[j] for j in range(len(ids)) if j != i and follows[i][j]],
-            "equivalent": same,
-            "question": question.text,
-            "imageId": str(scene.image_id),
-            "isBalanced": i < len(balanced),
-            "groups": {"global": question.groups[0], "local": question.groups[1]},
-            "answer": question.answer,
-            "semanticStr": "->".join(_step(*step) for step in question.program),
-            "annotations": {
-                "answer": annotate(question.answer, question.marks),
-                "question": annotate(question.text, question.marks),
-                "fullAnswer": annotate(question.full_answer, question.marks),
-            },
-            "types": {"detailed": detailed, "semantic": semantic, "structural": structural},
-            "fullAnswer": question.full_answer,
-        }
+    for id, question in zip(ids, asked):
+        others = [(other_id, other) for other_id, other in zip(ids, asked) if other is not question]
+        found[id] = record(question, str(scene.image_id), question in balanced)
+        found[id]["entailed"] = [other_id for other_id, other in others if entails(question, other)]
+        found[id]["equivalent"] = [id] + [other_id for other_id, other in others if _equivalent(question, other)]
     return found
 
 
 def choices(questions: dict[str, dict]) -> dict[str, dict[str, list[str]]]:
-    """Question id -> valid answers (of the right kind) and plausible ones (seen for this very group)."""
+    """Question id -> valid answers (of the right kind) and plausible ones (given somewhere to this local group)."""
     seen = defaultdict(set)
-    for record in questions.values():
-        seen[record["groups"]["local"]].add(record["answer"])
-    kinds = {"color": list(COLORS), "size": list(SIZES), "object": list(CATEGORIES)}
+    for asked in questions.values():
+        seen[asked["groups"]["local"]].add(asked["answer"])
     found = {}
-    for id, record in questions.items():
-        if record["types"]["structural"] == "query":
-            valid = kinds[record["groups"]["global"]]
-            plausible = sorted(seen[record["groups"]["local"]])
+    for id, asked in questions.items():
+        structural, group = asked["types"]["structural"], asked["groups"]
+        if structural == "query":
+            found[id] = {"valid": list(KINDS[group["global"]]), "plausible": sorted(seen[group["local"]])}
         else:
-            structural = record["types"]["structural"]
-            valid = record["semantic"][-1]["argument"].split("|") if structural == "choose" else ["yes", "no"]
-            plausible = valid
-        found[id] = {"valid": valid, "plausible": plausible}
+            valid = asked["semantic"][-1]["argument"].split("|") if structural == "choose" else ["yes", "no"]
+            found[id] = {"valid": valid, "plausible": valid}
     return found
 
 
@@ -151,11 +162,10 @@ def scene_graph(scene: Scene) -> dict:
         relations = [
             {"object": other.id, "name": phrase}
             for other in scene.things
-            for word, phrase in RELATIONS.items()
-            if related(thing, word, other)
+            for relation, phrase in RELATIONS.items()
+            if related(thing, relation, other)
         ]
         box = dict(zip("xywh", bounding_box(thing)))
-        objects[thing.id] = {
-            "name": thing.category, **box, "attributes": [thing.color, thing.size], "relations": relations,
-        }  # fmt: skip
+        objects[thing.id] = {"name": thing.category, **box, "attributes": [thing.color, thing.size]}
+        objects[thing.id]["relations"] = relations
     return {"width": SIDE, "height": SIDE, "objects": objects}

@@ -4,6 +4,7 @@ import random
 from collections import Counter
 
 from world.captions import NUMBERS, article
+from world.pairs import where
 from world.scenes import CATEGORIES, COLORS, PLURAL, RELATIONS, Scene, related
 
 SUBSETS = {"train": "train2014", "val": "val2014", "testdev": "test-dev2015"}
@@ -56,17 +57,16 @@ def candidates(scene: Scene, rng: random.Random) -> dict[str, list[tuple[str, st
         "object": [(f"What is the {thing.color} object?", thing.category) for thing in alone]
         + [(f"Name the {thing.color} object.", thing.category) for thing in alone if rng.random() < 0.3],
     }
-    where = []
+    beside = []
     for thing in singles:
         for word in RELATIONS:
             there = [other for other in things if related(other, word, thing)]
             if len(there) == 1:
-                place = word + " of" if word in ("left", "right") else word
-                where.append((f"What is {place} the {thing.category}?", there[0].category))
-    return found | {"where": where}
+                beside.append((f"What is {where(word)} the {thing.category}?", there[0].category))
+    return found | {"where": beside}
 
 
-QUOTA = {"color": 1, "count": 1, "total": 0.3, "there": 1, "is": 0.8, "shape": 0.5, "object": 0.6, "where": 0.5}
+QUOTA = {"color": 1.2, "count": 0.7, "total": 0.3, "there": 1, "is": 1, "shape": 0.6, "object": 0.6, "where": 0.6}
 
 
 def choose(scene: Scene, counts: Counter, rng: random.Random) -> list[tuple[str, str]]:
@@ -89,7 +89,7 @@ def ten_answers(answer: str, rng: random.Random) -> list[dict]:
     """Ten people: at least seven say `answer`; the others are near it, as people are."""
     if answer.isdigit():
         number = int(answer)
-        near = (str(number + 1), str(max(number - 1, 0)) if number else "none", NUMBERS[number] if number else "none")
+        near = (str(number + 1), str(number - 1), NUMBERS[number]) if number else ("1", "none", "none")
     else:
         near = LOOKALIKE[answer]
     dissenters = rng.choices(range(4), DISSENT)[0]
