@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# The whole job on the embedded world: captions -> encoder -> VLM -> scores beside its baselines -> a chat exchange.
+set -euo pipefail
+
+usage() {
+    cat <<'EOF'
+usage: scripts/quickstart.sh [--out DIR] [--seed S]
+
+Makes .venv and installs where needed, then trains and scores everything under DIR (default runs/).
+Run again it goes on where it was.
+
+examples:
+  scripts/quickstart.sh
+  scripts/quickstart.sh --out /tmp/levlm --seed 1
+EOF
+}
+
+out=runs seed=0
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --out) out="${2:?--out needs a folder}"; shift 2 ;;
+        --seed) seed="${2:?--seed needs a number}"; shift 2 ;;
+        --help | -h) usage; exit 0 ;;
+        *) echo "error: unknown argument $1 (see --help)" >&2; exit 2 ;;
+    esac
+done
+mkdir -p "$out"
+out="$(cd "$out" && pwd)"
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+
+# Two lanes of one thread each: at these sizes two processes side by side are faster than one with two threads.
+export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+world="$out/world" logs="$out/logs"
+mkdir -p "$logs"
+started=$SECONDS
+say() { printf '\n[%3d s] %s\n' $((SECONDS - started)) "$*"; }
+
+bridge() { # NAME ENCODER
+    python bridge/train.py --llm smollm2 --encoder "$2" --gqa "$world/gqa" --vqav2 "$world/vqav2" \
+        --out "$out/bridge/$1" --seed "$seed"
+}
+evaluate() { # NAME RUN [FLAGS]
+    local name="$1" run="$2"
+    shift 2
+    python bridge/evaluate.py "$run/vlm" --gqa "$world/gqa" --vqav2 "$world/vqav2" --pope "$world/pope" \
+        --vqav2-split test-dev2015 --limit-images 100 --out "$out/eval/$name" "$@"
+}
+
+say "world: drawn scenes in the files of GQA, VQAv2 and POPE"
+python scripts/make_world.py "$world" --seed "$seed"
+
+say "lane 1: pretrain the encoder; lane 2 (its log: $logs/lane2.log): the blind and the text-only baselines"
+(
+    set -e
+    bridge blind blind
+    evaluate blind "$out/bridge/blind"
+    evaluate oracle "$out/bridge/blind" --oracle "$world/captions.json"
+) > "$logs/lane2.log" 2>&1 &
+lane2=$!
+trap 'kill $lane2 2>/dev/null || true' EXIT
+deepspeed pretrain/run.py --data "$world/captions" --out "$out/pretrain" --seed "$seed"
+
+say "what the encoder has learnt"
+python pretrain/probe.py "$out/pretrain/encoder" --task objects --data "$world/gqa"
+python pretrain/probe.py "$out/pretrain/encoder" --task retrieval --data "$world/captions/testdev-*.tar"
+
+wait $lane2 || { tail -5 "$logs/lane2.log" >&2; exit 1; }
+say "lane 1: connector between the frozen encoder and the frozen LLM; lane 2: the same on a random encoder"
+(
+    set -e
+    bridge random "random:$out/pretrain/encoder"
+    evaluate random "$out/bridge/random"
+) > "$logs/lane2.log" 2>&1 &
+lane2=$!
+bridge pretrained "$out/pretrain/encoder"
+
+say "scores on held-out scenes"
+evaluate pretrained "$out/bridge/pretrained"
+wait $lane2 || { tail -5 "$logs/lane2.log" >&2; exit 1; }
+python bridge/results.py pretrained="$out/eval/pretrained" random="$out/eval/random" blind="$out/eval/blind" \
+    oracle="$out/eval/oracle" --out "$out"
+
+image="$(ls "$world"/pope/val2014/* | head -1)"
+question="What color is the $(python - "$world" "$image" <<'EOF'
+import json, sys
+world, image = sys.argv[1], sys.argv[2].rsplit("/", 1)[1]
+rows = map(json.loads, open(f"{world}/pope/coco_pope_random.json"))
+print(next(r["text"] for r in rows if r["image"] == image and r["label"] == "yes").split()[3])
+EOF
+)?"
+say "a chat: $image"
+echo "> $question"
+vlm chat "$out/bridge/pretrained/vlm" --image "$image" --question "$question"
+say "done: $out/results.png, $out/results.md; go on with: vlm chat $out/bridge/pretrained/vlm --image $image"
