@@ -132,14 +132,14 @@ def fill_rows(conversations: Sequence[Conversation], image_id: int, constant: in
     return [*rows, make_row(waiting, constant)]
 
 
-def micro_batches(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
-    """Rows of similar length together, each micro-batch at most `tokens` tokens with its padding (or one row)."""
-    batches: list[list[Row]] = []
-    for row in sorted(rows, key=lambda row: -len(row.ids)):
-        if batches and (len(batches[-1]) + 1) * len(batches[-1][0].ids) <= tokens:
-            batches[-1].append(row)
+def micro_batches(rows: Sequence[Row], tokens: int) -> list[list[int]]:
+    """Indices of rows, similar lengths together; a micro-batch takes `tokens` tokens with its padding, or is one row."""
+    batches: list[list[int]] = []
+    for index in sorted(range(len(rows)), key=lambda index: -len(rows[index].ids)):
+        if batches and (len(batches[-1]) + 1) * len(rows[batches[-1][0]].ids) <= tokens:
+            batches[-1].append(index)
         else:
-            batches.append([row])
+            batches.append([index])
     return batches
 
 

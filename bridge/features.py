@@ -1,0 +1,154 @@
+"""Patch tokens of the frozen vision tower: computed live, or once per image into memory-mapped shards.
+
+A cache is a folder of `meta.json` and safetensors shards. A shard holds `features` [images, N, D] and, in its metadata,
+which files they come from; it is written beside its name and renamed, so what has a name is whole, and a killed run
+continues with the images that no shard holds.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from vlm.checkpoint import sync
+from vlm.distributed import barrier, is_main, rank, world_size
+from vlm.errors import UserError
+from vlm.images import load_image
+from vlm.logs import progress, read_json, write_json
+
+SHARD_IMAGES = 1024
+Features = Callable[[Sequence[Path]], torch.Tensor]
+
+
+class VisionTower:
+    """Image files -> patch tokens [B, N, D], by the tower and the image processor of an assembled VLM.
+
+    The dtype is the tower's own, also in the cache: cached and live features are the same numbers.
+    """
+
+    def __init__(self, vlm):
+        self._tower = vlm.model.model.vision_tower
+        self._processor = vlm.processor.image_processor
+        config = vlm.model.config.vision_config
+        self.shape = ((config.image_size // config.patch_size) ** 2, config.hidden_size)
+        self.dtype = self._tower.dtype
+
+    @torch.no_grad()
+    def __call__(self, images: Sequence[Path]) -> torch.Tensor:
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow decodes without the GIL
+            pictures = list(pool.map(load_image, images))
+        pixels = self._processor(images=pictures, return_tensors="pt")["pixel_values"]
+        tokens = self._tower(pixels.to(self._tower.device, self.dtype)).last_hidden_state
+        return tokens[:, 1:]
+
+    def key(self) -> str:
+        """Hash of everything that the features depend on: weights, dtype, preprocessing."""
+        digest = hashlib.sha256(self._processor.to_json_string().encode())
+        for name, value in sorted(self._tower.state_dict().items()):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+
+class FeatureCache:
+    """Features of one tower on disk. Every rank may fill and read the same folder."""
+
+    def __init__(self, folder: str | Path, tower: VisionTower):
+        """Open or create the cache; UserError where it holds another encoder's features."""
+        self.folder = Path(folder)
+        self._tower = tower
+        tokens, width = tower.shape
+        expected = {"key": tower.key(), "tokens": tokens, "width": width, "dtype": str(tower.dtype)}
+        meta = self.folder / "meta.json"
+        if not meta.exists():
+            if is_main():
+                write_json(meta, expected)
+        elif (found := read_json(meta)) != expected:
+            changed = ", ".join(
+                name for name in expected if not isinstance(found, dict) or found.get(name) != expected[name]
+            )
+            raise UserError(
+                f"{self.folder} holds features of another encoder or of other preprocessing ({changed} differ): "
+                "give another folder with --features, or delete it"
+            )
+        barrier()
+        self._places: dict[str, tuple[Path, int]] = {}
+        self._open: dict[Path, object] = {}
+        self._scan()
+
+    def fill(self, images: Iterable[Path]) -> None:
+        """Compute what is missing, this rank's share of it, and announce the size before; collective over ranks."""
+        images = list(dict.fromkeys(images))
+        missing = [path for path in images if _identity(path) not in self._places]
+        self._forecast(len(images), len(missing))
+        mine = missing[rank() :: world_size()]
+        with progress(len(mine), "features", "image", show=is_main() and bool(mine)) as bar:
+            for start in range(0, len(mine), SHARD_IMAGES):
+                self._write_shard(mine[start : start + SHARD_IMAGES], bar)
+        barrier()
+        self._scan()
+
+    def __call__(self, images: Sequence[Path]) -> torch.Tensor:
+        """[B, N, D] on the tower's device; every image must have been filled."""
+        rows = []
+        for path in images:
+            shard, index = self._places[_identity(path)]
+            if shard not in self._open:
+                self._open[shard] = safe_open(shard, "pt").__enter__().get_slice("features")
+            rows.append(self._open[shard][index])
+        return torch.stack(rows).to(self._tower._tower.device)
+
+    def _forecast(self, images: int, missing: int) -> None:
+        tokens, width = self._tower.shape
+        size = missing * tokens * width * self._tower.dtype.itemsize
+        if not is_main() or not missing:
+            return
+        print(
+            f"features: {missing} of {images} images to encode, {tokens} x {width} {self._tower.dtype} each, "
+            f"{size / 1e6:,.1f} MB in {self.folder}",
+            file=sys.stderr,
+        )
+        free = shutil.disk_usage(self.folder).free
+        if size > free:
+            raise UserError(
+                f"{self.folder} needs {size / 1e9:.2f} GB for features and its disk has {free / 1e9:.2f} GB free: "
+                "make room, give another folder with --features, or train with --no-cache"
+            )
+
+    def _write_shard(self, images: list[Path], bar) -> None:
+        parts = []
+        for start in range(0, len(images), 32):
+            batch = images[start : start + 32]
+            parts.append(self._tower(batch).cpu())
+            bar.update(len(batch))
+        number = len(list(self.folder.glob(f"rank{rank()}_*.safetensors")))
+        path = self.folder / f"rank{rank()}_{number:05d}.safetensors"
+        partial = path.with_suffix(".tmp")
+        save_file(
+            {"features": torch.cat(parts)}, partial, {"images": json.dumps([_identity(image) for image in images])}
+        )
+        sync(partial)
+        os.replace(partial, path)
+
+    def _scan(self) -> None:
+        for path in sorted(self.folder.glob("*.safetensors")):
+            try:
+                with safe_open(path, "pt") as shard:
+                    images = json.loads(shard.metadata()["images"])
+            except (SafetensorError, OSError, KeyError, TypeError) as error:
+                raise UserError(f"{path} cannot be read ({error}): delete it, its images are computed again") from None
+            self._places.update((identity, (path, index)) for index, identity in enumerate(images))
+
+
+def _identity(path: Path) -> str:
+    """A file that was replaced is another image."""
+    status = os.stat(path)
+    return f"{path.absolute()} {status.st_size} {status.st_mtime_ns}"

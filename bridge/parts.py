@@ -1,0 +1,134 @@
+"""What a run is assembled from, which of it is trained, and how the result becomes a stock LLaVA folder."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import save_file
+from vlm.assemble import VLM, assemble, load
+from vlm.llm import load_llm
+
+from bridge import vqa
+from bridge.config import BridgeConfig
+from bridge.vqa import Example
+from vlm.checkpoint import atomic_directory
+from vlm.encoder import Encoder, EncoderConfig, load_encoder, new_encoder, random_encoder
+from vlm.errors import UserError
+
+# The language model's attention only: the vision tower's layers have projections of the same names.
+LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj)"
+CONNECTOR = "multi_modal_projector"
+
+
+def load_examples(config: BridgeConfig) -> list[list[Example]]:
+    """The data sets that the config names, each question with its answer; UserError where one has none."""
+    sets = []
+    if config.gqa:
+        sets.append(vqa.gqa(config.gqa, config.gqa_split))
+    if config.vqav2:
+        sets.append(vqa.vqav2(config.vqav2, config.vqav2_split))
+    if config.llava:
+        sets.append(vqa.llava(config.llava, config.llava_images))
+    for examples in sets:
+        unanswered = [example.question_id for example in examples if not example.answer]
+        if unanswered:
+            raise UserError(
+                f"{len(unanswered)} training questions have no answer, the first: {unanswered[0]}; "
+                "train on a split whose answers are public and whose annotation file is beside the questions"
+            )
+    return sets
+
+
+def build_encoder(config: BridgeConfig) -> Encoder:
+    """`--encoder`: a folder, the same architecture with random weights, or for `blind` a toy that is never run."""
+    if config.blind:
+        toy = EncoderConfig(
+            image_size=32, patch_size=16, vision_width=64, vision_layers=1, vision_heads=1, text_width=16,
+            text_layers=1, text_heads=1, vocab_size=16, positions=16, embed_dim=16, projector_width=16,
+            projector_depth=1,
+        )  # fmt: skip
+        return new_encoder(toy, config.seed).eval().requires_grad_(False)
+    kind, _, folder = config.encoder.partition(":")
+    if kind == "random" and folder:
+        return random_encoder(folder, config.seed)
+    return load_encoder(config.encoder)
+
+
+def build_vlm(config: BridgeConfig, device: torch.device, load_in: str | None) -> VLM:
+    """Encoder + LLM + fresh connector, or the VLM that `--init` names, on `device` in the run's precision."""
+    precision = config.precision or ("bf16" if device.type == "cuda" else "fp32")
+    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+    if config.init:
+        vlm = load(config.init)
+        vlm.model.to(dtype)
+    else:
+        encoder = build_encoder(config)
+        vlm = assemble(encoder, load_llm(config.llm, dtype=dtype, load_in=load_in), seed=config.seed)
+    if load_in is None:
+        vlm.model.to(device)
+    return vlm
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """An assembled VLM, the parameters that are trained (fp32, by name), and LoRA's wrapper round its model, if any."""
+
+    vlm: VLM
+    weights: dict[str, torch.nn.Parameter]
+    adapter: PeftModel | None
+
+
+def freeze(vlm: VLM, config: BridgeConfig) -> Trainee:
+    """Freeze everything, then unfreeze what is trained: the connector, and LoRA where asked.
+
+    This is the only place that decides. A blind run has no use for the connector.
+    """
+    model, adapter = vlm.model.eval().requires_grad_(False), None
+    if config.lora:
+        lora = LoraConfig(
+            r=config.lora,
+            lora_alpha=2 * config.lora,
+            target_modules=LORA_TARGETS,
+            modules_to_save=None if config.blind else [CONNECTOR],
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            adapter = get_peft_model(model, lora).eval()
+    elif not config.blind:
+        model.model.multi_modal_projector.requires_grad_(True)
+    weights = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for parameter in weights.values():
+        parameter.data = parameter.data.float()
+    if config.gradient_checkpointing:
+        model.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.model.language_model.train()  # in eval mode checkpointing is off
+    return Trainee(vlm, weights, adapter)
+
+
+def save_result(trainee: Trainee, config: BridgeConfig, run: Path) -> None:
+    """Write RUN/vlm (a stock LLaVA folder in full precision), RUN/connector.safetensors and, with LoRA, RUN/adapter.
+
+    A quantised LLM is not saved, the one that it came from is: what was trained fits it, and a folder that was
+    quantised once can still be loaded in any precision.
+    """
+    vlm = trainee.vlm
+    if trainee.adapter is not None:
+        with atomic_directory(run / "adapter") as partial:
+            trainee.adapter.save_pretrained(partial, save_embedding_layers=False)
+        if config.load_in is None:
+            vlm.model = trainee.adapter.merge_and_unload()
+    if config.load_in is not None:
+        connector = vlm.model.model.multi_modal_projector.state_dict()
+        vlm = build_vlm(config, torch.device("cpu"), load_in=None)
+        if trainee.adapter is not None:
+            vlm.model = PeftModel.from_pretrained(vlm.model, run / "adapter").merge_and_unload()
+        else:
+            vlm.model.model.multi_modal_projector.load_state_dict(connector)
+    connector = vlm.model.model.multi_modal_projector
+    partial = run / "connector.safetensors.tmp"
+    save_file({name: value.cpu().contiguous() for name, value in connector.state_dict().items()}, partial)
+    os.replace(partial, run / "connector.safetensors")
+    connector.to(vlm.model.model.language_model.dtype)
+    vlm.save(run / "vlm")

@@ -1,0 +1,84 @@
+"""Planned steps -> tensors: tokenised conversations, packed into rows, beside their images' features."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from vlm.assemble import VLM
+
+from bridge.config import BridgeConfig
+from bridge.features import Features
+from bridge.packing import Batch, Conversation, fill_rows, image_slots, make_batch, micro_batches
+from bridge.plan import Plan, Step
+from bridge.vqa import Example, with_sampled_answer
+from vlm.distributed import rank, world_size
+from vlm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """This rank's share of one step: micro-batches with their images' features (None when blind)."""
+
+    batches: list[tuple[Batch, torch.Tensor | None]]
+    questions: int
+
+
+class Questions:
+    """The training questions of a run. `constant` is the text that opens every prompt and is kept out of the rows."""
+
+    def __init__(self, sets: Sequence[Sequence[Example]], vlm: VLM, config: BridgeConfig):
+        self._sets, self._vlm, self._config = sets, vlm, config
+        self._examples = [example for examples in sets for example in examples]
+        self._slot = vlm.model.config.image_token_id
+        ids, _ = vlm.conversation_ids("Is it?", "yes", image=not config.blind)
+        start, self._image_end = image_slots(ids, self._slot)
+        # Keys and values of constant text change with LoRA, and checkpointed layers read no cache.
+        self.constant = () if config.lora or config.gradient_checkpointing else tuple(ids[:start])
+
+    def plan(self) -> list[Step]:
+        """Every step of the run."""
+        plan = Plan(
+            self._sets,
+            seed=self._config.seed,
+            batch_questions=self._config.batch_questions,
+            question_tokens=self._config.row_tokens - (self._image_end - len(self.constant)),
+            weight=self._config.gqa_weight,
+        )
+        return plan.steps(self._config.steps)
+
+    def images(self, steps: Iterable[Step]) -> list[Path]:
+        """The images of some steps, each once, in order of their first use."""
+        return list(dict.fromkeys(self._examples[row.examples[0]].image for step in steps for row in step))
+
+    def ids(self, step: Step) -> list[str]:
+        return [self._examples[index].question_id for row in step for index in row.examples]
+
+    def prepare(self, step: Step, features: Features) -> Prepared:
+        """This rank's part of a step: every world_size-th image."""
+        rows, images, questions = [], [], 0
+        for planned in step[rank() :: world_size()]:
+            conversations = [self._conversation(index, planned.epoch) for index in planned.examples]
+            questions += len(conversations)
+            packed = fill_rows(conversations, self._slot, len(self.constant), self._config.row_tokens)
+            rows += packed
+            images += [self._examples[planned.examples[0]].image] * len(packed)
+        batches = []
+        for indices in micro_batches(rows, self._config.micro_tokens):
+            tokens = None if self._config.blind else features([images[index] for index in indices])
+            batches.append((make_batch([rows[index] for index in indices]), tokens))
+        return Prepared(batches, questions)
+
+    def _conversation(self, index: int, epoch: int) -> Conversation:
+        example = self._examples[index]
+        if self._config.vqav2_answers == "votes":
+            example = with_sampled_answer(example, self._config.seed, epoch)
+        try:
+            ids, prompt = self._vlm.conversation_ids(example.question, example.answer, image=not self._config.blind)
+        except UserError as error:
+            raise UserError(f"question {example.question_id}: {error}") from None
+        if tuple(ids[: len(self.constant)]) != self.constant:
+            raise UserError(
+                f"question {example.question_id}: the chat template does not open with the same text always"
+            )
+        return Conversation(example.question_id, tuple(ids), prompt)
