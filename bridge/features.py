@@ -119,7 +119,7 @@ class FeatureCache:
         free = shutil.disk_usage(self.folder).free
         if size > free:
             raise UserError(
-                f"{self.folder} needs {size / 1e9:.2f} GB for features and its disk has {free / 1e9:.2f} GB free: "
+                f"{self.folder} needs {size:,} bytes for features and its disk has {free:,} free: "
                 "make room, give another folder with --features, or train with --no-cache"
             )
 

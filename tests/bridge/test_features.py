@@ -1,0 +1,111 @@
+"""The feature cache: equal to the live tower, filled once, whole after a kill, refused for another encoder."""
+
+import os
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPImageProcessorPil, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, ViTConfig
+
+from bridge import features
+from bridge.features import FeatureCache, VisionTower
+from vlm.errors import UserError
+
+
+def tiny_vlm(seed: int = 0, dtype: torch.dtype = torch.float32) -> SimpleNamespace:
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    vision = ViTConfig(**sizes, image_size=8, patch_size=4, initializer_range=0.5, tie_last_hidden_states=True)
+    config = LlavaConfig(vision_config=vision, text_config=LlamaConfig(**sizes, vocab_size=8), image_token_index=3)
+    processor = CLIPImageProcessorPil(size={"height": 8, "width": 8}, do_center_crop=False)
+    model = LlavaForConditionalGeneration(config).eval().to(dtype)
+    return SimpleNamespace(model=model, processor=SimpleNamespace(image_processor=processor))
+
+
+@pytest.fixture
+def images(tmp_path):
+    paths = [tmp_path / f"images/{number}.png" for number in range(10)]
+    paths[0].parent.mkdir()
+    for number, path in enumerate(paths):
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+    return paths
+
+
+class CountingTower(VisionTower):
+    """Counts the images that it encodes; fails once `left` are used up."""
+
+    def __init__(self, vlm, left=1000):
+        super().__init__(vlm)
+        self.encoded, self.left = 0, left
+
+    def __call__(self, paths):
+        self.encoded += len(paths)
+        if self.encoded > self.left:
+            raise KeyboardInterrupt
+        return super().__call__(paths)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cached_equals_live(tmp_path, images, dtype):
+    tower = VisionTower(tiny_vlm(dtype=dtype))
+    assert tower.shape == (4, 16)
+    cache = FeatureCache(tmp_path / "cache", tower)
+    cache.fill(images)
+    live = tower(images)
+    assert live.shape == (10, 4, 16)
+    assert live.dtype == dtype
+    assert live.float().std() > 0.1
+    assert torch.equal(cache(images), live)
+    assert torch.equal(cache([images[7], images[2], images[7]]), live[[7, 2, 7]])
+    assert torch.equal(FeatureCache(tmp_path / "cache", tower)(images[3:5]), live[3:5])
+
+
+def test_a_killed_fill_goes_on_with_what_is_missing(tmp_path, images, monkeypatch, capsys):
+    monkeypatch.setattr(features, "SHARD_IMAGES", 4)
+    with pytest.raises(KeyboardInterrupt):
+        FeatureCache(tmp_path / "cache", CountingTower(tiny_vlm(), left=4)).fill(images)
+    (tmp_path / "cache/rank0_00001.tmp").write_bytes(b"torn")
+    assert "10 of 10 images to encode, 4 x 16 torch.float32 each, 0.0 MB" in capsys.readouterr().err
+    tower = CountingTower(tiny_vlm())
+    cache = FeatureCache(tmp_path / "cache", tower)
+    cache.fill(images)
+    assert tower.encoded == 6
+    assert torch.equal(cache(images), VisionTower(tiny_vlm())(images))
+    cache.fill(images)
+    assert tower.encoded == 6
+
+
+def test_a_replaced_image_is_encoded_again(tmp_path, images):
+    tower = CountingTower(tiny_vlm())
+    cache = FeatureCache(tmp_path / "cache", tower)
+    cache.fill(images)
+    os.replace(images[0], images[1])
+    cache.fill(images[1:])
+    assert tower.encoded == 11
+    assert torch.equal(cache(images[1:2]), VisionTower(tiny_vlm())(images[1:2]))
+
+
+def test_another_encoder_is_refused(tmp_path, images):
+    FeatureCache(tmp_path / "cache", VisionTower(tiny_vlm())).fill(images)
+    with pytest.raises(UserError, match="another encoder or of other preprocessing"):
+        FeatureCache(tmp_path / "cache", VisionTower(tiny_vlm(seed=1)))
+    other = tiny_vlm()
+    other.processor.image_processor.image_mean = [0.5, 0.5, 0.5]
+    with pytest.raises(UserError, match="another encoder or of other preprocessing"):
+        FeatureCache(tmp_path / "cache", VisionTower(other))
+
+
+def test_a_full_disk_is_foreseen(tmp_path, images, monkeypatch):
+    monkeypatch.setattr(features.shutil, "disk_usage", lambda folder: SimpleNamespace(free=100))
+    with pytest.raises(UserError, match="needs 2,560 bytes for features and its disk has 100 free"):
+        FeatureCache(tmp_path / "cache", VisionTower(tiny_vlm())).fill(images)
+
+
+def test_a_damaged_shard_is_named(tmp_path, images):
+    FeatureCache(tmp_path / "cache", VisionTower(tiny_vlm())).fill(images)
+    (tmp_path / "cache/rank0_00000.safetensors").write_bytes(b"short")
+    with pytest.raises(UserError, match=r"rank0_00000.safetensors cannot be read .*: delete it"):
+        FeatureCache(tmp_path / "cache", VisionTower(tiny_vlm()))
