@@ -115,7 +115,6 @@ class Asker:
         except UserError as error:
             return error
 
-    @torch.inference_mode()
     def _answer(self, batch: Sequence[Unit], images: Sequence) -> list[tuple[Unit, list[str]]]:
         for unit, image in zip(batch, images):
             if isinstance(image, UserError):
@@ -124,15 +123,18 @@ class Asker:
         if not readable:
             return []
         units = [unit for unit, _ in readable]
-        features: Sequence[torch.Tensor | None] = [None] * len(units)
-        if not self.blind and self.caption is None:
-            features = image_features(self.vlm, self._pixels([image for _, image in readable]))
-        groups = [self._prompts(unit, feature) for unit, feature in zip(units, features)]
-        decoded = self.decoder.decode(groups, self.max_new_tokens)
+        decoded = self.decode(units, [image for _, image in readable])
         return [(unit, [to_text(self.vlm, ids) for ids in answers]) for unit, answers in zip(units, decoded)]
 
-    def _pixels(self, images: list[Image.Image]) -> torch.Tensor:
-        return self.vlm.processor.image_processor(images=images, return_tensors="pt")["pixel_values"]
+    @torch.inference_mode()
+    def decode(self, units: Sequence[Unit], images: Sequence[Image.Image | None]) -> list[list[list[int]]]:
+        """The new token ids of every question of every unit; `images[i]` is what unit i is shown, if anything."""
+        features: Sequence[torch.Tensor | None] = [None] * len(units)
+        if images[0] is not None:
+            pixels = self.vlm.processor.image_processor(images=list(images), return_tensors="pt")["pixel_values"]
+            features = image_features(self.vlm, pixels)
+        groups = [self._prompts(unit, feature) for unit, feature in zip(units, features)]
+        return self.decoder.decode(groups, self.max_new_tokens)
 
     def _prompts(self, unit: Unit, features: torch.Tensor | None) -> Prompts:
         prompts = [self.vlm.prompt_ids(question, image=not self.blind) for question in unit.questions]

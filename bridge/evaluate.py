@@ -42,7 +42,7 @@ EXAMPLES = """examples:
 def main() -> None:
     args = _parser().parse_args()
     folder, out = _folders(args)
-    blind = args.blind or _trained_blind(folder)
+    blind = args.blind or (not args.oracle and _trained_blind(folder))
     benchmarks = _benchmarks(args)
     baselines = results.read_rows(args.baseline)
     captions = _captions(args.oracle, benchmarks)
@@ -225,8 +225,8 @@ def _sees(args: argparse.Namespace, blind: bool) -> str:
     chosen = [args.blind, args.oracle is not None, args.shuffle_images]
     if sum(chosen) > 1:
         raise UserError("--blind, --oracle and --shuffle-images exclude each other; give one of them")
-    if blind and (args.oracle or args.shuffle_images):
-        raise UserError("this run was trained blind; --oracle and --shuffle-images need one that was shown images")
+    if blind and args.shuffle_images:
+        raise UserError("this run was trained blind; --shuffle-images needs one that was shown images")
     return "nothing" if blind else "captions" if args.oracle else "other images" if args.shuffle_images else "images"
 
 

@@ -103,7 +103,7 @@ def _gain_text(gain: dict | None) -> str:
 
 
 def _notes(table: dict) -> list[str]:
-    notes = ["Percent: GQA accuracy, VQAv2 overall accuracy, POPE mean accuracy of its categories."]
+    notes = ["Percent: GQA accuracy, VQAv2 overall accuracy, POPE mean accuracy of its categories (50 is chance)."]
     if table["gains"]:
         notes.append("Gains in points, with 95 % paired bootstrap intervals over images.")
     if any(row["partial"] for row in table["rows"].values()):
@@ -146,7 +146,7 @@ def draw(table: dict, file: str | Path) -> None:
     for index, (name, row) in enumerate(rows):
         ceiling = row["sees"] == "captions"
         style = {"facecolor": "white", "edgecolor": "#555555", "hatch": "///"} if ceiling else {"color": next(colours)}
-        label = f"{name}: caption as text, the LLM's ceiling" if ceiling else name
+        label = f"{name}: the true caption as text" if ceiling else name
         places = [i + (index - (len(rows) - 1) / 2) * width for i, key in enumerate(columns) if row[key] is not None]
         values = [row[key] for key in columns if row[key] is not None]
         bars = axes.bar(places, values, width * 0.92, label=label, linewidth=0.8, **style)
@@ -158,7 +158,7 @@ def draw(table: dict, file: str | Path) -> None:
     axes.grid(axis="y", linewidth=0.4, alpha=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title("Answers to held-out questions", fontsize=12, loc="left")
+    axes.set_title("Accuracy on questions about images not seen in training", fontsize=12, loc="left")
     figure.legend(loc="outside lower center", ncols=min(len(rows), 4), fontsize=9, frameon=False)
     figure.savefig(file)
 

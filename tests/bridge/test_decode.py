@@ -90,8 +90,8 @@ def test_equal_to_stock_generate_one_by_one(text_config):
 def test_without_an_image_and_with_text_in_its_place():
     model = tiny_llava(LlamaConfig)
     rng = random.Random(2)
-    blind = [[3, 4, 8] + q for q in questions(rng, 9)]
-    caption = [[3, 4, *range(30, 30 + length), 7] + q for length in (3, 9) for q in questions(rng, 5)]
+    blind = [[3, 4, 8, *q] for q in questions(rng, 9)]
+    caption = [[3, 4, *range(30, 30 + length), 7, *q] for length in (3, 9) for q in questions(rng, 5)]
     groups = [make_prompts(part) for part in (blind, caption[:5], caption[5:])]
     expected = [[stock(model, prompt) for prompt in part] for part in (blind, caption[:5], caption[5:])]
     assert Decoder(model, [3, 4]).decode(groups, BUDGET) == expected

@@ -1,0 +1,162 @@
+"""Questions per second of bridge/evaluate.py's decoding against stock `generate`, one by one and in batches of 16.
+
+Each way pays for everything from decoded image to answer: image processor, vision tower, prefill, decoding. All three
+must give the same answers; those that differ are counted, with the gap between the two logits in question.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from vlm.assemble import assemble, load
+from vlm.llm import load_llm
+
+from bridge.answering import Asker, plan
+from bridge.decode import end_ids
+from bridge.vqa import Example
+from vlm.encoder import EncoderConfig, new_encoder
+from vlm.errors import run_command
+
+COLOURS = ("red", "green", "blue", "white", "black", "wooden")
+NOUNS = ("person", "traffic light", "dog", "dining table", "bottle", "cup", "bus", "surfboard")
+EXAMPLES = """examples:
+  python scripts/bench_evaluate.py                       SmolLM2-135M behind a small random ViT with 196 image tokens
+  python scripts/bench_evaluate.py runs/bridge/vlm --images 4"""
+
+
+def make_vlm(llm: str):
+    """The real tokenizer, template and LLM with a small random ViT in ViT-B/16's token count."""
+    sizes = {
+        "vision_width": 192,
+        "vision_layers": 3,
+        "vision_heads": 3,
+        "text_width": 32,
+        "text_layers": 1,
+        "text_heads": 1,
+    }
+    return assemble(new_encoder(EncoderConfig(**sizes), seed=0).eval(), load_llm(llm))
+
+
+def make_examples(images: int, questions: int) -> list[Example]:
+    """POPE-like: `questions` different objects asked about each image."""
+    things = [f"{colour} {noun}" for noun in NOUNS for colour in COLOURS]
+    return [
+        Example(f"{i}-{q}", Path(f"{i}.jpg"), f"Is there a {things[(7 * i + q) % len(things)]} in the image?", None)
+        for i in range(images)
+        for q in range(questions)
+    ]
+
+
+class Rival:
+    """Stock generate on left-padded batches of whole prompts."""
+
+    def __init__(self, vlm, pictures: dict[Path, Image.Image], max_new_tokens: int):
+        self.vlm, self.pictures, self.budget = vlm, pictures, max_new_tokens
+        self.ends = end_ids(vlm.model)
+
+    def pixels(self, examples: list[Example]) -> torch.Tensor:
+        images = [self.pictures[example.image] for example in examples]
+        return self.vlm.processor.image_processor(images=images, return_tensors="pt")["pixel_values"]
+
+    @torch.inference_mode()
+    def __call__(self, examples: list[Example], batch: int) -> dict[str, list[int]]:
+        answers, end = {}, next(iter(self.ends))
+        for start in range(0, len(examples), batch):
+            part = examples[start : start + batch]
+            prompts = [self.vlm.prompt_ids(example.question) for example in part]
+            width = max(map(len, prompts))
+            device = self.vlm.model.device
+            out = self.vlm.model.generate(
+                input_ids=torch.tensor([[end] * (width - len(ids)) + ids for ids in prompts], device=device),
+                attention_mask=torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]).to(device),
+                pixel_values=self.pixels(part).to(device),
+                do_sample=False,
+                max_new_tokens=self.budget,
+                pad_token_id=end,
+            )
+            for example, row in zip(part, out[:, width:].tolist()):
+                stop = next((i for i, token in enumerate(row) if token in self.ends), len(row))
+                answers[example.question_id] = row[:stop]
+        return answers
+
+    @torch.inference_mode()
+    def gap(self, example: Example, ours: list[int], theirs: list[int]) -> float:
+        """Difference of the two logits where the answers part."""
+        end = next(iter(self.ends))
+        at = next((i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b), min(len(ours), len(theirs)))
+        ids = torch.tensor([self.vlm.prompt_ids(example.question) + ours[:at]], device=self.vlm.model.device)
+        pixels = self.pixels([example]).to(self.vlm.model.device)
+        logits = self.vlm.model(input_ids=ids, pixel_values=pixels).logits[0, -1]
+        return float(abs(logits[[*ours, end][at]] - logits[[*theirs, end][at]]))
+
+
+def ours(vlm, pictures: dict[Path, Image.Image], examples: list[Example], args) -> dict[str, list[int]]:
+    asker = Asker(vlm, args.max_new_tokens)
+    answers = {}
+    for batch in plan(examples, args.batch_questions):
+        decoded = asker.decode(batch, [pictures[unit.image] for unit in batch])
+        for unit, unit_answers in zip(batch, decoded):
+            answers |= {key: ids for keys, ids in zip(unit.ids, unit_answers) for key in keys}
+    return answers
+
+
+def timed(call: Callable):
+    start = time.perf_counter()
+    result = call()
+    return result, time.perf_counter() - start
+
+
+def main() -> None:
+    args = parse()
+    torch.set_num_threads(args.threads)
+    vlm = load(args.vlm) if args.vlm else make_vlm(args.llm)
+    vlm.model.eval().to(args.device)
+    side = vlm.model.config.vision_config.image_size
+    noise = np.random.default_rng(0).integers(0, 256, (args.images, side, side, 3), np.uint8)
+    pictures = {Path(f"{i}.jpg"): Image.fromarray(pixels) for i, pixels in enumerate(noise)}
+    examples = make_examples(args.images, args.questions)
+    rival = Rival(vlm, pictures, args.max_new_tokens)
+    rival(examples[:2], 2)  # warm-up of both ways
+    ours(vlm, pictures, examples[:2], args)
+    mine, seconds = timed(lambda: ours(vlm, pictures, examples, args))
+    tokens = [len(vlm.prompt_ids(example.question)) for example in examples]
+    print(
+        f"{len(examples)} questions on {args.images} images, {sum(tokens) / len(tokens):.0f} prompt tokens and "
+        f"{sum(map(len, mine.values())) / len(mine):.1f} new ones (limit {args.max_new_tokens}) on average, "
+        f"{args.threads} threads, {args.device}"
+    )
+    print(f"{'shared prefix':18} {len(examples) / seconds:7.2f} questions/s")
+    for batch in (1, 16):
+        theirs, rival_seconds = timed(lambda batch=batch: rival(examples, batch))
+        differ = [example for example in examples if theirs[example.question_id] != mine[example.question_id]]
+        print(
+            f"generate, batch {batch:2} {len(examples) / rival_seconds:7.2f} questions/s, ours x "
+            f"{rival_seconds / seconds:.2f}, {len(differ)} answers differ"
+        )
+        for example in differ:
+            gap = rival.gap(example, mine[example.question_id], theirs[example.question_id])
+            print(f"  {example.question_id}: they part where two logits differ by {gap:.1e}")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("vlm", nargs="?", metavar="RUN/vlm", help="a saved VLM [built on the fly]")
+    add("--llm", default="smollm2", help="LLM of the one built on the fly [%(default)s]")
+    add("--images", type=int, default=4, help="[%(default)s]")
+    add("--questions", type=int, default=18, help="distinct questions an image, 48 at most [%(default)s]")
+    add("--max-new-tokens", type=int, default=4, help="[%(default)s]")
+    add("--batch-questions", type=int, default=64, help="[%(default)s]")
+    add("--threads", type=int, default=torch.get_num_threads(), help="[%(default)s]")
+    add("--device", default="cpu", help="[%(default)s]")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,51 @@
+"""Answers survive a kill in mid-line, and those of another run are refused."""
+
+import pytest
+
+from bridge.predictions import Predictions, discard
+from vlm.errors import UserError
+
+ORIGIN = {"model": "abc", "sees": "images"}
+QUESTIONS = {"1": "Is it red?", "2": "What is it?"}
+RECORDS = [
+    {"question_id": "1", "question": "Is it red?", "answer": "no"},
+    {"question_id": "2", "question": "What is it?", "answer": "a café"},
+]
+
+
+def test_goes_on_after_a_torn_line(tmp_path):
+    file = tmp_path / "predictions/gqa.jsonl"
+    Predictions(file, ORIGIN, QUESTIONS).append(RECORDS)
+    whole = file.read_bytes()
+    for cut in range(1, len(whole) - whole.index(b"\n")):
+        file.write_bytes(whole[:-cut])
+        again = Predictions(file, ORIGIN, QUESTIONS)
+        assert again.answers == {"1": "no"}
+        again.append(RECORDS[1:])
+        assert file.read_bytes() == whole
+    assert Predictions(file, ORIGIN, QUESTIONS).answers == {"1": "no", "2": "a café"}
+    assert Predictions(file, ORIGIN, {"1": "Is it red?"}).answers == {"1": "no"}  # fewer images this time
+
+
+def test_refuses_what_is_not_its_own(tmp_path):
+    file = tmp_path / "gqa.jsonl"
+    Predictions(file, ORIGIN, QUESTIONS).append(RECORDS)
+    before = file.read_bytes()
+    with pytest.raises(UserError, match=r"another run \(it differs in: model\)"):
+        Predictions(file, {**ORIGIN, "model": "xyz"}, QUESTIONS)
+    with pytest.raises(UserError, match="answers another question 2"):
+        Predictions(file, ORIGIN, {**QUESTIONS, "2": "Where is it?"})
+    file.with_suffix(".origin.json").unlink()
+    with pytest.raises(UserError, match="it differs in: model, sees"):
+        Predictions(file, ORIGIN, QUESTIONS)
+    assert file.read_bytes() == before
+    discard(file)
+    assert Predictions(file, ORIGIN, QUESTIONS).answers == {}
+
+
+def test_damage_before_the_last_line_is_an_error(tmp_path):
+    file = tmp_path / "gqa.jsonl"
+    Predictions(file, ORIGIN, QUESTIONS).append(RECORDS)
+    file.write_bytes(b"{torn\n" + file.read_bytes())
+    with pytest.raises(UserError, match="line 1 is not JSON"):
+        Predictions(file, ORIGIN, QUESTIONS)

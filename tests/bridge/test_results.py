@@ -1,0 +1,79 @@
+"""Tables of rows with literal numbers."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from bridge import results
+from vlm.errors import UserError
+from vlm.logs import write_json
+
+SCORES = {"pretrained": [100, 100, 100, 0], "random": [100, 0, 50, 0], "oracle": [100, 100, 100, 100]}
+
+
+def make_row(root: Path, name: str, sees: str = "images", mode: str = "official", partial: bool = False) -> str:
+    """An eval folder with GQA and POPE of four questions on two images."""
+    scores = {str(key): float(value) for key, value in enumerate(SCORES[name])}
+    number = sum(SCORES[name]) / 4
+    entry = {"headline": number, "partial": partial}
+    report = {
+        "mode": mode,
+        "sees": sees,
+        "benchmarks": {"gqa": entry, "pope": entry},
+        "summary": results.summary({"gqa": number, "pope": number}),
+    }
+    write_json(root / name / "results.json", report)
+    for benchmark in ("gqa", "pope"):
+        images = {"0": "a.jpg", "1": "a.jpg", "2": "b.jpg", "3": "b.jpg"}
+        write_json(root / name / f"per_question/{benchmark}.json", {"scores": scores, "images": images})
+    return f"{name}={root / name}"
+
+
+def test_table_with_gains_and_ceiling(tmp_path):
+    rows = [make_row(tmp_path, "pretrained"), make_row(tmp_path, "random", partial=True)]
+    rows.append(make_row(tmp_path, "oracle", sees="captions"))
+    table = results.compare(results.read_rows(rows))
+    assert table["rows"]["pretrained"]["mean"] == 75.0
+    gain = table["gains"]["random"]["gqa"]
+    # images differ by 100 and 50 points over two questions each: a resample of both gives 25, 37.5 or 50
+    assert (gain["gain"], gain["low"], gain["high"]) == (37.5, 25.0, 50.0)
+    assert table["gains"].keys() == {"random"}
+    results.write(table, tmp_path / "out")
+    assert (tmp_path / "out/results.md").read_text().splitlines()[:6] == [
+        "|  | GQA | VQAv2 | POPE | mean |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        "| pretrained | 75.00 | - | 75.00 | 75.00 |",
+        "| random | 37.50* | - | 37.50* | 37.50* |",
+        "| oracle (caption as text) | 100.00 | - | 100.00 | 100.00 |",
+        "| gain over random | +37.50 [+25.0, +50.0] | - | +37.50 [+25.0, +50.0] | +37.50 |",
+    ]
+    with Image.open(tmp_path / "out/results.png") as picture:
+        assert picture.width >= 900 and len(picture.convert("RGB").getcolors(1 << 20)) > 50
+
+
+def test_summary_is_the_mean_of_what_is_scored():
+    assert results.summary({"gqa": 60.0, "vqav2": 70.0, "pope": 80.5}) == {
+        "gqa": 60.0,
+        "vqav2": 70.0,
+        "pope": 80.5,
+        "mean": 70.17,
+    }
+    assert results.summary({"gqa": 60.0, "vqav2": None}) == {"gqa": 60.0, "vqav2": None, "pope": None, "mean": 60.0}
+    assert results.summary({})["mean"] is None
+
+
+def test_rows_that_cannot_be_compared(tmp_path):
+    good = make_row(tmp_path, "pretrained")
+    with pytest.raises(UserError, match="two rows are named 'pretrained'"):
+        results.read_rows([good, good])
+    with pytest.raises(UserError, match="'nonsense' is no row"):
+        results.read_rows(["nonsense"])
+    with pytest.raises(UserError, match=r"has no results\.json"):
+        results.read_rows([f"x={tmp_path}"])
+    with pytest.raises(UserError, match="random was scored in mode lmms, pretrained in official"):
+        results.compare(results.read_rows([good, make_row(tmp_path, "random", mode="lmms")]))
+    other = make_row(tmp_path, "random")
+    write_json(tmp_path / "random/per_question/gqa.json", {"scores": {"9": 1.0}, "images": {"9": "a"}})
+    with pytest.raises(UserError, match="GQA of pretrained and random: the two results are not over the same"):
+        results.compare(results.read_rows([good, other]))
