@@ -76,12 +76,7 @@ def make(out: Path, scenes: int, seed: int, qa_scenes: int) -> float | None:
     folder, lock = workplace(out)
     try:
         _, rate = write_world(folder, scenes, seed, qa_scenes)
-        try:
-            folder.rename(out)
-        except OSError as error:
-            raise UserError(
-                f"{out} appeared while its world was being made ({error}): run the command again"
-            ) from error
+        folder.rename(out)
     finally:
         os.close(lock)
         shutil.rmtree(folder, ignore_errors=True)
@@ -91,7 +86,10 @@ def make(out: Path, scenes: int, seed: int, qa_scenes: int) -> float | None:
 def main() -> None:
     args = parse()
     started = time.perf_counter()
-    rate = make(args.out, args.scenes, args.seed, args.qa_scenes)
+    try:
+        rate = make(args.out.resolve(), args.scenes, args.seed, args.qa_scenes)
+    except OSError as error:  # disk full, no permission, or another run was quicker
+        raise UserError(f"{args.out} could not be written: {error}") from error
     if rate is None:
         print(f"{args.out} already holds this world: reused")
     else:

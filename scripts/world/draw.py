@@ -107,14 +107,14 @@ def _fine(category: str, pixels: int, angle: int, flip: bool) -> tuple[np.ndarra
 def _shrink(fine: np.ndarray, dx: float, dy: float) -> np.ndarray:
     moved = np.roll(fine, (round(dy * FINE), round(dx * FINE)), (0, 1))
     side = fine.shape[0] // FINE
-    return moved.reshape(side, FINE, side, FINE).mean((1, 3))[..., None]
+    return np.repeat(moved.reshape(side, FINE, side, FINE).mean((1, 3))[..., None], 3, 2)  # faster than broadcasting
 
 
 @cache
 def silhouette(
     category: str, pixels: int, angle: int, flip: bool, dx: float, dy: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(1 - cover, cover * brightness), each float32[S, S, 1]; the centre lies at (S // 2 + dx, S // 2 + dy) pixels."""
+    """(1 - cover, cover * brightness), each float32[S, S, 3]; the centre lies at (S // 2 + dx, S // 2 + dy) pixels."""
     cover, dark = (_shrink(fine, dx, dy) for fine in _fine(category, pixels, angle, flip))
     return 1 - cover, cover - (1 - SHADE) * dark
 

@@ -9,8 +9,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from vlm.logs import progress, write_json
 from world import gqa, pope, vqav2
 from world.captions import caption, full_caption
@@ -21,9 +19,10 @@ VERSION = 1  # counts up when the same arguments come to mean other files
 SHARD = 1000  # scenes in a tar, fewer in a small world: training has at least four
 
 
-def write_shards(folder: Path, split: str, scenes: list[Scene], keep: int, bar: tqdm) -> list[bytes]:
+def write_shards(folder: Path, split: str, scenes: list[Scene], keep: int) -> list[bytes]:
     """Tars of `key.jpg` + `key.txt`; returns the JPEGs of the first `keep` scenes."""
     folder.mkdir(parents=True, exist_ok=True)
+    bar = progress(len(scenes), f"drawing {split}", "scene")
     size = min(SHARD, -(-len(scenes) // 4)) if split == "train" else SHARD
     kept: list[bytes] = []
     for number, start in enumerate(range(0, len(scenes), size)):
@@ -37,6 +36,7 @@ def write_shards(folder: Path, split: str, scenes: list[Scene], keep: int, bar: 
                 if len(kept) < keep:
                     kept.append(picture)
                 bar.update()
+    bar.close()
     return kept
 
 
@@ -67,8 +67,10 @@ def _write_images(root: Path, split: str, scenes: list[Scene], pictures: list[by
 
 def _write_gqa(folder: Path, split: str, scenes: list[Scene]) -> int:
     balance, everything = gqa.Balance(), {}
-    for scene in scenes:
-        everything.update(gqa.records(scene, balance))
+    with progress(len(scenes), f"asking {split}", "scene") as bar:
+        for scene in scenes:
+            everything.update(gqa.records(scene, balance))
+            bar.update()
     balanced = {id: record for id, record in everything.items() if record["isBalanced"]}
     _dump(folder / f"{split}_all_questions.json", everything)
     _dump(folder / f"{split}_balanced_questions.json", balanced)
@@ -114,24 +116,23 @@ def write_world(root: Path, scenes: int, seed: int, qa_scenes: int) -> tuple[dic
     counts: dict[str, dict[str, int]] = {}
     captions: dict[str, str] = {}
     seconds = 0.0
-    with progress(sum(sizes.values()), "drawing", "scene") as bar:
-        for split, size in sizes.items():
-            started = time.perf_counter()
-            drawn = [make_scene(seed, split, index) for index in range(size)]
-            asked = drawn[:qa_scenes] if split == "train" else drawn
-            pictures = write_shards(root / "captions", split, drawn, len(asked), bar)
-            seconds += time.perf_counter() - started
-            named = _write_images(root, split, asked, pictures)
-            counts[split] = {
-                "scenes": size,
-                "scenes_with_questions": len(asked),
-                "gqa_balanced_questions": _write_gqa(root / "gqa", split, asked),
-                "vqav2_questions": _write_vqav2(root / "vqav2", split, asked),
-            }
-            if split != "train":
-                pictured = _write_pope(root, "pope" if split == "testdev" else "pope_val", asked, seed)
-                captions.update(named | pictured)
-                counts[split]["pope_images"] = len(pictured)
+    for split, size in sizes.items():
+        started = time.perf_counter()
+        drawn = [make_scene(seed, split, index) for index in range(size)]
+        asked = drawn[:qa_scenes] if split == "train" else drawn
+        pictures = write_shards(root / "captions", split, drawn, len(asked))
+        seconds += time.perf_counter() - started
+        named = _write_images(root, split, asked, pictures)
+        counts[split] = {
+            "scenes": size,
+            "scenes_with_questions": len(asked),
+            "gqa_balanced_questions": _write_gqa(root / "gqa", split, asked),
+            "vqav2_questions": _write_vqav2(root / "vqav2", split, asked),
+        }
+        if split != "train":
+            pictured = _write_pope(root, "pope" if split == "testdev" else "pope_val", asked, seed)
+            captions.update(named | pictured)
+            counts[split]["pope_images"] = len(pictured)
     write_json(root / "captions.json", captions)
     world = {"version": VERSION, "scenes": scenes, "seed": seed, "qa_scenes": qa_scenes, "counts": counts}
     write_json(root / "world.json", world)

@@ -107,7 +107,8 @@ def _categories(rng: random.Random, count: int) -> list[str]:
     return names
 
 
-def _thing(rng: random.Random, name: str, color: str, cell: int | None) -> Thing:
+def _traits(rng: random.Random, name: str, color: str, cell: int | None) -> tuple:
+    """A thing's fields after its id."""
     size = rng.choice(("small", "large"))
     pixels = rng.choice(SIZES[size])
     angle, flip = rng.choice(ANGLES), rng.random() < 0.5
@@ -121,7 +122,7 @@ def _thing(rng: random.Random, name: str, color: str, cell: int | None) -> Thing
     # One brightness for the whole object and a little per channel: names of colours stay true.
     light = rng.uniform(0.9, 1.08)
     rgb = tuple(min(255, max(0, int(value * light + rng.uniform(-12, 12)))) for value in COLORS[color])
-    return Thing("", name, color, size, round(x * 2) / 2, round(y * 2) / 2, pixels, angle, flip, rgb)
+    return (name, color, size, round(x * 2) / 2, round(y * 2) / 2, pixels, angle, flip, rgb)
 
 
 def make_scene(seed: int, split: str, index: int) -> Scene:
@@ -133,8 +134,8 @@ def make_scene(seed: int, split: str, index: int) -> Scene:
     for _ in range(count):
         again = colors and rng.random() < 0.2
         colors.append(rng.choice(colors) if again else rng.choice(tuple(COLORS)))
-    drawn = [_thing(rng, *parts) for parts in zip(_categories(rng, count), colors, cells)]
-    drawn.sort(key=lambda thing: (thing.x >= SIDE / 2, thing.y))
+    drawn = [_traits(rng, *parts) for parts in zip(_categories(rng, count), colors, cells)]
+    drawn.sort(key=lambda traits: (traits[3] >= SIDE / 2, traits[4]))  # by column, then from the top
     first = (SPLITS[split] + index) * 10
-    things = (Thing(**{**vars(thing), "id": str(first + number)}) for number, thing in enumerate(drawn))
-    return Scene(seed, split, index, tuple(things))
+    things = tuple(Thing(str(first + number), *traits) for number, traits in enumerate(drawn))
+    return Scene(seed, split, index, things)

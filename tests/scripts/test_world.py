@@ -54,9 +54,8 @@ def test_equal_arguments_give_equal_bytes_and_another_seed_other_pictures(world_
 
     make(tmp_path / "again", **world_arguments)
     assert digests(world_root) == digests(tmp_path / "again")
-    bar = files.progress(0, "", "", show=False)
     drawn = [scenes.make_scene(6, "train", index) for index in range(60)]
-    files.write_shards(tmp_path, "train", drawn, 0, bar)
+    files.write_shards(tmp_path, "train", drawn, 0)
     first = "train-000000.tar"
     assert (tmp_path / first).read_bytes() != (world_root / "captions" / first).read_bytes()
 
