@@ -1,0 +1,64 @@
+"""What every source of image-caption pairs offers, whatever the files behind it."""
+
+import unicodedata
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+
+MAX_CHARACTERS = 10_000
+MAX_CAPTION = 65_536  # bytes read of a caption: MAX_CHARACTERS of any script, and some white space
+
+
+class Captions(ABC):
+    """Image-caption pairs by number 0 .. len - 1; `counts`: int64[shards], the pairs of each shard."""
+
+    counts: np.ndarray
+
+    def __len__(self) -> int:
+        return int(self.counts.sum())
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Changes with the data, not with the place where it lies."""
+
+    @abstractmethod
+    def read(self, number: int) -> tuple[bytes | None, bytes | None]:
+        """The image file's and the caption's bytes; None where the source has none."""
+
+    @abstractmethod
+    def caption(self, number: int) -> bytes | None:
+        """The caption's bytes, without reading the image."""
+
+    @abstractmethod
+    def identify(self, number: int) -> tuple[str, int]:
+        """The shard's name and the sample's index in it: its identity."""
+
+    def key(self, number: int) -> str | None:
+        """The name that the data gives the sample; not unique."""
+        return None
+
+    def unusable(self) -> Iterator[dict]:
+        """Quarantine records of what is known to be unusable before anything is read; it has no number."""
+        return iter(())
+
+    def reasons(self) -> Counter:
+        """How many samples `unusable` lists, by reason."""
+        return Counter()
+
+    def first_captions(self, count: int) -> list[str]:
+        """The usable ones of the first `count` captions in stored order; for training a tokenizer."""
+        texts = (clean_caption(self.caption(number)) for number in range(min(count, len(self))))
+        return [text for text in texts if text]
+
+
+def clean_caption(raw: bytes | None) -> str:
+    """UTF-8 with replacement, without NUL, white space normalised, at most 10,000 characters; "" where nothing shows.
+
+    Zero-width and control characters alone show nothing.
+    """
+    words = (raw or b"").decode("utf-8", "replace").replace("\0", "").split()
+    text = " ".join(words)[:MAX_CHARACTERS].rstrip()
+    return text if any(unicodedata.category(c) not in ("Cc", "Cf", "Zs") for c in text) else ""
