@@ -105,7 +105,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--clip", type=float, default=1.0, help="gradient norm [%(default)s]")
     add("--lora", type=int, default=0, metavar="R", help="also train rank-R LoRA on the LLM's q, k, v, o [off]")
     add("--load-in", choices=("4bit", "8bit"), help="bitsandbytes quantisation of the frozen LLM")
-    add("--precision", choices=("fp32", "bf16"), help="of the frozen parts [bf16 on CUDA, fp32 on CPU]")
+    add("--precision", choices=("fp32", "bf16"), help="of the frozen parts [bf16 where the device is fast at it]")
     add("--gradient-checkpointing", action="store_true", help="less memory, about a third more time")
     add("--no-cache", dest="cache", action="store_false", help="run the vision tower in every step")
     add("--features", metavar="DIR", help="feature cache, to share between runs of one encoder [RUN/features]")

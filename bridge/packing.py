@@ -28,6 +28,7 @@ import torch
 from vlm.errors import UserError
 
 PAD_SEGMENT = -1
+FILLED = 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +134,15 @@ def fill_rows(conversations: Sequence[Conversation], image_id: int, constant: in
 
 
 def micro_batches(rows: Sequence[Row], tokens: int) -> list[list[int]]:
-    """Indices of rows, similar lengths together; a micro-batch takes `tokens` tokens with its padding, or is one row."""
+    """Indices of rows, longest first; a micro-batch takes `tokens` tokens with its padding, or is one row.
+
+    Rows join only where they are at least `FILLED` as long as the longest: a step mixes rows of any length, its
+    micro-batches little padding.
+    """
     batches: list[list[int]] = []
     for index in sorted(range(len(rows)), key=lambda index: -len(rows[index].ids)):
-        if batches and (len(batches[-1]) + 1) * len(rows[batches[-1][0]].ids) <= tokens:
+        longest = len(rows[batches[-1][0]].ids) if batches else 0
+        if longest and (len(batches[-1]) + 1) * longest <= tokens and len(rows[index].ids) >= FILLED * longest:
             batches[-1].append(index)
         else:
             batches.append([index])

@@ -1,14 +1,11 @@
 """What a run is assembled from, which of it is trained, and how the result becomes a stock LLaVA folder."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import save_file
 from vlm.assemble import VLM, assemble, load
-from vlm.llm import load_llm
 
 from bridge import vqa
 from bridge.config import BridgeConfig
@@ -16,6 +13,7 @@ from bridge.vqa import Example
 from vlm.checkpoint import atomic_directory
 from vlm.encoder import Encoder, EncoderConfig, load_encoder, new_encoder, random_encoder
 from vlm.errors import UserError
+from vlm.llm import default_dtype, load_llm
 
 # The language model's attention only: the vision tower's layers have projections of the same names.
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj)"
@@ -58,8 +56,7 @@ def build_encoder(config: BridgeConfig) -> Encoder:
 
 def build_vlm(config: BridgeConfig, device: torch.device, load_in: str | None) -> VLM:
     """Encoder + LLM + fresh connector, or the VLM that `--init` names, on `device` in the run's precision."""
-    precision = config.precision or ("bf16" if device.type == "cuda" else "fp32")
-    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32, None: default_dtype(device)}[config.precision]
     if config.init:
         vlm = load(config.init)
         vlm.model.to(dtype)
@@ -97,7 +94,7 @@ def freeze(vlm: VLM, config: BridgeConfig) -> Trainee:
             torch.manual_seed(config.seed)
             adapter = get_peft_model(model, lora).eval()
     elif not config.blind:
-        model.model.multi_modal_projector.requires_grad_(True)
+        vlm.connector.requires_grad_(True)
     weights = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     for parameter in weights.values():
         parameter.data = parameter.data.float()
@@ -108,7 +105,7 @@ def freeze(vlm: VLM, config: BridgeConfig) -> Trainee:
 
 
 def save_result(trainee: Trainee, config: BridgeConfig, run: Path) -> None:
-    """Write RUN/vlm (a stock LLaVA folder in full precision), RUN/connector.safetensors and, with LoRA, RUN/adapter.
+    """Write RUN/vlm, a stock LLaVA folder in full precision, and, with LoRA, RUN/adapter.
 
     A quantised LLM is not saved, the one that it came from is: what was trained fits it, and a folder that was
     quantised once can still be loaded in any precision.
@@ -120,15 +117,11 @@ def save_result(trainee: Trainee, config: BridgeConfig, run: Path) -> None:
         if config.load_in is None:
             vlm.model = trainee.adapter.merge_and_unload()
     if config.load_in is not None:
-        connector = vlm.model.model.multi_modal_projector.state_dict()
+        connector = vlm.connector.state_dict()
         vlm = build_vlm(config, torch.device("cpu"), load_in=None)
         if trainee.adapter is not None:
             vlm.model = PeftModel.from_pretrained(vlm.model, run / "adapter").merge_and_unload()
         else:
-            vlm.model.model.multi_modal_projector.load_state_dict(connector)
-    connector = vlm.model.model.multi_modal_projector
-    partial = run / "connector.safetensors.tmp"
-    save_file({name: value.cpu().contiguous() for name, value in connector.state_dict().items()}, partial)
-    os.replace(partial, run / "connector.safetensors")
-    connector.to(vlm.model.model.language_model.dtype)
+            vlm.connector.load_state_dict(connector)
+    vlm.connector.to(vlm.model.model.language_model.dtype)
     vlm.save(run / "vlm")

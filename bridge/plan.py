@@ -15,7 +15,6 @@ from bridge.vqa import Example
 # A guess that only decides how many questions go together; `packing.fill_rows` counts tokens exactly.
 BYTES_PER_TOKEN = 3
 TEMPLATE_TOKENS = 12
-WINDOW = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +70,7 @@ class Plan:
             sets = _weighted(sets, self._weight)
         rows = [row for rows in sets for row in rows]
         random.shuffle(rows)
-        # Rows of similar length share a step, so that little of it is padding; steps are then shuffled again.
-        questions = sum(len(row.examples) for row in rows)
-        window = max(1, WINDOW * self._batch_questions * len(rows) // max(1, questions))
-        steps = []
-        for start in range(0, len(rows), window):
-            near = sorted(rows[start : start + window], key=lambda row: sum(self._sizes[i] for i in row.examples))
-            steps += self._cut(near)
-        random.shuffle(steps)
-        return steps
+        return self._cut(rows)
 
     def _rows(self, image: list[int], epoch: int, random: np.random.Generator) -> list[PlannedRow]:
         tokens = sum(self._sizes[index] for index in image)

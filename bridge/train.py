@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -16,7 +17,7 @@ from accelerate import Accelerator
 
 from bridge import checkpoints
 from bridge.config import BridgeConfig, parse_config
-from bridge.features import FeatureCache, VisionTower
+from bridge.features import FeatureCache, Features, VisionTower
 from bridge.model import KeysAndValues, loss_sum, prefill
 from bridge.parts import Trainee, build_vlm, freeze, load_examples, save_result
 from bridge.plan import Step
@@ -96,16 +97,15 @@ class Run:
     """The folder of a run: config.json, metrics.jsonl, checkpoints."""
 
     def __init__(self, config: BridgeConfig, trainee: Trainee, encoder_key: str):
-        self.folder, self._config, self._trainee = Path(config.out), config, trainee
+        self.folder, self.config, self._trainee = Path(config.out), config, trainee
         self._fingerprint = {**config.trajectory(), "encoder_key": encoder_key}
-        self.optimizer = torch.optim.AdamW(
-            list(trainee.weights.values()), lr=config.lr, weight_decay=config.weight_decay
-        )
+        weights = list(trainee.weights.values()) or [torch.zeros(0)]
+        self.optimizer = torch.optim.AdamW(weights, lr=config.lr, weight_decay=config.weight_decay)
 
     def resume(self) -> int:
         """Load the newest whole checkpoint as --resume asks -> the step to go on with."""
         step = checkpoints.newest(self.folder, self._fingerprint)
-        resume = self._config.resume
+        resume = self.config.resume
         if resume == "never" and step is not None:
             raise UserError(f"{self.folder} holds a run at step {step}: give another --out, or --resume auto")
         if resume == "required" and step is None:
@@ -119,7 +119,7 @@ class Run:
         if is_main():
             metrics = self.folder / "metrics.jsonl"
             kept = [line for line in read_jsonl(metrics) if line["step"] < step] if metrics.exists() else []
-            write_json(self.folder / "config.json", asdict(self._config))
+            write_json(self.folder / "config.json", asdict(self.config))
             metrics.unlink(missing_ok=True)
             for line in kept:
                 append_jsonl(metrics, line)
@@ -138,42 +138,47 @@ class Run:
             append_jsonl(self.folder / "metrics.jsonl", line | {"gradient_norm": norm})
 
 
-def loop(run: Run, trainee: Trainee, questions: Questions, features, steps: list[Step], config: BridgeConfig) -> None:
-    """The steps that are left: data and learning rate are functions of the step alone."""
-    start = run.resume()
-    run.begin(start)
-    cached = isinstance(features, FeatureCache)
-    if cached:
-        features.fill(questions.images(steps[start:]))
+@contextmanager
+def termination() -> Iterator[list]:
+    """A list that is no longer empty once SIGTERM has come: the loop then saves and leaves."""
+    signals: list = []
+    before = signal.signal(signal.SIGTERM, lambda *_: signals.append(True))
+    try:
+        yield signals
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def loop(run: Run, trainee: Trainee, questions: Questions, features: Features, steps: list[Step], start: int) -> None:
+    """Steps `start` to the last: data and learning rate are functions of the step alone."""
+    config, failures, clock = run.config, 0, time.perf_counter()
     constant = prefill(trainee.vlm.model, questions.constant)
     done, total = (sum(len(questions.ids(step)) for step in part) for part in (steps[:start], steps))
-    terminated, failures, clock = [], 0, time.perf_counter()
-    signal.signal(signal.SIGTERM, lambda *_: terminated.append(True))
-    bar = progress(total, "bridge", "q", initial=done, show=is_main())
     prepared = prefetched(steps[start:], lambda step: questions.prepare(step, features))
-    for number, part in enumerate(prepared, start=start):
-        lr = learning_rate(number, len(steps), config.lr, config.warmup)
-        run.optimizer.param_groups[0]["lr"] = lr
-        sums = backward(trainee, part, constant, bool(terminated))
-        norm = update(trainee, run.optimizer, sums, config.clip)
-        failures = 0 if norm is not None else failures + 1
-        if failures and is_main():
-            names = ", ".join(questions.ids(steps[number])[:5])
-            bar.write(f"step {number}: loss {sums.loss}, weights left as they were; questions {names}, ...", sys.stderr)
-        if failures == PATIENCE:
-            raise UserError(f"no finite gradient for {PATIENCE} steps up to step {number}: lower --lr")
-        now = time.perf_counter()
-        run.record(number, sums, lr, norm, now - clock)
-        clock = now
-        bar.set_postfix_str(f"step {number + 1}/{len(steps)}, loss {sums.loss:.3f}", refresh=False)
-        bar.update(sums.questions)
-        if sums.stop or (number + 1) % config.save_every == 0 or number + 1 == len(steps):
-            run.save(number + 1)
-        if sums.stop:
-            bar.close()
-            print(f"terminated: step {number + 1} is saved, the same command goes on", file=sys.stderr)
-            sys.exit(TERMINATED)
-    bar.close()
+    with termination() as terminated, progress(total, "bridge", "q", initial=done, show=is_main()) as bar:
+        for number, part in enumerate(prepared, start=start):
+            lr = learning_rate(number, len(steps), config.lr, config.warmup)
+            run.optimizer.param_groups[0]["lr"] = lr
+            sums = backward(trainee, part, constant, bool(terminated))
+            norm = update(trainee, run.optimizer, sums, config.clip)
+            failures = 0 if norm is not None else failures + 1
+            if failures and is_main():
+                names = ", ".join(questions.ids(steps[number])[:5])
+                bar.write(
+                    f"step {number}: loss {sums.loss}, weights left as they were (questions {names}, ...)", sys.stderr
+                )
+            if failures == PATIENCE:
+                raise UserError(f"no finite gradient for {PATIENCE} steps up to step {number}: lower --lr")
+            now = time.perf_counter()
+            run.record(number, sums, lr, norm, now - clock)
+            clock = now
+            bar.set_postfix_str(f"step {number + 1}/{len(steps)}, loss {sums.loss:.3f}", refresh=False)
+            bar.update(sums.questions)
+            if sums.stop or (number + 1) % config.save_every == 0 or number + 1 == len(steps):
+                run.save(number + 1)
+            if sums.stop and number + 1 < len(steps):
+                bar.write(f"terminated: step {number + 1} is saved, the same command goes on from there", sys.stderr)
+                sys.exit(TERMINATED)
 
 
 def check_folder(config: BridgeConfig) -> None:
@@ -201,11 +206,15 @@ def train(config: BridgeConfig) -> None:
     questions = Questions(sets, trainee.vlm, config)
     tower = VisionTower(trainee.vlm)
     run = Run(config, trainee, tower.key())
+    start = run.resume()
+    run.begin(start)
     if trainee.weights:
-        features = FeatureCache(config.features or run.folder / "features", tower) if config.cache else tower
-        loop(run, trainee, questions, features, questions.plan(), config)
-    else:
-        run.begin(0)
+        steps, features = questions.plan(), tower
+        if config.cache and not config.blind:
+            features = FeatureCache(config.features or run.folder / "features", tower)
+            features.fill(questions.images(steps[start:]))
+        loop(run, trainee, questions, features, steps, start)
+    elif is_main():
         print("blind with a frozen LLM: there is nothing to train", file=sys.stderr)
     if is_main():
         save_result(trainee, config, run.folder)

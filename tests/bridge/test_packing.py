@@ -150,7 +150,8 @@ def test_a_question_longer_than_the_budget_is_named():
 def test_micro_batches_group_similar_lengths():
     rows = [make_row([conversation("x", [30] * length, [40])], constant=3) for length in (1, 9, 2, 8)]
     assert [len(row.ids) for row in rows] == [8, 16, 9, 15]
-    assert micro_batches(rows, tokens=32) == [[1, 3], [2, 0]]
+    assert micro_batches(rows, tokens=1000) == [[1, 3], [2, 0]]
+    assert micro_batches(rows, tokens=31) == [[1], [3], [2, 0]]
     assert micro_batches(rows, tokens=15) == [[1], [3], [2], [0]]
 
 

@@ -1,6 +1,5 @@
 """The order of questions: complete, repeatable, balanced, in the asked proportions."""
 
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -44,10 +43,9 @@ def test_order_is_a_function_of_seed_and_epoch():
     assert plan(SETS).steps(40) == steps
     assert plan(SETS).steps(25) == steps[:25]
     assert plan(SETS, seed=1).steps(40) != steps
-    one_pass = len(plan(SETS).steps(None))
-    first, second = steps[:one_pass], steps[one_pass : 2 * one_pass]
-    assert {row.epoch for step in first for row in step} == {0}
-    assert {row.epoch for step in second for row in step} == {1}
+    assert [{row.epoch for row in step} for step in steps] == sorted([{step[0].epoch} for step in steps], key=min)
+    first, second = ([step for step in steps if step[0].epoch == epoch] for epoch in (0, 1))
+    assert sorted(indices(first)) == sorted(indices(second))
     assert indices(first) != indices(second)
 
 
@@ -56,11 +54,6 @@ def test_an_image_with_too_many_questions_is_split_evenly(limits, sizes):
     steps = plan([examples("gqa", 5, 7)], **limits).steps(None)
     assert sorted(indices(steps)) == list(range(35))
     assert {len(row.examples) for step in steps for row in step} == sizes
-
-
-def test_rows_of_a_step_are_of_similar_length():
-    sizes = [Counter(len(row.examples) for row in step) for step in plan(SETS).steps(None)]
-    assert sum(len(size) == 1 for size in sizes) >= len(sizes) - 2
 
 
 @pytest.mark.parametrize("weight", [0.25, 0.9, 0.0, 1.0])
