@@ -132,9 +132,6 @@ class CaptionBatches:
         self.rank, self.workers, self.bad_ratio = rank, workers, bad_ratio
         self.quarantine = Path(quarantine) if quarantine else None
 
-    def __len__(self) -> int:
-        return len(self.steps)
-
     def __iter__(self) -> Iterator[dict]:
         data, listed = self.dataset.data, Quarantine(self.quarantine, self.rank)
         if self.rank == 0:
