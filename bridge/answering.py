@@ -89,8 +89,7 @@ class Asker:
     bad: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
-        self.slot = self.vlm.model.config.image_token_id
-        probes = [self.vlm.prompt_ids(text, image=not self.blind) for text in ("a", "9")]
+        probes = [self._ids(text, text if self.caption else None) for text in ("a", "9")]
         self.decoder = Decoder(self.vlm.model, probes[0][: common_prefix(probes)], ROW_SIZE)
 
     def answers(self, batches: Sequence[Sequence[Unit]]) -> Iterator[list[tuple[Unit, list[str]]]]:
@@ -137,16 +136,10 @@ class Asker:
         return self.decoder.decode(groups, self.max_new_tokens)
 
     def _prompts(self, unit: Unit, features: torch.Tensor | None) -> Prompts:
-        prompts = [self.vlm.prompt_ids(question, image=not self.blind) for question in unit.questions]
-        if self.caption is not None:
-            text = self.vlm.processor.tokenizer(
-                self.caption(unit.image), add_special_tokens=False, split_special_tokens=True
-            ).input_ids
-            prompts = [in_place_of_image(ids, text, self.slot) for ids in prompts]
-        return make_prompts(prompts, features)
+        caption = self.caption(unit.image) if self.caption else None
+        return make_prompts([self._ids(question, caption) for question in unit.questions], features)
 
-
-def in_place_of_image(ids: list[int], text: list[int], slot: int) -> list[int]:
-    """The prompt with its run of image slots replaced by the ids of a text."""
-    start = ids.index(slot)
-    return ids[:start] + text + ids[start + ids.count(slot) :]
+    def _ids(self, question: str, caption: str | None) -> list[int]:
+        if caption is None:
+            return self.vlm.prompt_ids(question, image=not self.blind)
+        return self.vlm.prompt_ids(question, image=False, caption=caption)

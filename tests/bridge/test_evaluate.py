@@ -1,18 +1,28 @@
 """The evaluation command on small official files: plans, scores with missing images, resuming, every kind of row."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from bridge import benchmarks, evaluate
-from bridge.answering import in_place_of_image, plan, shuffled
+from bridge.answering import plan, shuffled
+from bridge.scoring import gqa as gqa_scoring
+from bridge.scoring import pope as pope_scoring
 from bridge.vqa import Example
+from vlm.assemble import load
 from vlm.errors import UserError
-from vlm.logs import read_json, write_json
+from vlm.logs import read_json, read_jsonl, write_json
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 def save_picture(path: Path, seed: int) -> None:
@@ -111,10 +121,6 @@ def test_shuffled_gives_every_image_another():
         shuffled(images[:1])
 
 
-def test_text_in_place_of_the_image():
-    assert in_place_of_image([1, 2, 9, 9, 9, 3], [4, 5], 9) == [1, 2, 4, 5, 3]
-
-
 def test_scores_and_submissions_with_missing_answers(world):
     gqa = benchmarks.read_gqa(world / "gqa", "testdev")
     scores = benchmarks.score(gqa, {"01": "Yes.", "1": "red", "2": "yes", "4": "cat"})
@@ -164,3 +170,185 @@ def test_captions_are_found_by_path(world, tmp_path):
     assert benchmarks.caption_of(image, captions, tmp_path) == "a picture of cat 1"  # the file lies elsewhere
     with pytest.raises(UserError, match=r"no caption of .*13\.jpg"):
         benchmarks.caption_of(world / "gqa/images/13.jpg", captions, world)
+
+
+def run(folder: Path, world: Path, out: Path, *more: str, benchmarks=("gqa", "vqav2", "pope"), expect: int = 0) -> str:
+    """bridge/evaluate.py as a user starts it; its output, stdout before stderr."""
+    data = [part for name in benchmarks for part in (f"--{name}", str(world / name))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    call = [sys.executable, str(ROOT / "bridge/evaluate.py"), str(folder), *data, "--out", str(out), *more]
+    done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def here(monkeypatch, folder: Path, world: Path, out: Path, *more: str) -> dict:
+    """The same in this process, which has the libraries loaded already. Its results.json."""
+    data = [part for name in ("gqa", "vqav2", "pope") for part in (f"--{name}", str(world / name))]
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", str(folder), *data, "--out", str(out), "--device", "cpu", *more])
+    evaluate.main()
+    return read_json(out / "results.json")
+
+
+def predictions(out: Path) -> dict[str, bytes]:
+    return {name: (out / f"predictions/{name}.jsonl").read_bytes() for name in ("gqa", "vqav2", "pope")}
+
+
+def untimed(report: dict) -> dict:
+    timing = ("answered_now", "seconds", "questions_per_s")
+    entries = {
+        name: {k: v for k, v in entry.items() if k not in timing} for name, entry in report["benchmarks"].items()
+    }
+    return {**report, "benchmarks": entries}
+
+
+@pytest.fixture(scope="module")
+def evaluated(world, tiny_vlm, tmp_path_factory) -> Path:
+    """OUT of an uninterrupted run in a process of its own."""
+    out = tmp_path_factory.mktemp("eval")
+    printed = run(tiny_vlm.parent, world, out, "--max-new-tokens", "5")
+    assert "GQA" in printed and f"written: {out / 'results.json'}" in printed
+    return out
+
+
+def test_answers_are_those_of_the_vlm_itself(world, tiny_vlm, evaluated):
+    vlm = load(tiny_vlm)
+    for name, folder in (("gqa", "gqa/images"), ("vqav2", "vqav2/val2014"), ("pope", "pope/val2014")):
+        records = list(read_jsonl(evaluated / f"predictions/{name}.jsonl"))
+        assert len(records) == {"gqa": 5, "vqav2": 3, "pope": 12}[name]
+        for record in records:
+            expected = vlm.answer(world / folder / record["image"], record["question"], max_new_tokens=5)
+            assert record["answer"] == expected
+
+
+def test_results_hold_scores_of_the_official_submissions(world, evaluated):
+    report = read_json(evaluated / "results.json")
+    assert report["sees"] == "images" and report["mode"] == "official"
+    entry = report["benchmarks"]["gqa"]
+    assert (entry["split"], entry["questions"], entry["images"], entry["partial"]) == ("testdev", 5, 3, False)
+    submitted = read_json(evaluated / "gqa_testdev_predictions.json")
+    again = gqa_scoring.score(read_json(world / "gqa/testdev_balanced_questions.json"), submitted)
+    assert entry["scores"]["accuracy"] == report["summary"]["gqa"] == again["accuracy"]
+    answers = [line["answer"] for line in read_jsonl(evaluated / "pope_popular_answers.json")]
+    labels = [line["label"] for line in read_jsonl(world / "pope/coco_pope_popular.json")]
+    popular = report["benchmarks"]["pope"]["scores"]["popular"]
+    assert popular["accuracy"] == pope_scoring.score(labels, answers)["accuracy"]
+    assert {row["question_id"] for row in read_json(evaluated / "vqav2_val2014_results.json")} == {101, 102, 103}
+
+
+def test_resuming_after_a_kill_gives_the_same_bytes(monkeypatch, world, tiny_vlm, evaluated, tmp_path):
+    out = tmp_path / "eval"
+    shutil.copytree(evaluated, out)
+    lines = (evaluated / "predictions/pope.jsonl").read_bytes().splitlines(keepends=True)
+    (out / "predictions/pope.jsonl").write_bytes(b"".join(lines[:4]) + lines[4][:30])
+    (out / "predictions/vqav2.jsonl").unlink()
+    (out / "results.json").unlink()
+    report = here(monkeypatch, tiny_vlm, world, out, "--max-new-tokens", "5")
+    assert predictions(out) == predictions(evaluated)
+    assert untimed(report) == untimed(read_json(evaluated / "results.json"))
+    assert [entry["answered_now"] for entry in report["benchmarks"].values()] == [0, 3, 8]
+
+
+def test_another_model_is_refused_and_overwrite_starts_anew(monkeypatch, world, tiny_vlm, evaluated, tmp_path):
+    out = tmp_path / "eval"
+    shutil.copytree(evaluated, out)
+    with pytest.raises(UserError, match=r"another run .it differs in: max_new_tokens"):
+        here(monkeypatch, tiny_vlm, world, out, "--max-new-tokens", "6")
+    other = tmp_path / "other"
+    shutil.copytree(tiny_vlm, other)
+    (other / "generation_config.json").write_text((other / "generation_config.json").read_text() + "\n")
+    with pytest.raises(UserError, match=r"another run .it differs in: model"):
+        here(monkeypatch, other, world, out, "--max-new-tokens", "5")
+    assert predictions(out) == predictions(evaluated)
+    report = here(monkeypatch, tiny_vlm, world, out, "--max-new-tokens", "6", "--overwrite")
+    assert report["benchmarks"]["pope"]["answered_now"] == 12
+
+
+def test_missing_and_damaged_images_make_scores_partial(monkeypatch, capsys, world, tiny_vlm, evaluated, tmp_path):
+    broken = tmp_path / "world"
+    shutil.copytree(world, broken)
+    (broken / "gqa/images/10.jpg").unlink()
+    damaged = broken / "pope/val2014/COCO_val2014_000000000002.jpg"
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    whole, report = (
+        read_json(evaluated / "results.json"),
+        here(monkeypatch, tiny_vlm, broken, tmp_path / "eval", "--max-new-tokens", "5"),
+    )
+    entry = report["benchmarks"]["gqa"]
+    assert (entry["partial"], entry["unanswered"], entry["questions"]) == (True, 2, 5)
+    assert list(entry["bad_images"]) == [str(broken / "gqa/images/10.jpg")]
+    assert "No such file" in entry["bad_images"][str(broken / "gqa/images/10.jpg")]
+    assert "damaged image" in report["benchmarks"]["pope"]["bad_images"][str(damaged)]
+    assert not report["benchmarks"]["vqav2"]["partial"] and report["summary"]["vqav2"] == whole["summary"]["vqav2"]
+    before = read_json(evaluated / "per_question/pope.json")
+    kept = [v for k, v in before["scores"].items() if before["images"][k] != damaged.name]
+    assert len(kept) == 6 and report["summary"]["pope"] == round(sum(kept) / 12, 2)  # those of the lost image are wrong
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning:")]
+    assert len(warnings) == 2 and "GQA is partial: 1 images could not be read, 2 of 5 questions" in warnings[0]
+
+
+def test_blind_runs_are_evaluated_blind(monkeypatch, capsys, world, tiny_vlm, tmp_path):
+    shutil.copytree(tiny_vlm, tmp_path / "run/vlm")
+    write_json(tmp_path / "run/config.json", {"encoder": "blind"})
+    report = here(monkeypatch, tmp_path / "run", world, tmp_path / "eval", "--max-new-tokens", "5")
+    assert report["sees"] == "nothing" and "says encoder blind" in capsys.readouterr().err
+    vlm = load(tiny_vlm)
+    for record in read_jsonl(tmp_path / "eval/predictions/pope.jsonl"):
+        assert record["answer"] == vlm.answer(None, record["question"], max_new_tokens=5)
+
+
+def test_oracle_reads_the_caption_and_shuffled_another_image(monkeypatch, world, tiny_vlm, evaluated, tmp_path):
+    captions = str(world / "captions.json")
+    oracle = here(monkeypatch, tiny_vlm, world, tmp_path / "o", "--max-new-tokens", "5", "--oracle", captions)
+    shuffle = here(monkeypatch, tiny_vlm, world, tmp_path / "s", "--max-new-tokens", "5", "--shuffle-images")
+    assert (oracle["sees"], shuffle["sees"]) == ("captions", "other images")
+    vlm = load(tiny_vlm)
+    for record in read_jsonl(tmp_path / "o/predictions/gqa.jsonl"):
+        number = int(record["image"][:2]) - 10
+        ids = vlm.prompt_ids(record["question"], image=False, caption=f"a picture of cat {number}")
+        new = vlm.model.generate(
+            torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), do_sample=False, max_new_tokens=5
+        )
+        assert record["answer"] == vlm.processor.tokenizer.decode(new[0, len(ids) :], skip_special_tokens=True).strip()
+    pair = {1: 2, 2: 1}  # of two images, each is shown for the other
+    for record in read_jsonl(tmp_path / "s/predictions/pope.jsonl"):
+        shown = world / f"pope/val2014/COCO_val2014_{pair[int(record['image'][-5])]:012d}.jpg"
+        assert record["answer"] == vlm.answer(shown, record["question"], max_new_tokens=5)
+
+
+def test_baselines_limit_and_unscored_split(monkeypatch, capsys, world, tiny_vlm, evaluated, tmp_path):
+    hidden = tmp_path / "world"
+    shutil.copytree(world, hidden)
+    (hidden / "vqav2/v2_mscoco_val2014_annotations.json").unlink()
+    out = tmp_path / "eval"
+    given = ("--max-new-tokens", "5", "--baseline", f"same={evaluated}")
+    report = here(monkeypatch, tiny_vlm, hidden, out, *given)
+    assert report["summary"]["vqav2"] is None and report["benchmarks"]["vqav2"]["scores"] is None
+    assert len(read_json(out / "vqav2_val2014_results.json")) == 3
+    assert report["gains"]["same"]["gqa"]["gain"] == 0.0 and "vqav2" not in report["gains"]["same"]
+    assert "gain over same" in capsys.readouterr().out
+    assert (out / "results.md").is_file() and (out / "results.png").is_file()
+    few = here(monkeypatch, tiny_vlm, world, tmp_path / "few", "--max-new-tokens", "5", "--limit-images", "1")
+    assert [entry["questions"] for entry in few["benchmarks"].values()] == [2, 2, 6]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--blind", "--shuffle-images"], "exclude each other"),
+        (["--baseline", "nowhere"], "'nowhere' is no row"),
+        (["--gqa-split", "train"], "train_balanced_questions.json is missing"),
+        (["--oracle", "none.json"], "none.json does not exist"),
+    ],
+)
+def test_user_errors_come_before_any_work(monkeypatch, world, tmp_path, more, message):
+    (tmp_path / "vlm").mkdir()
+    (tmp_path / "vlm/config.json").write_text("{}")
+    with pytest.raises(UserError, match=message):
+        here(monkeypatch, tmp_path, world, tmp_path / "out", *more)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_user_error_is_one_line_and_exit_2(world, tmp_path):
+    printed = run(tmp_path, world, tmp_path / "out", expect=2)
+    assert printed.strip().endswith("needs a config.json, as bridge/train.py saves it") and printed.count("\n") == 1
