@@ -1,0 +1,160 @@
+"""pretrain.tabular: parquet, Arrow and saved data sets give the same pairs; bad rows cost only themselves."""
+
+import io
+import json
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from pretrain.captions import CaptionBatches, open_captions
+from vlm.errors import UserError
+
+
+def encode(number):
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16), (number, 0, 7)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def pixels(image, generator):
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
+
+
+def write_parquet(path, images, captions, **names):
+    columns = {names.get("image", "image"): images, names.get("caption", "caption"): captions}
+    pq.write_table(pa.table(columns), path, row_group_size=7)
+
+
+def struct(values):
+    return pa.array(
+        [{"bytes": value, "path": None} for value in values], pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    )
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def numbers(data):
+    """Every pair once, as (picture's number, caption's number)."""
+    batches = CaptionBatches(data, pixels, 10, stop_step=len(data) // 10)
+    return sorted(
+        (int(picture[0, 4, 4]), int(caption.split()[1]))
+        for batch in batches
+        for picture, caption in zip(batch["images"], batch["captions"])
+    )
+
+
+def saved(folder, split=None):
+    features = datasets.Features(
+        {"jpg": datasets.Image(), "txt": datasets.Value("string"), "id": datasets.Value("int64")}
+    )
+    rows = {"jpg": [{"bytes": encode(n), "path": None} for n in range(30)], "txt": [f"row {n}" for n in range(30)]}
+    data = datasets.Dataset.from_dict(rows | {"id": list(range(30))}, features=features)
+    (datasets.DatasetDict({split: data}) if split else data).save_to_disk(folder, num_shards=3 if not split else None)
+    return folder
+
+
+def parquet_folder(folder):
+    folder.mkdir()
+    for part in range(3):
+        span = range(10 * part, 10 * part + 10)
+        write_parquet(folder / f"part-{part}.parquet", struct(map(encode, span)), [f"row {n}" for n in span])
+    return folder
+
+
+SOURCES = {
+    "parquet folder": parquet_folder,
+    "parquet glob": lambda folder: f"{parquet_folder(folder)}/*.parquet",
+    "saved data set": saved,
+    "saved splits": lambda folder: saved(folder, "train"),
+    "Arrow files": lambda folder: f"{saved(folder)}/*.arrow",
+    "hub layout": lambda folder: (folder.mkdir(), parquet_folder(folder / "data"), folder)[2],
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_sources(tmp_path, name):
+    data = open_captions(SOURCES[name](tmp_path / "set"))
+    assert numbers(data) == [(n, n) for n in range(30)]
+    assert data.first_captions(2) == ["row 0", "row 1"]
+
+
+def test_workers_give_the_same_batches(tmp_path):
+    data = open_captions(parquet_folder(tmp_path / "set"))
+    alone, workers = (list(CaptionBatches(data, pixels, 10, stop_step=4, workers=n)) for n in (0, 2))
+    assert [b["ids"] for b in alone] == [b["ids"] for b in workers]
+    assert all(torch.equal(a["images"], b["images"]) for a, b in zip(alone, workers))
+
+
+def test_bad_rows_cost_only_themselves(tmp_path):
+    captions = pa.array(
+        [b"row %d" % n for n in range(24)] + [None, b"", b"row 26 caf\xe9", b"row 27", b"row 28"], pa.binary()
+    )
+    images = [encode(n) for n in range(27)] + [None, b"<html>"]
+    write_parquet(tmp_path / "a.parquet", struct(images), captions.view(pa.string()), caption="TEXT")
+    data = open_captions(tmp_path / "a.parquet", caption_column="TEXT")
+    batches = list(CaptionBatches(data, pixels, 29, stop_step=1, quarantine=tmp_path / "quarantine.jsonl"))
+    records = [json.loads(line) for line in (tmp_path / "quarantine.jsonl").read_text().splitlines()]
+    assert {(r["shard"], r["index"], r["reason"]) for r in records} == {
+        ("a.parquet", 24, "empty caption"),
+        ("a.parquet", 25, "empty caption"),
+        ("a.parquet", 27, "no image"),
+        ("a.parquet", 28, "not an image"),
+    }
+    assert "row 26 caf\ufffd" in batches[0]["captions"]
+
+
+def test_plain_binary_images(tmp_path):
+    write_parquet(
+        tmp_path / "a.parquet", pa.array(map(encode, range(10)), pa.binary()), [f"row {n}" for n in range(10)]
+    )
+    assert numbers(open_captions(tmp_path / "a.parquet")) == [(n, n) for n in range(10)]
+
+
+def truncated(path):
+    write_parquet(path, struct([encode(1)]), ["x"])
+    path.write_bytes(path.read_bytes()[:-50])
+
+
+REFUSED = {
+    "wrong image column": (
+        {"image_column": "img"},
+        "has no column 'img'; its columns are picture, caption: name one with --image-column",
+    ),
+    "no usual image column": ({}, "none of the usual image columns .* its columns are picture, caption"),
+    "wrong caption column": ({"image_column": "picture", "caption_column": "alt"}, "no column 'alt'; its columns are"),
+    "caption is no text": ({"image_column": "picture", "caption_column": "picture"}, "holds struct<.*not strings"),
+    "image is no image": ({"image_column": "caption"}, "'caption' of a.parquet holds string, not encoded images"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_wrong_columns_name_the_right_ones(tmp_path, name):
+    columns, words = REFUSED[name]
+    write_parquet(tmp_path / "a.parquet", struct([encode(1)]), ["x"], image="picture")
+    with pytest.raises(UserError, match=words):
+        open_captions(tmp_path / "a.parquet", **columns)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    truncated(tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"cannot read a\.parquet as a data set: .*magic bytes"):
+        open_captions(tmp_path / "a.parquet")
+    (tmp_path / "b.arrow").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"b\.arrow as a data set"):
+        open_captions(tmp_path / "b.arrow")
+    with pytest.raises(UserError, match="has the splits val, not train"):
+        open_captions(saved(tmp_path / "saved", "val"))
+
+
+def test_a_hub_id_that_cannot_be_reached(monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="cannot read no/such-set, which is no path here, as a data set"):
+        open_captions("no/such-set")
