@@ -5,11 +5,11 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from vlm.assemble import VLM, assemble, load
 
 from bridge import vqa
 from bridge.config import BridgeConfig
 from bridge.vqa import Example
+from vlm.assemble import VLM, assemble, load
 from vlm.checkpoint import atomic_directory
 from vlm.encoder import Encoder, EncoderConfig, load_encoder, new_encoder, random_encoder
 from vlm.errors import UserError

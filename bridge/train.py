@@ -164,9 +164,7 @@ def loop(run: Run, trainee: Trainee, questions: Questions, features: Features, s
             failures = 0 if norm is not None else failures + 1
             if failures and is_main():
                 names = ", ".join(questions.ids(steps[number])[:5])
-                bar.write(
-                    f"step {number}: loss {sums.loss}, weights left as they were (questions {names}, ...)", sys.stderr
-                )
+                bar.write(f"step {number}: loss {sums.loss}, nothing updated (questions {names}, ...)", sys.stderr)
             if failures == PATIENCE:
                 raise UserError(f"no finite gradient for {PATIENCE} steps up to step {number}: lower --lr")
             now = time.perf_counter()
