@@ -15,12 +15,13 @@ from vlm.logs import read_json, write_json
 
 KEEP = 2
 # What may differ between a run and its continuation: none of it changes the trajectory.
-FREE = {"out", "resume", "workers", "log_every", "save_every", "micro_batch_size"}
+FREE = {"data", "out", "resume", "workers", "log_every", "save_every", "micro_batch_size"}
 
 
-def fingerprint(config: PretrainConfig) -> dict:
-    """The settings that a resumed run must share with the run that wrote the checkpoint."""
-    return {name: value for name, value in asdict(config).items() if name not in FREE}
+def fingerprint(config: PretrainConfig, data: str) -> dict:
+    """What a resumed run must share with the run that wrote the checkpoint: settings, and the data's fingerprint."""
+    settings = {name: value for name, value in asdict(config).items() if name not in FREE}
+    return {**settings, "data_fingerprint": data}
 
 
 def _digest(path: Path) -> str:
@@ -31,7 +32,7 @@ def _digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def save(engine, run: Path, step: int, config: PretrainConfig, world_size: int) -> None:
+def save(engine, run: Path, step: int, settings: dict, world_size: int) -> None:
     """Commit `run/checkpoints/step_{step}`; collective. Until the last rename the previous one stays the newest."""
     folder = run / "checkpoints"
     partial = folder / f"step_{step}.tmp"
@@ -47,7 +48,7 @@ def save(engine, run: Path, step: int, config: PretrainConfig, world_size: int) 
         manifest = {
             "step": step,
             "world_size": world_size,
-            "config": fingerprint(config),
+            "config": settings,
             "files": {str(path.relative_to(partial)): [path.stat().st_size, _digest(path)] for path in files},
         }
         write_json(partial / "manifest.json", manifest)
@@ -79,8 +80,8 @@ def _damage(folder: Path) -> str | None:
     return None
 
 
-def newest(run: Path, config: PretrainConfig, world_size: int) -> int | None:
-    """Step of the newest whole checkpoint that this configuration may continue, or None where there is none.
+def newest(run: Path, settings: dict, world_size: int) -> int | None:
+    """Step of the newest whole checkpoint that a run with these `settings` may continue, or None without checkpoints.
 
     A damaged checkpoint is passed over with a line. Raises `UserError` where the settings or the number of processes
     differ from the checkpoint's, or where checkpoints exist but none is whole.
@@ -93,7 +94,7 @@ def newest(run: Path, config: PretrainConfig, world_size: int) -> int | None:
         manifest = read_json(folder / "manifest.json")
         changed = {
             name: (manifest["config"].get(name), value)
-            for name, value in fingerprint(config).items()
+            for name, value in settings.items()
             if manifest["config"].get(name) != value
         }
         if changed:

@@ -46,7 +46,7 @@ def parse(arguments: list[str] | None = None) -> PretrainConfig:
         allow_abbrev=False,
     )
     for name, field in FIELDS.items():
-        kind = {"int": int, "float": float}.get(str(field.type), str)
+        kind = field.type if field.type in (int, float) else str
         default = field.default if field.default is not MISSING else None
         parser.add_argument(
             "--" + name.replace("_", "-"),

@@ -1,6 +1,7 @@
 """The pretraining run: set-up, loop, checkpoints, export."""
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from pretrain.model import Pretrainer, parameter_groups, use_fast_attention
 from pretrain.objective import effective_rank, levljepa
 from pretrain.schedule import SCHEDULES
 from pretrain.zero import device, gathered, start_engine, start_processes
-from vlm.distributed import barrier, is_main, rank, world_size
+from vlm.distributed import all_sum, barrier, is_main, rank, world_size
 from vlm.encoder import Encoder, EncoderConfig, new_encoder
 from vlm.errors import UserError
 from vlm.images import CLIP_MEAN, CLIP_STD
@@ -54,9 +55,9 @@ def compute_dtype(config: PretrainConfig, target: torch.device) -> torch.dtype:
     return {"bf16": torch.bfloat16, "fp32": torch.float32}[config.dtype]
 
 
-def resume_step(engine, run: Path, config: PretrainConfig) -> int:
+def resume_step(engine, run: Path, config: PretrainConfig, settings: dict) -> int:
     """Load the newest whole checkpoint as --resume asks, and return the step to go on with."""
-    step = checkpoints.newest(run, config, world_size())
+    step = checkpoints.newest(run, settings, world_size())
     if config.resume == "never" and step is not None:
         raise UserError(f"{run} holds a run at step {step}: give another --out, or --resume auto to continue it")
     if config.resume == "required" and step is None:
@@ -82,9 +83,10 @@ class Recorder:
             self.flush()
 
     def flush(self) -> None:
-        """Read the pending steps in one transfer; raises `UserError` where the loss is no longer finite."""
+        """Read the pending steps' means over the ranks in one transfer; raises `UserError` for a loss not finite."""
         names = list(self.pending[0][2])
-        table = torch.stack([torch.stack([metrics[name] for name in names]) for *_, metrics in self.pending]).tolist()
+        table = torch.stack([torch.stack([metrics[name] for name in names]) for *_, metrics in self.pending])
+        table = (all_sum(table) / world_size()).tolist()
         now = time.perf_counter()
         rate = self.config.batch_size * len(self.pending) / (now - self.clock)
         for (step, lr, _), row in zip(self.pending, table):
@@ -107,7 +109,8 @@ def train(config: PretrainConfig) -> None:
     use_fast_attention(encoder, target)
     model = Pretrainer(encoder, config.micro_batch_size // world_size(), compute_dtype(config, target))
     engine = start_engine(model, parameter_groups(encoder, config.weight_decay), config, world_size())
-    start = resume_step(engine, run, config)
+    settings = checkpoints.fingerprint(config, data.fingerprint)
+    start = resume_step(engine, run, config, settings)
     if is_main():
         write_json(run / "config.json", asdict(config))
     batches = CaptionBatches(
@@ -122,11 +125,16 @@ def train(config: PretrainConfig) -> None:
         workers=config.workers,
         quarantine=run / "quarantine.jsonl",
     )
-    loop(engine, batches, Recorder(run, config, start), run, config, start)
+    recorder = Recorder(run, config, start)
+
+    def save(step: int) -> None:
+        checkpoints.save(engine, run, step, settings, world_size())
+
+    loop(engine, batches, recorder, save, config, start)
     export(engine, run)
 
 
-def loop(engine, batches, recorder: Recorder, run: Path, config: PretrainConfig, start: int) -> None:
+def loop(engine, batches, recorder: Recorder, save: Callable[[int], None], config: PretrainConfig, start: int) -> None:
     """Steps `start` to `config.steps`: the learning rate, directions and data are functions of the step alone."""
     target, tokenizer = device(), engine.module.encoder.tokenizer
     schedule = SCHEDULES[config.schedule]
@@ -150,7 +158,7 @@ def loop(engine, batches, recorder: Recorder, run: Path, config: PretrainConfig,
         metrics["rank_image"], metrics["rank_text"] = effective_rank(embeddings.z_v), effective_rank(embeddings.z_t)
         recorder.add(step, lr, metrics)
         if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
-            checkpoints.save(engine, run, step + 1, config, world_size())
+            save(step + 1)
 
 
 def export(engine, run: Path) -> None:

@@ -1,0 +1,124 @@
+"""The pretraining command as a user runs it: resume, two ranks, the exported encoder, bad input."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vlm.encoder import load_encoder
+
+ROOT = Path(__file__).parents[2]
+COLORS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 80, 220), "grey": (128, 128, 128)}
+SMALL = [
+    "--image-size", "16", "--patch-size", "8", "--vision-width", "16", "--vision-layers", "1", "--vision-heads", "2",
+    "--text-width", "16", "--text-layers", "1", "--text-heads", "2", "--embed-dim", "8", "--projector-width", "16",
+    "--projector-depth", "2", "--directions", "32", "--batch-size", "8", "--tokenizer", "train:300", "--log-every", "1",
+    "--warmup-steps", "2",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def captions(tmp_path_factory):
+    """40 plain pictures with their colour's name, in two shards."""
+    folder = tmp_path_factory.mktemp("captions")
+    random = np.random.default_rng(0)
+    for shard in range(2):
+        with tarfile.open(folder / f"train-{shard:06d}.tar", "w") as tar:
+            for index in range(20):
+                name = list(COLORS)[random.integers(4)]
+                pixels = random.normal(COLORS[name], 20, (16, 16, 3)).clip(0, 255).astype(np.uint8)
+                picture = io.BytesIO()
+                Image.fromarray(pixels).save(picture, "PNG")
+                for suffix, data in (("png", picture.getvalue()), ("txt", f"a {name} picture".encode())):
+                    member = tarfile.TarInfo(f"{shard}{index:05d}.{suffix}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+    return folder
+
+
+def pretrain(data, out, *flags, launcher=(sys.executable,)):
+    command = [*launcher, "pretrain/run.py", "--data", str(data), "--out", str(out), *SMALL, *flags]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def losses(run):
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {record["step"]: record["loss"] for record in records}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(captions, tmp_path_factory):
+    run = tmp_path_factory.mktemp("run") / "whole"
+    result = pretrain(captions, run, "--steps", "8", "--save-every", "3")
+    assert result.returncode == 0, result.stderr
+    return run
+
+
+def test_a_run_leaves_what_it_promises(uninterrupted):
+    assert sorted(losses(uninterrupted)) == list(range(8))
+    assert json.loads((uninterrupted / "config.json").read_text())["batch_size"] == 8
+    assert sorted(path.name for path in (uninterrupted / "checkpoints").glob("step_*")) == ["step_6", "step_8"]
+    encoder = load_encoder(uninterrupted / "encoder")
+    pixels = encoder.transform(Image.new("RGB", (20, 16), "red"))[None]
+    with torch.no_grad():
+        assert encoder.patch_tokens(pixels).shape == (1, 4, 16)
+        assert encoder.predict_image(encoder.embed_texts(["a red picture"])).shape == (1, 8)
+
+
+def test_a_resumed_run_equals_the_uninterrupted_one_to_the_last_bit(captions, uninterrupted, tmp_path):
+    run = tmp_path / "resumed"
+    shutil.copytree(uninterrupted, run)
+    shutil.rmtree(run / "checkpoints" / "step_8")
+    (run / "metrics.jsonl").unlink()
+    result = pretrain(captions, run, "--steps", "8", "--save-every", "3", "--resume", "required")
+    assert result.returncode == 0, result.stderr
+    assert "resuming" in result.stdout and "at step 6 of 8" in result.stdout
+    whole = losses(uninterrupted)
+    assert losses(run) == {step: whole[step] for step in (6, 7)}
+    for name in ("vision_encoder", "text_encoder"):
+        file = f"encoder/{name}.safetensors"
+        assert (run / file).read_bytes() == (uninterrupted / file).read_bytes()
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_other_settings_are_refused(captions, uninterrupted, tmp_path):
+    run = tmp_path / "damaged"
+    shutil.copytree(uninterrupted, run)
+    weights = run / "checkpoints" / "step_8" / "mp_rank_00_model_states.pt"
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    weights.write_bytes(data)
+    result = pretrain(captions, run, "--steps", "8", "--lr", "0.001")
+    assert result.returncode == 2
+    assert "passing over" in result.stderr and "step_8" in result.stderr
+    assert "lr 0.0005 -> 0.001" in result.stderr.splitlines()[-1]
+
+
+def test_two_ranks_equal_one_process(captions, uninterrupted, tmp_path):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29611"]
+    result = pretrain(captions, tmp_path / "two", "--steps", "8", "--zero", "2", launcher=launcher)
+    assert result.returncode == 0, result.stderr
+    whole, two = losses(uninterrupted), losses(tmp_path / "two")
+    assert two == pytest.approx(whole, rel=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--batch-size", "64"), "the data holds 40 usable samples, a batch takes 64"),
+        (("--resume", "required"), "--resume required, but"),
+        (("--tokenizer", "nowhere.json"), "--tokenizer nowhere.json"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(captions, tmp_path, flags, message):
+    result = pretrain(captions, tmp_path / "bad", *flags)
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].startswith("error: ") and message in result.stderr
+    assert "Traceback" not in result.stderr
