@@ -27,7 +27,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 MIN_SIDE = 8  # below one patch of any encoder; a 1 x 1 tracking pixel is no picture
 MAX_ASPECT = 32  # a 5000 x 20 banner squashed to a square shows nothing
-# Reduced-size decoding must leave this many pixels for one of the resized image: see scripts/bench_loader.py --ratios.
+# Reduced-size decoding must leave this many pixels for one of the resized image: scripts/bench_loader.py --margins.
 DRAFT_MARGIN = 1.5
 
 # Pillow only warns between 89 and 179 megapixels; `decode` refuses at its own, lower cap in any case.
