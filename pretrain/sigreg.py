@@ -1,0 +1,215 @@
+"""SIGReg, the term that keeps embeddings from collapsing: exact, fused, the same function on any number of ranks.
+
+Directions a_p, spacing dt = 3/16, theta_bp = dt <z_b, a_p>, knots t_k = k dt for k = 0..16, phi_k = exp(-t_k^2 / 2):
+
+    C_kp = mean_b cos(k theta_bp)      S_kp = mean_b sin(k theta_bp)      b over the batch of ALL ranks, B rows
+    SIGReg = B * mean_p sum_k w_k [ (C_kp - phi_k)^2 + S_kp^2 ]           w_k = phi_k * trapezoid weight (knot 0 is 0)
+    dSIGReg / dz = G A^T,   G_bp = 1/P sum_k 2 w_k t_k [ S_kp cos(k theta_bp) - (C_kp - phi_k) sin(k theta_bp) ]
+
+The plain formulation stores (B, P, 17) cosines, sines and their gradients. Here the harmonics are never formed. Every
+k = 1..16 is 0, 7 or 14 plus or minus at most 3, so cos(k theta) and sin(k theta) are sums of products v_i u_j of
+
+    v = 1, cos and sin of 1, 2, 3 theta        u = 1, cos and sin of 7, 14 theta
+
+and the 35 sums over the batch of v_i u_j hold every C_kp and S_kp: one small matrix product a direction. G is the same
+thing read backwards: 35 coefficients a direction, times v, times u. v and u come from ONE cosine and ONE sine by
+recurrences of the form x_{a+b} = x_{a-b} + 2 s_b (...): where theta is small, as it is here, they keep the digits that
+y_{k+1} = 2 cos(theta) y_k - y_{k-1} loses (gradient error 3e-7 instead of 2e-6).
+
+The gradient is finished in the forward pass, chunk by chunk of directions; only dz [B, D] is kept for the backward.
+
+Sources: LeJEPA (arXiv 2511.08544) for SIGReg, LeVLJEPA (arXiv 2607.00784) for its use here.
+"""
+
+import hashlib
+from contextlib import contextmanager
+from functools import lru_cache, partial
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from vlm import distributed
+
+KNOTS, SPACING = 16, 3 / 16
+V_ROWS, U_ROWS = slice(0, 7), slice(6, 11)  # of the rows of `_harmonics`; they share the one of ones
+CHUNK = 1 << 15  # elements of one chunk's rows on a CPU: ~16 such rows live in its cache while they are worked on
+BLOCK = 1 << 19  # elements of theta that one large matrix product fills, then of G that another one reads
+GPU_CHUNK = 1 << 22  # on a GPU launches cost more than memory
+
+
+def random_directions(
+    dim: int,
+    count: int,
+    seed: int,
+    step: int,
+    modality: str | int,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
+    """Directions uniform on the sphere: dtype[dim, count] with unit columns, a pure function of (seed, step, modality).
+
+    `modality` is "image", "text" or a view's index. The numbers are drawn on the CPU, so that every rank and every kind
+    of device gets the same ones: characteristic functions may be averaged over ranks only along equal directions.
+    """
+    digest = hashlib.sha256(f"sigreg {int(seed)} {int(step)} {modality}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    directions = torch.randn(dim, count, generator=generator, dtype=torch.float32, device="cpu")
+    directions = directions.to(torch.promote_types(dtype, torch.float32))
+    directions /= directions.square().sum(0).sqrt_()  # vector_norm along the first axis is 10 times slower
+    if device is not None and torch.device(device).type == "cuda":
+        directions = directions.pin_memory()  # a copy from pageable memory would wait for the GPU
+    return directions.to(device=device, dtype=dtype, non_blocking=True)
+
+
+def sigreg(z: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
+    """SIGReg of the global batch along `directions`: float32[] (float64[] if z is float64), equal on every rank.
+
+    z: [B, D], this rank's rows, any float dtype; B may differ between ranks. directions: [D, P], unit columns, equal on
+    every rank (`random_directions`). Computed in full float32 whatever autocast and TF32 settings say.
+
+    Under data parallelism that AVERAGES gradients over ranks (DDP, DeepSpeed) the parameters get the gradient of the
+    global statistic: dz carries the factor world_size that the average takes away. No gradient reaches `directions`;
+    there is no second derivative. Collective: every rank calls it; one all-reduce of [P, 35].
+    Raises ValueError where the shapes do not fit.
+    """
+    if z.ndim != 2 or directions.ndim != 2 or z.shape[1] != directions.shape[0]:
+        raise ValueError(
+            f"sigreg needs z [B, D] and directions [D, P], got {tuple(z.shape)}, {tuple(directions.shape)}"
+        )
+    z = z if z.dtype == torch.float64 else z.float()
+    with torch.autocast(z.device.type, enabled=False), _full_float32():
+        return _SIGReg.apply(z, directions.detach().to(z.dtype))
+
+
+@contextmanager
+def _full_float32():
+    """No TF32 or bfloat16 inside float32 matrix products: they would cost three digits here."""
+    backend = torch.backends.cuda.matmul
+    try:
+        before, off, switch = torch.get_float32_matmul_precision(), "highest", torch.set_float32_matmul_precision
+    except RuntimeError:  # it was set through `fp32_precision` (torch >= 2.9), after which the older calls refuse
+        before, off, switch = backend.fp32_precision, "ieee", partial(setattr, backend, "fp32_precision")
+    if before == off:
+        yield
+        return
+    switch(off)
+    try:
+        yield
+    finally:
+        switch(before)
+
+
+class _SIGReg(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, z, directions):
+        sums = z.new_empty(directions.shape[1], 7, 5)
+        dz = torch.zeros_like(z) if ctx.needs_input_grad[0] else None
+        if distributed.active():  # the gradient needs every rank's sums, so the harmonics are computed twice
+            _sweep(z, directions, sums, None)
+            sums = distributed.all_sum(sums)
+            if dz is not None:
+                _sweep(z, directions, sums, dz, have_sums=True)
+        else:
+            _sweep(z, directions, sums, dz)
+        ctx.save_for_backward(dz)
+        deviations, samples = _deviations(sums)
+        weight = _constants(z.dtype, z.device)[2]
+        return (deviations.square_() @ weight).mean() * samples
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        (dz,) = ctx.saved_tensors
+        return gradient * dz, None
+
+
+def _sweep(z, directions, sums, dz, have_sums=False):
+    """Go through the directions once: fill sums [P, 7, 5] unless `have_sums`, add to dz [B, D] unless it is None."""
+    batch, count = len(z), directions.shape[1]
+    if z.device.type == "cpu":
+        chunk = max(1, CHUNK * torch.get_num_threads() // max(1, batch))
+        block = max(256, chunk, BLOCK // max(1, batch))
+    else:
+        chunk = block = max(1, GPU_CHUNK // max(1, batch))
+    chunk, block = min(chunk, count), min(block, count)
+    theta = z.new_empty(block, batch)
+    rows, work = z.new_empty(11, chunk, batch), z.new_empty(chunk, 5, batch)
+    to_coefficients = _constants(z.dtype, z.device)[3]
+    for start in range(0, count, block):
+        along = directions[:, start : start + block].T
+        angles = theta[: len(along)]
+        torch.addmm(angles, along, z.T, beta=0, alpha=SPACING, out=angles)
+        for angle, total in zip(angles.split(chunk), sums[start : start + block].split(chunk)):
+            harmonics, w = rows[:, : len(angle)], work[: len(angle)]
+            _harmonics(angle, harmonics, w)
+            v, u = harmonics[V_ROWS].transpose(0, 1), harmonics[U_ROWS].transpose(0, 1)
+            if not have_sums:
+                torch.bmm(v, u.transpose(1, 2), out=total)
+            if dz is not None:
+                coefficients = _deviations(total)[0] @ to_coefficients
+                torch.bmm(coefficients.view(-1, 5, 7), v, out=w)
+                _sum_of_products(w, u, out=angle)  # angle has been read: G takes its place
+        if dz is not None:
+            dz.addmm_(angles.T, along, alpha=distributed.world_size() / count)
+
+
+def _harmonics(angle, rows, work):
+    """angle [p, B] -> rows [11, p, B]: s3 c3 s2 c2 s1 c1 1 s7 c7 s14 c14, with s2 and s14 halved; work [p, >= 2, B].
+
+    c_{a+b} = c_{a-b} - 2 s_a s_b and s_{a+b} = s_{a-b} + 2 c_a s_b; s_2a / 2 = s_a c_a.
+    """
+    s3, c3, s2, c2, s1, c1, one, s7, c7, s14, c14 = rows
+    s4, c4 = work[:, 0], work[:, 1]  # s4 is a quarter of the sine
+    add = torch.addcmul
+    one.fill_(1)
+    torch.sin(angle, out=s1)
+    torch.cos(angle, out=c1)
+    torch.mul(s1, c1, out=s2)
+    add(one, s1, s1, value=-2, out=c2)
+    add(s1, c2, s1, value=2, out=s3)
+    add(c1, s2, s1, value=-4, out=c3)
+    torch.mul(s2, c2, out=s4)
+    add(one, s2, s2, value=-8, out=c4)
+    add(s1, c4, s3, value=2, out=s7)
+    add(c1, s4, s3, value=-8, out=c7)
+    torch.mul(s7, c7, out=s14)
+    add(one, s7, s7, value=-2, out=c14)
+
+
+def _sum_of_products(w, u, out):
+    """out [p, B] = sum over i of w [p, i, B] * u [p, i, B], whose row u_0 is ones."""
+    w, u = w.unbind(1), u.unbind(1)
+    torch.addcmul(w[0], w[1], u[1], out=out)
+    for i in (2, 3, 4):
+        out.addcmul_(w[i], u[i])
+
+
+def _deviations(sums):
+    """sums [P, 7, 5] -> [P, 32] = C_k - phi_k for k = 1..16, then S_k; and how many samples were summed."""
+    to_moments, target, _, _ = _constants(sums.dtype, sums.device)
+    samples = sums[0, 6, 0]  # ones times ones
+    return (sums.flatten(1) @ to_moments).div_(samples).sub_(target), samples
+
+
+@lru_cache(maxsize=8)
+def _constants(dtype, device):
+    """(to_moments [35, 32], target [32], weight [32], to_coefficients [32, 35]).
+
+    The 35 products and the 35 harmonics 1, cos k theta, sin k theta (k <= 17) span the same space, so 35 equally spaced
+    angles give the change of basis; its entries are small integers.
+    """
+    angle = torch.arange(35, dtype=torch.float64, device="cpu") * (2 * torch.pi / 35)
+    rows, work = angle.new_empty(11, 1, 35), angle.new_empty(1, 5, 35)
+    _harmonics(angle[None], rows, work)
+    products = torch.einsum("ib,jb->bij", rows[V_ROWS, 0], rows[U_ROWS, 0]).flatten(1)
+    k = torch.arange(1, KNOTS + 1, dtype=torch.float64, device="cpu")
+    wave = angle[:, None] * k
+    to_moments = torch.linalg.solve(products, torch.cat([wave.cos(), wave.sin()], 1)).round()
+    phi = torch.exp(-((k * SPACING) ** 2) / 2)
+    weight = 2 * SPACING * phi
+    weight[-1] /= 2
+    slope = (2 * weight * SPACING * k)[:, None]
+    cos, sin = to_moments.T.split(KNOTS)
+    to_coefficients = torch.cat([-slope * sin, slope * cos]).view(32, 7, 5).transpose(1, 2).reshape(32, 35)
+    constants = to_moments, torch.cat([phi, 0 * phi]), weight.repeat(2), to_coefficients
+    return tuple(c.to(device=device, dtype=dtype) for c in constants)
