@@ -180,7 +180,8 @@ def parse_header(header: bytes, position: int = -1, size: int = -1) -> tuple[str
 
 def _pax(content: bytes) -> dict[str, str]:
     """The path and size among pax records, b"18 path=name.jpg\\n"."""
-    return {key.decode(): _text(value) for key, value in re.findall(rb"\d+ (path|size)=([^\n]*)\n", content)}
+    records = re.findall(rb"\d+ (path)=([^\n]+)\n", content) + re.findall(rb"\d+ (size)=(\d{1,18})\n", content)
+    return {key.decode(): _text(value) for key, value in records}
 
 
 def _text(field: bytes) -> str:

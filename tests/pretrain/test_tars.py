@@ -1,7 +1,6 @@
 """pretrain.tars: offsets equal to tarfile's, and every kind of damage noticed with exactly what was lost."""
 
 import io
-import os
 import tarfile
 
 import pytest
@@ -141,15 +140,34 @@ def test_every_cut_keeps_only_whole_pairs(tmp_path):
         assert result.damage
 
 
-def test_hostile_lengths_are_damage(tmp_path):
-    info = tarfile.TarInfo("././@LongLink")
-    info.type = b"L"
+def header(name, kind, length):
+    """A header with a correct checksum; `length` as it is."""
+    raw = bytearray(tarfile.TarInfo(name).tobuf(tarfile.GNU_FORMAT))
+    raw[124:136], raw[148:156], raw[156:157] = length, b" " * 8, kind
+    raw[148:156] = b"%06o\0 " % sum(raw)
+    return bytes(raw)
+
+
+HOSTILE = {
+    "length of 2^87": header("a.jpg", b"0", b"\x80" + b"\xff" * 11),
+    "negative length": header("a.jpg", b"0", b"\xff" * 12),
+    "length that is no number": header("a.jpg", b"0", b"12345z789ab\0"),
+    "name record beyond the file": header("././@LongLink", b"L", b"00000777777\0"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_headers_are_damage(tmp_path, name):
     path = tmp_path / "a.tar"
-    header = info.tobuf(tarfile.GNU_FORMAT)
-    huge = header[:124] + b"\x80" + b"\xff" * 11 + header[136:148] + b" " * 8 + header[156:]
-    huge = huge[:148] + b"%06o\0 " % sum(huge) + huge[156:]
-    path.write_bytes(huge + bytes(1024))
-    handle = os.open(path, os.O_RDONLY)
-    with pytest.raises(Damage, match="cut inside"):
-        list(members(handle))
-    os.close(handle)
+    path.write_bytes(HOSTILE[name] + bytes(2048))
+    with open(path, "rb") as file, pytest.raises(Damage):
+        list(members(file.fileno()))
+
+
+def test_hostile_pax_sizes_are_ignored(tmp_path):
+    records = b"20 size=" + b"9" * 5000 + b"\n" + b"9 size=x\n" + b"9 size=-1\n"
+    record = header("pax", b"x", b"%011o\0" % len(records)) + records + bytes(-len(records) % 512)
+    path = tmp_path / "a.tar"
+    path.write_bytes(record + header("a.jpg", b"0", b"%011o\0" % 3) + b"abc".ljust(512, b"\0") + bytes(1024))
+    with open(path, "rb") as file:
+        assert [(member.name, member.size) for member in members(file.fileno())] == [("a.jpg", 3)]
