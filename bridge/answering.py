@@ -14,6 +14,7 @@ from bridge.decode import Decoder, Prompts, common_prefix, image_features, make_
 from bridge.vqa import Example
 from vlm.errors import UserError
 from vlm.images import load_image
+from vlm.model import VLM
 
 ROW_SIZE = 16  # questions that share a row of the batch; measured best of 8, 16, 32, 64 on a CPU
 _WINDOW = 16  # batches whose units are sorted together by length
@@ -81,7 +82,7 @@ class Asker:
     the image shown for it. `bad` collects images that could not be read, with the reason.
     """
 
-    vlm: object
+    vlm: VLM
     max_new_tokens: int
     blind: bool = False
     caption: Callable[[Path], str] | None = None

@@ -17,7 +17,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, LlavaForConditionalGeneration
+
+from vlm.model import VLM
 
 _SHARED, _PADDING = -1, -2  # owners of keys: the prefix, seen by all questions of a row; right padding, seen by none
 
@@ -48,20 +50,20 @@ def make_prompts(prompts: Sequence[list[int]], features: torch.Tensor | None = N
     return Prompts(prompts[0][:shared], [ids[shared:] for ids in prompts], features)
 
 
-def image_features(vlm, pixels: torch.Tensor) -> torch.Tensor:
+def image_features(vlm: VLM, pixels: torch.Tensor) -> torch.Tensor:
     """pixels: float32[B, 3, H, W] -> what the LLM reads in place of the image slots, [B, N, D]."""
     tower = next(vlm.model.model.vision_tower.parameters())
     return torch.stack(vlm.model.get_image_features(pixel_values=pixels.to(tower)).pooler_output)
 
 
-def end_ids(model) -> set[int]:
+def end_ids(model: LlavaForConditionalGeneration) -> set[int]:
     """The tokens at which stock `generate` stops."""
     ends = model.generation_config.eos_token_id
     return set(ends if isinstance(ends, list) else [ends]) - {None}
 
 
 def greedy_answers(
-    vlm, image: torch.Tensor | None, questions: Sequence[str], max_new_tokens: int = 16, row_size: int = 16
+    vlm: VLM, image: torch.Tensor | None, questions: Sequence[str], max_new_tokens: int = 16, row_size: int = 16
 ) -> list[str]:
     """Answers to questions about one image: pixels float32[3, H, W], connector output [N, D], or None (blind)."""
     if image is not None and image.ndim == 3:
@@ -71,7 +73,7 @@ def greedy_answers(
     return [to_text(vlm, ids) for ids in decoder.decode([prompts], max_new_tokens)[0]]
 
 
-def to_text(vlm, ids: list[int]) -> str:
+def to_text(vlm: VLM, ids: list[int]) -> str:
     return vlm.processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
 
@@ -81,7 +83,7 @@ class Decoder:
     row_size: questions that share a row at most; a row's attention grows with the square of its questions.
     """
 
-    def __init__(self, model, constant: list[int], row_size: int = 16):
+    def __init__(self, model: LlavaForConditionalGeneration, constant: list[int], row_size: int = 16):
         self.model = model
         self.text = model.model.language_model
         weight = model.get_input_embeddings().weight  # a quantised model's other weights have another dtype

@@ -31,6 +31,7 @@ from bridge.config import WORLD
 from bridge.predictions import Predictions, discard
 from vlm.errors import UserError, run_command
 from vlm.logs import progress, read_json, write_json
+from vlm.model import load
 
 EXAMPLES = """examples:
   python bridge/evaluate.py runs/bridge --gqa world/gqa --vqav2 world/vqav2 --pope world/pope
@@ -63,12 +64,10 @@ def main() -> None:
         )
         for b in benchmarks
     }
-    from vlm.assemble import load  # after the cheap checks: it takes seconds
-
-    vlm = load(folder)
-    vlm.model.to(args.device)
+    vlm = load(folder, args.device)
     report = {
         "model": str(folder),
+        "dtype": str(vlm.model.dtype).removeprefix("torch."),
         "sees": _sees(args, blind),
         "mode": args.mode,
         "max_new_tokens": args.max_new_tokens,

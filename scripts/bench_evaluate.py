@@ -12,14 +12,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from vlm.assemble import assemble, load
-from vlm.llm import load_llm
 
 from bridge.answering import Asker, plan
 from bridge.decode import end_ids
 from bridge.vqa import Example
+from vlm.assemble import assemble
 from vlm.encoder import EncoderConfig, new_encoder
 from vlm.errors import run_command
+from vlm.llm import load_llm
+from vlm.model import load
 
 COLOURS = ("red", "green", "blue", "white", "black", "wooden")
 NOUNS = ("person", "traffic light", "dog", "dining table", "bottle", "cup", "bus", "surfboard")
@@ -28,7 +29,7 @@ EXAMPLES = """examples:
   python scripts/bench_evaluate.py runs/bridge/vlm --images 4"""
 
 
-def make_vlm(llm: str):
+def make_vlm(llm: str, device: str):
     """The real tokenizer, template and LLM with a small random ViT in ViT-B/16's token count."""
     sizes = {
         "vision_width": 192,
@@ -38,7 +39,9 @@ def make_vlm(llm: str):
         "text_layers": 1,
         "text_heads": 1,
     }
-    return assemble(new_encoder(EncoderConfig(**sizes), seed=0).eval(), load_llm(llm))
+    vlm = assemble(new_encoder(EncoderConfig(**sizes), seed=0).eval(), load_llm(llm))
+    vlm.model.to(device)
+    return vlm
 
 
 def make_examples(images: int, questions: int) -> list[Example]:
@@ -113,8 +116,7 @@ def timed(call: Callable):
 def main() -> None:
     args = parse()
     torch.set_num_threads(args.threads)
-    vlm = load(args.vlm) if args.vlm else make_vlm(args.llm)
-    vlm.model.eval().to(args.device)
+    vlm = load(args.vlm, args.device) if args.vlm else make_vlm(args.llm, args.device)
     side = vlm.model.config.vision_config.image_size
     noise = np.random.default_rng(0).integers(0, 256, (args.images, side, side, 3), np.uint8)
     pictures = {Path(f"{i}.jpg"): Image.fromarray(pixels) for i, pixels in enumerate(noise)}
@@ -149,7 +151,7 @@ def parse() -> argparse.Namespace:
     add = parser.add_argument
     add("vlm", nargs="?", metavar="RUN/vlm", help="a saved VLM [built on the fly]")
     add("--llm", default="smollm2", help="LLM of the one built on the fly [%(default)s]")
-    add("--images", type=int, default=4, help="[%(default)s]")
+    add("--images", type=int, default=2, help="[%(default)s]")
     add("--questions", type=int, default=18, help="distinct questions an image, 48 at most [%(default)s]")
     add("--max-new-tokens", type=int, default=4, help="[%(default)s]")
     add("--batch-questions", type=int, default=64, help="[%(default)s]")
