@@ -1,6 +1,5 @@
 """The evaluation command: answers, resuming, missing images, every kind of row, errors."""
 
-import json
 import os
 import shutil
 import subprocess
