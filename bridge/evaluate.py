@@ -236,6 +236,16 @@ def _positive(text: str) -> int:
     return value
 
 
+def _device(text: str) -> torch.device:
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no device; give cpu or cuda") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise argparse.ArgumentTypeError("there is no CUDA device here; give cpu")
+    return device
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python bridge/evaluate.py",
@@ -260,7 +270,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--shuffle-images", action="store_true", help="control: every question is shown another question's image")
     add("--baseline", action="append", default=[], metavar="NAME=DIR", help="another run's eval folder to compare with")
     add("--batch-questions", type=_positive, default=64, metavar="N", help="questions decoded together")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--device", type=_device, default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1")
     add("--overwrite", action="store_true", help="discard the predictions in OUT and start anew")
     return parser
 
