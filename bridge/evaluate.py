@@ -30,7 +30,7 @@ from bridge.benchmarks import (
 from bridge.config import WORLD
 from bridge.predictions import Predictions, discard
 from vlm.errors import UserError, run_command
-from vlm.logs import progress, read_json, write_json
+from vlm.logs import progress, write_json
 from vlm.model import load
 
 EXAMPLES = """examples:
@@ -43,14 +43,13 @@ EXAMPLES = """examples:
 def main() -> None:
     args = _parser().parse_args()
     folder, out = _folders(args)
-    blind = args.blind or (not args.oracle and _trained_blind(folder))
     benchmarks = _benchmarks(args)
     baselines = results.read_rows(args.baseline)
     captions = _captions(args.oracle, benchmarks)
     origin = {
         "model": folder_digest(folder),
         "max_new_tokens": args.max_new_tokens,
-        "sees": _sees(args, blind),
+        "sees": _sees(args),
         **({"captions": _file_digest(args.oracle)} if args.oracle else {}),
     }
     if args.overwrite:
@@ -68,14 +67,14 @@ def main() -> None:
     report = {
         "model": str(folder),
         "dtype": str(vlm.model.dtype).removeprefix("torch."),
-        "sees": _sees(args, blind),
+        "sees": _sees(args),
         "mode": args.mode,
         "max_new_tokens": args.max_new_tokens,
         "limit_images": args.limit_images,
         "benchmarks": {},
     }
     for benchmark in benchmarks:
-        asker = Asker(vlm, args.max_new_tokens, blind, captions)
+        asker = Asker(vlm, args.max_new_tokens, args.blind, captions)
         if args.shuffle_images:
             asker.show = shuffled(list(dict.fromkeys(example.image for example in benchmark.examples)))
         timing = answer(asker, benchmark, files[benchmark.name], args.batch_questions)
@@ -180,15 +179,6 @@ def _folders(args: argparse.Namespace) -> tuple[Path, Path]:
     return folder, Path(args.out) if args.out else folder.parent / "eval"
 
 
-def _trained_blind(folder: Path) -> bool:
-    """Whether the run that saved `folder` trained without images; such a VLM is asked without images too."""
-    config = folder.parent / "config.json"
-    blind = config.is_file() and read_json(config).get("encoder") == "blind"
-    if blind:
-        print(f"{config} says encoder blind: evaluating without images", file=sys.stderr)
-    return blind
-
-
 def _benchmarks(args: argparse.Namespace) -> list[Benchmark]:
     gqa, vqav2, pope, vqav2_split = args.gqa, args.vqav2, args.pope, args.vqav2_split or "val2014"
     if not (gqa or vqav2 or pope):
@@ -219,14 +209,14 @@ def _captions(file: str | None, benchmarks: list[Benchmark]) -> Callable[[Path],
     return {image: caption_of(image, captions, root) for image in images}.__getitem__
 
 
-def _sees(args: argparse.Namespace, blind: bool) -> str:
+def _sees(args: argparse.Namespace) -> str:
     """What the LLM is given beside the question."""
     chosen = [args.blind, args.oracle is not None, args.shuffle_images]
     if sum(chosen) > 1:
         raise UserError("--blind, --oracle and --shuffle-images exclude each other; give one of them")
-    if blind and args.shuffle_images:
-        raise UserError("this run was trained blind; --shuffle-images needs one that was shown images")
-    return "nothing" if blind else "captions" if args.oracle else "other images" if args.shuffle_images else "images"
+    return (
+        "nothing" if args.blind else "captions" if args.oracle else "other images" if args.shuffle_images else "images"
+    )
 
 
 def _positive(text: str) -> int:
@@ -265,7 +255,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--limit-images", type=_positive, metavar="N", help="only the questions about each benchmark's first N images")
     add("--max-new-tokens", type=_positive, default=16, metavar="N")
     add("--mode", choices=("official", "lmms"), default="official", help="official scores or lmms-eval's")
-    add("--blind", action="store_true", help="show no image (automatic where RUN/config.json says encoder blind)")
+    add("--blind", action="store_true", help="control: the bare question, without any image slot")
     add("--oracle", metavar="FILE", help="captions.json: the true caption as text in the image's place")
     add("--shuffle-images", action="store_true", help="control: every question is shown another question's image")
     add("--baseline", action="append", default=[], metavar="NAME=DIR", help="another run's eval folder to compare with")

@@ -4,8 +4,7 @@ import random
 
 from world.scenes import PLURAL, Scene, Thing, related
 
-NUMBERS = ("no", "one", "two", "three", "four")
-OPENINGS = ("", "", "", "a photo of ", "a picture of ", "a drawing of ", "an image of ", "here we see ")
+NUMBERS = ("no", "one", "two", "three")
 BETWEEN = {
     "left": ("left of", "to the left of"),
     "right": ("right of", "to the right of"),
@@ -25,7 +24,7 @@ def listing(phrases: list[str]) -> str:
 
 
 def _attributes(rng: random.Random, thing: Thing) -> tuple[str, str]:
-    return (thing.size if rng.random() < 0.5 else "", thing.color if rng.random() < 0.85 else "")
+    return (thing.size if rng.random() < 0.3 else "", thing.color if rng.random() < 0.4 else "")
 
 
 def _single(rng: random.Random, thing: Thing) -> str:
@@ -61,12 +60,12 @@ def caption(scene: Scene) -> str:
     rng = scene.rng("caption")
     things = list(scene.things)
     rng.shuffle(things)
-    text = _with_relation(rng, things) if rng.random() < 0.3 else None
+    text = _with_relation(rng, things) if rng.random() < 0.1 else None
     if text is None:
         phrases = _noun_phrases(rng, things)
         beside = rng.choice((" next to ", " beside ", " with "))
         text = beside.join(phrases) if len(phrases) == 2 and rng.random() < 0.3 else listing(phrases)
-    return rng.choice(OPENINGS) + text
+    return text
 
 
 def full_caption(scene: Scene) -> str:

@@ -79,20 +79,18 @@ SHAPES: dict[str, list[tuple[str, Points]]] = {
 }
 
 
-def _place(points: Points, pixels: int, angle: int, flip: bool, centre: float) -> Points:
-    turn = math.radians(angle)
-    cos, sin, scale = math.cos(turn), math.sin(turn), pixels / 2 * FINE
-    mirrored = [(-x if flip else x, y) for x, y in points]
-    return [(centre + scale * (x * cos - y * sin), centre + scale * (x * sin + y * cos)) for x, y in mirrored]
+def _place(points: Points, pixels: int, centre: float) -> Points:
+    scale = pixels / 2 * FINE
+    return [(centre + scale * x, centre + scale * y) for x, y in points]
 
 
 @cache
-def _fine(category: str, pixels: int, angle: int, flip: bool) -> tuple[np.ndarray, np.ndarray]:
+def _fine(category: str, pixels: int) -> tuple[np.ndarray, np.ndarray]:
     """Cover and dark pieces, float32[S, S] in 0-1, FINE samples a pixel; the centre lies in the middle."""
     side = 2 * (pixels // 2 + 4) * FINE
     body, parts = (Image.new("L", (side, side)) for _ in range(2))
     for role, points in SHAPES[category]:
-        placed = _place(points, pixels, angle, flip, side / 2)
+        placed = _place(points, pixels, side / 2)
         ImageDraw.Draw(parts if role == "part" else body).polygon(placed, fill=0 if role == "hole" else 255)
         if role == "body":  # what is painted later covers earlier parts
             ImageDraw.Draw(parts).polygon(placed, fill=0)
@@ -111,18 +109,16 @@ def _shrink(fine: np.ndarray, dx: float, dy: float) -> np.ndarray:
 
 
 @cache
-def silhouette(
-    category: str, pixels: int, angle: int, flip: bool, dx: float, dy: float
-) -> tuple[np.ndarray, np.ndarray]:
+def silhouette(category: str, pixels: int, dx: float, dy: float) -> tuple[np.ndarray, np.ndarray]:
     """(1 - cover, cover * brightness), each float32[S, S, 3]; the centre lies at (S // 2 + dx, S // 2 + dy) pixels."""
-    cover, dark = (_shrink(fine, dx, dy) for fine in _fine(category, pixels, angle, flip))
+    cover, dark = (_shrink(fine, dx, dy) for fine in _fine(category, pixels))
     return 1 - cover, cover - (1 - SHADE) * dark
 
 
 def _window(thing: Thing) -> tuple[tuple[np.ndarray, ...], tuple[slice, slice], tuple[slice, slice]]:
     """The thing's masks and where they go: (masks, slices of the image, slices of the masks)."""
     column, row = int(thing.x), int(thing.y)
-    masks = silhouette(thing.category, thing.pixels, thing.angle, thing.flip, thing.x - column, thing.y - row)
+    masks = silhouette(thing.category, thing.pixels, thing.x - column, thing.y - row)
     side = masks[0].shape[0]
     top, left = row - side // 2, column - side // 2
     image = (slice(max(top, 0), min(top + side, SIDE)), slice(max(left, 0), min(left + side, SIDE)))

@@ -139,16 +139,6 @@ def test_missing_and_damaged_images_make_scores_partial(monkeypatch, capsys, wor
     assert len(warnings) == 2 and "GQA is partial: 1 images could not be read, 2 of 5 questions" in warnings[0]
 
 
-def test_blind_runs_are_evaluated_blind(monkeypatch, capsys, world, tiny_vlm, tmp_path):
-    shutil.copytree(tiny_vlm, tmp_path / "run/vlm")
-    write_json(tmp_path / "run/config.json", {"encoder": "blind"})
-    report = here(monkeypatch, tmp_path / "run", world, tmp_path / "eval", "--max-new-tokens", "5")
-    assert report["sees"] == "nothing" and "says encoder blind" in capsys.readouterr().err
-    vlm = load(tiny_vlm)
-    for record in read_jsonl(tmp_path / "eval/predictions/pope.jsonl"):
-        assert record["answer"] == vlm.answer(None, record["question"], max_new_tokens=5)
-
-
 def test_oracle_reads_the_caption_and_shuffled_another_image(monkeypatch, world, tiny_vlm, evaluated, tmp_path):
     captions = str(world / "captions.json")
     oracle = here(monkeypatch, tiny_vlm, world, tmp_path / "o", "--max-new-tokens", "5", "--oracle", captions)
