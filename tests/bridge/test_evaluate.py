@@ -13,7 +13,7 @@ from bridge import evaluate
 from bridge.scoring import gqa as gqa_scoring
 from bridge.scoring import pope as pope_scoring
 from vlm.errors import UserError
-from vlm.logs import read_json, read_jsonl, write_json
+from vlm.logs import read_json, read_jsonl
 from vlm.model import load
 
 ROOT = Path(__file__).parent.parent.parent
@@ -137,6 +137,14 @@ def test_missing_and_damaged_images_make_scores_partial(monkeypatch, capsys, wor
     assert len(kept) == 6 and report["summary"]["pope"] == round(sum(kept) / 12, 2)  # those of the lost image are wrong
     warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning:")]
     assert len(warnings) == 2 and "GQA is partial: 1 images could not be read, 2 of 5 questions" in warnings[0]
+
+
+def test_blind_asks_the_bare_question(monkeypatch, world, tiny_vlm, tmp_path):
+    report = here(monkeypatch, tiny_vlm, world, tmp_path / "eval", "--max-new-tokens", "5", "--blind")
+    assert report["sees"] == "nothing"
+    vlm = load(tiny_vlm)
+    for record in read_jsonl(tmp_path / "eval/predictions/pope.jsonl"):
+        assert record["answer"] == vlm.answer(None, record["question"], max_new_tokens=5)
 
 
 def test_oracle_reads_the_caption_and_shuffled_another_image(monkeypatch, world, tiny_vlm, evaluated, tmp_path):
