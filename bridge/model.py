@@ -46,7 +46,7 @@ def label_logits(
     cache = DynamicCache([(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in constant])
     hidden = model.model.language_model(
         inputs_embeds=embeddings,
-        attention_mask=attention_mask(batch.segments, cache.get_seq_length(), embeddings.dtype),
+        attention_mask=attention_mask(batch.ends, cache.get_seq_length(), embeddings.dtype),
         position_ids=batch.positions,
         past_key_values=cache if constant else None,
         use_cache=False,

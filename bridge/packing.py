@@ -1,21 +1,25 @@
-"""One image, many isolated questions: conversations -> rows -> padded batches of token ids, positions, masks, labels.
+"""One image, many isolated questions: conversations -> rows -> padded batches of token ids, positions, labels, masks.
+
+The conversations of an image are merged into a tree: what they begin with in common, the image above all, is there
+once, and each token sees its own conversation's past and nothing else. Written down in depth-first order, a token is
+described by the place where its subtree ends: token i sees token j if j <= i < ends[j].
 
 Worked example. Two conversations about one image; C is the constant text before the image, whose keys and values are
-cached (`constant=2`) and which is therefore not in the row, I an image slot, n text that all questions share, `.` the
-token that ends the turn:
+cached (`constant=2`) and which is therefore not in the row, I an image slot, `.` the token that ends a turn:
 
-    C C I I n a b | x .          question "a b", answer "x"
-    C C I I n c   | y z .        question "c",   answer "y z"
+    C C I I is it a | x .           question "is it a", answer "x"
+    C C I I is b    | y z .         question "is b",    answer "y z"
 
-    ids        I  I  n   a  b  x   c  y  z
-    positions  2  3  4   5  6  7   5  6  7        restart after the shared prefix
-    segments   0  0  0   1  1  1   2  2  2
-    labels     -  -  -   -  x  .   y  z  .        what follows, where an answer is to be predicted
+    place      0  1  2   3  4  5   6  7  8
+    ids        I  I  is  b  y  z   it a  x
+    positions  2  3  4   5  6  7   5  6  7        a token's place in its own conversation
+    ends       9  9  9   6  6  6   9  9  9
+    labels     -  -  -   y  z  .   -  x  .        what follows, where an answer is to be predicted
 
-    sees       C C I I n a b x c y z
-      n        1 1 1 1 1 0 0 0 0 0 0
-      x        1 1 1 1 1 1 1 1 0 0 0              the constant text, the image, its own question
-      z        1 1 1 1 1 0 0 0 1 1 1
+    sees       C C I I is b y z it a x
+      is       1 1 1 1 1  0 0 0 0  0 0
+      z        1 1 1 1 1  1 1 1 0  0 0            the constant text, the image, its own question
+      x        1 1 1 1 1  0 0 0 1  1 1
 
 The token that ends a turn predicts nothing, so it is a label and never an input.
 """
@@ -27,8 +31,7 @@ import torch
 
 from vlm.errors import UserError
 
-PAD_SEGMENT = -1
-FILLED = 0.75
+FILLED = 0.75  # of the longest row: the least that a row of the same micro-batch holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +45,11 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One sequence: the shared prefix and its questions. `label_at[i]` is the position that predicts `labels[i]`."""
+    """One sequence: a tree of conversations. The token at `label_at[i]` predicts `labels[i]`."""
 
     ids: tuple[int, ...]
     positions: tuple[int, ...]
-    segments: tuple[int, ...]
+    ends: tuple[int, ...]
     label_at: tuple[int, ...]
     labels: tuple[int, ...]
 
@@ -55,12 +58,12 @@ class Row:
 class Batch:
     """Rows padded on the right to T tokens; L labels in all.
 
-    ids, positions, segments: int64[B, T]; label_at: int64[L], an index into the flattened [B * T]; labels: int64[L].
+    ids, positions, ends: int64[B, T]; label_at: int64[L], an index into the flattened [B * T]; labels: int64[L].
     """
 
     ids: torch.Tensor
     positions: torch.Tensor
-    segments: torch.Tensor
+    ends: torch.Tensor
     label_at: torch.Tensor
     labels: torch.Tensor
 
@@ -78,34 +81,31 @@ def image_slots(ids: Sequence[int], image_id: int) -> tuple[int, int]:
     return at[0], at[-1] + 1
 
 
-def shared_prefix(conversations: Sequence[Conversation]) -> int:
-    """Number of leading ids that all conversations share; a question keeps its prompt's last id to itself.
-
-    That id predicts the answer's first token, so it must belong to one question alone.
-    """
-    limit = min(conversation.prompt for conversation in conversations) - 1
-    first = conversations[0].ids
-    for index in range(limit):
-        if any(conversation.ids[index] != first[index] for conversation in conversations):
-            return index
-    return limit
-
-
 def make_row(conversations: Sequence[Conversation], constant: int) -> Row:
-    """Pack conversations that share all ids through the image; the first `constant` ids are left out of the row."""
-    shared = shared_prefix(conversations)
-    ids = list(conversations[0].ids[constant:shared])
-    positions, segments = list(range(constant, shared)), [0] * (shared - constant)
+    """Merge what conversations begin with, without their first `constant` ids; labels come in the order of the tree."""
+    ids: list[int] = []
+    positions: list[int] = []
+    ends: list[int] = []
     label_at: list[int] = []
     labels: list[int] = []
-    for segment, conversation in enumerate(conversations, start=1):
-        offset = len(ids) - shared  # of a position in the conversation to its place in the row
-        ids += conversation.ids[shared:-1]
-        positions += range(shared, len(conversation.ids) - 1)
-        segments += [segment] * (len(conversation.ids) - 1 - shared)
-        label_at += range(offset + conversation.prompt - 1, offset + len(conversation.ids) - 1)
+    path: list[int] = []  # places of the previous conversation's tokens
+    # Sorted, conversations that begin alike are neighbours, and every subtree is one stretch of the row.
+    for conversation in sorted(conversations, key=lambda conversation: conversation.ids):
+        tokens = conversation.ids[constant:-1]
+        common = 0
+        while common < min(len(path), len(tokens)) and ids[path[common]] == tokens[common]:
+            common += 1
+        for place in path[common:]:
+            ends[place] = len(ids)
+        path = path[:common] + list(range(len(ids), len(ids) + len(tokens) - common))
+        ids += tokens[common:]
+        positions += range(constant + common, constant + len(tokens))
+        ends += [0] * (len(tokens) - common)
+        label_at += path[conversation.prompt - 1 - constant :]
         labels += conversation.ids[conversation.prompt :]
-    return Row(tuple(ids), tuple(positions), tuple(segments), tuple(label_at), tuple(labels))
+    for place in path:
+        ends[place] = len(ids)
+    return Row(tuple(ids), tuple(positions), tuple(ends), tuple(label_at), tuple(labels))
 
 
 def fill_rows(conversations: Sequence[Conversation], image_id: int, constant: int, row_tokens: int) -> list[Row]:
@@ -136,8 +136,7 @@ def fill_rows(conversations: Sequence[Conversation], image_id: int, constant: in
 def micro_batches(rows: Sequence[Row], tokens: int) -> list[list[int]]:
     """Indices of rows, longest first; a micro-batch takes `tokens` tokens with its padding, or is one row.
 
-    Rows join only where they are at least `FILLED` as long as the longest: a step mixes rows of any length, its
-    micro-batches little padding.
+    A step mixes rows of any length, but a micro-batch only those of similar length: little of it is padding.
     """
     batches: list[list[int]] = []
     for index in sorted(range(len(rows)), key=lambda index: -len(rows[index].ids)):
@@ -150,33 +149,26 @@ def micro_batches(rows: Sequence[Row], tokens: int) -> list[list[int]]:
 
 
 def make_batch(rows: Sequence[Row]) -> Batch:
-    """Pad rows on the right; padding has segment -1, which no question sees, and id and position 0."""
+    """Pad rows on the right with tokens that only they themselves see."""
     width = max(len(row.ids) for row in rows)
-
-    def padded(name: str, value: int) -> torch.Tensor:
-        return torch.tensor([[*getattr(row, name), *[value] * (width - len(row.ids))] for row in rows])
-
-    label_at = [number * width + index for number, row in enumerate(rows) for index in row.label_at]
-    labels = [label for row in rows for label in row.labels]
+    blank = [0] * width
+    label_at = [number * width + place for number, row in enumerate(rows) for place in row.label_at]
     return Batch(
-        ids=padded("ids", 0),
-        positions=padded("positions", 0),
-        segments=padded("segments", PAD_SEGMENT),
-        label_at=torch.tensor(label_at, dtype=torch.long),
-        labels=torch.tensor(labels, dtype=torch.long),
+        ids=torch.tensor([[*row.ids, *blank[len(row.ids) :]] for row in rows]),
+        positions=torch.tensor([[*row.positions, *blank[len(row.ids) :]] for row in rows]),
+        ends=torch.tensor([[*row.ends, *range(len(row.ids) + 1, width + 1)] for row in rows]),
+        label_at=torch.tensor(label_at),
+        labels=torch.tensor([label for row in rows for label in row.labels]),
     )
 
 
-def attention_mask(segments: torch.Tensor, constant: int, dtype: torch.dtype) -> torch.Tensor:
-    """segments: int64[B, T] -> additive mask [B, 1, T, constant + T] of `dtype`: 0 = seen, finfo.min = not seen.
+def attention_mask(ends: torch.Tensor, constant: int, dtype: torch.dtype) -> torch.Tensor:
+    """ends: int64[B, T] -> additive mask [B, 1, T, constant + T] of `dtype`: 0 = seen, finfo.min = not seen.
 
     Additive, never boolean: eager attention adds a boolean mask to the scores as 0 and 1, and every token sees all.
-    Padding sees itself, so that no row of the softmax is empty.
     """
-    size = segments.shape[1]
-    same = segments[:, :, None] == segments[:, None, :]
-    causal = torch.ones(size, size, dtype=torch.bool, device=segments.device).tril()
-    seen = (same | (segments == 0)[:, None, :]) & causal
+    places = torch.arange(ends.shape[1], device=ends.device)
+    seen = (places[None, :] <= places[:, None]) & (places[:, None] < ends[:, None, :])
     seen = torch.cat([seen.new_ones(*seen.shape[:2], constant), seen], dim=-1)
-    mask = torch.zeros(seen.shape, dtype=dtype, device=segments.device)
+    mask = torch.zeros(seen.shape, dtype=dtype, device=ends.device)
     return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]

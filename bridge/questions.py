@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from vlm.assemble import VLM
 
 from bridge.config import BridgeConfig
 from bridge.features import Features
 from bridge.packing import Batch, Conversation, fill_rows, image_slots, make_batch, micro_batches
 from bridge.plan import Plan, Step
 from bridge.vqa import Example, with_sampled_answer
+from vlm.assemble import VLM
 from vlm.distributed import rank, world_size
 from vlm.errors import UserError
 

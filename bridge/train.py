@@ -74,7 +74,7 @@ def backward(trainee: Trainee, prepared: Prepared, constant: KeysAndValues, stop
     for batch, features in prepared.batches:
         loss = loss_sum(trainee.vlm.model, batch.to(device), features, constant)
         loss.backward()
-        totals[:3] += torch.tensor([loss.item(), len(batch.labels), (batch.segments >= 0).sum()])
+        totals[:3] += torch.tensor([loss.item(), len(batch.labels), batch.ids.numel()])
     loss, answers, tokens, questions, stopping = all_sum(totals.to(device)).tolist()
     gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
     flat = all_sum(torch.cat([gradient.flatten() for gradient in gradients])) / max(1, answers)

@@ -81,23 +81,17 @@ IMAGES = [
 
 
 def test_row_is_literal():
-    # the example of the module's docstring: C=10 11, I=3, n=20, "a b"=30 31, x=40, "c"=32, "y z"=41 42, .=2
-    pair = [
-        Conversation("1", (10, 11, 3, 3, 20, 30, 31, 40, 2), 7),
-        Conversation("2", (10, 11, 3, 3, 20, 32, 41, 42, 2), 6),
-    ]
-    row = make_row(pair, constant=2)
-    assert row.ids == (3, 3, 20, 30, 31, 40, 32, 41, 42)
+    # the example of the module's docstring: C=10 11, I=3, is=20, it=32, a=33, x=40, b=31, y=41, z=42, .=2
+    one = Conversation("1", (10, 11, 3, 3, 20, 32, 33, 40, 2), 7)
+    two = Conversation("2", (10, 11, 3, 3, 20, 31, 41, 42, 2), 6)
+    row = make_row([one, two], constant=2)
+    assert row.ids == (3, 3, 20, 31, 41, 42, 32, 33, 40)
     assert row.positions == (2, 3, 4, 5, 6, 7, 5, 6, 7)
-    assert row.segments == (0, 0, 0, 1, 1, 1, 2, 2, 2)
-    assert [(row.ids[at], label) for at, label in zip(row.label_at, row.labels)] == [
-        (31, 40),
-        (40, 2),
-        (32, 41),
-        (41, 42),
-        (42, 2),
-    ]
-    mask = attention_mask(make_batch([row]).segments, constant=2, dtype=torch.float32)
+    assert row.ends == (9, 9, 9, 6, 6, 6, 9, 9, 9)
+    assert row.label_at == (3, 4, 5, 7, 8)
+    assert row.labels == (41, 42, 2, 40, 2)
+    assert make_row([two, one], constant=2) == row
+    mask = attention_mask(make_batch([row]).ends, constant=2, dtype=torch.float32)
     assert mask.shape == (1, 1, 9, 11)
     assert ((mask == 0) | (mask == torch.finfo(torch.float32).min)).all()
     assert (mask[0, 0] == 0).int().tolist() == [
@@ -114,28 +108,31 @@ def test_row_is_literal():
 
 
 def test_batch_is_padded_and_labels_point_into_it():
-    rows = [make_row(conversations, constant=3) for conversations in IMAGES]
-    batch = make_batch(rows)
+    batch = make_batch([make_row(conversations, constant=3) for conversations in IMAGES])
     assert batch.ids.tolist() == [
-        [3, 3, 3, 3, 20, 30, 31, 32, 21, 40, 33, 21, 41, 42, 30, 34, 21, 43],
-        [3, 3, 3, 3, 20, 35, 36, 21, 44, 37, 21, 45, 46, 47, 0, 0, 0, 0],
+        [3, 3, 3, 3, 20, 30, 31, 32, 21, 40, 34, 21, 43, 33, 21, 41, 42],
+        [3, 3, 3, 3, 20, 35, 36, 21, 44, 37, 21, 45, 46, 47, 0, 0, 0],
     ]
-    assert batch.segments[1].tolist() == [0] * 5 + [1] * 4 + [2] * 5 + [-1] * 4
-    assert batch.positions[1].tolist() == [3, 4, 5, 6, 7, 8, 9, 10, 11, 8, 9, 10, 11, 12, 0, 0, 0, 0]
+    assert batch.positions[0].tolist() == [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 9, 10, 11, 8, 9, 10, 11]
+    assert batch.ends.tolist() == [
+        [17] * 5 + [13] + [10] * 4 + [13] * 3 + [17] * 4,
+        [14] * 5 + [9] * 4 + [14] * 5 + [15, 16, 17],
+    ]
     pairs = list(zip(batch.ids.flatten()[batch.label_at].tolist(), batch.labels.tolist()))
-    assert pairs[-6:] == [(21, 44), (44, 2), (21, 45), (45, 46), (46, 47), (47, 2)]
+    assert pairs[:7] == [(21, 40), (40, 2), (21, 43), (43, 2), (21, 41), (41, 42), (42, 2)]
+    assert pairs[7:] == [(21, 44), (44, 2), (21, 45), (45, 46), (46, 47), (47, 2)]
 
 
-def test_identical_questions_keep_their_last_prompt_token():
-    twins = [conversation("a", [30], [40]), conversation("b", [30], [41])]
-    row = make_row(twins, constant=0)
-    assert row.ids == (*CONSTANT, 3, 3, 3, 3, 20, 30, 21, 40, 21, 41)
-    assert row.segments == (0,) * 9 + (1, 1, 2, 2)
+def test_a_question_asked_twice_is_there_once_with_both_answers():
+    twins = [conversation("a", [30], [40]), conversation("b", [30], [41]), conversation("c", [30], [40, 41])]
+    row = make_row(twins, constant=3)
+    assert row.ids == (3, 3, 3, 3, 20, 30, 21, 40, 41, 41)
+    assert list(zip(row.label_at, row.labels)) == [(6, 40), (7, 2), (6, 40), (7, 41), (8, 2), (6, 41), (9, 2)]
 
 
 def test_rows_fill_the_budget_in_order():
     conversations = [conversation(str(i), [30 + i], [40]) for i in range(5)]
-    # an image and the shared 20 take 5 tokens, each question 3: two questions fit 11 tokens, three do not
+    # the image and the shared 20 take 5 tokens, each question 3: two questions fit 11 tokens, three do not
     rows = fill_rows(conversations, IMAGE, constant=3, row_tokens=11)
     assert [len(row.ids) for row in rows] == [11, 11, 10 - 2]
     assert [row.labels for row in rows] == [(40, 2) * 2, (40, 2) * 2, (40, 2)]
@@ -202,9 +199,9 @@ def test_questions_do_not_see_each_other():
         label_logits(model, make_batch([make_row(row, 3)]), features, prefill(model, CONSTANT))
         for row in (IMAGES[0], other)
     )
-    assert torch.equal(one[:2], two[:2])  # a's two labels
-    assert torch.equal(one[5:], two[5:])  # c's
-    assert not torch.allclose(one[2:5], two[2:5])  # b's changed
+    # in the order of the tree: a's two labels, c's two, b's three
+    assert torch.equal(one[:4], two[:4])
+    assert not torch.allclose(one[4:], two[4:])
 
 
 def test_blind_rows_need_no_image():
