@@ -22,6 +22,7 @@ Sources: LeJEPA (arXiv 2511.08544) for SIGReg, LeVLJEPA (arXiv 2607.00784) for i
 """
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache, partial
 
@@ -34,6 +35,7 @@ KNOTS, SPACING = 16, 3 / 16
 V_ROWS, U_ROWS = slice(0, 7), slice(6, 11)  # of the rows of `_harmonics`; they share the one of ones
 CHUNK = 1 << 15  # elements of one chunk's rows on a CPU: ~16 such rows live in its cache while they are worked on
 BLOCK = 1 << 19  # elements of theta that one large matrix product fills, then of G that another one reads
+MAX_THREADS = 8  # each has buffers and a dz of its own
 GPU_CHUNK = 1 << 22  # on a GPU launches cost more than memory
 
 
@@ -105,12 +107,14 @@ class _SIGReg(torch.autograd.Function):
         sums = z.new_empty(directions.shape[1], 7, 5)
         dz = torch.zeros_like(z) if ctx.needs_input_grad[0] else None
         if distributed.active():  # the gradient needs every rank's sums, so the harmonics are computed twice
-            _sweep(z, directions, sums, None)
+            _sweep_in_threads(z, directions, sums, None)
             sums = distributed.all_sum(sums)
             if dz is not None:
-                _sweep(z, directions, sums, dz, have_sums=True)
+                _sweep_in_threads(z, directions, sums, dz, have_sums=True)
         else:
-            _sweep(z, directions, sums, dz)
+            _sweep_in_threads(z, directions, sums, dz)
+        if dz is not None:
+            dz *= distributed.world_size() / directions.shape[1]
         ctx.save_for_backward(dz)
         deviations, samples = _deviations(sums)
         weight = _constants(z.dtype, z.device)[2]
@@ -123,15 +127,37 @@ class _SIGReg(torch.autograd.Function):
         return gradient * dz, None
 
 
+def _sweep_in_threads(z, directions, sums, dz, have_sums=False):
+    """`_sweep` with the directions shared out between CPU threads: its many small steps gain nothing from OpenMP."""
+    threads = min(torch.get_num_threads(), MAX_THREADS) if z.device.type == "cpu" else 1
+    if threads == 1:
+        return _sweep(z, directions, sums, dz, have_sums)
+
+    def sweep(part, totals):
+        part_dz = None if dz is None else torch.zeros_like(z)
+        with torch.no_grad():  # a setting of each thread
+            _sweep(z, part, totals, part_dz, have_sums)
+        return part_dz
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # what new threads start with
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            for part_dz in pool.map(sweep, directions.tensor_split(threads, dim=1), sums.tensor_split(threads)):
+                if dz is not None:
+                    dz += part_dz
+    finally:
+        torch.set_num_threads(before)
+
+
 def _sweep(z, directions, sums, dz, have_sums=False):
-    """Go through the directions once: fill sums [P, 7, 5] unless `have_sums`, add to dz [B, D] unless it is None."""
+    """One pass over the directions: fill sums [P, 7, 5] unless `have_sums`; add P G A^T to dz [B, D] if it is given."""
     batch, count = len(z), directions.shape[1]
     if z.device.type == "cpu":
-        chunk = max(1, CHUNK * torch.get_num_threads() // max(1, batch))
-        block = max(256, chunk, BLOCK // max(1, batch))
+        chunk, block = CHUNK // max(1, batch), max(256, BLOCK // max(1, batch))
     else:
-        chunk = block = max(1, GPU_CHUNK // max(1, batch))
-    chunk, block = min(chunk, count), min(block, count)
+        chunk = block = GPU_CHUNK // max(1, batch)
+    chunk, block = max(1, min(chunk, count)), max(1, min(block, count))
     theta = z.new_empty(block, batch)
     rows, work = z.new_empty(11, chunk, batch), z.new_empty(chunk, 5, batch)
     to_coefficients = _constants(z.dtype, z.device)[3]
@@ -150,7 +176,7 @@ def _sweep(z, directions, sums, dz, have_sums=False):
                 torch.bmm(coefficients.view(-1, 5, 7), v, out=w)
                 _sum_of_products(w, u, out=angle)  # angle has been read: G takes its place
         if dz is not None:
-            dz.addmm_(angles.T, along, alpha=distributed.world_size() / count)
+            dz.addmm_(angles.T, along)
 
 
 def _harmonics(angle, rows, work):
