@@ -58,11 +58,9 @@ def build_vlm(config: BridgeConfig, device: torch.device, load_in: str | None) -
     """Encoder + LLM + fresh connector, or the VLM that `--init` names, on `device` in the run's precision."""
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32, None: default_dtype(device)}[config.precision]
     if config.init:
-        vlm = load(config.init)
-        vlm.model.to(dtype)
-    else:
-        encoder = build_encoder(config)
-        vlm = assemble(encoder, load_llm(config.llm, dtype=dtype, load_in=load_in), seed=config.seed)
+        return load(config.init, device, dtype)
+    vlm = assemble(build_encoder(config), load_llm(config.llm, dtype=dtype, load_in=load_in), seed=config.seed)
+    vlm.model.model.vision_tower.to(dtype)  # as it will be loaded and served
     if load_in is None:
         vlm.model.to(device)
     return vlm

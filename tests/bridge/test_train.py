@@ -247,6 +247,27 @@ def test_baselines(world, whole, tmp_path, capsys):
     assert np.mean(losses(tmp_path / "blind-lora")[-3:]) < losses(tmp_path / "blind-lora")[0]
 
 
+@pytest.mark.parametrize("more", [("--load-in", "4bit"), ("--load-in", "8bit", "--lora", "4")])
+def test_a_quantised_llm_trains_and_leaves_a_full_one(world, whole, tmp_path, more):
+    pytest.importorskip("bitsandbytes")
+    out = tmp_path / "out"
+    here(world, out, *more)
+    np.testing.assert_allclose(losses(out)[0], losses(whole)[0], rtol=0.05)
+    assert losses(out)[0] != losses(whole)[0]
+    assert np.mean(losses(out)[-3:]) < np.mean(losses(out)[:3]) - 0.5
+    config = json.loads((out / "vlm/config.json").read_text())
+    assert "quantization_config" not in config
+    assert "quantization_config" not in config["text_config"]
+    stock = AutoModelForImageTextToText.from_pretrained(out / "vlm", dtype=torch.float32).state_dict()
+    llm = LlamaForCausalLM.from_pretrained(world / "llm", dtype=torch.float32).model.state_dict()
+    changed = {name.split(".")[-2] for name in llm if not torch.equal(stock[f"model.language_model.{name}"], llm[name])}
+    assert changed == ({"q_proj", "k_proj", "v_proj", "o_proj"} if "--lora" in more else set())
+    trained = weights(out)
+    prefix = "model.multi_modal_projector." + ("modules_to_save.default." if "--lora" in more else "")
+    for name in ("linear_1.weight", "linear_2.bias"):
+        assert torch.equal(stock[f"model.multi_modal_projector.{name}"], trained[prefix + name])
+
+
 def test_gradient_checkpointing_changes_nothing(world, whole, tmp_path):
     here(world, tmp_path / "out", "--gradient-checkpointing", "--micro-tokens", "60")
     np.testing.assert_allclose(losses(tmp_path / "out"), losses(whole), rtol=1e-4)
