@@ -12,7 +12,9 @@ import os
 import tarfile
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -146,19 +148,30 @@ def report_margins(count: int) -> None:
     images.DRAFT_MARGIN = chosen
 
 
-def report_threads(size: int, files: list[bytes], rounds: int) -> None:
-    """Two Python threads against one: above 1 only because decoding and resizing release the GIL."""
+def half(number: int, files: list[bytes], size: int) -> None:
+    """One worker's share of the images."""
     function = pipelines(size)["reduced decode, torch bicubic"]
-    seconds = {1: [], 2: []}
-    for _ in range(rounds):
-        for threads in seconds:
-            with ThreadPoolExecutor(threads) as pool:
+    for data in files[number::2]:
+        function(data)
+
+
+def report_threads(size: int, files: list[bytes], rounds: int) -> None:
+    """Two Python threads against one and against two processes: near the latter, as decoding releases the GIL."""
+    seconds = {"1 thread": [], "2 threads": [], "2 processes": []}
+    share = partial(half, files=files, size=size)
+    with ThreadPoolExecutor(2) as threads, ProcessPoolExecutor(2, mp_context=get_context("fork")) as processes:
+        list(processes.map(share, range(2)))
+        for _ in range(rounds):
+            for name, mapper in (("1 thread", map), ("2 threads", threads.map), ("2 processes", processes.map)):
                 start = time.perf_counter()
-                list(pool.map(function, files))
-                seconds[threads].append(time.perf_counter() - start)
-    one, two = len(files) / np.median(seconds[1]), len(files) / np.median(seconds[2])
-    print(f"\n{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f} (above 1: the machine is busy with other work too)")
-    print(f"1 thread {one:.0f} images/s, 2 threads in one process {two:.0f} images/s: {two / one:.2f}x")
+                list(mapper(share, range(2)))
+                seconds[name].append(time.perf_counter() - start)
+    print(
+        f"\n{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f} (above 1: busy with other work, which caps the gain)"
+    )
+    for name, values in seconds.items():
+        gain = np.median(np.divide(seconds["1 thread"], values))
+        print(f"{name:32} {len(files) / np.median(values):9.0f} {gain:5.2f}x")
 
 
 class Squash:
