@@ -71,9 +71,9 @@ PRESETS: dict[str, dict] = {
     "tiny": dict(
         image_size=48,
         patch_size=12,
-        vision_width=192,
+        vision_width=128,
         vision_layers=3,
-        vision_heads=3,
+        vision_heads=2,
         text_width=96,
         text_layers=2,
         text_heads=2,

@@ -1,0 +1,136 @@
+"""Is the gain of a pretrained encoder more than luck? The whole chain over several seeds, all of them reported.
+
+Each seed trains an encoder, then one connector on it and one on the same ViT with random weights (and, with --blind,
+one on an encoder that sees nothing), and scores them on held-out scenes. Finished parts are not made again.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from vlm.errors import UserError, run_command
+from vlm.logs import read_json, write_json
+
+EXAMPLES = """examples:
+  python scripts/seed_check.py --world runs/world --out runs/seeds
+  python scripts/seed_check.py --world runs/world --out runs/choice --seeds 7 8 --split val      (to choose settings)
+  python scripts/seed_check.py --world runs/world --out runs/lora --seeds 0 --bridge-flags "--lora 8"
+"""
+ROOT = Path(__file__).resolve().parent.parent
+BENCHMARKS = ("gqa", "vqav2", "pope")
+SPLITS = {
+    "testdev": {"gqa": "testdev", "vqav2": "test-dev2015", "pope": "pope"},
+    "val": {"gqa": "val", "vqav2": "val2014", "pope": "pope_val"},
+}
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--world", type=Path, default=Path("runs/world"), help="made by scripts/make_world.py (default runs/world)")
+    add("--out", type=Path, default=Path("runs/seeds"))
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    add("--split", choices=list(SPLITS), default="testdev", help="val: to choose settings; testdev: to report")
+    add("--limit-images", type=int, default=200, help="images of each benchmark (default 200)")
+    add("--encoder", type=Path, help="use this encoder for every seed instead of pretraining one for each")
+    add("--blind", action="store_true", help="also train and score the blind baseline")
+    add("--pretrain-flags", default="", help="more flags for pretrain/run.py, in one string")
+    add("--bridge-flags", default="", help="more flags for bridge/train.py, in one string")
+    add("--lanes", type=int, default=max(1, (os.cpu_count() or 2)), help="processes side by side, one thread each")
+    return parser.parse_args()
+
+
+def run(log: Path, *command: str) -> None:
+    """Run a command of this project on one thread, its output in `log`; a failure is a `UserError`."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    with open(log, "w") as file:
+        code = subprocess.run(
+            [sys.executable, *command], cwd=ROOT, env=environment, stdout=file, stderr=file
+        ).returncode
+    if code:
+        last = (log.read_text().strip().splitlines() or ["no output"])[-1]
+        raise UserError(f"{' '.join(command[:2])} failed with exit code {code}: {last} (all of it: {log})")
+
+
+def pretrain(args: argparse.Namespace, seed: int) -> Path:
+    """The encoder of one seed."""
+    out = args.out.resolve() / f"pretrain-{seed}"
+    if not (out / "encoder" / "config.json").exists():
+        run(out.with_suffix(".log"), "pretrain/run.py", "--data", str(args.world / "captions"), "--out", str(out),
+            "--seed", str(seed), *args.pretrain_flags.split())  # fmt: skip
+    return out / "encoder"
+
+
+def bridge(args: argparse.Namespace, seed: int, kind: str, encoder: Future | None) -> dict:
+    """Train and score one connector; the summary {gqa, vqav2, pope, mean}."""
+    folder = str(encoder.result()) if encoder else ""
+    name = {"pretrained": folder, "random": f"random:{folder}", "blind": "blind"}[kind]
+    world, out = args.world, args.out.resolve() / f"{kind}-{seed}"
+    if not (out / "vlm" / "config.json").exists():
+        run(out.with_suffix(".train.log"), "bridge/train.py", "--llm", "smollm2", "--encoder", name, "--gqa",
+            str(world / "gqa"), "--vqav2", str(world / "vqav2"), "--out", str(out), "--seed", str(seed),
+            *args.bridge_flags.split())  # fmt: skip
+    split, scores = SPLITS[args.split], out / f"eval-{args.split}"
+    if not (scores / "results.json").exists():
+        run(out.with_suffix(".eval.log"), "bridge/evaluate.py", str(out / "vlm"), "--gqa", str(world / "gqa"),
+            "--gqa-split", split["gqa"], "--vqav2", str(world / "vqav2"), "--vqav2-split", split["vqav2"],
+            "--pope", str(world / split["pope"]), "--limit-images", str(args.limit_images),
+            "--out", str(scores))  # fmt: skip
+    summary = read_json(scores / "results.json")["summary"]
+    print(f"seed {seed}, {kind}: " + ", ".join(f"{n} {summary[n]:.1f}" for n in (*BENCHMARKS, "mean")), flush=True)
+    return summary
+
+
+def table(scores: dict[str, list[dict]], seeds: list[int]) -> str:
+    """Markdown: every score of every seed, then the mean and deviation of the gain over each baseline."""
+    names = (*BENCHMARKS, "mean")
+    lines = ["| row | seed | GQA | VQAv2 | POPE | mean |", "|---|---|---|---|---|---|"]
+    for kind, summaries in scores.items():
+        for seed, summary in zip(seeds, summaries):
+            lines.append(f"| {kind} | {seed} | " + " | ".join(f"{summary[name]:.1f}" for name in names) + " |")
+    for kind in scores:
+        if kind == "pretrained":
+            continue
+        cells = []
+        for name in names:
+            gains = [after[name] - before[name] for after, before in zip(scores["pretrained"], scores[kind])]
+            spread = statistics.stdev(gains) if len(gains) > 1 else float("nan")
+            cells.append(f"{statistics.mean(gains):+.1f} ± {spread:.1f}")
+        lines.append(f"| **pretrained - {kind}** | mean ± sd of {len(seeds)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    args = parse()
+    args.world = args.world.resolve()
+    if not (args.world / "world.json").exists():
+        raise UserError(f"{args.world} is no world: python scripts/make_world.py {args.world}")
+    kinds = ["pretrained", "random", *(["blind"] if args.blind else [])]
+    with ThreadPoolExecutor(args.lanes) as lanes:
+        if args.encoder:
+            ready: Future = Future()
+            ready.set_result(args.encoder.resolve())
+            encoders = dict.fromkeys(args.seeds, ready)
+        else:  # queued first, so that no lane waits for an encoder that has no lane
+            encoders = {seed: lanes.submit(pretrain, args, seed) for seed in args.seeds}
+        jobs = {
+            kind: [lanes.submit(bridge, args, seed, kind, encoders[seed] if kind != "blind" else None)
+                   for seed in args.seeds]
+            for kind in kinds
+        }  # fmt: skip
+    scores = {kind: [job.result() for job in row] for kind, row in jobs.items()}
+    text = table(scores, args.seeds)
+    write_json(args.out / "seeds.json", {"seeds": args.seeds, "split": args.split, "scores": scores})
+    (args.out / "seeds.md").write_text(text + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    run_command(main)
