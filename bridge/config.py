@@ -2,12 +2,12 @@
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlm.distributed import is_main
 from vlm.errors import UserError
 
 WORLD = Path("runs/world")
@@ -143,7 +143,7 @@ def _embedded_world(config: BridgeConfig) -> BridgeConfig:
             f"no data given and the embedded world {WORLD} does not exist: run `python scripts/make_world.py {WORLD}`, "
             "or give --gqa DIR and --vqav2 DIR"
         )
-    if is_main():
+    if os.environ.get("RANK", "0") == "0":
         print(f"no data given: the embedded world in {WORLD}", file=sys.stderr)
     return dataclasses.replace(
         config, gqa=str(WORLD / "gqa"), vqav2=str(WORLD / "vqav2"), steps=config.steps or WORLD_STEPS

@@ -6,37 +6,15 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from bridge import vqa
 from bridge.config import BridgeConfig
-from bridge.vqa import Example
 from vlm.assemble import VLM, assemble, load
 from vlm.checkpoint import atomic_directory
 from vlm.encoder import Encoder, EncoderConfig, load_encoder, new_encoder, random_encoder
-from vlm.errors import UserError
 from vlm.llm import default_dtype, load_llm
 
 # The language model's attention only: the vision tower's layers have projections of the same names.
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj)"
 CONNECTOR = "multi_modal_projector"
-
-
-def load_examples(config: BridgeConfig) -> list[list[Example]]:
-    """The data sets that the config names, each question with its answer; UserError where one has none."""
-    sets = []
-    if config.gqa:
-        sets.append(vqa.gqa(config.gqa, config.gqa_split))
-    if config.vqav2:
-        sets.append(vqa.vqav2(config.vqav2, config.vqav2_split))
-    if config.llava:
-        sets.append(vqa.llava(config.llava, config.llava_images))
-    for examples in sets:
-        unanswered = [example.question_id for example in examples if not example.answer]
-        if unanswered:
-            raise UserError(
-                f"{len(unanswered)} training questions have no answer, the first: {unanswered[0]}; "
-                "train on a split whose answers are public and whose annotation file is beside the questions"
-            )
-    return sets
 
 
 def build_encoder(config: BridgeConfig) -> Encoder:

@@ -22,6 +22,7 @@ class Prepared:
 
     batches: list[tuple[Batch, torch.Tensor | None]]
     questions: int
+    tokens: int
 
 
 class Questions:
@@ -67,7 +68,7 @@ class Questions:
         for indices in micro_batches(rows, self._config.micro_tokens):
             tokens = None if self._config.blind else features([images[index] for index in indices])
             batches.append((make_batch([rows[index] for index in indices]), tokens))
-        return Prepared(batches, questions)
+        return Prepared(batches, questions, sum(len(row.ids) for row in rows))
 
     def _conversation(self, index: int, epoch: int) -> Conversation:
         example = self._examples[index]

@@ -1,228 +1,37 @@
 """Train the connector (and LoRA, where asked) between a frozen encoder and a frozen LLM; see `--help`."""
 
-import math
-import os
-import signal
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TypeVar
-
-import torch
-from accelerate import Accelerator
-
-from bridge import checkpoints
+from bridge import vqa
 from bridge.config import BridgeConfig, parse_config
-from bridge.features import FeatureCache, Features, VisionTower
-from bridge.model import KeysAndValues, loss_sum, prefill
-from bridge.parts import Trainee, build_vlm, freeze, load_examples, save_result
-from bridge.plan import Step
-from bridge.questions import Prepared, Questions
-from vlm.distributed import all_sum, barrier, is_main
+from bridge.vqa import Example
 from vlm.errors import UserError, run_command
-from vlm.logs import append_jsonl, progress, read_json, read_jsonl, write_json
-
-PATIENCE = 5  # steps in a row without a finite gradient before the run gives up
-TERMINATED = 128 + signal.SIGTERM
-A, B = TypeVar("A"), TypeVar("B")
 
 
-@dataclass(frozen=True)
-class Sums:
-    """What a step amounts to over all ranks; `loss` is the mean over its answer tokens."""
-
-    loss: float
-    answer_tokens: int
-    tokens: int
-    questions: int
-    stop: bool
-
-
-def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
-    """Linear warm-up over `warmup * steps`, then a cosine to zero at `steps`; `step` counts from 0."""
-    rising = max(1, round(warmup * steps))
-    if step < rising:
-        return peak * (step + 1) / rising
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
-
-
-def prefetched(items: Iterable[A], function: Callable[[A], B]) -> Iterator[B]:
-    """`function` of each item, computed on a thread while the one before is used."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting = None
-        for item in items:
-            following = pool.submit(function, item)
-            if waiting is not None:
-                yield waiting.result()
-            waiting = following
-        if waiting is not None:
-            yield waiting.result()
-
-
-def backward(trainee: Trainee, prepared: Prepared, constant: KeysAndValues, stop: bool) -> Sums:
-    """Gradients of the mean loss over all answer tokens of the step, whichever rank has them.
-
-    Each rank adds up its own losses; sums and gradients are added over the ranks and divided by the global count.
-    """
-    weights = list(trainee.weights.values())
-    device = weights[0].device
-    totals = torch.tensor([0, 0, 0, prepared.questions, stop], dtype=torch.float64)
-    for batch, features in prepared.batches:
-        loss = loss_sum(trainee.vlm.model, batch.to(device), features, constant)
-        loss.backward()
-        totals[:3] += torch.tensor([loss.item(), len(batch.labels), batch.ids.numel()])
-    loss, answers, tokens, questions, stopping = all_sum(totals.to(device)).tolist()
-    gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
-    flat = all_sum(torch.cat([gradient.flatten() for gradient in gradients])) / max(1, answers)
-    for weight, gradient in zip(weights, flat.split([weight.numel() for weight in weights])):
-        weight.grad = gradient.view_as(weight)
-    return Sums(loss / max(1, answers), int(answers), int(tokens), int(questions), stopping > 0)
-
-
-def update(trainee: Trainee, optimizer: torch.optim.Optimizer, sums: Sums, clip: float) -> float | None:
-    """One optimizer step with clipped gradients -> their norm; None, and nothing moved, where it is not finite."""
-    norm = torch.nn.utils.clip_grad_norm_(list(trainee.weights.values()), clip).item()
-    finite = math.isfinite(norm) and math.isfinite(sums.loss)
-    if finite:
-        optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return norm if finite else None
-
-
-class Run:
-    """The folder of a run: config.json, metrics.jsonl, checkpoints."""
-
-    def __init__(self, config: BridgeConfig, trainee: Trainee, encoder_key: str):
-        self.folder, self.config, self._trainee = Path(config.out), config, trainee
-        self._fingerprint = {**config.trajectory(), "encoder_key": encoder_key}
-        weights = list(trainee.weights.values()) or [torch.zeros(0)]
-        self.optimizer = torch.optim.AdamW(weights, lr=config.lr, weight_decay=config.weight_decay)
-
-    def resume(self) -> int:
-        """Load the newest whole checkpoint as --resume asks -> the step to go on with."""
-        step = checkpoints.newest(self.folder, self._fingerprint)
-        resume = self.config.resume
-        if resume == "never" and step is not None:
-            raise UserError(f"{self.folder} holds a run at step {step}: give another --out, or --resume auto")
-        if resume == "required" and step is None:
-            raise UserError(f"--resume required, but {self.folder} has no checkpoint: use --resume auto to start one")
-        if step is not None:
-            checkpoints.load(self.folder, step, self._trainee.weights, self.optimizer)
-        return step or 0
-
-    def begin(self, step: int) -> None:
-        """Record the settings and drop the metrics of steps that will be repeated."""
-        if is_main():
-            metrics = self.folder / "metrics.jsonl"
-            kept = [line for line in read_jsonl(metrics) if line["step"] < step] if metrics.exists() else []
-            write_json(self.folder / "config.json", asdict(self.config))
-            metrics.unlink(missing_ok=True)
-            for line in kept:
-                append_jsonl(metrics, line)
-        barrier()
-
-    def save(self, step: int) -> None:
-        if is_main():
-            checkpoints.save(self.folder, step, self._trainee.weights, self.optimizer, self._fingerprint)
-        barrier()
-
-    def record(self, step: int, sums: Sums, lr: float, norm: float | None, seconds: float) -> None:
-        if is_main():
-            rate = round(sums.questions / seconds, 2)
-            line = {"step": step, "loss": sums.loss, "lr": lr, "samples_per_s": rate, "questions_per_s": rate}
-            line |= {"questions": sums.questions, "tokens": sums.tokens, "answer_tokens": sums.answer_tokens}
-            append_jsonl(self.folder / "metrics.jsonl", line | {"gradient_norm": norm})
-
-
-@contextmanager
-def termination() -> Iterator[list]:
-    """A list that is no longer empty once SIGTERM has come: the loop then saves and leaves."""
-    signals: list = []
-    before = signal.signal(signal.SIGTERM, lambda *_: signals.append(True))
-    try:
-        yield signals
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def loop(run: Run, trainee: Trainee, questions: Questions, features: Features, steps: list[Step], start: int) -> None:
-    """Steps `start` to the last: data and learning rate are functions of the step alone."""
-    config, failures, clock = run.config, 0, time.perf_counter()
-    constant = prefill(trainee.vlm.model, questions.constant)
-    done, total = (sum(len(questions.ids(step)) for step in part) for part in (steps[:start], steps))
-    prepared = prefetched(steps[start:], lambda step: questions.prepare(step, features))
-    with termination() as terminated, progress(total, "bridge", "q", initial=done, show=is_main()) as bar:
-        for number, part in enumerate(prepared, start=start):
-            lr = learning_rate(number, len(steps), config.lr, config.warmup)
-            run.optimizer.param_groups[0]["lr"] = lr
-            sums = backward(trainee, part, constant, bool(terminated))
-            norm = update(trainee, run.optimizer, sums, config.clip)
-            failures = 0 if norm is not None else failures + 1
-            if failures and is_main():
-                names = ", ".join(questions.ids(steps[number])[:5])
-                bar.write(f"step {number}: loss {sums.loss}, nothing updated (questions {names}, ...)", sys.stderr)
-            if failures == PATIENCE:
-                raise UserError(f"no finite gradient for {PATIENCE} steps up to step {number}: lower --lr")
-            now = time.perf_counter()
-            run.record(number, sums, lr, norm, now - clock)
-            clock = now
-            bar.set_postfix_str(f"step {number + 1}/{len(steps)}, loss {sums.loss:.3f}", refresh=False)
-            bar.update(sums.questions)
-            if sums.stop or (number + 1) % config.save_every == 0 or number + 1 == len(steps):
-                run.save(number + 1)
-            if sums.stop and number + 1 < len(steps):
-                bar.write(f"terminated: step {number + 1} is saved, the same command goes on from there", sys.stderr)
-                sys.exit(TERMINATED)
-
-
-def check_folder(config: BridgeConfig) -> None:
-    """UserError where --out holds something else than this run."""
-    run = Path(config.out)
-    if run.exists() and not run.is_dir():
-        raise UserError(f"{run} is a file: give a folder as --out")
-    if not (run / "config.json").exists():
-        return
-    old, new = read_json(run / "config.json"), config.trajectory()
-    changed = [f"{name} {old.get(name)!r} -> {value!r}" for name, value in new.items() if old.get(name) != value]
-    if changed:
-        raise UserError(
-            f"{run} was started with other settings ({', '.join(changed)}): restore them or give another --out"
-        )
-
-
-def train(config: BridgeConfig) -> None:
-    """Run or continue `config.out`; on return RUN/vlm is a stock LLaVA folder."""
-    check_folder(config)
-    sets = load_examples(config)
-    accelerator = Accelerator()
-    os.makedirs(config.out, exist_ok=True)
-    trainee = freeze(build_vlm(config, accelerator.device, config.load_in), config)
-    questions = Questions(sets, trainee.vlm, config)
-    tower = VisionTower(trainee.vlm)
-    run = Run(config, trainee, tower.key())
-    start = run.resume()
-    run.begin(start)
-    if trainee.weights:
-        steps, features = questions.plan(), tower
-        if config.cache and not config.blind:
-            features = FeatureCache(config.features or run.folder / "features", tower)
-            features.fill(questions.images(steps[start:]))
-        loop(run, trainee, questions, features, steps, start)
-    elif is_main():
-        print("blind with a frozen LLM: there is nothing to train", file=sys.stderr)
-    if is_main():
-        save_result(trainee, config, run.folder)
-        print(f"saved {run.folder / 'vlm'}; score it with: python bridge/evaluate.py {run.folder / 'vlm'}")
-    barrier()
-    accelerator.end_training()
+def load_examples(config: BridgeConfig) -> list[list[Example]]:
+    """The data sets that the config names, each question with its answer; UserError where one has none."""
+    sets = []
+    if config.gqa:
+        sets.append(vqa.gqa(config.gqa, config.gqa_split))
+    if config.vqav2:
+        sets.append(vqa.vqav2(config.vqav2, config.vqav2_split))
+    if config.llava:
+        sets.append(vqa.llava(config.llava, config.llava_images))
+    for examples in sets:
+        unanswered = [example.question_id for example in examples if not example.answer]
+        if unanswered:
+            raise UserError(
+                f"{len(unanswered)} training questions have no answer, the first: {unanswered[0]}; "
+                "train on a split whose answers are public and whose annotation file is beside the questions"
+            )
+    return sets
 
 
 def main() -> None:
-    train(parse_config())
+    config = parse_config()
+    examples = load_examples(config)
+    # torch and transformers take seconds to import: settings and data are judged before
+    from bridge.training import train
+
+    train(config, examples)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,10 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForImageTextToText, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-import bridge.train
+import bridge.training
 from bridge.config import parse_config
-from bridge.train import Sums, learning_rate, train, update
+from bridge.train import load_examples
+from bridge.training import Sums, learning_rate, train, update
 from vlm.encoder import EncoderConfig, new_encoder
 from vlm.errors import UserError
 
@@ -114,7 +115,8 @@ def flags(world: Path, out: Path, *more: str) -> list[str]:
 
 
 def here(world: Path, out: Path, *more: str) -> None:
-    train(parse_config(flags(world, out, *more)))
+    config = parse_config(flags(world, out, *more))
+    train(config, load_examples(config))
 
 
 def as_command(*arguments: str, launcher: tuple[str, ...] = (), expect: int = 0) -> str:
@@ -189,7 +191,7 @@ def test_resume_equals_an_uninterrupted_run(world, whole, tmp_path, capsys):
 
 
 def test_sigterm_saves_the_step(world, whole, tmp_path, monkeypatch):
-    real, updates = bridge.train.update, []
+    real, updates = bridge.training.update, []
 
     def update_then_signal(*arguments):
         norm = real(*arguments)
@@ -198,7 +200,7 @@ def test_sigterm_saves_the_step(world, whole, tmp_path, monkeypatch):
             os.kill(os.getpid(), signal.SIGTERM)
         return norm
 
-    monkeypatch.setattr(bridge.train, "update", update_then_signal)
+    monkeypatch.setattr(bridge.training, "update", update_then_signal)
     with pytest.raises(SystemExit) as exit:
         here(world, tmp_path / "out")
     assert exit.value.code == 143
@@ -208,6 +210,11 @@ def test_sigterm_saves_the_step(world, whole, tmp_path, monkeypatch):
     assert (tmp_path / f"out/checkpoints/step_{saved}").is_dir()
     here(world, tmp_path / "out")
     assert losses(tmp_path / "out") == losses(whole)
+
+
+def test_a_folder_serves_one_run_at_a_time(world, tmp_path):
+    with bridge.training.locked(tmp_path), pytest.raises(UserError, match="another run is writing"):
+        here(world, tmp_path)
 
 
 def test_two_ranks_equal_one(world, whole, tmp_path):
@@ -271,6 +278,13 @@ def test_a_quantised_llm_trains_and_leaves_a_full_one(world, whole, tmp_path, mo
 def test_gradient_checkpointing_changes_nothing(world, whole, tmp_path):
     here(world, tmp_path / "out", "--gradient-checkpointing", "--micro-tokens", "60")
     np.testing.assert_allclose(losses(tmp_path / "out"), losses(whole), rtol=1e-4)
+
+
+def test_bf16_trains_an_fp32_connector(world, whole, tmp_path):
+    here(world, tmp_path / "out", "--precision", "bf16")
+    np.testing.assert_allclose(losses(tmp_path / "out"), losses(whole), rtol=0.02)
+    assert weights(tmp_path / "out")["model.multi_modal_projector.linear_1.weight"].dtype == torch.float32
+    assert json.loads((tmp_path / "out/vlm/config.json").read_text())["dtype"] == "bfloat16"
 
 
 @pytest.mark.parametrize(
