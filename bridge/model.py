@@ -1,6 +1,7 @@
 """The packed forward pass: features through the connector into the language model, logits only where labels are."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch.nn import functional
@@ -11,11 +12,10 @@ from bridge.packing import Batch, attention_mask, image_slots
 KeysAndValues = list[tuple[torch.Tensor, torch.Tensor]]
 
 
-@torch.no_grad()
 def prefill(model: LlavaForConditionalGeneration, ids: Sequence[int]) -> KeysAndValues:
-    """Keys and values of text that opens every conversation, per layer [1, heads, len(ids), head_dim].
+    """Keys and values of text that opens every conversation, per layer [1, heads, len(ids), head_dim]; [] for no text.
 
-    They stay valid for as long as the language model is frozen.
+    They stay valid for as long as the language model does not change, and carry gradients to what of it is trained.
     """
     cache = DynamicCache()
     if ids:
@@ -23,6 +23,17 @@ def prefill(model: LlavaForConditionalGeneration, ids: Sequence[int]) -> KeysAnd
         tokens = torch.tensor([list(ids)], device=device)
         model.model.language_model(input_ids=tokens, past_key_values=cache, use_cache=True)
     return [(layer.keys, layer.values) for layer in cache.layers]
+
+
+@contextmanager
+def shared_prefill(model: LlavaForConditionalGeneration, ids: Sequence[int]) -> Iterator[KeysAndValues]:
+    """`prefill` for several backward passes: their gradients are gathered at its result and passed through it once."""
+    states = [state for layer in prefill(model, ids) for state in layer]
+    leaves = [state.detach().requires_grad_(state.requires_grad) for state in states]
+    yield list(zip(leaves[0::2], leaves[1::2]))
+    pairs = [(state, leaf.grad) for state, leaf in zip(states, leaves) if leaf.grad is not None]
+    if pairs:
+        torch.autograd.backward(*zip(*pairs))
 
 
 def label_logits(

@@ -32,10 +32,14 @@ class Questions:
         self._sets, self._vlm, self._config = sets, vlm, config
         self._examples = [example for examples in sets for example in examples]
         self._slot = vlm.model.config.image_token_id
-        ids, _ = vlm.conversation_ids("Is it?", "yes", image=not config.blind)
-        start, self._image_end = image_slots(ids, self._slot)
-        # Keys and values of constant text change with LoRA, and checkpointed layers read no cache.
-        self.constant = () if config.lora or config.gradient_checkpointing else tuple(ids[:start])
+        ids, _ = vlm.conversation_ids("Is it?", "yes")
+        start, end = image_slots(ids, self._slot)
+        if config.blind:
+            bare, _ = vlm.conversation_ids("Is it?", "yes", image=False)
+            start = end = next(at for at, (one, other) in enumerate(zip(ids, bare)) if one != other)
+        # Checkpointed layers read no cache.
+        self.constant = () if config.gradient_checkpointing else tuple(ids[:start])
+        self._opening = end - len(self.constant)
 
     def plan(self) -> list[Step]:
         """Every step of the run."""
@@ -43,7 +47,7 @@ class Questions:
             self._sets,
             seed=self._config.seed,
             batch_questions=self._config.batch_questions,
-            question_tokens=self._config.row_tokens - (self._image_end - len(self.constant)),
+            question_tokens=self._config.row_tokens - self._opening,
             weight=self._config.gqa_weight,
         )
         return plan.steps(self._config.steps)

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from bridge import checkpoints
 from bridge.config import BridgeConfig
 from bridge.features import FeatureCache, Features, VisionTower
-from bridge.model import KeysAndValues, loss_sum, prefill
+from bridge.model import KeysAndValues, loss_sum, prefill, shared_prefill
 from bridge.parts import Trainee, build_vlm, freeze, save_result
 from bridge.plan import Step
 from bridge.questions import Prepared, Questions
@@ -30,6 +30,16 @@ from vlm.logs import append_jsonl, progress, read_json, read_jsonl, write_json
 PATIENCE = 5  # steps in a row without a finite gradient before the run gives up
 TERMINATED = 128 + signal.SIGTERM
 A, B = TypeVar("A"), TypeVar("B")
+Constant = Callable[[], AbstractContextManager[KeysAndValues]]
+
+
+def constant_text(trainee: Trainee, ids: Sequence[int]) -> Constant:
+    """What gives each step the keys and values of the constant text: computed once, or each time where LoRA trains."""
+    if trainee.adapter is not None:
+        return lambda: shared_prefill(trainee.vlm.model, ids)
+    with torch.no_grad():
+        past = prefill(trainee.vlm.model, ids)
+    return lambda: nullcontext(past)
 
 
 @dataclass(frozen=True)
@@ -64,7 +74,7 @@ def prefetched(items: Iterable[A], function: Callable[[A], B]) -> Iterator[B]:
             yield waiting.result()
 
 
-def backward(trainee: Trainee, prepared: Prepared, constant: KeysAndValues, stop: bool) -> Sums:
+def backward(trainee: Trainee, prepared: Prepared, constant: Constant, stop: bool) -> Sums:
     """Gradients of the mean loss over all answer tokens of the step, whichever rank has them.
 
     Each rank adds up its own losses; sums and gradients are added over the ranks and divided by the global count.
@@ -72,10 +82,11 @@ def backward(trainee: Trainee, prepared: Prepared, constant: KeysAndValues, stop
     weights = list(trainee.weights.values())
     device = weights[0].device
     totals = torch.tensor([0, 0, prepared.tokens, prepared.questions, stop], dtype=torch.float64)
-    for batch, features in prepared.batches:
-        loss = loss_sum(trainee.vlm.model, batch.to(device), features, constant)
-        loss.backward()
-        totals[:2] += torch.tensor([loss.item(), len(batch.labels)])
+    with constant() as past:
+        for batch, features in prepared.batches:
+            loss = loss_sum(trainee.vlm.model, batch.to(device), features, past)
+            loss.backward()
+            totals[:2] += torch.tensor([loss.item(), len(batch.labels)])
     loss, answers, tokens, questions, stopping = all_sum(totals.to(device)).tolist()
     gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
     flat = all_sum(torch.cat([gradient.flatten() for gradient in gradients])) / max(1, answers)
@@ -166,7 +177,7 @@ def termination() -> Iterator[list]:
 def loop(run: Run, trainee: Trainee, questions: Questions, features: Features, steps: list[Step], start: int) -> None:
     """Steps `start` to the last: data and learning rate are functions of the step alone."""
     config, failures, clock = run.config, 0, time.perf_counter()
-    constant = prefill(trainee.vlm.model, questions.constant)
+    constant = constant_text(trainee, questions.constant)
     done, total = (sum(len(questions.ids(step)) for step in part) for part in (steps[:start], steps))
     prepared = prefetched(steps[start:], lambda step: questions.prepare(step, features))
     with termination() as terminated, progress(total, "bridge", "q", initial=done, show=is_main()) as bar:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, Qwen2Config, ViTConfig
 
-from bridge.model import label_logits, loss_sum, prefill
+from bridge.model import label_logits, loss_sum, prefill, shared_prefill
 from bridge.packing import (
     Conversation,
     attention_mask,
@@ -189,6 +189,22 @@ def test_packed_equals_stock_llava(kind, attention, constant):
     for (k, v), (k_before, v_before) in zip(past, stored):
         assert torch.equal(k, k_before)
         assert torch.equal(v, v_before)
+
+
+def test_gradients_pass_the_shared_prefill_once():
+    model = tiny_llava("llama")
+    weight = model.model.language_model.layers[0].self_attn.k_proj.weight.requires_grad_(True)
+    features = torch.randn(2, SLOTS, 16, generator=torch.Generator().manual_seed(1))
+    rows = [make_row(conversations, 0) for conversations in IMAGES]
+    loss_sum(model, make_batch(rows), features, []).backward()
+    expected, weight.grad = weight.grad, None
+    with shared_prefill(model, CONSTANT) as past:
+        for number, conversations in enumerate(IMAGES):
+            batch = make_batch([make_row(conversations, len(CONSTANT))])
+            loss_sum(model, batch, features[number : number + 1], past).backward()
+        without_constant_text = weight.grad.clone()
+    torch.testing.assert_close(weight.grad, expected, atol=1e-5, rtol=1e-4)
+    assert (without_constant_text - expected).abs().max() > 1e-3
 
 
 def test_questions_do_not_see_each_other():
