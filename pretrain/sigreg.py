@@ -34,6 +34,7 @@ from vlm import distributed
 KNOTS, SPACING = 16, 3 / 16
 V_ROWS, U_ROWS = slice(0, 7), slice(6, 11)  # of the rows of `_harmonics`; they share the one of ones
 CHUNK = 1 << 15  # elements of one chunk's rows on a CPU: ~16 such rows live in its cache while they are worked on
+SEGMENT = 1024  # samples summed before phi is subtracted: longer float32 sums lose digits of the small C - phi
 BLOCK = 1 << 19  # elements of theta that one large matrix product fills, then of G that another one reads
 MAX_THREADS = 8  # each has buffers and a dz of its own
 GPU_CHUNK = 1 << 22  # on a GPU launches cost more than memory
@@ -71,7 +72,7 @@ def sigreg(z: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
 
     Under data parallelism that AVERAGES gradients over ranks (DDP, DeepSpeed) the parameters get the gradient of the
     global statistic: dz carries the factor world_size that the average takes away. No gradient reaches `directions`;
-    there is no second derivative. Collective: every rank calls it; one all-reduce of [P, 35].
+    there is no second derivative. Collective: every rank calls it; one all-reduce of [P, 33].
     Raises ValueError where the shapes do not fit.
     """
     if z.ndim != 2 or directions.ndim != 2 or z.shape[1] != directions.shape[0]:
@@ -104,7 +105,7 @@ def _full_float32():
 class _SIGReg(torch.autograd.Function):
     @staticmethod
     def forward(ctx, z, directions):
-        sums = z.new_empty(directions.shape[1], 7, 5)
+        sums = z.new_zeros(directions.shape[1], 33)
         dz = torch.zeros_like(z) if ctx.needs_input_grad[0] else None
         if distributed.active():  # the gradient needs every rank's sums, so the harmonics are computed twice
             _sweep_in_threads(z, directions, sums, None)
@@ -113,12 +114,12 @@ class _SIGReg(torch.autograd.Function):
                 _sweep_in_threads(z, directions, sums, dz, have_sums=True)
         else:
             _sweep_in_threads(z, directions, sums, dz)
+        samples = sums[0, 32]
         if dz is not None:
-            dz *= distributed.world_size() / directions.shape[1]
+            dz *= distributed.world_size() / (directions.shape[1] * samples)
         ctx.save_for_backward(dz)
-        deviations, samples = _deviations(sums)
         weight = _constants(z.dtype, z.device)[2]
-        return (deviations.square_() @ weight).mean() * samples
+        return (sums.square() @ weight).mean() / samples
 
     @staticmethod
     @once_differentiable
@@ -151,7 +152,10 @@ def _sweep_in_threads(z, directions, sums, dz, have_sums=False):
 
 
 def _sweep(z, directions, sums, dz, have_sums=False):
-    """One pass over the directions: fill sums [P, 7, 5] unless `have_sums`; add P G A^T to dz [B, D] if it is given."""
+    """One pass over the directions: add to sums [P, 33] unless `have_sums`; add to dz [B, D] if it is given.
+
+    sums: B (C_k - phi_k) for k = 1..16, B S_k, B. dz: B P G A^T, for the B of `sums`.
+    """
     batch, count = len(z), directions.shape[1]
     if z.device.type == "cpu":
         chunk, block = CHUNK // max(1, batch), max(256, BLOCK // max(1, batch))
@@ -159,21 +163,22 @@ def _sweep(z, directions, sums, dz, have_sums=False):
         chunk = block = GPU_CHUNK // max(1, batch)
     chunk, block = max(1, min(chunk, count)), max(1, min(block, count))
     theta = z.new_empty(block, batch)
-    rows, work = z.new_empty(11, chunk, batch), z.new_empty(chunk, 5, batch)
-    to_coefficients = _constants(z.dtype, z.device)[3]
+    rows, work, products = (z.new_empty(shape) for shape in ((11, chunk, batch), (chunk, 5, batch), (chunk, 7, 5)))
+    to_sums, to_coefficients, _ = _constants(z.dtype, z.device)
     for start in range(0, count, block):
         along = directions[:, start : start + block].T
         angles = theta[: len(along)]
         torch.addmm(angles, along, z.T, beta=0, alpha=SPACING, out=angles)
         for angle, total in zip(angles.split(chunk), sums[start : start + block].split(chunk)):
-            harmonics, w = rows[:, : len(angle)], work[: len(angle)]
+            harmonics, w, vu = rows[:, : len(angle)], work[: len(angle)], products[: len(angle)]
             _harmonics(angle, harmonics, w)
             v, u = harmonics[V_ROWS].transpose(0, 1), harmonics[U_ROWS].transpose(0, 1)
             if not have_sums:
-                torch.bmm(v, u.transpose(1, 2), out=total)
+                for v_part, u_part in zip(v.split(SEGMENT, dim=2), u.split(SEGMENT, dim=2)):
+                    torch.bmm(v_part, u_part.transpose(1, 2), out=vu)
+                    total.addmm_(vu.flatten(1), to_sums)
             if dz is not None:
-                coefficients = _deviations(total)[0] @ to_coefficients
-                torch.bmm(coefficients.view(-1, 5, 7), v, out=w)
+                torch.bmm((total @ to_coefficients).view(-1, 5, 7), v, out=w)
                 _sum_of_products(w, u, out=angle)  # angle has been read: G takes its place
         if dz is not None:
             dz.addmm_(angles.T, along)
@@ -210,16 +215,9 @@ def _sum_of_products(w, u, out):
         out.addcmul_(w[i], u[i])
 
 
-def _deviations(sums):
-    """sums [P, 7, 5] -> [P, 32] = C_k - phi_k for k = 1..16, then S_k; and how many samples were summed."""
-    to_moments, target, _, _ = _constants(sums.dtype, sums.device)
-    samples = sums[0, 6, 0]  # ones times ones
-    return (sums.flatten(1) @ to_moments).div_(samples).sub_(target), samples
-
-
 @lru_cache(maxsize=8)
 def _constants(dtype, device):
-    """(to_moments [35, 32], target [32], weight [32], to_coefficients [32, 35]).
+    """(to_sums [35, 33], to_coefficients [33, 35], weight [33]): 35 products -> 33 `sums` -> 35 coefficients of G.
 
     The 35 products and the 35 harmonics 1, cos k theta, sin k theta (k <= 17) span the same space, so 35 equally spaced
     angles give the change of basis; its entries are small integers.
@@ -229,13 +227,15 @@ def _constants(dtype, device):
     _harmonics(angle[None], rows, work)
     products = torch.einsum("ib,jb->bij", rows[V_ROWS, 0], rows[U_ROWS, 0]).flatten(1)
     k = torch.arange(1, KNOTS + 1, dtype=torch.float64, device="cpu")
-    wave = angle[:, None] * k
-    to_moments = torch.linalg.solve(products, torch.cat([wave.cos(), wave.sin()], 1)).round()
+    phase = angle[:, None] * k
+    waves = torch.cat([phase.cos(), phase.sin(), torch.ones(35, 1, dtype=torch.float64, device="cpu")], 1)
+    to_waves = torch.linalg.solve(products, waves).round()
     phi = torch.exp(-((k * SPACING) ** 2) / 2)
     weight = 2 * SPACING * phi
     weight[-1] /= 2
     slope = (2 * weight * SPACING * k)[:, None]
-    cos, sin = to_moments.T.split(KNOTS)
-    to_coefficients = torch.cat([-slope * sin, slope * cos]).view(32, 7, 5).transpose(1, 2).reshape(32, 35)
-    constants = to_moments, torch.cat([phi, 0 * phi]), weight.repeat(2), to_coefficients
-    return tuple(c.to(device=device, dtype=dtype) for c in constants)
+    cos, sin, one = to_waves.T.split([KNOTS, KNOTS, 1])
+    to_sums = torch.cat([cos - phi[:, None] * one, sin, one]).T
+    to_coefficients = torch.cat([-slope * sin, slope * cos, 0 * one]).view(33, 7, 5).transpose(1, 2).reshape(33, 35)
+    weights = torch.cat([weight, weight, weight.new_zeros(1)])
+    return tuple(c.to(device=device, dtype=dtype).contiguous() for c in (to_sums, to_coefficients, weights))
