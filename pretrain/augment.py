@@ -10,6 +10,8 @@ from vlm.images import eval_transform
 class CropJitter:
     """The second published code's: random resized crop (.8-1), flip, mild colour jitter, rare greyscale."""
 
+    enlarges = 0.8**-0.5  # the smallest crop is stretched by this much, so the image is decoded that much larger
+
     def __init__(self, image_size: int, mean: tuple, std: tuple):
         self.pipeline = v2.Compose(
             [
@@ -33,6 +35,8 @@ class CropJitter:
 
 class Squash:
     """The first published code's: resize to a square, no augmentation; the same pixels as in evaluation."""
+
+    enlarges = 1.0
 
     def __init__(self, image_size: int, mean: tuple, std: tuple):
         self.transform = eval_transform(image_size, mean, std)

@@ -1,11 +1,45 @@
 """Both towers and their heads as one trainable module, and which of its parameters decay."""
 
+from functools import partial
+
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from pretrain.objective import Embeddings
-from vlm.encoder import Encoder
+from vlm.encoder import Encoder, TextTower
+
+LENGTH_GROUPS = 4
+
+
+def cls_features(vit: VisionTransformer, pixels: torch.Tensor) -> torch.Tensor:
+    """pixels: float32[B, 3, H, W] -> CLS after the final norm [B, W], as `vit(pixels)` gives it.
+
+    In the last block only CLS asks, so only CLS goes through its output projection and MLP.
+    """
+    x = vit.norm_pre(vit._pos_embed(vit.patch_embed(pixels)))
+    for block in vit.blocks[:-1]:
+        x = block(x)
+    last = vit.blocks[-1]
+    attention = last.attn
+    q, k, v = attention.qkv(last.norm1(x)).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    seen = functional.scaled_dot_product_attention(attention.q_norm(q[:, :, :1]), attention.k_norm(k), v)
+    cls = x[:, :1] + last.ls1(attention.proj(attention.norm(seen.transpose(1, 2).flatten(2))))
+    cls = cls + last.ls2(last.mlp(last.norm2(cls)))
+    return vit.norm(cls)[:, 0]
+
+
+def text_features(tower: TextTower, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """`tower.features` in groups of similar length, so that short captions are not padded to the longest of the batch.
+
+    ids: int64[B, T], lengths: int64[B] on the CPU -> [B, text_width] in the order given.
+    """
+    order = lengths.argsort(descending=True, stable=True)
+    groups = order.split(-(-len(order) // LENGTH_GROUPS))
+    read = [tower.features(ids[group, : int(lengths[group[0]])], lengths[group]) for group in groups]
+    return torch.cat(read)[order.argsort()]
 
 
 class Pretrainer(nn.Module):
@@ -23,8 +57,8 @@ class Pretrainer(nn.Module):
     def forward(self, pixels: torch.Tensor, ids: torch.Tensor, lengths: torch.Tensor) -> Embeddings:
         """pixels: float32[B, 3, H, W], ids: int64[B, T], lengths: int64[B] -> Embeddings, each [B, E]."""
         with torch.autocast(pixels.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            image = self._in_micro_batches(self.encoder.image.features, pixels)
-            text = self._in_micro_batches(self.encoder.text.features, ids, lengths)
+            image = self._in_micro_batches(partial(cls_features, self.encoder.vision), pixels)
+            text = self._in_micro_batches(partial(text_features, self.encoder.text), ids, lengths)
             z_v, z_t = self.encoder.image.pre_proj(image), self.encoder.text.pre_proj(text)
             return Embeddings(z_v, z_t, self.encoder.predict_text(z_v), self.encoder.predict_image(z_t))
 

@@ -1,5 +1,6 @@
 """The pretraining run: set-up, loop, checkpoints, export."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -123,6 +124,7 @@ def train(config: PretrainConfig) -> None:
         rank=rank(),
         world_size=world_size(),
         workers=config.workers,
+        fit=math.ceil(config.image_size * AUGMENTATIONS[config.augmentation].enlarges),
         quarantine=run / "quarantine.jsonl",
     )
     recorder = Recorder(run, config, start)

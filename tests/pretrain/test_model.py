@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pretrain.batchnorm import GlobalBatchNorm1d
-from pretrain.model import Pretrainer, parameter_groups, use_fast_attention
+from pretrain.model import Pretrainer, cls_features, parameter_groups, text_features, use_fast_attention
 from pretrain.objective import levljepa
 from vlm.encoder import EncoderConfig, new_encoder
 
@@ -46,7 +46,7 @@ def test_one_batch_of_64_equals_four_of_16():
 def test_loss_is_the_formula():
     loss, m, *_ = one_step(0)
     expected = 0.96 * 0.5 * (m["predict_text"] + m["predict_image"]) + 0.02 * (m["sigreg_image"] + m["sigreg_text"])
-    assert float(loss) == pytest.approx(float(expected), rel=1e-6)
+    assert loss.item() == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_plain_attention_gives_the_same_features():
@@ -57,6 +57,17 @@ def test_plain_attention_gives_the_same_features():
         use_fast_attention(encoder, torch.device("cpu"))
         after = encoder.image.features(pixels), encoder.text.features(ids, torch.tensor([3, 2]))
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(before, after))
+
+
+@torch.no_grad()
+def test_shortcuts_change_no_feature():
+    encoder = new_encoder(SIZES, seed=0).eval()
+    generator = torch.Generator().manual_seed(2)
+    pixels = torch.randn(3, 3, 16, 16, generator=generator)
+    assert torch.allclose(cls_features(encoder.vision, pixels), encoder.image.features(pixels), atol=1e-5)
+    ids = torch.randint(0, 50, (13, 12), generator=generator)
+    lengths = torch.randint(1, 13, (13,), generator=generator)
+    assert torch.allclose(text_features(encoder.text, ids, lengths), encoder.text.features(ids, lengths), atol=1e-5)
 
 
 def test_only_matrices_decay():
