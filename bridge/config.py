@@ -59,10 +59,6 @@ class BridgeConfig:
     resume: str = "auto"
     save_every: int = 100
 
-    @property
-    def blind(self) -> bool:
-        return self.encoder == "blind"
-
     def trajectory(self) -> dict:
         """The fields that decide what is trained; a run resumes only where all of them are as they were.
 
@@ -82,7 +78,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--llm", metavar="smollm2|llama|qwen|PATH", help="a preset, a folder, a hub id or a .gguf file")
-    add("--encoder", metavar="DIR|random:DIR|blind", help=f"encoder folder, its random twin, or no image [{ENCODER}]")
+    add(
+        "--encoder",
+        metavar="DIR|random:DIR|blind",
+        help=f"encoder folder, its random twin, or one without sight [{ENCODER}]",
+    )
     add("--init", metavar="RUN/vlm", help="go on from a trained VLM: LLM, encoder and connector come from there")
     add("--gqa", metavar="DIR", help="official GQA folder")
     add("--gqa-split", default="train", help="train (balanced), train_all, ... [%(default)s]")
@@ -120,7 +120,7 @@ def parse_config(arguments: Sequence[str] | None = None) -> BridgeConfig:
     config = BridgeConfig(**vars(make_parser().parse_args(arguments)))
     if (config.llm is None) == (config.init is None):
         raise UserError("give --llm smollm2|llama|qwen|PATH, or --init RUN/vlm to go on from a trained VLM")
-    if config.init is not None and (config.encoder not in (None, "blind") or config.load_in):
+    if config.init is not None and (config.encoder or config.load_in):
         raise UserError("--init brings its own encoder and LLM: leave out --encoder and --load-in")
     if (config.llava is None) != (config.llava_images is None):
         raise UserError("--llava FILE and --llava-images DIR belong together")

@@ -9,7 +9,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from bridge.config import BridgeConfig
 from vlm.assemble import VLM, assemble, load
 from vlm.checkpoint import atomic_directory
-from vlm.encoder import Encoder, EncoderConfig, load_encoder, new_encoder, random_encoder
+from vlm.encoder import Encoder, blind_encoder, load_encoder, random_encoder
 from vlm.llm import default_dtype, load_llm
 
 # The language model's attention only: the vision tower's layers have projections of the same names.
@@ -18,14 +18,9 @@ CONNECTOR = "multi_modal_projector"
 
 
 def build_encoder(config: BridgeConfig) -> Encoder:
-    """`--encoder`: a folder, the same architecture with random weights, or for `blind` a toy that is never run."""
-    if config.blind:
-        toy = EncoderConfig(
-            image_size=32, patch_size=16, vision_width=64, vision_layers=1, vision_heads=1, text_width=16,
-            text_layers=1, text_heads=1, vocab_size=16, positions=16, embed_dim=16, projector_width=16,
-            projector_depth=1,
-        )  # fmt: skip
-        return new_encoder(toy, config.seed).eval().requires_grad_(False)
+    """`--encoder`: a folder, the same architecture with random weights, or one that sees nothing."""
+    if config.encoder == "blind":
+        return blind_encoder(config.seed)
     kind, _, folder = config.encoder.partition(":")
     if kind == "random" and folder:
         return random_encoder(folder, config.seed)
@@ -56,7 +51,7 @@ class Trainee:
 def freeze(vlm: VLM, config: BridgeConfig) -> Trainee:
     """Freeze everything, then unfreeze what is trained: the connector, and LoRA where asked.
 
-    This is the only place that decides. A blind run has no use for the connector.
+    This is the only place that decides.
     """
     model, adapter = vlm.model.eval().requires_grad_(False), None
     if config.lora:
@@ -64,12 +59,12 @@ def freeze(vlm: VLM, config: BridgeConfig) -> Trainee:
             r=config.lora,
             lora_alpha=2 * config.lora,
             target_modules=LORA_TARGETS,
-            modules_to_save=None if config.blind else [CONNECTOR],
+            modules_to_save=[CONNECTOR],
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             adapter = get_peft_model(model, lora).eval()
-    elif not config.blind:
+    else:
         vlm.connector.requires_grad_(True)
     weights = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     for parameter in weights.values():

@@ -18,9 +18,9 @@ from vlm.errors import UserError
 
 @dataclass(frozen=True)
 class Prepared:
-    """This rank's share of one step: micro-batches with their images' features (None when blind)."""
+    """This rank's share of one step: micro-batches with their images' features."""
 
-    batches: list[tuple[Batch, torch.Tensor | None]]
+    batches: list[tuple[Batch, torch.Tensor]]
     questions: int
     tokens: int
 
@@ -34,9 +34,6 @@ class Questions:
         self._slot = vlm.model.config.image_token_id
         ids, _ = vlm.conversation_ids("Is it?", "yes")
         start, end = image_slots(ids, self._slot)
-        if config.blind:
-            bare, _ = vlm.conversation_ids("Is it?", "yes", image=False)
-            start = end = next(at for at, (one, other) in enumerate(zip(ids, bare)) if one != other)
         # Checkpointed layers read no cache.
         self.constant = () if config.gradient_checkpointing else tuple(ids[:start])
         self._opening = end - len(self.constant)
@@ -70,7 +67,7 @@ class Questions:
             images += [self._examples[planned.examples[0]].image] * len(packed)
         batches = []
         for indices in micro_batches(rows, self._config.micro_tokens):
-            tokens = None if self._config.blind else features([images[index] for index in indices])
+            tokens = features([images[index] for index in indices])
             batches.append((make_batch([rows[index] for index in indices]), tokens))
         return Prepared(batches, questions, sum(len(row.ids) for row in rows))
 
@@ -79,7 +76,7 @@ class Questions:
         if self._config.vqav2_answers == "votes":
             example = with_sampled_answer(example, self._config.seed, epoch)
         try:
-            ids, prompt = self._vlm.conversation_ids(example.question, example.answer, image=not self._config.blind)
+            ids, prompt = self._vlm.conversation_ids(example.question, example.answer)
         except UserError as error:
             raise UserError(f"question {example.question_id}: {error}") from None
         if tuple(ids[: len(self.constant)]) != self.constant:

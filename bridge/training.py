@@ -229,15 +229,12 @@ def train(config: BridgeConfig, sets: Sequence[Sequence[Example]]) -> None:
         run = Run(config, trainee, tower.key())
         start = run.resume()
         run.begin(start)
-        if trainee.weights:
-            questions = Questions(sets, trainee.vlm, config)
-            steps, features = questions.plan(), tower
-            if config.cache and not config.blind:
-                features = FeatureCache(config.features or run.folder / "features", tower)
-                features.fill(questions.images(steps[start:]))
-            loop(run, trainee, questions, features, steps, start)
-        elif is_main():
-            print("blind with a frozen LLM: there is nothing to train", file=sys.stderr)
+        questions = Questions(sets, trainee.vlm, config)
+        steps, features = questions.plan(), tower
+        if config.cache:
+            features = FeatureCache(config.features or run.folder / "features", tower)
+            features.fill(questions.images(steps[start:]))
+        loop(run, trainee, questions, features, steps, start)
         if is_main():
             save_result(trainee, config, run.folder)
             print(f"saved {run.folder / 'vlm'}; score it with: python bridge/evaluate.py {run.folder / 'vlm'}")

@@ -293,6 +293,20 @@ def new_encoder(
         return Encoder(config, tokenizer, norm)
 
 
+def blind_encoder(seed: int) -> Encoder:
+    """A ViT that cannot see: without its patch projection every image gives the same 16 tokens.
+
+    A connector trained on it learns what can be answered without looking, through the very path of a sighted one.
+    """
+    config = EncoderConfig(
+        image_size=48, patch_size=12, vision_width=128, vision_layers=1, vision_heads=2, text_width=8, text_layers=1,
+        text_heads=1, vocab_size=1, positions=1, embed_dim=8, projector_width=8, projector_depth=1,
+    )  # fmt: skip
+    encoder = new_encoder(config, seed)
+    nn.init.zeros_(encoder.vision.patch_embed.proj.weight)
+    return encoder.eval().requires_grad_(False)
+
+
 def random_encoder(folder: str | Path, seed: int) -> Encoder:
     """The architecture and pixel statistics of the encoder in `folder` with random weights: the paper's baseline."""
     trained = load_encoder(folder)

@@ -21,6 +21,7 @@ import bridge.training
 from bridge.config import parse_config
 from bridge.train import load_examples
 from bridge.training import Sums, learning_rate, train, update
+from vlm.assemble import load
 from vlm.encoder import EncoderConfig, new_encoder
 from vlm.errors import UserError
 
@@ -244,14 +245,14 @@ def test_lora_goes_on_from_a_run_and_is_merged(world, whole, tmp_path):
     assert changed == {"q_proj", "k_proj", "v_proj", "o_proj", "linear_1", "linear_2"}
 
 
-def test_baselines(world, whole, tmp_path, capsys):
+def test_baselines(world, whole, tmp_path):
     here(world, tmp_path / "random", "--encoder", f"random:{world / 'encoder'}", "--steps", "2")
     assert losses(tmp_path / "random")[0] != losses(whole)[0]
     here(world, tmp_path / "blind", "--encoder", "blind")
-    assert "nothing to train" in capsys.readouterr().err
-    assert (tmp_path / "blind/vlm/config.json").exists()
-    here(world, tmp_path / "blind-lora", "--encoder", "blind", "--lora", "2", "--steps", "8")
-    assert np.mean(losses(tmp_path / "blind-lora")[-3:]) < losses(tmp_path / "blind-lora")[0]
+    assert np.mean(losses(tmp_path / "blind")[-3:]) < losses(tmp_path / "blind")[0]  # it learns what is often right
+    blind = load(tmp_path / "blind/vlm")
+    answers = [blind.answer(Image.new("RGB", (40, 40), name), "What color is it?") for name in ("red", "blue")]
+    assert answers[0] == answers[1]
 
 
 @pytest.mark.parametrize("more", [("--load-in", "4bit"), ("--load-in", "8bit", "--lora", "4")])
