@@ -135,6 +135,7 @@ class FeatureCache:
         save_file(
             {"features": torch.cat(parts)}, partial, {"images": json.dumps([_identity(image) for image in images])}
         )
+        partial.chmod(0o644)  # safetensors writes for the owner alone
         sync(partial)
         os.replace(partial, path)
 
