@@ -111,7 +111,7 @@ class Run:
     def __init__(self, config: BridgeConfig, trainee: Trainee, encoder_key: str):
         self.folder, self.config, self._trainee = Path(config.out), config, trainee
         self._fingerprint = {**config.trajectory(), "encoder_key": encoder_key}
-        weights = list(trainee.weights.values()) or [torch.zeros(0)]
+        weights = list(trainee.weights.values())
         self.optimizer = torch.optim.AdamW(weights, lr=config.lr, weight_decay=config.weight_decay)
 
     def resume(self) -> int:
