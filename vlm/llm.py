@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -48,19 +48,25 @@ def load_llm(name_or_path: str, dtype: torch.dtype | None = None, load_in: str |
     Foreign files run no code: safetensors only, never a repository's own Python. `UserError` says what to do where
     weights are missing, a repository is gated, or the model has an architecture or tokenizer that cannot serve.
     """
-    source = _locate(name_or_path)
+    source = _locate(str(name_or_path))
     with _explained(name_or_path, source):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         _check_architecture(config, name_or_path)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         image_token = _image_token(tokenizer, config.vocab_size, name_or_path)
         template = _chat_template(name_or_path, tokenizer, image_token)
-        model = AutoModelForCausalLM.from_pretrained(
+        model, report = AutoModelForCausalLM.from_pretrained(
             source,
             dtype=dtype or default_dtype(),
             use_safetensors=True,
             trust_remote_code=False,
+            output_loading_info=True,
             **(_quantised(load_in) if load_in else {}),
+        )
+    # transformers only warns, and gives a missing tensor random values.
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(
+            f"the weights in {source} lack {missing[0]} ({len(missing)} tensors in all): download them again"
         )
     if load_in == "4bit":
         _keep_layout(model)
@@ -186,7 +192,9 @@ def _explained(name: str, source: str) -> Iterator[None]:
         raise
     except SafetensorError as error:
         raise UserError(f"the weights in {source} cannot be read ({error}): copy or download them again") from None
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (
+        OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, StrictDataclassError,
+    ) as error:  # fmt: skip
         causes = [error]
         while causes[-1].__cause__ or causes[-1].__context__:
             causes.append(causes[-1].__cause__ or causes[-1].__context__)
@@ -195,6 +203,8 @@ def _explained(name: str, source: str) -> Iterator[None]:
 
 def _advice(name: str, source: str, causes: list[BaseException]) -> str:
     first = " ".join(str(causes[0]).split())[:300]
+    if "ignore_mismatched_sizes" in first:
+        return f"the weights in {source} have other shapes than its config.json says: download the model again"
     if Path(source).is_dir():
         return f"cannot load {source}: {first}; a model folder has config.json, tokenizer.json and *.safetensors"
     if any(isinstance(cause, GatedRepoError) for cause in causes):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -24,9 +25,14 @@ from vlm.checkpoint import atomic_directory
 from vlm.errors import UserError
 from vlm.images import load_image
 from vlm.llm import default_dtype
-from vlm.logs import read_json
+from vlm.logs import read_json, write_json
 from vlm.prompt import History, Prompts
 from vlm.tower import check_parity
+
+# What transformers and safetensors raise about a folder that was damaged or edited.
+UNREADABLE = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError, StrictDataclassError,
+)  # fmt: skip
 
 
 class VLM:
@@ -130,6 +136,9 @@ class VLM:
             raise UserError(f"{folder} holds something else than a VLM: give another --out, or move it away")
         with atomic_directory(folder) as partial:
             self.model.save_pretrained(partial)
+            # Stock code loads everything in one dtype, and takes the first tensor's, the tower's, where this is wrong.
+            config = {**read_json(partial / "config.json"), "dtype": str(self.model.model.language_model.dtype)[6:]}
+            write_json(partial / "config.json", config)
             self.processor.save_pretrained(partial)
             save_connector(self, partial / "connector.safetensors")
             if self.fixture is not None:
@@ -162,8 +171,10 @@ def load(folder: str | Path, device: str | torch.device | None = None, dtype: to
             output_loading_info=True,
         )
         fixture = load_file(folder / "parity.safetensors") if (folder / "parity.safetensors").exists() else None
-    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UserError(f"{folder} cannot be loaded ({error}): copy or export it again") from error
+    except UNREADABLE as error:
+        mismatch = "ignore_mismatched_sizes" in str(error)
+        reason = "its weights have other shapes than its config.json says" if mismatch else error
+        raise UserError(f"{folder} cannot be loaded ({reason}): copy or export it again") from error
     wrong = {kind: sorted(map(str, names))[:3] for kind, names in report.items() if names}
     if wrong:
         raise UserError(f"{folder} does not fit its config.json: {json.dumps(wrong)}; copy or export it again")
@@ -181,7 +192,7 @@ def load_processor(folder: str | Path) -> LlavaProcessor:
         raise UserError(f"{folder} is not a VLM: give RUN/vlm of a bridge/train.py run (its config.json says llava)")
     try:
         return AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
         raise UserError(f"the processor in {folder} cannot be loaded ({error}): copy or export it again") from error
 
 

@@ -1,0 +1,245 @@
+"""Loading language models: architectures, hub and file errors, GGUF conversion, no foreign code."""
+
+import json
+import shutil
+import threading
+import time
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from huggingface_hub.errors import GatedRepoError
+from safetensors.torch import load_file, save_file
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import AutoConfig, GPT2Config, LlamaConfig, LlamaForCausalLM
+
+from vlm import gguf_cache, llm
+from vlm.errors import UserError
+from vlm.llm import default_dtype, load_llm
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "token"),
+    [
+        ("llama", "LlamaForCausalLM", "<|reserved_special_token_0|>"),
+        ("qwen2", "Qwen2ForCausalLM", "<|image_pad|>"),
+        ("qwen3", "Qwen3ForCausalLM", "<|image_pad|>"),
+    ],
+)
+def test_a_folder_loads_frozen_with_a_reserved_image_token(llm_folders, family, name, token):
+    loaded = load_llm(str(llm_folders[family]))
+    assert type(loaded.model).__name__ == name
+    assert loaded.image_token == token
+    assert loaded.image_token_id == loaded.tokenizer.convert_tokens_to_ids(token) < loaded.model.config.vocab_size
+    assert not any(p.requires_grad for p in loaded.model.parameters()) and not loaded.model.training
+    assert loaded.model.dtype == default_dtype()
+    assert loaded.model.get_input_embeddings().weight.shape[0] == loaded.model.config.vocab_size
+    assert load_llm(str(llm_folders[family]), torch.bfloat16).model.dtype == torch.bfloat16
+
+
+def edited(folder, tmp_path, edit):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    edit(copy)
+    return str(copy)
+
+
+def set_config(**values):
+    def edit(folder):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, **values}))
+
+    return edit
+
+
+def truncate(folder):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+
+
+def incomplete(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights.pop("model.norm.weight")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def only_pickle(folder):
+    (folder / "model.safetensors").unlink()
+    torch.save({}, folder / "pytorch_model.bin")
+
+
+def rename_reserved(folder):
+    text = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(text.replace("<|image_pad|>", "<|other|>"))
+    config = (folder / "tokenizer_config.json").read_text()
+    (folder / "tokenizer_config.json").write_text(config.replace("<|image_pad|>", "<|other|>"))
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda f: GPT2Config(architectures=["GPT2LMHeadModel"]).save_pretrained(f), "is a GPT2LMHeadModel; supported"),
+        (set_config(model_type="llava", architectures=["LlavaForConditionalGeneration"]), "is a LlavaForCond"),
+        (set_config(quantization_config={"quant_method": "gptq", "bits": 4}), "already quantised"),
+        (lambda f: (f / "chat_template.jinja").unlink(), "has no chat template"),
+        (rename_reserved, "reserves no token that could mark an image"),
+        (truncate, "model.safetensors|weights in"),
+        (incomplete, r"lack model\.norm\.weight \(1 tensors"),
+        (set_config(hidden_size=64), "have other shapes than its config"),
+        (set_config(hidden_size="wide"), "cannot load .*hidden_size"),
+        (only_pickle, "safetensors"),
+        (lambda f: (f / "config.json").unlink(), "a model folder has config.json"),
+    ],
+)
+def test_a_folder_that_cannot_serve_is_one_clear_line(llm_folders, tmp_path, edit, message):
+    with pytest.raises(UserError, match=message) as error:
+        load_llm(edited(llm_folders["qwen2"], tmp_path, edit))
+    assert len(str(error.value)) < 700
+
+
+def test_unknown_names_and_missing_files():
+    with pytest.raises(UserError, match="unknown language model 'smollm3': give smollm2, llama, qwen, a folder"):
+        load_llm("smollm3")
+    with pytest.raises(UserError, match=r"cannot read the language model no\.gguf: No such file"):
+        load_llm("no.gguf")
+    with pytest.raises(UserError, match="cannot load in '3bit': give 4bit or 8bit"):
+        llm._quantised("3bit")
+
+
+def test_hub_errors_say_what_to_do(monkeypatch):
+    def fail(error):
+        def raising(*_, **__):
+            raise OSError("You are trying to access a gated repo.\nSee below") from error
+
+        monkeypatch.setattr(AutoConfig, "from_pretrained", raising)
+
+    fail(GatedRepoError.__new__(GatedRepoError))
+    with pytest.raises(UserError, match=r"accept its licence at https://huggingface\.co/meta-llama/Llama-3\.2-1B-Inst"):
+        load_llm("llama")
+    fail(None)
+    with pytest.raises(UserError, match=r"Qwen/Qwen2\.5-1\.5B-Instruct is not in the local .* give a folder or \.gguf"):
+        load_llm("qwen")
+
+
+def test_no_code_of_a_model_folder_runs(llm_folders, tmp_path):
+    def hostile(folder):
+        marker = f"open({str(tmp_path / 'marker')!r}, 'w').close()\n"
+        (folder / "evil.py").write_text(marker + "class Config: pass\nclass Model: pass\n")
+        names = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
+        set_config(model_type="evil", auto_map=names)(folder)
+
+    with pytest.raises(UserError):
+        load_llm(edited(llm_folders["qwen2"], tmp_path, hostile))
+    assert not (tmp_path / "marker").exists()
+
+
+def test_bf16_only_where_the_cpu_has_it(monkeypatch):
+    for capabilities, dtype in (({"avx2": True}, torch.float32), ({"amx_bf16": True}, torch.bfloat16)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda c=capabilities: c, raising=False)
+        assert default_dtype("cpu") == dtype
+
+
+def write_gguf(path, scale_rope: bool) -> LlamaForCausalLM:
+    """A tiny random Llama as llama.cpp would write it: query and key rows interleaved, rotary factors as a tensor."""
+    rope = {"rope_type": "default", "rope_theta": 10000.0}
+    if scale_rope:
+        rope = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=300, hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=32, initializer_range=0.2, rope_parameters=rope, rms_norm_eps=1e-5,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config).eval()
+    state = {name: value.numpy() for name, value in model.state_dict().items()}
+    for name, heads in (("q", 2), ("k", 1)):
+        key = f"model.layers.0.self_attn.{name}_proj.weight"
+        state[key] = state[key].reshape(heads, 2, 16, 64).swapaxes(1, 2).reshape(heads * 32, 64)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(2048)
+    writer.add_embedding_length(64)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(96)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(300)
+    letters = sorted(ByteLevel.alphabet())
+    tokens = ["<|begin_of_text|>", "<|eot_id|>", "<|reserved_special_token_0|>", *letters, letters[0] + letters[1]]
+    tokens += [f"unused{i}" for i in range(300 - len(tokens))]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("llama-bpe")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3, 3, 3] + [1] * 297)
+    writer.add_token_merges([f"{letters[0]} {letters[1]}"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+    writer.add_chat_template("{% for m in messages %}{{ m['content'] }}<|eot_id|>{% endfor %}")
+    layer = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
+             "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
+             "ffn_down": "mlp.down_proj", "attn_norm": "input_layernorm",
+             "ffn_norm": "post_attention_layernorm"}  # fmt: skip
+    names = {f"blk.0.{a}": f"model.layers.0.{b}" for a, b in layer.items()}
+    names |= {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+    for short, name in names.items():
+        writer.add_tensor(f"{short}.weight", np.ascontiguousarray(state[f"{name}.weight"]))
+    if scale_rope:
+        plain = 1 / 10000 ** (torch.arange(0, 32, 2) / 32)
+        writer.add_tensor("rope_freqs.weight", (plain / model.model.rotary_emb.inv_freq).numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return model
+
+
+@pytest.mark.parametrize("scale_rope", [False, True])
+def test_a_gguf_file_is_converted_once_and_exactly(tmp_path, monkeypatch, scale_rope):
+    monkeypatch.setenv("LEVLM_CACHE", str(tmp_path / "cache"))
+    original = write_gguf(tmp_path / "tiny.gguf", scale_rope)
+    loaded = load_llm(str(tmp_path / "tiny.gguf"), torch.float32)
+    monkeypatch.setattr(gguf_cache, "_convert", None)
+    assert load_llm(str(tmp_path / "tiny.gguf")).source == loaded.source
+    ids = torch.arange(3, 203)[None]
+    with torch.no_grad():
+        assert torch.allclose(loaded.model(ids).logits, original(ids).logits, atol=1e-5)
+    assert not hasattr(loaded.model.config, "quantization_config")
+    assert loaded.image_token == "<|reserved_special_token_0|>"
+    folders = [path.name for path in (tmp_path / "cache/llm").iterdir() if not path.name.startswith(".")]
+    assert len(folders) == 1 and folders[0].startswith("tiny-") and loaded.source.endswith(folders[0])
+
+
+def test_of_two_that_convert_at_once_one_waits(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEVLM_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
+    calls, folders = [], []
+
+    def convert(file, folder, _):
+        calls.append(file)
+        time.sleep(0.3)
+        folder.mkdir()
+
+    monkeypatch.setattr(gguf_cache, "_convert", convert)
+    threads = [
+        threading.Thread(target=lambda: folders.append(gguf_cache.converted_gguf(tmp_path / "tiny.gguf", ("llama",))))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(calls) == 1 and len(folders) == 2 and folders[0] == folders[1]
+
+
+def test_a_damaged_gguf_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEVLM_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "text.gguf").write_text("<html>not found</html>")
+    with pytest.raises(UserError, match="is not a GGUF file"):
+        load_llm(str(tmp_path / "text.gguf"))
+    write_gguf(tmp_path / "cut.gguf", False)
+    (tmp_path / "cut.gguf").write_bytes((tmp_path / "cut.gguf").read_bytes()[:9000])
+    with pytest.raises(UserError, match="cannot be converted"):
+        load_llm(str(tmp_path / "cut.gguf"))
+    assert all(path.suffix == ".lock" for path in (tmp_path / "cache/llm").iterdir())

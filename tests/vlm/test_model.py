@@ -1,0 +1,105 @@
+"""A VLM's answers, streams and folders."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from vlm.assemble import assemble, load, load_connector
+from vlm.encoder import new_encoder
+from vlm.errors import UserError
+from vlm.llm import load_llm
+
+QUESTION = "What color is the star?"
+FAMILY = pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+
+
+@FAMILY
+def test_streamed_pieces_join_to_the_answer(models, picture, family):
+    model = models[family]
+    answer = model.answer(picture, QUESTION, max_new_tokens=12)
+    assert "".join(model.stream(picture, QUESTION, max_new_tokens=12)) == answer
+    assert answer != model.answer(picture.transpose(Image.Transpose.ROTATE_180), QUESTION, max_new_tokens=12)
+    assert model.answer(None, QUESTION, max_new_tokens=3) == "".join(model.stream(None, QUESTION, max_new_tokens=3))
+
+
+def test_a_stream_that_is_closed_or_fails(models, picture, monkeypatch):
+    model = models["llama"]
+    monkeypatch.setattr(model.model.generation_config, "eos_token_id", [0])
+    steps = []
+    counting = model.model.register_forward_pre_hook(lambda *_: steps.append(1))
+    pieces = model.stream(picture, QUESTION, max_new_tokens=400)
+    next(pieces)
+    pieces.close()
+    counting.remove()
+    assert 0 < len(steps) < 300
+    failing = model.model.register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        list(model.stream(picture, QUESTION))
+    failing.remove()
+
+
+def test_connectors_travel_alone(models, saved, encoder, llm_folders):
+    llm = load_llm(str(llm_folders["llama"]), torch.float32)
+    fresh = assemble(encoder, llm, seed=9)
+    load_connector(fresh, saved / "llama/connector.safetensors")
+    trained = models["llama"].connector.state_dict()
+    assert all(torch.equal(value, trained[name]) for name, value in fresh.connector.state_dict().items())
+    other = new_encoder(encoder.config, seed=8)
+    with pytest.raises(UserError, match="trained for another encoder"):
+        load_connector(assemble(other.eval(), llm), saved / "llama/connector.safetensors")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_connector(fresh, saved / "none.safetensors")
+
+
+def damage(folder, name, **changes):
+    weights = load_file(folder / name)
+    for key, change in changes.items():
+        key = next(k for k in weights if k.endswith(key.replace("__", ".")))
+        value = change(weights.pop(key))
+        if value is not None:
+            weights[key] = value
+    save_file(weights, folder / name, metadata={"format": "pt"})
+
+
+def truncated(folder):
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (truncated, r"copy/qwen2 cannot be loaded .*: copy or export it again"),
+        (lambda f: damage(f, "model.safetensors", vision_tower__layernorm__bias=lambda v: v + 1), "other features"),
+        (lambda f: damage(f, "model.safetensors", linear_2__bias=lambda v: None), "missing_keys.*linear_2.bias"),
+        (
+            lambda f: damage(f, "model.safetensors", linear_2__bias=lambda v: v[1:]),
+            "weights have other shapes than its config",
+        ),
+        (lambda f: (f / "model.safetensors").unlink(), "cannot be loaded"),
+        (lambda f: (f / "tokenizer.json").unlink(), "the processor in .* cannot be loaded"),
+        (lambda f: (f / "config.json").write_text('{"model_type": "llama"}'), "is not a VLM: give RUN/vlm"),
+        (lambda f: (f / "config.json").write_text("{"), "is not valid JSON"),
+    ],
+)
+def test_a_folder_that_is_damaged_or_no_run_is_one_clear_line(saved, tmp_path, edit, message):
+    folder = shutil.copytree(saved / "qwen2", tmp_path / "copy/qwen2")
+    edit(folder)
+    with pytest.raises(UserError, match=message):
+        load(folder, "cpu")
+
+
+def test_saving_replaces_a_vlm_whole_and_nothing_else(models, saved, tmp_path):
+    shutil.copytree(saved / "llama", tmp_path / "vlm")
+    models["qwen2"].save(tmp_path / "vlm")
+    assert json.loads((tmp_path / "vlm/config.json").read_text())["text_config"]["model_type"] == "qwen2"
+    assert [path.name for path in tmp_path.iterdir()] == ["vlm"]
+    assert (tmp_path / "vlm/connector.safetensors").stat().st_size < 20_000
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/thesis.txt").write_text("x")
+    with pytest.raises(UserError, match="holds something else than a VLM"):
+        models["qwen2"].save(tmp_path / "notes")
+    assert [path.name for path in (tmp_path / "notes").iterdir()] == ["thesis.txt"]
