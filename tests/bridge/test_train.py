@@ -123,7 +123,7 @@ def here(world: Path, out: Path, *more: str) -> None:
 def as_command(*arguments: str, launcher: tuple[str, ...] = (), expect: int = 0) -> str:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     call = [sys.executable, *launcher, str(ROOT / "bridge/train.py"), *arguments]
-    done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=480)
     assert done.returncode == expect, done.stdout + done.stderr
     return done.stdout + done.stderr
 
