@@ -37,17 +37,17 @@ say() { printf '\n[%3d s] %s\n' $((SECONDS - started)) "$*"; }
 
 bridge() { # NAME ENCODER
     python bridge/train.py --llm smollm2 --encoder "$2" --gqa "$world/gqa" --vqav2 "$world/vqav2" \
-        --out "$out/bridge/$1" --seed "$seed"
+        --out "$out/bridge/$1" --seed "$seed" --steps 180 --batch-questions 12 --lr 5e-3
 }
 evaluate() { # NAME RUN [FLAGS]
     local name="$1" run="$2"
     shift 2
     python bridge/evaluate.py "$run/vlm" --gqa "$world/gqa" --vqav2 "$world/vqav2" --pope "$world/pope" \
-        --vqav2-split test-dev2015 --limit-images 100 --out "$out/eval/$name" "$@"
+        --vqav2-split test-dev2015 --limit-images 50 --out "$out/eval/$name" "$@"
 }
 
 say "world: drawn scenes in the files of GQA, VQAv2 and POPE"
-python scripts/make_world.py "$world" --seed "$seed"
+python scripts/make_world.py "$world" --scenes 16000 --qa-scenes 2500 --seed "$seed"
 
 say "lane 1: pretrain the encoder; lane 2 (its log: $logs/lane2.log): the blind and the text-only baselines"
 (

@@ -28,8 +28,8 @@ def _box(x0: float, y0: float, x1: float, y1: float) -> Points:
 
 
 def _star() -> Points:
-    corners = [(1.0 if k % 2 == 0 else 0.42, math.pi * k / 5 - math.pi / 2) for k in range(10)]
-    return [(r * math.cos(turn), r * math.sin(turn) + 0.06) for r, turn in corners]
+    corners = [(1.0 if k % 2 == 0 else 0.36, math.pi * k / 4) for k in range(8)]
+    return [(r * math.cos(turn), r * math.sin(turn)) for r, turn in corners]
 
 
 def _heart() -> Points:
