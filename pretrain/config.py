@@ -82,7 +82,7 @@ PRESETS: dict[str, dict] = {
         projector_depth=2,
         tokenizer="train:1024",
         directions=256,
-        steps=2400,
+        steps=2500,
         batch_size=64,
         lr=5e-4,
         min_lr=5e-6,
@@ -90,7 +90,7 @@ PRESETS: dict[str, dict] = {
         weight_decay=0.05,
         augmentation="squash",
         workers=0,
-        save_every=800,
+        save_every=1000,
     ),
     "small": dict(
         vision_width=384, vision_heads=6, text_width=384, text_heads=6, batch_size=1024, steps=50_000, embed_dim=256

@@ -24,7 +24,7 @@ def listing(phrases: list[str]) -> str:
 
 
 def _attributes(rng: random.Random, thing: Thing) -> tuple[str, str]:
-    return (thing.size if rng.random() < 0.3 else "", thing.color if rng.random() < 0.4 else "")
+    return (thing.size if rng.random() < 0.3 else "", thing.color if rng.random() < 0.5 else "")
 
 
 def _single(rng: random.Random, thing: Thing) -> str:

@@ -20,7 +20,7 @@ COLORS = {
     "purple": (146, 50, 178),
     "orange": (244, 134, 28),
 }
-SIZES = {"small": (15, 16), "large": (20, 21)}  # pixels across
+SIZES = {"small": (16, 17), "large": (21, 22)}  # pixels across
 APART = 12  # pixels between two centres that make one object left of, or above, another: other column, other row
 SPLITS = {"train": 1_000_000, "val": 2_000_000, "testdev": 3_000_000}  # first image id of each split
 PLURAL = {name: name + "s" for name in CATEGORIES} | {"fish": "fish"}
