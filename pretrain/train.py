@@ -18,7 +18,8 @@ from pretrain.objective import effective_rank, levljepa
 from pretrain.schedule import SCHEDULES
 from pretrain.zero import device, gathered, start_engine, start_processes
 from vlm.distributed import all_sum, barrier, is_main, rank, world_size
-from vlm.encoder import Encoder, EncoderConfig, new_encoder
+from vlm.encoder import Encoder, new_encoder
+from vlm.encoder_config import EncoderConfig
 from vlm.errors import UserError
 from vlm.images import CLIP_MEAN, CLIP_STD
 from vlm.logs import append_jsonl, progress, write_json

@@ -17,7 +17,8 @@ from bridge.answering import Asker, plan
 from bridge.decode import end_ids
 from bridge.vqa import Example
 from vlm.assemble import assemble
-from vlm.encoder import EncoderConfig, new_encoder
+from vlm.encoder import new_encoder
+from vlm.encoder_config import EncoderConfig
 from vlm.errors import run_command
 from vlm.llm import load_llm
 from vlm.model import load

@@ -22,7 +22,8 @@ from bridge.config import parse_config
 from bridge.train import load_examples
 from bridge.training import Sums, learning_rate, train, update
 from vlm.assemble import load
-from vlm.encoder import EncoderConfig, new_encoder
+from vlm.encoder import new_encoder
+from vlm.encoder_config import EncoderConfig
 from vlm.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent

@@ -6,7 +6,8 @@ import torch
 from pretrain.batchnorm import GlobalBatchNorm1d
 from pretrain.model import Pretrainer, cls_features, parameter_groups, text_features, use_fast_attention
 from pretrain.objective import levljepa
-from vlm.encoder import EncoderConfig, new_encoder
+from vlm.encoder import new_encoder
+from vlm.encoder_config import EncoderConfig
 
 SIZES = EncoderConfig(
     image_size=16, patch_size=8, vision_width=16, vision_layers=2, vision_heads=2, text_width=16, text_layers=2,

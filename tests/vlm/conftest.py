@@ -19,7 +19,8 @@ from transformers import (
 )
 
 from vlm.assemble import assemble
-from vlm.encoder import EncoderConfig, new_encoder
+from vlm.encoder import new_encoder
+from vlm.encoder_config import EncoderConfig
 from vlm.llm import load_llm
 
 # As Qwen2.5's: a system turn of its own where the user gives none.

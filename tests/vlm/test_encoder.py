@@ -14,7 +14,8 @@ from torchvision.ops import MLP
 from transformers import GPT2Config, GPT2Model
 
 import vlm
-from vlm.encoder import EncoderConfig, new_encoder, random_encoder
+from vlm.encoder import new_encoder, random_encoder
+from vlm.encoder_config import EncoderConfig
 from vlm.errors import UserError
 from vlm.tokens import CaptionTokenizer
 
