@@ -14,21 +14,23 @@ from vlm.encoder import Encoder, TextTower
 LENGTH_GROUPS = 4
 
 
-def cls_features(vit: VisionTransformer, pixels: torch.Tensor) -> torch.Tensor:
-    """pixels: float32[B, 3, H, W] -> CLS after the final norm [B, W], as `vit(pixels)` gives it.
+def read_cls_alone(vit: VisionTransformer) -> None:
+    """From here on `vit(pixels)` computes CLS after the final norm [B, W] as before, but no patch tokens.
 
-    In the last block only CLS asks, so only CLS goes through its output projection and MLP.
+    The loss reads CLS alone: in the last block only CLS asks, and only CLS goes through output projection and MLP.
+    The block is called as before, so that ZeRO-3 gathers its parameters.
     """
-    x = vit.norm_pre(vit._pos_embed(vit.patch_embed(pixels)))
-    for block in vit.blocks[:-1]:
-        x = block(x)
     last = vit.blocks[-1]
-    attention = last.attn
-    q, k, v = attention.qkv(last.norm1(x)).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    last.forward = partial(_cls_block, last)
+
+
+def _cls_block(block: nn.Module, x: torch.Tensor, **_) -> torch.Tensor:
+    """A pre-norm timm block for its first token only: [B, 1 + N, W] -> [B, 1, W]."""
+    attention = block.attn
+    q, k, v = attention.qkv(block.norm1(x)).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
     seen = functional.scaled_dot_product_attention(attention.q_norm(q[:, :, :1]), attention.k_norm(k), v)
-    cls = x[:, :1] + last.ls1(attention.proj(attention.norm(seen.transpose(1, 2).flatten(2))))
-    cls = cls + last.ls2(last.mlp(last.norm2(cls)))
-    return vit.norm(cls)[:, 0]
+    cls = x[:, :1] + block.ls1(attention.proj(attention.norm(seen.transpose(1, 2).flatten(2))))
+    return cls + block.ls2(block.mlp(block.norm2(cls)))
 
 
 def text_features(tower: TextTower, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -53,11 +55,12 @@ class Pretrainer(nn.Module):
     def __init__(self, encoder: Encoder, micro_batch_size: int = 0, dtype: torch.dtype = torch.float32):
         super().__init__()
         self.encoder, self.micro_batch_size, self.dtype = encoder, micro_batch_size, dtype
+        read_cls_alone(encoder.vision)
 
     def forward(self, pixels: torch.Tensor, ids: torch.Tensor, lengths: torch.Tensor) -> Embeddings:
         """pixels: float32[B, 3, H, W], ids: int64[B, T], lengths: int64[B] -> Embeddings, each [B, E]."""
         with torch.autocast(pixels.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            image = self._in_micro_batches(partial(cls_features, self.encoder.vision), pixels)
+            image = self._in_micro_batches(self.encoder.image.features, pixels)
             text = self._in_micro_batches(partial(text_features, self.encoder.text), ids, lengths)
             z_v, z_t = self.encoder.image.pre_proj(image), self.encoder.text.pre_proj(text)
             return Embeddings(z_v, z_t, self.encoder.predict_text(z_v), self.encoder.predict_image(z_t))

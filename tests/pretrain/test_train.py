@@ -101,9 +101,10 @@ def test_a_damaged_checkpoint_is_passed_over_and_other_settings_are_refused(capt
     assert "lr 0.0005 -> 0.001" in result.stderr.splitlines()[-1]
 
 
-def test_two_ranks_equal_one_process(captions, uninterrupted, tmp_path):
+@pytest.mark.parametrize("stage", ["2", "3"])
+def test_two_ranks_equal_one_process(captions, uninterrupted, tmp_path, stage):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29611"]
-    result = pretrain(captions, tmp_path / "two", "--steps", "8", "--zero", "2", launcher=launcher)
+    result = pretrain(captions, tmp_path / "two", "--steps", "8", "--zero", stage, launcher=launcher)
     assert result.returncode == 0, result.stderr
     whole, two = losses(uninterrupted), losses(tmp_path / "two")
     assert two[0] == pytest.approx(whole[0], rel=1e-6)
