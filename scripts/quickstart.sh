@@ -30,6 +30,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 # Two lanes of one thread each: at these sizes two processes side by side are faster than one with two threads.
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+command -v nvidia-smi > /dev/null || export DS_ACCELERATOR=cpu # DeepSpeed would warn at each start that it looked
 world="$out/world" logs="$out/logs"
 mkdir -p "$logs"
 started=$SECONDS
