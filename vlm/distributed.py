@@ -50,24 +50,3 @@ class _SumWithGradient(torch.autograd.Function):
 def sum_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
     """Sum over ranks, differentiable: the total objective is the sum of the ranks' objectives."""
     return _SumWithGradient.apply(tensor) if active() else tensor
-
-
-class _GatherWithGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, tensor):
-        ctx.rows = tensor.shape[0]
-        parts = [torch.empty_like(tensor) for _ in range(world_size())]
-        dist.all_gather(parts, tensor.contiguous())
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return all_sum(gradient)[rank() * ctx.rows : (rank() + 1) * ctx.rows]
-
-
-def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
-    """Concatenate [B, ...] of every rank to [B * world_size, ...] in rank order, differentiable; equal B on every rank.
-
-    Like `sum_with_gradient` it differentiates the sum of the ranks' objectives.
-    """
-    return _GatherWithGradient.apply(tensor) if active() else tensor
