@@ -1,6 +1,5 @@
 """Resumable state of a bridge run: trained weights and optimizer, committed whole, checked before they are opened."""
 
-import hashlib
 import re
 import shutil
 import sys
@@ -9,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from vlm.checkpoint import atomic_directory
+from vlm.checkpoint import atomic_directory, file_sha256
 from vlm.errors import UserError
 from vlm.logs import read_json, write_json
 
@@ -26,7 +25,7 @@ def save(run: Path, step: int, trained: dict[str, torch.nn.Parameter], optimizer
                 partial / "weights.safetensors",
             )
             torch.save(optimizer.state_dict(), partial / "optimizer.pt")
-            files = {name: _digest(partial / name) for name in ("weights.safetensors", "optimizer.pt")}
+            files = {name: file_sha256(partial / name) for name in ("weights.safetensors", "optimizer.pt")}
             write_json(partial / "manifest.json", {"step": step, "fingerprint": fingerprint, "files": files})
     except (OSError, RuntimeError) as error:  # torch.save and safetensors report a full disk as RuntimeError
         raise UserError(f"cannot write the checkpoint {folder} ({error}): the previous one is untouched") from None
@@ -86,14 +85,6 @@ def _damage(folder: Path) -> str | None:
     except (UserError, KeyError, TypeError) as error:
         return f"its manifest.json cannot be read ({error})"
     for name, digest in files.items():
-        if not (folder / name).is_file() or _digest(folder / name) != digest:
+        if not (folder / name).is_file() or file_sha256(folder / name) != digest:
             return f"{name} is missing or not what was written"
     return None
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -29,6 +29,7 @@ from bridge.benchmarks import (
 )
 from bridge.config import WORLD
 from bridge.predictions import Predictions, discard
+from vlm.checkpoint import file_sha256
 from vlm.errors import UserError, run_command
 from vlm.logs import progress, write_json
 from vlm.model import load
@@ -50,7 +51,7 @@ def main() -> None:
         "model": folder_digest(folder),
         "max_new_tokens": args.max_new_tokens,
         "sees": _sees(args),
-        **({"captions": _file_digest(args.oracle)} if args.oracle else {}),
+        **({"captions": file_sha256(args.oracle)} if args.oracle else {}),
     }
     if args.overwrite:
         for name in TITLES:
@@ -156,15 +157,7 @@ def folder_digest(folder: Path) -> str:
     """SHA-256 over names and contents of a saved VLM's files."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".jinja")):
-        digest.update(f"{path.name} {_file_digest(path)}\n".encode())
-    return digest.hexdigest()
-
-
-def _file_digest(path: str | Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
+        digest.update(f"{path.name} {file_sha256(path)}\n".encode())
     return digest.hexdigest()
 
 

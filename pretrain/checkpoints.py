@@ -1,6 +1,5 @@
 """Resumable state of a run: DeepSpeed's own files, committed whole, checked before they are opened."""
 
-import hashlib
 import re
 import shutil
 import sys
@@ -8,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pretrain.config import PretrainConfig
-from vlm.checkpoint import sync
+from vlm.checkpoint import file_sha256, sync
 from vlm.distributed import barrier, is_main
 from vlm.errors import UserError
 from vlm.logs import read_json, write_json
@@ -22,14 +21,6 @@ def fingerprint(config: PretrainConfig, data: str) -> dict:
     """What a resumed run must share with the run that wrote the checkpoint: settings, and the data's fingerprint."""
     settings = {name: value for name, value in asdict(config).items() if name not in FREE}
     return {**settings, "data_fingerprint": data}
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def save(engine, run: Path, step: int, settings: dict, world_size: int) -> None:
@@ -49,7 +40,7 @@ def save(engine, run: Path, step: int, settings: dict, world_size: int) -> None:
             "step": step,
             "world_size": world_size,
             "config": settings,
-            "files": {str(path.relative_to(partial)): [path.stat().st_size, _digest(path)] for path in files},
+            "files": {str(path.relative_to(partial)): [path.stat().st_size, file_sha256(path)] for path in files},
         }
         write_json(partial / "manifest.json", manifest)
         sync(partial)
@@ -75,7 +66,7 @@ def _damage(folder: Path) -> str | None:
         return str(error)
     for name, (size, digest) in manifest["files"].items():
         path = folder / name
-        if not path.is_file() or path.stat().st_size != size or _digest(path) != digest:
+        if not path.is_file() or path.stat().st_size != size or file_sha256(path) != digest:
             return f"{path} is missing or not what was written"
     return None
 

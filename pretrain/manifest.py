@@ -18,7 +18,7 @@ import numpy as np
 
 from pretrain import tars
 from pretrain.pairs import MAX_CAPTION, Captions
-from vlm.checkpoint import atomic_directory
+from vlm.checkpoint import atomic_directory, file_sha256
 from vlm.distributed import barrier, is_main
 from vlm.errors import UserError
 from vlm.logs import progress, read_json, read_jsonl, write_json
@@ -87,7 +87,7 @@ class TarCaptions(Captions):
         return [
             name
             for name, path, shard in zip(self.names, self.paths, self.record["shards"])
-            if tars.file_sha256(path) != shard["sha256"]
+            if file_sha256(path) != shard["sha256"]
         ]
 
     def _shard(self, number: int) -> int:

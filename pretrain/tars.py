@@ -4,7 +4,6 @@ Only headers are read, in one pass. Python's tarfile and webdataset stop in sile
 every shard either ends with tar's end-of-archive marker or is marked as short with the reason.
 """
 
-import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -12,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+
+from vlm.checkpoint import file_sha256
 
 BLOCK = 512
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
@@ -92,15 +93,6 @@ def split_name(name: str) -> tuple[str, str]:
     """Key and lower-case suffix, cut at the first dot of the file's name as webdataset does; no dot: ("", "")."""
     match = _NAME.match(name)
     return (match[1], match[2].lower()) if match else ("", "")
-
-
-def file_sha256(path: Path) -> str:
-    """Hex digest of a whole file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while piece := file.read(2**22):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _fault(found: dict[str, list[Member]], repeated: bool, cut: str | None) -> str | None:

@@ -4,7 +4,6 @@ transformers reads a GGUF file in about 15 s for SmolLM2-135M: it parses the fil
 tokenizer, twice for config and weights. The converted folder loads in a second.
 """
 
-import hashlib
 import os
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ from filelock import FileLock
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from vlm.checkpoint import atomic_directory
+from vlm.checkpoint import atomic_directory, file_sha256
 from vlm.errors import UserError
 
 FORMAT = 1  # part of the folder's name: raise it when the conversion changes
@@ -47,18 +46,14 @@ def converted_gguf(file: Path, model_types: tuple[str, ...]) -> Path:
 
 
 def _content_hash(file: Path) -> str:
-    digest = hashlib.sha256()
     try:
         with open(file, "rb") as stream:
             magic = stream.read(4)
-            digest.update(magic)
-            while block := stream.read(1 << 20):
-                digest.update(block)
+        if magic != b"GGUF":
+            raise UserError(f"{file} is not a GGUF file: download it again")
+        return file_sha256(file)[:12]
     except OSError as error:
         raise UserError(f"cannot read the language model {file}: {error.strerror}") from None
-    if magic != b"GGUF":
-        raise UserError(f"{file} is not a GGUF file: download it again")
-    return digest.hexdigest()[:12]
 
 
 def _convert(file: Path, folder: Path, model_types: tuple[str, ...]) -> None:

@@ -1,0 +1,23 @@
+"""The hash of a file, and directories that appear whole or not at all."""
+
+import pytest
+
+from vlm.checkpoint import atomic_directory, file_sha256
+
+
+def test_sha256_of_a_file(tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")  # FIPS 180-2, appendix B
+    assert file_sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    (tmp_path / "long").write_bytes(b"a" * 10**7)  # more than one block
+    assert file_sha256(tmp_path / "long") == "01f4a87c04b40af59aadc0e812293509709c9a8763a60b7f9e19303322f8b03c"
+
+
+def test_a_directory_is_replaced_whole_or_kept(tmp_path):
+    for text in ("old", "new"):
+        with atomic_directory(tmp_path / "folder") as partial:
+            (partial / "file").write_text(text)
+    with pytest.raises(KeyError), atomic_directory(tmp_path / "folder") as partial:
+        (partial / "file").write_text("half")
+        raise KeyError
+    assert [(path.name, path.read_text()) for path in tmp_path.rglob("file")] == [("file", "new")]
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
