@@ -1,13 +1,11 @@
 """The bridge run: set-up, loop, metrics, checkpoints, result."""
 
-import fcntl
 import math
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -25,10 +23,10 @@ from bridge.questions import Prepared, Questions
 from bridge.vqa import Example
 from vlm.distributed import all_sum, barrier, is_main
 from vlm.errors import UserError
-from vlm.logs import append_jsonl, progress, read_json, read_jsonl, write_json
+from vlm.logs import append_jsonl, progress, read_json, write_json
+from vlm.runs import TERMINATED, forget_from, locked, termination
 
 PATIENCE = 5  # steps in a row without a finite gradient before the run gives up
-TERMINATED = 128 + signal.SIGTERM
 A, B = TypeVar("A"), TypeVar("B")
 Constant = Callable[[], AbstractContextManager[KeysAndValues]]
 
@@ -129,13 +127,8 @@ class Run:
     def begin(self, step: int) -> None:
         """Record the settings and drop the metrics of steps that will be repeated."""
         if is_main():
-            metrics = self.folder / "metrics.jsonl"
-            kept = [line for line in read_jsonl(metrics) if line["step"] < step] if metrics.exists() else []
             write_json(self.folder / "config.json", asdict(self.config))
-            metrics.unlink(missing_ok=True)
-            for line in kept:
-                append_jsonl(metrics, line)
-        barrier()
+        forget_from(self.folder / "metrics.jsonl", step)
 
     def save(self, step: int) -> None:
         if is_main():
@@ -148,30 +141,6 @@ class Run:
             line = {"step": step, "loss": sums.loss, "lr": lr, "samples_per_s": rate, "questions_per_s": rate}
             line |= {"questions": sums.questions, "tokens": sums.tokens, "answer_tokens": sums.answer_tokens}
             append_jsonl(self.folder / "metrics.jsonl", line | {"gradient_norm": norm})
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep `folder` to this run; UserError where another holds it. The lock goes with the process, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as file:
-        try:
-            if is_main():
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another run is writing to {folder}: wait for it, or give another --out") from None
-        yield
-
-
-@contextmanager
-def termination() -> Iterator[list]:
-    """A list that is no longer empty once SIGTERM has come: the loop then saves and leaves."""
-    signals: list = []
-    before = signal.signal(signal.SIGTERM, lambda *_: signals.append(True))
-    try:
-        yield signals
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def loop(run: Run, trainee: Trainee, questions: Questions, features: Features, steps: list[Step], start: int) -> None:

@@ -1,4 +1,4 @@
-"""BatchNorm over the batch of all ranks."""
+"""BatchNorm over the batch of all ranks, and its running statistics."""
 
 import torch
 from torch import nn
@@ -27,3 +27,19 @@ class GlobalBatchNorm1d(nn.BatchNorm1d):
             self.running_mean.lerp_((total[:-1] / count).to(self.running_mean.dtype), self.momentum)
             self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var.dtype), self.momentum)
         return (centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias).to(x.dtype)
+
+
+class RunningStatistics:
+    """The BatchNorm buffers of a module, put back where a step did not count."""
+
+    def __init__(self, module: nn.Module):
+        layers = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm1d)]
+        self.buffers = [buffer for layer in layers for buffer in layer.buffers()]
+        self.kept = [buffer.clone() for buffer in self.buffers]
+
+    @torch.no_grad()
+    def settle(self, counts: torch.Tensor) -> None:
+        """counts: bool[] on the device; True keeps the buffers, False restores those of the last settling."""
+        for buffer, kept in zip(self.buffers, self.kept):
+            torch.where(counts, buffer, kept, out=kept)
+            buffer.copy_(kept)

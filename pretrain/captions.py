@@ -8,6 +8,7 @@ neighbour, and the quarantine line names both.
 """
 
 import glob
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -159,6 +160,7 @@ class CaptionBatches:
             num_workers=self.workers,
             collate_fn=_as_is,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_leave_sigterm,
             # The manifest and the open shards are shared, not pickled to each worker.
             multiprocessing_context="fork" if self.workers and sys.platform == "linux" else None,
         )
@@ -170,6 +172,11 @@ class CaptionBatches:
             raise UserError(
                 f"a loader worker died, often for want of memory: lower --workers, then resume ({error})"
             ) from error
+
+
+def _leave_sigterm(worker: int) -> None:
+    """A whole process group may be told to stop; the run then still needs its loaders for the step that it finishes."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _as_is(batch: dict) -> dict:

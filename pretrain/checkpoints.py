@@ -14,7 +14,7 @@ from vlm.logs import read_json, write_json
 
 KEEP = 2
 # What may differ between a run and its continuation: none of it changes the trajectory.
-FREE = {"data", "out", "resume", "workers", "log_every", "save_every", "micro_batch_size"}
+FREE = {"data", "out", "resume", "workers", "tracker", "log_every", "save_every", "micro_batch_size"}
 
 
 def fingerprint(config: PretrainConfig, data: str) -> dict:
@@ -28,7 +28,8 @@ def save(engine, run: Path, step: int, settings: dict, world_size: int) -> None:
     folder = run / "checkpoints"
     partial = folder / f"step_{step}.tmp"
     if is_main():
-        shutil.rmtree(partial, ignore_errors=True)
+        for litter in folder.glob("step_*.tmp"):  # of a save that was killed
+            shutil.rmtree(litter, ignore_errors=True)
     barrier()
     engine.save_checkpoint(str(folder), tag=partial.name, client_state={"step": step}, save_latest=False)
     barrier()

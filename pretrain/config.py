@@ -49,6 +49,7 @@ class PretrainConfig:
     image_column: str | None = None
     caption_column: str | None = None
     workers: int = 4
+    tracker: str = "auto"
     log_every: int = 10
     save_every: int = 2000
 

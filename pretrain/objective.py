@@ -52,10 +52,12 @@ def levljepa(
 def effective_rank(z: torch.Tensor) -> torch.Tensor:
     """exp of the entropy of the normalised singular values of centred z [B, E] (Roy and Vetterli, 2007), float32.
 
-    The singular values come from the smaller Gram matrix.
+    The singular values come from the smaller Gram matrix. NaN where z is not finite.
     """
-    centred = z.float() - z.float().mean(0)
+    finite = z.isfinite().all()
+    z = torch.where(finite, z.float(), 0)
+    centred = z - z.mean(0)
     gram = centred.T @ centred if z.shape[0] >= z.shape[1] else centred @ centred.T
     values = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
     shares = values / values.sum().clamp(min=1e-12)
-    return torch.special.entr(shares).sum().exp()
+    return torch.where(finite, torch.special.entr(shares).sum().exp(), torch.nan)

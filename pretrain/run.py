@@ -4,6 +4,7 @@ import argparse
 from dataclasses import MISSING
 
 from pretrain.config import FIELDS, PRESETS, PretrainConfig, from_preset
+from pretrain.trackers import TRACKERS, check_tracker
 from vlm.errors import run_command
 
 CHOICES = {
@@ -14,6 +15,7 @@ CHOICES = {
     "augmentation": ["crop-jitter", "squash"],
     "dtype": ["auto", "bf16", "fp32"],
     "zero": [0, 1, 2, 3],
+    "tracker": list(TRACKERS),
 }
 HELP = {
     "data": "captions: a folder or glob of WebDataset tars, parquet or Arrow files, or a Hugging Face data set",
@@ -27,6 +29,7 @@ HELP = {
     "dtype": "auto: bf16 autocast on GPUs, fp32 on CPUs",
     "directions": "random directions of SIGReg",
     "workers": "loader processes of each rank",
+    "tracker": "where metrics.jsonl is shown; auto: RUN/tensorboard if TensorBoard is installed",
 }
 EXAMPLES = """examples:
   deepspeed pretrain/run.py                                   the embedded world, on whatever is here
@@ -64,6 +67,7 @@ def parse(arguments: list[str] | None = None) -> PretrainConfig:
 
 def main() -> None:
     config = parse()
+    check_tracker(config.tracker)
     from pretrain.train import train  # after parsing: --help must not wait for torch and deepspeed
 
     train(config)

@@ -1,6 +1,7 @@
 """The pretraining run: set-up, loop, checkpoints, export."""
 
 import math
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -10,22 +11,25 @@ import torch
 
 from pretrain import checkpoints
 from pretrain.augment import AUGMENTATIONS
-from pretrain.batchnorm import GlobalBatchNorm1d
+from pretrain.batchnorm import GlobalBatchNorm1d, RunningStatistics
 from pretrain.captions import CaptionBatches, open_captions
 from pretrain.config import PretrainConfig
 from pretrain.model import Pretrainer, parameter_groups, use_fast_attention
 from pretrain.objective import effective_rank, levljepa
 from pretrain.schedule import SCHEDULES
-from pretrain.zero import device, gathered, start_engine, start_processes
-from vlm.distributed import all_sum, barrier, is_main, rank, world_size
+from pretrain.trackers import open_tracker
+from pretrain.zero import device, gathered, start_engine, start_processes, update
+from vlm.distributed import AnyRank, all_sum, barrier, is_main, rank, world_size
 from vlm.encoder import Encoder, new_encoder
 from vlm.encoder_config import EncoderConfig
 from vlm.errors import UserError
 from vlm.images import CLIP_MEAN, CLIP_STD
 from vlm.logs import append_jsonl, progress, write_json
+from vlm.runs import TERMINATED, forget_from, locked, termination
 from vlm.tokens import CaptionTokenizer
 
 TOKENIZER_SAMPLE = 20_000
+PATIENCE = 5  # steps in a row without a finite gradient before the run gives up
 
 
 def load_tokenizer(name: str, data) -> CaptionTokenizer:
@@ -73,11 +77,18 @@ def resume_step(engine, run: Path, config: PretrainConfig, settings: dict) -> in
 
 
 class Recorder:
-    """metrics.jsonl and the progress line. Scalars stay on the device until they are read, every `every` steps."""
+    """metrics.jsonl, the tracker and the progress line. Scalars stay on the device until they are read, now and then.
+
+    Steps in which nothing moved are counted here.
+    """
 
     def __init__(self, run: Path, config: PretrainConfig, start: int):
         self.path, self.config, self.pending, self.clock = run / "metrics.jsonl", config, [], time.perf_counter()
         self.bar = progress(config.steps, "pretrain", "step", initial=start, show=is_main())
+        self.failures = 0
+        if is_main():
+            self.tracker = open_tracker(config.tracker, run, asdict(config), start)
+        forget_from(self.path, start)
 
     def add(self, step: int, lr: float, metrics: dict[str, torch.Tensor]) -> None:
         self.pending.append((step, lr, metrics))
@@ -85,26 +96,56 @@ class Recorder:
             self.flush()
 
     def flush(self) -> None:
-        """Read the pending steps' means over the ranks in one transfer; raises `UserError` for a loss not finite."""
+        """Read the pending steps' means over the ranks in one transfer; `UserError` where nothing moves any more."""
+        if not self.pending:
+            return
         names = list(self.pending[0][2])
         table = torch.stack([torch.stack([metrics[name] for name in names]) for *_, metrics in self.pending])
         table = (all_sum(table) / world_size()).tolist()
         now = time.perf_counter()
         rate = self.config.batch_size * len(self.pending) / (now - self.clock)
+        records = []
         for (step, lr, _), row in zip(self.pending, table):
             record = {"step": step, **dict(zip(names, row)), "lr": lr, "samples_per_s": round(rate, 1)}
-            if not torch.isfinite(torch.tensor(record["loss"])):
-                raise UserError(f"the loss became {record['loss']} at step {step}: lower --lr or raise --lambda-*")
+            record["skipped"] = self._skipped(record)
+            records.append({name: value if math.isfinite(value) else None for name, value in record.items()})
             if is_main():
-                append_jsonl(self.path, record)
+                append_jsonl(self.path, records[-1])
+            if self.failures == PATIENCE:
+                raise UserError(
+                    f"no finite gradient for {PATIENCE} steps up to step {step}: lower --lr or raise --lambda-*"
+                )
+        if is_main():
+            self.tracker(records)
         self.bar.set_postfix_str(f"loss {table[-1][names.index('loss')]:.4f}, {rate:.0f} samples/s", refresh=False)
         self.bar.update(len(self.pending))
         self.pending, self.clock = [], now
+
+    def stop(self, step: int) -> None:
+        """Leave, as SIGTERM asked; the checkpoint of `step` is there."""
+        self.bar.close()
+        if is_main():
+            print(f"terminated: step {step} is saved, the same command goes on from there", file=sys.stderr)
+        sys.exit(TERMINATED)
+
+    def _skipped(self, record: dict) -> int:
+        """1 for a step that moved nothing, because its gradient was not finite; said in a line."""
+        skipped = int(not math.isfinite(record["gradient_norm"]))
+        self.failures = self.failures + 1 if skipped else 0
+        if skipped and is_main():
+            self.bar.write(f"step {record['step']}: loss {record['loss']}, nothing updated", sys.stderr)
+        return skipped
 
 
 def train(config: PretrainConfig) -> None:
     """Run or continue `config.out`; on return RUN/encoder holds the trained encoder."""
     start_processes()
+    with locked(Path(config.out)):
+        _train(config)
+
+
+def _train(config: PretrainConfig) -> None:
+    """Set up, loop and export, in a folder that is this run's own."""
     run, target = Path(config.out), device()
     data = open_captions(config.data, config.image_column, config.caption_column)
     encoder = build_encoder(config, load_tokenizer(config.tokenizer, data)).to(target)
@@ -133,14 +174,27 @@ def train(config: PretrainConfig) -> None:
     def save(step: int) -> None:
         checkpoints.save(engine, run, step, settings, world_size())
 
-    loop(engine, batches, recorder, save, config, start)
+    with termination() as terminated:
+        loop(engine, batches, recorder, save, config, start, terminated)
     export(engine, run)
 
 
-def loop(engine, batches, recorder: Recorder, save: Callable[[int], None], config: PretrainConfig, start: int) -> None:
-    """Steps `start` to `config.steps`: the learning rate, directions and data are functions of the step alone."""
+def loop(
+    engine,
+    batches,
+    recorder: Recorder,
+    save: Callable[[int], None],
+    config: PretrainConfig,
+    start: int,
+    terminated: list,
+) -> None:
+    """Steps `start` to `config.steps`: the learning rate, directions and data are functions of the step alone.
+
+    `terminated`: no longer empty once this rank was told to stop.
+    """
     target, tokenizer = device(), engine.module.encoder.tokenizer
     schedule = SCHEDULES[config.schedule]
+    statistics, told_to_stop = RunningStatistics(engine.module), AnyRank(target)
     for step, batch in enumerate(batches, start=start):
         lr = schedule(step, config.steps, config.warmup_steps, config.lr, config.min_lr)
         for group in engine.optimizer.param_groups:
@@ -156,12 +210,17 @@ def loop(engine, batches, recorder: Recorder, save: Callable[[int], None], confi
             seed=config.seed,
             step=step,
         )
-        engine.backward(loss)
-        engine.step()
+        engine.backward(loss * (1 + 0 * loss.detach()))  # NaN in every gradient where the loss is not finite
+        metrics["gradient_norm"] = update(engine, config.clip)
+        statistics.settle(metrics["gradient_norm"].isfinite())
         metrics["rank_image"], metrics["rank_text"] = effective_rank(embeddings.z_v), effective_rank(embeddings.z_t)
         recorder.add(step, lr, metrics)
-        if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
+        stop = told_to_stop(bool(terminated)) and step + 1 < config.steps
+        if stop or (step + 1) % config.save_every == 0 or step + 1 == config.steps:
+            recorder.flush()  # before: a step that a checkpoint holds is not recorded again
             save(step + 1)
+        if stop:
+            recorder.stop(step + 1)
 
 
 def export(engine, run: Path) -> None:

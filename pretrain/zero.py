@@ -1,5 +1,6 @@
 """Configuration -> DeepSpeed: process group, ZeRO settings, engine."""
 
+import math
 import os
 import socket
 import sys
@@ -43,7 +44,7 @@ def zero_config(config: PretrainConfig, world_size: int) -> dict:
         "train_batch_size": config.batch_size,
         "train_micro_batch_size_per_gpu": config.batch_size // world_size,
         "gradient_accumulation_steps": 1,
-        "gradient_clipping": config.clip,
+        "gradient_clipping": config.clip if config.zero else 0.0,  # else by `update`
         "zero_optimization": {"stage": config.zero},
         # The optimizer is torch's fused AdamW, given by us.
         "zero_allow_untested_optimizer": True,
@@ -59,6 +60,22 @@ def start_engine(
     optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=True)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=zero_config(config, world_size))
     return engine
+
+
+def update(engine: "deepspeed.DeepSpeedEngine", clip: float) -> torch.Tensor:
+    """One optimizer step -> float32[], the global norm of the gradients; where it is not finite nothing has moved.
+
+    ZeRO reads the norm on the host and skips such a step itself. Without ZeRO nothing would: the fused AdamW is told on
+    the device, by the flag that loss scaling uses, to leave weights, moments and its own count of steps as they are.
+    """
+    if engine.zero_optimization():
+        engine.step()
+        norm = engine.get_global_grad_norm() if engine.was_step_applied() else math.inf
+        return torch.as_tensor(norm, dtype=torch.float32, device=device())
+    norm = torch.nn.utils.clip_grad_norm_(engine.module.parameters(), clip or math.inf)
+    engine.optimizer.found_inf = (~norm.isfinite()).float()
+    engine.step()
+    return norm
 
 
 def gathered(parameters: list[torch.nn.Parameter]):

@@ -1,6 +1,7 @@
-"""Ranks, and collectives that gradients pass through. All of it is a no-op in one process."""
+"""Ranks, what they agree on, and collectives that gradients pass through. All of it is a no-op in one process."""
 
 import os
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -33,6 +34,35 @@ def all_sum(tensor: torch.Tensor) -> torch.Tensor:
         tensor = tensor.detach().contiguous().clone()
         dist.all_reduce(tensor)
     return tensor
+
+
+def from_main(value: Any) -> Any:
+    """Rank 0's `value`, on every rank."""
+    box = [value]
+    if active():
+        dist.broadcast_object_list(box)
+    return box[0]
+
+
+class AnyRank:
+    """Whether any rank has raised its flag. The answer comes one call late, when it has long been summed.
+
+    So every rank gets the same answer in the same call, and none waits for its device.
+    """
+
+    def __init__(self, device: torch.device):
+        on_gpu = device.type == "cuda"
+        self.device, self.answer = device, torch.zeros(1, pin_memory=on_gpu)
+        self.copied = torch.cuda.Event() if on_gpu else None
+
+    def __call__(self, flag: bool) -> bool:
+        if self.copied:
+            self.copied.synchronize()
+        raised = bool(self.answer)
+        self.answer.copy_(all_sum(torch.full((1,), float(flag), device=self.device)), non_blocking=True)
+        if self.copied:
+            self.copied.record()
+        return raised
 
 
 class _SumWithGradient(torch.autograd.Function):

@@ -25,6 +25,7 @@ from vlm.assemble import load
 from vlm.encoder import new_encoder
 from vlm.encoder_config import EncoderConfig
 from vlm.errors import UserError
+from vlm.runs import locked
 
 ROOT = Path(__file__).parent.parent.parent
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
@@ -215,7 +216,7 @@ def test_sigterm_saves_the_step(world, whole, tmp_path, monkeypatch):
 
 
 def test_a_folder_serves_one_run_at_a_time(world, tmp_path):
-    with bridge.training.locked(tmp_path), pytest.raises(UserError, match="another run is writing"):
+    with locked(tmp_path), pytest.raises(UserError, match="another run is writing"):
         here(world, tmp_path)
 
 

@@ -2,10 +2,14 @@
 
 import io
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
+import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +27,8 @@ SMALL = [
     "--projector-depth", "2", "--directions", "32", "--batch-size", "8", "--tokenizer", "train:300", "--log-every", "1",
     "--warmup-steps", "2",
 ]  # fmt: skip
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +60,10 @@ def losses(run):
     return {record["step"]: record["loss"] for record in records}
 
 
+def checkpoints(run):
+    return sorted(int(path.name.removeprefix("step_")) for path in (run / "checkpoints").glob("step_*"))
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(captions, tmp_path_factory):
     run = tmp_path_factory.mktemp("run") / "whole"
@@ -65,7 +75,7 @@ def uninterrupted(captions, tmp_path_factory):
 def test_a_run_leaves_what_it_promises(uninterrupted):
     assert sorted(losses(uninterrupted)) == list(range(8))
     assert json.loads((uninterrupted / "config.json").read_text())["batch_size"] == 8
-    assert sorted(path.name for path in (uninterrupted / "checkpoints").glob("step_*")) == ["step_6", "step_8"]
+    assert checkpoints(uninterrupted) == [6, 8]
     encoder = load_encoder(uninterrupted / "encoder")
     pixels = encoder.transform(Image.new("RGB", (20, 16), "red"))[None]
     with torch.no_grad():
@@ -101,15 +111,69 @@ def test_a_damaged_checkpoint_is_passed_over_and_other_settings_are_refused(capt
     assert "lr 0.0005 -> 0.001" in result.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize("stage", ["2", "3"])
-def test_two_ranks_equal_one_process(captions, uninterrupted, tmp_path, stage):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29611"]
-    result = pretrain(captions, tmp_path / "two", "--steps", "8", "--zero", stage, launcher=launcher)
+def test_a_batch_without_a_finite_gradient_moves_nothing_on_any_rank(captions, tmp_path):
+    """NaN pixels on rank 1 in steps 2 and 3: what BatchNorm and AdamW keep is as if those steps had not been."""
+    command = [*TORCHRUN, "tests/pretrain/poisoned.py", tmp_path, "--data", captions, *SMALL, "--tracker", "none"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
-    whole, two = losses(uninterrupted), losses(tmp_path / "two")
-    assert two[0] == pytest.approx(whole[0], rel=1e-6)
-    # AdamW's first steps follow the gradient's sign, so a rounding error near zero grows to a whole step of a weight.
-    assert two == pytest.approx(whole, rel=5e-4)
+    for stage in range(4):
+        run = tmp_path / f"zero_{stage}"
+        for rank in range(2):
+            digests = (run / f"digests.{rank}").read_text().split()
+            assert [a == b for a, b in pairwise(digests)] == [False, True, True, False, False], f"ZeRO {stage}"
+        records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        assert [record["skipped"] for record in records] == [0, 0, 1, 1, 0, 0]
+        assert [record["loss"] is None for record in records] == [False, False, True, True, False, False]
+        assert all(torch.isfinite(part).all() for part in load_encoder(run / "encoder").state_dict().values())
+    assert "step 2: loss nan, nothing updated" in result.stderr
+    for rank in range(2):
+        message = (tmp_path / f"lost/error.{rank}").read_text()
+        assert message == "no finite gradient for 5 steps up to step 8: lower --lr or raise --lambda-*"
+    assert checkpoints(tmp_path / "lost") == [6, 8]
+
+
+@pytest.fixture(scope="module")
+def torchrun(captions, tmp_path_factory):
+    run = tmp_path_factory.mktemp("torchrun") / "two"
+    result = pretrain(captions, run, "--steps", "8", "--zero", "2", launcher=TORCHRUN)
+    assert result.returncode == 0, result.stderr
+    return run
+
+
+def test_two_ranks_equal_one_process(captions, uninterrupted, torchrun, tmp_path):
+    result = pretrain(captions, tmp_path / "two", "--steps", "8", "--zero", "3", launcher=TORCHRUN)
+    assert result.returncode == 0, result.stderr
+    whole = losses(uninterrupted)
+    for two in (losses(torchrun), losses(tmp_path / "two")):
+        assert two[0] == pytest.approx(whole[0], rel=1e-6)
+        # AdamW's first steps follow the gradient's sign: a rounding error near zero grows to a whole step of a weight.
+        assert two == pytest.approx(whole, rel=5e-4)
+
+
+def test_the_deepspeed_launcher_equals_torchrun_to_the_last_bit(captions, torchrun, tmp_path, monkeypatch):
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    launcher = [Path(sys.executable).with_name("deepspeed"), "--num_gpus", "2", "--master_port", "29613"]
+    result = pretrain(captions, tmp_path / "two", "--steps", "8", "--zero", "2", launcher=launcher)
+    assert result.returncode == 0, result.stderr
+    assert losses(tmp_path / "two") == losses(torchrun)
+
+
+def test_sigterm_saves_the_step_and_a_folder_serves_one_run_at_a_time(captions, tmp_path):
+    """The whole process group is told to stop, loaders included, as SLURM does."""
+    command = [sys.executable, "pretrain/run.py", "--data", captions, "--out", tmp_path / "run", *SMALL]
+    command += ["--steps", "100000", "--workers", "1", "--save-every", "100000"]
+    first = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not (tmp_path / "run/metrics.jsonl").exists() and first.poll() is None:
+        time.sleep(0.1)
+    second = pretrain(captions, tmp_path / "run")
+    assert second.returncode == 2
+    assert f"another run is writing to {tmp_path / 'run'} (process {first.pid} on " in second.stderr.splitlines()[-1]
+    os.killpg(first.pid, signal.SIGTERM)
+    errors = first.communicate(timeout=100)[1]
+    assert first.returncode == 143, errors
+    saved = len(losses(tmp_path / "run"))
+    assert checkpoints(tmp_path / "run") == [saved]
+    assert errors.splitlines()[-1] == f"terminated: step {saved} is saved, the same command goes on from there"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,60 @@
+"""Every tracker shows each step of a run once, however often the run was resumed."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from pretrain import trackers
+from pretrain.trackers import check_tracker, open_tracker
+from vlm.errors import UserError
+from vlm.logs import append_jsonl
+
+
+def record(step, loss):
+    return {"step": step, "loss": loss, "lr": 0.5, "warning": "text"}
+
+
+def killed_after_step_4_and_resumed_from_step_3(name, run):
+    log = open_tracker(name, run, {"seed": 0}, 0)
+    for step in range(5):
+        log([record(step, None if step == 1 else step / 4)])
+        append_jsonl(run / "metrics.jsonl", record(step, step / 4))
+    log = open_tracker(name, run, {"seed": 0}, 3)
+    log([record(step, step / 4) for step in range(3, 7)])
+
+
+def test_tensorboard(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    killed_after_step_4_and_resumed_from_step_3("auto", tmp_path)
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert sorted(events.Tags()["scalars"]) == ["loss", "lr"]
+    shown = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert shown == [(step, step / 4) for step in (0, 2, 3, 4, 5, 6)]  # NaN in step 1 has no point
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_hosted(name, tmp_path, monkeypatch):
+    begun, shown = [], []
+
+    def log(scalars, step):
+        shown.append((step, scalars))
+
+    monkeypatch.setitem(sys.modules, name, SimpleNamespace(init=lambda **options: begun.append(options), log=log))
+    killed_after_step_4_and_resumed_from_step_3(name, tmp_path)
+    assert begun[0] == begun[1]
+    assert begun[0]["resume"] == "allow" and begun[0]["config"] == {"seed": 0}
+    assert begun[0]["name"].startswith(tmp_path.name + "-")
+    losses = [{"lr": 0.5} if step == 1 else {"loss": step / 4, "lr": 0.5} for step in range(7)]
+    assert shown == list(enumerate(losses))
+
+
+def test_a_missing_package_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"--tracker wandb: .* not installed: pip install wandb"):
+        check_tracker("wandb")
+    check_tracker("auto")
+    open_tracker("auto", tmp_path, {}, 0)([record(0, 1.0)])
+    assert capsys.readouterr().err.startswith("tensorboard is not installed: the run is recorded in")
+    assert list(tmp_path.iterdir()) == []
