@@ -4,6 +4,9 @@ from dataclasses import dataclass, fields, replace
 
 from vlm.errors import UserError
 
+BUCKET = 50_000_000  # gradients that ZeRO reduces together: a buffer of 0.2 GB, where DeepSpeed's own default takes 2
+MAY_BE_ZERO = {"seed", "projector_depth", "micro_batch_size", "warmup_steps", "workers", "zero"}
+
 
 @dataclass(frozen=True)
 class PretrainConfig:
@@ -54,15 +57,17 @@ class PretrainConfig:
     save_every: int = 2000
 
     def check(self) -> None:
-        """Raise `UserError` for settings that contradict each other."""
+        """Raise `UserError` for settings that are out of range or contradict each other."""
+        for name, value in vars(self).items():
+            least = 1 if isinstance(value, int) and name not in MAY_BE_ZERO else 0
+            if isinstance(value, (int, float)) and not value >= least:
+                raise UserError(f"--{name.replace('_', '-')} {value}: give {least} or more")
         if self.vision_width % self.vision_heads or self.text_width % self.text_heads:
             raise UserError("the width of a tower must be a multiple of its number of heads")
         if self.image_size % self.patch_size:
             raise UserError(f"--image-size {self.image_size} is not a multiple of --patch-size {self.patch_size}")
-        if self.batch_size < 2 or self.steps < 1:
-            raise UserError(
-                f"--batch-size {self.batch_size} and --steps {self.steps}: BatchNorm needs 2 samples, a run 1 step"
-            )
+        if self.batch_size < 2:
+            raise UserError(f"--batch-size {self.batch_size}: BatchNorm needs 2 samples or more")
         if not 0 <= self.lambda_image + self.lambda_text < 1:
             raise UserError("--lambda-image + --lambda-text must lie in [0, 1): the rest weighs the prediction loss")
 

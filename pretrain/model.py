@@ -8,8 +8,10 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from pretrain.config import PretrainConfig
 from pretrain.objective import Embeddings
 from vlm.encoder import Encoder, TextTower
+from vlm.encoder_config import EncoderConfig
 
 LENGTH_GROUPS = 4
 
@@ -42,6 +44,12 @@ def text_features(tower: TextTower, ids: torch.Tensor, lengths: torch.Tensor) ->
     groups = order.split(-(-len(order) // LENGTH_GROUPS))
     read = [tower.features(ids[group, : int(lengths[group[0]])], lengths[group]) for group in groups]
     return torch.cat(read)[order.argsort()]
+
+
+def encoder_config(config: PretrainConfig, vocab_size: int, **more) -> EncoderConfig:
+    """The sizes of a run's encoder."""
+    sizes = {name: getattr(config, name) for name in EncoderConfig.__dataclass_fields__ if hasattr(config, name)}
+    return EncoderConfig(**sizes, vocab_size=vocab_size, **more)
 
 
 class Pretrainer(nn.Module):

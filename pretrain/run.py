@@ -1,11 +1,12 @@
 """The command `deepspeed pretrain/run.py`: parse, then train."""
 
 import argparse
+import os
 from dataclasses import MISSING
 
 from pretrain.config import FIELDS, PRESETS, PretrainConfig, from_preset
 from pretrain.trackers import TRACKERS, check_tracker
-from vlm.errors import run_command
+from vlm.errors import UserError, run_command
 
 CHOICES = {
     "preset": list(PRESETS),
@@ -35,12 +36,12 @@ EXAMPLES = """examples:
   deepspeed pretrain/run.py                                   the embedded world, on whatever is here
   deepspeed --num_gpus 8 pretrain/run.py --preset base --data '/data/cc12m/*.tar' --out runs/cc12m
   torchrun --nproc-per-node 2 pretrain/run.py --steps 200
+  python pretrain/run.py --preset base --data '/data/cc12m/*.tar' --plan --world-size 8 --throughput 4000
   python pretrain/run.py --resume required                    go on with runs/pretrain
 """
 
 
-def parse(arguments: list[str] | None = None) -> PretrainConfig:
-    """Command line -> configuration: the preset's settings, then the flags that were given."""
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pretrain/run.py",
         description="Pretrain a LeVLJEPA encoder on image-caption pairs.",
@@ -60,13 +61,39 @@ def parse(arguments: list[str] | None = None) -> PretrainConfig:
         )
     # Given by the deepspeed launcher; the rank comes from the environment.
     parser.add_argument("--local_rank", "--local-rank", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    given = vars(parser.parse_args(arguments))
-    given.pop("local_rank", None)
-    return from_preset(given.pop("preset", PretrainConfig.preset), **given)
+    plan = parser.add_argument_group("the price of a run, instead of the run")
+    plan.add_argument("--plan", action="store_true", help="print parameters, memory by ZeRO stage, epochs, hours, disk")
+    plan.add_argument("--world-size", type=int, metavar="N", help="processes to plan for (default: those started)")
+    plan.add_argument("--throughput", type=float, metavar="SAMPLES_PER_S", help="of all processes, for the hours")
+    return parser
+
+
+def parse(arguments: list[str] | None = None) -> PretrainConfig:
+    """Command line -> configuration: the preset's settings, then the flags that were given."""
+    return settings(make_parser().parse_args(arguments))
+
+
+def settings(given: argparse.Namespace) -> PretrainConfig:
+    changes = {name: value for name, value in vars(given).items() if name in FIELDS}
+    return from_preset(changes.pop("preset", PretrainConfig.preset), **changes)
+
+
+def print_plan(config: PretrainConfig, given: argparse.Namespace) -> None:
+    """Once, on whatever processes the command was started."""
+    from pretrain.plan import describe
+
+    processes = given.world_size or int(os.environ.get("WORLD_SIZE", 1))
+    if os.environ.get("RANK", "0") == "0":
+        print(describe(config, processes, given.throughput))
 
 
 def main() -> None:
-    config = parse()
+    given = make_parser().parse_args()
+    config = settings(given)
+    if given.plan:
+        return print_plan(config, given)
+    if given.world_size or given.throughput:
+        raise UserError("--world-size and --throughput are for --plan: the processes of a run are its launcher's")
     check_tracker(config.tracker)
     from pretrain.train import train  # after parsing: --help must not wait for torch and deepspeed
 

@@ -14,14 +14,13 @@ from pretrain.augment import AUGMENTATIONS
 from pretrain.batchnorm import GlobalBatchNorm1d, RunningStatistics
 from pretrain.captions import CaptionBatches, open_captions
 from pretrain.config import PretrainConfig
-from pretrain.model import Pretrainer, parameter_groups, use_fast_attention
+from pretrain.model import Pretrainer, encoder_config, parameter_groups, use_fast_attention
 from pretrain.objective import effective_rank, levljepa
 from pretrain.schedule import SCHEDULES
 from pretrain.trackers import open_tracker
 from pretrain.zero import device, gathered, start_engine, start_processes, update
 from vlm.distributed import AnyRank, all_sum, barrier, is_main, rank, world_size
 from vlm.encoder import Encoder, new_encoder
-from vlm.encoder_config import EncoderConfig
 from vlm.errors import UserError
 from vlm.images import CLIP_MEAN, CLIP_STD
 from vlm.logs import append_jsonl, progress, write_json
@@ -46,12 +45,9 @@ def load_tokenizer(name: str, data) -> CaptionTokenizer:
 
 def build_encoder(config: PretrainConfig, tokenizer: CaptionTokenizer) -> Encoder:
     """Random towers and heads keyed by the seed, with BatchNorm over all ranks."""
-    sizes = {name: getattr(config, name) for name in EncoderConfig.__dataclass_fields__ if hasattr(config, name)}
     training = {name: value for name, value in asdict(config).items() if name not in checkpoints.FREE}
-    encoder_config = EncoderConfig(
-        **sizes, vocab_size=tokenizer.vocab_size, mean=CLIP_MEAN, std=CLIP_STD, training=training
-    )
-    return new_encoder(encoder_config, config.seed, tokenizer, GlobalBatchNorm1d)
+    sizes = encoder_config(config, tokenizer.vocab_size, mean=CLIP_MEAN, std=CLIP_STD, training=training)
+    return new_encoder(sizes, config.seed, tokenizer, GlobalBatchNorm1d)
 
 
 def compute_dtype(config: PretrainConfig, target: torch.device) -> torch.dtype:

@@ -9,7 +9,7 @@ import deepspeed
 import torch
 from deepspeed.accelerator import get_accelerator
 
-from pretrain.config import PretrainConfig
+from pretrain.config import BUCKET, PretrainConfig
 from vlm.errors import UserError
 
 
@@ -40,12 +40,16 @@ def zero_config(config: PretrainConfig, world_size: int) -> dict:
             f"--batch-size {config.batch_size} is not a multiple of {world_size} processes: "
             f"take {lower} or {lower + world_size}"
         )
+    if 0 < config.micro_batch_size < world_size:
+        raise UserError(
+            f"--micro-batch-size {config.micro_batch_size} leaves nothing to some of {world_size} processes"
+        )
     return {
         "train_batch_size": config.batch_size,
         "train_micro_batch_size_per_gpu": config.batch_size // world_size,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": config.clip if config.zero else 0.0,  # else by `update`
-        "zero_optimization": {"stage": config.zero},
+        "zero_optimization": {"stage": config.zero, "reduce_bucket_size": BUCKET},
         # The optimizer is torch's fused AdamW, given by us.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,

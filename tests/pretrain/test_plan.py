@@ -1,0 +1,106 @@
+"""The price of a run against literals and against what the very modules hold."""
+
+import os
+
+import pytest
+import torch
+
+from pretrain import plan
+from pretrain.config import PRESETS, from_preset
+from pretrain.model import Pretrainer, encoder_config
+from pretrain.run import main
+from vlm.encoder import Encoder
+from vlm.errors import UserError
+
+BASE = {
+    "image tower": 85_798_656,  # timm's vit_base_patch16_224 without a classifier
+    "image head": 2_103_552,
+    "image predictor": 13_656_320,
+    "caption tower": 124_439_808,  # GPT-2
+    "caption head": 2_103_552,
+    "caption predictor": 13_656_320,
+}
+
+
+def test_parameters_of_the_published_sizes():
+    assert plan.parameters(from_preset("base")) == BASE
+    assert plan.parameters(from_preset("small"))["image tower"] == 21_665_664  # vit_small_patch16_224
+
+
+def test_parameters_are_those_of_a_real_build():
+    config = from_preset("tiny")
+    encoder = Encoder(encoder_config(config, 1024))
+    assert sum(plan.parameters(config).values()) == sum(p.numel() for p in encoder.parameters()) == 1_364_864
+
+
+@pytest.mark.parametrize(
+    ("stage", "expected"),
+    [
+        (0, [4000, 0, 4000, 8000, 0]),
+        (1, [4000, 1000, 4000, 2000, 200_000_000]),
+        (2, [4000, 1000, 1000, 2000, 200_000_000]),
+        (3, [5000, 1000, 1000, 2000, 200_000_000]),
+    ],
+)
+def test_model_states_of_1000_parameters_on_4_processes(stage, expected):
+    assert list(plan.model_states(1000, stage, 4).values()) == expected
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_activations_are_what_autograd_keeps(dtype):
+    """Per sample: twice the batch less once the batch, so that what does not grow with it drops out."""
+    sizes = {**PRESETS["tiny"], "dtype": dtype, "vision_width": 256, "text_width": 256}
+    config = from_preset("tiny", **sizes)
+    encoder = Encoder(encoder_config(config, 1024))
+    model = Pretrainer(encoder, dtype=torch.bfloat16 if dtype == "bf16" else torch.float32)
+    own = {part.untyped_storage().data_ptr() for part in [*encoder.parameters(), *encoder.buffers()]}
+
+    def kept(batch):
+        storages = {}
+
+        def pack(tensor):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+            return tensor
+
+        inputs = torch.randn(batch, 3, 48, 48), torch.zeros(batch, 77, dtype=torch.long), torch.full((batch,), 77)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            embeddings = model(*inputs)
+        pixels = inputs[0].nbytes if dtype == "bf16" else 0  # kept as inputs; in fp32 autograd holds the same tensor
+        return embeddings and pixels + sum(part.nbytes() for at, part in storages.items() if at not in own)
+
+    ours = plan.activation_bytes(from_preset("tiny", **{**sizes, "batch_size": 4}), 1) / 4
+    if dtype == "fp32":
+        ours -= 4 * 3 * 48 * 48
+    else:  # the CPU's autocast leaves the power and tanh of the text tower's GELU in bf16
+        ours -= 77 * 256 * 2 * (38 - 26) * 2
+    assert (kept(8) - kept(4)) / 4 == pytest.approx(ours, rel=0.02)
+
+
+def test_micro_batches_keep_the_larger_tower_of_one():
+    whole, micro = (plan.activation_bytes(from_preset("base", micro_batch_size=size), 8) for size in (0, 256))
+    image = 197 * 768 * (11 * 36 + 12) + 3 * 224**2 * 2
+    assert micro == 32 * image + 512 * (2 * 3 * 5 * 2048 * 2 + 3 * 224**2 * 4)
+    assert whole > 10 * micro
+
+
+def test_the_command_prints_it_without_a_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    flags = ["--preset", "base", "--plan", "--world-size", "8", "--throughput", "4000", "--data", "none"]
+    monkeypatch.setattr("sys.argv", ["run.py", *flags])
+    main()
+    printed = capsys.readouterr().out
+    for line in (
+        "base: world size 8, 512 samples each, ZeRO 1",
+        "  total                241,758,208",
+        "memory of each, MB      ZeRO 0   ZeRO 1*    ZeRO 2    ZeRO 3",
+        "  moments              1,934.1     241.8     241.8     241.8",
+        "samples: 819,200,000 = 200,000 steps x 4,096",
+        "epochs: unknown (none does not exist: ",
+        "time: 56.9 hours at 4,000 samples a second",
+        "disk: 3,868 MB a checkpoint, the last 2 are kept; encoder 967 MB",
+    ):
+        assert line in printed
+    assert os.listdir(tmp_path) == []
+    monkeypatch.setattr("sys.argv", ["run.py", "--throughput", "4000"])
+    with pytest.raises(UserError, match="--world-size and --throughput are for --plan"):
+        main()
