@@ -68,6 +68,8 @@ class PretrainConfig:
             raise UserError(f"--image-size {self.image_size} is not a multiple of --patch-size {self.patch_size}")
         if self.batch_size < 2:
             raise UserError(f"--batch-size {self.batch_size}: BatchNorm needs 2 samples or more")
+        if self.min_lr > self.lr:
+            raise UserError(f"--min-lr {self.min_lr} is above --lr {self.lr}: lower it as well")
         if not 0 <= self.lambda_image + self.lambda_text < 1:
             raise UserError("--lambda-image + --lambda-text must lie in [0, 1): the rest weighs the prediction loss")
 

@@ -36,11 +36,11 @@ def load_tokenizer(name: str, data) -> CaptionTokenizer:
     kind, _, size = name.partition(":")
     if name == "gpt2":
         return CaptionTokenizer.gpt2()
-    if kind == "train" and size.isdigit():
+    if kind == "train" and size.isdigit() and int(size) > 256:
         return CaptionTokenizer.train(data.first_captions(TOKENIZER_SAMPLE), int(size))
     if Path(name).is_file():
         return CaptionTokenizer.load(name)
-    raise UserError(f"--tokenizer {name}: give gpt2, train:SIZE or the path of a tokenizer.json")
+    raise UserError(f"--tokenizer {name}: give gpt2, train:SIZE with SIZE above 256, or the path of a tokenizer.json")
 
 
 def build_encoder(config: PretrainConfig, tokenizer: CaptionTokenizer) -> Encoder:

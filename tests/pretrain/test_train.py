@@ -1,18 +1,15 @@
 """The pretraining command as a user runs it: resume, two ranks, the exported encoder, bad input."""
 
-import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -20,7 +17,6 @@ from PIL import Image
 from vlm.encoder import load_encoder
 
 ROOT = Path(__file__).parents[2]
-COLORS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 80, 220), "grey": (128, 128, 128)}
 SMALL = [
     "--image-size", "16", "--patch-size", "8", "--vision-width", "16", "--vision-layers", "1", "--vision-heads", "2",
     "--text-width", "16", "--text-layers", "1", "--text-heads", "2", "--embed-dim", "8", "--projector-width", "16",
@@ -29,25 +25,6 @@ SMALL = [
 ]  # fmt: skip
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-
-
-@pytest.fixture(scope="module")
-def captions(tmp_path_factory):
-    """40 plain pictures with their colour's name, in two shards."""
-    folder = tmp_path_factory.mktemp("captions")
-    random = np.random.default_rng(0)
-    for shard in range(2):
-        with tarfile.open(folder / f"train-{shard:06d}.tar", "w") as tar:
-            for index in range(20):
-                name = list(COLORS)[random.integers(4)]
-                pixels = random.normal(COLORS[name], 20, (16, 16, 3)).clip(0, 255).astype(np.uint8)
-                picture = io.BytesIO()
-                Image.fromarray(pixels).save(picture, "PNG")
-                for suffix, data in (("png", picture.getvalue()), ("txt", f"a {name} picture".encode())):
-                    member = tarfile.TarInfo(f"{shard}{index:05d}.{suffix}")
-                    member.size = len(data)
-                    tar.addfile(member, io.BytesIO(data))
-    return folder
 
 
 def pretrain(data, out, *flags, launcher=(sys.executable,)):

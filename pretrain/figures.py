@@ -1,0 +1,113 @@
+"""Pictures of a pretraining run: its curves, the spectrum of its embeddings, and what its patch tokens tell apart."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+COLOURS = ("#1f6f8b", "#e0a458", "#7a5c8e", "#5b8e5b", "#b5524c", "#8d99ae")
+WORDS = {"predict_text": "predict caption", "sigreg_text": "SIGReg caption", "sigreg_image": "SIGReg image"}
+WORDS |= {"predict_image": "predict image", "rank_image": "image", "rank_text": "caption"}
+# Title -> the records' names in it; what no other panel names is a part of the loss.
+PANELS = {
+    "loss": ("loss",),
+    "parts of the loss": (),
+    "effective rank of a batch": ("rank_image", "rank_text"),
+    "learning rate": ("lr",),
+    "gradient norm before clipping": ("gradient_norm",),
+    "samples a second": ("samples_per_s",),
+}
+LOGARITHMIC = ("parts of the loss", "gradient norm before clipping")
+
+
+def curves(records: Sequence[Mapping]) -> Figure:
+    """Six panels over the steps: each value faint, and its running mean over a fiftieth of the run."""
+    named = {name for names in PANELS.values() for name in names} | {"step", "skipped"}
+    others = sorted({name for record in records for name in record} - named)
+    figure = Figure(figsize=(12, 6), dpi=110, layout="constrained")
+    for axes, (title, names) in zip(figure.subplots(2, 3).flat, PANELS.items()):
+        for colour, name in zip(COLOURS, names or others):
+            points = [
+                (r["step"], r[name]) for r in records if isinstance(r.get(name), (int, float))
+            ]  # None: not finite
+            if points:
+                _line(axes, *map(list, zip(*points)), colour, WORDS.get(name, name.replace("_", " ")))
+        _style(axes, title, "step")
+        if title in LOGARITHMIC and axes.lines:
+            axes.set_yscale("log")
+        if len(axes.get_legend_handles_labels()[1]) > 1:
+            axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def _line(axes: Axes, steps: list[int], values: list[float], colour: str, label: str) -> None:
+    window = max(1, len(values) // 50)
+    sums = torch.tensor([0.0, *values], dtype=torch.float64).cumsum(0)
+    last = torch.arange(1, len(values) + 1)
+    first = (last - window).clamp(min=0)
+    if window > 1:
+        axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.7)
+    axes.plot(steps, ((sums[last] - sums[first]) / (last - first)).tolist(), color=colour, linewidth=1.5, label=label)
+
+
+def _style(axes: Axes, title: str, below: str) -> None:
+    axes.set_title(title, fontsize=11, loc="left")
+    axes.set_xlabel(below, fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.grid(linewidth=0.4, alpha=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def spectrum(embeddings: Mapping[str, torch.Tensor], ranks: Mapping[str, float]) -> Figure:
+    """Variances of centred embeddings float[B, E] along their principal axes, as shares of the whole, largest first.
+
+    Isotropic embeddings, which SIGReg asks for, would lie on the dashed line; collapsed ones fall off at once.
+    """
+    figure = Figure(figsize=(7, 4), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    for colour, (name, z) in zip(COLOURS, embeddings.items()):
+        variances = torch.linalg.svdvals(z.double() - z.double().mean(0)).square()
+        shares = (variances / variances.sum()).clamp(min=1e-12).tolist()
+        label = f"{name}: effective rank {ranks[name]:.1f} of {z.shape[1]}"
+        axes.plot(range(1, len(shares) + 1), shares, color=colour, linewidth=1.8, label=label)
+    axes.axhline(1 / z.shape[1], color="#555555", linewidth=0.9, linestyle="--", label="all directions alike")
+    axes.set_yscale("log")
+    axes.set_ylabel("share of the variance", fontsize=9)
+    _style(axes, "spectrum of the embeddings", "principal direction")
+    axes.legend(fontsize=9, frameon=False, loc="lower left")
+    return figure
+
+
+def principal_colours(tokens: torch.Tensor) -> torch.Tensor:
+    """Patch tokens float[B, N, D] -> RGB float[B, N, 3] in 0..1: their three principal components over all images.
+
+    Equal colours are similar tokens. Each component is stretched between its 2nd and 98th percentile.
+    """
+    flat = tokens.flatten(0, 1).double()
+    flat = flat - flat.mean(0)
+    axes = torch.linalg.svd(flat, full_matrices=False).Vh[:3]
+    axes = axes * axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()  # a direction's sign is arbitrary
+    components = flat @ axes.T
+    low, high = components.quantile(0.02, 0), components.quantile(0.98, 0)
+    return ((components - low) / (high - low).clamp(min=1e-12)).clamp(0, 1).view(*tokens.shape[:2], 3)
+
+
+def patches(images: torch.Tensor, tokens: torch.Tensor) -> Figure:
+    """Images float[B, 3, H, W] in 0..1 above the principal colours of their patch tokens float[B, N, D]."""
+    side = round(tokens.shape[1] ** 0.5)
+    colours = principal_colours(tokens).unflatten(1, (side, side))
+    figure = Figure(figsize=(1.5 * len(images), 3.4), dpi=110, layout="constrained")
+    grid = figure.subplots(2, len(images), squeeze=False)
+    for column, (image, colour) in enumerate(zip(images, colours)):
+        grid[0, column].imshow(image.permute(1, 2, 0))
+        grid[1, column].imshow(colour, interpolation="nearest")
+    for axes in grid.flat:
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+    grid[0, 0].set_ylabel("image", fontsize=9)
+    grid[1, 0].set_ylabel("patch tokens", fontsize=9)
+    return figure

@@ -1,0 +1,72 @@
+"""The numbers behind the pictures, and the page that holds them."""
+
+import base64
+import re
+import sys
+
+import pytest
+import torch
+
+from pretrain import figures, report
+from vlm.encoder import new_encoder
+from vlm.encoder_config import EncoderConfig
+from vlm.errors import UserError
+from vlm.logs import append_jsonl, write_json
+from vlm.tokens import CaptionTokenizer
+
+
+def test_curves_are_running_means_over_the_finite_points():
+    records = [{"step": step, "loss": float(step), "lr": 0.1, "sigreg_image": 2.0} for step in range(200)]
+    records[10]["loss"] = None
+    figure = figures.curves(records)
+    panels = {axes.get_title(loc="left"): axes for axes in figure.axes}
+    faint, mean = panels["loss"].lines
+    assert list(faint.get_xdata()) == [step for step in range(200) if step != 10]
+    means = list(mean.get_ydata())  # over the fiftieth of 199 points: 3
+    assert means[:3] == [0.0, 0.5, 1.0] and means[-1] == 198.0
+    assert [line.get_label() for line in panels["parts of the loss"].lines[1::2]] == ["SIGReg image"]
+    assert not panels["gradient norm before clipping"].lines
+
+
+def test_spectrum_shows_how_many_directions_are_used():
+    z = torch.zeros(40, 8)
+    z[:, :2] = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+    lines = figures.spectrum({"image": z}, {"image": 2.0}).axes[0].lines
+    shares = torch.tensor(lines[0].get_ydata())
+    assert shares[:2].sum() == pytest.approx(1)
+    assert shares[2:].max() == pytest.approx(1e-12)
+    assert set(lines[1].get_ydata()) == {1 / 8}
+
+
+def test_principal_colours_tell_groups_of_tokens_apart():
+    centres = torch.eye(4, 16) * 10
+    groups = torch.arange(4).repeat(2, 9)  # [2, 36]
+    colours = figures.principal_colours(centres[groups] + 0.01 * torch.randn(2, 36, 16))
+    means = torch.stack([colours[groups == group].mean(0) for group in range(4)])
+    assert colours.min() >= 0 and colours.max() <= 1
+    assert max(colours[groups == group].std(0).max() for group in range(4)) < 0.02
+    assert torch.pdist(means).min() > 0.5
+
+
+def test_the_command_writes_one_page(captions, tmp_path, monkeypatch, capsys):
+    run = tmp_path / "run"
+    write_json(run / "config.json", {"objective": "levljepa", "preset": "tiny", "seed": 0, "steps": 9, "batch_size": 8,
+                                     "data": str(captions), "image_column": None, "caption_column": None})  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["report.py", str(run)])
+    with pytest.raises(UserError, match="holds no pretraining run with a first step"):
+        report.main()
+    for step in range(3):
+        append_jsonl(run / "metrics.jsonl", {"step": step, "loss": 0.5, "lr": 0.1, "skipped": step // 2})
+    sizes = EncoderConfig(
+        image_size=16, patch_size=8, vision_width=16, vision_layers=1, vision_heads=2, text_width=16, text_layers=1,
+        text_heads=1, vocab_size=300, embed_dim=8, projector_width=8, projector_depth=1,
+    )  # fmt: skip
+    new_encoder(sizes, 0, CaptionTokenizer.train(["a red picture"], 300)).save(run / "encoder")
+    report.main()
+    page = (run / "report.html").read_text()
+    pictures = re.findall(r'src="data:image/png;base64,([^"]*)"', page)
+    assert len(pictures) == 3
+    assert all(base64.b64decode(picture).startswith(b"\x89PNG") for picture in pictures)
+    assert "3 of 9, 8 pairs each" in page and "Embeddings of 40 pairs." in page
+    assert re.search(r"steps skipped</td><td>1<", page)
+    assert "http" not in page
