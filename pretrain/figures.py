@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 COLOURS = ("#1f6f8b", "#e0a458", "#7a5c8e", "#5b8e5b", "#b5524c", "#8d99ae")
 WORDS = {"predict_text": "predict caption", "sigreg_text": "SIGReg caption", "sigreg_image": "SIGReg image"}
@@ -19,11 +19,12 @@ PANELS = {
     "gradient norm before clipping": ("gradient_norm",),
     "samples a second": ("samples_per_s",),
 }
+EXACT = ("learning rate", "samples a second")
 LOGARITHMIC = ("parts of the loss", "gradient norm before clipping")
 
 
 def curves(records: Sequence[Mapping]) -> Figure:
-    """Six panels over the steps: each value faint, and its running mean over a fiftieth of the run."""
+    """Six panels over the steps; what is noisy is faint under its running mean over a fiftieth of the run."""
     named = {name for names in PANELS.values() for name in names} | {"step", "skipped"}
     others = sorted({name for record in records for name in record} - named)
     figure = Figure(figsize=(12, 6), dpi=110, layout="constrained")
@@ -33,17 +34,21 @@ def curves(records: Sequence[Mapping]) -> Figure:
                 (r["step"], r[name]) for r in records if isinstance(r.get(name), (int, float))
             ]  # None: not finite
             if points:
-                _line(axes, *map(list, zip(*points)), colour, WORDS.get(name, name.replace("_", " ")))
+                window = 1 if title in EXACT else max(1, len(points) // 50)
+                _line(axes, points, window, colour, WORDS.get(name, name.replace("_", " ")))
         _style(axes, title, "step")
         if title in LOGARITHMIC and axes.lines:
             axes.set_yscale("log")
+            axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("{x:g}")
         if len(axes.get_legend_handles_labels()[1]) > 1:
             axes.legend(fontsize=8, frameon=False)
     return figure
 
 
-def _line(axes: Axes, steps: list[int], values: list[float], colour: str, label: str) -> None:
-    window = max(1, len(values) // 50)
+def _line(axes: Axes, points: list[tuple[int, float]], window: int, colour: str, label: str) -> None:
+    steps, values = zip(*points)
     sums = torch.tensor([0.0, *values], dtype=torch.float64).cumsum(0)
     last = torch.arange(1, len(values) + 1)
     first = (last - window).clamp(min=0)
@@ -55,7 +60,7 @@ def _line(axes: Axes, steps: list[int], values: list[float], colour: str, label:
 def _style(axes: Axes, title: str, below: str) -> None:
     axes.set_title(title, fontsize=11, loc="left")
     axes.set_xlabel(below, fontsize=9)
-    axes.tick_params(labelsize=8)
+    axes.tick_params(labelsize=8, which="both")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.grid(linewidth=0.4, alpha=0.5)
     axes.spines[["top", "right"]].set_visible(False)

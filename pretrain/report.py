@@ -132,7 +132,7 @@ def main() -> None:
         raise UserError(f"{args.run} holds no pretraining run with a first step: give the --out of pretrain/run.py")
     bad = args.run / "quarantine.jsonl"
     rows = facts(config, records, sum(1 for _ in read_jsonl(bad)) if bad.exists() else 0)
-    drawn = {"Every step faint, a running mean over it.": figures.curves(records)}
+    drawn = {"What is noisy is faint under its running mean.": figures.curves(records)}
     if (args.run / "encoder").is_dir():
         encoder = load_encoder(args.run / "encoder").to("cuda" if torch.cuda.is_available() else "cpu")
         source = args.data or held_out(config["data"])
