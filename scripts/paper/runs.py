@@ -55,7 +55,9 @@ def read_run(folder: Path, evaluation: str) -> Run | str:
     report = read_json(results)
     if report["sees"] != "images":
         return f"was shown {report['sees']}, not its images"
-    kind, _, path = config["encoder"].rpartition(":")
+    path = config["encoder"].removeprefix("random:")
+    if path.startswith("timm:"):
+        return f"sees with {path}, which none of the objectives trained"
     if not (Path(path) / "config.json").is_file():
         raise UserError(f"{folder}: its encoder {path} is not here: run this from where bridge/train.py was run")
     encoder = read_json(Path(path) / "config.json")
@@ -65,7 +67,7 @@ def read_run(folder: Path, evaluation: str) -> Run | str:
     training = encoder.get("training", {})
     return Run(
         folder=folder,
-        objective=RANDOM if kind == "random" else training.get("objective", "levljepa"),
+        objective=RANDOM if config["encoder"].startswith("random:") else training.get("objective", "levljepa"),
         llm=llm,
         seed=config["seed"],
         settings=settings,
