@@ -157,7 +157,8 @@ def _print_tables(out: Path, baselines: dict[str, Path], report: dict, benchmark
     print(results.as_text(table))
     scored = {name: entry["scores"] for name, entry in report["benchmarks"].items() if entry["scores"] is not None}
     lines = [line for name, scores in scored.items() for line in details.brief(name, scores)]
-    print("\n".join([*lines, *(benchmark.note for benchmark in benchmarks if benchmark.note)]))
+    for line in [*lines, *(benchmark.note for benchmark in benchmarks if benchmark.note)]:
+        print(line)
     tables = [details.as_text(details.rows(name, scores)) + "\n" for name, scores in scored.items()]
     (out / "details.txt").write_text("\n".join(tables), encoding="utf-8")
     print(f"written: {out / 'results.json'}, every type in {out / 'details.txt'}")

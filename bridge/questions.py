@@ -83,10 +83,8 @@ class Questions:
         allowed = self._vlm.prompts.allows
         for index in sorted(indices):
             example = self._examples[index]
-            answers = (
-                set(example.votes) if self._config.vqav2_answers == "votes" and example.votes else {example.answer}
-            )
-            for answer in sorted(answers):
+            votes = example.votes if self._config.vqav2_answers == "votes" else ()
+            for answer in {example.answer, *filter(str.strip, votes)}:
                 size = len(example.question.encode()) + len(answer.encode())
                 if size > room or not (allowed(example.question) and allowed(answer)):
                     conversation = self._conversation(replace(example, answer=answer))
@@ -94,9 +92,8 @@ class Questions:
 
     def _example(self, index: int, epoch: int) -> Example:
         example = self._examples[index]
-        return (
-            with_sampled_answer(example, self._config.seed, epoch) if self._config.vqav2_answers == "votes" else example
-        )
+        drawn = self._config.vqav2_answers == "votes"
+        return with_sampled_answer(example, self._config.seed, epoch) if drawn else example
 
     def _conversation(self, example: Example) -> Conversation:
         try:

@@ -34,9 +34,8 @@ def main() -> None:
     found = [read_split(data, args.dir, split) for split in splits]
     if args.check_images is not None:
         decode_images(found, args.check_images or None)
-    can_start = [part for part in found if not part.problem]
-    wanting = data.whole or args.splits
-    ready = len(can_start) == len(found) if wanting else bool(can_start)
+    needed = all if data.whole or args.splits else any
+    ready = needed(not part.problem for part in found)
     print("\n".join([f"{data.title} in {args.dir}", table(found), *notes(data, args.dir, found)]))
     if args.json:
         report = {"data": args.data, "folder": str(args.dir), "ready": ready, "splits": [p.as_json() for p in found]}
@@ -44,7 +43,7 @@ def main() -> None:
     if not ready:
         broken = "; ".join(f"{part.split.name}: {part.problem}" for part in found if part.problem)
         raise UserError(f"{data.title} in {args.dir} cannot be used yet ({broken}): do what is listed above")
-    names = {use: [part.split.name for part in can_start if part.use == use] for use in USES}
+    names = {use: [part.split.name for part in found if part.use == use and not part.problem] for use in USES}
     print(f"{data.title}: " + "; ".join(f"{USES[use]} {', '.join(some)}" for use, some in names.items() if some))
 
 

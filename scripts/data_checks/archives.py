@@ -41,11 +41,11 @@ def unpack(archive: Path, folder: Path) -> int:
                 return 0
             staging = _staging(archive, folder, members)
             _unpack(file, archive, waiting, staging)
+        _place(staging, folder)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise UserError(f"{archive} is damaged or cut short ({error}): fetch it again") from None
     except OSError as error:
         raise UserError(f"{archive} could not be unpacked in {folder}: {error.strerror or error}") from None
-    _place(staging, folder)
     return len(waiting)
 
 
