@@ -51,6 +51,8 @@ class PretrainConfig:
     workers: int = 4
     log_every: int = 10
     save_every: int = 2000
+    probe_every: int = 0
+    probe_data: str | None = None
 
     def check(self) -> None:
         """Raise `UserError` for settings that contradict each other."""
@@ -62,6 +64,8 @@ class PretrainConfig:
             raise UserError(
                 f"--batch-size {self.batch_size} and --steps {self.steps}: BatchNorm needs 2 samples, a run 1 step"
             )
+        if self.probe_every and not self.probe_data:
+            raise UserError(f"--probe-every {self.probe_every} needs --probe-data: captions that are not trained on")
         if not 0 <= self.lambda_image + self.lambda_text < 1:
             raise UserError("--lambda-image + --lambda-text must lie in [0, 1): the rest weighs the prediction loss")
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 
 from pretrain.backgrounds import background_probe
+from pretrain.captions import open_captions
 from pretrain.features import PatchTokens, cls_features, in_order, patch_tokens
 from pretrain.objects import object_probe
 from pretrain.probe_data import Labelled, open_labelled
@@ -98,7 +99,7 @@ TASKS: dict[str, Callable[[Encoder, argparse.Namespace], dict]] = {
         encoder, args.data, args.template, args.class_names, args.seed
     ),
     "retrieval": lambda encoder, args: retrieval_probe(
-        encoder, *caption_pool(args.data, args.pool, args.image_column, args.caption_column)
+        encoder, *caption_pool(open_captions(args.data, args.image_column, args.caption_column), args.pool)
     ),
     "objects": lambda encoder, args: object_probe(encoder, args.data),
 }

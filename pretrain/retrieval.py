@@ -6,10 +6,9 @@ from threading import Lock
 import torch
 from PIL import Image
 
-from pretrain.captions import open_captions
 from pretrain.features import embed
 from pretrain.objective import Embeddings, effective_rank
-from pretrain.pairs import clean_caption
+from pretrain.pairs import Captions, clean_caption
 from pretrain.probe_data import Images, decoded
 from pretrain.sigreg import KNOTS, SPACING, random_directions, sigreg
 from pretrain.zero_shot import cross_modal_scores
@@ -20,15 +19,12 @@ RANKS = (1, 5)
 DIRECTIONS = 4096
 
 
-def caption_pool(
-    source: str, count: int, image_column: str | None = None, caption_column: str | None = None
-) -> tuple[Images, list[str]]:
+def caption_pool(data: Captions, count: int) -> tuple[Images, list[str]]:
     """The first `count` images and captions of a data set."""
-    data = open_captions(source, image_column, caption_column)
     if count < max(RANKS):
-        raise UserError(f"--pool {count}: R@{max(RANKS)} needs {max(RANKS)} captions or more")
+        raise UserError(f"a pool of {count}: R@{max(RANKS)} needs {max(RANKS)} captions or more")
     if len(data) < count:
-        raise UserError(f"{source} holds {len(data)} pairs: give --pool {len(data)} or less")
+        raise UserError(f"the data holds {len(data)} pairs: give --pool {len(data)} or less")
     captions = [clean_caption(data.caption(number)) for number in range(count)]
     one_at_a_time = Lock()  # a source keeps files open between reads
 

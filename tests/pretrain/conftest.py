@@ -1,10 +1,15 @@
 """A tiny random encoder for the probes, in memory and on disk."""
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from vlm.encoder import new_encoder
 from vlm.encoder_config import EncoderConfig
 from vlm.tokens import CaptionTokenizer
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))  # the embedded world, for test data
 
 SIZES = EncoderConfig(
     image_size=48, patch_size=12, vision_width=32, vision_layers=1, vision_heads=2, text_width=16, text_layers=1,

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from pretrain.captions import open_captions
 from pretrain.objective import Embeddings
 from pretrain.retrieval import caption_pool, expected_sigreg, recall_at, recalls, spread
 from pretrain.sigreg import random_directions, sigreg
@@ -109,11 +110,12 @@ def test_a_pool_of_captions_is_checked_before_it_is_read(tmp_path):
                 member = tarfile.TarInfo(f"{index}.{suffix}")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
-    images, captions = caption_pool(str(tmp_path), 6)
+    data = open_captions(tmp_path)
+    images, captions = caption_pool(data, 6)
     assert captions == ["two words"] * 6 and len(images) == 6
     with pytest.raises(UserError, match=r"a\.tar:3: no JPEG/PNG"):
         images[3]
     with pytest.raises(UserError, match="holds 6 pairs: give --pool 6 or less"):
-        caption_pool(str(tmp_path), 7)
-    with pytest.raises(UserError, match="--pool 4: R@5 needs 5"):
-        caption_pool(str(tmp_path), 4)
+        caption_pool(data, 7)
+    with pytest.raises(UserError, match="a pool of 4: R@5 needs 5"):
+        caption_pool(data, 4)
