@@ -42,23 +42,26 @@ def in_order(count: int, size: int = BATCH) -> list[range]:
 
 @torch.no_grad()
 def over_images(
-    encoder: Encoder, images: Sequence, read: Callable[[torch.Tensor], torch.Tensor], label: str
+    encoder: Encoder, images: Sequence, read: Callable[[torch.Tensor], torch.Tensor], label: str | None
 ) -> torch.Tensor:
-    """`read` of the pixels of all images, in order: float32[len(images), ...] on the encoder's device."""
+    """`read` of the pixels of all images, in order: float32[len(images), ...] on the encoder's device.
+
+    label: of the progress bar; None shows none.
+    """
     parts = []
-    with progress(len(images), label, "image") as bar:
+    with progress(len(images), label, "image", show=label is not None) as bar:
         for pixels in pixel_batches(encoder, images, in_order(len(images))):
             parts.append(read(pixels).float())
             bar.update(len(pixels))
     return torch.cat(parts)
 
 
-def cls_features(encoder: Encoder, images: Sequence, label: str = "features") -> torch.Tensor:
+def cls_features(encoder: Encoder, images: Sequence, label: str) -> torch.Tensor:
     """CLS after the final norm, float32[B, vision_width]."""
     return over_images(encoder, images, encoder.image.features, label)
 
 
-def embed_images(encoder: Encoder, images: Sequence, label: str = "images") -> tuple[torch.Tensor, torch.Tensor]:
+def embed_images(encoder: Encoder, images: Sequence, label: str | None) -> tuple[torch.Tensor, torch.Tensor]:
     """z_v and the caption it predicts, h_v(z_v), each float32[B, E]."""
 
     def read(pixels: torch.Tensor) -> torch.Tensor:
@@ -75,9 +78,9 @@ def embed_texts(encoder: Encoder, texts: Sequence[str]) -> tuple[torch.Tensor, t
     return torch.cat(parts).float(), torch.cat([encoder.predict_image(part) for part in parts]).float()
 
 
-def embed(encoder: Encoder, images: Sequence, captions: Sequence[str]) -> Embeddings:
+def embed(encoder: Encoder, images: Sequence, captions: Sequence[str], label: str | None = "images") -> Embeddings:
     """Images and captions -> z_v, z_t, h_v(z_v), h_t(z_t), each float32[B, E]."""
-    z_v, to_text = embed_images(encoder, images)
+    z_v, to_text = embed_images(encoder, images, label)
     z_t, to_image = embed_texts(encoder, captions)
     return Embeddings(z_v, z_t, to_text, to_image)
 
@@ -95,14 +98,14 @@ class PatchTokens:
     They are the same float16 numbers either way. mean, std: float32[vision_width] over all tokens.
     """
 
-    def __init__(self, encoder: Encoder, images: Sequence, label: str = "patch tokens"):
+    def __init__(self, encoder: Encoder, images: Sequence):
         self._encoder, self._images, self._kept = encoder, images, None
         tokens, width = encoder.vision.patch_embed.num_patches, encoder.config.vision_width
         if 2 * len(images) * tokens * width <= KEPT:
             self._kept = torch.empty(len(images), tokens, width, dtype=torch.half)
         total, squares = torch.zeros(2, width, dtype=torch.float64, device=encoder.device)
         batches = in_order(len(images))
-        with progress(len(images), label, "image") as bar:
+        with progress(len(images), "patch tokens", "image") as bar:
             for numbers, part in zip(batches, patch_tokens(encoder, images, batches)):
                 flat = part.flatten(0, 1).double()
                 total += flat.sum(0)

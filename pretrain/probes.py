@@ -1,9 +1,11 @@
-"""Probes of frozen features: k nearest neighbours, a linear and an attentive classifier. Their settings never see the
-validation split: weight decay is chosen on a held-out part of the training split."""
+"""Probes of frozen features: k nearest neighbours, a linear and an attentive classifier.
 
-import math
+No setting ever sees the validation split: weight decay is chosen on a held-out part of the training split.
+"""
+
 from collections.abc import Callable, Iterable
 from copy import deepcopy
+from itertools import tee
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from vlm.errors import UserError
 from vlm.logs import progress
 
 NEIGHBOURS, TEMPERATURE = 20, 0.07  # DINO's
-HELD_OUT = 0.1
+HELD_OUT = 10  # one row of so many
 RIDGES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # strongest first: each fit starts from the one before
 DECAYS = (1.0, 0.1, 0.01)
 LEARNING_RATE, EPOCHS, MIN_STEPS = 1e-3, 20, 500
@@ -25,7 +27,7 @@ ELEMENTS = 1 << 26  # of the largest matrix that is formed at a time
 
 def accuracy(scores: torch.Tensor, labels: torch.Tensor) -> float:
     """Share of rows of float[B, C] whose largest score is at the label."""
-    return float((scores.argmax(1) == labels).float().mean())
+    return int((scores.argmax(1) == labels).sum()) / len(labels)
 
 
 def held_out(labels: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -35,7 +37,7 @@ def held_out(labels: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tenso
     """
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(labels)))
     rows = [order[labels[order] == label] for label in labels.unique()]
-    out = torch.cat([part[: math.ceil(HELD_OUT * len(part)) if len(part) > 1 else 0] for part in rows])
+    out = torch.cat([part[: -(-len(part) // HELD_OUT) if len(part) > 1 else 0] for part in rows])
     if not len(out):
         raise UserError("every class of the train split has one image: weight decay is chosen on a second one")
     inside = torch.ones(len(labels), dtype=torch.bool)
@@ -186,8 +188,8 @@ def attentive_probe(
             Standardise(tokens.mean, tokens.std), AttentiveProbe(len(tokens.mean), heads, classes)
         ).to(labels.device)
     probes = [deepcopy(first) for _ in DECAYS]
-    chosen = [inside[rows] for rows in shuffled(len(inside), batch, steps, seed)]
-    pairs = zip(tokens.batches(chosen), (labels[rows] for rows in chosen))
+    chosen, same = tee(inside[rows] for rows in shuffled(len(inside), batch, steps, seed))
+    pairs = zip(tokens.batches(chosen), (labels[rows] for rows in same))
     train_heads(probes, DECAYS, pairs, functional.cross_entropy, steps, "attentive probe")
     blocks = [outside[rows.start : rows.stop] for rows in in_order(len(outside))]
     losses = torch.zeros(len(DECAYS))

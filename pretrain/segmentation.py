@@ -8,6 +8,7 @@ Two layouts are read. The labels are the masks' own numbers; those of one number
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import tee
 from pathlib import Path
 
 import numpy as np
@@ -175,8 +176,8 @@ def fit_head(encoder: Encoder, pairs: Pairs, seed: int) -> tuple[SegmentationHea
     tokens = PatchTokens(encoder, pairs.images())
     head = SegmentationHead(tokens.mean, tokens.std, len(labels)).to(encoder.device)
     steps = training_steps(len(pairs), BATCH)
-    chosen = list(shuffled(len(pairs), BATCH, steps, seed))
-    batches = zip(tokens.batches(chosen), (targets[masks[rows].long()].to(encoder.device) for rows in chosen))
+    chosen, same = tee(shuffled(len(pairs), BATCH, steps, seed))
+    batches = zip(tokens.batches(chosen), (targets[masks[rows].long()].to(encoder.device) for rows in same))
     train_heads([head], [DECAY], batches, pixel_loss, steps, "segmentation head")
     return head, labels
 

@@ -40,6 +40,6 @@ class Watch:
         return numbers
 
     def _measure(self) -> dict[str, float]:
-        e = embed(self.copy, self.images, self.captions)
+        e = embed(self.copy, self.images, self.captions, label=None)
         ranks = {"rank_image": float(effective_rank(e.z_v)), "rank_text": float(effective_rank(e.z_t))}
         return {f"probe_{name}": value for name, value in {**recalls(e, self.captions), **ranks}.items()}
