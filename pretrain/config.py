@@ -64,8 +64,11 @@ class PretrainConfig:
             raise UserError(
                 f"--batch-size {self.batch_size} and --steps {self.steps}: BatchNorm needs 2 samples, a run 1 step"
             )
-        if self.probe_every and not self.probe_data:
-            raise UserError(f"--probe-every {self.probe_every} needs --probe-data: captions that are not trained on")
+        if self.probe_every < 0 or bool(self.probe_every) != bool(self.probe_data):
+            raise UserError(
+                f"--probe-every {self.probe_every} --probe-data {self.probe_data}: give a number of steps, "
+                "and captions that are not trained on"
+            )
         if not 0 <= self.lambda_image + self.lambda_text < 1:
             raise UserError("--lambda-image + --lambda-text must lie in [0, 1): the rest weighs the prediction loss")
 

@@ -40,7 +40,7 @@ tasks and what --data is for each:
                 embeddings. Captions that were not trained on
   objects       which objects does an image show? One AUC a name. A GQA folder with train and val scene graphs
 
-Weight decays are chosen on a held-out part of the train split, never on val.
+The weight decay of linear and attentive is chosen on a held-out tenth of the train split, never on val.
 """
 
 

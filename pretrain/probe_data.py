@@ -115,8 +115,8 @@ def _split_folder(root: Path, split: str) -> Path:
         return root / found[0]
     if split == "val" and not there:
         return root
-    found = ", ".join(there) or "class folders alone"
-    raise UserError(f"{root} has no {' or '.join(SPLITS[split])} folder, only {found}: this probe needs that split")
+    instead = ", ".join(there) or "class folders alone"
+    raise UserError(f"{root} has no {' or '.join(SPLITS[split])} folder, only {instead}: this probe needs that split")
 
 
 def _open_table(data, name: str, classes, image_column: str | None, label_column: str | None) -> Labelled:
@@ -124,8 +124,11 @@ def _open_table(data, name: str, classes, image_column: str | None, label_column
     image_column = tabular.choose_column(data.column_names, image_column, tabular.IMAGE_COLUMNS, "image", name)
     label_column = tabular.choose_column(data.column_names, label_column, LABEL_COLUMNS, "label", name)
     values, feature = data.with_format(None)[label_column][:], data.features[label_column]
-    if any(value is None or value == -1 for value in values):
-        raise UserError(f"column {label_column!r} of {name} has rows without a label: take another split")
+    if wrong := [value for value in values if value == -1 or not isinstance(value, int | str)]:
+        raise UserError(
+            f"column {label_column!r} of {name} has {len(wrong)} rows whose label is no class, the first is "
+            f"{wrong[0]}: take another split, or another column with --label-column"
+        )
     if names := getattr(feature, "names", None):  # ClassLabel
         values, found = [names[value] for value in values], names
     else:

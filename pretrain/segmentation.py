@@ -67,8 +67,8 @@ class Pairs:
 def _open_mask(path: Path) -> Image.Image:
     try:
         mask = Image.open(path, formats=("PNG",))
-    except OSError as error:
-        raise UserError(f"the mask {path} cannot be read: {error.strerror or 'it is no PNG'}") from None
+    except (OSError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UserError(f"the mask {path} cannot be read as PNG ({error})") from None
     if mask.mode not in ("L", "P"):  # P: labels with a palette to look at
         raise UserError(f"the mask {path} is {mask.mode}, not one number of 8 bits a pixel: convert it to labels")
     return mask

@@ -1,8 +1,8 @@
 """Small labelled sets for the probes of an encoder, in the layouts of ImageNet, ADE20K and ImageNet-9.
 
     classes/{train,val}/CLASS/*.jpg                          one object a picture
-    segmentation/images/{training,validation}/*.jpg          scenes; in annotations/ the same names as .png:
-                                                             k = CATEGORIES[k - 1], 9 = background (0, ignored, is free)
+    segmentation/images/{training,validation}/*.jpg          scenes
+    segmentation/annotations/{training,validation}/*.png     1 to 8 = CATEGORIES, 9 = backdrop; ADE20K ignores 0
     backgrounds/{original,mixed_same,mixed_rand}/val/NN_CLASS/*.jpg, and original/train/NN_CLASS/*.jpg
 
 In `backgrounds` every class has its habitat, a colour that its backdrops lean to, as real animals have theirs: a probe

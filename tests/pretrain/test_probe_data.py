@@ -107,7 +107,7 @@ REFUSED = {
     "no such folder": (lambda root: root / "no/where/at all", "does not exist: give a folder of class folders"),
     "no classes": (lambda root: (root / "train").mkdir() or root, "train holds no class folders"),
     "no train split": (one_split, "has no train split; its splits are test"),
-    "no labels": (unlabelled, "has rows without a label"),
+    "no labels": (unlabelled, "has 3 rows whose label is no class, the first is -1"),
     "empty class": (lambda root: (class_folders(root) / "train/grey").mkdir() or root, "train/grey holds no image"),
 }
 
