@@ -19,8 +19,8 @@ from vlm.logs import progress
 
 NEIGHBOURS, TEMPERATURE = 20, 0.07  # DINO's
 HELD_OUT = 10  # one row of so many
-RIDGES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # strongest first: each fit starts from the one before
-DECAYS = (1.0, 0.1, 0.01)
+RIDGES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # strongest first: each fit starts from the one before
+DECAYS = (10.0, 1.0, 0.1, 0.01)
 LEARNING_RATE, EPOCHS, MIN_STEPS = 1e-3, 20, 500
 ELEMENTS = 1 << 26  # of the largest matrix that is formed at a time
 
