@@ -51,6 +51,8 @@ class PretrainConfig:
     workers: int = 4
     log_every: int = 10
     save_every: int = 2000
+    probe_every: int = 0
+    probe_data: str | None = None
 
     def check(self) -> None:
         """Raise `UserError` for settings that contradict each other."""
@@ -61,6 +63,11 @@ class PretrainConfig:
         if self.batch_size < 2 or self.steps < 1:
             raise UserError(
                 f"--batch-size {self.batch_size} and --steps {self.steps}: BatchNorm needs 2 samples, a run 1 step"
+            )
+        if self.probe_every < 0 or bool(self.probe_every) != bool(self.probe_data):
+            raise UserError(
+                f"--probe-every {self.probe_every} --probe-data {self.probe_data}: give a number of steps, "
+                "and captions that are not trained on"
             )
         if not 0 <= self.lambda_image + self.lambda_text < 1:
             raise UserError("--lambda-image + --lambda-text must lie in [0, 1): the rest weighs the prediction loss")

@@ -26,6 +26,8 @@ HELP = {
     "zero": "DeepSpeed ZeRO stage",
     "dtype": "auto: bf16 autocast on GPUs, fp32 on CPUs",
     "directions": "random directions of SIGReg",
+    "probe_every": "steps between two measurements of retrieval and effective rank, probe_* in metrics.jsonl (0: none)",
+    "probe_data": "captions held out for --probe-every; the first 256 pairs are read",
     "workers": "loader processes of each rank",
 }
 EXAMPLES = """examples:

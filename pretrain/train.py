@@ -16,6 +16,7 @@ from pretrain.config import PretrainConfig
 from pretrain.model import Pretrainer, parameter_groups, use_fast_attention
 from pretrain.objective import effective_rank, levljepa
 from pretrain.schedule import SCHEDULES
+from pretrain.watch import Watch
 from pretrain.zero import device, gathered, start_engine, start_processes
 from vlm.distributed import all_sum, barrier, is_main, rank, world_size
 from vlm.encoder import Encoder, new_encoder
@@ -79,20 +80,20 @@ class Recorder:
         self.path, self.config, self.pending, self.clock = run / "metrics.jsonl", config, [], time.perf_counter()
         self.bar = progress(config.steps, "pretrain", "step", initial=start, show=is_main())
 
-    def add(self, step: int, lr: float, metrics: dict[str, torch.Tensor]) -> None:
-        self.pending.append((step, lr, metrics))
+    def add(self, step: int, lr: float, metrics: dict[str, torch.Tensor], probes: dict[str, float]) -> None:
+        self.pending.append((step, lr, metrics, probes))
         if (step + 1) % self.config.log_every == 0 or step + 1 == self.config.steps:
             self.flush()
 
     def flush(self) -> None:
         """Read the pending steps' means over the ranks in one transfer; raises `UserError` for a loss not finite."""
         names = list(self.pending[0][2])
-        table = torch.stack([torch.stack([metrics[name] for name in names]) for *_, metrics in self.pending])
+        table = torch.stack([torch.stack([metrics[name] for name in names]) for _, _, metrics, _ in self.pending])
         table = (all_sum(table) / world_size()).tolist()
         now = time.perf_counter()
         rate = self.config.batch_size * len(self.pending) / (now - self.clock)
-        for (step, lr, _), row in zip(self.pending, table):
-            record = {"step": step, **dict(zip(names, row)), "lr": lr, "samples_per_s": round(rate, 1)}
+        for (step, lr, _, probes), row in zip(self.pending, table):
+            record = {"step": step, **dict(zip(names, row)), "lr": lr, "samples_per_s": round(rate, 1), **probes}
             if not torch.isfinite(torch.tensor(record["loss"])):
                 raise UserError(f"the loss became {record['loss']} at step {step}: lower --lr or raise --lambda-*")
             if is_main():
@@ -133,11 +134,13 @@ def train(config: PretrainConfig) -> None:
     def save(step: int) -> None:
         checkpoints.save(engine, run, step, settings, world_size())
 
-    loop(engine, batches, recorder, save, config, start)
+    loop(engine, batches, recorder, save, Watch(encoder, config), config, start)
     export(engine, run)
 
 
-def loop(engine, batches, recorder: Recorder, save: Callable[[int], None], config: PretrainConfig, start: int) -> None:
+def loop(
+    engine, batches, recorder: Recorder, save: Callable[[int], None], watch: Watch, config: PretrainConfig, start: int
+) -> None:
     """Steps `start` to `config.steps`: the learning rate, directions and data are functions of the step alone."""
     target, tokenizer = device(), engine.module.encoder.tokenizer
     schedule = SCHEDULES[config.schedule]
@@ -159,7 +162,7 @@ def loop(engine, batches, recorder: Recorder, save: Callable[[int], None], confi
         engine.backward(loss)
         engine.step()
         metrics["rank_image"], metrics["rank_text"] = effective_rank(embeddings.z_v), effective_rank(embeddings.z_t)
-        recorder.add(step, lr, metrics)
+        recorder.add(step, lr, metrics, watch(engine, step + 1))
         if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
             save(step + 1)
 
