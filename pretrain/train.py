@@ -3,18 +3,20 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
 from pretrain import checkpoints
-from pretrain.augment import AUGMENTATIONS
+from pretrain.augment import augmentation
 from pretrain.batchnorm import GlobalBatchNorm1d
 from pretrain.captions import CaptionBatches, open_captions
 from pretrain.config import PretrainConfig
+from pretrain.contrastive import Logits
+from pretrain.health import health
 from pretrain.model import Pretrainer, parameter_groups, use_fast_attention
-from pretrain.objective import effective_rank, levljepa
+from pretrain.objective import objective
 from pretrain.schedule import SCHEDULES
 from pretrain.zero import device, gathered, start_engine, start_processes
 from vlm.distributed import all_sum, barrier, is_main, rank, world_size
@@ -109,15 +111,17 @@ def train(config: PretrainConfig) -> None:
     data = open_captions(config.data, config.image_column, config.caption_column)
     encoder = build_encoder(config, load_tokenizer(config.tokenizer, data)).to(target)
     use_fast_attention(encoder, target)
-    model = Pretrainer(encoder, config.micro_batch_size // world_size(), compute_dtype(config, target))
-    engine = start_engine(model, parameter_groups(encoder, config.weight_decay), config, world_size())
+    logits = Logits(config.objective).to(target) if config.objective in ("clip", "siglip") else None
+    model = Pretrainer(encoder, config.micro_batch_size // world_size(), compute_dtype(config, target), logits)
+    engine = start_engine(model, parameter_groups(model, config.weight_decay), config, world_size())
     settings = checkpoints.fingerprint(config, data.fingerprint)
     start = resume_step(engine, run, config, settings)
     if is_main():
         write_json(run / "config.json", asdict(config))
+    transform = augmentation(config, CLIP_MEAN, CLIP_STD)
     batches = CaptionBatches(
         data,
-        AUGMENTATIONS[config.augmentation](config.image_size, CLIP_MEAN, CLIP_STD),
+        transform,
         batch_size=config.batch_size,
         seed=config.seed,
         start_step=start,
@@ -125,7 +129,7 @@ def train(config: PretrainConfig) -> None:
         rank=rank(),
         world_size=world_size(),
         workers=config.workers,
-        fit=math.ceil(config.image_size * AUGMENTATIONS[config.augmentation].enlarges),
+        fit=math.ceil(config.image_size * transform.enlarges),
         quarantine=run / "quarantine.jsonl",
     )
     recorder = Recorder(run, config, start)
@@ -140,34 +144,36 @@ def train(config: PretrainConfig) -> None:
 def loop(engine, batches, recorder: Recorder, save: Callable[[int], None], config: PretrainConfig, start: int) -> None:
     """Steps `start` to `config.steps`: the learning rate, directions and data are functions of the step alone."""
     target, tokenizer = device(), engine.module.encoder.tokenizer
-    schedule = SCHEDULES[config.schedule]
+    schedule, compute = SCHEDULES[config.schedule], objective(config)
     for step, batch in enumerate(batches, start=start):
         lr = schedule(step, config.steps, config.warmup_steps, config.lr, config.min_lr)
         for group in engine.optimizer.param_groups:
             group["lr"] = lr
         ids, lengths = tokenizer(batch["captions"])
-        pixels = batch["images"].to(target, non_blocking=True)
-        embeddings = engine(pixels, ids.to(target, non_blocking=True), lengths)
-        loss, metrics = levljepa(
-            embeddings,
-            lambda_image=config.lambda_image,
-            lambda_text=config.lambda_text,
-            directions=config.directions,
-            seed=config.seed,
-            step=step,
-        )
+        pixels = to_device(batch["images"], target)
+        embeddings = engine(pixels, to_device(ids, target), lengths)
+        loss, metrics = compute(embeddings, step=step)
         engine.backward(loss)
         engine.step()
-        metrics["rank_image"], metrics["rank_text"] = effective_rank(embeddings.z_v), effective_rank(embeddings.z_t)
+        metrics |= health(embeddings)
         recorder.add(step, lr, metrics)
         if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
             save(step + 1)
+
+
+def to_device(tensors: torch.Tensor | list[torch.Tensor], target: torch.device):
+    """A tensor, or each of a list of crops, on its way to the device."""
+    if isinstance(tensors, torch.Tensor):
+        return tensors.to(target, non_blocking=True)
+    return [part.to(target, non_blocking=True) for part in tensors]
 
 
 def export(engine, run: Path) -> None:
     """Write RUN/encoder from the engine's weights, gathered where ZeRO-3 spread them; collective."""
     with gathered(list(engine.module.parameters())):
         if is_main():
-            engine.module.encoder.save(run / "encoder")
+            encoder, logits = engine.module.encoder, engine.module.logits
+            encoder.config = replace(encoder.config, **(logits.values() if logits else {}))
+            encoder.save(run / "encoder")
             print(f"encoder written to {run / 'encoder'}", flush=True)
     barrier()
