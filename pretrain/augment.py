@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 from torchvision.transforms import v2
 
 from pretrain.config import PretrainConfig
-from vlm.images import eval_transform
+from vlm.images import eval_transform, to_tensor
 
 BICUBIC = v2.InterpolationMode.BICUBIC
 
@@ -25,7 +26,7 @@ class CropJitter:
                 v2.RandomHorizontalFlip(),
                 v2.RandomApply([v2.ColorJitter(0.2, 0.2, 0.2, 0.02)], p=0.3),
                 v2.RandomGrayscale(p=0.05),
-                *_to_normalised(mean, std),
+                v2.Lambda(partial(to_tensor, mean=mean, std=std)),
             ]
         )
 
@@ -59,8 +60,7 @@ class MultiCrop:
 
     def __init__(self, image_size: int, local_size: int, mean: tuple, std: tuple):
         self.enlarges = max(0.4**-0.5, local_size / image_size * 0.05**-0.5)
-        pixel = image_size / 224
-        blur = v2.GaussianBlur(2 * round(6 * pixel) + 1, sigma=(0.1 * pixel, 2.0 * pixel))
+        blur = v2.Lambda(partial(_blur, pixel=image_size / 224))
 
         def view(size: int, scale: tuple[float, float], blurred: float, solarised: float = 0.0) -> v2.Compose:
             return v2.Compose(
@@ -71,7 +71,7 @@ class MultiCrop:
                     v2.RandomGrayscale(p=0.2),
                     v2.RandomApply([blur], p=blurred),
                     v2.RandomSolarize(threshold=128, p=solarised),
-                    *_to_normalised(mean, std),
+                    v2.Lambda(partial(to_tensor, mean=mean, std=std)),
                 ]
             )
 
@@ -93,8 +93,9 @@ def augmentation(config: PretrainConfig, mean: tuple, std: tuple) -> CropJitter 
     return {"crop-jitter": CropJitter, "squash": Squash}[config.augmentation](config.image_size, mean, std)
 
 
-def _to_normalised(mean: tuple, std: tuple) -> list:
-    return [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
+def _blur(image: Image.Image, pixel: float) -> Image.Image:
+    radius = pixel * torch.empty(()).uniform_(0.1, 2.0).item()
+    return image.filter(ImageFilter.GaussianBlur(radius))
 
 
 @contextmanager

@@ -24,13 +24,14 @@ class Logits(nn.Module):
             "clip": (math.log(1 / 0.07), None, math.log(100)),
             "siglip": (math.log(10), -10.0, math.inf),
         }[objective]
-        self.scale = nn.Parameter(torch.tensor(scale))
-        self.bias = None if bias is None else nn.Parameter(torch.tensor(bias))
+        # One element and not a scalar: DeepSpeed views every parameter as bytes.
+        self.scale = nn.Parameter(torch.tensor([scale]))
+        self.bias = None if bias is None else nn.Parameter(torch.tensor([bias]))
 
     def forward(self) -> tuple[torch.Tensor, torch.Tensor]:
         """-> (exp(scale), bias), float32[] each."""
-        scale = _Ceiling.apply(self.scale, self.ceiling).exp()
-        return scale, torch.zeros_like(scale) if self.bias is None else self.bias.clone()
+        scale = _Ceiling.apply(self.scale, self.ceiling).exp()[0]
+        return scale, torch.zeros_like(scale) if self.bias is None else self.bias[0]
 
     def values(self) -> dict[str, float]:
         """The scalars under the names that `EncoderConfig` saves them by."""

@@ -5,6 +5,10 @@ from torch.nn.functional import normalize
 
 from pretrain.objective import Embeddings, effective_rank
 
+LOW_RANK = 0.15  # of the highest that the batch allows
+RANK_LOSS = 1 / 3  # of the highest seen so far
+MEETING = 0.02  # cosine: matched pairs are no closer than this to mismatched ones
+
 
 @torch.no_grad()
 def health(e: Embeddings) -> dict[str, torch.Tensor]:
@@ -27,3 +31,22 @@ def _cosines(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     a, b, rows = normalize(a.float()), normalize(b.float()), len(a)
     same = (a * b).sum()
     return same / rows, (a.sum(0) @ b.sum(0) - same) / (rows * (rows - 1))
+
+
+def collapse(values: dict[str, float], peaks: dict[str, float], attainable: int) -> str | None:
+    """What in `values` of `health` looks like collapse, in one line, or None.
+
+    peaks: the highest ranks seen so far. attainable: the highest rank possible, min(E, rows - 1) where `rows` were
+    embedded together. At random weights all pairs look alike: ask only after the warm-up.
+    """
+    found = []
+    for modality in ("image", "text"):
+        rank, peak = values[f"rank_{modality}"], peaks[f"rank_{modality}"]
+        if rank < LOW_RANK * attainable:
+            found.append(f"the {modality} embeddings' effective rank is {rank:.1f} of {attainable}")
+        elif rank < RANK_LOSS * peak:
+            found.append(f"the {modality} embeddings' effective rank fell from {peak:.1f} to {rank:.1f}")
+    matched, mismatched = values["cosine_matched"], values["cosine_mismatched"]
+    if matched - mismatched < MEETING:
+        found.append(f"matched pairs (cosine {matched:.2f}) are no closer than mismatched ones ({mismatched:.2f})")
+    return "collapse? " + "; ".join(found) if found else None

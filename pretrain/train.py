@@ -14,7 +14,7 @@ from pretrain.batchnorm import GlobalBatchNorm1d
 from pretrain.captions import CaptionBatches, open_captions
 from pretrain.config import PretrainConfig
 from pretrain.contrastive import Logits
-from pretrain.health import health
+from pretrain.health import collapse, health
 from pretrain.model import Pretrainer, parameter_groups, use_fast_attention
 from pretrain.objective import objective
 from pretrain.schedule import SCHEDULES
@@ -80,28 +80,46 @@ class Recorder:
     def __init__(self, run: Path, config: PretrainConfig, start: int):
         self.path, self.config, self.pending, self.clock = run / "metrics.jsonl", config, [], time.perf_counter()
         self.bar = progress(config.steps, "pretrain", "step", initial=start, show=is_main())
+        self.peaks: dict[str, float] = {}
+        self.warning: str | None = None
+
+    def reads(self, step: int) -> bool:
+        """Whether the metrics are read after this step: what is costly is computed for these steps alone."""
+        return (step + 1) % self.config.log_every == 0 or step + 1 == self.config.steps
 
     def add(self, step: int, lr: float, metrics: dict[str, torch.Tensor]) -> None:
         self.pending.append((step, lr, metrics))
-        if (step + 1) % self.config.log_every == 0 or step + 1 == self.config.steps:
+        if self.reads(step):
             self.flush()
 
     def flush(self) -> None:
         """Read the pending steps' means over the ranks in one transfer; raises `UserError` for a loss not finite."""
-        names = list(self.pending[0][2])
-        table = torch.stack([torch.stack([metrics[name] for name in names]) for *_, metrics in self.pending])
-        table = (all_sum(table) / world_size()).tolist()
+        values = torch.stack([value for *_, metrics in self.pending for value in metrics.values()])
+        values = iter((all_sum(values) / world_size()).tolist())
         now = time.perf_counter()
         rate = self.config.batch_size * len(self.pending) / (now - self.clock)
-        for (step, lr, _), row in zip(self.pending, table):
-            record = {"step": step, **dict(zip(names, row)), "lr": lr, "samples_per_s": round(rate, 1)}
-            if not torch.isfinite(torch.tensor(record["loss"])):
+        for step, lr, metrics in self.pending:
+            record = {"step": step, **{name: next(values) for name in metrics}}
+            if not math.isfinite(record["loss"]):
                 raise UserError(f"the loss became {record['loss']} at step {step}: lower --lr or raise --lambda-*")
+            record |= self._collapse(record) | {"lr": lr, "samples_per_s": round(rate, 1)}
             if is_main():
                 append_jsonl(self.path, record)
-        self.bar.set_postfix_str(f"loss {table[-1][names.index('loss')]:.4f}, {rate:.0f} samples/s", refresh=False)
+        self.bar.set_postfix_str(f"loss {record['loss']:.4f}, {rate:.0f} samples/s", refresh=False)
         self.bar.update(len(self.pending))
         self.pending, self.clock = [], now
+
+    def _collapse(self, record: dict) -> dict[str, str]:
+        """The record's warning of collapse, if any; it is also printed when it begins."""
+        ranks = {name: value for name, value in record.items() if name.startswith("rank_")}
+        self.peaks = {name: max(value, self.peaks.get(name, 0.0)) for name, value in ranks.items()} or self.peaks
+        if not ranks or record["step"] < self.config.warmup_steps:
+            return {}
+        attainable = min(self.config.embed_dim, self.config.batch_size // world_size() - 1)
+        before, self.warning = self.warning, collapse(record, self.peaks, attainable)
+        if self.warning and not before and is_main():
+            self.bar.write(f"step {record['step']}: {self.warning}")
+        return {"warning": self.warning} if self.warning else {}
 
 
 def train(config: PretrainConfig) -> None:
@@ -155,7 +173,8 @@ def loop(engine, batches, recorder: Recorder, save: Callable[[int], None], confi
         loss, metrics = compute(embeddings, step=step)
         engine.backward(loss)
         engine.step()
-        metrics |= health(embeddings)
+        if recorder.reads(step):
+            metrics |= health(embeddings)
         recorder.add(step, lr, metrics)
         if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
             save(step + 1)
