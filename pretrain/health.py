@@ -8,6 +8,7 @@ from pretrain.objective import Embeddings, effective_rank
 LOW_RANK = 0.15  # of the highest that the batch allows
 RANK_LOSS = 1 / 3  # of the highest seen so far
 MEETING = 0.02  # cosine: matched pairs are no closer than this to mismatched ones
+SETTLED = 100  # steps; before, and before the warm-up is over, ranks dip and pairs look alike in healthy runs too
 
 
 @torch.no_grad()
@@ -37,7 +38,7 @@ def collapse(values: dict[str, float], peaks: dict[str, float], attainable: int)
     """What in `values` of `health` looks like collapse, in one line, or None.
 
     peaks: the highest ranks seen so far. attainable: the highest rank possible, min(E, rows - 1) where `rows` were
-    embedded together. At random weights all pairs look alike: ask only after the warm-up.
+    embedded together.
     """
     found = []
     for modality in ("image", "text"):

@@ -14,7 +14,7 @@ from pretrain.batchnorm import GlobalBatchNorm1d
 from pretrain.captions import CaptionBatches, open_captions
 from pretrain.config import PretrainConfig
 from pretrain.contrastive import Logits
-from pretrain.health import collapse, health
+from pretrain.health import SETTLED, collapse, health
 from pretrain.model import Pretrainer, parameter_groups, use_fast_attention
 from pretrain.objective import objective
 from pretrain.schedule import SCHEDULES
@@ -113,7 +113,7 @@ class Recorder:
         """The record's warning of collapse, if any; it is also printed when it begins."""
         ranks = {name: value for name, value in record.items() if name.startswith("rank_")}
         self.peaks = {name: max(value, self.peaks.get(name, 0.0)) for name, value in ranks.items()} or self.peaks
-        if not ranks or record["step"] < self.config.warmup_steps:
+        if not ranks or record["step"] < max(SETTLED, self.config.warmup_steps):
             return {}
         attainable = min(self.config.embed_dim, self.config.batch_size // world_size() - 1)
         before, self.warning = self.warning, collapse(record, self.peaks, attainable)
@@ -180,7 +180,7 @@ def loop(engine, batches, recorder: Recorder, save: Callable[[int], None], confi
             save(step + 1)
 
 
-def to_device(tensors: torch.Tensor | list[torch.Tensor], target: torch.device):
+def to_device(tensors: torch.Tensor | list[torch.Tensor], target: torch.device) -> torch.Tensor | list[torch.Tensor]:
     """A tensor, or each of a list of crops, on its way to the device."""
     if isinstance(tensors, torch.Tensor):
         return tensors.to(target, non_blocking=True)

@@ -64,18 +64,20 @@ def test_fires_where_predictions_know_nothing_of_their_pair():
     assert "no closer than mismatched" in judged(e)
 
 
-def test_the_log_has_one_line_when_it_begins_and_the_record_says_so(tmp_path, capsys):
+@pytest.mark.parametrize(("warmup", "fires"), [(3, [101, 103, 105]), (102, [103, 105])])
+def test_the_log_has_one_line_when_it_begins_and_the_records_say_so(tmp_path, capsys, warmup, fires):
     from pretrain.train import Recorder
 
-    recorder = Recorder(tmp_path, from_preset("tiny", log_every=2, warmup_steps=3, embed_dim=32), start=0)
+    config = from_preset("tiny", log_every=2, warmup_steps=warmup, embed_dim=32)
+    recorder = Recorder(tmp_path, config, start=96)
     flat = torch.zeros(64, 32)
-    for step in range(8):
+    for step in range(96, 106):
         metrics = {"loss": torch.tensor(1.0)}
         if recorder.reads(step):
             metrics |= health(embeddings(flat, normal(seed=2)))
         recorder.add(step, 0.1, metrics)
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in records if "warning" in record] == [3, 5, 7]  # after the warm-up, when read
-    assert ["rank_text" in record for record in records] == [False, True] * 4
-    assert records[3]["warning"].startswith("collapse? the image embeddings' effective rank is 1.0 of 32")
-    assert capsys.readouterr().out.count("step 3: collapse? ") == 1
+    assert [record["step"] for record in records if "warning" in record] == fires
+    assert ["rank_text" in record for record in records] == [False, True] * 5
+    assert records[-1]["warning"].startswith("collapse? the image embeddings' effective rank is 1.0 of 32")
+    assert capsys.readouterr().out.count(f"step {fires[0]}: collapse? ") == 1
