@@ -91,7 +91,13 @@ def make_parser() -> argparse.ArgumentParser:
     add("--llava", metavar="FILE", help="LLaVA instruction JSON; each pair of turns is one question")
     add("--llava-images", metavar="DIR", help="folder that its image names start from")
     add("--gqa-weight", type=_fraction, help="share of GQA's questions in each pass, 0..1 [as many as there are]")
-    add("--vqav2-answers", choices=("common", "votes"), default="common", help="most common answer, or drawn by votes")
+    add(
+        "--vqav2-answers",
+        choices=("common", "votes"),
+        default="common",
+        help="learn the most common of the ten answers (multiple_choice_answer), or one drawn by votes in each pass "
+        "[%(default)s]",
+    )
     add("--out", metavar="RUN", default="runs/bridge", help="[%(default)s]")
     add("--steps", type=_positive, help=f"optimizer steps [one pass; {WORLD_STEPS} on the embedded world]")
     add("--batch-questions", type=_positive, default=56, help="questions a step, on all processes [%(default)s]")
@@ -128,8 +134,8 @@ def parse_config(arguments: Sequence[str] | None = None) -> BridgeConfig:
         raise UserError("--lora and --seed must be 0 or more, --lr above 0")
     if not (config.gqa or config.vqav2 or config.llava):
         config = _embedded_world(config)
-    if config.gqa_weight is not None and not (config.gqa and config.vqav2):
-        raise UserError("--gqa-weight weighs GQA against VQAv2: give both --gqa and --vqav2")
+    if config.gqa_weight is not None and not (config.gqa and config.vqav2 and not config.llava):
+        raise UserError("--gqa-weight weighs GQA against VQAv2: give both --gqa and --vqav2, and no --llava")
     if config.encoder is None and config.init is None:
         if not ENCODER.is_dir():
             raise UserError(f"{ENCODER} does not exist: run `deepspeed pretrain/run.py` first, or give --encoder DIR")

@@ -52,6 +52,8 @@ class PretrainConfig:
     workers: int = 4
     log_every: int = 10
     save_every: int = 2000
+    probe_every: int = 0
+    probe_data: str | None = None
 
     @property
     def local_size(self) -> int:
@@ -67,6 +69,11 @@ class PretrainConfig:
         if self.batch_size < 2 or self.steps < 1:
             raise UserError(
                 f"--batch-size {self.batch_size} and --steps {self.steps}: BatchNorm needs 2 samples, a run 1 step"
+            )
+        if self.probe_every < 0 or bool(self.probe_every) != bool(self.probe_data):
+            raise UserError(
+                f"--probe-every {self.probe_every} --probe-data {self.probe_data}: give a number of steps, "
+                "and captions that are not trained on"
             )
         weights = [self.lambda_image, self.lambda_text]
         weights += [self.lambda_multi] if self.objective == "levljepa-plus" else []

@@ -32,6 +32,8 @@ HELP = {
     "lambda_image": "weight of SIGReg on the images' embeddings",
     "lambda_text": "weight of SIGReg on the captions' embeddings",
     "lambda_multi": "weight of levljepa-plus's pull between an image's crops",
+    "probe_every": "steps between two measurements of retrieval and effective rank, probe_* in metrics.jsonl (0: none)",
+    "probe_data": "captions held out for --probe-every; the first 256 pairs are read",
     "workers": "loader processes of each rank",
 }
 EXAMPLES = """examples:

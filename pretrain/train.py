@@ -18,6 +18,7 @@ from pretrain.health import SETTLED, collapse, health
 from pretrain.model import Pretrainer, parameter_groups, use_fast_attention
 from pretrain.objective import objective
 from pretrain.schedule import SCHEDULES
+from pretrain.watch import Watch
 from pretrain.zero import device, gathered, start_engine, start_processes
 from vlm.distributed import all_sum, barrier, is_main, rank, world_size
 from vlm.encoder import Encoder, new_encoder
@@ -87,22 +88,22 @@ class Recorder:
         """Whether the metrics are read after this step: what is costly is computed for these steps alone."""
         return (step + 1) % self.config.log_every == 0 or step + 1 == self.config.steps
 
-    def add(self, step: int, lr: float, metrics: dict[str, torch.Tensor]) -> None:
-        self.pending.append((step, lr, metrics))
+    def add(self, step: int, lr: float, metrics: dict[str, torch.Tensor], probes: dict[str, float]) -> None:
+        self.pending.append((step, lr, metrics, probes))
         if self.reads(step):
             self.flush()
 
     def flush(self) -> None:
         """Read the pending steps' means over the ranks in one transfer; raises `UserError` for a loss not finite."""
-        values = torch.stack([value for *_, metrics in self.pending for value in metrics.values()])
+        values = torch.stack([value for _, _, metrics, _ in self.pending for value in metrics.values()])
         values = iter((all_sum(values) / world_size()).tolist())
         now = time.perf_counter()
         rate = self.config.batch_size * len(self.pending) / (now - self.clock)
-        for step, lr, metrics in self.pending:
+        for step, lr, metrics, probes in self.pending:
             record = {"step": step, **{name: next(values) for name in metrics}}
             if not math.isfinite(record["loss"]):
                 raise UserError(f"the loss became {record['loss']} at step {step}: lower --lr or raise --lambda-*")
-            record |= self._collapse(record) | {"lr": lr, "samples_per_s": round(rate, 1)}
+            record |= self._collapse(record) | {"lr": lr, "samples_per_s": round(rate, 1), **probes}
             if is_main():
                 append_jsonl(self.path, record)
         self.bar.set_postfix_str(f"loss {record['loss']:.4f}, {rate:.0f} samples/s", refresh=False)
@@ -155,11 +156,13 @@ def train(config: PretrainConfig) -> None:
     def save(step: int) -> None:
         checkpoints.save(engine, run, step, settings, world_size())
 
-    loop(engine, batches, recorder, save, config, start)
+    loop(engine, batches, recorder, save, Watch(encoder, config), config, start)
     export(engine, run)
 
 
-def loop(engine, batches, recorder: Recorder, save: Callable[[int], None], config: PretrainConfig, start: int) -> None:
+def loop(
+    engine, batches, recorder: Recorder, save: Callable[[int], None], watch: Watch, config: PretrainConfig, start: int
+) -> None:
     """Steps `start` to `config.steps`: the learning rate, directions and data are functions of the step alone."""
     target, tokenizer = device(), engine.module.encoder.tokenizer
     schedule, compute = SCHEDULES[config.schedule], objective(config)
@@ -175,7 +178,7 @@ def loop(engine, batches, recorder: Recorder, save: Callable[[int], None], confi
         engine.step()
         if recorder.reads(step):
             metrics |= health(embeddings)
-        recorder.add(step, lr, metrics)
+        recorder.add(step, lr, metrics, watch(engine, step + 1))
         if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
             save(step + 1)
 

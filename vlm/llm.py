@@ -205,6 +205,8 @@ def _advice(name: str, source: str, causes: list[BaseException]) -> str:
     first = " ".join(str(causes[0]).split())[:300]
     if "ignore_mismatched_sizes" in first:
         return f"the weights in {source} have other shapes than its config.json says: download the model again"
+    if "does not recognize this architecture" in first:
+        return f"{source} is a model that transformers does not know; supported are {', '.join(ARCHITECTURES.values())}"
     if Path(source).is_dir():
         return f"cannot load {source}: {first}; a model folder has config.json, tokenizer.json and *.safetensors"
     if any(isinstance(cause, GatedRepoError) for cause in causes):

@@ -13,6 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
+from pretrain.captions import open_captions
+from pretrain.retrieval import caption_pool, retrieval_probe
 from vlm.encoder import load_encoder
 
 ROOT = Path(__file__).parents[2]
@@ -112,12 +114,41 @@ def test_two_ranks_equal_one_process(captions, uninterrupted, tmp_path, stage):
     assert two == pytest.approx(whole, rel=5e-4)
 
 
+def probes(run):
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    found = {r["step"]: {name: r[name] for name in r if name.startswith("probe_")} for r in records}
+    return {step: numbers for step, numbers in found.items() if numbers}
+
+
+def test_probing_leaves_the_trajectory_as_it_was(captions, uninterrupted, tmp_path):
+    run = tmp_path / "probed"
+    result = pretrain(captions, run, "--steps", "8", "--probe-every", "4", "--probe-data", str(captions))
+    assert result.returncode == 0, result.stderr
+    assert losses(run) == losses(uninterrupted) and sorted(probes(run)) == [3, 7]
+    expected = retrieval_probe(load_encoder(run / "encoder"), *caption_pool(open_captions(captions), 40))
+    assert len(probes(run)[7]) == 6
+    assert probes(run)[7] == pytest.approx({name: expected[name[6:]] for name in probes(run)[7]}, rel=1e-5)
+
+
+def test_rank_0_probes_what_zero_3_has_spread(captions, uninterrupted, tmp_path):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29613"]
+    flags = ["--steps", "8", "--zero", "3", "--probe-every", "4", "--probe-data", str(captions)]
+    result = pretrain(captions, tmp_path / "run", *flags, launcher=launcher)
+    assert result.returncode == 0, result.stderr
+    assert losses(tmp_path / "run") == pytest.approx(losses(uninterrupted), rel=5e-4)
+    expected = retrieval_probe(load_encoder(tmp_path / "run/encoder"), *caption_pool(open_captions(captions), 40))
+    found = probes(tmp_path / "run")
+    assert sorted(found) == [3, 7]
+    assert found[7] == pytest.approx({name: expected[name[6:]] for name in found[7]}, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (("--batch-size", "64"), "the data holds 40 usable samples, a batch takes 64"),
         (("--resume", "required"), "--resume required, but"),
         (("--tokenizer", "nowhere.json"), "--tokenizer nowhere.json"),
+        (("--probe-every", "5"), "--probe-every 5 --probe-data None: give a number of steps"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(captions, tmp_path, flags, message):

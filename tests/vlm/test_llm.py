@@ -79,6 +79,10 @@ def rename_reserved(folder):
     ("edit", "message"),
     [
         (lambda f: GPT2Config(architectures=["GPT2LMHeadModel"]).save_pretrained(f), "is a GPT2LMHeadModel; supported"),
+        (
+            set_config(model_type="foonet", architectures=["Foo"]),
+            "does not know; supported are Llama",
+        ),
         (set_config(model_type="llava", architectures=["LlavaForConditionalGeneration"]), "is a LlavaForCond"),
         (set_config(quantization_config={"quant_method": "gptq", "bits": 4}), "already quantised"),
         (lambda f: (f / "chat_template.jinja").unlink(), "has no chat template"),
