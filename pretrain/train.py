@@ -3,18 +3,20 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
 from pretrain import checkpoints
-from pretrain.augment import AUGMENTATIONS
+from pretrain.augment import augmentation
 from pretrain.batchnorm import GlobalBatchNorm1d
 from pretrain.captions import CaptionBatches, open_captions
 from pretrain.config import PretrainConfig
+from pretrain.contrastive import Logits
+from pretrain.health import SETTLED, collapse, health
 from pretrain.model import Pretrainer, parameter_groups, use_fast_attention
-from pretrain.objective import effective_rank, levljepa
+from pretrain.objective import objective
 from pretrain.schedule import SCHEDULES
 from pretrain.watch import Watch
 from pretrain.zero import device, gathered, start_engine, start_processes
@@ -79,28 +81,46 @@ class Recorder:
     def __init__(self, run: Path, config: PretrainConfig, start: int):
         self.path, self.config, self.pending, self.clock = run / "metrics.jsonl", config, [], time.perf_counter()
         self.bar = progress(config.steps, "pretrain", "step", initial=start, show=is_main())
+        self.peaks: dict[str, float] = {}
+        self.warning: str | None = None
+
+    def reads(self, step: int) -> bool:
+        """Whether the metrics are read after this step: what is costly is computed for these steps alone."""
+        return (step + 1) % self.config.log_every == 0 or step + 1 == self.config.steps
 
     def add(self, step: int, lr: float, metrics: dict[str, torch.Tensor], probes: dict[str, float]) -> None:
         self.pending.append((step, lr, metrics, probes))
-        if (step + 1) % self.config.log_every == 0 or step + 1 == self.config.steps:
+        if self.reads(step):
             self.flush()
 
     def flush(self) -> None:
         """Read the pending steps' means over the ranks in one transfer; raises `UserError` for a loss not finite."""
-        names = list(self.pending[0][2])
-        table = torch.stack([torch.stack([metrics[name] for name in names]) for _, _, metrics, _ in self.pending])
-        table = (all_sum(table) / world_size()).tolist()
+        values = torch.stack([value for _, _, metrics, _ in self.pending for value in metrics.values()])
+        values = iter((all_sum(values) / world_size()).tolist())
         now = time.perf_counter()
         rate = self.config.batch_size * len(self.pending) / (now - self.clock)
-        for (step, lr, _, probes), row in zip(self.pending, table):
-            record = {"step": step, **dict(zip(names, row)), "lr": lr, "samples_per_s": round(rate, 1), **probes}
-            if not torch.isfinite(torch.tensor(record["loss"])):
+        for step, lr, metrics, probes in self.pending:
+            record = {"step": step, **{name: next(values) for name in metrics}}
+            if not math.isfinite(record["loss"]):
                 raise UserError(f"the loss became {record['loss']} at step {step}: lower --lr or raise --lambda-*")
+            record |= self._collapse(record) | {"lr": lr, "samples_per_s": round(rate, 1), **probes}
             if is_main():
                 append_jsonl(self.path, record)
-        self.bar.set_postfix_str(f"loss {table[-1][names.index('loss')]:.4f}, {rate:.0f} samples/s", refresh=False)
+        self.bar.set_postfix_str(f"loss {record['loss']:.4f}, {rate:.0f} samples/s", refresh=False)
         self.bar.update(len(self.pending))
         self.pending, self.clock = [], now
+
+    def _collapse(self, record: dict) -> dict[str, str]:
+        """The record's warning of collapse, if any; it is also printed when it begins."""
+        ranks = {name: value for name, value in record.items() if name.startswith("rank_")}
+        self.peaks = {name: max(value, self.peaks.get(name, 0.0)) for name, value in ranks.items()} or self.peaks
+        if not ranks or record["step"] < max(SETTLED, self.config.warmup_steps):
+            return {}
+        attainable = min(self.config.embed_dim, self.config.batch_size // world_size() - 1)
+        before, self.warning = self.warning, collapse(record, self.peaks, attainable)
+        if self.warning and not before and is_main():
+            self.bar.write(f"step {record['step']}: {self.warning}")
+        return {"warning": self.warning} if self.warning else {}
 
 
 def train(config: PretrainConfig) -> None:
@@ -110,15 +130,17 @@ def train(config: PretrainConfig) -> None:
     data = open_captions(config.data, config.image_column, config.caption_column)
     encoder = build_encoder(config, load_tokenizer(config.tokenizer, data)).to(target)
     use_fast_attention(encoder, target)
-    model = Pretrainer(encoder, config.micro_batch_size // world_size(), compute_dtype(config, target))
-    engine = start_engine(model, parameter_groups(encoder, config.weight_decay), config, world_size())
+    logits = Logits(config.objective).to(target) if config.objective in ("clip", "siglip") else None
+    model = Pretrainer(encoder, config.micro_batch_size // world_size(), compute_dtype(config, target), logits)
+    engine = start_engine(model, parameter_groups(model, config.weight_decay), config, world_size())
     settings = checkpoints.fingerprint(config, data.fingerprint)
     start = resume_step(engine, run, config, settings)
     if is_main():
         write_json(run / "config.json", asdict(config))
+    transform = augmentation(config, CLIP_MEAN, CLIP_STD)
     batches = CaptionBatches(
         data,
-        AUGMENTATIONS[config.augmentation](config.image_size, CLIP_MEAN, CLIP_STD),
+        transform,
         batch_size=config.batch_size,
         seed=config.seed,
         start_step=start,
@@ -126,7 +148,7 @@ def train(config: PretrainConfig) -> None:
         rank=rank(),
         world_size=world_size(),
         workers=config.workers,
-        fit=math.ceil(config.image_size * AUGMENTATIONS[config.augmentation].enlarges),
+        fit=math.ceil(config.image_size * transform.enlarges),
         quarantine=run / "quarantine.jsonl",
     )
     recorder = Recorder(run, config, start)
@@ -143,34 +165,37 @@ def loop(
 ) -> None:
     """Steps `start` to `config.steps`: the learning rate, directions and data are functions of the step alone."""
     target, tokenizer = device(), engine.module.encoder.tokenizer
-    schedule = SCHEDULES[config.schedule]
+    schedule, compute = SCHEDULES[config.schedule], objective(config)
     for step, batch in enumerate(batches, start=start):
         lr = schedule(step, config.steps, config.warmup_steps, config.lr, config.min_lr)
         for group in engine.optimizer.param_groups:
             group["lr"] = lr
         ids, lengths = tokenizer(batch["captions"])
-        pixels = batch["images"].to(target, non_blocking=True)
-        embeddings = engine(pixels, ids.to(target, non_blocking=True), lengths)
-        loss, metrics = levljepa(
-            embeddings,
-            lambda_image=config.lambda_image,
-            lambda_text=config.lambda_text,
-            directions=config.directions,
-            seed=config.seed,
-            step=step,
-        )
+        pixels = to_device(batch["images"], target)
+        embeddings = engine(pixels, to_device(ids, target), lengths)
+        loss, metrics = compute(embeddings, step=step)
         engine.backward(loss)
         engine.step()
-        metrics["rank_image"], metrics["rank_text"] = effective_rank(embeddings.z_v), effective_rank(embeddings.z_t)
+        if recorder.reads(step):
+            metrics |= health(embeddings)
         recorder.add(step, lr, metrics, watch(engine, step + 1))
         if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
             save(step + 1)
+
+
+def to_device(tensors: torch.Tensor | list[torch.Tensor], target: torch.device) -> torch.Tensor | list[torch.Tensor]:
+    """A tensor, or each of a list of crops, on its way to the device."""
+    if isinstance(tensors, torch.Tensor):
+        return tensors.to(target, non_blocking=True)
+    return [part.to(target, non_blocking=True) for part in tensors]
 
 
 def export(engine, run: Path) -> None:
     """Write RUN/encoder from the engine's weights, gathered where ZeRO-3 spread them; collective."""
     with gathered(list(engine.module.parameters())):
         if is_main():
-            engine.module.encoder.save(run / "encoder")
+            encoder, logits = engine.module.encoder, engine.module.logits
+            encoder.config = replace(encoder.config, **(logits.values() if logits else {}))
+            encoder.save(run / "encoder")
             print(f"encoder written to {run / 'encoder'}", flush=True)
     barrier()

@@ -2,7 +2,8 @@
 
 On disk it has the released layout: `vision_encoder.safetensors` and `text_encoder.safetensors` with the prefixes
 `encoder.`, `pre_proj.` and `projector.` (the predictor), and `config.json`; ours adds the pixel statistics to the
-config, and `tokenizer.json` where the tokenizer is not GPT-2's.
+config, and `tokenizer.json` where the tokenizer is not GPT-2's. An encoder trained by CLIP's or SigLIP's objective has
+`projector_depth` 0 and the learned scalars of its logits in `config.json`.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,15 +27,19 @@ from vlm.tokens import CaptionTokenizer
 
 
 class Tower(nn.Module):
-    """One modality: backbone -> `pre_proj` -> z, and the predictor of the other modality's z, `projector`."""
+    """One modality: backbone -> `pre_proj` -> z, and the predictor of the other modality's z, `projector`.
+
+    Depth 0 has no predictor: both modalities share one space, `projector` is the identity and has no weights.
+    """
 
     def __init__(self, encoder: nn.Module, width: int, config: EncoderConfig, norm: Callable[[int], nn.Module]):
         super().__init__()
         hidden, embed = config.projector_width, config.embed_dim
         self.encoder = encoder
         self.pre_proj = nn.Sequential(nn.Linear(width, hidden), norm(hidden), nn.GELU(), nn.Linear(hidden, embed))
-        self.projector = MLP(
-            embed, [hidden] * config.projector_depth + [embed], norm_layer=norm, activation_layer=nn.GELU
+        layers = [hidden] * config.projector_depth + [embed]
+        self.projector = (
+            MLP(embed, layers, norm_layer=norm, activation_layer=nn.GELU) if config.projector_depth else nn.Identity()
         )
 
 

@@ -46,8 +46,8 @@ def captions(tmp_path_factory):
     return folder
 
 
-def pretrain(data, out, *flags, launcher=(sys.executable,)):
-    command = [*launcher, "pretrain/run.py", "--data", str(data), "--out", str(out), *SMALL, *flags]
+def pretrain(data, out, *flags, launcher=(sys.executable,), sizes=SMALL):
+    command = [*launcher, "pretrain/run.py", "--data", str(data), "--out", str(out), *sizes, *flags]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
@@ -156,3 +156,34 @@ def test_bad_input_is_one_line_and_exit_code_2(captions, tmp_path, flags, messag
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1].startswith("error: ") and message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+CONTRASTIVE = [*SMALL[: SMALL.index("--projector-depth")], *SMALL[SMALL.index("--projector-depth") + 2 :]]
+
+
+def test_learned_scalars_survive_resume_and_reach_the_encoder(captions, tmp_path):
+    flags = ("--objective", "siglip", "--steps", "4", "--save-every", "2")
+    result = pretrain(captions, tmp_path / "whole", *flags, sizes=CONTRASTIVE)
+    assert result.returncode == 0, result.stderr
+    whole = load_encoder(tmp_path / "whole" / "encoder").config
+    assert 0 < abs(whole.logit_bias + 10) < 0.01 and 0 < abs(whole.logit_scale - 2.302585) < 0.01
+    shutil.copytree(tmp_path / "whole", tmp_path / "resumed", ignore=shutil.ignore_patterns("step_4", "encoder"))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for name, options in {"resumed": {}, "two": {"launcher": launcher}}.items():
+        zero = ("--zero", "3") if name == "two" else ("--resume", "required")
+        result = pretrain(captions, tmp_path / name, *flags, *zero, sizes=CONTRASTIVE, **options)
+        assert result.returncode == 0, result.stderr
+    config = json.loads((tmp_path / "resumed" / "encoder" / "config.json").read_text())
+    assert config == json.loads((tmp_path / "whole" / "encoder" / "config.json").read_text())
+    assert losses(tmp_path / "two")[0] == pytest.approx(losses(tmp_path / "whole")[0], rel=1e-6)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "whole"), rel=5e-4)
+    assert load_encoder(tmp_path / "two" / "encoder").config.logit_bias == pytest.approx(whole.logit_bias, abs=1e-4)
+
+
+def test_several_crops_reach_the_encoder(captions, tmp_path):
+    flags = ("--objective", "levljepa-plus", "--steps", "2", "--micro-batch-size", "4")
+    result = pretrain(captions, tmp_path / "plus", *flags)
+    assert result.returncode == 0, result.stderr
+    first, last = (json.loads(line) for line in (tmp_path / "plus" / "metrics.jsonl").read_text().splitlines())
+    assert first["multi_view"] > 0 and last["multi_view"] != first["multi_view"]
+    assert load_encoder(tmp_path / "plus" / "encoder").config.training["augmentation"] == "dino"
