@@ -1,6 +1,6 @@
 """What a run is assembled from, which of it is trained, and how the result becomes a stock LLaVA folder."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -9,22 +9,31 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from bridge.config import BridgeConfig
 from vlm.assemble import VLM, assemble, load
 from vlm.checkpoint import atomic_directory
-from vlm.encoder import Encoder, blind_encoder, load_encoder, random_encoder
+from vlm.encoder import blind_encoder, load_encoder, random_encoder
+from vlm.images import NORMALISATIONS
 from vlm.llm import default_dtype, load_llm
+from vlm.timm_encoder import random_timm_encoder, timm_encoder
+from vlm.vision_encoder import VisionEncoder
 
 # The language model's attention only: the vision tower's layers have projections of the same names.
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj)"
 CONNECTOR = "multi_modal_projector"
 
 
-def build_encoder(config: BridgeConfig) -> Encoder:
-    """`--encoder`: a folder, the same architecture with random weights, or one that sees nothing."""
+def build_encoder(config: BridgeConfig) -> VisionEncoder:
+    """`--encoder`: a folder or a timm ViT, either with random weights where asked, or one that sees nothing."""
     if config.encoder == "blind":
         return blind_encoder(config.seed)
-    kind, _, folder = config.encoder.partition(":")
-    if kind == "random" and folder:
-        return random_encoder(folder, config.seed)
-    return load_encoder(config.encoder)
+    source, random = config.encoder.removeprefix("random:"), config.encoder.startswith("random:")
+    if source.startswith("timm:"):
+        name = source.removeprefix("timm:")
+        encoder = random_timm_encoder(name, config.seed) if random else timm_encoder(name)
+    else:
+        encoder = random_encoder(source, config.seed) if random else load_encoder(source)
+    if config.normalisation:
+        mean, std = NORMALISATIONS[config.normalisation]
+        encoder.config = replace(encoder.config, mean=mean, std=std)
+    return encoder
 
 
 def build_vlm(config: BridgeConfig, device: torch.device, load_in: str | None) -> VLM:

@@ -298,7 +298,7 @@ def test_bf16_trains_an_fp32_connector(world, whole, tmp_path):
         (["--encoder", "none"], "none/config.json does not exist"),
         (["--encoder", "random:none"], "none/config.json does not exist"),
         (["--gqa-split", "test"], "test_balanced_questions.json is missing"),
-        (["--init", "none", "--load-in", "4bit"], "leave out --encoder and --load-in"),
+        (["--init", "none", "--load-in", "4bit"], "leave out --encoder, --normalisation and --load-in"),
         (["--llava", "none"], "belong together"),
     ],
 )
