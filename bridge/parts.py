@@ -1,10 +1,12 @@
 """What a run is assembled from, which of it is trained, and how the result becomes a stock LLaVA folder."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 
 from bridge.config import BridgeConfig
 from vlm.assemble import VLM, assemble, load
@@ -14,6 +16,9 @@ from vlm.images import NORMALISATIONS
 from vlm.llm import default_dtype, load_llm
 from vlm.timm_encoder import random_timm_encoder, timm_encoder
 from vlm.vision_encoder import VisionEncoder
+
+if TYPE_CHECKING:  # it loads bitsandbytes: seconds, and its warnings
+    from peft import PeftModel
 
 # The language model's attention only: the vision tower's layers have projections of the same names.
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj)"
@@ -64,6 +69,8 @@ def freeze(vlm: VLM, config: BridgeConfig) -> Trainee:
     """
     model, adapter = vlm.model.eval().requires_grad_(False), None
     if config.lora:
+        from peft import LoraConfig, get_peft_model
+
         lora = LoraConfig(
             r=config.lora,
             lora_alpha=2 * config.lora,
@@ -100,6 +107,8 @@ def save_result(trainee: Trainee, config: BridgeConfig, run: Path) -> None:
         connector = vlm.connector.state_dict()
         vlm = build_vlm(config, torch.device("cpu"), load_in=None)
         if trainee.adapter is not None:
+            from peft import PeftModel
+
             vlm.model = PeftModel.from_pretrained(vlm.model, run / "adapter").merge_and_unload()
         else:
             vlm.connector.load_state_dict(connector)

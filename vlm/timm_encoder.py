@@ -16,7 +16,7 @@ WEIGHTS = "model.safetensors"
 
 
 class TimmEncoder(VisionEncoder):
-    """A pretrained ViT; its sizes and pixel statistics are those of timm's data config."""
+    """A ViT with the sizes and pixel statistics of timm's data config; images are squashed whole, never cropped."""
 
     def __init__(self, vision: VisionTransformer):
         super().__init__()
