@@ -69,7 +69,7 @@ def _download(name: str, vision: VisionTransformer) -> Path:
     if not repository:
         raise UserError(f"timm has no weights for {name}: {otherwise}")
     try:
-        return Path(hf_hub_download(repository, vision.pretrained_cfg.get("hf_hub_filename") or WEIGHTS))
+        return Path(hf_hub_download(repository, WEIGHTS))
     except LocalEntryNotFoundError:
         cause = "is not in the local Hugging Face cache and the hub cannot be reached: go online once"
     except (RepositoryNotFoundError, EntryNotFoundError):
