@@ -68,8 +68,7 @@ def load_llm(name_or_path: str, dtype: torch.dtype | None = None, load_in: str |
         raise UserError(
             f"the weights in {source} lack {missing[0]} ({len(missing)} tensors in all): download them again"
         )
-    if load_in == "4bit":
-        _keep_layout(model)
+    keep_layout(model)
     model.eval().requires_grad_(False)
     index = tokenizer.convert_tokens_to_ids(image_token)
     return LLM(model, tokenizer, image_token, index, template, source)
@@ -176,8 +175,11 @@ def _quantised(load_in: str, dtype: torch.dtype) -> dict:
     return {"quantization_config": config, "device_map": {"": place}}
 
 
-def _keep_layout(model: PreTrainedModel) -> None:
-    """On AVX512-BF16 CPUs, bitsandbytes repacks 4-bit weights at the first forward, and saves them wrong afterwards."""
+def keep_layout(model: PreTrainedModel) -> None:
+    """On AVX512-BF16 CPUs, bitsandbytes repacks 4-bit weights at the first forward: not here.
+
+    It saves them wrong afterwards, and fails on layers narrower than a block.
+    """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
