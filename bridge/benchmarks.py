@@ -19,12 +19,13 @@ TITLES = {"gqa": "GQA", "vqav2": "VQAv2", "pope": "POPE"}
 @dataclass(frozen=True)
 class Benchmark:
     """`name` is gqa, vqav2 or pope. POPE's three files are one benchmark, with ids `category/id`, because they ask
-    about the same images."""
+    about the same images; `note` says which version of its random file was read."""
 
     name: str
     split: str
     directory: Path
     examples: tuple[Example, ...]
+    note: str = ""
 
     def first_images(self, count: int | None) -> "Benchmark":
         """Only the questions about the first `count` images."""
@@ -48,7 +49,10 @@ def read_pope(directory: str | Path) -> Benchmark:
         for category in vqa.POPE_CATEGORIES
         for example in vqa.pope(directory, category, allow_missing=True)
     ]
-    return Benchmark("pope", "+".join(vqa.POPE_CATEGORIES), Path(directory), tuple(examples))
+    count = sum(example.question_id.startswith("random/") for example in examples)
+    version = pope_scoring.RANDOM_FILES.get(count, "neither of POPE's own files")
+    note = f"POPE's random file has {count} questions: {version}"
+    return Benchmark("pope", "+".join(vqa.POPE_CATEGORIES), Path(directory), tuple(examples), note)
 
 
 def score(benchmark: Benchmark, answers: Mapping[str, str], mode: str = "official") -> dict | None:

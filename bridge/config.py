@@ -20,6 +20,8 @@ examples:
   python bridge/train.py --llm qwen --encoder runs/pretrain/encoder --gqa data/gqa --vqav2 data/vqav2 --out runs/qwen
   python bridge/train.py --llm smollm2 --encoder random:runs/pretrain/encoder --out runs/random   # baselines
   python bridge/train.py --llm smollm2 --encoder blind --out runs/blind
+  python bridge/train.py --llm smollm2 --encoder timm:vit_base_patch16_224.dino --out runs/dino
+  python bridge/train.py --llm smollm2 --encoder timm:vit_tiny_patch16_224@vit.safetensors --out runs/vit
   python bridge/train.py --init runs/bridge/vlm --lora 8 --out runs/lora                          # second stage
   accelerate launch --num_processes 4 bridge/train.py --llm llama --gqa data/gqa --out runs/llama
 """
@@ -32,6 +34,7 @@ class BridgeConfig:
     out: str
     llm: str | None
     encoder: str | None
+    normalisation: str | None = None
     init: str | None = None
     gqa: str | None = None
     gqa_split: str = "train"
@@ -80,9 +83,11 @@ def make_parser() -> argparse.ArgumentParser:
     add("--llm", metavar="smollm2|llama|qwen|PATH", help="a preset, a folder, a hub id or a .gguf file")
     add(
         "--encoder",
-        metavar="DIR|random:DIR|blind",
-        help=f"encoder folder, its random twin, or one without sight [{ENCODER}]",
+        metavar="DIR|timm:NAME[@FILE]|random:...|blind",
+        help="an encoder folder, or a plain timm ViT by name with weights from the hub or a safetensors file; either "
+        f"with random weights; or one without sight [{ENCODER}]",
     )
+    add("--normalisation", choices=("clip", "imagenet"), help="pixel statistics in place of the encoder's own")
     add("--init", metavar="RUN/vlm", help="go on from a trained VLM: LLM, encoder and connector come from there")
     add("--gqa", metavar="DIR", help="official GQA folder")
     add("--gqa-split", default="train", help="train (balanced), train_all, ... [%(default)s]")
@@ -91,7 +96,13 @@ def make_parser() -> argparse.ArgumentParser:
     add("--llava", metavar="FILE", help="LLaVA instruction JSON; each pair of turns is one question")
     add("--llava-images", metavar="DIR", help="folder that its image names start from")
     add("--gqa-weight", type=_fraction, help="share of GQA's questions in each pass, 0..1 [as many as there are]")
-    add("--vqav2-answers", choices=("common", "votes"), default="common", help="most common answer, or drawn by votes")
+    add(
+        "--vqav2-answers",
+        choices=("common", "votes"),
+        default="common",
+        help="learn the most common of the ten answers (multiple_choice_answer), or one drawn by votes in each pass "
+        "[%(default)s]",
+    )
     add("--out", metavar="RUN", default="runs/bridge", help="[%(default)s]")
     add("--steps", type=_positive, help=f"optimizer steps [one pass; {WORLD_STEPS} on the embedded world]")
     add("--batch-questions", type=_positive, default=56, help="questions a step, on all processes [%(default)s]")
@@ -120,16 +131,16 @@ def parse_config(arguments: Sequence[str] | None = None) -> BridgeConfig:
     config = BridgeConfig(**vars(make_parser().parse_args(arguments)))
     if (config.llm is None) == (config.init is None):
         raise UserError("give --llm smollm2|llama|qwen|PATH, or --init RUN/vlm to go on from a trained VLM")
-    if config.init is not None and (config.encoder or config.load_in):
-        raise UserError("--init brings its own encoder and LLM: leave out --encoder and --load-in")
+    if config.init is not None and (config.encoder or config.normalisation or config.load_in):
+        raise UserError("--init brings its own encoder and LLM: leave out --encoder, --normalisation and --load-in")
     if (config.llava is None) != (config.llava_images is None):
         raise UserError("--llava FILE and --llava-images DIR belong together")
     if config.lora < 0 or config.lr <= 0 or config.seed < 0:
         raise UserError("--lora and --seed must be 0 or more, --lr above 0")
     if not (config.gqa or config.vqav2 or config.llava):
         config = _embedded_world(config)
-    if config.gqa_weight is not None and not (config.gqa and config.vqav2):
-        raise UserError("--gqa-weight weighs GQA against VQAv2: give both --gqa and --vqav2")
+    if config.gqa_weight is not None and not (config.gqa and config.vqav2 and not config.llava):
+        raise UserError("--gqa-weight weighs GQA against VQAv2: give both --gqa and --vqav2, and no --llava")
     if config.encoder is None and config.init is None:
         if not ENCODER.is_dir():
             raise UserError(f"{ENCODER} does not exist: run `deepspeed pretrain/run.py` first, or give --encoder DIR")

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from transformers import DynamicCache, LlavaForConditionalGeneration
 
+from bridge.model import CACHE
 from vlm.model import VLM
 
 _SHARED, _PADDING = -1, -2  # owners of keys: the prefix, seen by all questions of a row; right padding, seen by none
@@ -120,7 +121,7 @@ class Decoder:
     def _prefill_constant(self) -> DynamicCache:
         cache = DynamicCache()
         if self.constant:
-            self.text(input_ids=self._tensor([self.constant]), past_key_values=cache, use_cache=True)
+            self.text(input_ids=self._tensor([self.constant]), use_cache=True, **{CACHE: cache})
         return cache
 
     def _prefill(self, groups: Sequence[Prompts]) -> tuple[DynamicCache, list[int]]:
@@ -137,7 +138,7 @@ class Decoder:
         rests = [self._embed(group, skip) for group in groups]
         if max(len(rest) for rest in rests) > 0:
             embeddings = torch.nn.utils.rnn.pad_sequence(rests, batch_first=True)
-            self.text(inputs_embeds=embeddings, past_key_values=cache, use_cache=True)
+            self.text(inputs_embeds=embeddings, use_cache=True, **{CACHE: cache})
         return cache, [len(group.prefix) for group in groups]
 
     def _embed(self, group: Prompts, skip: int) -> torch.Tensor:
@@ -190,8 +191,8 @@ class Decoder:
             input_ids=ids,
             attention_mask=additive_mask(queries, keys, self.dtype),
             position_ids=positions,
-            past_key_values=cache,
             use_cache=True,
+            **{CACHE: cache},
         ).last_hidden_state
         last = {(r, q): (r, i, position) for r, row in enumerate(step) for i, (q, _, position) in enumerate(row)}
         where = self._tensor([place[:2] for place in last.values()])

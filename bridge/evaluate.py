@@ -1,7 +1,8 @@
 """Answer GQA, VQAv2 and POPE with a saved VLM, score the answers by the official rules, write results.json.
 
 In OUT: predictions/*.jsonl (append-only: run again after a kill and it goes on), the benchmarks' own submission files,
-per_question/*.json, results.json; with --baseline also results.md and results.png.
+per_question/*.json, results.json, details.txt (scores by type of question); with --baseline also results.md and
+results.png.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from bridge import results
+from bridge import details, results
 from bridge.answering import Asker, plan, shuffled
 from bridge.benchmarks import (
     TITLES,
@@ -31,6 +32,7 @@ from bridge.config import WORLD
 from bridge.predictions import Predictions, discard
 from vlm.checkpoint import file_sha256
 from vlm.errors import UserError, run_command
+from vlm.llm import default_dtype
 from vlm.logs import progress, write_json
 from vlm.model import load
 
@@ -47,8 +49,10 @@ def main() -> None:
     benchmarks = _benchmarks(args)
     baselines = results.read_rows(args.baseline)
     captions = _captions(args.oracle, benchmarks)
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, None: default_dtype(args.device)}[args.precision]
     origin = {
         "model": folder_digest(folder),
+        "dtype": _name(dtype),
         "max_new_tokens": args.max_new_tokens,
         "sees": _sees(args),
         **({"captions": file_sha256(args.oracle)} if args.oracle else {}),
@@ -64,10 +68,10 @@ def main() -> None:
         )
         for b in benchmarks
     }
-    vlm = load(folder, args.device)
+    vlm = load(folder, args.device, dtype)
     report = {
         "model": str(folder),
-        "dtype": str(vlm.model.dtype).removeprefix("torch."),
+        "dtype": _name(vlm.model.dtype),
         "sees": _sees(args),
         "mode": args.mode,
         "max_new_tokens": args.max_new_tokens,
@@ -82,7 +86,7 @@ def main() -> None:
         report["benchmarks"][benchmark.name] = _finish(benchmark, asker, files[benchmark.name], timing, args.mode, out)
     report["summary"] = results.summary({n: entry["headline"] for n, entry in report["benchmarks"].items()})
     write_json(out / "results.json", report)
-    _print_table(out, baselines, report)
+    _print_tables(out, baselines, report, benchmarks)
 
 
 def answer(asker: Asker, benchmark: Benchmark, file: Predictions, batch_questions: int) -> dict:
@@ -130,6 +134,7 @@ def _finish(benchmark: Benchmark, asker: Asker, file: Predictions, timing: dict,
         write_json(out / "per_question" / f"{benchmark.name}.json", per_question)
     return {
         "split": benchmark.split,
+        "note": benchmark.note,
         "questions": len(benchmark.examples),
         "images": len({example.image for example in benchmark.examples}),
         "partial": lost > 0,
@@ -141,7 +146,8 @@ def _finish(benchmark: Benchmark, asker: Asker, file: Predictions, timing: dict,
     }
 
 
-def _print_table(out: Path, baselines: dict[str, Path], report: dict) -> None:
+def _print_tables(out: Path, baselines: dict[str, Path], report: dict, benchmarks: list[Benchmark]) -> None:
+    """The headline table beside the baselines, then scores by type: briefly here, all of them in details.txt."""
     rows = {"this": out, **baselines}
     table = results.compare(rows)
     if baselines:
@@ -150,7 +156,17 @@ def _print_table(out: Path, baselines: dict[str, Path], report: dict) -> None:
         write_json(out / "results.json", report)
         results.write(table, out)
     print(results.as_text(table))
-    print(f"written: {out / 'results.json'}")
+    scored = {name: entry["scores"] for name, entry in report["benchmarks"].items() if entry["scores"] is not None}
+    lines = [line for name, scores in scored.items() for line in details.brief(name, scores)]
+    for line in [*lines, *(benchmark.note for benchmark in benchmarks if benchmark.note)]:
+        print(line)
+    tables = [details.as_text(details.rows(name, scores)) + "\n" for name, scores in scored.items()]
+    (out / "details.txt").write_text("\n".join(tables), encoding="utf-8")
+    print(f"written: {out / 'results.json'}, every type in {out / 'details.txt'}")
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def folder_digest(folder: Path) -> str:
@@ -253,6 +269,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--shuffle-images", action="store_true", help="control: every question is shown another question's image")
     add("--baseline", action="append", default=[], metavar="NAME=DIR", help="another run's eval folder to compare with")
     add("--batch-questions", type=_positive, default=64, metavar="N", help="questions decoded together")
+    add("--precision", choices=("fp32", "bf16"), help="[bf16 where the device is fast at it; fp32: ties cannot flip]")
     add("--device", type=_device, default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1")
     add("--overwrite", action="store_true", help="discard the predictions in OUT and start anew")
     return parser

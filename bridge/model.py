@@ -1,15 +1,18 @@
 """The packed forward pass: features through the connector into the language model, logits only where labels are."""
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch.nn import functional
-from transformers import DynamicCache, LlavaForConditionalGeneration
+from transformers import DynamicCache, LlamaModel, LlavaForConditionalGeneration
 
 from bridge.packing import Batch, attention_mask, image_slots
 
 KeysAndValues = list[tuple[torch.Tensor, torch.Tensor]]
+# The argument's name changed, and a model takes any that it does not know in silence: it would see no cache at all.
+CACHE = "cache" if "cache" in inspect.signature(LlamaModel.forward).parameters else "past_key_values"
 
 
 def prefill(model: LlavaForConditionalGeneration, ids: Sequence[int]) -> KeysAndValues:
@@ -21,7 +24,7 @@ def prefill(model: LlavaForConditionalGeneration, ids: Sequence[int]) -> KeysAnd
     if ids:
         device = model.get_input_embeddings().weight.device
         tokens = torch.tensor([list(ids)], device=device)
-        model.model.language_model(input_ids=tokens, past_key_values=cache, use_cache=True)
+        model.model.language_model(input_ids=tokens, use_cache=True, **{CACHE: cache})
     return [(layer.keys, layer.values) for layer in cache.layers]
 
 
@@ -59,8 +62,8 @@ def label_logits(
         inputs_embeds=embeddings,
         attention_mask=attention_mask(batch.ends, cache.get_seq_length(), embeddings.dtype),
         position_ids=batch.positions,
-        past_key_values=cache if constant else None,
         use_cache=False,
+        **{CACHE: cache if constant else None},
     ).last_hidden_state
     return model.lm_head(hidden.flatten(0, 1)[batch.label_at])
 

@@ -1,7 +1,7 @@
 """Planned steps -> tensors: tokenised conversations, packed into rows, beside their images' features."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -39,7 +39,7 @@ class Questions:
         self._opening = end - len(self.constant)
 
     def plan(self) -> list[Step]:
-        """Every step of the run."""
+        """Every step of the run; UserError where one of its questions cannot be trained on."""
         plan = Plan(
             self._sets,
             seed=self._config.seed,
@@ -47,7 +47,9 @@ class Questions:
             question_tokens=self._config.row_tokens - self._opening,
             weight=self._config.gqa_weight,
         )
-        return plan.steps(self._config.steps)
+        steps = plan.steps(self._config.steps)
+        self._check({index for step in steps for row in step for index in row.examples})
+        return steps
 
     def images(self, steps: Iterable[Step]) -> list[Path]:
         """The images of some steps, each once, in order of their first use."""
@@ -60,7 +62,7 @@ class Questions:
         """This rank's part of a step: every world_size-th image."""
         rows, images, questions = [], [], 0
         for planned in step[rank() :: world_size()]:
-            conversations = [self._conversation(index, planned.epoch) for index in planned.examples]
+            conversations = [self._conversation(self._example(index, planned.epoch)) for index in planned.examples]
             questions += len(conversations)
             packed = fill_rows(conversations, self._slot, len(self.constant), self._config.row_tokens)
             rows += packed
@@ -71,10 +73,29 @@ class Questions:
             batches.append((make_batch([rows[index] for index in indices]), tokens))
         return Prepared(batches, questions, sum(len(row.ids) for row in rows))
 
-    def _conversation(self, index: int, epoch: int) -> Conversation:
+    def _check(self, indices: Iterable[int]) -> None:
+        """Tokenise now what might stop the run hours later: text that a prompt may not hold or that may be too long.
+
+        A token has one byte of text at least, so most questions are known to fit without being tokenised.
+        """
+        fixed = len(self._vlm.conversation_ids("Is it?", "yes")[0])
+        room = self._config.row_tokens - fixed + len(self.constant)
+        allowed = self._vlm.prompts.allows
+        for index in sorted(indices):
+            example = self._examples[index]
+            votes = example.votes if self._config.vqav2_answers == "votes" else ()
+            for answer in {example.answer, *filter(str.strip, votes)}:
+                size = len(example.question.encode()) + len(answer.encode())
+                if size > room or not (allowed(example.question) and allowed(answer)):
+                    conversation = self._conversation(replace(example, answer=answer))
+                    fill_rows([conversation], self._slot, len(self.constant), self._config.row_tokens)
+
+    def _example(self, index: int, epoch: int) -> Example:
         example = self._examples[index]
-        if self._config.vqav2_answers == "votes":
-            example = with_sampled_answer(example, self._config.seed, epoch)
+        drawn = self._config.vqav2_answers == "votes"
+        return with_sampled_answer(example, self._config.seed, epoch) if drawn else example
+
+    def _conversation(self, example: Example) -> Conversation:
         try:
             ids, prompt = self._vlm.conversation_ids(example.question, example.answer)
         except UserError as error:

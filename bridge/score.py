@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bridge import details
 from bridge.scoring import gqa, pope, vqav2
 from bridge.scoring.joining import check_records, few, refuse_duplicates
 from vlm.errors import UserError, run_command
@@ -31,8 +32,8 @@ LLAVA_POPE_OFFSETS = {"adversarial": 0, "random": 10_000_000, "popular": 20_000_
 
 def main() -> None:
     args = _parse()
-    scores, rows = {"gqa": _gqa, "vqav2": _vqav2, "pope": _pope}[args.benchmark](args)
-    _print_table(rows)
+    scores = {"gqa": _gqa, "vqav2": _vqav2, "pope": _pope}[args.benchmark](args)
+    print(details.as_text(details.rows(args.benchmark, scores)))
     if args.json:
         write_json(args.json, {"benchmark": args.benchmark, **scores})
 
@@ -71,25 +72,18 @@ def _parse() -> argparse.Namespace:
     return args
 
 
-def _gqa(args: argparse.Namespace) -> tuple[dict, list]:
+def _gqa(args: argparse.Namespace) -> dict:
     predictions = _read_predictions(args.predictions, "questionId", "prediction")
     choices = _read_chunks(args.choices) if args.choices else None
-    scores = gqa.score(
+    return gqa.score(
         _read_chunks(args.questions), predictions, choices, args.mode, llava_processing=args.llava_processing
     )
-    names = ("accuracy", "binary", "open", "validity", "plausibility", "consistency", "distribution")
-    rows = [*_head("GQA", scores), *((name, f"{scores[name]:.2f}") for name in names)]
-    for name, counts in scores["counts"].items():
-        rows += [(f"per {name.replace('_', ' ')}",)]
-        for key, value in sorted(scores[f"per_{name}"].items()):
-            rows += [(f"  {key}", f"{value:.2f}  ({counts[key]} questions)")]
-    return scores, rows
 
 
-def _vqav2(args: argparse.Namespace) -> tuple[dict, list]:
+def _vqav2(args: argparse.Namespace) -> dict:
     questions, annotations = read_json(args.questions), read_json(args.annotations)
     _check_same_questions(questions, annotations, args)
-    scores = vqav2.score(
+    return vqav2.score(
         questions,
         annotations,
         _read_predictions(args.predictions, "question_id", "answer"),
@@ -97,51 +91,11 @@ def _vqav2(args: argparse.Namespace) -> tuple[dict, list]:
         llava_processing=args.llava_processing,
         allow_missing=args.allow_missing,
     )
-    rows = [*_head("VQAv2", scores), ("overall", f"{scores['overall']:.2f}")]
-    for name in ("answer_type", "question_type"):
-        rows += [(f"per {name.replace('_', ' ')}",)]
-        rows += [(f"  {key}", f"{value:.2f}") for key, value in sorted(scores[f"per_{name}"].items())]
-    return scores, rows
 
 
-def _pope(args: argparse.Namespace) -> tuple[dict, list]:
+def _pope(args: argparse.Namespace) -> dict:
     labels, answers = _pope_folder(args) if args.questions.is_dir() else _pope_file(args)
-    scores = pope.score_categories(labels, answers, args.mode)
-    names = ("accuracy", "precision", "recall", "f1", "yes_ratio")
-    rows = [(f"POPE, {args.mode} mode",)]
-    for category in labels:
-        part = scores[category]
-        rows += [(_pope_title(category, part),), *((f"  {name}", f"{part[name]:.4f}") for name in names)]
-        rows += [(f"  {name}", str(part[name])) for name in ("tp", "fp", "tn", "fn", "unparsed")]
-    for name in ("mean", "pooled"):
-        if name in scores and len(labels) > 1:
-            rows += [(name,), *((f"  {metric}", f"{scores[name][metric]:.4f}") for metric in names)]
-    return scores, rows
-
-
-def _head(title: str, scores: dict) -> list[tuple]:
-    rows = [(f"{title}, {scores['mode']} mode, {scores['questions']} questions, predictions {scores['predictions']}",)]
-    if scores["missing"]:
-        rows.append((f"partial: {scores['missing']} questions have no prediction and count as wrong",))
-    if scores.get("extra"):
-        rows.append((f"{scores['extra']} predictions are for questions that are not in this file; ignored",))
-    if scores.get("entailed_left_out"):
-        rows.append((f"consistency leaves out {scores['entailed_left_out']} entailed questions without a prediction",))
-    return rows
-
-
-def _pope_title(category: str, part: dict) -> str:
-    version = " (POPE's file of August 2023)" if category == "random" and part["questions"] == 2910 else ""
-    missing = f"; partial: {part['missing']} have no answer and count as wrong" if part["missing"] else ""
-    extra = f"; {part['extra']} answers are for other questions, ignored" if part["extra"] else ""
-    return f"{category}: {part['questions']} questions{version}{missing}{extra}"
-
-
-def _print_table(rows: list[tuple[str, ...]]) -> None:
-    """Rows are (heading,) or (name, value)."""
-    width = max(len(row[0]) for row in rows if len(row) > 1)
-    for name, *value in rows:
-        print(f"{name:<{width}}  {value[0]}" if value else name)
+    return pope.score_categories(labels, answers, args.mode)
 
 
 def _read_chunks(path: Path) -> dict[str, Mapping]:

@@ -196,10 +196,10 @@ def train(config: BridgeConfig, sets: Sequence[Sequence[Example]]) -> None:
         trainee = freeze(build_vlm(config, accelerator.device, config.load_in), config)
         tower = VisionTower(trainee.vlm)
         run = Run(config, trainee, tower.key())
-        start = run.resume()
-        run.begin(start)
         questions = Questions(sets, trainee.vlm, config)
         steps, features = questions.plan(), tower
+        start = run.resume()
+        run.begin(start)  # from here on the folder is this run's
         if config.cache:
             features = FeatureCache(config.features or run.folder / "features", tower)
             features.fill(questions.images(steps[start:]))

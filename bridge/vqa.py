@@ -6,6 +6,7 @@ Layouts: `GQA/{split}_questions.json` + `GQA/images/{imageId}.jpg`; `VQAV2/v2_Op
 """
 
 import os
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -112,7 +113,7 @@ def llava(file: str | Path, images: str | Path, allow_missing: bool = False) -> 
     """A LLaVA-instruct JSON: each (human, gpt) pair of turns becomes one isolated question, id `{index}:{turn}`.
 
     `<image>` and LLaVA's one-word prompt are cut from the human's text: the chat template writes them. Records without
-    an image (ShareGPT in the 665k mix) are left out.
+    an image (ShareGPT in the 665k mix) are left out, and their number is said.
     """
     records = read_json(file)
     if not isinstance(records, list):
@@ -132,15 +133,19 @@ def llava(file: str | Path, images: str | Path, allow_missing: bool = False) -> 
         for turn, (question, answer) in enumerate(zip(values[0::2], values[1::2])):
             question = question.replace("<image>", "").strip().removesuffix(LLAVA_FORMAT_PROMPT)
             examples.append(Example(f"{index}:{turn}", image, question, answer))
+    text_only = sum("image" not in record for record in records)
+    if text_only:
+        print(f"{file}: {text_only} of {len(records)} records have no image and are left out", file=sys.stderr)
     return _checked(examples, folder, Path(file), allow_missing)
 
 
 def with_sampled_answer(example: Example, seed: int, epoch: int) -> Example:
-    """The answer drawn in proportion to its votes, a pure function of (seed, epoch, question id)."""
-    if not example.votes:
+    """The answer drawn in proportion to its votes, blank ones apart: a function of (seed, epoch, question id)."""
+    votes = [vote for vote in example.votes if vote.strip()]
+    if not votes:
         return example
     random = np.random.default_rng([seed, epoch, zlib.crc32(example.question_id.encode())])
-    return replace(example, answer=example.votes[random.integers(len(example.votes))])
+    return replace(example, answer=votes[random.integers(len(votes))])
 
 
 class _Folder:

@@ -15,6 +15,7 @@ from vlm.logs import read_json, write_json
 KEEP = 2
 # What may differ between a run and its continuation: none of it changes the trajectory.
 FREE = {"data", "out", "resume", "workers", "tracker", "log_every", "save_every", "micro_batch_size"}
+FREE |= {"probe_every", "probe_data"}
 
 
 def fingerprint(config: PretrainConfig, data: str) -> dict:

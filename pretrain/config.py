@@ -1,11 +1,11 @@
-"""Every setting of a pretraining run, flat, and the three presets."""
+"""Every setting of a pretraining run, flat; the three presets, and what each objective settles."""
 
 from dataclasses import dataclass, fields, replace
 
 from vlm.errors import UserError
 
 BUCKET = 50_000_000  # gradients that ZeRO reduces together: a buffer of 0.2 GB, where DeepSpeed's own default takes 2
-MAY_BE_ZERO = {"seed", "projector_depth", "micro_batch_size", "warmup_steps", "workers", "zero"}
+MAY_BE_ZERO = {"seed", "projector_depth", "micro_batch_size", "warmup_steps", "workers", "zero", "probe_every"}
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class PretrainConfig:
     directions: int = 4096
     lambda_image: float = 0.02
     lambda_text: float = 0.02
+    lambda_multi: float = 0.2
 
     steps: int = 200_000
     batch_size: int = 4096
@@ -55,12 +56,19 @@ class PretrainConfig:
     tracker: str = "auto"
     log_every: int = 10
     save_every: int = 2000
+    probe_every: int = 0
+    probe_data: str | None = None
+
+    @property
+    def local_size(self) -> int:
+        """Side of a local crop: 3/7 of the image's, in whole patches; 96 of 224 as DINO takes it."""
+        return max(1, round(self.image_size * 3 / 7 / self.patch_size)) * self.patch_size
 
     def check(self) -> None:
         """Raise `UserError` for settings that are out of range or contradict each other."""
         for name, value in vars(self).items():
             least = 1 if isinstance(value, int) and name not in MAY_BE_ZERO else 0
-            if isinstance(value, (int, float)) and not value >= least:
+            if isinstance(value, (int, float)) and not name.startswith("lambda_") and not value >= least:
                 raise UserError(f"--{name.replace('_', '-')} {value}: give {least} or more")
         if self.vision_width % self.vision_heads or self.text_width % self.text_heads:
             raise UserError("the width of a tower must be a multiple of its number of heads")
@@ -70,8 +78,22 @@ class PretrainConfig:
             raise UserError(f"--batch-size {self.batch_size}: BatchNorm needs 2 samples or more")
         if self.min_lr > self.lr:
             raise UserError(f"--min-lr {self.min_lr} is above --lr {self.lr}: lower it as well")
-        if not 0 <= self.lambda_image + self.lambda_text < 1:
-            raise UserError("--lambda-image + --lambda-text must lie in [0, 1): the rest weighs the prediction loss")
+        if bool(self.probe_every) != bool(self.probe_data):
+            raise UserError(
+                f"--probe-every {self.probe_every} --probe-data {self.probe_data}: give a number of steps, "
+                "and captions that are not trained on"
+            )
+        weights = [self.lambda_image, self.lambda_text]
+        weights += [self.lambda_multi] if self.objective == "levljepa-plus" else []
+        if not (min(weights) >= 0 and sum(weights) < 1):
+            raise UserError(f"the --lambda-* are {weights}: each at least 0, together below 1, for the prediction loss")
+        predicts, crops = self.objective.startswith("levljepa"), self.objective == "levljepa-plus"
+        if predicts != (self.projector_depth > 0):
+            needed = "needs 1 hidden layer or more (the paper's 4)" if predicts else "has no predictors: leave it out"
+            raise UserError(f"--projector-depth {self.projector_depth}: --objective {self.objective} {needed}")
+        if crops != (self.augmentation == "dino"):
+            needed = "dino" if crops else "crop-jitter or squash"
+            raise UserError(f"--augmentation {self.augmentation}: --objective {self.objective} needs {needed}")
 
 
 # tiny: the embedded world on two CPU cores in minutes. small: a ViT-S on one GPU. base: the released ViT-B recipe.
@@ -107,9 +129,19 @@ PRESETS: dict[str, dict] = {
 }
 
 
+# What an objective settles whatever the preset; all else is the same for all of them.
+OBJECTIVES: dict[str, dict] = {
+    "levljepa": {},
+    "levljepa-plus": dict(augmentation="dino"),
+    "clip": dict(projector_depth=0),
+    "siglip": dict(projector_depth=0),
+}
+
+
 def from_preset(preset: str, **changes) -> PretrainConfig:
-    """The preset's configuration with `changes` applied, checked."""
-    config = replace(PretrainConfig(preset=preset), **{**PRESETS[preset], **changes})
+    """The preset's configuration with the objective's settings and then `changes` applied, checked."""
+    objective = OBJECTIVES[changes.get("objective", PretrainConfig.objective)]
+    config = replace(PretrainConfig(preset=preset), **{**PRESETS[preset], **objective, **changes})
     config.check()
     return config
 

@@ -1,4 +1,4 @@
-"""Both towers and their heads as one trainable module, and which of its parameters decay."""
+"""Both towers, their heads and the logits' scalars as one trainable module, and which of its parameters decay."""
 
 from functools import partial
 
@@ -9,6 +9,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from pretrain.config import PretrainConfig
+from pretrain.contrastive import Logits
 from pretrain.objective import Embeddings
 from vlm.encoder import Encoder, TextTower
 from vlm.encoder_config import EncoderConfig
@@ -60,18 +61,40 @@ class Pretrainer(nn.Module):
     size. This is gradient caching (Gao et al., 2021): the activations of one micro-batch live at a time.
     """
 
-    def __init__(self, encoder: Encoder, micro_batch_size: int = 0, dtype: torch.dtype = torch.float32):
+    def __init__(
+        self,
+        encoder: Encoder,
+        micro_batch_size: int = 0,
+        dtype: torch.dtype = torch.float32,
+        logits: Logits | None = None,
+    ):
         super().__init__()
-        self.encoder, self.micro_batch_size, self.dtype = encoder, micro_batch_size, dtype
+        self.encoder, self.micro_batch_size, self.dtype, self.logits = encoder, micro_batch_size, dtype, logits
         read_cls_alone(encoder.vision)
 
-    def forward(self, pixels: torch.Tensor, ids: torch.Tensor, lengths: torch.Tensor) -> Embeddings:
-        """pixels: float32[B, 3, H, W], ids: int64[B, T], lengths: int64[B] -> Embeddings, each [B, E]."""
-        with torch.autocast(pixels.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            image = self._in_micro_batches(self.encoder.image.features, pixels)
+    def forward(
+        self, pixels: torch.Tensor | list[torch.Tensor], ids: torch.Tensor, lengths: torch.Tensor
+    ) -> Embeddings:
+        """pixels: float32[B, 3, H, W], ids: int64[B, T], lengths: int64[B] -> Embeddings.
+
+        Several views of an image come as a list of float32[B, V, 3, H, W], one for each crop size, global crops first.
+        """
+        with torch.autocast(ids.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            z_v, views = self._embed_images(pixels)
             text = self._in_micro_batches(partial(text_features, self.encoder.text), ids, lengths)
-            z_v, z_t = self.encoder.image.pre_proj(image), self.encoder.text.pre_proj(text)
-            return Embeddings(z_v, z_t, self.encoder.predict_text(z_v), self.encoder.predict_image(z_t))
+            z_t = self.encoder.text.pre_proj(text)
+            predictions = self.encoder.predict_text(z_v), self.encoder.predict_image(z_t)
+            return Embeddings(z_v, z_t, *predictions, views, *(self.logits() if self.logits else ()))
+
+    def _embed_images(self, pixels: torch.Tensor | list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """-> (z_v [B, E], views [V, B, E] or None). The head's BatchNorm reads the rows of all views together."""
+        image = self.encoder.image
+        if isinstance(pixels, torch.Tensor):
+            return image.pre_proj(self._in_micro_batches(image.features, pixels)), None
+        rows = [self._in_micro_batches(image.features, crops.transpose(0, 1).flatten(0, 1)) for crops in pixels]
+        views = image.pre_proj(torch.cat(rows)).unflatten(0, (-1, len(pixels[0])))
+        global_views = views[: pixels[0].shape[1]]
+        return global_views.mean(0, dtype=torch.promote_types(views.dtype, torch.float32)), views
 
     def _in_micro_batches(self, tower, *inputs: torch.Tensor) -> torch.Tensor:
         if not 0 < self.micro_batch_size < len(inputs[0]):
@@ -88,10 +111,10 @@ def use_fast_attention(encoder: Encoder, device: torch.device) -> None:
             block.attn.fused_attn = False
 
 
-def parameter_groups(encoder: Encoder, weight_decay: float) -> list[dict]:
-    """Two AdamW groups: matrices decay; biases, norms, CLS, position and token embeddings do not."""
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Two AdamW groups: matrices decay; biases, norms, CLS, position and token embeddings, logits' scalars do not."""
     embeddings = ("cls_token", "pos_embed", "wte.weight", "wpe.weight")
     decayed, kept = [], []
-    for name, parameter in encoder.named_parameters():
+    for name, parameter in model.named_parameters():
         (kept if parameter.ndim < 2 or name.endswith(embeddings) else decayed).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]

@@ -1,51 +1,146 @@
-"""Embeddings -> (loss, metrics)."""
+"""Embeddings -> (loss, metrics): the four objectives, which share towers, heads, data and optimizer."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial, wraps
 
 import torch
+from torch.nn.functional import normalize
 
+from pretrain.config import PretrainConfig
+from pretrain.contrastive import info_nce, pairwise_sigmoid
 from pretrain.sigreg import random_directions, sigreg
 
 
 @dataclass
 class Embeddings:
-    """z_v, z_t: the modalities' embeddings; to_text = h_v(z_v), to_image = h_t(z_t): their predictions. All [B, E]."""
+    """z_v, z_t: the modalities' embeddings; to_text = h_v(z_v), to_image = h_t(z_t): their predictions. All [B, E].
+
+    views: the crops' embeddings [V, B, E] where an image has several; z_v is then the centre, the global ones' mean.
+    scale, bias: float[], of the logits of CLIP and SigLIP.
+    """
 
     z_v: torch.Tensor
     z_t: torch.Tensor
     to_text: torch.Tensor
     to_image: torch.Tensor
+    views: torch.Tensor | None = None
+    scale: torch.Tensor | None = None
+    bias: torch.Tensor | None = None
+
+    def full(self) -> "Embeddings":
+        """The same in float32 (float64 stays): in half precision SIGReg and cross entropy lose digits that matter."""
+        given = {name: part for name, part in vars(self).items() if part is not None}
+        return Embeddings(**{name: x.to(torch.promote_types(x.dtype, torch.float32)) for name, x in given.items()})
 
 
-def levljepa(
-    e: Embeddings, *, lambda_image: float, lambda_text: float, directions: int, seed: int, step: int
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+Objective = Callable[..., tuple[torch.Tensor, dict[str, torch.Tensor]]]
+
+
+def objective(config: PretrainConfig) -> Objective:
+    """What --objective names, as a function: (embeddings, step=s) -> (loss, detached scalars for the log)."""
+    settings = dict(
+        lambda_image=config.lambda_image,
+        lambda_text=config.lambda_text,
+        directions=config.directions,
+        seed=config.seed,
+    )
+    return {
+        "levljepa": partial(levljepa, **settings),
+        "levljepa-plus": partial(levljepa_plus, lambda_multi=config.lambda_multi, **settings),
+        "clip": clip,
+        "siglip": siglip,
+    }[config.objective]
+
+
+def _in_float32(function: Objective) -> Objective:
+    """The objective in full precision whatever autocast says, and its terms as metrics, the loss among them."""
+
+    @wraps(function)
+    def compute(e: Embeddings, **settings):
+        with torch.autocast(e.z_v.device.type, enabled=False):
+            loss, terms = function(e.full(), **settings)
+        return loss, {name: value.detach() for name, value in {"loss": loss, **terms}.items()}
+
+    return compute
+
+
+@_in_float32
+def levljepa(e: Embeddings, *, lambda_image: float, lambda_text: float, directions: int, seed: int, step: int):
     """Cross-modal prediction with stop-gradient, and SIGReg on both modalities (LeVLJEPA, arXiv 2607.00784).
 
     L = (1 - lv - lt) / 2 * [mean (h_v(z_v) - sg z_t)^2 + mean (h_t(z_t) - sg z_v)^2] + lv SIGReg(z_v) + lt SIGReg(z_t)
     over the global batch: the prediction terms are means over this rank's rows, to be averaged over equal ranks;
-    SIGReg reads every rank's rows. Returns the float32 loss and detached float32 scalars for the log.
+    SIGReg reads every rank's rows.
     """
-    with torch.autocast(e.z_v.device.type, enabled=False):
-        z_v, z_t = e.z_v.float(), e.z_t.float()
-        predict_text = (e.to_text.float() - z_t.detach()).square().mean()
-        predict_image = (e.to_image.float() - z_v.detach()).square().mean()
-        shape = dict(dim=z_v.shape[1], count=directions, seed=seed, step=step, device=z_v.device)
-        sigreg_image = sigreg(z_v, random_directions(modality="image", **shape))
-        sigreg_text = sigreg(z_t, random_directions(modality="text", **shape))
-        loss = (
-            (1 - lambda_image - lambda_text) * 0.5 * (predict_text + predict_image)
-            + lambda_image * sigreg_image
-            + lambda_text * sigreg_text
-        )
-    metrics = {
-        "loss": loss,
-        "predict_text": predict_text,
-        "predict_image": predict_image,
-        "sigreg_image": sigreg_image,
-        "sigreg_text": sigreg_text,
+    terms = {
+        **_prediction(e),
+        "sigreg_image": _sigreg(e.z_v, "image", directions, seed, step),
+        "sigreg_text": _sigreg(e.z_t, "text", directions, seed, step),
     }
-    return loss, {name: value.detach() for name, value in metrics.items()}
+    loss = (
+        (1 - lambda_image - lambda_text) * 0.5 * (terms["predict_text"] + terms["predict_image"])
+        + lambda_image * terms["sigreg_image"]
+        + lambda_text * terms["sigreg_text"]
+    )
+    return loss, terms
+
+
+@_in_float32
+def levljepa_plus(
+    e: Embeddings,
+    *,
+    lambda_image: float,
+    lambda_text: float,
+    lambda_multi: float,
+    directions: int,
+    seed: int,
+    step: int,
+):
+    """LeVLJEPA+: the centre of an image's crops predicts and is predicted, and the crops are pulled to it.
+
+    L = (1 - lv - lt - lm) / 2 * [prediction from and of the centre] + lv mean_v SIGReg(view v) + lt SIGReg(z_t)
+      + lm mean (view - centre)^2
+    Each view has SIGReg's directions of its own. No stop-gradient in the last term.
+    """
+    by_view = [_sigreg(view, index, directions, seed, step) for index, view in enumerate(e.views)]
+    terms = {
+        **_prediction(e),
+        "sigreg_image": torch.stack(by_view).mean(),
+        "sigreg_text": _sigreg(e.z_t, "text", directions, seed, step),
+        "multi_view": (e.views - e.z_v).square().mean(),
+    }
+    loss = (
+        (1 - lambda_image - lambda_text - lambda_multi) * 0.5 * (terms["predict_text"] + terms["predict_image"])
+        + lambda_image * terms["sigreg_image"]
+        + lambda_text * terms["sigreg_text"]
+        + lambda_multi * terms["multi_view"]
+    )
+    return loss, terms
+
+
+def _prediction(e: Embeddings) -> dict[str, torch.Tensor]:
+    return {
+        "predict_text": (e.to_text - e.z_t.detach()).square().mean(),
+        "predict_image": (e.to_image - e.z_v.detach()).square().mean(),
+    }
+
+
+def _sigreg(z: torch.Tensor, key: str | int, directions: int, seed: int, step: int) -> torch.Tensor:
+    return sigreg(z, random_directions(z.shape[1], directions, seed, step, key, device=z.device))
+
+
+@_in_float32
+def clip(e: Embeddings, **_):
+    """InfoNCE over the global batch with a learned temperature (CLIP, arXiv 2103.00020)."""
+    return info_nce(normalize(e.z_v), normalize(e.z_t), e.scale), {"temperature": 1 / e.scale}
+
+
+@_in_float32
+def siglip(e: Embeddings, **_):
+    """Pairwise sigmoid over the global batch with a learned temperature and bias (SigLIP, arXiv 2303.15343)."""
+    loss = pairwise_sigmoid(normalize(e.z_v), normalize(e.z_t), e.scale, e.bias)
+    return loss, {"temperature": 1 / e.scale, "bias": e.bias}
 
 
 @torch.no_grad()

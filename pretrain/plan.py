@@ -16,16 +16,20 @@ q, k, v and the MLP's hidden layer (14aW). GPT-2's tanh-GELU is a chain of opera
 more (26aW; 38aW in bf16, where a GPU raises its power and tanh to fp32). The last ViT block works for CLS alone and
 keeps (4 + 4a)W a token. A hidden layer of the heads keeps three vectors a sample. Captions count with 77 tokens, the
 longest. With --micro-batch-size the towers keep one micro-batch, of the larger tower, and are computed again; inputs
-and heads are kept for the whole batch. In bf16 autocast also keeps a copy of the weights, 2P.
+and heads are kept for the whole batch. Each crop of levljepa-plus is an image of its size. In bf16 autocast also keeps
+a copy of the weights, 2P.
 
-Not counted: temporaries, workspaces of libraries, the CUDA context, what the allocator wastes. Leave a tenth free.
+Not counted: the objective's own, temporaries, workspaces of libraries, the CUDA context, what the allocator wastes.
+Leave a tenth free.
 """
 
 import torch
 
 from pretrain import checkpoints
+from pretrain.augment import MultiCrop
 from pretrain.captions import open_captions
 from pretrain.config import BUCKET, PretrainConfig
+from pretrain.contrastive import Logits
 from pretrain.model import encoder_config
 from vlm.encoder import Encoder
 from vlm.encoder_config import EncoderConfig
@@ -40,6 +44,8 @@ def parameters(config: PretrainConfig) -> dict[str, int]:
     parts = {}
     for name, tower in (("image", encoder.image), ("caption", encoder.text)):
         parts |= {f"{name} tower": tower.encoder, f"{name} head": tower.pre_proj, f"{name} predictor": tower.projector}
+    if config.objective in ("clip", "siglip"):
+        parts["logits"] = Logits(config.objective)
     return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
 
 
@@ -72,14 +78,23 @@ def activation_bytes(config: PretrainConfig, processes: int) -> int:
     """Bytes of activations and inputs that a process keeps at the end of its forward pass; see above."""
     half = config.dtype != "fp32"
     a = 2 if half else 4
-    pixels = 3 * config.image_size**2
-    tokens = 1 + (config.image_size // config.patch_size) ** 2
-    image = tokens * config.vision_width * ((config.vision_layers - 1) * (8 + 14 * a) + 4 + 4 * a) + pixels * a
+    crops = {config.image_size: 1}
+    if config.objective == "levljepa-plus":
+        crops = {config.image_size: 2, config.local_size: MultiCrop.LOCAL}
+    images = [_image_bytes(config, side, a) for side in crops]
     text = CONTEXT * config.text_width * (config.text_layers * (8 + (38 if half else 26) * a) + 4)
-    heads = 2 * 3 * (1 + config.projector_depth) * config.projector_width * a
+    layers = sum(crops.values()) + 1 + 2 * config.projector_depth
+    heads = 3 * layers * config.projector_width * a
+    pixels = sum(views * 3 * side**2 * 4 for side, views in crops.items())
     local, micro = config.batch_size // processes, config.micro_batch_size // processes
-    towers = max(image, text) * micro if 0 < micro < local else (image + text) * local
-    return towers + (heads + pixels * 4) * local
+    whole = sum(views * image for views, image in zip(crops.values(), images)) + text
+    return (max(*images, text) * micro if 0 < micro < local else whole * local) + (heads + pixels) * local
+
+
+def _image_bytes(config: PretrainConfig, side: int, a: int) -> int:
+    """What the ViT keeps of one crop of `side` pixels."""
+    tokens = 1 + (side // config.patch_size) ** 2
+    return tokens * config.vision_width * ((config.vision_layers - 1) * (8 + 14 * a) + 4 + 4 * a) + 3 * side**2 * a
 
 
 def describe(config: PretrainConfig, processes: int, throughput: float | None) -> str:

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 
 from pretrain import figures
 from pretrain.captions import open_captions
+from pretrain.features import embed
 from pretrain.objective import effective_rank
 from pretrain.pairs import Captions, clean_caption
-from pretrain.probes import embed
 from vlm.encoder import Encoder, load_encoder
 from vlm.errors import UserError, run_command
 from vlm.images import ImageError, decode
@@ -84,8 +84,8 @@ def draw_encoder(encoder: Encoder, data: Captions) -> dict[str, Figure]:
     images, captions = usable_pairs(data, PAIRS)
     if len(images) < 2:
         raise UserError("the captions hold fewer than 2 usable pairs: give others with --data")
-    z_v, z_t, *_ = embed(encoder, images, captions)
-    embeddings = {"image": z_v, "caption": z_t}
+    e = embed(encoder, images, captions)
+    embeddings = {"image": e.z_v, "caption": e.z_t}
     ranks = {name: float(effective_rank(z)) for name, z in embeddings.items()}
     pixels = torch.stack([encoder.transform(image) for image in images[:SHOWN]])
     tokens = encoder.patch_tokens(pixels.to(encoder.device)).float().cpu()

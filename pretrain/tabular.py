@@ -18,7 +18,7 @@ from vlm.errors import UserError
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
 CAPTION_COLUMNS = ("caption", "text", "txt")
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class TableCaptions(Captions):
@@ -26,8 +26,8 @@ class TableCaptions(Captions):
 
     def __init__(self, data, name: str, image_column: str | None = None, caption_column: str | None = None):
         self.name = name
-        self.image_column = _choose(data.column_names, image_column, IMAGE_COLUMNS, "image", name)
-        self.caption_column = _choose(data.column_names, caption_column, CAPTION_COLUMNS, "caption", name)
+        self.image_column = choose_column(data.column_names, image_column, IMAGE_COLUMNS, "image", name)
+        self.caption_column = choose_column(data.column_names, caption_column, CAPTION_COLUMNS, "caption", name)
         self._check_types(data.data.schema)
         self.data = data.with_format("arrow").select_columns([self.image_column, self.caption_column])
         self.counts = np.array([len(data)], np.int64)
@@ -39,7 +39,7 @@ class TableCaptions(Captions):
 
     def read(self, number: int) -> tuple[bytes | None, bytes | None]:
         row = self.data[number]
-        return _image_bytes(row[self.image_column][0]), _caption_bytes(row[self.caption_column][0])
+        return image_bytes(row[self.image_column][0]), _caption_bytes(row[self.caption_column][0])
 
     def caption(self, number: int) -> bytes | None:
         return _caption_bytes(self.data[number][self.caption_column][0])
@@ -70,11 +70,11 @@ def open_files(paths: Sequence[Path], name: str, image_column: str | None, capti
     import datasets
 
     if paths[0].suffix == ".arrow":
-        parts = [_loaded(str(path), lambda path=path: datasets.Dataset.from_file(str(path))) for path in paths]
-        data = _loaded(name, lambda: datasets.concatenate_datasets(parts))
+        parts = [loaded(str(path), lambda path=path: datasets.Dataset.from_file(str(path))) for path in paths]
+        data = loaded(name, lambda: datasets.concatenate_datasets(parts))
     else:
         files = [str(path) for path in paths]
-        data = _loaded(name, lambda: datasets.load_dataset("parquet", data_files=files, split="train"))
+        data = loaded(name, lambda: datasets.load_dataset("parquet", data_files=files, split="train"))
     return TableCaptions(data, name, image_column, caption_column)
 
 
@@ -82,7 +82,7 @@ def open_saved(folder: Path, image_column: str | None, caption_column: str | Non
     """A folder written by `save_to_disk`: one split, or several of which `train` is taken."""
     import datasets
 
-    data = _loaded(str(folder), lambda: datasets.load_from_disk(str(folder)))
+    data = loaded(str(folder), lambda: datasets.load_from_disk(str(folder)))
     if isinstance(data, datasets.DatasetDict):
         if "train" not in data:
             raise UserError(f"{folder} has the splits {', '.join(data)}, not train: give the folder of one of them")
@@ -94,16 +94,16 @@ def open_named(source: str, image_column: str | None, caption_column: str | None
     """The split `train` of what `load_dataset` understands: a folder in the hub's layout, or an id like org/name."""
     import datasets
 
-    if not Path(source).is_dir() and not _HUB_ID.fullmatch(source):
+    if not Path(source).is_dir() and not HUB_ID.fullmatch(source):
         raise UserError(
             f"{source} does not exist: give a folder or glob of .tar, .parquet or .arrow files, or a hub id"
         )
     name = source if Path(source).is_dir() else f"{source}, which is no path here,"
-    data = _loaded(name, lambda: datasets.load_dataset(source, split="train"))
+    data = loaded(name, lambda: datasets.load_dataset(source, split="train"))
     return TableCaptions(data, Path(source).name, image_column, caption_column)
 
 
-def _loaded(name: str, load):
+def loaded(name: str, load):
     import pyarrow
     from datasets.exceptions import DatasetsError
 
@@ -114,7 +114,7 @@ def _loaded(name: str, load):
         raise UserError(f"cannot read {name} as a data set: {' '.join(str(cause).split())[:300]}") from error
 
 
-def _choose(columns: Sequence[str], wanted: str | None, usual: Sequence[str], kind: str, name: str) -> str:
+def choose_column(columns: Sequence[str], wanted: str | None, usual: Sequence[str], kind: str, name: str) -> str:
     if not len(columns):
         raise UserError(f"{name} has no columns: no data set is there")
     for column in (wanted,) if wanted else usual:
@@ -124,7 +124,7 @@ def _choose(columns: Sequence[str], wanted: str | None, usual: Sequence[str], ki
     raise UserError(f"{name} has {missing}; its columns are {', '.join(columns)}: name one with --{kind}-column")
 
 
-def _image_bytes(value) -> bytes | None:
+def image_bytes(value) -> bytes | None:
     """An Arrow struct of bytes and path, as datasets' Image, or plain binary."""
     import pyarrow as pa
 

@@ -1,34 +1,34 @@
 """The pretraining run: set-up, loop, checkpoints, export."""
 
 import math
-import sys
-import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
 from pretrain import checkpoints
-from pretrain.augment import AUGMENTATIONS
+from pretrain.augment import augmentation
 from pretrain.batchnorm import GlobalBatchNorm1d, RunningStatistics
 from pretrain.captions import CaptionBatches, open_captions
 from pretrain.config import PretrainConfig
+from pretrain.contrastive import Logits
+from pretrain.health import health
 from pretrain.model import Pretrainer, encoder_config, parameter_groups, use_fast_attention
-from pretrain.objective import effective_rank, levljepa
+from pretrain.objective import objective
+from pretrain.recorder import Recorder
 from pretrain.schedule import SCHEDULES
-from pretrain.trackers import open_tracker
+from pretrain.watch import Watch
 from pretrain.zero import device, gathered, start_engine, start_processes, update
-from vlm.distributed import AnyRank, all_sum, barrier, is_main, rank, world_size
+from vlm.distributed import AnyRank, barrier, is_main, rank, world_size
 from vlm.encoder import Encoder, new_encoder
 from vlm.errors import UserError
 from vlm.images import CLIP_MEAN, CLIP_STD
-from vlm.logs import append_jsonl, progress, write_json
-from vlm.runs import TERMINATED, forget_from, locked, termination
+from vlm.logs import write_json
+from vlm.runs import locked, termination
 from vlm.tokens import CaptionTokenizer
 
 TOKENIZER_SAMPLE = 20_000
-PATIENCE = 5  # steps in a row without a finite gradient before the run gives up
 
 
 def load_tokenizer(name: str, data) -> CaptionTokenizer:
@@ -72,67 +72,6 @@ def resume_step(engine, run: Path, config: PretrainConfig, settings: dict) -> in
     return step
 
 
-class Recorder:
-    """metrics.jsonl, the tracker and the progress line. Scalars stay on the device until they are read, now and then.
-
-    Steps in which nothing moved are counted here.
-    """
-
-    def __init__(self, run: Path, config: PretrainConfig, start: int):
-        self.path, self.config, self.pending, self.clock = run / "metrics.jsonl", config, [], time.perf_counter()
-        self.bar = progress(config.steps, "pretrain", "step", initial=start, show=is_main())
-        self.failures = 0
-        if is_main():
-            self.tracker = open_tracker(config.tracker, run, asdict(config), start)
-        forget_from(self.path, start)
-
-    def add(self, step: int, lr: float, metrics: dict[str, torch.Tensor]) -> None:
-        self.pending.append((step, lr, metrics))
-        if (step + 1) % self.config.log_every == 0 or step + 1 == self.config.steps:
-            self.flush()
-
-    def flush(self) -> None:
-        """Read the pending steps' means over the ranks in one transfer; `UserError` where nothing moves any more."""
-        if not self.pending:
-            return
-        names = list(self.pending[0][2])
-        table = torch.stack([torch.stack([metrics[name] for name in names]) for *_, metrics in self.pending])
-        table = (all_sum(table) / world_size()).tolist()
-        now = time.perf_counter()
-        rate = self.config.batch_size * len(self.pending) / (now - self.clock)
-        records = []
-        for (step, lr, _), row in zip(self.pending, table):
-            record = {"step": step, **dict(zip(names, row)), "lr": lr, "samples_per_s": round(rate, 1)}
-            record["skipped"] = self._skipped(record)
-            records.append({name: value if math.isfinite(value) else None for name, value in record.items()})
-            if is_main():
-                append_jsonl(self.path, records[-1])
-            if self.failures == PATIENCE:
-                raise UserError(
-                    f"no finite gradient for {PATIENCE} steps up to step {step}: lower --lr or raise --lambda-*"
-                )
-        if is_main():
-            self.tracker(records)
-        self.bar.set_postfix_str(f"loss {table[-1][names.index('loss')]:.4f}, {rate:.0f} samples/s", refresh=False)
-        self.bar.update(len(self.pending))
-        self.pending, self.clock = [], now
-
-    def stop(self, step: int) -> None:
-        """Leave, as SIGTERM asked; the checkpoint of `step` is there."""
-        self.bar.close()
-        if is_main():
-            print(f"terminated: step {step} is saved, the same command goes on from there", file=sys.stderr)
-        sys.exit(TERMINATED)
-
-    def _skipped(self, record: dict) -> int:
-        """1 for a step that moved nothing, because its gradient was not finite; said in a line."""
-        skipped = int(not math.isfinite(record["gradient_norm"]))
-        self.failures = self.failures + 1 if skipped else 0
-        if skipped and is_main():
-            self.bar.write(f"step {record['step']}: loss {record['loss']}, nothing updated", sys.stderr)
-        return skipped
-
-
 def train(config: PretrainConfig) -> None:
     """Run or continue `config.out`; on return RUN/encoder holds the trained encoder."""
     start_processes()
@@ -146,15 +85,17 @@ def _train(config: PretrainConfig) -> None:
     data = open_captions(config.data, config.image_column, config.caption_column)
     encoder = build_encoder(config, load_tokenizer(config.tokenizer, data)).to(target)
     use_fast_attention(encoder, target)
-    model = Pretrainer(encoder, config.micro_batch_size // world_size(), compute_dtype(config, target))
-    engine = start_engine(model, parameter_groups(encoder, config.weight_decay), config, world_size())
+    logits = Logits(config.objective).to(target) if config.objective in ("clip", "siglip") else None
+    model = Pretrainer(encoder, config.micro_batch_size // world_size(), compute_dtype(config, target), logits)
+    engine = start_engine(model, parameter_groups(model, config.weight_decay), config, world_size())
     settings = checkpoints.fingerprint(config, data.fingerprint)
     start = resume_step(engine, run, config, settings)
     if is_main():
         write_json(run / "config.json", asdict(config))
+    transform = augmentation(config, CLIP_MEAN, CLIP_STD)
     batches = CaptionBatches(
         data,
-        AUGMENTATIONS[config.augmentation](config.image_size, CLIP_MEAN, CLIP_STD),
+        transform,
         batch_size=config.batch_size,
         seed=config.seed,
         start_step=start,
@@ -162,16 +103,16 @@ def _train(config: PretrainConfig) -> None:
         rank=rank(),
         world_size=world_size(),
         workers=config.workers,
-        fit=math.ceil(config.image_size * AUGMENTATIONS[config.augmentation].enlarges),
+        fit=math.ceil(config.image_size * transform.enlarges),
         quarantine=run / "quarantine.jsonl",
     )
-    recorder = Recorder(run, config, start)
+    recorder, watch = Recorder(run, config, start), Watch(encoder, config)
 
     def save(step: int) -> None:
         checkpoints.save(engine, run, step, settings, world_size())
 
     with termination() as terminated:
-        loop(engine, batches, recorder, save, config, start, terminated)
+        loop(engine, batches, recorder, save, watch, config, start, terminated)
     export(engine, run)
 
 
@@ -180,6 +121,7 @@ def loop(
     batches,
     recorder: Recorder,
     save: Callable[[int], None],
+    watch: Watch,
     config: PretrainConfig,
     start: int,
     terminated: list,
@@ -189,28 +131,22 @@ def loop(
     `terminated`: no longer empty once this rank was told to stop.
     """
     target, tokenizer = device(), engine.module.encoder.tokenizer
-    schedule = SCHEDULES[config.schedule]
+    schedule, compute = SCHEDULES[config.schedule], objective(config)
     statistics, told_to_stop = RunningStatistics(engine.module), AnyRank(target)
     for step, batch in enumerate(batches, start=start):
         lr = schedule(step, config.steps, config.warmup_steps, config.lr, config.min_lr)
         for group in engine.optimizer.param_groups:
             group["lr"] = lr
         ids, lengths = tokenizer(batch["captions"])
-        pixels = batch["images"].to(target, non_blocking=True)
-        embeddings = engine(pixels, ids.to(target, non_blocking=True), lengths)
-        loss, metrics = levljepa(
-            embeddings,
-            lambda_image=config.lambda_image,
-            lambda_text=config.lambda_text,
-            directions=config.directions,
-            seed=config.seed,
-            step=step,
-        )
+        pixels = to_device(batch["images"], target)
+        embeddings = engine(pixels, to_device(ids, target), lengths)
+        loss, metrics = compute(embeddings, step=step)
         engine.backward(loss * (1 + 0 * loss.detach()))  # NaN in every gradient where the loss is not finite
         metrics["gradient_norm"] = update(engine, config.clip)
         statistics.settle(metrics["gradient_norm"].isfinite())
-        metrics["rank_image"], metrics["rank_text"] = effective_rank(embeddings.z_v), effective_rank(embeddings.z_t)
-        recorder.add(step, lr, metrics)
+        if recorder.reads(step):
+            metrics |= health(embeddings)
+        recorder.add(step, lr, metrics, watch(engine, step + 1))
         stop = told_to_stop(bool(terminated)) and step + 1 < config.steps
         if stop or (step + 1) % config.save_every == 0 or step + 1 == config.steps:
             recorder.flush()  # before: a step that a checkpoint holds is not recorded again
@@ -219,10 +155,19 @@ def loop(
             recorder.stop(step + 1)
 
 
+def to_device(tensors: torch.Tensor | list[torch.Tensor], target: torch.device) -> torch.Tensor | list[torch.Tensor]:
+    """A tensor, or each of a list of crops, on its way to the device."""
+    if isinstance(tensors, torch.Tensor):
+        return tensors.to(target, non_blocking=True)
+    return [part.to(target, non_blocking=True) for part in tensors]
+
+
 def export(engine, run: Path) -> None:
     """Write RUN/encoder from the engine's weights, gathered where ZeRO-3 spread them; collective."""
     with gathered(list(engine.module.parameters())):
         if is_main():
-            engine.module.encoder.save(run / "encoder")
+            encoder, logits = engine.module.encoder, engine.module.logits
+            encoder.config = replace(encoder.config, **(logits.values() if logits else {}))
+            encoder.save(run / "encoder")
             print(f"encoder written to {run / 'encoder'}", flush=True)
     barrier()

@@ -1,10 +1,12 @@
 """Questions per second of bridge/evaluate.py's decoding against stock `generate`, one by one and in batches of 16.
 
-Each way pays for everything from decoded image to answer: image processor, vision tower, prefill, decoding. All three
-must give the same answers; those that differ are counted, with the gap between the two logits in question.
+Each way pays for everything from decoded image to answer: image processor, vision tower, prefill, decoding. The ways
+take turns; printed is the median of each, and of the ratios within a round. All three must give the same answers: those
+that differ are counted, with the gap between the two logits in question.
 """
 
 import argparse
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +22,7 @@ from vlm.assemble import assemble
 from vlm.encoder import new_encoder
 from vlm.encoder_config import EncoderConfig
 from vlm.errors import run_command
-from vlm.llm import load_llm
+from vlm.llm import default_dtype, load_llm
 from vlm.model import load
 
 COLOURS = ("red", "green", "blue", "white", "black", "wooden")
@@ -30,7 +32,7 @@ EXAMPLES = """examples:
   python scripts/bench_evaluate.py runs/bridge/vlm --images 4"""
 
 
-def make_vlm(llm: str, device: str):
+def make_vlm(llm: str, device: str, dtype: torch.dtype):
     """The real tokenizer, template and LLM with a small random ViT in ViT-B/16's token count."""
     sizes = {
         "vision_width": 192,
@@ -40,7 +42,8 @@ def make_vlm(llm: str, device: str):
         "text_layers": 1,
         "text_heads": 1,
     }
-    vlm = assemble(new_encoder(EncoderConfig(**sizes), seed=0).eval(), load_llm(llm))
+    vlm = assemble(new_encoder(EncoderConfig(**sizes), seed=0).eval(), load_llm(llm, dtype=dtype))
+    vlm.model.model.vision_tower.to(dtype)
     vlm.model.to(device)
     return vlm
 
@@ -108,41 +111,53 @@ def ours(vlm, pictures: dict[Path, Image.Image], examples: list[Example], args) 
     return answers
 
 
-def timed(call: Callable):
-    start = time.perf_counter()
-    result = call()
-    return result, time.perf_counter() - start
-
-
 def main() -> None:
     args = parse()
     torch.set_num_threads(args.threads)
-    vlm = load(args.vlm, args.device) if args.vlm else make_vlm(args.llm, args.device)
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, None: default_dtype(args.device)}[args.precision]
+    vlm = load(args.vlm, args.device, dtype) if args.vlm else make_vlm(args.llm, args.device, dtype)
     side = vlm.model.config.vision_config.image_size
     noise = np.random.default_rng(0).integers(0, 256, (args.images, side, side, 3), np.uint8)
     pictures = {Path(f"{i}.jpg"): Image.fromarray(pixels) for i, pixels in enumerate(noise)}
     examples = make_examples(args.images, args.questions)
     rival = Rival(vlm, pictures, args.max_new_tokens)
-    rival(examples[:2], 2)  # warm-up of both ways
-    ours(vlm, pictures, examples[:2], args)
-    mine, seconds = timed(lambda: ours(vlm, pictures, examples, args))
+    ways = {
+        "shared prefix": lambda part: ours(vlm, pictures, part, args),
+        "generate, batch  1": lambda part: rival(part, 1),
+        "generate, batch 16": lambda part: rival(part, 16),
+    }
+    answers, seconds = measure(ways, examples, args.rounds)
+    mine = answers["shared prefix"]
     tokens = [len(vlm.prompt_ids(example.question)) for example in examples]
     print(
         f"{len(examples)} questions on {args.images} images, {sum(tokens) / len(tokens):.0f} prompt tokens and "
         f"{sum(map(len, mine.values())) / len(mine):.1f} new ones (limit {args.max_new_tokens}) on average, "
-        f"{args.threads} threads, {args.device}"
+        f"{args.threads} threads, {args.device}, {str(dtype).removeprefix('torch.')}, {args.rounds} rounds"
     )
-    print(f"{'shared prefix':18} {len(examples) / seconds:7.2f} questions/s")
-    for batch in (1, 16):
-        theirs, rival_seconds = timed(lambda batch=batch: rival(examples, batch))
+    for name, theirs in answers.items():
+        line = f"{name:18} {len(examples) / statistics.median(seconds[name]):7.2f} questions/s"
+        if theirs is mine:
+            print(line)
+            continue
+        ratio = statistics.median(slow / fast for slow, fast in zip(seconds[name], seconds["shared prefix"]))
         differ = [example for example in examples if theirs[example.question_id] != mine[example.question_id]]
-        print(
-            f"generate, batch {batch:2} {len(examples) / rival_seconds:7.2f} questions/s, ours x "
-            f"{rival_seconds / seconds:.2f}, {len(differ)} answers differ"
-        )
+        print(f"{line}, ours x {ratio:.2f}, {len(differ)} answers differ")
         for example in differ:
             gap = rival.gap(example, mine[example.question_id], theirs[example.question_id])
             print(f"  {example.question_id}: they part where two logits differ by {gap:.1e}")
+
+
+def measure(ways: dict[str, Callable], examples: list[Example], rounds: int) -> tuple[dict, dict[str, list[float]]]:
+    """Answers of each way, and its seconds in each round; the ways take turns after a warm-up."""
+    answers, seconds = {}, {name: [] for name in ways}
+    for way in ways.values():
+        way(examples[:2])
+    for _ in range(rounds):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            answers[name] = way(examples)
+            seconds[name].append(time.perf_counter() - start)
+    return answers, seconds
 
 
 def parse() -> argparse.Namespace:
@@ -156,6 +171,8 @@ def parse() -> argparse.Namespace:
     add("--questions", type=int, default=18, help="distinct questions an image, 48 at most [%(default)s]")
     add("--max-new-tokens", type=int, default=4, help="[%(default)s]")
     add("--batch-questions", type=int, default=64, help="[%(default)s]")
+    add("--rounds", type=int, default=3, help="[%(default)s]")
+    add("--precision", choices=("fp32", "bf16"), help="[bf16 where the device is fast at it]")
     add("--threads", type=int, default=torch.get_num_threads(), help="[%(default)s]")
     add("--device", default="cpu", help="[%(default)s]")
     return parser.parse_args()

@@ -1,4 +1,7 @@
-"""Draw the embedded world: small scenes with captions and questions, in the files of GQA, VQAv2 and POPE."""
+"""Draw the embedded world: small scenes with captions and questions, in the files of GQA, VQAv2 and POPE.
+
+Beside them lie small labelled sets for pretrain/probe.py, in the layouts of ImageNet, ADE20K and ImageNet-9.
+"""
 
 import argparse
 import fcntl

@@ -7,10 +7,10 @@ one on an encoder that sees nothing), and scores them on held-out scenes. Finish
 import argparse
 import os
 import statistics
-import subprocess
-import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+
+from lanes import run
 
 from vlm.errors import UserError, run_command
 from vlm.logs import read_json, write_json
@@ -20,7 +20,6 @@ EXAMPLES = """examples:
   python scripts/seed_check.py --world runs/world --out runs/choice --seeds 7 8 --split val      (to choose settings)
   python scripts/seed_check.py --world runs/world --out runs/lora --seeds 0 --bridge-flags "--lora 8"
 """
-ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ("gqa", "vqav2", "pope")
 SPLITS = {
     "testdev": {"gqa": "testdev", "vqav2": "test-dev2015", "pope": "pope"},
@@ -44,19 +43,6 @@ def parse() -> argparse.Namespace:
     add("--bridge-flags", default="", help="more flags for bridge/train.py, in one string")
     add("--lanes", type=int, default=max(1, (os.cpu_count() or 2)), help="processes side by side, one thread each")
     return parser.parse_args()
-
-
-def run(log: Path, *command: str) -> None:
-    """Run a command of this project on one thread, its output in `log`; a failure is a `UserError`."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    with open(log, "w") as file:
-        code = subprocess.run(
-            [sys.executable, *command], cwd=ROOT, env=environment, stdout=file, stderr=file
-        ).returncode
-    if code:
-        last = (log.read_text().strip().splitlines() or ["no output"])[-1]
-        raise UserError(f"{' '.join(command[:2])} failed with exit code {code}: {last} (all of it: {log})")
 
 
 def pretrain(args: argparse.Namespace, seed: int) -> Path:

@@ -14,11 +14,11 @@ from transformers import (
     PreTrainedModel,
 )
 
-from vlm.encoder import Encoder
 from vlm.errors import UserError
 from vlm.llm import LLM
 from vlm.model import VLM, load, load_connector, save_connector
 from vlm.tower import check_parity, fixture_pixels, vit_config, vit_model
+from vlm.vision_encoder import VisionEncoder
 
 __all__ = ["VLM", "assemble", "load", "load_connector", "save_connector"]
 
@@ -26,7 +26,7 @@ __all__ = ["VLM", "assemble", "load", "load_connector", "save_connector"]
 KEEP_FULL = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
 
 
-def assemble(encoder: Encoder, llm: LLM, connector_hidden: int | None = None, seed: int = 0) -> VLM:
+def assemble(encoder: VisionEncoder, llm: LLM, connector_hidden: int | None = None, seed: int = 0) -> VLM:
     """Join a frozen encoder and a frozen LLM by a new connector, LLaVA's Linear-GELU-Linear, into a stock LLaVA.
 
     The LLM's modules are used as they are, not copied. The ViT is copied. seed: of the connector's initial weights;
@@ -55,7 +55,7 @@ def assemble(encoder: Encoder, llm: LLM, connector_hidden: int | None = None, se
     return vlm
 
 
-def _compose(config: LlavaConfig, encoder: Encoder, llm: PreTrainedModel) -> LlavaForConditionalGeneration:
+def _compose(config: LlavaConfig, encoder: VisionEncoder, llm: PreTrainedModel) -> LlavaForConditionalGeneration:
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(config)
     model.model.language_model = llm.model
@@ -106,7 +106,7 @@ def _init_connector(model: LlavaForConditionalGeneration, hidden: int | None, se
         connector.linear_2.weight[:, hidden or width :] = 0
 
 
-def _processor(encoder: Encoder, llm: LLM) -> LlavaProcessor:
+def _processor(encoder: VisionEncoder, llm: LLM) -> LlavaProcessor:
     """Prepares pixels exactly as `encoder.transform`; reloaded by stock code its torchvision twin resizes, and
     differs by at most 2 of 255 grey levels."""
     side = {"height": encoder.config.image_size, "width": encoder.config.image_size}

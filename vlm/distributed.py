@@ -80,3 +80,23 @@ class _SumWithGradient(torch.autograd.Function):
 def sum_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
     """Sum over ranks, differentiable: the total objective is the sum of the ranks' objectives."""
     return _SumWithGradient.apply(tensor) if active() else tensor
+
+
+class _GatherWithGradient(torch.autograd.Function):
+    """y = cat_r x_r is read by every rank, so dL/dx_r = rank r's rows of sum_r' dL_r'/dy."""
+
+    @staticmethod
+    def forward(ctx, tensor):
+        ctx.rows = len(tensor)
+        parts = [torch.empty_like(tensor) for _ in range(world_size())]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return all_sum(gradient)[rank() * ctx.rows :][: ctx.rows]
+
+
+def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
+    """[B, ...] of each rank, equal B -> [ranks * B, ...] in rank order, differentiable like `sum_with_gradient`."""
+    return _GatherWithGradient.apply(tensor) if active() else tensor

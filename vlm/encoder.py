@@ -2,7 +2,8 @@
 
 On disk it has the released layout: `vision_encoder.safetensors` and `text_encoder.safetensors` with the prefixes
 `encoder.`, `pre_proj.` and `projector.` (the predictor), and `config.json`; ours adds the pixel statistics to the
-config, and `tokenizer.json` where the tokenizer is not GPT-2's.
+config, and `tokenizer.json` where the tokenizer is not GPT-2's. An encoder trained by CLIP's or SigLIP's objective has
+`projector_depth` 0 and the learned scalars of its logits in `config.json`.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,8 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torchvision.ops import MLP
@@ -20,21 +20,25 @@ from transformers import GPT2Config, GPT2Model
 from vlm.checkpoint import atomic_directory
 from vlm.encoder_config import EncoderConfig
 from vlm.errors import UserError
-from vlm.images import eval_transform
 from vlm.logs import read_json, write_json
 from vlm.tokens import CaptionTokenizer
+from vlm.vision_encoder import VisionEncoder, load_exactly, read_weights
 
 
 class Tower(nn.Module):
-    """One modality: backbone -> `pre_proj` -> z, and the predictor of the other modality's z, `projector`."""
+    """One modality: backbone -> `pre_proj` -> z, and the predictor of the other modality's z, `projector`.
+
+    Depth 0 has no predictor: both modalities share one space, `projector` is the identity and has no weights.
+    """
 
     def __init__(self, encoder: nn.Module, width: int, config: EncoderConfig, norm: Callable[[int], nn.Module]):
         super().__init__()
         hidden, embed = config.projector_width, config.embed_dim
         self.encoder = encoder
         self.pre_proj = nn.Sequential(nn.Linear(width, hidden), norm(hidden), nn.GELU(), nn.Linear(hidden, embed))
-        self.projector = MLP(
-            embed, [hidden] * config.projector_depth + [embed], norm_layer=norm, activation_layer=nn.GELU
+        layers = [hidden] * config.projector_depth + [embed]
+        self.projector = (
+            MLP(embed, layers, norm_layer=norm, activation_layer=nn.GELU) if config.projector_depth else nn.Identity()
         )
 
 
@@ -85,7 +89,7 @@ class TextTower(Tower):
         return hidden[torch.arange(len(ids), device=ids.device), lengths.to(ids.device) - 1]
 
 
-class Encoder(nn.Module):
+class Encoder(VisionEncoder):
     """Both towers, ready to embed images and captions. `norm` builds the heads' normalisation."""
 
     def __init__(
@@ -98,7 +102,6 @@ class Encoder(nn.Module):
         self.config = config
         self.image = VisionTower(config, norm)
         self.text = TextTower(config, norm)
-        self.transform = eval_transform(config.image_size, config.mean, config.std)
         self._tokenizer = tokenizer
 
     @property
@@ -111,14 +114,6 @@ class Encoder(nn.Module):
         if self._tokenizer is None:
             self._tokenizer = CaptionTokenizer.gpt2()
         return self._tokenizer
-
-    @property
-    def device(self) -> torch.device:
-        return self.vision.cls_token.device
-
-    def patch_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
-        """pixels: float32[B, 3, H, W] -> patch tokens after the final norm, without CLS, [B, N, vision_width]."""
-        return self.vision.forward_features(pixels)[:, 1:]
 
     def embed_images(self, pixels: torch.Tensor) -> torch.Tensor:
         """pixels: float32[B, 3, H, W] -> z_v [B, embed_dim]."""
@@ -152,35 +147,6 @@ class Encoder(nn.Module):
                 self._tokenizer.save(partial_folder / "tokenizer.json")
 
 
-def _read_weights(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise UserError(
-            f"{path} does not exist: an encoder folder has vision_encoder.safetensors, "
-            "text_encoder.safetensors and config.json"
-        ) from None
-    except SafetensorError as error:
-        raise UserError(f"{path} cannot be read ({error}): copy or download it again") from None
-
-
-def _load_tower(tower: Tower, weights: dict[str, torch.Tensor], path: Path) -> None:
-    try:
-        missing, unexpected = tower.load_state_dict(weights, strict=False)
-    except RuntimeError as error:
-        first = str(error).splitlines()[1].strip()
-        raise UserError(f"{path} does not fit its config.json: {first}") from None
-    # BatchNorm's counter serves nothing here; GPT-2's causal mask is stored by older transformers.
-    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
-    unexpected = [
-        key for key in unexpected if not key.endswith(("num_batches_tracked", ".attn.bias", ".attn.masked_bias"))
-    ]
-    if missing or unexpected:
-        raise UserError(f"{path} does not fit its config.json: missing {missing[:3]}, unexpected {unexpected[:3]}")
-    if not all(torch.isfinite(value).all() for value in weights.values()):
-        raise UserError(f"{path} holds NaN or infinity: the run that wrote it diverged")
-
-
 def load_encoder(
     folder: str | Path, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
 ) -> Encoder:
@@ -191,8 +157,9 @@ def load_encoder(
     """
     folder = Path(folder)
     config = read_json(folder / "config.json")
-    vision = _read_weights(folder / "vision_encoder.safetensors")
-    text = _read_weights(folder / "text_encoder.safetensors")
+    vision_file, text_file = folder / "vision_encoder.safetensors", folder / "text_encoder.safetensors"
+    advice = f"an encoder folder has {vision_file.name}, {text_file.name} and config.json"
+    vision, text = read_weights(vision_file, advice), read_weights(text_file, advice)
     try:
         config = EncoderConfig.from_json(config, vision, text)
     except (KeyError, TypeError) as error:
@@ -200,8 +167,8 @@ def load_encoder(
     config = replace(config, mean=tuple(mean or config.mean), std=tuple(std or config.std))
     tokenizer = folder / "tokenizer.json"
     encoder = new_encoder(config, seed=0, tokenizer=CaptionTokenizer.load(tokenizer) if tokenizer.exists() else None)
-    _load_tower(encoder.image, vision, folder / "vision_encoder.safetensors")
-    _load_tower(encoder.text, text, folder / "text_encoder.safetensors")
+    load_exactly(encoder.image, vision, vision_file, "its config.json")
+    load_exactly(encoder.text, text, text_file, "its config.json")
     return encoder.eval().requires_grad_(False)
 
 

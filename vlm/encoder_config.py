@@ -9,7 +9,11 @@ from vlm.images import CLIP_MEAN, CLIP_STD
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Sizes of both towers and their heads, and how pixels are prepared. Defaults are the released ViT-B's."""
+    """Sizes of both towers and their heads, and how pixels are prepared. Defaults are the released ViT-B's.
+
+    logit_scale, logit_bias: what CLIP's and SigLIP's objectives learn beside the weights, named as in transformers'
+    CLIPModel and SiglipModel: a pair's logit is exp(logit_scale) * cosine(z_v, z_t) + logit_bias. Else None.
+    """
 
     image_size: int = 224
     patch_size: int = 16
@@ -26,10 +30,13 @@ class EncoderConfig:
     projector_depth: int = 4
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
+    logit_scale: float | None = None
+    logit_bias: float | None = None
     training: dict = field(default_factory=dict)
 
     def to_json(self) -> dict:
-        """The released `config.json`, plus image and patch size, positions and pixel statistics."""
+        """The released `config.json`, plus image and patch size, pixel statistics, and the logits' scalars if any."""
+        logits = {"logit_scale": self.logit_scale, "logit_bias": self.logit_bias}
         return {
             "model_type": "levljepa",
             "vision_encoder": {
@@ -50,6 +57,7 @@ class EncoderConfig:
             "embed_dim": self.embed_dim,
             "projector_width": self.projector_width,
             "projector_depth": self.projector_depth,
+            **{name: value for name, value in logits.items() if value is not None},
             "normalization": {"mean": list(self.mean), "std": list(self.std)},
             "training": self.training,
         }
@@ -80,5 +88,7 @@ class EncoderConfig:
             projector_depth=config["projector_depth"],
             mean=tuple(pixels.get("mean", CLIP_MEAN)),
             std=tuple(pixels.get("std", CLIP_STD)),
+            logit_scale=config.get("logit_scale"),
+            logit_bias=config.get("logit_bias"),
             training=config.get("training", {}),
         )

@@ -48,7 +48,7 @@ def load_llm(name_or_path: str, dtype: torch.dtype | None = None, load_in: str |
     Foreign files run no code: safetensors only, never a repository's own Python. `UserError` says what to do where
     weights are missing, a repository is gated, or the model has an architecture or tokenizer that cannot serve.
     """
-    source = _locate(str(name_or_path))
+    source, dtype = _locate(str(name_or_path)), dtype or default_dtype()
     with _explained(name_or_path, source):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         _check_architecture(config, name_or_path)
@@ -57,19 +57,18 @@ def load_llm(name_or_path: str, dtype: torch.dtype | None = None, load_in: str |
         template = _chat_template(name_or_path, tokenizer, image_token)
         model, report = AutoModelForCausalLM.from_pretrained(
             source,
-            dtype=dtype or default_dtype(),
+            dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
-            **(_quantised(load_in) if load_in else {}),
+            **(_quantised(load_in, dtype) if load_in else {}),
         )
     # transformers only warns, and gives a missing tensor random values.
     if missing := sorted(report["missing_keys"]):
         raise UserError(
             f"the weights in {source} lack {missing[0]} ({len(missing)} tensors in all): download them again"
         )
-    if load_in == "4bit":
-        _keep_layout(model)
+    keep_layout(model)
     model.eval().requires_grad_(False)
     index = tokenizer.convert_tokens_to_ids(image_token)
     return LLM(model, tokenizer, image_token, index, template, source)
@@ -159,7 +158,7 @@ def _chat_template(name: str, tokenizer: PreTrainedTokenizerBase, image_token: s
     return build_template(image_token, native)
 
 
-def _quantised(load_in: str) -> dict:
+def _quantised(load_in: str, dtype: torch.dtype) -> dict:
     """Keyword arguments of from_pretrained for bitsandbytes."""
     if load_in not in ("4bit", "8bit"):
         raise UserError(f"cannot load in {load_in!r}: give 4bit or 8bit")
@@ -168,7 +167,7 @@ def _quantised(load_in: str) -> dict:
     from transformers import BitsAndBytesConfig
 
     if load_in == "4bit":
-        settings = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": default_dtype()}
+        settings = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
     else:
         settings = {"load_in_8bit": True}
     place = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
@@ -176,8 +175,11 @@ def _quantised(load_in: str) -> dict:
     return {"quantization_config": config, "device_map": {"": place}}
 
 
-def _keep_layout(model: PreTrainedModel) -> None:
-    """On AVX512-BF16 CPUs, bitsandbytes repacks 4-bit weights at the first forward, and saves them wrong afterwards."""
+def keep_layout(model: PreTrainedModel) -> None:
+    """On AVX512-BF16 CPUs, bitsandbytes repacks 4-bit weights at the first forward: not here.
+
+    It saves them wrong afterwards, and fails on layers narrower than a block.
+    """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
@@ -205,6 +207,8 @@ def _advice(name: str, source: str, causes: list[BaseException]) -> str:
     first = " ".join(str(causes[0]).split())[:300]
     if "ignore_mismatched_sizes" in first:
         return f"the weights in {source} have other shapes than its config.json says: download the model again"
+    if "does not recognize this architecture" in first:
+        return f"{source} is a model that transformers does not know; supported are {', '.join(ARCHITECTURES.values())}"
     if Path(source).is_dir():
         return f"cannot load {source}: {first}; a model folder has config.json, tokenizer.json and *.safetensors"
     if any(isinstance(cause, GatedRepoError) for cause in causes):

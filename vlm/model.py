@@ -24,7 +24,7 @@ from transformers import (
 from vlm.checkpoint import atomic_directory
 from vlm.errors import UserError
 from vlm.images import load_image
-from vlm.llm import default_dtype
+from vlm.llm import default_dtype, keep_layout
 from vlm.logs import read_json, write_json
 from vlm.prompt import History, Prompts
 from vlm.tower import check_parity
@@ -180,6 +180,7 @@ def load(folder: str | Path, device: str | torch.device | None = None, dtype: to
         raise UserError(f"{folder} does not fit its config.json: {json.dumps(wrong)}; copy or export it again")
     if getattr(model, "hf_quantizer", None) is None:
         model.to(device)
+    keep_layout(model)
     if fixture is not None:
         check_parity(model, fixture)
     return VLM(model.eval().requires_grad_(False), processor, fixture)

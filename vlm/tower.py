@@ -28,7 +28,10 @@ def vit_config(vision: VisionTransformer, image_size: int) -> ViTConfig:
         "another activation than GELU": type(block.mlp.act) is not nn.GELU or block.mlp.act.approximate != "none",
         "patches that are not square": len(set(vision.patch_embed.patch_size)) != 1,
     }
-    if found := [name for name, present in extra.items() if present]:
+    found = [name for name, present in extra.items() if present]
+    if not found and len(list(vision.parameters())) != 6 + 12 * len(vision.blocks):
+        found = ["more or fewer parameters"]
+    if found:
         raise UserError(f"this encoder's ViT has {', '.join(found)}; a plain ViT with a class token is needed")
     return ViTConfig(
         hidden_size=vision.embed_dim,

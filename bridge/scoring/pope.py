@@ -7,6 +7,8 @@ from bridge.scoring.joining import few
 from vlm.errors import UserError
 
 AVERAGED = ("accuracy", "precision", "recall", "f1", "yes_ratio")
+# The number of questions tells which of POPE's files for its random category it is.
+RANDOM_FILES = {2910: "POPE's file of August 2023", 3000: "POPE's file since autumn 2023"}
 YES_WORD = re.compile(r"\byes\b", re.IGNORECASE)
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from vlm.logs import progress, write_json
-from world import gqa, pope, vqav2
+from world import gqa, pope, probes, vqav2
 from world.captions import caption, full_caption
 from world.draw import jpeg, render
 from world.scenes import Scene, make_scene
 
-VERSION = 1  # counts up when the same arguments come to mean other files
+VERSION = 2  # counts up when the same arguments come to mean other files
 SHARD = 1000  # scenes in a tar, fewer in a small world: training has at least four
 
 
@@ -134,6 +134,7 @@ def write_world(root: Path, scenes: int, seed: int, qa_scenes: int) -> tuple[dic
             captions.update(named | pictured)
             counts[split]["pope_images"] = len(pictured)
     write_json(root / "captions.json", captions)
+    probes.write_probes(root, seed)
     world = {"version": VERSION, "scenes": scenes, "seed": seed, "qa_scenes": qa_scenes, "counts": counts}
     write_json(root / "world.json", world)
     return world, sum(sizes.values()) / seconds

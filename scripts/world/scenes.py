@@ -22,7 +22,8 @@ COLORS = {
 }
 SIZES = {"small": (16, 17), "large": (21, 22)}  # pixels across
 APART = 12  # pixels between two centres that make one object left of, or above, another: other column, other row
-SPLITS = {"train": 1_000_000, "val": 2_000_000, "testdev": 3_000_000}  # first image id of each split
+# First image id of each split. The last two are the probes': their pictures are in no other file.
+SPLITS = {"train": 1_000_000, "val": 2_000_000, "testdev": 3_000_000, "probe_train": 4_000_000, "probe_val": 5_000_000}
 PLURAL = {name: name + "s" for name in CATEGORIES} | {"fish": "fish"}
 
 
@@ -135,3 +136,11 @@ def make_scene(seed: int, split: str, index: int) -> Scene:
     first = (SPLITS[split] + index) * 10
     things = tuple(Thing(str(first + number), *traits) for number, traits in enumerate(drawn))
     return Scene(seed, split, index, things)
+
+
+def single_object(seed: int, split: str, index: int) -> Scene:
+    """One object, anywhere; its category is the next one for each next index. The key is as in `make_scene`."""
+    rng = keyed(seed, split, index, "single object")
+    category, color = CATEGORIES[index % len(CATEGORIES)], rng.choice(tuple(COLORS))
+    thing = Thing(str((SPLITS[split] + index) * 10), *_traits(rng, category, color, None))
+    return Scene(seed, split, index, (thing,))

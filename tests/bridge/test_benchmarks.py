@@ -15,6 +15,7 @@ from vlm.errors import UserError
 def test_plan_asks_a_repeated_question_once(benchmark_files):
     pope = benchmarks.read_pope(benchmark_files / "pope")
     assert len(pope.examples) == 12
+    assert pope.note == "POPE's random file has 4 questions: neither of POPE's own files"
     [[first, second]] = plan(pope.examples, batch_questions=8)
     assert first.image.name == "COCO_val2014_000000000001.jpg" and second.image.name == "COCO_val2014_000000000002.jpg"
     assert first.questions == ("Is there a cat?", "Is there a bus?", "Is there a cup?", "Is there a dog?")

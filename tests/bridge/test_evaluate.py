@@ -17,6 +17,7 @@ from vlm.logs import read_json, read_jsonl
 from vlm.model import load
 
 ROOT = Path(__file__).parent.parent.parent
+EXACT = ("--device", "cpu", "--precision", "fp32")  # bf16 logits tie often, and batching may then choose another token
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def run(folder: Path, world: Path, out: Path, *more: str, benchmarks=("gqa", "vq
     """bridge/evaluate.py as a user starts it; its output, stdout before stderr."""
     data = [part for name in benchmarks for part in (f"--{name}", str(world / name))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    call = [sys.executable, str(ROOT / "bridge/evaluate.py"), str(folder), *data, "--out", str(out), *more]
+    call = [sys.executable, str(ROOT / "bridge/evaluate.py"), str(folder), *data, "--out", str(out), *EXACT, *more]
     done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == expect, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -37,7 +38,7 @@ def run(folder: Path, world: Path, out: Path, *more: str, benchmarks=("gqa", "vq
 def here(monkeypatch, folder: Path, world: Path, out: Path, *more: str) -> dict:
     """The same in this process, which has the libraries loaded already. Its results.json."""
     data = [part for name in ("gqa", "vqav2", "pope") for part in (f"--{name}", str(world / name))]
-    monkeypatch.setattr(sys, "argv", ["evaluate.py", str(folder), *data, "--out", str(out), "--device", "cpu", *more])
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", str(folder), *data, "--out", str(out), *EXACT, *more])
     evaluate.main()
     return read_json(out / "results.json")
 
@@ -59,12 +60,17 @@ def evaluated(world, tiny_vlm, tmp_path_factory) -> Path:
     """OUT of an uninterrupted run in a process of its own."""
     out = tmp_path_factory.mktemp("eval")
     printed = run(tiny_vlm.parent, world, out, "--max-new-tokens", "5")
-    assert "GQA" in printed and f"written: {out / 'results.json'}" in printed
+    lines = printed.splitlines()
+    assert f"written: {out / 'results.json'}, every type in {out / 'details.txt'}" in lines
+    assert "POPE's random file has 4 questions: neither of POPE's own files" in lines
+    by_type = {line.partition(":")[0] for line in lines}
+    assert {"GQA by structural type", "VQAv2 by answer type", "POPE random", "POPE adversarial"} <= by_type
+    assert "per question type" in (out / "details.txt").read_text()
     return out
 
 
 def test_answers_are_those_of_the_vlm_itself(world, tiny_vlm, evaluated):
-    vlm = load(tiny_vlm)
+    vlm = load(tiny_vlm, "cpu", torch.float32)
     for name, folder in (("gqa", "gqa/images"), ("vqav2", "vqav2/val2014"), ("pope", "pope/val2014")):
         records = list(read_jsonl(evaluated / f"predictions/{name}.jsonl"))
         assert len(records) == {"gqa": 5, "vqav2": 3, "pope": 12}[name]
@@ -106,6 +112,8 @@ def test_another_model_is_refused_and_overwrite_starts_anew(monkeypatch, world, 
     shutil.copytree(evaluated, out)
     with pytest.raises(UserError, match=r"another run .it differs in: max_new_tokens"):
         here(monkeypatch, tiny_vlm, world, out, "--max-new-tokens", "6")
+    with pytest.raises(UserError, match=r"another run .it differs in: dtype"):
+        here(monkeypatch, tiny_vlm, world, out, "--max-new-tokens", "5", "--precision", "bf16")
     other = tmp_path / "other"
     shutil.copytree(tiny_vlm, other)
     (other / "generation_config.json").write_text((other / "generation_config.json").read_text() + "\n")
@@ -142,7 +150,7 @@ def test_missing_and_damaged_images_make_scores_partial(monkeypatch, capsys, wor
 def test_blind_asks_the_bare_question(monkeypatch, world, tiny_vlm, tmp_path):
     report = here(monkeypatch, tiny_vlm, world, tmp_path / "eval", "--max-new-tokens", "5", "--blind")
     assert report["sees"] == "nothing"
-    vlm = load(tiny_vlm)
+    vlm = load(tiny_vlm, "cpu", torch.float32)
     for record in read_jsonl(tmp_path / "eval/predictions/pope.jsonl"):
         assert record["answer"] == vlm.answer(None, record["question"], max_new_tokens=5)
 
@@ -152,7 +160,7 @@ def test_oracle_reads_the_caption_and_shuffled_another_image(monkeypatch, world,
     oracle = here(monkeypatch, tiny_vlm, world, tmp_path / "o", "--max-new-tokens", "5", "--oracle", captions)
     shuffle = here(monkeypatch, tiny_vlm, world, tmp_path / "s", "--max-new-tokens", "5", "--shuffle-images")
     assert (oracle["sees"], shuffle["sees"]) == ("captions", "other images")
-    vlm = load(tiny_vlm)
+    vlm = load(tiny_vlm, "cpu", torch.float32)
     for record in read_jsonl(tmp_path / "o/predictions/gqa.jsonl"):
         number = int(record["image"][:2]) - 10
         ids = vlm.prompt_ids(record["question"], image=False, caption=f"a picture of cat {number}")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, Qwen2Config, ViTConfig
+from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, Qwen2Config, Qwen3Config, ViTConfig
 
 from bridge.model import label_logits, loss_sum, prefill, shared_prefill
 from bridge.packing import (
@@ -28,7 +28,11 @@ TEXT = {
     "max_position_embeddings": 128,
     "initializer_range": 0.3,
 }
-TEXT_CONFIGS = {"llama": LlamaConfig(**TEXT, attention_bias=False), "qwen2": Qwen2Config(**TEXT)}
+TEXT_CONFIGS = {
+    "llama": LlamaConfig(**TEXT, attention_bias=False),
+    "qwen2": Qwen2Config(**TEXT),
+    "qwen3": Qwen3Config(**TEXT, head_dim=8),
+}
 
 
 def conversation(key: str, question: list[int], answer: list[int], image: bool = True) -> Conversation:

@@ -108,6 +108,8 @@ def test_sampled_answer_follows_the_votes_and_the_key():
     drawn = [vqa.with_sampled_answer(example, seed=0, epoch=epoch).answer for epoch in range(400)]
     assert drawn == [vqa.with_sampled_answer(example, seed=0, epoch=epoch).answer for epoch in range(400)]
     assert 240 <= Counter(drawn)["2"] <= 320
+    blank = Example("7", Path("x.jpg"), "How many?", "2", ("", " ", "2"))
+    assert {vqa.with_sampled_answer(blank, 0, epoch).answer for epoch in range(20)} == {"2"}
     unvoted = Example("7", Path("x.jpg"), "How many?", "2")
     assert vqa.with_sampled_answer(unvoted, 0, 0) is unvoted
 

@@ -28,8 +28,8 @@ class Batches(train.CaptionBatches):
 
 
 class Recorder(train.Recorder):
-    def add(self, step, lr, metrics):
-        super().add(step, lr, metrics)
+    def add(self, *arguments):
+        super().add(*arguments)
         optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
         with zero.gathered(list(engine.module.parameters())):
             states = [state[name] for state in optimizer.state.values() for name in sorted(state)]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pretrain import plan
-from pretrain.config import PRESETS, from_preset
+from pretrain.config import from_preset
 from pretrain.model import Pretrainer, encoder_config
 from pretrain.run import main
 from vlm.encoder import Encoder
@@ -25,6 +25,12 @@ BASE = {
 def test_parameters_of_the_published_sizes():
     assert plan.parameters(from_preset("base")) == BASE
     assert plan.parameters(from_preset("small"))["image tower"] == 21_665_664  # vit_small_patch16_224
+
+
+def test_objectives_have_the_heads_they_train():
+    assert plan.parameters(from_preset("base", objective="siglip")) == {
+        **BASE, "image predictor": 0, "caption predictor": 0, "logits": 2
+    }  # fmt: skip
 
 
 def test_parameters_are_those_of_a_real_build():
@@ -46,11 +52,14 @@ def test_model_states_of_1000_parameters_on_4_processes(stage, expected):
     assert list(plan.model_states(1000, stage, 4).values()) == expected
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_activations_are_what_autograd_keeps(dtype):
+@pytest.mark.parametrize(
+    ("objective", "dtype"), [("levljepa", "fp32"), ("levljepa", "bf16"), ("levljepa-plus", "fp32"), ("clip", "fp32")]
+)
+def test_activations_are_what_autograd_keeps(objective, dtype):
     """Per sample: twice the batch less once the batch, so that what does not grow with it drops out."""
-    sizes = {**PRESETS["tiny"], "dtype": dtype, "vision_width": 256, "text_width": 256}
-    config = from_preset("tiny", **sizes)
+    wide = {"dtype": dtype, "vision_width": 256, "text_width": 256, "objective": objective}
+    config = from_preset("tiny", **wide)
+    crops = {48: 1} if objective != "levljepa-plus" else {48: 2, 24: 4}
     encoder = Encoder(encoder_config(config, 1024))
     model = Pretrainer(encoder, dtype=torch.bfloat16 if dtype == "bf16" else torch.float32)
     own = {part.untyped_storage().data_ptr() for part in [*encoder.parameters(), *encoder.buffers()]}
@@ -62,16 +71,15 @@ def test_activations_are_what_autograd_keeps(dtype):
             storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
             return tensor
 
-        inputs = torch.randn(batch, 3, 48, 48), torch.zeros(batch, 77, dtype=torch.long), torch.full((batch,), 77)
+        pixels = [torch.randn(batch, views, 3, side, side) for side, views in crops.items()]
+        inputs = torch.zeros(batch, 77, dtype=torch.long), torch.full((batch,), 77)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            embeddings = model(*inputs)
-        pixels = inputs[0].nbytes if dtype == "bf16" else 0  # kept as inputs; in fp32 autograd holds the same tensor
-        return embeddings and pixels + sum(part.nbytes() for at, part in storages.items() if at not in own)
+            embeddings = model(pixels if len(crops) > 1 else pixels[0][:, 0], *inputs)
+        return embeddings and sum(part.nbytes() for at, part in storages.items() if at not in own)
 
-    ours = plan.activation_bytes(from_preset("tiny", **{**sizes, "batch_size": 4}), 1) / 4
-    if dtype == "fp32":
-        ours -= 4 * 3 * 48 * 48
-    else:  # the CPU's autocast leaves the power and tanh of the text tower's GELU in bf16
+    ours = plan.activation_bytes(from_preset("tiny", **wide, batch_size=4), 1) / 4
+    ours -= sum(views * 3 * side**2 * 4 for side, views in crops.items())  # the batch itself
+    if dtype == "bf16":  # the CPU's autocast leaves the power and tanh of the text tower's GELU in bf16
         ours -= 77 * 256 * 2 * (38 - 26) * 2
     assert (kept(8) - kept(4)) / 4 == pytest.approx(ours, rel=0.02)
 

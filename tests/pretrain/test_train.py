@@ -14,6 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
+from pretrain.captions import open_captions
+from pretrain.retrieval import caption_pool, retrieval_probe
 from vlm.encoder import load_encoder
 
 ROOT = Path(__file__).parents[2]
@@ -27,8 +29,8 @@ SMALL = [
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
-def pretrain(data, out, *flags, launcher=(sys.executable,)):
-    command = [*launcher, "pretrain/run.py", "--data", str(data), "--out", str(out), *SMALL, *flags]
+def pretrain(data, out, *flags, launcher=(sys.executable,), sizes=SMALL):
+    command = [*launcher, "pretrain/run.py", "--data", str(data), "--out", str(out), *sizes, *flags]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
@@ -153,12 +155,41 @@ def test_sigterm_saves_the_step_and_a_folder_serves_one_run_at_a_time(captions, 
     assert errors.splitlines()[-1] == f"terminated: step {saved} is saved, the same command goes on from there"
 
 
+def probes(run):
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    found = {r["step"]: {name: r[name] for name in r if name.startswith("probe_")} for r in records}
+    return {step: numbers for step, numbers in found.items() if numbers}
+
+
+def test_probing_leaves_the_trajectory_as_it_was(captions, uninterrupted, tmp_path):
+    run = tmp_path / "probed"
+    result = pretrain(captions, run, "--steps", "8", "--probe-every", "4", "--probe-data", str(captions))
+    assert result.returncode == 0, result.stderr
+    assert losses(run) == losses(uninterrupted) and sorted(probes(run)) == [3, 7]
+    expected = retrieval_probe(load_encoder(run / "encoder"), *caption_pool(open_captions(captions), 40))
+    assert len(probes(run)[7]) == 6
+    assert probes(run)[7] == pytest.approx({name: expected[name[6:]] for name in probes(run)[7]}, rel=1e-5)
+
+
+def test_rank_0_probes_what_zero_3_has_spread(captions, uninterrupted, tmp_path):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29613"]
+    flags = ["--steps", "8", "--zero", "3", "--probe-every", "4", "--probe-data", str(captions)]
+    result = pretrain(captions, tmp_path / "run", *flags, launcher=launcher)
+    assert result.returncode == 0, result.stderr
+    assert losses(tmp_path / "run") == pytest.approx(losses(uninterrupted), rel=5e-4)
+    expected = retrieval_probe(load_encoder(tmp_path / "run/encoder"), *caption_pool(open_captions(captions), 40))
+    found = probes(tmp_path / "run")
+    assert sorted(found) == [3, 7]
+    assert found[7] == pytest.approx({name: expected[name[6:]] for name in found[7]}, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (("--batch-size", "64"), "the data holds 40 usable samples, a batch takes 64"),
         (("--resume", "required"), "--resume required, but"),
         (("--tokenizer", "nowhere.json"), "--tokenizer nowhere.json"),
+        (("--probe-every", "5"), "--probe-every 5 --probe-data None: give a number of steps"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(captions, tmp_path, flags, message):
@@ -166,3 +197,34 @@ def test_bad_input_is_one_line_and_exit_code_2(captions, tmp_path, flags, messag
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1].startswith("error: ") and message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+CONTRASTIVE = [*SMALL[: SMALL.index("--projector-depth")], *SMALL[SMALL.index("--projector-depth") + 2 :]]
+
+
+def test_learned_scalars_survive_resume_and_reach_the_encoder(captions, tmp_path):
+    flags = ("--objective", "siglip", "--steps", "4", "--save-every", "2")
+    result = pretrain(captions, tmp_path / "whole", *flags, sizes=CONTRASTIVE)
+    assert result.returncode == 0, result.stderr
+    whole = load_encoder(tmp_path / "whole" / "encoder").config
+    assert 0 < abs(whole.logit_bias + 10) < 0.01 and 0 < abs(whole.logit_scale - 2.302585) < 0.01
+    shutil.copytree(tmp_path / "whole", tmp_path / "resumed", ignore=shutil.ignore_patterns("step_4", "encoder"))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for name, options in {"resumed": {}, "two": {"launcher": launcher}}.items():
+        zero = ("--zero", "3") if name == "two" else ("--resume", "required")
+        result = pretrain(captions, tmp_path / name, *flags, *zero, sizes=CONTRASTIVE, **options)
+        assert result.returncode == 0, result.stderr
+    config = json.loads((tmp_path / "resumed" / "encoder" / "config.json").read_text())
+    assert config == json.loads((tmp_path / "whole" / "encoder" / "config.json").read_text())
+    assert losses(tmp_path / "two")[0] == pytest.approx(losses(tmp_path / "whole")[0], rel=1e-6)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "whole"), rel=5e-4)
+    assert load_encoder(tmp_path / "two" / "encoder").config.logit_bias == pytest.approx(whole.logit_bias, abs=1e-4)
+
+
+def test_several_crops_reach_the_encoder(captions, tmp_path):
+    flags = ("--objective", "levljepa-plus", "--steps", "2", "--micro-batch-size", "4")
+    result = pretrain(captions, tmp_path / "plus", *flags)
+    assert result.returncode == 0, result.stderr
+    first, last = (json.loads(line) for line in (tmp_path / "plus" / "metrics.jsonl").read_text().splitlines())
+    assert first["multi_view"] > 0 and last["multi_view"] != first["multi_view"]
+    assert load_encoder(tmp_path / "plus" / "encoder").config.training["augmentation"] == "dino"

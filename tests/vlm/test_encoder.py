@@ -127,6 +127,22 @@ def test_saving_and_loading_changes_nothing(released, tmp_path):
     assert torch.equal(copy.embed_texts(CAPTIONS), encoder.embed_texts(CAPTIONS))
 
 
+@torch.no_grad()
+def test_an_encoder_without_predictors_reads_as_plain_cosine(tmp_path):
+    sizes = EncoderConfig(image_size=16, patch_size=8, vision_width=8, vision_layers=1, vision_heads=1, text_width=8,
+                          text_layers=1, text_heads=1, vocab_size=9, embed_dim=4, projector_width=8, projector_depth=0,
+                          logit_scale=2.6592600369327779, logit_bias=-10.5)  # fmt: skip
+    new_encoder(sizes, seed=0).save(tmp_path / "clip")
+    config = json.loads((tmp_path / "clip" / "config.json").read_text())
+    assert config["projector_depth"] == 0
+    assert (config["logit_scale"], config["logit_bias"]) == (2.6592600369327779, -10.5)
+    encoder = vlm.load_encoder(tmp_path / "clip")
+    assert (encoder.config.logit_scale, encoder.config.logit_bias) == (2.6592600369327779, -10.5)
+    z = encoder.embed_images(torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
+    assert encoder.predict_text(z) is z and encoder.predict_image(z) is z
+    assert not any(name.startswith("projector") for name in encoder.image.state_dict())
+
+
 def test_random_weights_depend_on_the_seed_alone(released):
     torch.manual_seed(5)
     first = random_encoder(released[0], seed=3)

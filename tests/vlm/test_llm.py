@@ -79,6 +79,10 @@ def rename_reserved(folder):
     ("edit", "message"),
     [
         (lambda f: GPT2Config(architectures=["GPT2LMHeadModel"]).save_pretrained(f), "is a GPT2LMHeadModel; supported"),
+        (
+            set_config(model_type="foonet", architectures=["Foo"]),
+            "does not know; supported are Llama",
+        ),
         (set_config(model_type="llava", architectures=["LlavaForConditionalGeneration"]), "is a LlavaForCond"),
         (set_config(quantization_config={"quant_method": "gptq", "bits": 4}), "already quantised"),
         (lambda f: (f / "chat_template.jinja").unlink(), "has no chat template"),
@@ -103,7 +107,7 @@ def test_unknown_names_and_missing_files():
     with pytest.raises(UserError, match=r"cannot read the language model no\.gguf: No such file"):
         load_llm("no.gguf")
     with pytest.raises(UserError, match="cannot load in '3bit': give 4bit or 8bit"):
-        llm._quantised("3bit")
+        llm._quantised("3bit", torch.float32)
 
 
 def test_hub_errors_say_what_to_do(monkeypatch):

@@ -1,0 +1,53 @@
+"""Is training collapsing? What a batch's embeddings show of it, and when that is a reason to warn."""
+
+import torch
+from torch.nn.functional import normalize
+
+from pretrain.objective import Embeddings, effective_rank
+
+LOW_RANK = 0.15  # of the highest that the batch allows
+RANK_LOSS = 1 / 3  # of the highest seen so far
+MEETING = 0.02  # cosine: matched pairs are no closer than this to mismatched ones
+SETTLED = 100  # steps; before, and before the warm-up is over, ranks dip and pairs look alike in healthy runs too
+
+
+@torch.no_grad()
+def health(e: Embeddings) -> dict[str, torch.Tensor]:
+    """Effective rank of each modality, and the mean cosine of matched and of mismatched pairs, float32[] each.
+
+    A pair's cosine is the mean of cos(h_v(z_v), z_t) and cos(z_v, h_t(z_t)). The means over all pairs come from sums
+    of rows, without the B x B matrix.
+    """
+    matched, mismatched = zip(_cosines(e.to_text, e.z_t), _cosines(e.to_image, e.z_v))
+    return {
+        "rank_image": effective_rank(e.z_v),
+        "rank_text": effective_rank(e.z_t),
+        "cosine_matched": torch.stack(matched).mean(),
+        "cosine_mismatched": torch.stack(mismatched).mean(),
+    }
+
+
+def _cosines(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean cosine of rows [B, E] with the same index, and of rows with different ones."""
+    a, b, rows = normalize(a.float()), normalize(b.float()), len(a)
+    same = (a * b).sum()
+    return same / rows, (a.sum(0) @ b.sum(0) - same) / (rows * (rows - 1))
+
+
+def collapse(values: dict[str, float], peaks: dict[str, float], attainable: int) -> str | None:
+    """What in `values` of `health` looks like collapse, in one line, or None.
+
+    peaks: the highest ranks seen so far. attainable: the highest rank possible, min(E, rows - 1) where `rows` were
+    embedded together.
+    """
+    found = []
+    for modality in ("image", "text"):
+        rank, peak = values[f"rank_{modality}"], peaks[f"rank_{modality}"]
+        if rank < LOW_RANK * attainable:
+            found.append(f"the {modality} embeddings' effective rank is {rank:.1f} of {attainable}")
+        elif rank < RANK_LOSS * peak:
+            found.append(f"the {modality} embeddings' effective rank fell from {peak:.1f} to {rank:.1f}")
+    matched, mismatched = values["cosine_matched"], values["cosine_mismatched"]
+    if matched - mismatched < MEETING:
+        found.append(f"matched pairs (cosine {matched:.2f}) are no closer than mismatched ones ({mismatched:.2f})")
+    return "collapse? " + "; ".join(found) if found else None

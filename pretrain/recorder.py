@@ -1,0 +1,99 @@
+"""What a run tells of itself while it goes on: metrics.jsonl, the tracker, the progress line, and when to worry."""
+
+import math
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from pretrain.config import PretrainConfig
+from pretrain.health import SETTLED, collapse
+from pretrain.trackers import open_tracker
+from vlm.distributed import all_sum, is_main, world_size
+from vlm.errors import UserError
+from vlm.logs import append_jsonl, progress
+from vlm.runs import TERMINATED, forget_from
+
+PATIENCE = 5  # steps in a row without a finite gradient before the run gives up
+
+
+class Recorder:
+    """Takes every step's scalars; they stay on the device until they are read, every `log_every` steps."""
+
+    def __init__(self, run: Path, config: PretrainConfig, start: int):
+        self.path, self.config, self.pending, self.clock = run / "metrics.jsonl", config, [], time.perf_counter()
+        self.bar = progress(config.steps, "pretrain", "step", initial=start, show=is_main())
+        self.failures = 0
+        self.peaks: dict[str, float] = {}
+        self.warning: str | None = None
+        if is_main():
+            self.tracker = open_tracker(config.tracker, run, asdict(config), start)
+        forget_from(self.path, start)
+
+    def reads(self, step: int) -> bool:
+        """Whether the metrics are read after this step: what is costly is computed for these steps alone."""
+        return (step + 1) % self.config.log_every == 0 or step + 1 == self.config.steps
+
+    def add(self, step: int, lr: float, metrics: dict[str, torch.Tensor], probes: dict[str, float]) -> None:
+        self.pending.append((step, lr, metrics, probes))
+        if self.reads(step):
+            self.flush()
+
+    def flush(self) -> None:
+        """Read the pending steps' means over the ranks in one transfer; `UserError` where nothing moves any more."""
+        if not self.pending:
+            return
+        values = torch.stack([value for _, _, metrics, _ in self.pending for value in metrics.values()])
+        values = iter((all_sum(values) / world_size()).tolist())
+        now = time.perf_counter()
+        rate = self.config.batch_size * len(self.pending) / (now - self.clock)
+        records = []
+        for step, lr, metrics, probes in self.pending:
+            record = {"step": step, **{name: next(values) for name in metrics}}
+            record |= self._verdict(record) | {"lr": lr, "samples_per_s": round(rate, 1), **probes}
+            records.append({name: _or_null(value) for name, value in record.items()})
+            if is_main():
+                append_jsonl(self.path, records[-1])
+            if self.failures == PATIENCE:
+                raise UserError(
+                    f"no finite gradient for {PATIENCE} steps up to step {step}: lower --lr or raise --lambda-*"
+                )
+        if is_main():
+            self.tracker(records)
+        self.bar.set_postfix_str(f"loss {record['loss']:.4f}, {rate:.0f} samples/s", refresh=False)
+        self.bar.update(len(self.pending))
+        self.pending, self.clock = [], now
+
+    def stop(self, step: int) -> None:
+        """Leave, as SIGTERM asked; the checkpoint of `step` is there."""
+        self.bar.close()
+        if is_main():
+            print(f"terminated: step {step} is saved, the same command goes on from there", file=sys.stderr)
+        sys.exit(TERMINATED)
+
+    def _verdict(self, record: dict) -> dict[str, int | str]:
+        """Whether the step was skipped, for a gradient that is not finite, and else its warning of collapse, if any."""
+        skipped = not math.isfinite(record["gradient_norm"])
+        self.failures = self.failures + 1 if skipped else 0
+        if skipped and is_main():
+            self.bar.write(f"step {record['step']}: loss {record['loss']}, nothing updated", sys.stderr)
+        return {"skipped": int(skipped), **({} if skipped else self._collapse(record))}
+
+    def _collapse(self, record: dict) -> dict[str, str]:
+        """The record's warning of collapse, if any; it is also printed when it begins."""
+        ranks = {name: value for name, value in record.items() if name.startswith("rank_")}
+        self.peaks = {name: max(value, self.peaks.get(name, 0.0)) for name, value in ranks.items()} or self.peaks
+        if not ranks or record["step"] < max(SETTLED, self.config.warmup_steps):
+            return {}
+        attainable = min(self.config.embed_dim, self.config.batch_size // world_size() - 1)
+        before, self.warning = self.warning, collapse(record, self.peaks, attainable)
+        if self.warning and not before and is_main():
+            self.bar.write(f"step {record['step']}: {self.warning}")
+        return {"warning": self.warning} if self.warning else {}
+
+
+def _or_null(value: float | str) -> float | str | None:
+    """JSON has no NaN and no infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,81 @@
+"""Do images and captions find each other, and do their embeddings fill their space?"""
+
+from collections.abc import Sequence
+from threading import Lock
+
+import torch
+from PIL import Image
+
+from pretrain.features import embed
+from pretrain.objective import Embeddings, effective_rank
+from pretrain.pairs import Captions, clean_caption
+from pretrain.probe_data import Images, decoded
+from pretrain.sigreg import KNOTS, SPACING, random_directions, sigreg
+from pretrain.zero_shot import cross_modal_scores
+from vlm.encoder import Encoder
+from vlm.errors import UserError
+
+RANKS = (1, 5)
+DIRECTIONS = 4096
+
+
+def caption_pool(data: Captions, count: int) -> tuple[Images, list[str]]:
+    """The first `count` images and captions of a data set."""
+    if count < max(RANKS):
+        raise UserError(f"a pool of {count}: R@{max(RANKS)} needs {max(RANKS)} captions or more")
+    if len(data) < count:
+        raise UserError(f"the data holds {len(data)} pairs: give --pool {len(data)} or less")
+    captions = [clean_caption(data.caption(number)) for number in range(count)]
+    one_at_a_time = Lock()  # a source keeps files open between reads
+
+    def read(number: int) -> Image.Image:
+        with one_at_a_time:
+            content, _ = data.read(number)
+        return decoded(content, "{}:{}".format(*data.identify(number)))
+
+    return Images(count, read), captions
+
+
+def recall_at(scores: torch.Tensor, captions: Sequence[str], k: int) -> float:
+    """Share of rows whose own column is among the k largest; a column with an equal caption also counts.
+
+    scores: float[B, B], images by captions, or the other way round.
+    """
+    top = scores.topk(k, dim=1).indices.tolist()
+    return sum(any(captions[j] == captions[i] for j in row) for i, row in enumerate(top)) / len(captions)
+
+
+def recalls(e: Embeddings, captions: Sequence[str]) -> dict[str, float]:
+    """R@1 and R@5 of images among captions and of captions among images."""
+    scores = cross_modal_scores(e.z_v, e.z_t, e.to_text, e.to_image)
+    directions = {"image_to_text": scores, "text_to_image": scores.T}
+    return {f"{name}_r{k}": recall_at(part, captions, k) for name, part in directions.items() for k in RANKS}
+
+
+def expected_sigreg() -> float:
+    """What SIGReg averages on samples of the normal distribution that it pulls towards, whatever their number.
+
+    The variance of a sample's characteristic function, 1 - phi(t)^2, under SIGReg's weights.
+    """
+    t = SPACING * torch.arange(1, KNOTS + 1, dtype=torch.float64)
+    weight = 2 * SPACING * torch.exp(-t.square() / 2)
+    weight[-1] /= 2
+    return float((weight * -torch.expm1(-t.square())).sum())
+
+
+def spread(e: Embeddings) -> dict[str, float]:
+    """Effective rank and SIGReg of each modality's embeddings; SIGReg grows with the pool where they are not normal."""
+    directions = random_directions(e.z_v.shape[1], DIRECTIONS, 0, 0, "probe", device=e.z_v.device)
+    return {
+        "rank_image": float(effective_rank(e.z_v)),
+        "rank_text": float(effective_rank(e.z_t)),
+        "sigreg_image": float(sigreg(e.z_v, directions)),
+        "sigreg_text": float(sigreg(e.z_t, directions)),
+        "sigreg_normal": expected_sigreg(),
+    }
+
+
+def retrieval_probe(encoder: Encoder, images: Sequence, captions: Sequence[str]) -> dict[str, float]:
+    """Recall in both directions over the pool, and the spread of its embeddings."""
+    e = embed(encoder, images, captions)
+    return {"pool": len(captions), **recalls(e, captions), "embed_dim": encoder.config.embed_dim, **spread(e)}

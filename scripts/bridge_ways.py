@@ -1,0 +1,166 @@
+"""Two ways to train a connector on the same questions, for scripts/bench_bridge.py: LLaVA's own, and the bridge's."""
+
+import contextlib
+import io
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import (
+    AutoModelForImageTextToText,
+    CLIPImageProcessorPil,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    Qwen2Config,
+    ViTConfig,
+)
+
+from bridge.features import FeatureCache, VisionTower
+from bridge.model import prefill
+from bridge.packing import Conversation, Row, fill_rows, make_batch, micro_batches
+from bridge.parts import Trainee
+from bridge.questions import Prepared
+from bridge.training import backward, update
+
+VOCABULARY, SLOTS = 151936, 196
+IMAGE, END, FIRST_WORD = 1, 2, 100  # token ids
+OPENING = (10, 11, 12)  # what opens a turn, before the image
+TEXT = (22, 29)  # tokens of a question, its answer and the template round them: 25 on average
+ANSWER = (1, 3)
+ROW_TOKENS, MICRO_TOKENS = 1024, 8192  # the defaults of bridge/train.py
+
+
+def model_config(layers: int) -> LlavaConfig:
+    """ViT-B/16 at 224 in front of Qwen2.5-1.5B's sizes with `layers` layers."""
+    text = Qwen2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=1536,
+        intermediate_size=8960,
+        num_hidden_layers=layers,
+        num_attention_heads=12,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        rms_norm_eps=1e-6,
+    )
+    vision = ViTConfig(layer_norm_eps=1e-6, image_size=224, patch_size=16, tie_last_hidden_states=True)
+    return LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=IMAGE,
+        image_seq_length=SLOTS,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+        tie_word_embeddings=True,
+    )
+
+
+def frozen_model(layers: int, dtype: torch.dtype) -> LlavaForConditionalGeneration:
+    """Random weights that depend on `layers` and `dtype` alone; only the connector is trained."""
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(model_config(layers), dtype=dtype).eval().requires_grad_(False)
+    model.model.multi_modal_projector.requires_grad_(True)
+    return model
+
+
+def conversations(questions: tuple[int, ...]) -> list[list[Conversation]]:
+    """`questions[i]` about image i: random words of random length, the last of them the answer."""
+    random = np.random.default_rng(0)
+    images = []
+    for image, count in enumerate(questions):
+        items = []
+        for number in range(count):
+            words = random.integers(FIRST_WORD, VOCABULARY, random.integers(*TEXT) - len(OPENING) - 1).tolist()
+            ids = (*OPENING, *[IMAGE] * SLOTS, *words, END)
+            items.append(Conversation(f"{image}-{number}", ids, len(ids) - 1 - int(random.integers(*ANSWER))))
+        images.append(items)
+    return images
+
+
+def pack(images: list[list[Conversation]]) -> list[list[Row]]:
+    """The rows of each image."""
+    return [fill_rows(items, IMAGE, len(OPENING), ROW_TOKENS) for items in images]
+
+
+def pictures(folder: Path, count: int) -> list[Path]:
+    paths = [folder / f"{number}.png" for number in range(count)]
+    for number, path in enumerate(paths):
+        pixels = np.random.default_rng(number).integers(0, 256, (224, 224, 3), np.uint8)
+        Image.fromarray(pixels).save(path, compress_level=0)
+    return paths
+
+
+class Way:
+    """A way to train: a model, its data and its optimizer. `step` gives the mean loss over the answer tokens."""
+
+    def __init__(self, layers: int, dtype: torch.dtype, questions: tuple[int, ...], folder: Path):
+        self.model = frozen_model(layers, dtype)
+        self.connector = self.model.model.multi_modal_projector
+        self.layers = self.model.model.language_model.layers
+        self.images = conversations(questions)
+        self.processor = CLIPImageProcessorPil(size={"height": 224, "width": 224}, do_center_crop=False)
+        self.load(pictures(folder, len(questions)))
+        self.optimizer = torch.optim.AdamW(self.connector.parameters(), lr=1e-3)
+
+    def gradient(self) -> torch.Tensor:
+        return torch.cat([parameter.grad.flatten().float() for parameter in self.connector.parameters()])
+
+
+class Llava(Way):
+    def load(self, paths: list[Path]) -> None:
+        pixels = self.processor(images=[Image.open(path) for path in paths], return_tensors="pt")["pixel_values"]
+        flat = [(index, item) for index, items in enumerate(self.images) for item in items]
+        width = max(len(item.ids) for _, item in flat)
+        ids = torch.full((len(flat), width), END)
+        seen, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
+        for row, (_, item) in enumerate(flat):
+            ids[row, : len(item.ids)] = torch.tensor(item.ids)
+            seen[row, : len(item.ids)] = 1
+            labels[row, item.prompt : len(item.ids)] = torch.tensor(item.ids[item.prompt :])
+        pixels = pixels[[index for index, _ in flat]].to(self.model.dtype)
+        self.inputs = {"input_ids": ids, "attention_mask": seen, "labels": labels, "pixel_values": pixels}
+
+    def backward(self) -> float:
+        loss = self.model(**self.inputs).loss
+        loss.backward()
+        return loss.item()
+
+    def step(self) -> float:
+        loss = self.backward()
+        torch.nn.utils.clip_grad_norm_(self.connector.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss
+
+
+class Bridge(Way):
+    def load(self, paths: list[Path]) -> None:
+        self.connector.float()  # as bridge.parts.freeze has it
+        vlm = SimpleNamespace(model=self.model, processor=SimpleNamespace(image_processor=self.processor))
+        self.paths, self.trainee = paths, Trainee(vlm, dict(self.connector.named_parameters()), None)
+        self.features = FeatureCache(paths[0].parent / "features", VisionTower(vlm))
+        with contextlib.redirect_stderr(io.StringIO()):
+            self.features.fill(paths)
+        with torch.no_grad():
+            self.constant = prefill(self.model, OPENING)
+
+    def prepare(self) -> Prepared:
+        packed = pack(self.images)
+        rows = [row for rows in packed for row in rows]
+        owners = [path for path, rows in zip(self.paths, packed) for _ in rows]
+        batches = [
+            (make_batch([rows[index] for index in indices]), self.features([owners[index] for index in indices]))
+            for indices in micro_batches(rows, MICRO_TOKENS)
+        ]
+        return Prepared(batches, sum(map(len, self.images)), sum(len(row.ids) for row in rows))
+
+    def backward(self) -> float:
+        self.sums = backward(self.trainee, self.prepare(), lambda: contextlib.nullcontext(self.constant), False)
+        return self.sums.loss
+
+    def step(self) -> float:
+        loss = self.backward()
+        update(self.trainee, self.optimizer, self.sums, 1.0)
+        return loss

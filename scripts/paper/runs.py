@@ -1,0 +1,88 @@
+"""Bridge runs on disk: which encoder, LLM and settings each was trained with, and how it was scored."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlm.errors import UserError
+from vlm.logs import read_json
+
+RANDOM = "random"
+# `--llm` as it may have been given -> the name in the table, for the paper's two as the paper has it.
+TITLES = {
+    "llama": "Llama-1B",
+    "meta-llama/Llama-3.2-1B-Instruct": "Llama-1B",
+    "qwen": "Qwen-1.5B",
+    "Qwen/Qwen2.5-1.5B-Instruct": "Qwen-1.5B",
+    "smollm2": "SmolLM2-135M",
+    "HuggingFaceTB/SmolLM2-135M-Instruct": "SmolLM2-135M",
+}
+# Where a run lies, how it was cut up, and what its pair differs in on purpose, decide nothing about the comparison.
+IRRELEVANT = {
+    "out", "encoder", "micro_tokens", "gradient_checkpointing", "cache", "features", "resume", "save_every",
+}  # fmt: skip
+PATHS = ("gqa", "vqav2", "llava", "llava_images")
+EVALUATED = ("mode", "max_new_tokens", "limit_images")
+
+
+@dataclass(frozen=True)
+class Run:
+    """objective: the encoder's training objective, or "random". settings: all of the bridge's own but the seed.
+    vision: the ViT's sizes and pixel statistics, shared by an encoder and its random twin. training: the encoder's."""
+
+    folder: Path
+    objective: str
+    llm: str
+    seed: int
+    settings: dict
+    vision: dict
+    training: dict
+    report: dict
+    scores: Path
+
+
+def read_run(folder: Path, evaluation: str) -> Run | str:
+    """A run of bridge/train.py scored in its folder `evaluation`; or why it has no place in the table."""
+    config = read_json(folder / "config.json")
+    results = folder / evaluation / "results.json"
+    if "encoder" not in config or "llm" not in config:
+        raise UserError(f"{folder / 'config.json'} is not a bridge run's: give folders that bridge/train.py wrote")
+    if config["llm"] is None or config["encoder"] is None:
+        return "went on from another run (--init)"
+    if config["encoder"] == "blind":
+        return "has no sight (--encoder blind)"
+    if not results.is_file():
+        return f"has no {evaluation}/results.json: run python bridge/evaluate.py {folder}"
+    report = read_json(results)
+    if report["sees"] != "images":
+        return f"was shown {report['sees']}, not its images"
+    path = config["encoder"].removeprefix("random:")
+    if path.startswith("timm:"):
+        return f"sees with {path}, which none of the objectives trained"
+    if not (Path(path) / "config.json").is_file():
+        raise UserError(f"{folder}: its encoder {path} is not here: run this from where bridge/train.py was run")
+    encoder = read_json(Path(path) / "config.json")
+    llm = TITLES.get(config["llm"], Path(config["llm"]).name)
+    settings = {name: value for name, value in config.items() if name not in IRRELEVANT | {"seed"}} | {"llm": llm}
+    settings |= {name: str(Path(settings[name]).resolve()) for name in PATHS if settings.get(name)}
+    training = encoder.get("training", {})
+    return Run(
+        folder=folder,
+        objective=RANDOM if config["encoder"].startswith("random:") else training.get("objective", "levljepa"),
+        llm=llm,
+        seed=config["seed"],
+        settings=settings,
+        vision={"sizes": encoder["vision_encoder"], "pixels": encoder.get("normalization")},
+        training=training,
+        report=report,
+        scores=folder / evaluation,
+    )
+
+
+def differences(one: Run, other: Run) -> list[str]:
+    """What two runs differ in beside encoder and seed: `lr 0.001 / 0.002`."""
+    pairs = [(name, one.settings.get(name), other.settings.get(name)) for name in one.settings | other.settings]
+    pairs += [("seed", one.seed, other.seed)]
+    pairs += [(name, one.report.get(name), other.report.get(name)) for name in EVALUATED]
+    if one.vision != other.vision:
+        pairs.append(("ViT", one.vision["sizes"]["architecture"], other.vision["sizes"]["architecture"] + " or pixels"))
+    return [f"{name} {mine} / {theirs}" for name, mine, theirs in pairs if mine != theirs]

@@ -1,0 +1,77 @@
+"""What the training command makes of its data: LLaVA's files, votes, weights, and text that cannot be used."""
+
+from pathlib import Path
+
+import pytest
+
+from bridge.config import parse_config
+from bridge.train import load_examples
+from bridge.training import train
+from vlm.errors import UserError
+from vlm.logs import read_jsonl, write_json
+
+PROMPT = "\nAnswer the question using a single word or phrase."
+
+
+def llava_file(root: Path, *conversations: list[str]) -> Path:
+    """One record an image, its turns human and gpt in turn; and one record of text alone."""
+    records = [{"id": "share", "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]}]
+    for number, turns in enumerate(conversations, start=10):
+        said = [{"from": ("human", "gpt")[i % 2], "value": turn} for i, turn in enumerate(turns)]
+        records.append({"id": number, "image": f"images/{number}.jpg", "conversations": said})
+    write_json(root / "mix.json", records)
+    return root / "mix.json"
+
+
+def run(tiny_vlm: Path, out: Path, *more: str) -> list[dict]:
+    """The command's work in this process; its metrics."""
+    config = parse_config(["--init", str(tiny_vlm), "--out", str(out), "--precision", "fp32", *map(str, more)])
+    train(config, load_examples(config))
+    return list(read_jsonl(out / "metrics.jsonl"))
+
+
+def test_llava_instructions_train_end_to_end(benchmark_files, tiny_vlm, tmp_path, capsys):
+    file = llava_file(
+        tmp_path,
+        [f"<image>\nIs it red?{PROMPT}", "Yes", "What is it?", "A cat"],
+        [f"Is it a dog?{PROMPT}\n<image>", "No"],
+    )
+    lines = run(tiny_vlm, tmp_path / "out", "--llava", file, "--llava-images", benchmark_files / "gqa")
+    assert f"{file}: 1 of 3 records have no image and are left out" in capsys.readouterr().err
+    assert [line["questions"] for line in lines] == [3]
+    # the tokenizer has a token a byte: the answers' own, and one that ends each
+    assert lines[0]["answer_tokens"] == len("Yes" + "A cat" + "No") + 3
+    assert (tmp_path / "out/vlm/model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ("long " * 60, r"question 1:0 with its image and answer takes \d+ tokens, more than --row-tokens 160 allows"),
+        ("<|im_end|>", r"question 1:0: the text .* contains the control token <\|im_end\|>"),
+    ],
+)
+def test_text_that_cannot_be_trained_on_is_met_before_any_work(benchmark_files, tiny_vlm, tmp_path, answer, message):
+    turns = [turn for number in range(30) for turn in (f"{number}?", "Yes")]
+    file = llava_file(tmp_path, ["What is it?", answer], turns)
+    with pytest.raises(UserError, match=message):
+        run(tiny_vlm, tmp_path / "out", "--llava", file, "--llava-images", benchmark_files / "gqa",
+            "--batch-questions", "2", "--row-tokens", "160")  # fmt: skip
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]  # another attempt may use the folder
+
+
+def test_vqav2_learns_the_most_common_answer_or_one_by_votes(benchmark_files, tiny_vlm, tmp_path):
+    given = ("--vqav2", benchmark_files / "vqav2", "--vqav2-split", "val2014", "--batch-questions", "3")
+    lines = run(tiny_vlm, tmp_path / "common", *given, "--steps", "2")
+    assert {line["answer_tokens"] for line in lines} == {len("2" + "yes" + "a cat") + 3}
+    # 103 has "dog" eight times of ten
+    lines = run(tiny_vlm, tmp_path / "votes", *given, "--steps", "6", "--vqav2-answers", "votes")
+    assert {line["answer_tokens"] for line in lines} == {len("2" + "yes" + word) + 3 for word in ("a cat", "dog")}
+
+
+def test_a_weight_is_between_gqa_and_vqav2_alone():
+    given = ["--llm", "smollm2", "--encoder", "blind", "--gqa", "a", "--gqa-weight", "0.5"]
+    for more in ([], ["--vqav2", "b", "--llava", "f", "--llava-images", "d"]):
+        with pytest.raises(UserError, match="give both --gqa and --vqav2, and no --llava"):
+            parse_config([*given, *more])
+    assert parse_config([*given, "--vqav2", "b"]).gqa_weight == 0.5

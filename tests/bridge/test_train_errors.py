@@ -1,0 +1,43 @@
+"""What a user can get wrong when starting a training run: one line each."""
+
+import pytest
+
+from bridge.config import parse_config
+from vlm.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--gqa", "none"], "none is not a folder: GQA needs"),
+        (["--row-tokens", "9"], "more than --row-tokens 9 allows"),
+        (["--llm", "none"], "unknown language model 'none'"),
+        (["--encoder", "none"], "none/config.json does not exist"),
+        (["--encoder", "random:none"], "none/config.json does not exist"),
+        (["--gqa-split", "test"], "test_balanced_questions.json is missing"),
+        (["--init", "none", "--load-in", "4bit"], "leave out --encoder, --normalisation and --load-in"),
+        (["--llava", "none"], "belong together"),
+    ],
+)
+def test_bad_input(training, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        training.run(tmp_path / "out", *changes)
+    assert not (tmp_path / "out/vlm").exists()
+
+
+def test_bad_input_of_the_command_is_one_line(training, tmp_path):
+    output = training.command(*training.flags(tmp_path / "out", "--gqa", str(tmp_path / "none")), expect=2)
+    assert output == f"error: {tmp_path}/none is not a folder: GQA needs its question files and images in one folder\n"
+
+
+def test_no_flags_name_the_commands_to_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"run `python scripts/make_world.py runs/world`"):
+        parse_config(["--llm", "smollm2"])
+    (tmp_path / "runs/world").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"run `deepspeed pretrain/run.py` first"):
+        parse_config(["--llm", "smollm2"])
+    (tmp_path / "runs/pretrain/encoder").mkdir(parents=True)
+    config = parse_config(["--llm", "smollm2"])
+    assert (config.gqa, config.vqav2) == ("runs/world/gqa", "runs/world/vqav2")
+    assert (config.encoder, config.out) == ("runs/pretrain/encoder", "runs/bridge")

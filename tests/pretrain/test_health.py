@@ -1,0 +1,82 @@
+"""The collapse alarm fires on collapsed embeddings, is silent on healthy ones, and costs no B x B matrix."""
+
+import json
+
+import pytest
+import torch
+from torch.nn.functional import cosine_similarity
+
+from pretrain.config import from_preset
+from pretrain.health import collapse, health
+from pretrain.objective import Embeddings
+from pretrain.recorder import Recorder
+
+
+def normal(rows=64, dim=32, seed=0):
+    return torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed))
+
+
+def embeddings(z_v, z_t, error=0.5):
+    """Predictions that are right up to an error."""
+    return Embeddings(z_v, z_t, z_t + error * normal(*z_t.shape, seed=8), z_v + error * normal(*z_v.shape, seed=9))
+
+
+def judged(e, **peaks):
+    values = {name: value.item() for name, value in health(e).items()}
+    return collapse(values, {**values, **peaks}, min(e.z_v.shape[1], len(e.z_v) - 1))
+
+
+def test_cosines_are_the_means_over_pairs():
+    e = embeddings(normal(seed=1) + 1, normal(seed=2))
+    values = health(e)
+    pairs = 0.5 * (
+        cosine_similarity(e.to_text[:, None], e.z_t[None], dim=2)
+        + cosine_similarity(e.z_v[:, None], e.to_image[None], dim=2)
+    )
+    assert values["cosine_matched"].item() == pytest.approx(pairs.diagonal().mean().item(), abs=1e-6)
+    strangers = pairs[~torch.eye(64, dtype=torch.bool)]
+    assert values["cosine_mismatched"].item() == pytest.approx(strangers.mean().item(), abs=1e-6)
+
+
+def test_silent_on_healthy_embeddings():
+    assert judged(embeddings(normal(seed=1), normal(seed=2))) is None
+    assert judged(embeddings(normal(seed=1), normal(seed=2), error=3.0)) is None  # early: the predictions are poor
+
+
+def test_fires_where_a_modality_lost_its_dimensions():
+    flat = normal(64, 3, seed=1) @ normal(3, 32, seed=2)
+    assert "the image embeddings' effective rank is 3.0 of 32" in judged(embeddings(flat, normal(seed=2)))
+    assert "the text embeddings' effective rank is 3.0 of 32" in judged(embeddings(normal(seed=2), flat))
+    one_point = normal(1, 32).expand(64, 32)
+    assert "matched pairs (cosine 1.00) are no closer than mismatched ones (1.00)" in judged(
+        embeddings(one_point, one_point, error=0.0)
+    )
+
+
+def test_fires_where_rank_fell_from_its_peak():
+    half = normal(64, 8, seed=1) @ normal(8, 32, seed=2)
+    assert judged(embeddings(half, normal(seed=2))) is None
+    assert "rank fell from 30.0 to 7." in judged(embeddings(half, normal(seed=2)), rank_image=30.0)
+
+
+def test_fires_where_predictions_know_nothing_of_their_pair():
+    e = embeddings(normal(seed=1), normal(seed=2))
+    e.to_text, e.to_image = e.to_text.roll(1, 0), e.to_image.roll(1, 0)
+    assert "no closer than mismatched" in judged(e)
+
+
+@pytest.mark.parametrize(("warmup", "fires"), [(3, [101, 103, 105]), (102, [103, 105])])
+def test_the_log_has_one_line_when_it_begins_and_the_records_say_so(tmp_path, capsys, warmup, fires):
+    config = from_preset("tiny", log_every=2, warmup_steps=warmup, embed_dim=32)
+    recorder = Recorder(tmp_path, config, start=96)
+    flat = torch.zeros(64, 32)
+    for step in range(96, 106):
+        metrics = {"loss": torch.tensor(1.0), "gradient_norm": torch.tensor(1.0)}
+        if recorder.reads(step):
+            metrics |= health(embeddings(flat, normal(seed=2)))
+        recorder.add(step, 0.1, metrics, {})
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records if "warning" in record] == fires
+    assert ["rank_text" in record for record in records] == [False, True] * 5
+    assert records[-1]["warning"].startswith("collapse? the image embeddings' effective rank is 1.0 of 32")
+    assert capsys.readouterr().out.count(f"step {fires[0]}: collapse? ") == 1

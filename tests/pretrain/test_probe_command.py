@@ -1,0 +1,137 @@
+"""The command on every task: what it prints, what it writes, and how it refuses."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pretrain import probe
+from vlm.errors import run_command
+
+COLORS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 80, 220)}
+
+
+def picture(path, color, generator):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = generator.normal(color, 12, (48, 48, 3)).clip(0, 255).astype(np.uint8)
+    Image.fromarray(pixels).save(path, quality=95)
+
+
+@pytest.fixture(scope="module")
+def colors(tmp_path_factory):
+    """Class folders of plain colours, which any encoder tells apart."""
+    root, generator = tmp_path_factory.mktemp("colors"), np.random.default_rng(0)
+    for split, count in (("train", 10), ("val", 4)):
+        for name, color in COLORS.items():
+            for index in range(count):
+                picture(root / split / name / f"{index}.jpg", color, generator)
+    return root
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """The probes' folders of the embedded world, with fewer pictures, 20 captioned scenes and a GQA folder."""
+    from world import files, gqa, probes, scenes
+
+    root = tmp_path_factory.mktemp("world")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probes, "IN_CLASS", {"train": 4, "val": 2})
+        patch.setattr(probes, "MASKS", {"training": ("probe_train", 8), "validation": ("probe_val", 4)})
+        probes.write_probes(root, seed=0)
+    (root / "gqa/images").mkdir(parents=True)
+    for split in ("train", "val"):
+        drawn = [scenes.make_scene(0, split, index) for index in range(20)]
+        pictures = files.write_shards(root / "captions", split, drawn, keep=20)
+        for scene, data in zip(drawn, pictures):
+            (root / "gqa/images" / f"{scene.image_id}.jpg").write_bytes(data)
+        graphs = {str(scene.image_id): gqa.scene_graph(scene) for scene in drawn}
+        (root / "gqa" / f"{split}_sceneGraphs.json").write_text(json.dumps(graphs))
+    return root
+
+
+@pytest.fixture
+def command(encoder_folder, tmp_path, monkeypatch, capsys):
+    """Runs the command in this process: (the printed table line, the numbers it wrote)."""
+    monkeypatch.setattr("pretrain.probes.MIN_STEPS", 30)
+    monkeypatch.setattr("pretrain.probes.LEARNING_RATE", 1e-2)
+
+    def run(task, data, *flags):
+        line = ["probe.py", str(encoder_folder), "--task", task, "--data", str(data), *flags]
+        monkeypatch.setattr(sys, "argv", [*line, "--json", str(tmp_path / "out.json")])
+        run_command(probe.main)
+        return capsys.readouterr().out, json.loads((tmp_path / "out.json").read_text())
+
+    return run
+
+
+@pytest.mark.parametrize("task", ["linear", "knn", "attentive"])
+def test_colours_are_told_apart(command, colors, task):
+    line, numbers = command(task, colors)
+    assert numbers["accuracy"] == 1.0 and line.startswith(f"{task:<13} accuracy 1  ")
+    assert (numbers["classes"], numbers["train_images"], numbers["images"]) == (3, 30, 12)
+    assert numbers["task"] == task and numbers["data"] == str(colors)
+
+
+def test_zero_shot_reads_the_templates_and_names_it_is_given(command, colors, tmp_path):
+    (tmp_path / "names").write_text("red scarlet, red\nblue sky\ngreen grass\n")
+    flags = ["--template", "a {} picture", "--class-names", str(tmp_path / "names")]
+    line, numbers = command("zero-shot", colors, *flags)
+    assert 0 <= numbers["accuracy"] <= 1 and (numbers["classes"], numbers["images"]) == (3, 12)
+    assert line == f"zero-shot     accuracy {numbers['accuracy']:.4g}  classes 3  images 12\n"
+
+
+@pytest.mark.parametrize(
+    ("task", "data", "expected"),
+    [
+        ("zero-shot", "classes", {"classes": 8, "images": 16}),
+        ("linear", "classes", {"classes": 8, "images": 16, "train_images": 32}),
+        ("knn", "classes", {"classes": 8, "images": 16, "train_images": 32}),
+        ("attentive", "classes", {"classes": 8, "images": 16, "train_images": 32}),
+        ("segmentation", "segmentation", {"images": 4, "train_images": 8}),
+        ("backgrounds", "backgrounds", {"images": 16}),
+        ("retrieval", "captions/val-*.tar", {"pool": 20, "embed_dim": 8}),
+        ("objects", "gqa", {"names": 8}),
+    ],
+)
+def test_every_task_on_the_world(command, world, task, data, expected):
+    _, numbers = command(task, world / data, "--pool", "20")
+    assert {name: numbers[name] for name in expected} == expected
+    shares = [value for name, value in numbers.items() if name.startswith(("accuracy", "miou", "auc_", "image_to"))]
+    assert all(0 <= share <= 1 for share in shares if isinstance(share, float))
+    if task == "backgrounds":
+        for reading in ("zero_shot", "linear"):
+            for name in ("mixed_same", "mixed_rand"):
+                drop = numbers[f"{reading}_original"] - numbers[f"{reading}_{name}"]
+                assert numbers[f"{reading}_drop_{name}"] == drop
+
+
+def test_backgrounds_without_a_train_split_are_read_by_captions_alone(command, world, tmp_path):
+    for name in ("original", "mixed_same", "mixed_rand"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "val").symlink_to(world / "backgrounds" / name / "val")
+    _, numbers = command("backgrounds", tmp_path)
+    assert "zero_shot_drop_mixed_rand" in numbers and not any(name.startswith("linear") for name in numbers)
+
+
+@pytest.mark.parametrize(
+    ("task", "data", "flags", "message"),
+    [
+        ("linear", "classes/val", (), "has no train folder, only class folders alone"),
+        ("linear", "nowhere/at/all", (), "does not exist: give a folder of class folders"),
+        ("knn", "segmentation", (), "has no train folder"),
+        ("zero-shot", "classes", ("--template", "a star"), "needs one {}"),
+        ("zero-shot", "classes", ("--class-names", "nowhere.txt"), "--class-names nowhere.txt cannot be read"),
+        ("segmentation", "classes", (), "has neither ADE20K's images/training"),
+        ("backgrounds", "classes", (), "original/val does not exist"),
+        ("retrieval", "captions/val-*.tar", ("--pool", "21"), "holds 20 pairs: give --pool 20 or less"),
+        ("objects", "classes", (), "train_sceneGraphs.json does not exist"),
+        ("linear", "classes", ("--seed", "-1"), "--seed -1: give 0 or more"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(command, world, capsys, task, data, flags, message):
+    with pytest.raises(SystemExit) as stopped:
+        command(task, world / data, *flags)
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert stopped.value.code == 2 and error.startswith("error: ") and message in error

@@ -1,0 +1,128 @@
+"""Class folders and labelled data sets give the same images and labels; what cannot be used is named in one line."""
+
+import io
+
+import datasets
+import pytest
+from PIL import Image
+
+from pretrain.probe_data import open_class_folders, open_labelled
+from vlm.errors import UserError
+
+COLORS = {"blue": (20, 40, 230), "green": (30, 200, 40), "red": (230, 20, 30)}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def png(color):
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 12), color).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def class_folders(root, counts=(("train", 4), ("val", 2))):
+    for split, count in counts:
+        for name, color in COLORS.items():
+            (root / split / name).mkdir(parents=True)
+            for index in range(count):
+                (root / split / name / f"{index}.PNG").write_bytes(png(color))
+    return root
+
+
+def rows(label, feature, count):
+    names = sorted(COLORS)
+    features = datasets.Features({"picture": datasets.Image(), "label": feature})
+    images = [{"bytes": png(COLORS[names[n % 3]]), "path": None} for n in range(count)]
+    labels = [label(n % 3) for n in range(count)]
+    return datasets.Dataset.from_dict({"picture": images, "label": labels}, features=features)
+
+
+def check(found, count):
+    assert len(found.images) == len(found.labels) == count
+    for image, label in zip(found.images, found.labels):
+        assert image.getpixel((8, 8)) == COLORS[found.classes[label]] and image.size == (16, 12)
+
+
+@pytest.mark.parametrize("val", ["val", "validation", "test"])
+def test_class_folders(tmp_path, val):
+    class_folders(tmp_path, (("train", 4), (val, 2)))
+    train = open_labelled(tmp_path, "train")
+    assert train.classes == ("blue", "green", "red") and train.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    check(train, 12)
+    check(open_labelled(tmp_path, "val", train.classes), 6)
+    check(open_labelled(tmp_path / "train", "val"), 12)  # class folders alone
+
+
+@pytest.mark.parametrize(
+    ("label", "feature"),
+    [
+        (int, datasets.ClassLabel(names=sorted(COLORS))),
+        (lambda n: sorted(COLORS)[n], datasets.Value("string")),
+    ],
+)
+def test_saved_data_sets(tmp_path, label, feature):
+    splits = {"train": rows(label, feature, 9), "test": rows(label, feature, 6)}
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "set")
+    train = open_labelled(tmp_path / "set", "train", image_column="picture")
+    assert train.classes == ("blue", "green", "red")
+    check(train, 9)
+    check(open_labelled(tmp_path / "set", "val", train.classes, image_column="picture"), 6)
+    with pytest.raises(UserError, match=r"none of the usual image columns .* name one with --image-column"):
+        open_labelled(tmp_path / "set", "train")
+
+
+def test_parquet_in_the_hubs_layout(tmp_path):
+    (tmp_path / "set" / "data").mkdir(parents=True)
+    for split in ("train", "validation"):
+        data = rows(int, datasets.ClassLabel(names=sorted(COLORS)), 6).rename_column("picture", "image")
+        data.to_parquet(tmp_path / "set" / "data" / f"{split}-00000-of-00001.parquet")
+    check(open_labelled(tmp_path / "set", "train"), 6)
+    check(open_labelled(tmp_path / "set", "val"), 6)
+
+
+def test_numbers_without_names_are_classes_in_their_order(tmp_path):
+    data = rows(lambda n: (100, 9, 20)[n], datasets.Value("int64"), 6)
+    datasets.DatasetDict({"train": data}).save_to_disk(tmp_path / "set")
+    found = open_labelled(tmp_path / "set", "train", image_column="picture")
+    assert found.classes == ("9", "20", "100") and found.labels.tolist() == [2, 0, 1] * 2
+
+
+def unlabelled(root):
+    data = rows(lambda n: -1, datasets.ClassLabel(names=sorted(COLORS)), 3).rename_column("picture", "image")
+    datasets.DatasetDict({"train": data}).save_to_disk(root / "set")
+    return root / "set"
+
+
+def one_split(root):
+    datasets.DatasetDict({"test": rows(int, datasets.Value("int64"), 3)}).save_to_disk(root / "set")
+    return root / "set"
+
+
+REFUSED = {
+    "no train": (lambda root: class_folders(root, (("val", 2),)), "has no train folder, only val"),
+    "class folders alone": (lambda root: class_folders(root, (("a/b", 2),)) / "a/b", "only class folders alone"),
+    "no such folder": (lambda root: root / "no/where/at all", "does not exist: give a folder of class folders"),
+    "no classes": (lambda root: (root / "train").mkdir() or root, "train holds no class folders"),
+    "no train split": (one_split, "has no train split; its splits are test"),
+    "no labels": (unlabelled, "has 3 rows whose label is no class, the first is -1"),
+    "empty class": (lambda root: (class_folders(root) / "train/grey").mkdir() or root, "train/grey holds no image"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_used_is_named(tmp_path, name):
+    build, words = REFUSED[name]
+    with pytest.raises(UserError, match=words):
+        open_labelled(build(tmp_path), "train")
+
+
+def test_classes_that_train_has_not_and_images_that_are_none(tmp_path):
+    class_folders(tmp_path)
+    with pytest.raises(UserError, match=r"val has the class 'green', not one of blue, red, \.\.\."):
+        open_class_folders(tmp_path / "val", ("blue", "red"))
+    (tmp_path / "val/red/0.PNG").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"not an image: .*val/red/0\.PNG"):
+        list(open_labelled(tmp_path, "val").images)

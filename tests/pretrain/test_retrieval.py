@@ -1,0 +1,121 @@
+"""Retrieval, zero-shot and the spread of embeddings, in literals."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from pretrain.captions import open_captions
+from pretrain.objective import Embeddings
+from pretrain.retrieval import caption_pool, expected_sigreg, recall_at, recalls, spread
+from pretrain.sigreg import random_directions, sigreg
+from pretrain.zero_shot import CaptionClassifier, cross_modal_scores, read_class_names, spoken_name
+from vlm.errors import UserError
+
+
+def test_recall_takes_an_equal_caption_for_the_images_own():
+    scores = torch.tensor([[0.9, 0.1, 0.0], [0.8, 0.1, 0.2], [0.3, 0.9, 0.1]])
+    assert recall_at(scores, ["a", "b", "c"], 1) == pytest.approx(1 / 3)
+    assert recall_at(scores, ["a", "a", "c"], 1) == pytest.approx(2 / 3)
+    assert recall_at(scores, ["a", "b", "c"], 3) == 1.0
+
+
+def test_scores_are_the_mean_of_both_directions():
+    z_v, z_t = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 3.0]])
+    to_text, to_image = torch.tensor([[1.0, 1.0]]), torch.tensor([[5.0, 0.0]])
+    expected = 0.5 * (math.sqrt(0.5) + 1.0)  # cos(h_v(z_v), z_t) = cos 45 degrees, cos(z_v, h_t(z_t)) = 1
+    assert cross_modal_scores(z_v, z_t, to_text, to_image).item() == pytest.approx(expected)
+
+
+def test_without_predictors_the_scores_are_plain_cosines():
+    generator = torch.Generator().manual_seed(0)
+    z_v, z_t = torch.randn(4, 6, generator=generator), torch.randn(5, 6, generator=generator)
+    cosines = functional.cosine_similarity(z_v[:, None], z_t[None], dim=2)
+    assert torch.allclose(cross_modal_scores(z_v, z_t, z_v, z_t), cosines, atol=1e-6)
+
+
+def test_the_two_directions_of_retrieval_differ():
+    """Image i points at caption i, but for the last one, which points at caption 0 as image 0 does, only better."""
+    z_t = torch.eye(6)
+    z_v = 0.9 * torch.eye(6) + 0.1
+    z_v[5] = torch.eye(6)[0]
+    found = recalls(Embeddings(z_v, z_t, z_v, z_t), list("abcdef"))
+    assert found["image_to_text_r1"] == pytest.approx(5 / 6)
+    assert found["text_to_image_r1"] == pytest.approx(4 / 6)  # captions 0 and 5 lose theirs
+    assert found["text_to_image_r5"] == pytest.approx(5 / 6)  # image 5 is the least like caption 5
+
+
+def test_spread_of_normal_and_of_collapsed_embeddings():
+    z = torch.randn(2000, 16, generator=torch.Generator().manual_seed(0))
+    flat = z.clone()
+    flat[:, 8:] = 0
+    found = spread(Embeddings(z, flat, z, z))
+    assert found["rank_image"] > 15.9 and found["rank_text"] == pytest.approx(8, abs=0.1)
+    assert found["sigreg_image"] == pytest.approx(found["sigreg_normal"], rel=0.1)
+    assert found["sigreg_text"] > 10 * found["sigreg_normal"]
+    directions = random_directions(16, 4096, 0, 0, "probe")
+    assert found["sigreg_text"] == float(sigreg(flat, directions))
+
+
+def test_the_expectation_of_sigreg_is_the_mean_over_normal_samples():
+    generator = torch.Generator().manual_seed(0)
+    draws = [
+        float(sigreg(torch.randn(50, 4, generator=generator), random_directions(4, 64, 0, draw, 0)))
+        for draw in range(800)
+    ]
+    mean = sum(draws) / len(draws)
+    error = math.sqrt(sum((draw - mean) ** 2 for draw in draws) / len(draws) ** 2)
+    assert abs(mean - expected_sigreg()) < 4 * error and error < 0.02 * mean
+
+
+def test_a_class_is_the_mean_direction_of_its_templates(tiny_encoder):
+    templates = ["a {}", "the {}!"]
+    found = CaptionClassifier.build(tiny_encoder, ["00_red_star", "moon"], templates)
+    with torch.no_grad():
+        z_t = tiny_encoder.embed_texts(["a moon", "the moon!"])
+        for part, expected in ((found.z_t, z_t), (found.to_image, tiny_encoder.predict_image(z_t))):
+            assert torch.allclose(part[1], functional.normalize(expected, dim=1).mean(0), atol=1e-6)
+        z_t = tiny_encoder.embed_texts(["a red star", "the red star!"])
+    assert torch.allclose(found.z_t[0], functional.normalize(z_t, dim=1).mean(0), atol=1e-6)
+    for template in ("a star", "{} {}"):
+        with pytest.raises(UserError, match=r"needs one \{\}"):
+            CaptionClassifier.build(tiny_encoder, ["moon"], [template])
+
+
+def test_how_classes_are_said(tmp_path):
+    names = ("n01440764", "02_wheeled vehicle", "001.Black_footed_Albatross", "fish", "n00000000")
+    expected = ["tench", "wheeled vehicle", "Black footed Albatross", "fish", "n00000000"]
+    assert [spoken_name(name) for name in names] == expected
+    with pytest.raises(UserError, match="the class '7' has no name to say: give --class-names"):
+        spoken_name("7")
+    listed = tmp_path / "names.txt"
+    listed.write_text("n01440764 tench, Tinca tinca\n\n7 seven\n")
+    given = read_class_names(listed)
+    assert given == {"n01440764": "tench", "7": "seven"} and spoken_name("7", given) == "seven"
+    with pytest.raises(UserError, match="no line for the class 'fish'"):
+        spoken_name("fish", given)
+    listed.write_text("fish\n")
+    with pytest.raises(UserError, match="the line 'fish' has no name"):
+        read_class_names(listed)
+
+
+def test_a_pool_of_captions_is_checked_before_it_is_read(tmp_path):
+    import io
+    import tarfile
+
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for index in range(6):
+            for suffix, data in (("jpg", b"no image"), ("txt", b"  two  words ")):
+                member = tarfile.TarInfo(f"{index}.{suffix}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    data = open_captions(tmp_path)
+    images, captions = caption_pool(data, 6)
+    assert captions == ["two words"] * 6 and len(images) == 6
+    with pytest.raises(UserError, match=r"a\.tar:3: no JPEG/PNG"):
+        images[3]
+    with pytest.raises(UserError, match="holds 6 pairs: give --pool 6 or less"):
+        caption_pool(data, 7)
+    with pytest.raises(UserError, match="a pool of 4: R@5 needs 5"):
+        caption_pool(data, 4)

@@ -1,0 +1,157 @@
+"""Masks, interpolation and IoU against slow, obvious ones and literals."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional
+
+from pretrain.segmentation import (
+    confusion_matrix,
+    intersection_over_union,
+    open_pairs,
+    pixel_loss,
+    segmentation_probe,
+    upsample,
+)
+from vlm.errors import UserError
+
+LAYOUTS = {
+    "ADE20K": ("training", "validation", "annotations", 0),
+    "COCO-Stuff": ("train2017", "val2017", "annotations", 255),
+    "COCO-Stuff, stuffthingmaps": ("train2017", "val2017", "stuffthingmaps", 255),
+}
+
+
+def write_pair(root, split, name, image, mask, folder="annotations", mode="L"):
+    """image: uint8[H, W, 3], mask: uint8[H, W]."""
+    for kind in ("images", folder):
+        (root / kind / split).mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(root / "images" / split / f"{name}.jpg", quality=95)
+    picture = Image.fromarray(mask)
+    if mode == "P":
+        picture = picture.convert("P")
+        picture.putpalette([255, 0, 0] * 256)  # every label shown in one red
+        picture.frombytes(mask.tobytes())
+    picture.save(root / folder / split / f"{name}.png")
+
+
+def test_iou_counts_no_ignored_pixel_and_no_label_that_is_absent():
+    truth = torch.tensor([[1, 1, 1, 2], [2, 2, 0, 0]], dtype=torch.uint8)
+    found = torch.tensor([[1, 1, 2, 2], [2, 3, 1, 2]], dtype=torch.uint8)
+    confusion = confusion_matrix(truth, found, ignore=0)
+    assert confusion.sum() == 6 and confusion[1, 1] == 2 and confusion[2, 3] == 1
+    assert intersection_over_union(confusion) == {1: 2 / 3, 2: 2 / 4}  # 3 was found, but is nowhere
+    everything = confusion_matrix(truth, found, ignore=255)
+    assert intersection_over_union(everything) == {0: 0.0, 1: 2 / 4, 2: 2 / 5}
+
+
+def test_confusion_is_that_of_a_loop():
+    generator = np.random.default_rng(0)
+    truth, found = (generator.integers(0, 256, (40, 30), dtype=np.uint8) for _ in range(2))
+    expected = np.zeros((256, 256), int)
+    for t, f in zip(truth.ravel(), found.ravel()):
+        expected[t, f] += t != 255
+    assert np.array_equal(confusion_matrix(torch.tensor(truth), torch.tensor(found), 255).numpy(), expected)
+
+
+@pytest.mark.parametrize("size", [(7, 10), (3, 2), (4, 5)])
+def test_upsampling_is_bilinear_interpolation(size):
+    logits = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    expected = functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+    assert torch.allclose(upsample(logits, *size), expected, atol=1e-6)
+
+
+def test_the_loss_is_the_mean_over_pixels_that_count():
+    logits = torch.randn(2, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([[[0, 1], [-1, 2]], [[-1, -1], [2, 2]]])
+    rows = [
+        functional.cross_entropy(logits[b, :, y, x], targets[b, y, x])
+        for b in range(2) for y in range(2) for x in range(2) if targets[b, y, x] >= 0
+    ]  # fmt: skip
+    assert pixel_loss(logits, targets).item() == pytest.approx(float(sum(rows)) / 5)
+    assert pixel_loss(logits, torch.full_like(targets, -1)).item() == 0
+
+
+def two_halves(root, layout, mode="L", colors=((220, 30, 30), (30, 40, 220))):
+    """Left red (label 7), right blue (label 3), or the other way round, and a corner that is ignored."""
+    train, val, folder, ignore = LAYOUTS[layout]
+    generator = np.random.default_rng(0)
+    for split, count in ((train, 6), (val, 3)):
+        for index in range(count):
+            size = (48, 48) if split == train else (36, 60)  # validation keeps its own size
+            mask = np.full(size, 7, np.uint8)
+            mask[:, size[1] // 2 :] = 3
+            mask = mask[:, :: (-1) ** index]
+            image = np.where(mask[..., None] == 7, *(np.array(color, np.uint8) for color in colors))
+            image = (image + generator.normal(0, 6, image.shape)).clip(0, 255).astype(np.uint8)
+            mask[:9, :9] = ignore
+            write_pair(root, split, f"{index:012d}", image, np.ascontiguousarray(mask), folder, mode)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch):
+    monkeypatch.setattr("pretrain.probes.MIN_STEPS", 60)
+    monkeypatch.setattr("pretrain.probes.LEARNING_RATE", 1e-2)
+
+
+@pytest.mark.parametrize(("layout", "mode"), [*((layout, "L") for layout in LAYOUTS), ("ADE20K", "P")])
+def test_a_random_encoder_tells_red_from_blue(tiny_encoder, tmp_path, layout, mode):
+    found = segmentation_probe(tiny_encoder, two_halves(tmp_path, layout, mode), seed=0)
+    assert found["miou"] > 0.95 and found["pixel_accuracy"] > 0.97
+    assert sorted(found["iou_per_label"]) == [3, 7] and (found["train_images"], found["images"]) == (6, 3)
+
+
+def test_a_label_that_training_never_shows_costs_its_share(tiny_encoder, tmp_path):
+    root = two_halves(tmp_path, "ADE20K")
+    path = root / "annotations/validation/000000000000.png"
+    mask = np.array(Image.open(path))
+    mask[-1] = 9
+    Image.fromarray(mask).save(path)
+    found = segmentation_probe(tiny_encoder, root, seed=0)
+    assert found["iou_per_label"][9] == 0 and 0.6 < found["miou"] < 2 / 3 and found["labels"] == 3
+    assert found == segmentation_probe(tiny_encoder, root, seed=0)
+
+
+def spoil_size(root):
+    Image.new("L", (48, 47)).save(root / "annotations/training/000000000002.png")
+
+
+def spoil_mode(root):
+    Image.new("RGB", (48, 48)).save(root / "annotations/training/000000000002.png")
+
+
+def spoil_bytes(root):
+    path = root / "annotations/training/000000000002.png"
+    path.write_bytes(path.read_bytes()[:60])
+
+
+def spoil_labels(root):
+    for path in (root / "annotations/training").iterdir():
+        Image.new("L", (48, 48)).save(path)
+
+
+SPOILT = {
+    "size": (spoil_size, r"000000000002\.png is 48 x 47, its image 48 x 48"),
+    "mode": (spoil_mode, r"000000000002\.png is RGB, not one number of 8 bits a pixel"),
+    "bytes": (spoil_bytes, r"mask .*000000000002\.png is damaged"),
+    "missing": (lambda root: (root / "annotations/training/000000000002.png").unlink(), "1 images of .* have no mask"),
+    "all ignored": (spoil_labels, "hold nothing but 0, which is ignored"),
+    "layout": (lambda root: (root / "images").rename(root / "pictures"), "neither ADE20K's images/training"),
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_what_cannot_be_used_is_named(tiny_encoder, tmp_path, name):
+    spoil, words = SPOILT[name]
+    spoil(two_halves(tmp_path, "ADE20K"))
+    with pytest.raises(UserError, match=words):
+        segmentation_probe(tiny_encoder, tmp_path, seed=0)
+
+
+def test_no_validation_split(tmp_path):
+    root = two_halves(tmp_path, "COCO-Stuff")
+    (root / "images/val2017").rename(root / "images/test2017")
+    with pytest.raises(UserError, match="nor COCO-Stuff's images/val2017"):
+        open_pairs(root, "val")

@@ -1,0 +1,54 @@
+"""The bridge's bench: both ways train alike, and the counted operations are those that torch counts."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlavaConfig, Qwen2Config, ViTConfig
+
+QUESTIONS = (3, 2)
+SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
+
+
+def tiny_config(layers: int) -> LlavaConfig:
+    import bridge_ways
+
+    return LlavaConfig(
+        vision_config=ViTConfig(**SIZES, image_size=224, patch_size=16, tie_last_hidden_states=True),
+        text_config=Qwen2Config(**SIZES, num_key_value_heads=2, vocab_size=200, tie_word_embeddings=True),
+        image_token_index=bridge_ways.IMAGE,
+        image_seq_length=bridge_ways.SLOTS,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+        tie_word_embeddings=True,
+    )
+
+
+@pytest.fixture
+def ways(monkeypatch, tmp_path):
+    import bridge_ways
+
+    monkeypatch.setattr(bridge_ways, "model_config", tiny_config)
+    monkeypatch.setattr(bridge_ways, "VOCABULARY", 200)
+    made = [make(2, torch.float32, QUESTIONS, tmp_path) for make in (bridge_ways.Llava, bridge_ways.Bridge)]
+    for way in made:
+        way.model.set_attn_implementation("eager")  # whose products torch's counter sees
+    return made
+
+
+def test_both_ways_give_one_loss_and_gradient(ways):
+    llava, bridge = (way.backward() for way in ways)
+    assert bridge == pytest.approx(llava, rel=1e-6)
+    torch.testing.assert_close(ways[1].gradient(), ways[0].gradient(), atol=1e-6, rtol=1e-3)
+    assert ways[0].gradient().norm() > 1e-3
+
+
+def test_operations_are_what_torch_counts(ways, monkeypatch):
+    import bench_bridge
+
+    monkeypatch.setattr(bench_bridge, "model_config", tiny_config)
+    expected = bench_bridge.case_flops(bench_bridge.Case("tiny", QUESTIONS, 1, 5, 2), layers=2)
+    for way, parts in zip(ways, expected):
+        with FlopCounterMode(display=False) as counter:
+            way.backward()
+        # the tower's pooler, which nothing uses, is not among the parts
+        assert counter.get_total_flops() == pytest.approx(sum(parts.values()), rel=1e-4)

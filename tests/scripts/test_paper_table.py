@@ -1,0 +1,130 @@
+"""scripts/paper_table.py on invented runs, with numbers worked out by hand."""
+
+import json
+import sys
+from pathlib import Path
+
+import paper_table
+import pytest
+from PIL import Image
+
+from bridge.results import summary
+from vlm.errors import UserError
+from vlm.logs import write_json
+
+QUESTIONS = {"gqa": 4, "vqav2": 4, "pope": 4}
+IMAGES = {"0": "a.jpg", "1": "a.jpg", "2": "b.jpg", "3": "b.jpg"}
+
+
+def make_encoder(folder: Path, objective: str, steps: int = 100) -> Path:
+    sizes = {"architecture": "vit_patch16_224", "hidden_size": 768}
+    training = {"objective": objective, "steps": steps}
+    write_json(folder / "config.json", {"vision_encoder": sizes, "normalization": {}, "training": training})
+    return folder
+
+
+def make_run(folder: Path, encoder: str, right: int, llm: str = "llama", seed: int = 0, **changes) -> Path:
+    """A run that answers the first `right` of four questions of each benchmark, on two images."""
+    config = {"llm": llm, "encoder": encoder, "seed": seed, "gqa": "gqa", "lr": 1e-3, "lora": 0, "init": None}
+    write_json(folder / "config.json", {**config, "out": str(folder), **changes})
+    scores = {key: 100.0 if int(key) < right else 0.0 for key in IMAGES}
+    report = {"mode": "official", "sees": "images", "max_new_tokens": 16, "limit_images": None}
+    report["benchmarks"] = {name: {"partial": False} for name in QUESTIONS}
+    report["summary"] = summary({name: 25.0 * right for name in QUESTIONS})
+    write_json(folder / "eval/results.json", report)
+    for name in QUESTIONS:
+        write_json(folder / f"eval/per_question/{name}.json", {"scores": scores, "images": IMAGES})
+    return folder
+
+
+@pytest.fixture
+def encoders(tmp_path) -> dict[str, str]:
+    return {name: str(make_encoder(tmp_path / name, name)) for name in ("levljepa", "clip", "siglip")}
+
+
+def run(monkeypatch, *arguments) -> None:
+    monkeypatch.setattr(sys, "argv", ["paper_table.py", *map(str, arguments)])
+    paper_table.main()
+
+
+def test_seeds_intervals_and_cells_without_runs(monkeypatch, capsys, encoders, tmp_path):
+    ours, clip = encoders["levljepa"], encoders["clip"]
+    made = [
+        make_run(tmp_path / "r0", f"random:{ours}", 1),
+        make_run(tmp_path / "r1", f"random:{ours}", 0, seed=1),
+        make_run(tmp_path / "l0", ours, 4),
+        make_run(tmp_path / "l1", ours, 2, seed=1),
+        make_run(tmp_path / "c0", clip, 2),  # paired with the same random run: its ViT is the same
+        make_run(tmp_path / "blind", "blind", 3),
+    ]
+    out = tmp_path / "out"
+    run(monkeypatch, *made, "--out", out, "--paper")
+    text = (out / "paper_table.md").read_text()
+    assert text.splitlines()[:3] == [
+        "| LLM | benchmark | LeVLJEPA | paper | CLIP | paper | SigLIP | paper |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        # LeVLJEPA: 75 and 50 points, so 62.5, deviation 25 / sqrt(2); CLIP: question 1 alone, of image a
+        "| Llama-1B | GQA | +62.50 ± 17.68 (2) | +8.2 | +25.00 [+0.0, +50.0] | +6.3 | - | +6.0 |",
+    ]
+    assert "| Qwen-1.5B | POPE | - | +22.6 | - | +19.1 | - | +18.0 |" in text
+    missing = "SigLIP with Llama-1B, LeVLJEPA with Qwen-1.5B, CLIP with Qwen-1.5B, SigLIP with Qwen-1.5B"
+    assert f"No runs: {missing}." in text
+    assert f"Left out: {tmp_path / 'blind'}: has no sight" in capsys.readouterr().out
+    table = json.loads((out / "paper_table.json").read_text())
+    cell = table["cells"][0]
+    assert (cell["gain"], cell["deviation"], cell["reported"]) == (62.5, 17.68, 8.2)
+    assert [(pair["seed"], pair["score"], pair["random_score"]) for pair in cell["pairs"]] == [(0, 100, 25), (1, 50, 0)]
+    with Image.open(out / "paper_table.png") as picture:
+        assert picture.width >= 900
+
+
+def test_pairs_need_the_same_llm_data_and_seed(monkeypatch, encoders, tmp_path):
+    ours = encoders["levljepa"]
+    random = make_run(tmp_path / "random", f"random:{ours}", 1)
+    make_run(tmp_path / "seed", ours, 2, seed=1)
+    make_run(tmp_path / "data", ours, 2, gqa="other")
+    make_run(tmp_path / "llm", ours, 2, llm="models/tiny")
+    run(monkeypatch, *(tmp_path / name for name in ("seed", "data", "llm")), random, "--out", tmp_path / "out")
+    text = (tmp_path / "out/paper_table.md").read_text()
+    assert f"Not paired: {tmp_path / 'seed'}: its closest random run {random} differs in seed 1 / 0." in text
+    assert f"{tmp_path / 'data'}: its closest random run {random} differs in gqa {Path('other').resolve()} / " in text
+    assert f"{tmp_path / 'llm'}: no random run with tiny; train one with --encoder random:DIR." in text
+    assert "| Llama-1B | GQA | - | - | - |" in text
+
+
+def test_runs_that_cannot_share_a_cell(monkeypatch, encoders, tmp_path):
+    ours = encoders["levljepa"]
+    made = [make_run(tmp_path / "r0", f"random:{ours}", 1), make_run(tmp_path / "l0", ours, 2)]
+    with pytest.raises(UserError, match="are both levljepa with Llama-1B, seed 0"):
+        run(monkeypatch, *made, make_run(tmp_path / "again", ours, 3), "--out", tmp_path / "out")
+    made += [
+        make_run(tmp_path / "r1", f"random:{ours}", 1, seed=1, lr=2e-3),
+        make_run(tmp_path / "l1", ours, 3, seed=1, lr=2e-3),
+    ]
+    with pytest.raises(UserError, match=r"belong to the same cell .levljepa with Llama-1B. and differ in lr 0\.002"):
+        run(monkeypatch, *made, "--out", tmp_path / "out")
+    write_json(tmp_path / "l0/eval/per_question/pope.json", {"scores": {"9": 0.0}, "images": {"9": "a"}})
+    with pytest.raises(UserError, match=r"POPE of .*l0 and .*r0: the two results are not over the same questions"):
+        run(monkeypatch, *made[:2], "--out", tmp_path / "out")
+
+
+def test_encoders_trained_differently_are_named_and_partial_scores_marked(monkeypatch, encoders, tmp_path):
+    ours, other = encoders["levljepa"], str(make_encoder(tmp_path / "short", "siglip", steps=50))
+    made = [make_run(tmp_path / "r", f"random:{ours}", 1), make_run(tmp_path / "l", ours, 2)]
+    made.append(make_run(tmp_path / "s", other, 0))
+    report = json.loads((tmp_path / "l/eval/results.json").read_text())
+    report["benchmarks"]["gqa"]["partial"] = True
+    write_json(tmp_path / "l/eval/results.json", report)
+    run(monkeypatch, *made, "--out", tmp_path / "out")
+    text = (tmp_path / "out/paper_table.md").read_text()
+    assert "Note: the encoders were trained with different steps: 100 (levljepa), 50 (siglip)." in text
+    assert "| Llama-1B | GQA | +25.00 [+0.0, +50.0]* | - | -25.00 [-50.0, +0.0] |" in text
+    assert "No runs: CLIP with Llama-1B." in text
+
+
+def test_nothing_to_show(monkeypatch, encoders, tmp_path):
+    with pytest.raises(UserError, match=r"none of the 1 folders has a place in the table .*it has no config\.json"):
+        run(monkeypatch, tmp_path, "--out", tmp_path / "out")
+    moved = make_run(tmp_path / "l", str(tmp_path / "gone"), 2)
+    with pytest.raises(UserError, match=r"its encoder .*gone is not here"):
+        run(monkeypatch, moved, "--out", tmp_path / "out")

@@ -1,0 +1,201 @@
+"""scripts/prepare_data.py on a small world and on crafted archives."""
+
+import json
+import shutil
+import stat
+import sys
+import zipfile
+from pathlib import Path
+
+import prepare_data
+import pytest
+from data_checks.archives import unpack
+
+from vlm.errors import UserError
+
+
+def run(monkeypatch, *arguments) -> None:
+    monkeypatch.setattr(sys, "argv", ["prepare_data.py", *map(str, arguments)])
+    prepare_data.main()
+
+
+@pytest.fixture
+def pope(world_root, tmp_path) -> Path:
+    shutil.copytree(world_root / "pope", tmp_path / "pope")
+    return tmp_path / "pope"
+
+
+def test_the_world_can_be_used(monkeypatch, capsys, world_root, tmp_path):
+    run(monkeypatch, "gqa", world_root / "gqa", "--check-images", "3", "--json", tmp_path / "report.json")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"GQA in {world_root / 'gqa'}"
+    report = json.loads((tmp_path / "report.json").read_text())
+    train = report["splits"][0]
+    assert (train["split"], train["ready"], train["missing_images"], train["checked_images"]) == ("train", True, [], 3)
+    assert train["official_questions"] == [943_000] and 1 <= train["images"] <= 20
+    assert lines[2].split()[:3] == ["train", f"{train['questions']:,}", "943,000"]
+    assert lines[2].endswith("ready (training)")
+    assert "not the official counts; no error" in "\n".join(lines)
+    assert lines[-1] == "GQA: can train on train; can evaluate on val, testdev"
+    run(monkeypatch, "vqav2", world_root / "vqav2")
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "VQAv2: can train on train2014; can evaluate on val2014, test-dev2015"
+    )
+
+
+def test_missing_and_unreadable_images(monkeypatch, capsys, pope):
+    images = sorted((pope / "val2014").iterdir())
+    images[0].unlink()
+    images[1].write_bytes(images[1].read_bytes()[:300])
+    with pytest.raises(UserError, match=r"POPE in .* cannot be used yet \(random: 1 images missing;"):
+        run(monkeypatch, "pope", pope, "--check-images", "all")
+    printed = capsys.readouterr().out
+    assert f"images: popular: 1 images missing, the first: {images[0]}" in printed
+    assert f"images: random: 1 damaged image, the first: {images[1]}" in printed
+
+
+def test_what_to_fetch_is_named(monkeypatch, capsys, world_root, tmp_path):
+    folder = tmp_path / "gqa"
+    (folder / "images").mkdir(parents=True)
+    shutil.copy(world_root / "gqa/val_balanced_questions.json", folder)
+    for image in (world_root / "gqa/images").iterdir():
+        shutil.copy(image, folder / "images")
+    run(monkeypatch, "gqa", folder)
+    lines = capsys.readouterr().out.splitlines()
+    url = "https://downloads.cs.stanford.edu/nlp/data/gqa/questions1.2.zip"
+    assert f"fetch: {url} (1.4 GB) for train_balanced_questions.json, testdev_balanced_questions.json" in lines
+    assert lines[-1] == "GQA: can evaluate on val"
+    with pytest.raises(UserError, match="train: 1 of its 2 parts missing"):
+        run(monkeypatch, "gqa", folder, "--splits", "train", "val")
+    with pytest.raises(UserError, match="GQA has no split 'tset'; it has train, val, testdev"):
+        run(monkeypatch, "gqa", folder, "--splits", "tset")
+    (folder / "val_balanced_questions.json").write_text("{")
+    with pytest.raises(UserError, match=r"val: .*val_balanced_questions\.json is not valid JSON"):
+        run(monkeypatch, "gqa", folder, "--splits", "val")
+
+
+@pytest.mark.parametrize(("questions", "version"), [(2910, "August 2023"), (3000, "since autumn 2023")])
+def test_popes_random_file_is_named(monkeypatch, capsys, pope, questions, version):
+    line = json.loads((pope / "coco_pope_random.json").read_text().splitlines()[0])
+    lines = [json.dumps({**line, "question_id": number}) for number in range(questions)]
+    (pope / "coco_pope_random.json").write_text("\n".join(lines))
+    run(monkeypatch, "pope", pope)
+    assert f"note: random is POPE's file {'of ' if questions == 2910 else ''}{version} ({questions} questions)" in (
+        capsys.readouterr().out
+    )
+
+
+def make_zip(path: Path, files: dict[str, bytes], attributes: int = 0) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            info = zipfile.ZipInfo(name)
+            info.external_attr, info.compress_type = attributes, zipfile.ZIP_DEFLATED
+            archive.writestr(info, data)
+    return path
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix != ".zip"
+    }
+
+
+def test_unpacked_once_and_beside_what_is_there(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/0.jpg").write_bytes(b"mine")
+    archive = make_zip(tmp_path / "images.zip", {"images/": b"", "images/1.jpg": b"one", "deep/er/2.jpg": b"two"})
+    assert unpack(archive, tmp_path) == 2
+    assert tree(tmp_path) == {"images/0.jpg": b"mine", "images/1.jpg": b"one", "deep/er/2.jpg": b"two"}
+    assert unpack(archive, tmp_path) == 0
+    (tmp_path / "images/1.jpg").write_bytes(b"other")
+    with pytest.raises(UserError, match=r"1\.jpg is in the way"):
+        unpack(archive, tmp_path)
+    assert (tmp_path / "images/1.jpg").read_bytes() == b"other"
+
+
+def test_a_killed_run_goes_on(tmp_path, monkeypatch):
+    archive = make_zip(tmp_path / "a.zip", {"a/1": b"one" * 50, "a/2": b"two", "b/3": b"three"})
+    opened = []
+    original = zipfile.ZipFile.open
+
+    def dies_at_the_second(self, member, *arguments, **options):
+        opened.append(member.filename)
+        if len(opened) == 2:
+            raise KeyboardInterrupt
+        return original(self, member, *arguments, **options)
+
+    monkeypatch.setattr(zipfile.ZipFile, "open", dies_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        unpack(archive, tmp_path)
+    assert not (tmp_path / "a").exists()
+    assert unpack(archive, tmp_path) == 3
+    assert opened == ["a/1", "a/2", "a/2", "b/3"]
+    assert not list(tmp_path.glob(".*"))
+    assert tree(tmp_path) == {"a/1": b"one" * 50, "a/2": b"two", "b/3": b"three"}
+
+
+def test_another_version_of_an_archive_takes_nothing_over(tmp_path, monkeypatch):
+    archive = make_zip(tmp_path / "a.zip", {"a/1": b"old", "a/2": b"old"})
+    with monkeypatch.context() as patch:
+        patch.setattr("data_checks.archives._place", lambda *_: None)
+        unpack(archive, tmp_path)  # as if killed before anything was moved
+    assert unpack(make_zip(archive, {"a/1": b"new"}), tmp_path) == 1
+    assert tree(tmp_path) == {"a/1": b"new"}
+
+
+HOSTILE = {
+    "traversal": ({"../evil": b"x"}, 0, "'../evil' leads out of the folder"),
+    "absolute": ({"/tmp/evil": b"x"}, 0, "'/tmp/evil' leads out of the folder"),
+    "backslashes": ({"a\\..\\..\\evil": b"x"}, 0, "leads out of the folder"),
+    "drive": ({"C:evil": b"x"}, 0, "'C:evil' leads out of the folder"),
+    "symlink": ({"link": b"/etc/passwd"}, (stat.S_IFLNK | 0o777) << 16, "'link' is a link or a device"),
+    "bomb": ({"fine": b"x", "zeros": bytes(4_000_000)}, 0, "more than 200-fold"),
+    "twice": ({"a": b"x", "./a": b"y"}, 0, "twice"),
+    "empty": ({}, 0, "holds no files"),
+}
+
+
+@pytest.mark.parametrize(("files", "attributes", "message"), HOSTILE.values(), ids=HOSTILE)
+def test_hostile_archives_are_refused_before_a_byte_is_written(tmp_path, files, attributes, message):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    archive = make_zip(folder / "a.zip", files, attributes)
+    with pytest.raises(UserError, match=message):
+        unpack(archive, folder)
+    assert tree(folder) == {} and [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_cut_and_damaged_archives_leave_nothing(tmp_path):
+    archive = make_zip(tmp_path / "a.zip", {"1": b"one", "2": bytes(range(256)) * 40})
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[:-30])
+    with pytest.raises(UserError, match=r"a\.zip is damaged or cut short"):
+        unpack(archive, tmp_path)
+    flipped = bytearray(whole)
+    flipped[whole.index(b"2", 40) + 60] ^= 255
+    archive.write_bytes(flipped)
+    with pytest.raises(UserError, match=r"a\.zip is damaged or cut short"):
+        unpack(archive, tmp_path)
+    assert not (tmp_path / "1").exists() and not (tmp_path / "2").exists()
+
+
+def test_a_full_disk_is_announced(tmp_path, monkeypatch):
+    archive = make_zip(tmp_path / "a.zip", {"1": b"one"})
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 8, 2))
+    with pytest.raises(UserError, match=r"needs 3 bytes in .* and 2 are free"):
+        unpack(archive, tmp_path)
+    assert not (tmp_path / "1").exists()
+
+
+def test_unzip_flag_makes_a_folder_usable(monkeypatch, capsys, pope):
+    with zipfile.ZipFile(pope / "val2014.zip", "w") as archive:
+        for image in sorted((pope / "val2014").iterdir()):
+            archive.write(image, f"val2014/{image.name}")
+    shutil.rmtree(pope / "val2014")
+    with pytest.raises(UserError, match="random: 1 of its 2 parts missing"):
+        run(monkeypatch, "pope", pope)
+    assert "unpack: val2014.zip for val2014: run again with --unzip" in capsys.readouterr().out
+    run(monkeypatch, "pope", pope, "--unzip")
+    assert capsys.readouterr().out.splitlines()[-1] == "POPE: can evaluate on random, popular, adversarial"

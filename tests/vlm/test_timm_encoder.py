@@ -1,0 +1,121 @@
+"""timm's plain ViTs as encoders: their features and statistics, strict weights, one line for what cannot be."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors.torch import load_file, save_file
+
+from vlm import timm_encoder as module
+from vlm.assemble import assemble
+from vlm.errors import UserError
+from vlm.llm import load_llm
+from vlm.timm_encoder import random_timm_encoder, timm_encoder
+from vlm.tower import connector_input
+
+NAME = "test_vit"  # timm's own for tests: plain, 160 pixels
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> tuple[torch.nn.Module, Path]:
+    """A ViT as timm publishes one: with a classifier."""
+    torch.manual_seed(0)
+    vit = timm.create_model(NAME, num_classes=7).eval()
+    file = tmp_path_factory.mktemp("timm") / "model.safetensors"
+    save_file(vit.state_dict(), file)
+    return vit, file
+
+
+def test_a_file_gives_timms_features_through_a_stock_llava(trained, llm_folders, picture):
+    vit, file = trained
+    encoder = timm_encoder(f"{NAME}@{file}")
+    data = timm.data.resolve_model_data_config(vit)
+    assert (encoder.config.mean, encoder.config.std) == (data["mean"], data["std"]) == ((0.5,) * 3,) * 2
+    assert (encoder.config.image_size, encoder.config.patch_size) == (160, 16)
+    pixels = encoder.transform(picture)[None]
+    assert pixels.shape == (1, 3, 160, 160)
+    with torch.no_grad():
+        expected = vit.forward_features(pixels)[:, 1:]
+        assert torch.equal(encoder.patch_tokens(pixels), expected)
+    vlm = assemble(encoder, load_llm(str(llm_folders["llama"]), torch.float32))
+    torch.testing.assert_close(connector_input(vlm.model, pixels), expected, atol=1e-5, rtol=1e-5)
+    assert vlm.model.config.image_seq_length == 100
+    assert vlm.processor.image_processor.image_mean == (0.5,) * 3
+
+
+def test_weights_without_a_file_are_the_hubs(trained, monkeypatch):
+    vit, file = trained
+    asked = []
+    monkeypatch.setattr(module, "hf_hub_download", lambda *where: asked.append(where) or str(file))
+    encoder = timm_encoder(NAME)
+    assert asked == [("timm/test_vit.r160_in1k", "model.safetensors")]
+    assert torch.equal(encoder.vision.blocks[3].mlp.fc1.weight, vit.blocks[3].mlp.fc1.weight)
+
+
+def test_without_network_one_line_says_what_to_do(monkeypatch):
+    def unreachable(*_):
+        raise LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr(module, "hf_hub_download", unreachable)
+    with pytest.raises(UserError, match=rf"go online once, or give timm:{NAME}@FILE\.safetensors, or random:timm:"):
+        timm_encoder(NAME)
+
+
+def test_random_weights_depend_on_the_seed_alone():
+    state = torch.get_rng_state()
+    first, again, other = (random_timm_encoder(NAME, seed).vision.pos_embed for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def change(file: Path, folder: Path, **weights: torch.Tensor | None) -> Path:
+    tensors = {name: value for name, value in {**load_file(file), **weights}.items() if value is not None}
+    save_file(tensors, folder / "changed.safetensors")
+    return folder / "changed.safetensors"
+
+
+def test_weights_that_do_not_fit_are_refused(trained, tmp_path):
+    file = trained[1]
+    for weights, message in (
+        ({"norm.weight": None}, r"does not fit timm's test_vit: missing \['norm.weight'\]"),
+        ({"more": torch.ones(1)}, r"unexpected \['more'\]"),
+        ({"norm.bias": torch.full((64,), torch.nan)}, "holds NaN"),
+        ({"norm.bias": torch.ones(5)}, "does not fit timm's test_vit: size mismatch"),
+    ):
+        with pytest.raises(UserError, match=message):
+            timm_encoder(f"{NAME}@{change(file, tmp_path, **weights)}")
+    with pytest.raises(UserError, match=r"none\.safetensors does not exist: give the model\.saf"):
+        timm_encoder(f"{NAME}@none.safetensors")
+    (tmp_path / "page.safetensors").write_text("<html>")
+    with pytest.raises(UserError, match="cannot be read"):
+        timm_encoder(f"{NAME}@{tmp_path / 'page.safetensors'}")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("vit_tinny_patch16_224", "timm has no model 'vit_tinny_patch16_224': did you mean vit_tiny_patch16_224"),
+        (f"{NAME}.nope", r"Invalid pretrained tag \(nope\) .* See timm.list_pretrained"),
+        ("resnet18", "timm's resnet18 is not a plain ViT"),
+        ("vit_small_patch16_18x2_224", "is not a plain ViT"),
+    ],
+)
+def test_names_that_cannot_serve(name, message):
+    with pytest.raises(UserError, match=message):
+        random_timm_encoder(name, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("vit_wee_patch16_reg1_gap_256", "register tokens"),
+        ("vit_small_patch14_dinov2", "layer scale"),
+        ("vit_tiny_r_s16_p8_224", "more or fewer parameters"),
+    ],
+)
+def test_vits_that_llava_cannot_represent(name, message, llm_folders):
+    with pytest.raises(UserError, match=message):
+        assemble(random_timm_encoder(name, seed=0), load_llm(str(llm_folders["llama"])))
