@@ -8,15 +8,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 COLOURS = ("#1f6f8b", "#e0a458", "#7a5c8e", "#5b8e5b", "#b5524c", "#8d99ae")
-WORDS = {"predict_text": "predict caption", "sigreg_text": "SIGReg caption", "sigreg_image": "SIGReg image"}
-WORDS |= {"predict_image": "predict image", "rank_image": "image", "rank_text": "caption"}
-# Title -> the records' names in it; what no other panel names is a part of the loss.
+# Title -> how the names of the records' values in it begin.
 PANELS = {
     "loss": ("loss",),
-    "parts of the loss": (),
-    "effective rank of a batch": ("rank_image", "rank_text"),
-    "learning rate": ("lr",),
+    "parts of the loss": ("predict_", "sigreg_", "multi_view"),
+    "effective rank": ("rank_", "probe_rank_"),
+    "cosine of pairs": ("cosine_",),
+    "recall among held-out captions": ("probe_image_to_text", "probe_text_to_image"),
+    "temperature of the logits": ("temperature",),
     "gradient norm before clipping": ("gradient_norm",),
+    "learning rate": ("lr",),
     "samples a second": ("samples_per_s",),
 }
 EXACT = ("learning rate", "samples a second")
@@ -24,26 +25,29 @@ LOGARITHMIC = ("parts of the loss", "gradient norm before clipping")
 
 
 def curves(records: Sequence[Mapping]) -> Figure:
-    """Six panels over the steps; what is noisy is faint under its running mean over a fiftieth of the run."""
-    named = {name for names in PANELS.values() for name in names} | {"step", "skipped"}
-    others = sorted({name for record in records for name in record} - named)
-    figure = Figure(figsize=(12, 6), dpi=110, layout="constrained")
-    for axes, (title, names) in zip(figure.subplots(2, 3).flat, PANELS.items()):
-        for colour, name in zip(COLOURS, names or others):
-            points = [
-                (r["step"], r[name]) for r in records if isinstance(r.get(name), (int, float))
-            ]  # None: not finite
-            if points:
-                window = 1 if title in EXACT else max(1, len(points) // 50)
-                _line(axes, points, window, colour, WORDS.get(name, name.replace("_", " ")))
+    """A panel for each kind of value there is; what is noisy is faint under its running mean over a fiftieth of it."""
+    names = sorted({name for record in records for name, value in record.items() if isinstance(value, (int, float))})
+    panels = {title: [name for name in names if name.startswith(starts)] for title, starts in PANELS.items()}
+    panels = {title: found for title, found in panels.items() if found}
+    rows = -(-len(panels) // 3)
+    figure = Figure(figsize=(12, 3 * rows), dpi=110, layout="constrained")
+    grid = figure.subplots(rows, 3, squeeze=False).flatten()
+    for axes, (title, found) in zip(grid, panels.items()):
+        for colour, name in zip(COLOURS, found):
+            # None where a step was skipped.
+            points = [(record["step"], record[name]) for record in records if record.get(name) is not None]
+            window = 1 if title in EXACT else max(1, len(points) // 50)
+            _line(axes, points, window, colour, name.replace("_", " "))
         _style(axes, title, "step")
-        if title in LOGARITHMIC and axes.lines:
+        if title in LOGARITHMIC:
             axes.set_yscale("log")
             axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_formatter("{x:g}")
-        if len(axes.get_legend_handles_labels()[1]) > 1:
+        if len(found) > 1:
             axes.legend(fontsize=8, frameon=False)
+    for axes in grid[len(panels) :]:
+        axes.remove()
     return figure
 
 

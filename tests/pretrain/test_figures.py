@@ -24,8 +24,8 @@ def test_curves_are_running_means_over_the_finite_points():
     assert list(faint.get_xdata()) == [step for step in range(200) if step != 10]
     means = list(mean.get_ydata())  # over the fiftieth of 199 points: 3
     assert means[:3] == [0.0, 0.5, 1.0] and means[-1] == 198.0
-    assert [line.get_label() for line in panels["parts of the loss"].lines[1::2]] == ["SIGReg image"]
-    assert not panels["gradient norm before clipping"].lines
+    assert [line.get_label() for line in panels["parts of the loss"].lines[1::2]] == ["sigreg image"]
+    assert list(panels) == ["loss", "parts of the loss", "learning rate"]
 
 
 def test_spectrum_shows_how_many_directions_are_used():
