@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from vlm.errors import UserError
 
 BUCKET = 50_000_000  # gradients that ZeRO reduces together: a buffer of 0.2 GB, where DeepSpeed's own default takes 2
-MAY_BE_ZERO = {"seed", "projector_depth", "micro_batch_size", "warmup_steps", "workers", "zero", "probe_every"}
+MAY_BE_ZERO = {"seed", "steps", "projector_depth", "micro_batch_size", "warmup_steps", "workers", "zero", "probe_every"}
 
 
 @dataclass(frozen=True)
@@ -112,11 +112,13 @@ PRESETS: dict[str, dict] = {
         projector_depth=2,
         tokenizer="train:1024",
         directions=256,
-        steps=2500,
-        batch_size=64,
-        lr=5e-4,
-        min_lr=5e-6,
-        warmup_steps=100,
+        lambda_image=0.04,
+        lambda_text=0.04,
+        steps=5000,
+        batch_size=32,
+        lr=7e-4,
+        min_lr=7e-6,
+        warmup_steps=200,
         weight_decay=0.05,
         augmentation="squash",
         workers=0,

@@ -24,6 +24,7 @@ HELP = {
     "preset": "tiny: the embedded world on a CPU; small: ViT-S on a GPU; base: the released ViT-B recipe",
     "objective": "levljepa; levljepa-plus: 2 global and 4 local crops an image; clip, siglip: the paper's baselines",
     "resume": "auto continues a run found in --out; required fails without one; never fails with one",
+    "steps": "optimizer steps; 0 writes the untrained encoder",
     "batch_size": "samples a step over all processes",
     "micro_batch_size": "samples over all processes whose activations are kept at a time (0: the whole batch)",
     "tokenizer": "gpt2, train:SIZE (a BPE learnt from the captions), or a tokenizer.json",

@@ -69,10 +69,5 @@ def caption(scene: Scene) -> str:
 
 
 def full_caption(scene: Scene) -> str:
-    """Everything a question can ask, left to right: counts, then size, colour, shape and place of each object."""
-    total = len(scene.things)
-    counts = listing([f"{NUMBERS[n]} {name if n == 1 else PLURAL[name]}" for name, n in scene.counts.items()])
-    things = [
-        f"{article(f'{thing.size} {thing.color} {thing.category}')} at the {thing.place}" for thing in scene.things
-    ]
-    return f"{NUMBERS[total]} object{'s' * (total > 1)} ({counts}): {listing(things)}"
+    """What a careful person would write: every object from left to right, with size, colour and shape."""
+    return listing([article(f"{thing.size} {thing.color} {thing.category}") for thing in scene.things])

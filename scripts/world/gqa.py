@@ -13,20 +13,21 @@ from world.scenes import RELATIONS, SIDE, Scene, related
 # close to the real testdev's: query 54 %, verify 18 %, logical 14 %, choose 9 %, compare 5 %.
 QUOTA = {
     "query color": 3,
+    "query color again": 0.6,
     "query name": 3,
-    "query size": 0.3,
-    "query rel": 0.8,
-    "exist": 0.8,
-    "exist color": 0.4,
-    "verify color": 0.5,
-    "verify size": 0.2,
-    "verify rel": 0.4,
-    "choose color": 0.4,
+    "query size": 0.4,
+    "query rel": 0.6,
+    "exist": 0.6,
+    "exist color": 0.3,
+    "verify color": 0.3,
+    "verify size": 0.1,
+    "verify rel": 0.3,
+    "choose color": 0.3,
     "choose name": 0.4,
-    "choose size": 0.2,
-    "and": 0.6,
-    "or": 0.6,
-    "compare color": 0.5,
+    "choose size": 0.1,
+    "and": 0.5,
+    "or": 0.5,
+    "compare color": 0.8,
 }
 EXTRA = 8  # unbalanced questions a scene has besides; what the balanced ones entail comes first
 

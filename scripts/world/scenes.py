@@ -125,7 +125,7 @@ def _traits(rng: random.Random, name: str, color: str, cell: int | None) -> tupl
 def make_scene(seed: int, split: str, index: int) -> Scene:
     """The scene with this key. Categories repeat in about a third of the scenes, colours now and then."""
     rng = keyed(seed, split, index, "scene")
-    count = rng.choices((1, 2, 3), (0.35, 0.3, 0.35))[0]
+    count = rng.choices((1, 2, 3), (0.5, 0.3, 0.2))[0]
     cells = rng.sample(range(4), count) if count > 1 else [None]
     colors: list[str] = []
     for _ in range(count):
