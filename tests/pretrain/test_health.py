@@ -67,7 +67,7 @@ def test_fires_where_predictions_know_nothing_of_their_pair():
 
 @pytest.mark.parametrize(("warmup", "fires"), [(3, [101, 103, 105]), (102, [103, 105])])
 def test_the_log_has_one_line_when_it_begins_and_the_records_say_so(tmp_path, capsys, warmup, fires):
-    config = from_preset("tiny", log_every=2, warmup_steps=warmup, embed_dim=32)
+    config = from_preset("tiny", log_every=2, warmup_steps=warmup, embed_dim=32, batch_size=64)
     recorder = Recorder(tmp_path, config, start=96)
     flat = torch.zeros(64, 32)
     for step in range(96, 106):
