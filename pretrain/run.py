@@ -45,6 +45,7 @@ EXAMPLES = """examples:
   deepspeed pretrain/run.py                                   the embedded world, on whatever is here
   deepspeed --num_gpus 8 pretrain/run.py --preset base --data '/data/cc12m/*.tar' --out runs/cc12m
   deepspeed pretrain/run.py --objective siglip --out runs/siglip    the same towers, data and steps, another loss
+  deepspeed --hostfile hosts pretrain/run.py --preset base --zero 2    many machines; SLURM: scripts/slurm_pretrain.sh
   torchrun --nproc-per-node 2 pretrain/run.py --steps 200
   python pretrain/run.py --preset base --data '/data/cc12m/*.tar' --plan --world-size 8 --throughput 4000
   python pretrain/run.py --resume required                    go on with runs/pretrain
