@@ -108,10 +108,10 @@ def _write_pope(root: Path, folder: str, scenes: list[Scene], seed: int) -> dict
 def write_world(root: Path, scenes: int, seed: int, qa_scenes: int) -> tuple[dict[str, Any], float]:
     """Write every file below `root`; returns what world.json holds, and how many scenes a second were drawn.
 
-    val and testdev have max(256, scenes // 20) scenes each, beside the `scenes` of train; all of theirs and the first
+    val and testdev have max(400, scenes // 20) scenes each, beside the `scenes` of train; all of theirs and the first
     `qa_scenes` of train have questions. Equal arguments give equal bytes.
     """
-    held_out = max(256, scenes // 20)
+    held_out = max(400, scenes // 20)
     sizes = {"train": scenes, "val": held_out, "testdev": held_out}
     counts: dict[str, dict[str, int]] = {}
     captions: dict[str, str] = {}

@@ -16,18 +16,18 @@ QUOTA = {
     "query color again": 0.6,
     "query name": 3,
     "query size": 0.4,
-    "query rel": 0.6,
+    "query rel": 0.9,
     "exist": 0.6,
     "exist color": 0.3,
     "verify color": 0.3,
     "verify size": 0.1,
-    "verify rel": 0.3,
+    "verify rel": 0.4,
     "choose color": 0.3,
     "choose name": 0.4,
     "choose size": 0.1,
-    "and": 0.5,
+    "and": 0.9,
     "or": 0.5,
-    "compare color": 0.8,
+    "compare color": 0.6,
 }
 EXTRA = 8  # unbalanced questions a scene has besides; what the balanced ones entail comes first
 

@@ -14,11 +14,12 @@ def where(relation: str) -> str:
 
 
 def logic(scene: Scene, rng: random.Random) -> list[Question]:
-    """ "Are there both a star and a moon?", "Is there a star or a moon?", over present, mixed and absent pairs."""
+    """ "Is there a star or a moon?", over present, mixed and absent pairs; "Are there both ...?" where there can be."""
     pairs = [rng.sample(CATEGORIES, 2) for _ in range(3)]
     pairs += [rng.sample(sorted(scene.counts), 2) for _ in range(2) if len(scene.counts) > 1]
     pairs += [rng.sample(scene.absent, 2)]
-    return [template(scene, a, b) for a, b in pairs for template in (_both, _either)]
+    templates = (_both, _either) if len(scene.counts) > 1 else (_either,)
+    return [template(scene, a, b) for a, b in pairs for template in templates]
 
 
 def _evidence(scene: Scene, a: str, b: str) -> tuple[list, tuple, list]:

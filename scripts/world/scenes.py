@@ -125,11 +125,11 @@ def _traits(rng: random.Random, name: str, color: str, cell: int | None) -> tupl
 def make_scene(seed: int, split: str, index: int) -> Scene:
     """The scene with this key. Categories repeat in about a third of the scenes, colours now and then."""
     rng = keyed(seed, split, index, "scene")
-    count = rng.choices((1, 2, 3), (0.5, 0.3, 0.2))[0]
+    count = rng.choices((1, 2, 3), (0.45, 0.3, 0.25))[0]
     cells = rng.sample(range(4), count) if count > 1 else [None]
     colors: list[str] = []
     for _ in range(count):
-        again = colors and rng.random() < 0.2
+        again = colors and rng.random() < 0.25
         colors.append(rng.choice(colors) if again else rng.choice(tuple(COLORS)))
     drawn = [_traits(rng, *parts) for parts in zip(_categories(rng, count), colors, cells)]
     drawn.sort(key=lambda traits: (traits[3] >= SIDE / 2, traits[4]))  # by column, then from the top

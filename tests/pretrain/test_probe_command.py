@@ -32,7 +32,7 @@ def colors(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """The probes' folders of the embedded world, with fewer pictures, 20 captioned scenes and a GQA folder."""
+    """The probes' folders of the embedded world, with fewer pictures, 30 captioned scenes and a GQA folder."""
     from world import files, gqa, probes, scenes
 
     root = tmp_path_factory.mktemp("world")
@@ -42,8 +42,8 @@ def world(tmp_path_factory):
         probes.write_probes(root, seed=0)
     (root / "gqa/images").mkdir(parents=True)
     for split in ("train", "val"):
-        drawn = [scenes.make_scene(0, split, index) for index in range(20)]
-        pictures = files.write_shards(root / "captions", split, drawn, keep=20)
+        drawn = [scenes.make_scene(0, split, index) for index in range(30)]
+        pictures = files.write_shards(root / "captions", split, drawn, keep=30)
         for scene, data in zip(drawn, pictures):
             (root / "gqa/images" / f"{scene.image_id}.jpg").write_bytes(data)
         graphs = {str(scene.image_id): gqa.scene_graph(scene) for scene in drawn}
@@ -125,7 +125,7 @@ def test_backgrounds_without_a_train_split_are_read_by_captions_alone(command, w
         ("zero-shot", "classes", ("--class-names", "nowhere.txt"), "--class-names nowhere.txt cannot be read"),
         ("segmentation", "classes", (), "has neither ADE20K's images/training"),
         ("backgrounds", "classes", (), "original/val does not exist"),
-        ("retrieval", "captions/val-*.tar", ("--pool", "21"), "holds 20 pairs: give --pool 20 or less"),
+        ("retrieval", "captions/val-*.tar", ("--pool", "31"), "holds 30 pairs: give --pool 30 or less"),
         ("objects", "classes", (), "train_sceneGraphs.json does not exist"),
         ("linear", "classes", ("--seed", "-1"), "--seed -1: give 0 or more"),
     ],

@@ -87,7 +87,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_other_settings_are_refused(capt
     result = pretrain(captions, run, "--steps", "8", "--lr", "0.001")
     assert result.returncode == 2
     assert "passing over" in result.stderr and "step_8" in result.stderr
-    assert "lr 0.0005 -> 0.001" in result.stderr.splitlines()[-1]
+    assert "lr 0.0007 -> 0.001" in result.stderr.splitlines()[-1]
 
 
 def test_a_batch_without_a_finite_gradient_moves_nothing_on_any_rank(captions, tmp_path):

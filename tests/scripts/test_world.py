@@ -38,9 +38,9 @@ def test_shards_are_read_by_webdataset_and_captions_name_every_shape(world_root)
 
 def test_splits_share_no_image_and_captions_cover_every_held_out_file(world_root):
     ids = [set(load(world_root / f"gqa/{split}_sceneGraphs.json")) for split in ("train", "val", "testdev")]
-    assert [len(part) for part in ids] == [20, 256, 256] and len(set.union(*ids)) == 532
+    assert [len(part) for part in ids] == [20, 400, 400] and len(set.union(*ids)) == 820
     pictures = [path.read_bytes() for path in (world_root / "gqa/images").iterdir()]
-    assert len(set(pictures)) == len(pictures) == 532
+    assert len(set(pictures)) == len(pictures) == 820
     held_out = ("vqav2/val2014", "vqav2/test2015", "pope/val2014", "pope_val/val2014")
     expected = {str(path.relative_to(world_root)) for folder in held_out for path in (world_root / folder).iterdir()}
     expected |= {f"gqa/images/{id}.jpg" for id in ids[1] | ids[2]}
