@@ -68,6 +68,7 @@ def freeze(vlm: VLM, config: BridgeConfig) -> Trainee:
     This is the only place that decides.
     """
     model, adapter = vlm.model.eval().requires_grad_(False), None
+    vlm.connector.float()  # before peft keeps a copy of it: both then have one dtype
     if config.lora:
         from peft import LoraConfig, get_peft_model
 

@@ -32,6 +32,14 @@ def test_lora_goes_on_from_a_run_and_is_merged(training, whole, tmp_path):
     assert changed == {"q_proj", "k_proj", "v_proj", "o_proj", "linear_1", "linear_2"}
 
 
+def test_lora_goes_on_in_bf16(training, whole, tmp_path):
+    """What trains is float32, what it was loaded from is not: first and last loss stay close to the fp32 run's."""
+    flags = ("--init", str(whole / "vlm"), "--lora", "4")
+    training.run(tmp_path / "fp32", *flags)
+    training.run(tmp_path / "bf16", *flags, "--precision", "bf16")
+    assert training.losses(tmp_path / "bf16") == pytest.approx(training.losses(tmp_path / "fp32"), abs=0.1)
+
+
 def test_baselines(training, whole, tmp_path):
     training.run(tmp_path / "random", "--encoder", f"random:{training.root / 'encoder'}", "--steps", "2")
     assert training.losses(tmp_path / "random")[0] != training.losses(whole)[0]
