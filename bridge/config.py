@@ -114,7 +114,13 @@ def make_parser() -> argparse.ArgumentParser:
     add("--warmup", type=_fraction, default=0.05, help="share of the steps [%(default)s]")
     add("--weight-decay", type=float, default=0.0, help="[%(default)s]")
     add("--clip", type=float, default=1.0, help="gradient norm [%(default)s]")
-    add("--lora", type=int, default=0, metavar="R", help="also train rank-R LoRA on the LLM's q, k, v, o [off]")
+    add(
+        "--lora",
+        type=int,
+        default=0,
+        metavar="R",
+        help="also train rank-R LoRA on the LLM's q, k, v, o; smollm2's prompts then need no worked examples [off]",
+    )
     add("--load-in", choices=("4bit", "8bit"), help="bitsandbytes quantisation of the frozen LLM")
     add("--precision", choices=("fp32", "bf16"), help="of the frozen parts [bf16 where the device is fast at it]")
     add("--gradient-checkpointing", action="store_true", help="less memory, about a third more time")

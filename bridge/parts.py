@@ -46,7 +46,8 @@ def build_vlm(config: BridgeConfig, device: torch.device, load_in: str | None) -
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32, None: default_dtype(device)}[config.precision]
     if config.init:
         return load(config.init, device, dtype)
-    vlm = assemble(build_encoder(config), load_llm(config.llm, dtype=dtype, load_in=load_in), seed=config.seed)
+    llm = load_llm(config.llm, dtype, load_in, examples=not config.lora)
+    vlm = assemble(build_encoder(config), llm, seed=config.seed)
     vlm.model.model.vision_tower.to(dtype)  # as it will be loaded and served
     if load_in is None:
         vlm.model.to(device)

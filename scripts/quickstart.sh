@@ -18,8 +18,10 @@ EOF
 out=runs seed=0
 while [ $# -gt 0 ]; do
     case "$1" in
-        --out) out="${2:?--out needs a folder}"; shift 2 ;;
-        --seed) seed="${2:?--seed needs a number}"; shift 2 ;;
+        --out | --seed)
+            [ $# -ge 2 ] || { echo "error: $1 needs a value (see --help)" >&2; exit 2; }
+            declare "${1#--}=$2"
+            shift 2 ;;
         --help | -h) usage; exit 0 ;;
         *) echo "error: unknown argument $1 (see --help)" >&2; exit 2 ;;
     esac
@@ -52,6 +54,7 @@ python scripts/make_world.py "$world" --scenes 16000 --qa-scenes 2500 --seed "$s
 python pretrain/run.py --data "$world/captions" --out "$out/untrained" --seed "$seed" --steps 0
 
 say "lane 1: pretrain the encoder, then its connector; lane 2 (its log: $logs/lane2.log): the two baselines and the ceiling"
+set -m # a process group of its own, so that nothing of it outlives this script
 (
     set -e
     bridge random "random:$out/untrained/encoder"
@@ -61,7 +64,8 @@ say "lane 1: pretrain the encoder, then its connector; lane 2 (its log: $logs/la
     evaluate oracle "$out/bridge/blind" --oracle "$world/captions.json"
 ) > "$logs/lane2.log" 2>&1 &
 lane2=$!
-trap 'kill $lane2 2>/dev/null || true' EXIT
+set +m
+trap 'kill -- -$lane2 2> /dev/null || true' EXIT
 deepspeed pretrain/run.py --data "$world/captions" --out "$out/pretrain" --seed "$seed"
 
 say "what the encoder has learnt"
@@ -78,7 +82,7 @@ wait $lane2 || { tail -5 "$logs/lane2.log" >&2; exit 1; }
 python bridge/results.py pretrained="$out/eval/pretrained" random="$out/eval/random" blind="$out/eval/blind" \
     oracle="$out/eval/oracle" --out "$out"
 
-image="$(ls "$world"/pope/val2014/* | head -1)"
+images=("$world"/pope/val2014/*) image="${images[0]}"
 question="What color is the $(python - "$world" "$image" <<'EOF'
 import json, sys
 world, image = sys.argv[1], sys.argv[2].rsplit("/", 1)[1]

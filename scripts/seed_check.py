@@ -1,7 +1,8 @@
 """Is the gain of a pretrained encoder more than luck? The whole chain over several seeds, all of them reported.
 
 Each seed trains an encoder, then one connector on it and one on the same ViT with random weights (and, with --blind,
-one on an encoder that sees nothing), and scores them on held-out scenes. Finished parts are not made again.
+one on an encoder that sees nothing), and scores them on held-out scenes. With --second-stage each goes on from there,
+with LoRA for instance, and is scored again. Called again, finished parts are not made again.
 """
 
 import argparse
@@ -18,9 +19,10 @@ from vlm.logs import read_json, write_json
 EXAMPLES = """examples:
   python scripts/seed_check.py --world runs/world --out runs/seeds
   python scripts/seed_check.py --world runs/world --out runs/choice --seeds 7 8 --split val      (to choose settings)
-  python scripts/seed_check.py --world runs/world --out runs/lora --seeds 0 --bridge-flags "--lora 8"
+  python scripts/seed_check.py --world runs/world --seeds 0 --second-stage "--lora 8 --steps 400 --lr 2e-3"
 """
 BENCHMARKS = ("gqa", "vqav2", "pope")
+SECOND = ", second stage"
 SPLITS = {
     "testdev": {"gqa": "testdev", "vqav2": "test-dev2015", "pope": "pope"},
     "val": {"gqa": "val", "vqav2": "val2014", "pope": "pope_val"},
@@ -41,36 +43,46 @@ def parse() -> argparse.Namespace:
     add("--blind", action="store_true", help="also train and score the blind baseline")
     add("--pretrain-flags", default="", help="more flags for pretrain/run.py, in one string")
     add("--bridge-flags", default="", help="more flags for bridge/train.py, in one string")
+    add("--second-stage", default="", metavar="FLAGS", help='flags of one more bridge/train.py --init, as "--lora 8"')
     add("--lanes", type=int, default=max(1, (os.cpu_count() or 2)), help="processes side by side, one thread each")
     return parser.parse_args()
 
 
 def pretrain(args: argparse.Namespace, seed: int) -> Path:
-    """The encoder of one seed."""
-    out = args.out.resolve() / f"pretrain-{seed}"
-    if not (out / "encoder" / "config.json").exists():
-        run(out.with_suffix(".log"), "pretrain/run.py", "--data", str(args.world / "captions"), "--out", str(out),
-            "--seed", str(seed), *args.pretrain_flags.split())  # fmt: skip
+    """The encoder of one seed. The command itself goes on or refuses where the folder holds a run."""
+    out = args.out / f"pretrain-{seed}"
+    run(out.with_suffix(".log"), "pretrain/run.py", "--data", str(args.world / "captions"), "--out", str(out),
+        "--seed", str(seed), *args.pretrain_flags.split())  # fmt: skip
     return out / "encoder"
 
 
-def bridge(args: argparse.Namespace, seed: int, kind: str, encoder: Future | None) -> dict:
-    """Train and score one connector; the summary {gqa, vqav2, pope, mean}."""
+def bridge(args: argparse.Namespace, seed: int, kind: str, encoder: Future | None) -> dict[str, dict]:
+    """Train and score one connector, and its second stage if any: {row: {gqa, vqav2, pope, mean}}."""
     folder = str(encoder.result()) if encoder else ""
     name = {"pretrained": folder, "random": f"random:{folder}", "blind": "blind"}[kind]
-    world, out = args.world, args.out.resolve() / f"{kind}-{seed}"
-    if not (out / "vlm" / "config.json").exists():
-        run(out.with_suffix(".train.log"), "bridge/train.py", "--llm", "smollm2", "--encoder", name, "--gqa",
-            str(world / "gqa"), "--vqav2", str(world / "vqav2"), "--out", str(out), "--seed", str(seed),
-            *args.bridge_flags.split())  # fmt: skip
-    split, scores = SPLITS[args.split], out / f"eval-{args.split}"
-    if not (scores / "results.json").exists():
-        run(out.with_suffix(".eval.log"), "bridge/evaluate.py", str(out / "vlm"), "--gqa", str(world / "gqa"),
-            "--gqa-split", split["gqa"], "--vqav2", str(world / "vqav2"), "--vqav2-split", split["vqav2"],
-            "--pope", str(world / split["pope"]), "--limit-images", str(args.limit_images),
-            "--out", str(scores))  # fmt: skip
+    out = args.out / f"{kind}-{seed}"
+    train(args, seed, out, "--llm", "smollm2", "--encoder", name, *args.bridge_flags.split())
+    rows = {kind: score(args, seed, out)}
+    if args.second_stage:
+        second = args.out / f"{kind}-{seed}-second"
+        train(args, seed, second, "--init", str(out / "vlm"), *args.second_stage.split())
+        rows[kind + SECOND] = score(args, seed, second)
+    return rows
+
+
+def train(args: argparse.Namespace, seed: int, out: Path, *flags: str) -> None:
+    run(out.with_suffix(".train.log"), "bridge/train.py", "--gqa", str(args.world / "gqa"), "--vqav2",
+        str(args.world / "vqav2"), "--out", str(out), "--seed", str(seed), *flags)  # fmt: skip
+
+
+def score(args: argparse.Namespace, seed: int, out: Path) -> dict:
+    world, split, scores = args.world, SPLITS[args.split], out / f"eval-{args.split}-{args.limit_images}"
+    run(out.with_suffix(".eval.log"), "bridge/evaluate.py", str(out / "vlm"), "--gqa", str(world / "gqa"),
+        "--gqa-split", split["gqa"], "--vqav2", str(world / "vqav2"), "--vqav2-split", split["vqav2"],
+        "--pope", str(world / split["pope"]), "--limit-images", str(args.limit_images),
+        "--out", str(scores))  # fmt: skip
     summary = read_json(scores / "results.json")["summary"]
-    print(f"seed {seed}, {kind}: " + ", ".join(f"{n} {summary[n]:.1f}" for n in (*BENCHMARKS, "mean")), flush=True)
+    print(f"{out.name}: " + ", ".join(f"{n} {summary[n]:.1f}" for n in (*BENCHMARKS, "mean")), flush=True)
     return summary
 
 
@@ -82,20 +94,23 @@ def table(scores: dict[str, list[dict]], seeds: list[int]) -> str:
         for seed, summary in zip(seeds, summaries):
             lines.append(f"| {kind} | {seed} | " + " | ".join(f"{summary[name]:.1f}" for name in names) + " |")
     for kind in scores:
-        if kind == "pretrained":
+        if kind.startswith("pretrained"):
             continue
         cells = []
+        rival = scores["pretrained" + (SECOND if kind.endswith(SECOND) else "")]
         for name in names:
-            gains = [after[name] - before[name] for after, before in zip(scores["pretrained"], scores[kind])]
-            spread = statistics.stdev(gains) if len(gains) > 1 else float("nan")
-            cells.append(f"{statistics.mean(gains):+.1f} ± {spread:.1f}")
-        lines.append(f"| **pretrained - {kind}** | mean ± sd of {len(seeds)} | " + " | ".join(cells) + " |")
+            gains = [after[name] - before[name] for after, before in zip(rival, scores[kind])]
+            spread = f" ± {statistics.stdev(gains):.1f}" if len(gains) > 1 else ""
+            cells.append(f"{statistics.mean(gains):+.1f}{spread}")
+        lines.append(f"| **gain over {kind}** | mean ± sd of {len(seeds)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def main() -> None:
     args = parse()
-    args.world = args.world.resolve()
+    args.world, args.out = args.world.resolve(), args.out.resolve()
+    if args.lanes < 1 or args.limit_images < 1:
+        raise UserError(f"--lanes {args.lanes} and --limit-images {args.limit_images}: give at least 1 of each")
     if not (args.world / "world.json").exists():
         raise UserError(f"{args.world} is no world: python scripts/make_world.py {args.world}")
     kinds = ["pretrained", "random", *(["blind"] if args.blind else [])]
@@ -111,9 +126,13 @@ def main() -> None:
                    for seed in args.seeds]
             for kind in kinds
         }  # fmt: skip
-    scores = {kind: [job.result() for job in row] for kind, row in jobs.items()}
+    rows = {kind: [job.result() for job in row] for kind, row in jobs.items()}
+    scores = {name: [summaries[name] for summaries in row] for row in rows.values() for name in row[0]}
     text = table(scores, args.seeds)
-    write_json(args.out / "seeds.json", {"seeds": args.seeds, "split": args.split, "scores": scores})
+    write_json(
+        args.out / "seeds.json",
+        {"settings": {name: str(value) for name, value in vars(args).items()}, "scores": scores},
+    )
     (args.out / "seeds.md").write_text(text + "\n")
     print(text)
 

@@ -44,13 +44,36 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
             for name in files:
                 sync(Path(folder) / name)
             sync(Path(folder))
-        replaced = None
-        if path.exists():
-            replaced = partial.with_suffix(".old")
-            os.rename(path, replaced)
-        os.rename(partial, path)
-        sync(path.parent)
-        if replaced is not None:
-            shutil.rmtree(replaced)
+        _take_place(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _take_place(partial: Path, path: Path) -> None:
+    replaced = partial.with_suffix(".old")
+    try:
+        if path.exists():
+            os.rename(path, replaced)
+        os.rename(partial, path)
+    except BaseException:
+        if replaced.exists() and not path.exists():
+            os.rename(replaced, path)
+        raise
+    sync(path.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def recover(folder: Path) -> None:
+    """Finish what a kill inside `atomic_directory` left in `folder`: only for who alone writes there.
+
+    A directory that was moved aside and not replaced yet comes back; half-written ones are deleted.
+    """
+    for left in folder.glob(".*.old"):
+        path = folder / left.name[1:].rsplit(".", 2)[0]
+        if path.exists():
+            shutil.rmtree(left)
+        else:
+            os.rename(left, path)
+    for left in folder.glob(".*.tmp"):
+        if left.is_dir():
+            shutil.rmtree(left)

@@ -25,9 +25,7 @@ def check(folder: str) -> None:
     end, stops = ids[-1], vlm.model.generation_config.eos_token_id
     stops = stops if isinstance(stops, list) else [stops]
     if end not in stops:
-        raise UserError(
-            f"{folder}: a turn ends with token {end}, but generation stops only at {stops}; export it again"
-        )
+        raise UserError(f"{folder}: a turn ends with token {end}, but generation stops only at {stops}; train again")
     print(f"generation: stops at {vlm.processor.tokenizer.convert_ids_to_tokens(end)!r}, which ends a turn")
 
 

@@ -74,10 +74,8 @@ def decode(data: bytes, *, max_pixels: int = 64_000_000, fit: int | None = None)
         image.draft(None, (side, side))
     try:
         image.load()
-        orientation = _orientation(image)
         reduction = math.ceil(width / image.width)
-        image = _trim(_to_rgb(image), width / reduction, height / reduction)
-        return image.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else image
+        return _turned(_trim(_to_rgb(image), width / reduction, height / reduction), _orientation(image))
     except MemoryError:
         raise
     except Exception as error:  # Pillow's plugins answer crafted bytes with nearly any exception class
@@ -96,6 +94,11 @@ def load_image(path: str | Path) -> Image.Image:
         raise ImageError(error.reason, f"{path}: {error.detail}") from None
 
 
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Any PIL image -> RGB by the rules above: turned as its EXIF says, 16-bit greys scaled, alpha on white."""
+    return _turned(_to_rgb(image), _orientation(image))
+
+
 @dataclass(frozen=True)
 class EvalTransform:
     """Squash to (image_size, image_size) with PIL's bicubic filter, divide by 255, normalise: float32[3, H, W]."""
@@ -106,7 +109,7 @@ class EvalTransform:
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         size = (self.image_size, self.image_size)
-        return to_tensor(image.resize(size, Image.Resampling.BICUBIC), self.mean, self.std)
+        return to_tensor(upright_rgb(image).resize(size, Image.Resampling.BICUBIC), self.mean, self.std)
 
 
 def eval_transform(image_size: int, mean=CLIP_MEAN, std=CLIP_STD) -> EvalTransform:
@@ -189,6 +192,14 @@ def _orientation(image: Image.Image) -> int:
         return image.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:  # as in `decode`; an image with unreadable EXIF is taken as it lies
         return 1
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    if orientation not in _TRANSPOSE:
+        return image
+    image = image.transpose(_TRANSPOSE[orientation])
+    image.info = {}  # it still holds the EXIF, by which the next reader would turn the image again
+    return image
 
 
 def _trim(image: Image.Image, width: float, height: float) -> Image.Image:

@@ -41,10 +41,13 @@ class LLM:
     source: str
 
 
-def load_llm(name_or_path: str, dtype: torch.dtype | None = None, load_in: str | None = None) -> LLM:
+def load_llm(
+    name_or_path: str, dtype: torch.dtype | None = None, load_in: str | None = None, examples: bool = True
+) -> LLM:
     """Load a preset (smollm2, llama, qwen), a Hugging Face folder, a hub id or a .gguf file: frozen, in eval mode.
 
     dtype: `default_dtype()` where None. load_in: "4bit" or "8bit" quantises the linear layers with bitsandbytes.
+    examples: whether smollm2's prompts open with worked examples, which it needs unless it is itself trained.
     Foreign files run no code: safetensors only, never a repository's own Python. `UserError` says what to do where
     weights are missing, a repository is gated, or the model has an architecture or tokenizer that cannot serve.
     """
@@ -54,7 +57,7 @@ def load_llm(name_or_path: str, dtype: torch.dtype | None = None, load_in: str |
         _check_architecture(config, name_or_path)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         image_token = _image_token(tokenizer, config.vocab_size, name_or_path)
-        template = _chat_template(name_or_path, tokenizer, image_token)
+        template = _chat_template(name_or_path, tokenizer, image_token, examples)
         model, report = AutoModelForCausalLM.from_pretrained(
             source,
             dtype=dtype,
@@ -145,9 +148,9 @@ def _image_token(tokenizer: PreTrainedTokenizerBase, rows: int, name: str) -> st
     )
 
 
-def _chat_template(name: str, tokenizer: PreTrainedTokenizerBase, image_token: str) -> str:
+def _chat_template(name: str, tokenizer: PreTrainedTokenizerBase, image_token: str, examples: bool) -> str:
     if name == "smollm2":
-        return build_template(image_token, wording="smollm2")
+        return build_template(image_token, wording=("smollm2_examples", "smollm2") if examples else ("smollm2",))
     native = tokenizer.chat_template
     if isinstance(native, dict):
         native = native.get("default")

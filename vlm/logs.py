@@ -49,6 +49,8 @@ def read_json(path: str | Path) -> Any:
             return json.load(file)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid JSON ({error}): fetch or write it again") from None
 

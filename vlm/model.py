@@ -23,7 +23,7 @@ from transformers import (
 
 from vlm.checkpoint import atomic_directory
 from vlm.errors import UserError
-from vlm.images import load_image
+from vlm.images import load_image, upright_rgb
 from vlm.llm import default_dtype, keep_layout
 from vlm.logs import read_json, write_json
 from vlm.prompt import History, Prompts
@@ -84,7 +84,7 @@ class VLM:
         # Every position is real: nothing is inferred from the pad id, which may also be a token of the prompt.
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if image is not None:
-            image = load_image(image) if isinstance(image, str | Path) else image.convert("RGB")
+            image = load_image(image) if isinstance(image, str | Path) else upright_rgb(image)
             pixels = self.processor.image_processor(images=image, return_tensors="pt").pixel_values
             inputs["pixel_values"] = pixels.to(self.model.device)
         return inputs
@@ -174,10 +174,10 @@ def load(folder: str | Path, device: str | torch.device | None = None, dtype: to
     except UNREADABLE as error:
         mismatch = "ignore_mismatched_sizes" in str(error)
         reason = "its weights have other shapes than its config.json says" if mismatch else error
-        raise UserError(f"{folder} cannot be loaded ({reason}): copy or export it again") from error
+        raise UserError(f"{folder} cannot be loaded ({reason}): copy or train it again") from error
     wrong = {kind: sorted(map(str, names))[:3] for kind, names in report.items() if names}
     if wrong:
-        raise UserError(f"{folder} does not fit its config.json: {json.dumps(wrong)}; copy or export it again")
+        raise UserError(f"{folder} does not fit its config.json: {json.dumps(wrong)}; copy or train it again")
     if getattr(model, "hf_quantizer", None) is None:
         model.to(device)
     keep_layout(model)
@@ -194,7 +194,7 @@ def load_processor(folder: str | Path) -> LlavaProcessor:
     try:
         return AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False, local_files_only=True)
     except UNREADABLE as error:
-        raise UserError(f"the processor in {folder} cannot be loaded ({error}): copy or export it again") from error
+        raise UserError(f"the processor in {folder} cannot be loaded ({error}): copy or train it again") from error
 
 
 def _is_llava(folder: Path) -> bool:

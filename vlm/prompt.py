@@ -16,11 +16,11 @@ from vlm.errors import UserError
 History = Sequence[tuple[str, str]]
 
 
-def build_template(image_token: str, native: str | None = None, wording: str = "instruct") -> str:
-    """The Jinja chat template of a VLM. wording: a file of `vlm/templates`; native: the LLM's own template."""
+def build_template(image_token: str, native: str | None = None, wording: Sequence[str] = ("instruct",)) -> str:
+    """The Jinja chat template of a VLM. wording: files of `vlm/templates`; native: the LLM's own template."""
     folder = files("vlm") / "templates"
-    turns, words = ((folder / f"{name}.jinja").read_text(encoding="utf-8") for name in ("turns", wording))
-    return "{%- set image_token = " + json.dumps(image_token) + " -%}\n" + turns + words + (native or "")
+    parts = [(folder / f"{name}.jinja").read_text(encoding="utf-8") for name in ("turns", *wording)]
+    return "{%- set image_token = " + json.dumps(image_token) + " -%}\n" + "".join(parts) + (native or "")
 
 
 class Prompts:

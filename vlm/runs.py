@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from vlm.checkpoint import recover
 from vlm.distributed import barrier, from_main, is_main
 from vlm.errors import UserError
 from vlm.logs import read_jsonl
@@ -37,6 +38,7 @@ def _lock(folder: Path, held: ExitStack) -> str | None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         file.truncate(0)
         print(f"process {os.getpid()} on {socket.gethostname()}", file=file, flush=True)
+        recover(folder)
     except BlockingIOError:
         file.seek(0)
         return f"another run is writing to {folder} ({file.read().strip()}): wait for it, or give another --out"

@@ -1,8 +1,11 @@
 """The hash of a file, and directories that appear whole or not at all."""
 
+import os
+from contextlib import nullcontext
+
 import pytest
 
-from vlm.checkpoint import atomic_directory, file_sha256
+from vlm.checkpoint import atomic_directory, file_sha256, recover
 
 
 def test_sha256_of_a_file(tmp_path):
@@ -21,3 +24,33 @@ def test_a_directory_is_replaced_whole_or_kept(tmp_path):
         raise KeyError
     assert [(path.name, path.read_text()) for path in tmp_path.rglob("file")] == [("file", "new")]
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize(("fails", "content"), [(0, "old"), (1, "old"), (2, "new")])
+def test_the_older_directory_survives_a_failing_rename(tmp_path, monkeypatch, fails, content):
+    def rename(*names):
+        calls.append(names)
+        if len(calls) - 1 == fails:
+            raise OSError("no")
+        real(*names)
+
+    calls, real = [], os.rename
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").write_text("old")
+    monkeypatch.setattr("os.rename", rename)
+    expected = pytest.raises(OSError, match="no") if fails < 2 else nullcontext()
+    with expected, atomic_directory(tmp_path / "folder") as partial:
+        (partial / "file").write_text("new")
+    assert [(path.name, path.read_text()) for path in tmp_path.rglob("file")] == [("file", content)]
+
+
+def test_what_a_kill_left_is_finished(tmp_path):
+    """A kill between the two renames, one after them, and one before."""
+    for name in (".lost.abc.old", ".kept.abc.old", "kept", ".half.abc.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    recover(tmp_path)
+    assert {path.name: (path / "file").read_text() for path in tmp_path.iterdir()} == {
+        "lost": ".lost.abc.old",
+        "kept": "kept",
+    }

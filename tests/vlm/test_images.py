@@ -10,11 +10,22 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageFile
 
 from vlm import images
 from vlm.errors import UserError
-from vlm.images import CLIP_MEAN, CLIP_STD, ImageError, decode, eval_transform, load_image, resize_uint8, to_tensor
+from vlm.images import (
+    CLIP_MEAN,
+    CLIP_STD,
+    ImageError,
+    decode,
+    eval_transform,
+    load_image,
+    resize_uint8,
+    to_tensor,
+    upright_rgb,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:Image size", "ignore:Corrupt EXIF")
 
@@ -120,6 +131,23 @@ def test_exif_orientation(orientation, fit):
     for place in {(x, y) for x in (left, right) for y in (top, bottom)}:
         red = image.getpixel(place)[1] < 60
         assert red == (place == corner[orientation])
+    assert upright_rgb(image).tobytes() == image.tobytes()  # turned once, however often it is asked for
+
+
+def test_a_pil_image_of_any_mode_gives_the_pixels_of_its_file(tmp_path):
+    """The same rules whether a picture comes as a file or as Pillow opened it: alpha, greys, palettes, EXIF."""
+    rows = np.arange(64 * 48, dtype=np.uint16).reshape(48, 64)
+    alpha = np.stack([rows % 256, rows % 7, rows % 11, rows % 256], axis=2).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    colours = Image.fromarray(alpha[..., :3])
+    images = [Image.fromarray(alpha), Image.fromarray(alpha[..., 0]), Image.fromarray(rows * 20), colours.quantize(9)]
+    transform = eval_transform(24)
+    for image, options in [*((image, {}) for image in images), (colours, {"exif": exif})]:
+        image.save(tmp_path / "a.png", **options)
+        expected = transform(load_image(tmp_path / "a.png"))
+        assert expected.shape == (3, 24, 24)
+        assert torch.equal(transform(Image.open(tmp_path / "a.png")), expected)
 
 
 def test_damaged_exif_keeps_the_pixels():

@@ -72,7 +72,7 @@ def truncated(folder):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (truncated, r"copy/qwen2 cannot be loaded .*: copy or export it again"),
+        (truncated, r"copy/qwen2 cannot be loaded .*: copy or train it again"),
         (lambda f: damage(f, "model.safetensors", vision_tower__layernorm__bias=lambda v: v + 1), "other features"),
         (lambda f: damage(f, "model.safetensors", linear_2__bias=lambda v: None), "missing_keys.*linear_2.bias"),
         (

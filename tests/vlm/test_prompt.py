@@ -130,3 +130,6 @@ def test_the_real_smollm2(encoder, picture):
     )
     assert model.model.generation_config.eos_token_id == [198, 2]
     assert "\n" not in model.answer(picture, QUESTION, max_new_tokens=5)
+    trained = load_llm("smollm2", torch.float32, examples=False)  # for LoRA: the prompt without worked examples
+    text = assemble(encoder, trained).prompt_ids(QUESTION, image=False)
+    assert tokenizer.decode(text) == f"\nQuestion: {QUESTION}\nAnswer:"
