@@ -14,6 +14,7 @@ from vlm.checkpoint import atomic_directory
 from vlm.encoder import blind_encoder, load_encoder, random_encoder
 from vlm.images import NORMALISATIONS
 from vlm.llm import default_dtype, load_llm
+from vlm.prompt import without_examples
 from vlm.timm_encoder import random_timm_encoder, timm_encoder
 from vlm.vision_encoder import VisionEncoder
 
@@ -45,7 +46,11 @@ def build_vlm(config: BridgeConfig, device: torch.device, load_in: str | None) -
     """Encoder + LLM + fresh connector, or the VLM that `--init` names, on `device` in the run's precision."""
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32, None: default_dtype(device)}[config.precision]
     if config.init:
-        return load(config.init, device, dtype)
+        vlm = load(config.init, device, dtype)
+        if config.lora:
+            template = without_examples(vlm.processor.chat_template)
+            vlm.processor.chat_template = vlm.processor.tokenizer.chat_template = template
+        return vlm
     llm = load_llm(config.llm, dtype, load_in, examples=not config.lora)
     vlm = assemble(build_encoder(config), llm, seed=config.seed)
     vlm.model.model.vision_tower.to(dtype)  # as it will be loaded and served

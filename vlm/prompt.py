@@ -18,9 +18,17 @@ History = Sequence[tuple[str, str]]
 
 def build_template(image_token: str, native: str | None = None, wording: Sequence[str] = ("instruct",)) -> str:
     """The Jinja chat template of a VLM. wording: files of `vlm/templates`; native: the LLM's own template."""
-    folder = files("vlm") / "templates"
-    parts = [(folder / f"{name}.jinja").read_text(encoding="utf-8") for name in ("turns", *wording)]
+    parts = [_read(name) for name in ("turns", *wording)]
     return "{%- set image_token = " + json.dumps(image_token) + " -%}\n" + "".join(parts) + (native or "")
+
+
+def without_examples(template: str) -> str:
+    """A VLM's chat template less smollm2's worked examples, which a language model that learns itself needs no more."""
+    return template.replace(_read("smollm2_examples"), "")
+
+
+def _read(name: str) -> str:
+    return (files("vlm") / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
 
 
 class Prompts:

@@ -9,6 +9,7 @@ import torch
 from vlm.assemble import assemble
 from vlm.errors import UserError
 from vlm.llm import load_llm
+from vlm.prompt import without_examples
 
 QUESTION = "What color is the star?"
 FAMILY = pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
@@ -133,3 +134,4 @@ def test_the_real_smollm2(encoder, picture):
     trained = load_llm("smollm2", torch.float32, examples=False)  # for LoRA: the prompt without worked examples
     text = assemble(encoder, trained).prompt_ids(QUESTION, image=False)
     assert tokenizer.decode(text) == f"\nQuestion: {QUESTION}\nAnswer:"
+    assert without_examples(model.processor.chat_template) == trained.chat_template
