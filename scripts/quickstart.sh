@@ -93,4 +93,4 @@ EOF
 say "a chat: $image"
 echo "> $question"
 vlm chat "$out/bridge/pretrained/vlm" --image "$image" --question "$question"
-say "done: $out/results.png, $out/results.md; go on with: vlm chat $out/bridge/pretrained/vlm --image $image"
+say "done: $out/results.png, $out/results.md; go on with: . .venv/bin/activate; vlm chat $out/bridge/pretrained/vlm --image $image"

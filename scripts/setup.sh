@@ -18,6 +18,7 @@ if [ ! -f "$stamp" ]; then
     echo "building DeepSpeed's CPU communication op ..."
     PATH="$PWD/.venv/bin:$PATH" python -c 'from deepspeed.comm.torch import build_shm_op; build_shm_op()' \
         > .venv/deepspeed-build.log 2>&1 || echo "it did not build (see .venv/deepspeed-build.log): gloo serves alone"
+    echo "export TORCH_EXTENSIONS_DIR=\"$TORCH_EXTENSIONS_DIR\"" >> .venv/bin/activate
     touch "$stamp"
 fi
 export PATH="$PWD/.venv/bin:$PATH"

@@ -69,5 +69,5 @@ def caption(scene: Scene) -> str:
 
 
 def full_caption(scene: Scene) -> str:
-    """What a careful person would write: every object from left to right, with size, colour and shape."""
+    """What a careful person would write: every object, the left half first, with size, colour and shape."""
     return listing([article(f"{thing.size} {thing.color} {thing.category}") for thing in scene.things])

@@ -45,14 +45,10 @@ class Thing:
     pixels: int
     rgb: tuple[int, int, int]
 
-    @property
-    def place(self) -> str:
-        return f"{'top' if self.y < SIDE / 2 else 'bottom'} {'left' if self.x < SIDE / 2 else 'right'}"
-
 
 @dataclass(frozen=True)
 class Scene:
-    """`things` run from left to right, top to bottom."""
+    """`things`: those of the left half before those of the right, each from the top."""
 
     seed: int
     split: str
@@ -123,7 +119,7 @@ def _traits(rng: random.Random, name: str, color: str, cell: int | None) -> tupl
 
 
 def make_scene(seed: int, split: str, index: int) -> Scene:
-    """The scene with this key. Categories repeat in about a third of the scenes, colours now and then."""
+    """The scene with this key. Categories and colours repeat now and then."""
     rng = keyed(seed, split, index, "scene")
     count = rng.choices((1, 2, 3), (0.45, 0.3, 0.25))[0]
     cells = rng.sample(range(4), count) if count > 1 else [None]

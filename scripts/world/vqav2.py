@@ -70,7 +70,7 @@ QUOTA = {"color": 1.6, "count": 0.5, "total": 0.2, "there": 1, "is": 0.8, "shape
 
 
 def choose(scene: Scene, counts: Counter, rng: random.Random) -> list[tuple[str, str]]:
-    """Five or six (question, answer); of each family the answers that were rarer so far (`counts`, changed)."""
+    """About five (question, answer); of each family the answers that were rarer so far (`counts`, changed)."""
     chosen = []
     found = candidates(scene, rng)
     for family, share in QUOTA.items():
