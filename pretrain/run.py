@@ -37,7 +37,7 @@ HELP = {
     "lambda_text": "weight of SIGReg on the captions' embeddings",
     "lambda_multi": "weight of levljepa-plus's pull between an image's crops",
     "probe_every": "steps between two measurements of retrieval and effective rank, probe_* in metrics.jsonl (0: none)",
-    "probe_data": "captions held out for --probe-every; the first 256 pairs are read",
+    "probe_data": "captions held out for --probe-every; the first 256 usable pairs are read",
     "workers": "loader processes of each rank",
     "tracker": "where metrics.jsonl is shown; auto: RUN/tensorboard if TensorBoard is installed",
 }
