@@ -25,9 +25,28 @@ def fingerprint(config: PretrainConfig, data: str) -> dict:
 
 
 def save(engine, run: Path, step: int, settings: dict, world_size: int) -> None:
-    """Commit `run/checkpoints/step_{step}`; collective. Until the last rename the previous one stays the newest."""
+    """Commit `run/checkpoints/step_{step}`; collective. Until the last rename the previous one stays the newest.
+
+    `UserError` where it cannot be written; nothing of it is then left.
+    """
     folder = run / "checkpoints"
     partial = folder / f"step_{step}.tmp"
+    try:
+        _write(engine, run, partial, step, settings, world_size)
+    except (OSError, RuntimeError) as error:
+        # torch.save tells of a full disk as a RuntimeError of its writer in C++
+        if isinstance(error, RuntimeError) and not any(name in str(error) for name in ("StreamWriter", "inline_cont")):
+            raise
+        shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(
+            f"cannot write {folder / f'step_{step}'} ({' '.join(str(error).split())[:200]}; {_free(run)} free): "
+            "the previous checkpoint is untouched, make room and resume"
+        ) from error
+
+
+def _write(engine, run: Path, partial: Path, step: int, settings: dict, world_size: int) -> None:
+    """Fill `partial` and rename it; then drop all but the last `KEEP`."""
+    folder = partial.parent
     if is_main():
         for litter in folder.glob("step_*.tmp"):  # of a save that was killed
             shutil.rmtree(litter, ignore_errors=True)
@@ -54,6 +73,23 @@ def save(engine, run: Path, step: int, settings: dict, world_size: int) -> None:
     barrier()
 
 
+def _free(run: Path) -> str:
+    """Bytes free on the disk of `run`."""
+    try:
+        return f"{shutil.disk_usage(run).free:,} bytes"
+    except OSError:
+        return "unknown"
+
+
+def set_aside(run: Path, step: int) -> None:
+    """Rename the damaged checkpoints that are newer than `step`, so that they no longer count among those kept."""
+    for later in steps(run):
+        if later > step:
+            damaged = run / "checkpoints" / f"step_{later}.damaged"
+            shutil.rmtree(damaged, ignore_errors=True)
+            damaged.with_suffix("").rename(damaged)
+
+
 def steps(run: Path) -> list[int]:
     """Steps of the committed checkpoints, oldest first, ordered by number."""
     names = (re.fullmatch(r"step_(\d+)", path.name) for path in (run / "checkpoints").glob("step_*"))
@@ -63,10 +99,10 @@ def steps(run: Path) -> list[int]:
 def _damage(folder: Path) -> str | None:
     """What is wrong with a committed checkpoint, or None: every file must have its recorded size and SHA-256."""
     try:
-        manifest = read_json(folder / "manifest.json")
-    except UserError as error:
-        return str(error)
-    for name, (size, digest) in manifest["files"].items():
+        files = read_json(folder / "manifest.json")["files"]
+    except (UserError, KeyError, TypeError) as error:
+        return f"its manifest.json cannot be read ({error})"
+    for name, (size, digest) in files.items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != size or file_sha256(path) != digest:
             return f"{path} is missing or not what was written"

@@ -20,10 +20,10 @@ CHOICES = {
 }
 HELP = {
     "data": "captions: a folder or glob of WebDataset tars, parquet or Arrow files, or a Hugging Face data set",
-    "out": "the run's folder: config.json, metrics.jsonl, checkpoints/, encoder/",
+    "out": "the run's folder: config.json, metrics.jsonl, checkpoints/, encoder/; on storage that all nodes share",
     "preset": "tiny: the embedded world on a CPU; small: ViT-S on a GPU; base: the released ViT-B recipe",
     "objective": "levljepa; levljepa-plus: 2 global and 4 local crops an image; clip, siglip: the paper's baselines",
-    "resume": "auto continues a run found in --out; required fails without one; never fails with one",
+    "resume": "auto continues a run found in --out; required fails without one; never fails with anything of one",
     "steps": "optimizer steps; 0 writes the untrained encoder",
     "batch_size": "samples a step over all processes",
     "micro_batch_size": "samples over all processes whose activations are kept at a time (0: the whole batch)",

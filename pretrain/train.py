@@ -17,6 +17,7 @@ from pretrain.health import health
 from pretrain.model import Pretrainer, encoder_config, parameter_groups, use_fast_attention
 from pretrain.objective import objective
 from pretrain.recorder import Recorder
+from pretrain.resume import resume_step
 from pretrain.schedule import SCHEDULES
 from pretrain.watch import Watch
 from pretrain.zero import device, gathered, start_engine, start_processes, update
@@ -55,21 +56,6 @@ def compute_dtype(config: PretrainConfig, target: torch.device) -> torch.dtype:
     if config.dtype == "auto":
         return torch.bfloat16 if target.type == "cuda" else torch.float32
     return {"bf16": torch.bfloat16, "fp32": torch.float32}[config.dtype]
-
-
-def resume_step(engine, run: Path, config: PretrainConfig, settings: dict) -> int:
-    """Load the newest whole checkpoint as --resume asks, and return the step to go on with."""
-    step = checkpoints.newest(run, settings, world_size())
-    if config.resume == "never" and step is not None:
-        raise UserError(f"{run} holds a run at step {step}: give another --out, or --resume auto to continue it")
-    if config.resume == "required" and step is None:
-        raise UserError(f"--resume required, but {run} has no checkpoint: use --resume auto to start one")
-    if step is None:
-        return 0
-    engine.load_checkpoint(str(run / "checkpoints"), tag=f"step_{step}")
-    if is_main():
-        print(f"resuming {run} at step {step} of {config.steps}", flush=True)
-    return step
 
 
 def train(config: PretrainConfig) -> None:
