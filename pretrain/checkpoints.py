@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pretrain.config import PretrainConfig
+from pretrain.vocabulary import identity
 from vlm.checkpoint import file_sha256, sync
 from vlm.distributed import barrier, is_main
 from vlm.errors import UserError
@@ -15,13 +16,13 @@ from vlm.logs import read_json, write_json
 KEEP = 2
 # What may differ between a run and its continuation: none of it changes the trajectory.
 FREE = {"data", "out", "resume", "workers", "tracker", "log_every", "save_every", "micro_batch_size"}
-FREE |= {"probe_every", "probe_data"}
+FREE |= {"probe_every", "probe_data", "bad_ratio"}
 
 
 def fingerprint(config: PretrainConfig, data: str) -> dict:
     """What a resumed run must share with the run that wrote the checkpoint: settings, and the data's fingerprint."""
     settings = {name: value for name, value in asdict(config).items() if name not in FREE}
-    return {**settings, "data_fingerprint": data}
+    return {**settings, "tokenizer": identity(config.tokenizer), "data_fingerprint": data}
 
 
 def save(engine, run: Path, step: int, settings: dict, world_size: int) -> None:

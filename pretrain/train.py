@@ -19,29 +19,15 @@ from pretrain.objective import objective
 from pretrain.recorder import Recorder
 from pretrain.resume import resume_step
 from pretrain.schedule import SCHEDULES
+from pretrain.vocabulary import load_tokenizer
 from pretrain.watch import Watch
 from pretrain.zero import device, gathered, start_engine, start_processes, update
 from vlm.distributed import AnyRank, barrier, is_main, rank, world_size
 from vlm.encoder import Encoder, new_encoder
-from vlm.errors import UserError
 from vlm.images import CLIP_MEAN, CLIP_STD
 from vlm.logs import write_json
 from vlm.runs import locked, termination
 from vlm.tokens import CaptionTokenizer
-
-TOKENIZER_SAMPLE = 20_000
-
-
-def load_tokenizer(name: str, data) -> CaptionTokenizer:
-    """`gpt2`, a tokenizer.json, or `train:SIZE`: a BPE learnt from the first captions of the data, in stored order."""
-    kind, _, size = name.partition(":")
-    if name == "gpt2":
-        return CaptionTokenizer.gpt2()
-    if kind == "train" and size.isdigit() and int(size) > 256:
-        return CaptionTokenizer.train(data.first_captions(TOKENIZER_SAMPLE), int(size))
-    if Path(name).is_file():
-        return CaptionTokenizer.load(name)
-    raise UserError(f"--tokenizer {name}: give gpt2, train:SIZE with SIZE above 256, or the path of a tokenizer.json")
 
 
 def build_encoder(config: PretrainConfig, tokenizer: CaptionTokenizer) -> Encoder:
@@ -91,6 +77,7 @@ def _train(config: PretrainConfig) -> None:
         workers=config.workers,
         fit=math.ceil(config.image_size * transform.enlarges),
         quarantine=run / "quarantine.jsonl",
+        bad_ratio=config.bad_ratio,
     )
     recorder, watch = Recorder(run, config, start), Watch(encoder, config)
 
