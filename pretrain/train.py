@@ -119,7 +119,7 @@ def loop(
         statistics.settle(metrics["gradient_norm"].isfinite())
         if recorder.reads(step):
             metrics |= health(embeddings)
-        recorder.add(step, lr, metrics, watch(engine, step + 1))
+        recorder.add(step, lr, metrics, watch(engine, step + 1), batch["ids"])
         stop = told_to_stop(bool(terminated)) and step + 1 < config.steps
         if stop or (step + 1) % config.save_every == 0 or step + 1 == config.steps:
             recorder.flush()  # before: a step that a checkpoint holds is not recorded again

@@ -47,6 +47,15 @@ def from_main(value: Any) -> Any:
     return box[0]
 
 
+def all_items(items: list) -> list:
+    """Every rank's picklable `items`, one list in rank order, on every rank."""
+    if not active():
+        return items
+    parts = [None] * world_size()
+    dist.all_gather_object(parts, items)
+    return [item for part in parts for item in part]
+
+
 def on_main(function: Callable[[], Any]) -> Any:
     """What `function()` gives on rank 0, on every rank. Its `UserError` is raised there; the others exit with 2."""
     value = problem = None

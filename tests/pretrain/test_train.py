@@ -102,6 +102,8 @@ def test_a_batch_without_a_finite_gradient_moves_nothing_on_any_rank(captions, t
             assert [a == b for a, b in pairwise(digests)] == [False, True, True, False, False], f"ZeRO {stage}"
         records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         assert [record["skipped"] for record in records] == [0, 0, 1, 1, 0, 0]
+        named = [record.get("samples", []) for record in records]
+        assert [len(set(samples)) for samples in named] == [0, 0, 8, 8, 0, 0]  # of both ranks
         assert [record["loss"] is None for record in records] == [False, False, True, True, False, False]
         assert all(torch.isfinite(part).all() for part in load_encoder(run / "encoder").state_dict().values())
     assert "step 2: loss nan, nothing updated" in result.stderr
