@@ -23,7 +23,7 @@ from pretrain.manifest import open_tars
 from pretrain.order import Order
 from pretrain.pairs import Captions, clean_caption
 from pretrain.quarantine import Limit, Quarantine, merge, refuse_above
-from pretrain.tars import CAPTION_SUFFIXES, IMAGE_SUFFIXES
+from pretrain.tars import CAPTION_SUFFIXES, IMAGE_SUFFIXES, Damage
 from vlm.distributed import barrier
 from vlm.errors import UserError
 from vlm.images import ImageError, decode
@@ -214,7 +214,7 @@ class _Steps(Dataset):
                 key = np.random.PCG64([self.seed, position, attempt, FILL])
                 substitute = int(key.random_raw() % len(self.data))
                 shard, index = self.data.identify(number)
-                record = {"shard": shard, "index": index, "key": self.data.key(number), "reason": str(error)}
+                record = {"shard": shard, "index": index, "key": self._key(number), "reason": str(error)}
                 bad.append(record | {"position": position, "filled_with": self._id(substitute)})
                 number = substitute
         raise UserError(f"{ATTEMPTS} samples in a row cannot be used, the last for: {bad[-1]['reason']}")
@@ -236,6 +236,13 @@ class _Steps(Dataset):
         state = np.random.SeedSequence([self.seed, position, AUGMENT]).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(state) >> 1)
         return self.transform(image, generator), caption, self._id(number)
+
+    def _key(self, number: int) -> str | None:
+        """None where the file cannot be read just now: the record that is being made says so already."""
+        try:
+            return self.data.key(number)
+        except (OSError, Damage):
+            return None
 
     def _id(self, number: int) -> str:
         shard, index = self.data.identify(number)

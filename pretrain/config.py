@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, fields, replace
 
+from pretrain.schedule import longest_warmup, shortened_warmup
 from vlm.errors import UserError
 
 BUCKET = 50_000_000  # gradients that ZeRO reduces together: a buffer of 0.2 GB, where DeepSpeed's own default takes 2
@@ -52,6 +53,7 @@ class PretrainConfig:
     augmentation: str = "crop-jitter"
     image_column: str | None = None
     caption_column: str | None = None
+    bad_ratio: float = 0.05
     workers: int = 4
     tracker: str = "auto"
     log_every: int = 10
@@ -83,11 +85,24 @@ class PretrainConfig:
                 f"--probe-every {self.probe_every} --probe-data {self.probe_data}: give a number of steps, "
                 "and captions that are not trained on"
             )
-        weights = [self.lambda_image, self.lambda_text]
-        weights += [self.lambda_multi] if self.objective == "levljepa-plus" else []
-        if not (min(weights) >= 0 and sum(weights) < 1):
-            raise UserError(f"the --lambda-* are {weights}: each at least 0, together below 1, for the prediction loss")
+        if self.bad_ratio > 1:
+            raise UserError(f"--bad-ratio {self.bad_ratio}: give a share of the samples, 1 or less")
+        if self.micro_batch_size > self.batch_size:
+            raise UserError(
+                f"--micro-batch-size {self.micro_batch_size} is above --batch-size {self.batch_size}: leave it out"
+            )
+        self._check_objective()
+        if self.warmup_steps > (longest := longest_warmup(self.schedule, self.steps)):
+            raise UserError(
+                f"--warmup-steps {self.warmup_steps}: of --steps {self.steps} and --schedule {self.schedule} "
+                f"at most {longest} can be warm-up"
+            )
+
+    def _check_objective(self) -> None:
         predicts, crops = self.objective.startswith("levljepa"), self.objective == "levljepa-plus"
+        weights = [self.lambda_image, self.lambda_text] + ([self.lambda_multi] if crops else [])
+        if predicts and not (min(weights) >= 0 and sum(weights) < 1):
+            raise UserError(f"the --lambda-* are {weights}: each at least 0, together below 1, for the prediction loss")
         if predicts != (self.projector_depth > 0):
             needed = "needs 1 hidden layer or more (the paper's 4)" if predicts else "has no predictors: leave it out"
             raise UserError(f"--projector-depth {self.projector_depth}: --objective {self.objective} {needed}")
@@ -140,10 +155,30 @@ OBJECTIVES: dict[str, dict] = {
 }
 
 
+# Flags that only some objectives read.
+READ_BY: dict[str, tuple[str, ...]] = {
+    "directions": ("levljepa", "levljepa-plus"),
+    "lambda_image": ("levljepa", "levljepa-plus"),
+    "lambda_text": ("levljepa", "levljepa-plus"),
+    "lambda_multi": ("levljepa-plus",),
+}
+
+
 def from_preset(preset: str, **changes) -> PretrainConfig:
-    """The preset's configuration with the objective's settings and then `changes` applied, checked."""
+    """The preset's configuration with the objective's settings and then `changes` applied, checked.
+
+    A warm-up that is not among the `changes` is shortened where the steps leave no room for it.
+    """
     objective = OBJECTIVES[changes.get("objective", PretrainConfig.objective)]
     config = replace(PretrainConfig(preset=preset), **{**PRESETS[preset], **objective, **changes})
+    for name, readers in READ_BY.items():
+        if name in changes and config.objective not in readers:
+            raise UserError(
+                f"--{name.replace('_', '-')} has no effect with --objective {config.objective}: leave it out"
+            )
+    if "warmup_steps" not in changes and config.steps > 0:
+        shortened = shortened_warmup(config.schedule, config.steps, config.warmup_steps)
+        config = replace(config, warmup_steps=shortened)
     config.check()
     return config
 

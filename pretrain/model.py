@@ -39,12 +39,17 @@ def _cls_block(block: nn.Module, x: torch.Tensor, **_) -> torch.Tensor:
 def text_features(tower: TextTower, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """`tower.features` in groups of similar length, so that short captions are not padded to the longest of the batch.
 
-    ids: int64[B, T], lengths: int64[B] on the CPU -> [B, text_width] in the order given.
+    ids: int64[B, T], lengths: int64[B] on the CPU -> [B, text_width] in the order given. Groups are cut by what the CPU
+    knows, and the rows are moved before them: no group waits for the device.
     """
     order = lengths.argsort(descending=True, stable=True)
-    groups = order.split(-(-len(order) // LENGTH_GROUPS))
-    read = [tower.features(ids[group, : int(lengths[group[0]])], lengths[group]) for group in groups]
-    return torch.cat(read)[order.argsort()]
+    size = -(-len(order) // LENGTH_GROUPS)
+    longest = lengths[order[::size]].tolist()
+    to_sorted, to_given, ends = (
+        part.to(ids.device, non_blocking=True) for part in (order, order.argsort(), lengths[order])
+    )
+    groups = zip(ids[to_sorted].split(size), ends.split(size), longest)
+    return torch.cat([tower.features(rows[:, :most], last) for rows, last, most in groups])[to_given]
 
 
 def encoder_config(config: PretrainConfig, vocab_size: int, **more) -> EncoderConfig:

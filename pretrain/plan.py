@@ -31,10 +31,10 @@ from pretrain.captions import open_captions
 from pretrain.config import BUCKET, PretrainConfig
 from pretrain.contrastive import Logits
 from pretrain.model import encoder_config
+from pretrain.vocabulary import vocabulary
 from vlm.encoder import Encoder
-from vlm.encoder_config import EncoderConfig
 from vlm.errors import UserError
-from vlm.tokens import CONTEXT, CaptionTokenizer
+from vlm.tokens import CONTEXT
 
 
 def parameters(config: PretrainConfig) -> dict[str, int]:
@@ -47,14 +47,6 @@ def parameters(config: PretrainConfig) -> dict[str, int]:
     if config.objective in ("clip", "siglip"):
         parts["logits"] = Logits(config.objective)
     return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
-
-
-def vocabulary(tokenizer: str) -> int:
-    """Tokens of --tokenizer; for train:SIZE the SIZE, of which a small data set may fall short."""
-    kind, _, size = tokenizer.partition(":")
-    if tokenizer == "gpt2":
-        return EncoderConfig.vocab_size
-    return int(size) if kind == "train" and size.isdigit() else CaptionTokenizer.load(tokenizer).vocab_size
 
 
 def model_states(count: int, stage: int, processes: int) -> dict[str, float]:

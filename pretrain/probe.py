@@ -105,7 +105,7 @@ TASKS: dict[str, Callable[[Encoder, argparse.Namespace], dict]] = {
 }
 
 
-def parse() -> argparse.Namespace:
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="pretrain/probe.py",
         description="Measure a frozen encoder.",
@@ -125,7 +125,7 @@ def parse() -> argparse.Namespace:
     add("--caption-column", help="of a captioned data set")
     add("--seed", type=int, default=0, help="of the held-out part, the order and the first weights (default 0)")
     add("--json", help="also write the numbers to this file")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if args.seed < 0:
         raise UserError(f"--seed {args.seed}: give 0 or more")
     args.template = args.template or list(TEMPLATES)

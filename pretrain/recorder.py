@@ -11,7 +11,7 @@ import torch
 from pretrain.config import PretrainConfig
 from pretrain.health import SETTLED, collapse
 from pretrain.trackers import open_tracker
-from vlm.distributed import all_sum, is_main, world_size
+from vlm.distributed import all_items, all_sum, is_main, world_size
 from vlm.errors import UserError
 from vlm.logs import append_jsonl, progress
 from vlm.runs import TERMINATED, forget_from
@@ -36,8 +36,11 @@ class Recorder:
         """Whether the metrics are read after this step: what is costly is computed for these steps alone."""
         return (step + 1) % self.config.log_every == 0 or step + 1 == self.config.steps
 
-    def add(self, step: int, lr: float, metrics: dict[str, torch.Tensor], probes: dict[str, float]) -> None:
-        self.pending.append((step, lr, metrics, probes))
+    def add(
+        self, step: int, lr: float, metrics: dict[str, torch.Tensor], probes: dict[str, float], ids: list[str]
+    ) -> None:
+        """ids: of this rank's samples, for the record of a step that is skipped."""
+        self.pending.append((step, lr, metrics, probes, ids))
         if self.reads(step):
             self.flush()
 
@@ -45,14 +48,14 @@ class Recorder:
         """Read the pending steps' means over the ranks in one transfer; `UserError` where nothing moves any more."""
         if not self.pending:
             return
-        values = torch.stack([value for _, _, metrics, _ in self.pending for value in metrics.values()])
+        values = torch.stack([value for _, _, metrics, *_ in self.pending for value in metrics.values()])
         values = iter((all_sum(values) / world_size()).tolist())
         now = time.perf_counter()
         rate = self.config.batch_size * len(self.pending) / (now - self.clock)
         records = []
-        for step, lr, metrics, probes in self.pending:
+        for step, lr, metrics, probes, ids in self.pending:
             record = {"step": step, **{name: next(values) for name in metrics}}
-            record |= self._verdict(record) | {"lr": lr, "samples_per_s": round(rate, 1), **probes}
+            record |= self._verdict(record, ids) | {"lr": lr, "samples_per_s": round(rate, 1), **probes}
             records.append({name: _or_null(value) for name, value in record.items()})
             if is_main():
                 append_jsonl(self.path, records[-1])
@@ -73,13 +76,20 @@ class Recorder:
             print(f"terminated: step {step} is saved, the same command goes on from there", file=sys.stderr)
         sys.exit(TERMINATED)
 
-    def _verdict(self, record: dict) -> dict[str, int | str]:
-        """Whether the step was skipped, for a gradient that is not finite, and else its warning of collapse, if any."""
+    def _verdict(self, record: dict, ids: list[str]) -> dict:
+        """Whether the step was skipped, for a gradient that is not finite, and with which samples of all ranks.
+
+        Else its warning of collapse, if any. The ranks have read the same numbers: they gather the samples together.
+        """
         skipped = not math.isfinite(record["gradient_norm"])
         self.failures = self.failures + 1 if skipped else 0
-        if skipped and is_main():
-            self.bar.write(f"step {record['step']}: loss {record['loss']}, nothing updated", sys.stderr)
-        return {"skipped": int(skipped), **({} if skipped else self._collapse(record))}
+        if not skipped:
+            return {"skipped": 0, **self._collapse(record)}
+        samples = all_items(ids)
+        if is_main():
+            words = f"loss {record['loss']}, nothing updated; its samples ({samples[0]}, ...) are in {self.path.name}"
+            self.bar.write(f"step {record['step']}: {words}", sys.stderr)
+        return {"skipped": 1, "samples": samples}
 
     def _collapse(self, record: dict) -> dict[str, str]:
         """The record's warning of collapse, if any; it is also printed when it begins."""
@@ -94,6 +104,6 @@ class Recorder:
         return {"warning": self.warning} if self.warning else {}
 
 
-def _or_null(value: float | str) -> float | str | None:
+def _or_null(value):
     """JSON has no NaN and no infinity."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -4,6 +4,7 @@ import argparse
 import base64
 import html
 import io
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -13,10 +14,10 @@ from pretrain import figures
 from pretrain.captions import open_captions
 from pretrain.features import embed
 from pretrain.objective import effective_rank
-from pretrain.pairs import Captions, clean_caption
+from pretrain.pairs import Captions
+from pretrain.retrieval import tell_passed, usable_pairs
 from vlm.encoder import Encoder, load_encoder
 from vlm.errors import UserError, run_command
-from vlm.images import ImageError, decode
 from vlm.logs import read_json, read_jsonl
 
 PAIRS, SHOWN = 512, 8
@@ -60,34 +61,17 @@ def held_out(source: str) -> str:
     return str(others[0]) if 0 < len(others) < len(files) else source
 
 
-def usable_pairs(data: Captions, count: int) -> tuple[list, list[str]]:
-    """The first `count` images and captions that can be used, or as many as there are."""
-    images, captions = [], []
-    for number in range(len(data)):
-        image, caption = data.read(number)
-        caption = clean_caption(caption)
-        try:
-            if image is None or not caption:
-                continue
-            images.append(decode(image))
-        except ImageError:
-            continue
-        captions.append(caption)
-        if len(images) == count:
-            break
-    return images, captions
-
-
 @torch.no_grad()
 def draw_encoder(encoder: Encoder, data: Captions) -> dict[str, Figure]:
     """Spectrum and patch tokens, by what is said of them."""
-    images, captions = usable_pairs(data, PAIRS)
+    images, captions, passed = usable_pairs(data, PAIRS)
+    tell_passed(passed, len(images))
     if len(images) < 2:
         raise UserError("the captions hold fewer than 2 usable pairs: give others with --data")
     e = embed(encoder, images, captions)
     embeddings = {"image": e.z_v, "caption": e.z_t}
     ranks = {name: float(effective_rank(z)) for name, z in embeddings.items()}
-    pixels = torch.stack([encoder.transform(image) for image in images[:SHOWN]])
+    pixels = torch.stack([encoder.transform(image) for image in islice(images, SHOWN)])
     tokens = encoder.patch_tokens(pixels.to(encoder.device)).float().cpu()
     mean, std = (torch.tensor(values)[:, None, None] for values in (encoder.config.mean, encoder.config.std))
     return {

@@ -1,5 +1,6 @@
 """Do images and captions find each other, and do their embeddings fill their space?"""
 
+import sys
 from collections.abc import Sequence
 from threading import Lock
 
@@ -12,28 +13,67 @@ from pretrain.pairs import Captions, clean_caption
 from pretrain.probe_data import Images, decoded
 from pretrain.sigreg import KNOTS, SPACING, random_directions, sigreg
 from pretrain.zero_shot import cross_modal_scores
+from vlm.distributed import is_main
 from vlm.encoder import Encoder
 from vlm.errors import UserError
+from vlm.images import ImageError, decode
 
 RANKS = (1, 5)
 DIRECTIONS = 4096
 
 
 def caption_pool(data: Captions, count: int) -> tuple[Images, list[str]]:
-    """The first `count` images and captions of a data set."""
+    """The first `count` images and captions that can be used; says how many were passed over.
+
+    Raises `UserError` where there are fewer, or too few for recall.
+    """
     if count < max(RANKS):
         raise UserError(f"a pool of {count}: R@{max(RANKS)} needs {max(RANKS)} captions or more")
-    if len(data) < count:
-        raise UserError(f"the data holds {len(data)} pairs: give --pool {len(data)} or less")
-    captions = [clean_caption(data.caption(number)) for number in range(count)]
+    images, captions, passed = usable_pairs(data, count)
+    if len(captions) < count:
+        raise UserError(f"the data holds {len(captions)} usable pairs: give --pool {len(captions)} or less")
+    tell_passed(passed, count)
+    return images, captions
+
+
+def usable_pairs(data: Captions, count: int) -> tuple[Images, list[str], int]:
+    """The first `count` images and captions that can be used, or as many as there are; and how many were passed over.
+
+    Each image is decoded once to be sure of it, and again when it is asked for: none is held.
+    """
+    numbers, captions, seen = [], [], 0
+    while seen < len(data) and len(numbers) < count:
+        if caption := _usable(data, seen):
+            numbers.append(seen)
+            captions.append(caption)
+        seen += 1
     one_at_a_time = Lock()  # a source keeps files open between reads
 
-    def read(number: int) -> Image.Image:
+    def read(place: int) -> Image.Image:
         with one_at_a_time:
-            content, _ = data.read(number)
-        return decoded(content, "{}:{}".format(*data.identify(number)))
+            content, _ = data.read(numbers[place])
+        return decoded(content, "{}:{}".format(*data.identify(numbers[place])))
 
-    return Images(count, read), captions
+    return Images(len(numbers), read), captions, seen - len(numbers)
+
+
+def _usable(data: Captions, number: int) -> str | None:
+    """The caption of a pair, or None where it or the image cannot be used."""
+    try:
+        image, raw = data.read(number)
+        caption = clean_caption(raw)
+        if caption and image is not None:
+            decode(image)
+            return caption
+    except (OSError, ImageError):
+        pass
+    return None
+
+
+def tell_passed(passed: int, count: int) -> None:
+    """One line on rank 0 where a pool is not simply the first of the data."""
+    if passed and is_main():
+        print(f"{passed} pairs that cannot be used were passed over for the pool of {count}", file=sys.stderr)
 
 
 def recall_at(scores: torch.Tensor, captions: Sequence[str], k: int) -> float:

@@ -1,6 +1,9 @@
 """Learning rates as pure functions of the step."""
 
 import math
+import sys
+
+DECAY = 0.15  # share of the steps in which wsd decays
 
 
 def warmup(step: int, warmup_steps: int) -> float:
@@ -15,10 +18,25 @@ def cosine(step: int, steps: int, warmup_steps: int, peak: float, floor: float) 
     return decayed * warmup(step, warmup_steps)
 
 
-def wsd(step: int, steps: int, warmup_steps: int, peak: float, floor: float, decay: float = 0.15) -> float:
+def wsd(step: int, steps: int, warmup_steps: int, peak: float, floor: float) -> float:
     """Warm-up, stable, decay: `peak` until the last 15 % of the steps, then half a cosine to `floor`."""
-    start = round(steps * (1 - decay))
+    start = round(steps * (1 - DECAY))
     return cosine(step - start, steps - start, 0, peak, floor) if step >= start else peak * warmup(step, warmup_steps)
 
 
 SCHEDULES = {"cosine": cosine, "wsd": wsd}
+
+
+def longest_warmup(schedule: str, steps: int) -> int:
+    """Steps of warm-up after which the rate still reaches its peak, and falls from it: else it would jump or stay low.
+
+    Without steps there is no rate: any warm-up will do.
+    """
+    if not steps:
+        return sys.maxsize
+    return round(steps * (1 - DECAY)) if schedule == "wsd" else steps - 1
+
+
+def shortened_warmup(schedule: str, steps: int, warmup_steps: int) -> int:
+    """A preset's warm-up as it is, or a tenth of the steps where a short run leaves no room for it."""
+    return warmup_steps if warmup_steps <= longest_warmup(schedule, steps) else steps // 10

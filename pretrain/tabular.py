@@ -6,6 +6,7 @@ Rows are read as raw Arrow values: an invalid caption or image costs its own row
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,14 +19,25 @@ from vlm.errors import UserError
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
 CAPTION_COLUMNS = ("caption", "text", "txt")
 
+SAMPLED = 16  # rows whose content is in the fingerprint, beside the first and the last
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class TableCaptions(Captions):
-    """Image-caption pairs in the rows of a `datasets.Dataset`, by number; `counts` as for one shard."""
+    """Image-caption pairs in the rows of a `datasets.Dataset`, by number; `counts` as for one shard.
 
-    def __init__(self, data, name: str, image_column: str | None = None, caption_column: str | None = None):
-        self.name = name
+    `files`: those that hold the rows, where they are known.
+    """
+
+    def __init__(
+        self,
+        data,
+        name: str,
+        image_column: str | None = None,
+        caption_column: str | None = None,
+        files: Sequence[Path] = (),
+    ):
+        self.name, self.files = name, list(files)
         self.image_column = choose_column(data.column_names, image_column, IMAGE_COLUMNS, "image", name)
         self.caption_column = choose_column(data.column_names, caption_column, CAPTION_COLUMNS, "caption", name)
         self._check_types(data.data.schema)
@@ -34,8 +46,20 @@ class TableCaptions(Captions):
 
     @property
     def fingerprint(self) -> str:
-        """Of the number of rows and the columns."""
-        return hashlib.sha256(json.dumps([len(self), self.image_column, self.caption_column]).encode()).hexdigest()
+        """Of the files' names below their common folder and sizes, the columns, and the content of a few rows."""
+        root = os.path.commonpath([path.parent for path in self.files]) if self.files else ""
+        files = [(os.path.relpath(path, root), path.stat().st_size) for path in self.files]
+        digest = hashlib.sha256(json.dumps([len(self), self.image_column, self.caption_column, files]).encode())
+        for number in _sampled(len(self)):
+            for part in self._content(number):
+                digest.update(hashlib.sha256(part or b"").digest())
+        return digest.hexdigest()
+
+    def _content(self, number: int) -> tuple[bytes | None, bytes | None]:
+        try:
+            return self.read(number)
+        except OSError:  # an image in a file of its own; training will list it as bad, if it is drawn
+            return None, self.caption(number)
 
     def read(self, number: int) -> tuple[bytes | None, bytes | None]:
         row = self.data[number]
@@ -75,7 +99,7 @@ def open_files(paths: Sequence[Path], name: str, image_column: str | None, capti
     else:
         files = [str(path) for path in paths]
         data = loaded(name, lambda: datasets.load_dataset("parquet", data_files=files, split="train"))
-    return TableCaptions(data, name, image_column, caption_column)
+    return TableCaptions(data, name, image_column, caption_column, paths)
 
 
 def open_saved(folder: Path, image_column: str | None, caption_column: str | None) -> TableCaptions:
@@ -87,7 +111,8 @@ def open_saved(folder: Path, image_column: str | None, caption_column: str | Non
         if "train" not in data:
             raise UserError(f"{folder} has the splits {', '.join(data)}, not train: give the folder of one of them")
         data = data["train"]
-    return TableCaptions(data, folder.name, image_column, caption_column)
+    files = [Path(file["filename"]) for file in data.cache_files]
+    return TableCaptions(data, folder.name, image_column, caption_column, files)
 
 
 def open_named(source: str, image_column: str | None, caption_column: str | None) -> TableCaptions:
@@ -100,7 +125,8 @@ def open_named(source: str, image_column: str | None, caption_column: str | None
         )
     name = source if Path(source).is_dir() else f"{source}, which is no path here,"
     data = loaded(name, lambda: datasets.load_dataset(source, split="train"))
-    return TableCaptions(data, Path(source).name, image_column, caption_column)
+    files = sorted(Path(source).rglob("*.parquet")) if Path(source).is_dir() else []
+    return TableCaptions(data, Path(source).name, image_column, caption_column, files)
 
 
 def loaded(name: str, load):
@@ -112,6 +138,12 @@ def loaded(name: str, load):
     except (DatasetsError, pyarrow.ArrowException, OSError, ValueError) as error:
         cause = error.__cause__ or error
         raise UserError(f"cannot read {name} as a data set: {' '.join(str(cause).split())[:300]}") from error
+
+
+def _sampled(rows: int) -> list[int]:
+    """First, last, and what a generator keyed by their number draws: the same rows on every machine."""
+    drawn = np.random.default_rng(rows).integers(rows, size=SAMPLED) if rows else []
+    return sorted({0, rows - 1, *map(int, drawn)}) if rows else []
 
 
 def choose_column(columns: Sequence[str], wanted: str | None, usual: Sequence[str], kind: str, name: str) -> str:

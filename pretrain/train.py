@@ -17,30 +17,17 @@ from pretrain.health import health
 from pretrain.model import Pretrainer, encoder_config, parameter_groups, use_fast_attention
 from pretrain.objective import objective
 from pretrain.recorder import Recorder
+from pretrain.resume import resume_step
 from pretrain.schedule import SCHEDULES
+from pretrain.vocabulary import load_tokenizer
 from pretrain.watch import Watch
 from pretrain.zero import device, gathered, start_engine, start_processes, update
 from vlm.distributed import AnyRank, barrier, is_main, rank, world_size
 from vlm.encoder import Encoder, new_encoder
-from vlm.errors import UserError
 from vlm.images import CLIP_MEAN, CLIP_STD
 from vlm.logs import write_json
 from vlm.runs import locked, termination
 from vlm.tokens import CaptionTokenizer
-
-TOKENIZER_SAMPLE = 20_000
-
-
-def load_tokenizer(name: str, data) -> CaptionTokenizer:
-    """`gpt2`, a tokenizer.json, or `train:SIZE`: a BPE learnt from the first captions of the data, in stored order."""
-    kind, _, size = name.partition(":")
-    if name == "gpt2":
-        return CaptionTokenizer.gpt2()
-    if kind == "train" and size.isdigit() and int(size) > 256:
-        return CaptionTokenizer.train(data.first_captions(TOKENIZER_SAMPLE), int(size))
-    if Path(name).is_file():
-        return CaptionTokenizer.load(name)
-    raise UserError(f"--tokenizer {name}: give gpt2, train:SIZE with SIZE above 256, or the path of a tokenizer.json")
 
 
 def build_encoder(config: PretrainConfig, tokenizer: CaptionTokenizer) -> Encoder:
@@ -55,21 +42,6 @@ def compute_dtype(config: PretrainConfig, target: torch.device) -> torch.dtype:
     if config.dtype == "auto":
         return torch.bfloat16 if target.type == "cuda" else torch.float32
     return {"bf16": torch.bfloat16, "fp32": torch.float32}[config.dtype]
-
-
-def resume_step(engine, run: Path, config: PretrainConfig, settings: dict) -> int:
-    """Load the newest whole checkpoint as --resume asks, and return the step to go on with."""
-    step = checkpoints.newest(run, settings, world_size())
-    if config.resume == "never" and step is not None:
-        raise UserError(f"{run} holds a run at step {step}: give another --out, or --resume auto to continue it")
-    if config.resume == "required" and step is None:
-        raise UserError(f"--resume required, but {run} has no checkpoint: use --resume auto to start one")
-    if step is None:
-        return 0
-    engine.load_checkpoint(str(run / "checkpoints"), tag=f"step_{step}")
-    if is_main():
-        print(f"resuming {run} at step {step} of {config.steps}", flush=True)
-    return step
 
 
 def train(config: PretrainConfig) -> None:
@@ -105,6 +77,7 @@ def _train(config: PretrainConfig) -> None:
         workers=config.workers,
         fit=math.ceil(config.image_size * transform.enlarges),
         quarantine=run / "quarantine.jsonl",
+        bad_ratio=config.bad_ratio,
     )
     recorder, watch = Recorder(run, config, start), Watch(encoder, config)
 
@@ -146,7 +119,7 @@ def loop(
         statistics.settle(metrics["gradient_norm"].isfinite())
         if recorder.reads(step):
             metrics |= health(embeddings)
-        recorder.add(step, lr, metrics, watch(engine, step + 1))
+        recorder.add(step, lr, metrics, watch(engine, step + 1), batch["ids"])
         stop = told_to_stop(bool(terminated)) and step + 1 < config.steps
         if stop or (step + 1) % config.save_every == 0 or step + 1 == config.steps:
             recorder.flush()  # before: a step that a checkpoint holds is not recorded again

@@ -4,16 +4,17 @@ from pretrain.captions import open_captions
 from pretrain.config import PretrainConfig
 from pretrain.features import embed
 from pretrain.objective import effective_rank
-from pretrain.retrieval import caption_pool, recalls
+from pretrain.retrieval import RANKS, recalls, tell_passed, usable_pairs
 from pretrain.zero import gathered
 from vlm.distributed import barrier, is_main
 from vlm.encoder import Encoder, new_encoder
+from vlm.errors import UserError
 
 POOL = 256
 
 
 class Watch:
-    """Called after every step; measures every `probe_every` of them on the first 256 pairs of `probe_data`.
+    """Called after every step; measures every `probe_every` of them on the first 256 usable pairs of `probe_data`.
 
     Rank 0 measures a frozen copy while the others wait. Of the module itself one rank alone cannot run a step under
     ZeRO-3, and it never leaves training mode.
@@ -23,7 +24,13 @@ class Watch:
         self.every = config.probe_every
         if self.every:
             data = open_captions(config.probe_data, config.image_column, config.caption_column)
-            self.images, self.captions = caption_pool(data, min(POOL, len(data)))
+            self.images, self.captions, passed = usable_pairs(data, POOL)
+            if len(self.captions) < max(RANKS):
+                raise UserError(
+                    f"--probe-data {config.probe_data} holds {len(self.captions)} usable pairs: "
+                    f"R@{max(RANKS)} needs {max(RANKS)} or more"
+                )
+            tell_passed(passed, len(self.captions))
             if is_main():
                 copy = new_encoder(encoder.config, config.seed, encoder.tokenizer)
                 self.copy = copy.eval().requires_grad_(False).to(encoder.device)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from tables import row, verdict
 
 from pretrain.sigreg import random_directions, sigreg
 from vlm.errors import UserError, run_command
@@ -136,14 +137,6 @@ def alone(function: Callable, *arguments):
     """Run in a process of its own: peaks, heaps and compiled code do not reach the next measurement."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
-
-
-def row(*cells) -> None:
-    print("| " + " | ".join(str(cell) for cell in cells) + " |", flush=True)
-
-
-def verdict(passed: bool) -> str:
-    return "PASS" if passed else "FAIL"
 
 
 def compare_with_plain(cases: list[Case], threads: int, pairs: int | None) -> bool:

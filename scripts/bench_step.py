@@ -19,7 +19,8 @@ from functools import partial
 from types import SimpleNamespace
 
 import torch
-from bench_sigreg import plain_sigreg, row, verdict
+from bench_sigreg import plain_sigreg
+from tables import row, verdict
 from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.model import Pretrainer, parameter_groups, text_features, use_fast_attention

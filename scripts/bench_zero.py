@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from tables import row
 
 from pretrain.config import PretrainConfig, from_preset
 from pretrain.plan import checkpoint_bytes, model_states, parameters
@@ -138,10 +139,6 @@ def estimates(stage: int, count: int, largest: int) -> str:
 
 def mega(size: float) -> str:
     return f"{size / 1e6:.1f}"
-
-
-def row(*cells) -> None:
-    print("| " + " | ".join(str(cell) for cell in cells) + " |", flush=True)
 
 
 def compare(stages: list[int], width: int, steps: int, out: Path) -> bool:

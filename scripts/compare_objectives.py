@@ -1,7 +1,8 @@
 """LeVLJEPA, LeVLJEPA+, CLIP and SigLIP on the embedded world: the same towers, data, batch, optimizer and schedule.
 
-Each objective and seed trains an encoder, which the probes then measure on scenes it has not seen; a training that was
-cut off goes on where it was. The columns differ in the loss, and LeVLJEPA+ moreover sees six augmented crops an image.
+Each objective and seed trains an encoder, which every probe then measures on scenes it has not seen; a training that
+was cut off goes on where it was. The columns differ in the loss, and LeVLJEPA+ moreover sees six augmented crops an
+image.
 """
 
 import argparse
@@ -44,15 +45,12 @@ def measure(args: argparse.Namespace, objective: str, seed: int) -> dict[str, fl
     run(out.with_suffix(".log"), "pretrain/run.py", "--data", str(args.world / "captions"), "--out", str(out),
         "--objective", objective, "--seed", str(seed), "--steps", str(args.steps), "--warmup-steps",
         str(max(1, args.steps // 5)), *args.pretrain_flags.split())  # fmt: skip
-    numbers = {}
-    for task, data in {"objects": "gqa", "retrieval": "captions/testdev-*.tar"}.items():
-        file = out / f"{task}.json"
-        run(file.with_suffix(".log"), "pretrain/probe.py", str(out / "encoder"), "--task", task,
-            "--data", str(args.world / data), "--json", str(file))  # fmt: skip
-        numbers |= {name: value for name, value in read_json(file).items() if isinstance(value, (int, float))}
+    file = out / "probes.json"
+    run(file.with_suffix(".log"), "scripts/probe_world.py", str(out / "encoder"), str(args.world), "--json", str(file))
+    numbers = read_json(file)
     records = list(read_jsonl(out / "metrics.jsonl"))
-    numbers["train_samples_per_s"] = statistics.median(record["samples_per_s"] for record in records)
-    numbers["collapse_warnings"] = sum("warning" in record for record in records)
+    numbers["training: samples_per_s"] = statistics.median(record["samples_per_s"] for record in records)
+    numbers["training: collapse_warnings"] = sum("warning" in record for record in records)
     shown = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
     print(f"{objective}, seed {seed}: {shown}", flush=True)
     return numbers

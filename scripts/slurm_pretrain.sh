@@ -4,6 +4,8 @@
 #   sbatch scripts/slurm_pretrain.sh --preset base --data '/data/cc12m/*.tar' --out runs/cc12m
 #   sbatch --nodes 4 --time 04:00:00 scripts/slurm_pretrain.sh ...
 #
+# --out (default runs/pretrain) must lie on storage that all nodes share, as must this folder and the data.
+#
 # Five minutes before the time limit, and when the job is preempted, every rank gets SIGTERM: it finishes its step, saves
 # and exits with 143. The job is then queued again, and goes on where it was to the last bit. After any other failure it
 # stays down; submitted again with the same arguments, it continues from its last checkpoint.

@@ -1,10 +1,13 @@
 """Ranks, what they agree on, and collectives that gradients pass through. All of it is a no-op in one process."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from vlm.errors import UserError
 
 
 def active() -> bool:
@@ -42,6 +45,29 @@ def from_main(value: Any) -> Any:
     if active():
         dist.broadcast_object_list(box)
     return box[0]
+
+
+def all_items(items: list) -> list:
+    """Every rank's picklable `items`, one list in rank order, on every rank."""
+    if not active():
+        return items
+    parts = [None] * world_size()
+    dist.all_gather_object(parts, items)
+    return [item for part in parts for item in part]
+
+
+def on_main(function: Callable[[], Any]) -> Any:
+    """What `function()` gives on rank 0, on every rank. Its `UserError` is raised there; the others exit with 2."""
+    value = problem = None
+    if is_main():
+        try:
+            value = function()
+        except UserError as error:
+            problem = error
+    value, failed = from_main((value, problem is not None))
+    if failed:  # one line, not one a rank
+        raise problem or SystemExit(2)
+    return value
 
 
 class AnyRank:

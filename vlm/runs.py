@@ -39,6 +39,7 @@ def _lock(folder: Path, held: ExitStack) -> str | None:
         file.truncate(0)
         print(f"process {os.getpid()} on {socket.gethostname()}", file=file, flush=True)
         recover(folder)
+        recover(folder / "checkpoints")
     except BlockingIOError:
         file.seek(0)
         return f"another run is writing to {folder} ({file.read().strip()}): wait for it, or give another --out"

@@ -1,7 +1,10 @@
 """What an objective settles, and combinations that make no sense."""
 
+from dataclasses import replace
+
 import pytest
 
+from pretrain import checkpoints
 from pretrain.config import from_preset
 from pretrain.run import parse
 from vlm.errors import UserError
@@ -30,8 +33,37 @@ def test_objectives_share_everything_but_what_defines_them():
         (dict(objective="levljepa-plus", augmentation="squash"), "--objective levljepa-plus needs dino"),
         (dict(objective="levljepa-plus", lambda_multi=0.97), "together below 1"),
         (dict(lambda_image=-0.1), "each at least 0"),
+        (dict(objective="clip", directions=64), "--directions has no effect with --objective clip"),
+        (dict(objective="siglip", lambda_text=0.1), "--lambda-text has no effect with --objective siglip"),
+        (dict(lambda_multi=0.1), "--lambda-multi has no effect with --objective levljepa: leave it out"),
+        (dict(micro_batch_size=33), "--micro-batch-size 33 is above --batch-size 32"),
+        (dict(bad_ratio=5.0), "--bad-ratio 5.0: give a share"),
+        (dict(steps=200, warmup_steps=200), "--steps 200 and --schedule cosine at most 199 can be warm-up"),
+        (dict(steps=200, warmup_steps=171, schedule="wsd"), "--schedule wsd at most 170 can be warm-up"),
     ],
 )
 def test_what_contradicts_itself_is_refused(changes, message):
     with pytest.raises(UserError, match=message):
         from_preset("tiny", **changes)
+
+
+def test_weights_that_are_not_read_are_not_judged():
+    replace(from_preset("tiny", objective="clip"), lambda_image=0.9, lambda_text=0.9).check()
+
+
+def test_a_presets_warmup_is_shortened_where_it_does_not_fit():
+    warmup = {steps: from_preset("tiny", steps=steps).warmup_steps for steps in (4500, 201, 200, 5, 0)}
+    assert warmup == {4500: 200, 201: 200, 200: 20, 5: 0, 0: 200}
+    assert from_preset("tiny", steps=230, schedule="wsd").warmup_steps == 23
+    assert from_preset("tiny", steps=200, warmup_steps=199).warmup_steps == 199
+
+
+def test_what_may_differ_in_a_continued_run(tmp_path):
+    (tmp_path / "a.json").write_text("a")
+    (tmp_path / "moved.json").write_text("a")
+    (tmp_path / "edited.json").write_text("b")
+    first, moved, edited = (
+        checkpoints.fingerprint(from_preset("tiny", tokenizer=str(tmp_path / name), bad_ratio=ratio), "data")
+        for name, ratio in (("a.json", 0.05), ("moved.json", 0.5), ("edited.json", 0.05))
+    )
+    assert first == moved and first != edited

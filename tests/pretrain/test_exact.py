@@ -18,7 +18,8 @@ from vlm.encoder_config import EncoderConfig
 
 def step(name, batch, rows=slice(None), micro_batch_size=0):
     """One forward and backward pass over these rows of a batch, in float64: loss, gradients and buffers by name."""
-    config = from_preset("tiny", objective=name, directions=32)
+    predicts = {"directions": 32} if name.startswith("levljepa") else {}
+    config = from_preset("tiny", objective=name, **predicts)
     sizes = EncoderConfig(
         image_size=16, patch_size=4, vision_width=16, vision_layers=2, vision_heads=2, text_width=16, text_layers=2,
         text_heads=2, vocab_size=50, positions=12, embed_dim=8, projector_width=24,

@@ -74,7 +74,7 @@ def test_the_log_has_one_line_when_it_begins_and_the_records_say_so(tmp_path, ca
         metrics = {"loss": torch.tensor(1.0), "gradient_norm": torch.tensor(1.0)}
         if recorder.reads(step):
             metrics |= health(embeddings(flat, normal(seed=2)))
-        recorder.add(step, 0.1, metrics, {})
+        recorder.add(step, 0.1, metrics, {}, [])
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records if "warning" in record] == fires
     assert ["rank_text" in record for record in records] == [False, True] * 5

@@ -109,6 +109,10 @@ def test_the_command_prints_it_without_a_run(tmp_path, monkeypatch, capsys):
     ):
         assert line in printed
     assert os.listdir(tmp_path) == []
+    for name in ("train:256", "train:x", "gpt3"):  # as the run itself refuses them
+        monkeypatch.setattr("sys.argv", ["run.py", *flags, "--tokenizer", name])
+        with pytest.raises(UserError, match=f"--tokenizer {name}: give gpt2, train:SIZE"):
+            main()
     monkeypatch.setattr("sys.argv", ["run.py", "--throughput", "4000"])
     with pytest.raises(UserError, match="--world-size and --throughput are for --plan"):
         main()

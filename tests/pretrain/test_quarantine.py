@@ -160,6 +160,29 @@ def test_ranks_write_apart_and_are_merged(shards, tmp_path, world_size, workers)
     assert both[0] == both[1]
 
 
+@pytest.mark.parametrize("header", ["unreadable", "damaged"])
+def test_a_shard_that_fails_under_the_run_costs_its_samples_even_their_names(tmp_path, monkeypatch, header):
+    """Reads of the first shard's files fail; the key lies in a header of the same shard."""
+    for shard in range(2):
+        write_tar(tmp_path / f"train-{shard}.tar", [m for n in range(10) for m in good(10 * shard + n)])
+    data = open_captions(tmp_path, cache=tmp_path / "cache")
+    pread = data._pread
+
+    def failing(shard, block, size):
+        if shard == 0 and (header == "unreadable" or size != 512):
+            raise OSError(5, "Input/output error")
+        return b"x" * size if shard == 0 else pread(shard, block, size)
+
+    monkeypatch.setattr(data, "_pread", failing)
+    (batch,) = CaptionBatches(data, pixels, 20, stop_step=1, quarantine=tmp_path / "bad.jsonl", bad_ratio=1.0)
+    assert {name.split(":")[0] for name in batch["ids"]} == {"train-1.tar"}
+    records = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
+    assert {record["index"] for record in records} == set(range(10))
+    assert {(r["shard"], r["key"], r["reason"]) for r in records} == {
+        ("train-0.tar", None, "read error: Input/output error")
+    }
+
+
 def test_a_resumed_run_lists_nothing_twice(shards, tmp_path):
     whole = run(shards, tmp_path / "whole")
     run(shards, tmp_path / "parts", stop=5)

@@ -1,15 +1,20 @@
 """Retrieval, zero-shot and the spread of embeddings, in literals."""
 
+import io
 import math
+import tarfile
 
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional
 
 from pretrain.captions import open_captions
+from pretrain.config import from_preset
 from pretrain.objective import Embeddings
-from pretrain.retrieval import caption_pool, expected_sigreg, recall_at, recalls, spread
+from pretrain.retrieval import caption_pool, expected_sigreg, recall_at, recalls, spread, usable_pairs
 from pretrain.sigreg import random_directions, sigreg
+from pretrain.watch import Watch
 from pretrain.zero_shot import CaptionClassifier, cross_modal_scores, read_class_names, spoken_name
 from vlm.errors import UserError
 
@@ -100,22 +105,37 @@ def test_how_classes_are_said(tmp_path):
         read_class_names(listed)
 
 
-def test_a_pool_of_captions_is_checked_before_it_is_read(tmp_path):
-    import io
-    import tarfile
-
-    with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        for index in range(6):
-            for suffix, data in (("jpg", b"no image"), ("txt", b"  two  words ")):
+def write_pairs(path, images):
+    """A tar of these images, each with its number as its caption."""
+    with tarfile.open(path, "w") as tar:
+        for index, image in enumerate(images):
+            for suffix, data in (("jpg", image), ("txt", b"  pair  %d " % index)):
                 member = tarfile.TarInfo(f"{index}.{suffix}")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
+
+
+def picture(level):
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16), (level, 0, 0)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_a_pool_passes_over_what_cannot_be_used(tmp_path, capsys):
+    write_pairs(tmp_path / "a.tar", [b"no image", picture(1), picture(2)[:45], *map(picture, range(3, 8)), b"no"])
     data = open_captions(tmp_path)
-    images, captions = caption_pool(data, 6)
-    assert captions == ["two words"] * 6 and len(images) == 6
-    with pytest.raises(UserError, match=r"a\.tar:3: no JPEG/PNG"):
-        images[3]
-    with pytest.raises(UserError, match="holds 6 pairs: give --pool 6 or less"):
+    images, captions = caption_pool(data, 5)
+    assert captions == [f"pair {number}" for number in (1, 3, 4, 5, 6)]
+    assert [image.getpixel((8, 8))[0] for image in images] == [1, 3, 4, 5, 6]
+    assert "2 pairs that cannot be used were passed over for the pool of 5\n" in capsys.readouterr().err
+    assert usable_pairs(data, 100)[1:] == ([f"pair {number}" for number in (1, 3, 4, 5, 6, 7)], 3)
+    with pytest.raises(UserError, match="holds 6 usable pairs: give --pool 6 or less"):
         caption_pool(data, 7)
     with pytest.raises(UserError, match="a pool of 4: R@5 needs 5"):
         caption_pool(data, 4)
+
+
+def test_a_run_refuses_a_pool_too_small_before_its_first_step(tmp_path, tiny_encoder):
+    write_pairs(tmp_path / "a.tar", [b"no image", *map(picture, range(4))])
+    with pytest.raises(UserError, match="holds 4 usable pairs: R@5 needs 5 or more"):
+        Watch(tiny_encoder, from_preset("tiny", probe_every=5, probe_data=str(tmp_path)))

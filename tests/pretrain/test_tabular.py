@@ -86,6 +86,25 @@ def test_sources(tmp_path, name):
     assert data.first_captions(2) == ["row 0", "row 1"]
 
 
+def test_the_fingerprint_is_of_names_and_content_not_of_the_place(tmp_path):
+    def fingerprint(place, first=0, part="a.parquet", caption=None):
+        folder = tmp_path / place
+        folder.mkdir()
+        captions = [f"row {n:02}" for n in range(first, first + 30)]
+        captions[-1] = caption or captions[-1]
+        write_parquet(folder / part, struct(map(encode, [5] * 30)), captions)
+        write_parquet(folder / "z.parquet", struct([encode(1)]), ["x"])
+        return open_captions(folder).fingerprint
+
+    same = fingerprint("one")
+    assert fingerprint("moved") == same
+    assert fingerprint("renamed", part="b.parquet") != same
+    assert fingerprint("other rows", first=30) != same  # as many rows, the same names and columns
+    kept, moved = (open_captions(saved(tmp_path / place)) for place in ("saved", "saved elsewhere"))
+    assert len(kept.files) == 3 and kept.fingerprint == moved.fingerprint
+    assert fingerprint("longer", caption="row 29, " + "at length " * 9) != same  # of the sizes alone, row 29 of 31
+
+
 def test_workers_give_the_same_batches(tmp_path):
     data = open_captions(parquet_folder(tmp_path / "set"))
     alone, workers = (list(CaptionBatches(data, pixels, 10, stop_step=4, workers=n)) for n in (0, 2))

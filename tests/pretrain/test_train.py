@@ -102,6 +102,8 @@ def test_a_batch_without_a_finite_gradient_moves_nothing_on_any_rank(captions, t
             assert [a == b for a, b in pairwise(digests)] == [False, True, True, False, False], f"ZeRO {stage}"
         records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         assert [record["skipped"] for record in records] == [0, 0, 1, 1, 0, 0]
+        named = [record.get("samples", []) for record in records]
+        assert [len(set(samples)) for samples in named] == [0, 0, 8, 8, 0, 0]  # of both ranks
         assert [record["loss"] is None for record in records] == [False, False, True, True, False, False]
         assert all(torch.isfinite(part).all() for part in load_encoder(run / "encoder").state_dict().values())
     assert "step 2: loss nan, nothing updated" in result.stderr
@@ -199,7 +201,8 @@ def test_bad_input_is_one_line_and_exit_code_2(captions, tmp_path, flags, messag
     assert "Traceback" not in result.stderr
 
 
-CONTRASTIVE = [*SMALL[: SMALL.index("--projector-depth")], *SMALL[SMALL.index("--projector-depth") + 2 :]]
+# Without --projector-depth and --directions, which these objectives do not read.
+CONTRASTIVE = [*SMALL[: SMALL.index("--projector-depth")], *SMALL[SMALL.index("--batch-size") :]]
 
 
 def test_learned_scalars_survive_resume_and_reach_the_encoder(captions, tmp_path):
@@ -222,7 +225,7 @@ def test_learned_scalars_survive_resume_and_reach_the_encoder(captions, tmp_path
 
 
 def test_several_crops_reach_the_encoder(captions, tmp_path):
-    flags = ("--objective", "levljepa-plus", "--steps", "2", "--micro-batch-size", "4")
+    flags = ("--objective", "levljepa-plus", "--steps", "2", "--warmup-steps", "1", "--micro-batch-size", "4")
     result = pretrain(captions, tmp_path / "plus", *flags)
     assert result.returncode == 0, result.stderr
     first, last = (json.loads(line) for line in (tmp_path / "plus" / "metrics.jsonl").read_text().splitlines())

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from vlm.distributed import AnyRank, from_main
+from vlm.distributed import AnyRank, from_main, on_main
 from vlm.errors import UserError
 from vlm.runs import forget_from, locked, termination
 
@@ -25,6 +25,13 @@ def test_a_second_run_is_told_who_holds_the_folder(tmp_path):
             pass
     with locked(tmp_path / "run"):
         pass
+
+
+def test_what_a_kill_left_is_finished_when_the_folder_is_taken(tmp_path):
+    for name in (".encoder.abc.old", "checkpoints/.step_3.abc.old"):
+        (tmp_path / name).mkdir(parents=True)
+    with locked(tmp_path):
+        assert (tmp_path / "encoder").is_dir() and (tmp_path / "checkpoints" / "step_3").is_dir()
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
@@ -50,6 +57,12 @@ def test_sigterm_only_raises_a_flag():
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+def refuse(words, rank):
+    if words:
+        raise UserError(words)
+    return rank + 3
+
+
 def worker(rank, folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     asked = AnyRank(torch.device("cpu"))
@@ -60,7 +73,13 @@ def worker(rank, folder):
             pass
     except (UserError, SystemExit) as error:
         outcome = type(error).__name__
-    torch.save((answers, from_main(rank + 7), outcome), folder / f"{rank}.pt")
+    refused = []
+    for words in ("not this", None):
+        try:
+            refused.append(on_main(lambda words=words: refuse(words, rank)))
+        except (UserError, SystemExit) as error:
+            refused.append(str(error))
+    torch.save((answers, from_main(rank + 7), outcome, refused), folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -68,5 +87,5 @@ def test_two_ranks_agree(tmp_path):
     with locked(tmp_path / "run"):
         mp.spawn(worker, args=(tmp_path,), nprocs=2)
     answers = [False, False, True, False]
-    assert torch.load(tmp_path / "0.pt") == (answers, 7, "UserError")
-    assert torch.load(tmp_path / "1.pt") == (answers, 7, "SystemExit")
+    assert torch.load(tmp_path / "0.pt") == (answers, 7, "UserError", ["not this", 3])
+    assert torch.load(tmp_path / "1.pt") == (answers, 7, "SystemExit", ["2", 3])

@@ -1,0 +1,39 @@
+"""Every probe on the world, with one loaded encoder."""
+
+import json
+
+import probe_world
+import pytest
+
+from pretrain import probe
+from vlm.encoder import load_encoder, new_encoder
+from vlm.encoder_config import EncoderConfig
+from vlm.tokens import CaptionTokenizer
+
+SIZES = EncoderConfig(
+    image_size=48, patch_size=24, vision_width=8, vision_layers=1, vision_heads=1, text_width=8, text_layers=1,
+    text_heads=1, vocab_size=300, positions=77, embed_dim=4, projector_width=8, projector_depth=1,
+)  # fmt: skip
+
+
+def test_every_task_has_a_place():
+    assert list(probe_world.PLACES) == list(probe.TASKS)
+
+
+def test_numbers_carry_their_task_and_settings_are_left_out():
+    numbers = {"accuracy": 0.5, "ridge": 0.1, "classes": 8, "auc_per_name": {"star": 0.5}}
+    assert probe_world.prefixed("linear", numbers) == {"linear: accuracy": 0.5}
+
+
+def test_tasks_share_one_file_and_one_encoder(world_root, tmp_path, monkeypatch):
+    new_encoder(SIZES, 0, CaptionTokenizer.train(["a red star"], 300)).save(tmp_path / "encoder")
+    loads = []
+    monkeypatch.setattr(probe_world, "load_encoder", lambda folder: loads.append(folder) or load_encoder(folder))
+    flags = ["--tasks", "zero-shot", "knn", "retrieval", "--json", str(tmp_path / "out.json")]
+    monkeypatch.setattr("sys.argv", ["probe_world.py", str(tmp_path / "encoder"), str(world_root), *flags])
+    probe_world.main()
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert loads == [tmp_path / "encoder"]
+    assert list(found)[:3] == ["zero-shot: accuracy", "knn: accuracy", "retrieval: image_to_text_r1"]
+    args = probe.parse([str(tmp_path / "encoder"), "--task", "knn", "--data", str(world_root / "classes")])
+    assert found["knn: accuracy"] == pytest.approx(probe.knn(load_encoder(tmp_path / "encoder"), args)["accuracy"])
