@@ -206,7 +206,7 @@ def _joined(labels: dict[str, dict], records: dict[str, list[dict]], where: str)
 def _read_lines(path: Path) -> list[dict]:
     if not path.is_file():
         raise UserError(f"{path} is not a file; give a file of JSON lines")
-    records = list(read_jsonl(path))
+    records = list(read_jsonl(path, complete=True))
     if not all(isinstance(record, Mapping) for record in records):
         raise UserError(f"{path} is not JSON lines: needed is one object a line")
     return records

@@ -101,7 +101,7 @@ def pope(directory: str | Path, category: str, allow_missing: bool = False) -> l
         raise UserError(f"{file} is missing: fetch output/coco/ of github.com/AoiDragon/POPE")
     folder = _Folder(directory / "val2014")
     examples = []
-    for number, record in enumerate(read_jsonl(file), start=1):
+    for number, record in enumerate(read_jsonl(file, complete=True), start=1):
         where = f"{file}, line {number}"
         key = str(_field(record, "question_id", (int, str), where))
         label = _text(record, "label", where) if "label" in record else None

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from vlm.checkpoint import atomic_directory
-from vlm.errors import UserError
+from vlm.errors import UserError, writing
 from vlm.images import load_image, upright_rgb
 from vlm.llm import default_dtype, keep_layout
 from vlm.logs import read_json, write_json
@@ -134,7 +134,7 @@ class VLM:
         folder = Path(folder)
         if folder.exists() and any(folder.iterdir()) and not _is_llava(folder):
             raise UserError(f"{folder} holds something else than a VLM: give another --out, or move it away")
-        with atomic_directory(folder) as partial:
+        with writing(folder, SafetensorError), atomic_directory(folder) as partial:
             self.model.save_pretrained(partial)
             # Stock code loads everything in one dtype, and takes the first tensor's, the tower's, where this is wrong.
             config = {**read_json(partial / "config.json"), "dtype": str(self.model.model.language_model.dtype)[6:]}
