@@ -146,8 +146,8 @@ def parse_config(arguments: Sequence[str] | None = None) -> BridgeConfig:
     config = BridgeConfig(**vars(make_parser().parse_args(arguments)))
     if (config.llm is None) == (config.init is None):
         raise UserError("give --llm smollm2|llama|qwen|PATH, or --init RUN/vlm to go on from a trained VLM")
-    if config.init is not None and (config.encoder or config.normalisation or config.load_in):
-        raise UserError("--init brings its own encoder and LLM: leave out --encoder, --normalisation and --load-in")
+    if config.init is not None and (config.encoder or config.normalisation):
+        raise UserError("--init brings its own encoder: leave out --encoder and --normalisation")
     if (config.llava is None) != (config.llava_images is None):
         raise UserError("--llava FILE and --llava-images DIR belong together")
     if config.lora < 0 or config.seed < 0:

@@ -45,7 +45,7 @@ def build_vlm(config: BridgeConfig, device: torch.device, load_in: str | None) -
     """Encoder + LLM + fresh connector, or the VLM that `--init` names, on `device` in the run's precision."""
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32, None: default_dtype(device)}[config.precision]
     if config.init:
-        return load(config.init, device, dtype)
+        return load(config.init, device, dtype, load_in)
     llm = load_llm(config.llm, dtype, load_in, examples=not config.lora)
     vlm = assemble(build_encoder(config), llm, seed=config.seed)
     vlm.model.model.vision_tower.to(dtype)  # as it will be loaded and served

@@ -15,7 +15,7 @@ from vlm.errors import UserError
         (["--encoder", "none"], "none/config.json does not exist"),
         (["--encoder", "random:none"], "none/config.json does not exist"),
         (["--gqa-split", "test"], "test_balanced_questions.json is missing"),
-        (["--init", "none", "--load-in", "4bit"], "leave out --encoder, --normalisation and --load-in"),
+        (["--init", "none", "--normalisation", "clip"], "leave out --encoder and --normalisation"),
         (["--llava", "none"], "belong together"),
     ],
 )
