@@ -33,8 +33,8 @@ def plan(examples: Sequence[Example], batch_questions: int, blind: bool = False)
     """Batches of units with about `batch_questions` questions each, neighbours similar in length.
 
     A question asked twice about an image (POPE asks its positives in three categories) is answered once; blind, a
-    question is asked once at all. The plan depends on the examples alone, so an interrupted run goes on with the very
-    batches of an uninterrupted one.
+    question is asked once at all. The plan depends on these arguments alone: where none of them changes, an interrupted
+    run goes on with the very batches of an uninterrupted one.
     """
     asked: dict[Path | None, dict[str, list[str]]] = {}
     for example in examples:
@@ -67,7 +67,10 @@ def _fill(units: list[Unit], batch_questions: int) -> list[list[Unit]]:
 
 
 def shuffled(images: Sequence[Path], seed: int = 0) -> dict[Path, Path]:
-    """Every image -> another one: a control that keeps the questions and the pictures but not their pairs."""
+    """Every image -> another one: a control that keeps the questions and the pictures but not their pairs.
+
+    Which one depends on the whole list.
+    """
     if len(images) < 2:
         raise UserError("shuffling needs at least two images; there is only one")
     order = np.random.default_rng([seed, len(images)]).permutation(len(images))

@@ -111,10 +111,8 @@ def _number(question_id: str) -> int | str:
 
 def _score_gqa(benchmark: Benchmark, answers: Mapping[str, str], mode: str) -> dict:
     asked = {example.question_id for example in benchmark.examples}
-    name = benchmark.split if benchmark.split.endswith(("_balanced", "_all")) else f"{benchmark.split}_balanced"
-    file = benchmark.directory / f"{name}_questions.json"
-    parts = [file] if file.is_file() else sorted((benchmark.directory / f"{name}_questions").glob("*.json"))
-    questions = {key: record for part in parts for key, record in read_json(part).items() if key in asked}
+    file = vqa.gqa_questions_file(benchmark.directory, benchmark.split)
+    questions = {key: record for key, record in vqa.gqa_records(file).items() if key in asked}
     file = benchmark.directory / f"{benchmark.split.split('_')[0]}_choices.json"
     choices = read_json(file) if file.is_file() else None
     return gqa_scoring.score(questions, answers, choices, mode, llava_processing=mode == "official")

@@ -63,19 +63,19 @@ def newest(run: Path, fingerprint: dict) -> int | None:
             print(f"passing over {folder}: {problem}", file=sys.stderr)
             continue
         old = read_json(folder / "manifest.json")["fingerprint"]
-        changed = [
-            f"{name} {old.get(name)!r} -> {fingerprint.get(name)!r}"
-            for name in sorted(old.keys() | fingerprint.keys())
-            if old.get(name) != fingerprint.get(name)
-        ]
-        if changed:
-            raise UserError(
-                f"{run} was started with other settings ({', '.join(changed)}): restore them or give another --out"
-            )
+        refuse_changes(run, old, fingerprint)
         return step
     if steps(run):
         raise UserError(f"no checkpoint under {run / 'checkpoints'} is whole: give another --out to start anew")
     return None
+
+
+def refuse_changes(run: Path, old: dict, new: dict) -> None:
+    """UserError naming what of `old`, with which `run` was started, is otherwise in `new`."""
+    names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    if names:
+        changed = ", ".join(f"{name} {old.get(name)!r} -> {new.get(name)!r}" for name in names)
+        raise UserError(f"{run} was started with other settings ({changed}): restore them or give another --out")
 
 
 def _damage(folder: Path) -> str | None:

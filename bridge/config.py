@@ -2,9 +2,10 @@
 
 import argparse
 import dataclasses
+import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,29 +81,8 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--llm", metavar="smollm2|llama|qwen|PATH", help="a preset, a folder, a hub id or a .gguf file")
-    add(
-        "--encoder",
-        metavar="DIR|timm:NAME[@FILE]|random:...|blind",
-        help="an encoder folder, or a plain timm ViT by name with weights from the hub or a safetensors file; either "
-        f"with random weights; or one without sight [{ENCODER}]",
-    )
-    add("--normalisation", choices=("clip", "imagenet"), help="pixel statistics in place of the encoder's own")
-    add("--init", metavar="RUN/vlm", help="go on from a trained VLM: LLM, encoder and connector come from there")
-    add("--gqa", metavar="DIR", help="official GQA folder")
-    add("--gqa-split", default="train", help="train (balanced), train_all, ... [%(default)s]")
-    add("--vqav2", metavar="DIR", help="official VQAv2 folder")
-    add("--vqav2-split", default="train2014", help="[%(default)s]")
-    add("--llava", metavar="FILE", help="LLaVA instruction JSON; each pair of turns is one question")
-    add("--llava-images", metavar="DIR", help="folder that its image names start from")
-    add("--gqa-weight", type=_fraction, help="share of GQA's questions in each pass, 0..1 [as many as there are]")
-    add(
-        "--vqav2-answers",
-        choices=("common", "votes"),
-        default="common",
-        help="learn the most common of the ten answers (multiple_choice_answer), or one drawn by votes in each pass "
-        "[%(default)s]",
-    )
+    _add_parts(add)
+    _add_data(add)
     add("--out", metavar="RUN", default="runs/bridge", help="[%(default)s]")
     add("--steps", type=_positive, help=f"optimizer steps [one pass; {WORLD_STEPS} on the embedded world]")
     add("--batch-questions", type=_positive, default=56, help="questions a step, on all processes [%(default)s]")
@@ -110,10 +90,10 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--micro-tokens", type=_positive, default=8192, help="tokens per forward pass; less = less memory [%(default)s]"
     )
-    add("--lr", type=float, default=1e-3, help="peak learning rate [%(default)s]")
+    add("--lr", type=_above_zero, default=1e-3, help="peak learning rate [%(default)s]")
     add("--warmup", type=_fraction, default=0.05, help="share of the steps [%(default)s]")
-    add("--weight-decay", type=float, default=0.0, help="[%(default)s]")
-    add("--clip", type=float, default=1.0, help="gradient norm [%(default)s]")
+    add("--weight-decay", type=_not_negative, default=0.0, help="[%(default)s]")
+    add("--clip", type=_not_negative, default=1.0, help="largest gradient norm; 0: no clipping [%(default)s]")
     add(
         "--lora",
         type=int,
@@ -132,17 +112,46 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_parts(add: Callable) -> None:
+    add("--llm", metavar="smollm2|llama|qwen|PATH", help="a preset, a folder, a hub id or a .gguf file")
+    add(
+        "--encoder",
+        metavar="DIR|timm:NAME[@FILE]|random:...|blind",
+        help="an encoder folder, or a plain timm ViT by name with weights from the hub or a safetensors file; either "
+        f"with random weights; or one without sight [{ENCODER}]",
+    )
+    add("--normalisation", choices=("clip", "imagenet"), help="pixel statistics in place of the encoder's own")
+    add("--init", metavar="RUN/vlm", help="go on from a trained VLM: LLM, encoder and connector come from there")
+
+
+def _add_data(add: Callable) -> None:
+    add("--gqa", metavar="DIR", help="official GQA folder")
+    add("--gqa-split", default="train", help="train (balanced), train_all, ... [%(default)s]")
+    add("--vqav2", metavar="DIR", help="official VQAv2 folder")
+    add("--vqav2-split", default="train2014", help="[%(default)s]")
+    add("--llava", metavar="FILE", help="LLaVA instruction JSON; each pair of turns is one question")
+    add("--llava-images", metavar="DIR", help="folder that its image names start from")
+    add("--gqa-weight", type=_fraction, help="share of GQA's questions in each pass, 0..1 [as many as there are]")
+    add(
+        "--vqav2-answers",
+        choices=("common", "votes"),
+        default="common",
+        help="learn the most common of the ten answers (multiple_choice_answer), or one drawn by votes in each pass "
+        "[%(default)s]",
+    )
+
+
 def parse_config(arguments: Sequence[str] | None = None) -> BridgeConfig:
     """The command line -> config, with the embedded world filled in where no data are named."""
     config = BridgeConfig(**vars(make_parser().parse_args(arguments)))
     if (config.llm is None) == (config.init is None):
         raise UserError("give --llm smollm2|llama|qwen|PATH, or --init RUN/vlm to go on from a trained VLM")
-    if config.init is not None and (config.encoder or config.normalisation or config.load_in):
-        raise UserError("--init brings its own encoder and LLM: leave out --encoder, --normalisation and --load-in")
+    if config.init is not None and (config.encoder or config.normalisation):
+        raise UserError("--init brings its own encoder: leave out --encoder and --normalisation")
     if (config.llava is None) != (config.llava_images is None):
         raise UserError("--llava FILE and --llava-images DIR belong together")
-    if config.lora < 0 or config.lr <= 0 or config.seed < 0:
-        raise UserError("--lora and --seed must be 0 or more, --lr above 0")
+    if config.lora < 0 or config.seed < 0:
+        raise UserError("--lora and --seed must be 0 or more")
     if not (config.gqa or config.vqav2 or config.llava):
         config = _embedded_world(config)
     if config.gqa_weight is not None and not (config.gqa and config.vqav2 and not config.llava):
@@ -171,6 +180,20 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value
+
+
+def _not_negative(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of 0 or more")
+    return value
+
+
+def _above_zero(text: str) -> float:
+    value = _not_negative(text)
+    if not value:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return value
 
 

@@ -63,17 +63,6 @@ def end_ids(model: LlavaForConditionalGeneration) -> set[int]:
     return set(ends if isinstance(ends, list) else [ends]) - {None}
 
 
-def greedy_answers(
-    vlm: VLM, image: torch.Tensor | None, questions: Sequence[str], max_new_tokens: int = 16, row_size: int = 16
-) -> list[str]:
-    """Answers to questions about one image: pixels float32[3, H, W], connector output [N, D], or None (blind)."""
-    if image is not None and image.ndim == 3:
-        image = image_features(vlm, image[None])[0]
-    prompts = make_prompts([vlm.prompt_ids(question, image=image is not None) for question in questions], image)
-    decoder = Decoder(vlm.model, prompts.prefix, row_size)
-    return [to_text(vlm, ids) for ids in decoder.decode([prompts], max_new_tokens)[0]]
-
-
 def to_text(vlm: VLM, ids: list[int]) -> str:
     return vlm.processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
 

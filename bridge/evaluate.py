@@ -9,84 +9,127 @@ import argparse
 import hashlib
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from bridge import details, results
 from bridge.answering import Asker, plan, shuffled
-from bridge.benchmarks import (
-    TITLES,
-    Benchmark,
-    caption_of,
-    headline,
-    read_captions,
-    read_gqa,
-    read_pope,
-    read_vqav2,
-    score,
-    submissions,
-)
-from bridge.config import WORLD
+from bridge.benchmarks import TITLES, Benchmark, headline, score, submissions
+from bridge.evaluate_args import captions_of, chosen_benchmarks, make_parser, run_folders, what_it_sees
 from bridge.predictions import Predictions, discard
+from bridge.scoring.joining import few
 from vlm.checkpoint import file_sha256
-from vlm.errors import UserError, run_command
+from vlm.errors import UserError, run_command, writing
 from vlm.llm import default_dtype
-from vlm.logs import progress, write_json
-from vlm.model import load
-
-EXAMPLES = """examples:
-  python bridge/evaluate.py runs/bridge --gqa world/gqa --vqav2 world/vqav2 --pope world/pope
-  python bridge/evaluate.py runs/bridge/vlm --gqa gqa --gqa-split testdev --baseline random=runs/random/eval
-  python bridge/evaluate.py runs/bridge --vqav2 vqav2 --vqav2-split test-dev2015      submission file for EvalAI
-  python bridge/evaluate.py runs/bridge --pope world/pope --oracle world/captions.json --out runs/bridge/oracle"""
+from vlm.logs import progress, read_json, write_json
+from vlm.model import VLM, load
+from vlm.runs import locked
 
 
 def main() -> None:
-    args = _parser().parse_args()
-    folder, out = _folders(args)
-    benchmarks = _benchmarks(args)
+    args = make_parser(__doc__).parse_args()
+    folder, out = run_folders(args)
+    benchmarks = chosen_benchmarks(args)
     baselines = results.read_rows(args.baseline)
-    captions = _captions(args.oracle, benchmarks)
+    results.check_comparable(baselines, args.mode, benchmarks)
+    captions = captions_of(args.oracle, benchmarks)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, None: default_dtype(args.device)}[args.precision]
-    origin = {
+    origin = _origin(args, folder, dtype)
+    with locked(out):
+        files = None if args.overwrite else _open_predictions(out, benchmarks, origin)
+        vlm = load(folder, args.device, dtype, args.load_in)
+        check_questions(vlm, benchmarks)
+        if files is None:  # only now: what is there is not given up for a model that cannot be loaded
+            for benchmark in benchmarks:
+                discard(_predictions_file(out, benchmark))
+            files = _open_predictions(out, benchmarks, origin)
+        report = _report(args, folder, vlm, origin)
+        entries = {}
+        for benchmark in benchmarks:
+            asker = Asker(vlm, args.max_new_tokens, args.blind, captions)
+            if args.shuffle_images:
+                asker.show = shuffled(_images(benchmark))
+            timing = answer(asker, benchmark, files[benchmark.name], args.batch_questions)
+            entries[benchmark.name] = _finish(benchmark, asker, files[benchmark.name], timing, args.mode, out)
+        entries = {**_earlier(out, report), **entries}
+        report["benchmarks"] = {name: entries[name] for name in TITLES if name in entries}
+        report["summary"] = results.summary({n: entry["headline"] for n, entry in entries.items()})
+        write_json(out / "results.json", report)
+        _print_tables(out, baselines, report, benchmarks)
+
+
+def _origin(args: argparse.Namespace, folder: Path, dtype: torch.dtype) -> dict:
+    """What answers depend on. batch_questions: which questions are decoded together rounds them differently."""
+    return {
         "model": folder_digest(folder),
         "dtype": _name(dtype),
         "max_new_tokens": args.max_new_tokens,
-        "sees": _sees(args),
+        "batch_questions": args.batch_questions,
+        "sees": what_it_sees(args),
         **({"captions": file_sha256(args.oracle)} if args.oracle else {}),
+        **({"load_in": args.load_in} if args.load_in else {}),
     }
-    if args.overwrite:
-        for name in TITLES:
-            discard(out / "predictions" / f"{name}.jsonl")
-    files = {
-        b.name: Predictions(
-            out / "predictions" / f"{b.name}.jsonl",
-            {**origin, "split": b.split},
-            {example.question_id: example.question for example in b.examples},
-        )
-        for b in benchmarks
-    }
-    vlm = load(folder, args.device, dtype)
-    report = {
+
+
+def _predictions_file(out: Path, benchmark: Benchmark) -> Path:
+    return out / "predictions" / f"{benchmark.name}.jsonl"
+
+
+def _open_predictions(out: Path, benchmarks: list[Benchmark], origin: dict) -> dict[str, Predictions]:
+    """Each benchmark's answers so far; UserError where they are of another origin."""
+    files = {}
+    for benchmark in benchmarks:
+        own = {**origin, "split": benchmark.split}
+        if origin["sees"] == "other images":  # which one is shown depends on all of them
+            own["shown"] = hashlib.sha256("\n".join(path.name for path in _images(benchmark)).encode()).hexdigest()
+        questions = {example.question_id: example.question for example in benchmark.examples}
+        files[benchmark.name] = Predictions(_predictions_file(out, benchmark), own, questions)
+    return files
+
+
+def _images(benchmark: Benchmark) -> list[Path]:
+    return list(dict.fromkeys(example.image for example in benchmark.examples))
+
+
+def _report(args: argparse.Namespace, folder: Path, vlm: VLM, origin: dict) -> dict:
+    """The head of results.json: what all of its benchmarks were answered and scored with."""
+    return {
         "model": str(folder),
         "dtype": _name(vlm.model.dtype),
-        "sees": _sees(args),
+        "sees": origin["sees"],
         "mode": args.mode,
         "max_new_tokens": args.max_new_tokens,
         "limit_images": args.limit_images,
-        "benchmarks": {},
+        "origin": origin,
     }
+
+
+def _earlier(out: Path, report: dict) -> dict[str, dict]:
+    """The benchmarks that another call scored into the same results.json, with all that `report` says the same."""
+    file = out / "results.json"
+    if not file.is_file():
+        return {}
+    old = read_json(file)
+    if not isinstance(old, dict):
+        return {}
+    differ = [name for name in report if name != "model" and old.get(name) != report[name]]
+    if differ:
+        names = ", ".join(TITLES[name] for name in old.get("benchmarks", {}))
+        print(f"{file} held scores of another run ({names}; {', '.join(differ)} differ): replaced", file=sys.stderr)
+        return {}
+    return old["benchmarks"]
+
+
+def check_questions(vlm: VLM, benchmarks: list[Benchmark]) -> None:
+    """UserError naming the questions that no prompt may hold: empty ones, or with the model's control tokens."""
     for benchmark in benchmarks:
-        asker = Asker(vlm, args.max_new_tokens, args.blind, captions)
-        if args.shuffle_images:
-            asker.show = shuffled(list(dict.fromkeys(example.image for example in benchmark.examples)))
-        timing = answer(asker, benchmark, files[benchmark.name], args.batch_questions)
-        report["benchmarks"][benchmark.name] = _finish(benchmark, asker, files[benchmark.name], timing, args.mode, out)
-    report["summary"] = results.summary({n: entry["headline"] for n, entry in report["benchmarks"].items()})
-    write_json(out / "results.json", report)
-    _print_tables(out, baselines, report, benchmarks)
+        bad = [example.question_id for example in benchmark.examples if not vlm.prompts.allows(example.question)]
+        if bad:
+            raise UserError(
+                f"{len(bad)} questions of {TITLES[benchmark.name]} are empty or hold control tokens of this model "
+                f"(question ids {few(bad)}): correct the questions file or leave them out"
+            )
 
 
 def answer(asker: Asker, benchmark: Benchmark, file: Predictions, batch_questions: int) -> dict:
@@ -118,8 +161,12 @@ def answer(asker: Asker, benchmark: Benchmark, file: Predictions, batch_question
 
 def _finish(benchmark: Benchmark, asker: Asker, file: Predictions, timing: dict, mode: str, out: Path) -> dict:
     """Score, write the submission and per-question files, and say what is partial. The entry of results.json."""
+    if not file.answers:
+        reason = next(iter(asker.bad.values()))
+        raise UserError(f"{TITLES[benchmark.name]}: not one question could be answered, the first because of {reason}")
     for name, text in submissions(benchmark, file.answers).items():
-        (out / name).write_text(text, encoding="utf-8")
+        with writing(out / name):
+            (out / name).write_text(text, encoding="utf-8")
     scores = score(benchmark, file.answers, mode)
     lost = len(benchmark.examples) - len(file.answers)
     if lost:
@@ -136,7 +183,7 @@ def _finish(benchmark: Benchmark, asker: Asker, file: Predictions, timing: dict,
         "split": benchmark.split,
         "note": benchmark.note,
         "questions": len(benchmark.examples),
-        "images": len({example.image for example in benchmark.examples}),
+        "images": len(_images(benchmark)),
         "partial": lost > 0,
         "unanswered": lost,
         "bad_images": asker.bad,
@@ -161,7 +208,8 @@ def _print_tables(out: Path, baselines: dict[str, Path], report: dict, benchmark
     for line in [*lines, *(benchmark.note for benchmark in benchmarks if benchmark.note)]:
         print(line)
     tables = [details.as_text(details.rows(name, scores)) + "\n" for name, scores in scored.items()]
-    (out / "details.txt").write_text("\n".join(tables), encoding="utf-8")
+    with writing(out / "details.txt"):
+        (out / "details.txt").write_text("\n".join(tables), encoding="utf-8")
     print(f"written: {out / 'results.json'}, every type in {out / 'details.txt'}")
 
 
@@ -175,104 +223,6 @@ def folder_digest(folder: Path) -> str:
     for path in sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".jinja")):
         digest.update(f"{path.name} {file_sha256(path)}\n".encode())
     return digest.hexdigest()
-
-
-def _folders(args: argparse.Namespace) -> tuple[Path, Path]:
-    """The VLM's folder, given itself or as RUN, and where results go: RUN/eval by default."""
-    given = Path(args.vlm)
-    folder = given / "vlm" if (given / "vlm" / "config.json").is_file() else given
-    if not (folder / "config.json").is_file():
-        raise UserError(
-            f"{given} is no saved VLM: it or its folder vlm/ needs a config.json, as bridge/train.py saves it"
-        )
-    return folder, Path(args.out) if args.out else folder.parent / "eval"
-
-
-def _benchmarks(args: argparse.Namespace) -> list[Benchmark]:
-    gqa, vqav2, pope, vqav2_split = args.gqa, args.vqav2, args.pope, args.vqav2_split or "val2014"
-    if not (gqa or vqav2 or pope):
-        if not WORLD.is_dir():
-            raise UserError(
-                f"no benchmark given and the embedded world {WORLD} does not exist: give --gqa DIR, --vqav2 DIR or "
-                f"--pope DIR, or run `python scripts/make_world.py {WORLD}`"
-            )
-        print(f"no benchmark given: the held-out scenes of the embedded world in {WORLD}", file=sys.stderr)
-        gqa, vqav2, pope = WORLD / "gqa", WORLD / "vqav2", WORLD / "pope"
-        vqav2_split = args.vqav2_split or "test-dev2015"
-    readers: list[Callable[[], Benchmark]] = []
-    if gqa:
-        readers.append(lambda: read_gqa(gqa, args.gqa_split))
-    if vqav2:
-        readers.append(lambda: read_vqav2(vqav2, vqav2_split))
-    if pope:
-        readers.append(lambda: read_pope(pope))
-    return [read().first_images(args.limit_images) for read in readers]
-
-
-def _captions(file: str | None, benchmarks: list[Benchmark]) -> Callable[[Path], str] | None:
-    """The oracle's image -> caption, checked for every image before any work starts."""
-    if file is None:
-        return None
-    captions, root = read_captions(file), Path(file).parent
-    images = {example.image for benchmark in benchmarks for example in benchmark.examples}
-    return {image: caption_of(image, captions, root) for image in images}.__getitem__
-
-
-def _sees(args: argparse.Namespace) -> str:
-    """What the LLM is given beside the question."""
-    chosen = [args.blind, args.oracle is not None, args.shuffle_images]
-    if sum(chosen) > 1:
-        raise UserError("--blind, --oracle and --shuffle-images exclude each other; give one of them")
-    return (
-        "nothing" if args.blind else "captions" if args.oracle else "other images" if args.shuffle_images else "images"
-    )
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is below 1")
-    return value
-
-
-def _device(text: str) -> torch.device:
-    try:
-        device = torch.device(text)
-    except RuntimeError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no device; give cpu or cuda") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise argparse.ArgumentTypeError("there is no CUDA device here; give cpu")
-    return device
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python bridge/evaluate.py",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("vlm", metavar="RUN/vlm", help="folder saved by bridge/train.py, or its RUN")
-    add("--gqa", metavar="DIR", help="folder with {split}_balanced_questions.json and images/")
-    add("--vqav2", metavar="DIR", help="folder with the official question and annotation files and val2014/")
-    add("--pope", metavar="DIR", help="folder with coco_pope_{random,popular,adversarial}.json and val2014/")
-    add("--gqa-split", default="testdev", help="train, val, testdev (balanced), or val_all and the like")
-    add("--vqav2-split", help="val2014 (default), test-dev2015, ...; without annotations: submission file only")
-    add("--out", metavar="DIR", help="default RUN/eval")
-    add("--limit-images", type=_positive, metavar="N", help="only the questions about each benchmark's first N images")
-    add("--max-new-tokens", type=_positive, default=16, metavar="N")
-    add("--mode", choices=("official", "lmms"), default="official", help="official scores or lmms-eval's")
-    add("--blind", action="store_true", help="control: the bare question, without any image slot")
-    add("--oracle", metavar="FILE", help="captions.json: the true caption as text in the image's place")
-    add("--shuffle-images", action="store_true", help="control: every question is shown another question's image")
-    add("--baseline", action="append", default=[], metavar="NAME=DIR", help="another run's eval folder to compare with")
-    add("--batch-questions", type=_positive, default=64, metavar="N", help="questions decoded together")
-    add("--precision", choices=("fp32", "bf16"), help="[bf16 where the device is fast at it; fp32: ties cannot flip]")
-    add("--device", type=_device, default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1")
-    add("--overwrite", action="store_true", help="discard the predictions in OUT and start anew")
-    return parser
 
 
 if __name__ == "__main__":

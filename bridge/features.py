@@ -8,6 +8,7 @@ continues with the images that no shard holds.
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -19,10 +20,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from vlm.checkpoint import sync
-from vlm.distributed import barrier, is_main, rank, world_size
-from vlm.errors import UserError
+from vlm.distributed import barrier, from_main, is_main, rank, world_size
+from vlm.errors import UserError, writing
 from vlm.images import load_image
 from vlm.logs import progress, read_json, write_json
+from vlm.runs import locked
 
 SHARD_IMAGES = 1024
 Features = Callable[[Sequence[Path]], torch.Tensor]
@@ -85,16 +87,27 @@ class FeatureCache:
         self._scan()
 
     def fill(self, images: Iterable[Path]) -> None:
-        """Compute what is missing, this rank's share of it, and announce the size before; collective over ranks."""
+        """Compute what is missing, this rank's share of it, and announce the size before; collective over ranks.
+
+        UserError where another run is filling the same folder, or an image cannot be read: what came before is kept.
+        """
         images = list(dict.fromkeys(images))
-        missing = [path for path in images if _identity(path) not in self._places]
-        self._forecast(len(images), len(missing))
-        mine = missing[rank() :: world_size()]
-        with progress(len(mine), "features", "image", show=is_main() and bool(mine)) as bar:
-            for start in range(0, len(mine), SHARD_IMAGES):
-                self._write_shard(mine[start : start + SHARD_IMAGES], bar)
-        barrier()
         self._scan()
+        if from_main(self._missing(images)):
+            with locked(self.folder, "--features"):
+                self._scan()
+                # One list for all: a rank that looked later could miss an image that another's new shard holds.
+                missing = from_main(self._missing(images))
+                self._forecast(len(images), len(missing))
+                mine = missing[rank() :: world_size()]
+                with progress(len(mine), "features", "image", show=is_main() and bool(mine)) as bar:
+                    for start in range(0, len(mine), SHARD_IMAGES):
+                        self._fill_shard(mine[start : start + SHARD_IMAGES], bar)
+                barrier()
+            self._scan()
+
+    def _missing(self, images: Sequence[Path]) -> list[Path]:
+        return [path for path in images if _identity(path) not in self._places]
 
     def __call__(self, images: Sequence[Path]) -> torch.Tensor:
         """[B, N, D] on the tower's device; every image must have been filled."""
@@ -123,28 +136,44 @@ class FeatureCache:
                 "make room, give another folder with --features, or train with --no-cache"
             )
 
-    def _write_shard(self, images: list[Path], bar) -> None:
-        parts = []
-        for start in range(0, len(images), 32):
-            batch = images[start : start + 32]
-            parts.append(self._tower(batch).cpu())
-            bar.update(len(batch))
-        number = len(list(self.folder.glob(f"rank{rank()}_*.safetensors")))
-        path = self.folder / f"rank{rank()}_{number:05d}.safetensors"
+    def _fill_shard(self, images: list[Path], bar) -> None:
+        parts: list[torch.Tensor] = []
+        try:
+            for start in range(0, len(images), 32):
+                batch = images[start : start + 32]
+                parts.append(self._tower(batch).cpu())
+                bar.update(len(batch))
+        finally:  # also where an image is unreadable: the next attempt goes on behind the finished batches
+            if parts:
+                done = torch.cat(parts)
+                self._write_shard(done, images[: len(done)])
+
+    def _write_shard(self, features: torch.Tensor, images: list[Path]) -> None:
+        path = self._free_name()
         partial = path.with_suffix(".tmp")
-        save_file(
-            {"features": torch.cat(parts)}, partial, {"images": json.dumps([_identity(image) for image in images])}
-        )
-        partial.chmod(0o644)  # safetensors writes for the owner alone
-        sync(partial)
-        os.replace(partial, path)
+        with writing(path, SafetensorError):
+            save_file({"features": features}, partial, {"images": json.dumps([_identity(image) for image in images])})
+            partial.chmod(0o644)  # safetensors writes for the owner alone
+            sync(partial)
+            os.replace(partial, path)
+
+    def _free_name(self) -> Path:
+        """Behind this rank's last shard: a lower number may be free where a damaged one was deleted, and a count of
+        files is then the name of a good one."""
+        numbers = [
+            re.fullmatch(r"rank\d+_(\d+)", path.stem) for path in self.folder.glob(f"rank{rank()}_*.safetensors")
+        ]
+        number = max((int(match[1]) for match in numbers if match), default=-1) + 1
+        return self.folder / f"rank{rank()}_{number:05d}.safetensors"
 
     def _scan(self) -> None:
+        """Look anew at what is there: a shard that is gone holds nothing."""
+        self._places, self._open = {}, {}
         for path in sorted(self.folder.glob("*.safetensors")):
             try:
                 with safe_open(path, "pt") as shard:
                     images = json.loads(shard.metadata()["images"])
-            except (SafetensorError, OSError, KeyError, TypeError) as error:
+            except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
                 raise UserError(f"{path} cannot be read ({error}): delete it, its images are computed again") from None
             self._places.update((identity, (path, index)) for index, identity in enumerate(images))
 

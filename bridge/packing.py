@@ -24,6 +24,7 @@ cached (`constant=2`) and which is therefore not in the row, I an image slot, `.
 The token that ends a turn predicts nothing, so it is a label and never an input.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -115,7 +116,6 @@ def fill_rows(conversations: Sequence[Conversation], image_id: int, constant: in
     do not share the text through the image.
     """
     _, image_end = image_slots(conversations[0].ids, image_id)
-    rows, waiting = [], []
     for conversation in conversations:
         if conversation.ids[:image_end] != conversations[0].ids[:image_end]:
             raise ValueError(f"question {conversation.question_id} does not share the text through the image")
@@ -125,12 +125,16 @@ def fill_rows(conversations: Sequence[Conversation], image_id: int, constant: in
                 f"question {conversation.question_id} with its image and answer takes {alone} tokens, "
                 f"more than --row-tokens {row_tokens} allows: raise --row-tokens or leave the question out"
             )
-        candidate = make_row([*waiting, conversation], constant)
-        if len(candidate.ids) > row_tokens:
-            rows.append(make_row(waiting, constant))
-            waiting = []
-        waiting.append(conversation)
-    return [*rows, make_row(waiting, constant)]
+    rows, waiting = [], list(conversations)
+    while waiting:
+        rows.append(make_row(waiting, constant))
+        taken = len(waiting)
+        if len(rows[-1].ids) > row_tokens:  # a tree only grows with its conversations: the last count that fits
+            sizes = range(1, taken)
+            taken = bisect_right(sizes, row_tokens, key=lambda count: len(make_row(waiting[:count], constant).ids))
+            rows[-1] = make_row(waiting[:taken], constant)
+        waiting = waiting[taken:]
+    return rows
 
 
 def micro_batches(rows: Sequence[Row], tokens: int) -> list[list[int]]:

@@ -46,7 +46,7 @@ def build_vlm(config: BridgeConfig, device: torch.device, load_in: str | None) -
     """Encoder + LLM + fresh connector, or the VLM that `--init` names, on `device` in the run's precision."""
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32, None: default_dtype(device)}[config.precision]
     if config.init:
-        vlm = load(config.init, device, dtype)
+        vlm = load(config.init, device, dtype, load_in)
         if config.lora:
             template = without_examples(vlm.processor.chat_template)
             vlm.processor.chat_template = vlm.processor.tokenizer.chat_template = template

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from vlm.errors import UserError
+from vlm.errors import UserError, writing
 from vlm.logs import read_json, read_jsonl, write_json
 
 
@@ -19,7 +19,8 @@ class Predictions:
     def __init__(self, path: str | Path, origin: dict, questions: dict[str, str]):
         self.path = Path(path)
         self.answers: dict[str, str] = {}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
         origin_file = self.path.with_suffix(".origin.json")
         if self.path.exists():
             self._check_origin(read_json(origin_file) if origin_file.exists() else {}, origin)
@@ -33,7 +34,7 @@ class Predictions:
         """Add `{"question_id", "question", "answer", ...}` lines; on the disk when this returns."""
         records = list(records)
         lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        with open(self.path, "a", encoding="utf-8") as file:
+        with writing(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(lines)
             file.flush()
             os.fsync(file.fileno())

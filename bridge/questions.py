@@ -36,7 +36,7 @@ class Questions:
         start, end = image_slots(ids, self._slot)
         # Checkpointed layers read no cache.
         self.constant = () if config.gradient_checkpointing else tuple(ids[:start])
-        self._opening = end - len(self.constant)
+        self._slots = end - start
 
     def plan(self) -> list[Step]:
         """Every step of the run; UserError where one of its questions cannot be trained on."""
@@ -44,7 +44,9 @@ class Questions:
             self._sets,
             seed=self._config.seed,
             batch_questions=self._config.batch_questions,
-            question_tokens=self._config.row_tokens - self._opening,
+            # Not less the constant text where that is in the rows: checkpointing would change which questions meet in
+            # a step, and a run may be continued with it. `fill_rows` then splits what does not fit.
+            question_tokens=self._config.row_tokens - self._slots,
             weight=self._config.gqa_weight,
         )
         steps = plan.steps(self._config.steps)

@@ -7,9 +7,9 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bridge.benchmarks import TITLES
+from bridge.benchmarks import TITLES, Benchmark
 from bridge.scoring.bootstrap import paired_gain
-from vlm.errors import UserError, run_command
+from vlm.errors import UserError, run_command, writing
 from vlm.logs import read_json, write_json
 
 COLUMNS = {**TITLES, "mean": "mean"}
@@ -41,21 +41,47 @@ def read_rows(pairs: Sequence[str]) -> dict[str, Path]:
     return rows
 
 
+def check_comparable(rows: Mapping[str, Path], mode: str, benchmarks: Sequence[Benchmark]) -> None:
+    """UserError where `rows` could not be set beside these benchmarks scored in `mode`: said before hours of work."""
+    for name, folder in rows.items():
+        report = _read_report(folder)
+        _check_mode(name, report["mode"], "this", mode)
+        for benchmark in benchmarks:
+            if report["summary"].get(benchmark.name) is None:
+                continue
+            scored = read_json(folder / "per_question" / f"{benchmark.name}.json")
+            if scored["images"].keys() != {example.question_id for example in benchmark.examples}:
+                raise UserError(
+                    f"{TITLES[benchmark.name]} of {name} was scored over other questions than these: give the same "
+                    "split and --limit-images, or leave that --baseline out"
+                )
+
+
+def _read_report(folder: Path) -> dict:
+    report = read_json(folder / "results.json")
+    if not isinstance(report, dict) or not {"mode", "sees", "benchmarks", "summary"} <= report.keys():
+        raise UserError(f"{folder / 'results.json'} was not written by bridge/evaluate.py: give one of its folders")
+    return report
+
+
+def _check_mode(name: str, mode: str, reference: str, expected: str) -> None:
+    if mode != expected:
+        raise UserError(
+            f"{name} was scored in mode {mode}, {reference} in {expected}; evaluate both in the same --mode"
+        )
+
+
 def compare(rows: Mapping[str, Path]) -> dict:
     """{"reference": first row's name, "rows": {name: numbers}, "gains": {name: {benchmark: gain}}}.
 
     A gain is the reference's number less the row's, in points, with the 95 % interval of a bootstrap over images.
     Rows that see captions are a ceiling and get no gain.
     """
-    reports = {name: read_json(folder / "results.json") for name, folder in rows.items()}
+    reports = {name: _read_report(folder) for name, folder in rows.items()}
     reference = next(iter(rows))
     table: dict = {"reference": reference, "rows": {}, "gains": {}}
     for name, report in reports.items():
-        if report["mode"] != reports[reference]["mode"]:
-            raise UserError(
-                f"{name} was scored in mode {report['mode']}, {reference} in {reports[reference]['mode']}; "
-                "evaluate both in the same --mode"
-            )
+        _check_mode(name, report["mode"], reference, reports[reference]["mode"])
         partial = [key for key, entry in report["benchmarks"].items() if entry["partial"]]
         row = {**report["summary"], "sees": report["sees"], "partial": partial, "folder": str(rows[name])}
         table["rows"][name] = row
@@ -128,9 +154,10 @@ def as_markdown(table: dict) -> str:
 def write(table: dict, out: str | Path) -> None:
     """OUT/results.md and OUT/results.png."""
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "results.md").write_text(as_markdown(table), encoding="utf-8")
-    draw(table, out / "results.png")
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "results.md").write_text(as_markdown(table), encoding="utf-8")
+        draw(table, out / "results.png")
 
 
 def draw(table: dict, file: str | Path) -> None:

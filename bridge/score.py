@@ -8,7 +8,8 @@ from typing import Any
 
 from bridge import details
 from bridge.scoring import gqa, pope, vqav2
-from bridge.scoring.joining import check_records, few, refuse_duplicates
+from bridge.scoring.joining import check_records, few, refuse_duplicates, refuse_strangers
+from bridge.vqa import gqa_files, gqa_records
 from vlm.errors import UserError, run_command
 from vlm.logs import read_json, read_jsonl, write_json
 
@@ -75,9 +76,9 @@ def _parse() -> argparse.Namespace:
 def _gqa(args: argparse.Namespace) -> dict:
     predictions = _read_predictions(args.predictions, "questionId", "prediction")
     choices = _read_chunks(args.choices) if args.choices else None
-    return gqa.score(
-        _read_chunks(args.questions), predictions, choices, args.mode, llava_processing=args.llava_processing
-    )
+    questions = _read_chunks(args.questions)
+    refuse_strangers(questions, (record["questionId"] for record in predictions), str(args.predictions))
+    return gqa.score(questions, predictions, choices, args.mode, llava_processing=args.llava_processing)
 
 
 def _vqav2(args: argparse.Namespace) -> dict:
@@ -100,16 +101,11 @@ def _pope(args: argparse.Namespace) -> dict:
 
 def _read_chunks(path: Path) -> dict[str, Mapping]:
     """A GQA file, or a folder of its chunks (train_all_questions/), merged."""
-    paths = sorted(path.glob("*.json")) if path.is_dir() else [path]
-    if not paths:
+    if path.is_dir() and not gqa_files(path):
         raise UserError(f"{path} has no .json files; give a GQA questions or choices file, or the folder of its chunks")
-    merged: dict[str, Mapping] = {}
-    for part in paths:
-        content = read_json(part)
-        if not isinstance(content, Mapping):
-            raise UserError(f"{part} is not a GQA file: needed is one object, question id -> record")
-        merged.update(content)
-    return merged
+    if not gqa_files(path):
+        raise UserError(f"{path} does not exist")
+    return gqa_records(path)
 
 
 def _read_predictions(path: Path, id_key: str, answer_key: str) -> list[dict]:
@@ -128,7 +124,9 @@ def _check_same_questions(questions: Any, annotations: Any, args: argparse.Names
     ):
         if not isinstance(content, Mapping) or not isinstance(content.get(key), list):
             raise UserError(f'{path} is not an official VQAv2 file: needed is an object with a list under "{key}"')
-        ids.append({str(record.get("question_id")) for record in content[key]})
+        if not all(isinstance(record, Mapping) and "question_id" in record for record in content[key]):
+            raise UserError(f'{path} is not an official VQAv2 file: not all of its {key} have a "question_id"')
+        ids.append({str(record["question_id"]) for record in content[key]})
     if ids[0] != ids[1]:
         raise UserError(
             f"{args.questions} and {args.annotations} hold different questions: {len(ids[0] ^ ids[1])} ids are in one "
@@ -164,6 +162,8 @@ def _pope_labels(path: Path) -> dict[str, str]:
     records = _read_lines(path)
     if any("question_id" not in record or "label" not in record for record in records):
         raise UserError(f'{path} is not a POPE file: needed are lines with "question_id" and "label"')
+    if wrong := [record["question_id"] for record in records if not isinstance(record["label"], str)]:
+        raise UserError(f"{path} is not a POPE file: the label of question {wrong[0]} is not yes or no")
     refuse_duplicates((record["question_id"] for record in records), str(path))
     return {str(record["question_id"]): record["label"] for record in records}
 
@@ -197,6 +197,7 @@ def _joined(labels: dict[str, dict], records: dict[str, list[dict]], where: str)
         if all("question_id" in record for record in lines):
             refuse_duplicates((record["question_id"] for record in lines), f"{where}, {category},")
             answers[category] = {str(record["question_id"]): text for record, text in zip(lines, texts)}
+            refuse_strangers(labels[category], answers[category], f"{where}, {category}")
         else:
             labels = {**labels, category: list(labels[category].values())}
             answers[category] = texts
@@ -206,7 +207,7 @@ def _joined(labels: dict[str, dict], records: dict[str, list[dict]], where: str)
 def _read_lines(path: Path) -> list[dict]:
     if not path.is_file():
         raise UserError(f"{path} is not a file; give a file of JSON lines")
-    records = list(read_jsonl(path))
+    records = list(read_jsonl(path, complete=True))
     if not all(isinstance(record, Mapping) for record in records):
         raise UserError(f"{path} is not JSON lines: needed is one object a line")
     return records

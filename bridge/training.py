@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 from accelerate import Accelerator
 
-from bridge import checkpoints
+from bridge import checkpoints, fingerprint
 from bridge.config import BridgeConfig
 from bridge.features import FeatureCache, Features, VisionTower
 from bridge.model import KeysAndValues, loss_sum, prefill, shared_prefill
@@ -94,8 +94,11 @@ def backward(trainee: Trainee, prepared: Prepared, constant: Constant, stop: boo
 
 
 def update(trainee: Trainee, optimizer: torch.optim.Optimizer, sums: Sums, clip: float) -> float | None:
-    """One optimizer step with clipped gradients -> their norm; None, and nothing moved, where it is not finite."""
-    norm = torch.nn.utils.clip_grad_norm_(list(trainee.weights.values()), clip).item()
+    """One optimizer step -> the gradients' norm before clipping; None, and nothing moved, where it is not finite.
+
+    clip: the largest norm, 0 for any.
+    """
+    norm = torch.nn.utils.clip_grad_norm_(list(trainee.weights.values()), clip or math.inf).item()
     finite = math.isfinite(norm) and math.isfinite(sums.loss)
     if finite:
         optimizer.step()
@@ -106,9 +109,10 @@ def update(trainee: Trainee, optimizer: torch.optim.Optimizer, sums: Sums, clip:
 class Run:
     """The folder of a run: config.json, metrics.jsonl, checkpoints."""
 
-    def __init__(self, config: BridgeConfig, trainee: Trainee, encoder_key: str):
+    def __init__(self, config: BridgeConfig, trainee: Trainee, content: dict[str, str]):
+        """content: digests of what the settings name, without which a checkpoint would go on with something else."""
         self.folder, self.config, self._trainee = Path(config.out), config, trainee
-        self._fingerprint = {**config.trajectory(), "encoder_key": encoder_key}
+        self._fingerprint = {**config.trajectory(), **content}
         weights = list(trainee.weights.values())
         self.optimizer = torch.optim.AdamW(weights, lr=config.lr, weight_decay=config.weight_decay)
 
@@ -181,11 +185,7 @@ def check_folder(config: BridgeConfig) -> None:
     if not (run / "config.json").exists():
         return
     old, new = read_json(run / "config.json"), config.trajectory()
-    changed = [f"{name} {old.get(name)!r} -> {value!r}" for name, value in new.items() if old.get(name) != value]
-    if changed:
-        raise UserError(
-            f"{run} was started with other settings ({', '.join(changed)}): restore them or give another --out"
-        )
+    checkpoints.refuse_changes(run, {name: old.get(name) for name in new}, new)
 
 
 def train(config: BridgeConfig, sets: Sequence[Sequence[Example]]) -> None:
@@ -193,9 +193,11 @@ def train(config: BridgeConfig, sets: Sequence[Sequence[Example]]) -> None:
     check_folder(config)
     accelerator = Accelerator()
     with locked(Path(config.out)):
-        trainee = freeze(build_vlm(config, accelerator.device, config.load_in), config)
-        tower = VisionTower(trainee.vlm)
-        run = Run(config, trainee, tower.key())
+        vlm = build_vlm(config, accelerator.device, config.load_in)
+        tower = VisionTower(vlm)
+        content = {**fingerprint.content(vlm, sets, config.vqav2_answers == "votes"), "encoder_key": tower.key()}
+        trainee = freeze(vlm, config)
+        run = Run(config, trainee, content)
         questions = Questions(sets, trainee.vlm, config)
         steps, features = questions.plan(), tower
         start = run.resume()

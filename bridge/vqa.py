@@ -39,6 +39,32 @@ class Example:
     votes: tuple[str, ...] = ()
 
 
+def gqa_questions_file(directory: str | Path, split: str) -> Path:
+    """Where a split's questions lie. split: train, val, testdev (balanced) or a full name such as val_all."""
+    name = split if split.endswith(("_balanced", "_all")) else f"{split}_balanced"
+    return Path(directory) / f"{name}_questions.json"
+
+
+def gqa_files(path: Path) -> list[Path]:
+    """The file `path`; or the chunks in the folder `path`, or in `NAME/` for NAME.json, as train_all is distributed."""
+    if path.is_file():
+        return [path]
+    return sorted((path if path.is_dir() else path.with_suffix("")).glob("*.json"))
+
+
+def gqa_records(path: Path) -> dict[str, dict]:
+    """Id -> record of all of `gqa_files`; UserError for another kind of file, or an id that two of them hold."""
+    merged: dict[str, dict] = {}
+    for part in gqa_files(path):
+        records = read_json(part)
+        if not isinstance(records, dict) or not all(isinstance(record, dict) for record in records.values()):
+            raise UserError(f"{part} is not a GQA file: needed is one object, question id -> record")
+        if repeated := merged.keys() & records.keys():
+            raise UserError(f"{part} repeats {len(repeated)} questions of another chunk, the first: {min(repeated)}")
+        merged |= records
+    return merged
+
+
 def gqa(directory: str | Path, split: str, allow_missing: bool = False) -> list[Example]:
     """GQA questions of `split`: train, val, testdev (balanced) or a full name such as val_all.
 
@@ -46,22 +72,16 @@ def gqa(directory: str | Path, split: str, allow_missing: bool = False) -> list[
     is missing or broken; with `allow_missing`, examples without an image file stay in the list.
     """
     directory = _directory(directory, "GQA")
-    name = split if split.endswith(("_balanced", "_all")) else f"{split}_balanced"
-    file = directory / f"{name}_questions.json"
-    parts = [file] if file.is_file() else sorted((directory / f"{name}_questions").glob(f"{name}_questions_*.json"))
-    if not parts:
+    file = gqa_questions_file(directory, split)
+    if not gqa_files(file):
         raise UserError(f"{file} is missing: download questions1.2.zip from cs.stanford.edu/people/dorarad/gqa")
     folder = _Folder(directory / "images")
     examples = []
-    for part in parts:
-        records = read_json(part)
-        if not isinstance(records, dict):
-            raise UserError(f"{part} is not a GQA question file: it must be an object of question id -> question")
-        for key, record in records.items():
-            where = f"{part}, question {key}"
-            answer = _text(record, "answer", where) if "answer" in record else None
-            image = folder.find(str(_field(record, "imageId", (str, int), where)) + ".jpg")
-            examples.append(Example(key, image, _text(record, "question", where), answer))
+    for key, record in gqa_records(file).items():
+        where = f"{file}, question {key}"
+        answer = _text(record, "answer", where) if "answer" in record else None
+        image = folder.find(str(_field(record, "imageId", (str, int), where)) + ".jpg")
+        examples.append(Example(key, image, _text(record, "question", where), answer))
     return _checked(examples, folder, file, allow_missing)
 
 
@@ -101,7 +121,7 @@ def pope(directory: str | Path, category: str, allow_missing: bool = False) -> l
         raise UserError(f"{file} is missing: fetch output/coco/ of github.com/AoiDragon/POPE")
     folder = _Folder(directory / "val2014")
     examples = []
-    for number, record in enumerate(read_jsonl(file), start=1):
+    for number, record in enumerate(read_jsonl(file, complete=True), start=1):
         where = f"{file}, line {number}"
         key = str(_field(record, "question_id", (int, str), where))
         label = _text(record, "label", where) if "label" in record else None
@@ -230,4 +250,9 @@ def _field(record: Any, name: str, kinds: Iterable[type], where: str) -> Any:
 
 
 def _text(record: Any, name: str, where: str) -> str:
-    return _field(record, name, (str,), where)
+    text = _field(record, name, (str,), where)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # JSON can spell half of a character, which no tokenizer takes
+        raise UserError(f"{where}: the field {name!r} is not valid Unicode text ({text[:40]!a})") from None
+    return text

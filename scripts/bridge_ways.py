@@ -17,10 +17,11 @@ from transformers import (
     ViTConfig,
 )
 
+from bridge.config import BridgeConfig
 from bridge.features import FeatureCache, VisionTower
 from bridge.model import prefill
 from bridge.packing import Conversation, Row, fill_rows, make_batch, micro_batches
-from bridge.parts import Trainee
+from bridge.parts import freeze
 from bridge.questions import Prepared
 from bridge.training import backward, update
 
@@ -137,9 +138,9 @@ class Llava(Way):
 
 class Bridge(Way):
     def load(self, paths: list[Path]) -> None:
-        self.connector.float()  # as bridge.parts.freeze has it
-        vlm = SimpleNamespace(model=self.model, processor=SimpleNamespace(image_processor=self.processor))
-        self.paths, self.trainee = paths, Trainee(vlm, dict(self.connector.named_parameters()), None)
+        processor = SimpleNamespace(image_processor=self.processor)
+        vlm = SimpleNamespace(model=self.model, connector=self.connector, processor=processor)
+        self.paths, self.trainee = paths, freeze(vlm, BridgeConfig("out", None, None))  # its attention, its dtypes
         self.features = FeatureCache(paths[0].parent / "features", VisionTower(vlm))
         with contextlib.redirect_stderr(io.StringIO()):
             self.features.fill(paths)

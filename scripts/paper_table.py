@@ -1,6 +1,7 @@
 """The paper's table from runs on disk: what LeVLJEPA, CLIP and SigLIP encoders gain over the same ViT untrained.
 
-Every RUN is a folder of bridge/train.py with bridge/evaluate.py's results in RUN/eval. A run on a pretrained encoder is
+Every RUN is a folder of bridge/train.py with bridge/evaluate.py's results in RUN/eval, or of scripts/quickstart.sh
+(OUT/bridge/NAME with results in OUT/eval/NAME). A run on a pretrained encoder is
 paired with the one on random weights (--encoder random:DIR) of the same LLM, data, settings and seed; runs over several
 seeds become a mean. Runs that do not belong in the table are left out by name. OUT gets paper_table.md, .json and .png.
 """
@@ -17,6 +18,7 @@ from vlm.logs import write_json
 
 EXAMPLES = """examples:
   python scripts/paper_table.py runs/*/ --out runs
+  python scripts/paper_table.py runs/bridge/*/ --out runs/table           what scripts/quickstart.sh made
   python scripts/paper_table.py runs/llama-* runs/qwen-* --paper --out runs/table      the published gains beside ours
   python scripts/paper_table.py runs/seeds/*-[012] --eval eval-testdev --out runs/seeds"""
 

@@ -16,14 +16,11 @@ from transformers import (
 
 from vlm.errors import UserError
 from vlm.llm import LLM
-from vlm.model import VLM, load, load_connector, save_connector
+from vlm.model import KEEP_FULL, VLM, load, load_connector, save_connector
 from vlm.tower import check_parity, fixture_pixels, vit_config, vit_model
 from vlm.vision_encoder import VisionEncoder
 
 __all__ = ["VLM", "assemble", "load", "load_connector", "save_connector"]
-
-# Full prefixes: bare names would quantise the whole model in silence.
-KEEP_FULL = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
 
 
 def assemble(encoder: VisionEncoder, llm: LLM, connector_hidden: int | None = None, seed: int = 0) -> VLM:

@@ -2,7 +2,7 @@
 
 import importlib.util
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +64,7 @@ def load_llm(
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
-            **(_quantised(load_in, dtype) if load_in else {}),
+            **(quantised(load_in, dtype) if load_in else {}),
         )
     # transformers only warns, and gives a missing tensor random values.
     if missing := sorted(report["missing_keys"]):
@@ -161,8 +161,8 @@ def _chat_template(name: str, tokenizer: PreTrainedTokenizerBase, image_token: s
     return build_template(image_token, native)
 
 
-def _quantised(load_in: str, dtype: torch.dtype) -> dict:
-    """Keyword arguments of from_pretrained for bitsandbytes."""
+def quantised(load_in: str, dtype: torch.dtype, keep: Sequence[str] = ("lm_head",)) -> dict:
+    """Keyword arguments of from_pretrained for bitsandbytes. keep: modules that stay as they are."""
     if load_in not in ("4bit", "8bit"):
         raise UserError(f"cannot load in {load_in!r}: give 4bit or 8bit")
     if importlib.util.find_spec("bitsandbytes") is None:
@@ -174,7 +174,7 @@ def _quantised(load_in: str, dtype: torch.dtype) -> dict:
     else:
         settings = {"load_in_8bit": True}
     place = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
-    config = BitsAndBytesConfig(**settings, llm_int8_skip_modules=["lm_head"])
+    config = BitsAndBytesConfig(**settings, llm_int8_skip_modules=list(keep))
     return {"quantization_config": config, "device_map": {"": place}}
 
 

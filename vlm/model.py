@@ -22,13 +22,15 @@ from transformers import (
 )
 
 from vlm.checkpoint import atomic_directory
-from vlm.errors import UserError
+from vlm.errors import UserError, writing
 from vlm.images import load_image, upright_rgb
-from vlm.llm import default_dtype, keep_layout
+from vlm.llm import default_dtype, keep_layout, quantised
 from vlm.logs import read_json, write_json
 from vlm.prompt import History, Prompts
 from vlm.tower import check_parity
 
+# Not quantised. Full prefixes: bare names would quantise the whole model in silence.
+KEEP_FULL = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
 # What transformers and safetensors raise about a folder that was damaged or edited.
 UNREADABLE = (
     OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError, StrictDataclassError,
@@ -134,7 +136,7 @@ class VLM:
         folder = Path(folder)
         if folder.exists() and any(folder.iterdir()) and not _is_llava(folder):
             raise UserError(f"{folder} holds something else than a VLM: give another --out, or move it away")
-        with atomic_directory(folder) as partial:
+        with writing(folder, SafetensorError), atomic_directory(folder) as partial:
             self.model.save_pretrained(partial)
             # Stock code loads everything in one dtype, and takes the first tensor's, the tower's, where this is wrong.
             config = {**read_json(partial / "config.json"), "dtype": str(self.model.model.language_model.dtype)[6:]}
@@ -152,23 +154,32 @@ class _Stop(StoppingCriteria, threading.Event):
         return torch.full((len(input_ids),), self.is_set(), device=input_ids.device)
 
 
-def load(folder: str | Path, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> VLM:
+def load(
+    folder: str | Path,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    load_in: str | None = None,
+) -> VLM:
     """Read a folder written by `VLM.save`: in eval mode, on the GPU where there is one, in `default_dtype`.
 
+    load_in: "4bit" or "8bit" quantises the LLM with bitsandbytes, as `load_llm` does; it then chooses the device.
     Its vision tower is compared with the features it had when it was assembled. `UserError` where the folder is
     something else, a file is missing or damaged, or the features differ.
     """
     folder = Path(folder)
     processor = load_processor(folder)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    dtype = dtype or default_dtype(device)
+    quantisation = quantised(load_in, dtype, KEEP_FULL) if load_in else {}
     try:
         model, report = AutoModelForImageTextToText.from_pretrained(
             folder,
-            dtype=dtype or default_dtype(device),
+            dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            **quantisation,
         )
         fixture = load_file(folder / "parity.safetensors") if (folder / "parity.safetensors").exists() else None
     except UNREADABLE as error:

@@ -18,19 +18,19 @@ TERMINATED = 128 + signal.SIGTERM
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, option: str = "--out") -> Iterator[None]:
     """Keep `folder` to this run; collective. `UserError` where another run holds it or it cannot be written.
 
-    The lock goes with the process, however it ends.
+    option: what the user gave it with. The lock goes with the process, however it ends.
     """
     with ExitStack() as held:
-        problem = from_main(_lock(folder, held) if is_main() else None)
+        problem = from_main(_lock(folder, option, held) if is_main() else None)
         if problem:  # one line, not one a rank
             raise UserError(problem) if is_main() else SystemExit(2)
         yield
 
 
-def _lock(folder: Path, held: ExitStack) -> str | None:
+def _lock(folder: Path, option: str, held: ExitStack) -> str | None:
     """Lock `folder` until `held` closes; or why that cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -42,9 +42,9 @@ def _lock(folder: Path, held: ExitStack) -> str | None:
         recover(folder / "checkpoints")
     except BlockingIOError:
         file.seek(0)
-        return f"another run is writing to {folder} ({file.read().strip()}): wait for it, or give another --out"
+        return f"another run is writing to {folder} ({file.read().strip()}): wait for it, or give another {option}"
     except OSError as error:
-        return f"cannot write to {folder} ({error.strerror}): give another --out"
+        return f"cannot write to {folder} ({error.strerror}): give another {option}"
     return None
 
 

@@ -62,6 +62,24 @@ def score(
         answers = {key: process_as_llava(text) if isinstance(text, str) else text for key, text in answers.items()}
     matches = _exact if mode == "official" else _lenient
     correct = {key: key in answers and matches(answers[key], question["answer"]) for key, question in questions.items()}
+    return {
+        **_metrics(balanced, questions, answers, correct, choices),
+        "mode": mode,
+        "predictions": "processed as LLaVA does" if llava_processing else "as given",
+        "questions": len(balanced),
+        "missing": len(balanced.keys() - answers.keys()),
+        "extra": extra,
+    }
+
+
+def _metrics(
+    balanced: dict[str, Mapping],
+    questions: dict[str, Mapping],
+    answers: dict[str, Any],
+    correct: dict[str, bool],
+    choices: Mapping[str, Mapping] | None,
+) -> dict:
+    """The numbers of `score`; correct: of every question, balanced or not."""
     consistency, left_out = _consistency(balanced, questions, answers, correct)
     breakdowns = _breakdowns(balanced, correct)
     return {
@@ -75,30 +93,40 @@ def score(
         **{f"per_{name}": {key: _percent(group) for key, group in part.items()} for name, part in breakdowns.items()},
         "per_question": {key: 100.0 if correct[key] else 0.0 for key in balanced},
         "counts": {name: {key: len(group) for key, group in part.items()} for name, part in breakdowns.items()},
-        "mode": mode,
-        "predictions": "processed as LLaVA does" if llava_processing else "as given",
-        "questions": len(balanced),
-        "missing": len(balanced.keys() - answers.keys()),
-        "extra": extra,
         "entailed_left_out": left_out,
     }
 
 
 def _balanced(questions: dict[str, Mapping]) -> dict[str, Mapping]:
     """The balanced questions; `UserError` if there are none, or if they carry no answers."""
+    if other := [key for key, question in questions.items() if not isinstance(question, Mapping)]:
+        raise UserError(f"{few(other)} is no GQA question: needed is a GQA questions file, question id -> record")
     balanced = {key: question for key, question in questions.items() if question.get("isBalanced")}
     if not balanced:
         raise UserError(
             f"none of the {len(questions)} questions is balanced; give a GQA questions file with isBalanced"
         )
     for key, question in balanced.items():
-        absent = [field for field in ("answer", "types", "groups", "semantic") if field not in question]
-        if absent:
-            raise UserError(
-                f"question {key} has no {absent[0]!r}: the files of the hidden splits (test, challenge, submission) "
-                "cannot be scored here; use train, val or testdev"
-            )
+        _check_form(key, question)
     return balanced
+
+
+def _check_form(key: str, question: Mapping) -> None:
+    """`UserError` where a balanced question lacks what scoring reads."""
+    absent = [field for field in ("answer", "types", "groups", "semantic") if field not in question]
+    if absent:
+        raise UserError(
+            f"question {key} has no {absent[0]!r}: the files of the hidden splits (test, challenge, submission) "
+            "cannot be scored here; use train, val or testdev"
+        )
+    for field, parts in (("types", ("structural", "semantic", "detailed")), ("groups", ("global",))):
+        if not isinstance(question[field], Mapping) or not all(part in question[field] for part in parts):
+            raise UserError(f"question {key}: {field!r} must be an object with {', '.join(parts)}, as in GQA's files")
+    steps = question["semantic"]
+    if not isinstance(steps, list) or not all(
+        isinstance(step, Mapping) and {"operation", "argument"} <= step.keys() for step in steps
+    ):
+        raise UserError(f"question {key}: 'semantic' must be a list of operations with arguments, as in GQA's files")
 
 
 def _exact(prediction: Any, answer: str) -> bool:

@@ -36,6 +36,16 @@ def check_records(predictions: Any, id_key: str, answer_key: str) -> None:
             )
 
 
+def refuse_strangers(questions: Iterable[Any], predictions: Iterable[Any], where: str) -> None:
+    """`UserError` where not one prediction is for one of the questions: they are of another split, not all wrong."""
+    asked, answered = set(map(str, questions)), set(map(str, predictions))
+    if not asked & answered:
+        raise UserError(
+            f"{where}: none of the {len(answered)} predictions ({few(answered)}) is for one of the {len(asked)} "
+            f"questions ({few(asked)}); give the questions that were asked"
+        )
+
+
 def refuse_duplicates(ids: Iterable[Any], where: str) -> None:
     """`UserError` naming a few ids when one occurs more than once."""
     repeated = [question_id for question_id, count in Counter(map(str, ids)).items() if count > 1]

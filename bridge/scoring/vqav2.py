@@ -119,9 +119,12 @@ def _annotations_by_id(annotations: Any) -> dict[str, Mapping]:
         raise UserError('annotations hold no questions; needed is the official object with a list under "annotations"')
     needed = ("question_id", "question_type", "answer_type", "answers")
     for number, record in enumerate(records, start=1):
-        absent = [key for key in needed if key not in record]
+        absent = [key for key in needed if not isinstance(record, Mapping) or key not in record]
         if absent:
             raise UserError(f"annotation {number} has no {absent[0]!r}; needed are {', '.join(needed)}")
+        answers = record["answers"]
+        if not isinstance(answers, list) or not all(_is_answer(answer) for answer in answers):
+            raise UserError(f'annotation {number}: its answers are not objects with a text under "answer"')
     annotated = {str(record["question_id"]): record for record in records}
     if len(annotated) != len(records):
         raise UserError(f"{len(records)} annotations name only {len(annotated)} questions; each may occur once")
@@ -129,6 +132,10 @@ def _annotations_by_id(annotations: Any) -> dict[str, Mapping]:
     if empty:
         raise UserError(f"{len(empty)} annotations have no answers (question ids {few(empty)}); they cannot be scored")
     return annotated
+
+
+def _is_answer(answer: Any) -> bool:
+    return isinstance(answer, Mapping) and isinstance(answer.get("answer"), str)
 
 
 def _check_ids(annotated: set[str], answered: set[str], allow_missing: bool) -> set[str]:

@@ -40,12 +40,20 @@ class Run:
     scores: Path
 
 
+def scores_folder(folder: Path, evaluation: str) -> Path:
+    """RUN/eval; or, without one, OUT/eval/NAME of OUT/bridge/NAME, as scripts/quickstart.sh has it."""
+    beside = folder.resolve().parent.parent / evaluation / folder.resolve().name
+    own = folder / evaluation
+    return own if own.is_dir() or not beside.is_dir() else beside
+
+
 def read_run(folder: Path, evaluation: str) -> Run | str:
     """A run of bridge/train.py scored in its folder `evaluation`; or why it has no place in the table."""
     config = read_json(folder / "config.json")
-    results = folder / evaluation / "results.json"
-    if "encoder" not in config or "llm" not in config:
-        raise UserError(f"{folder / 'config.json'} is not a bridge run's: give folders that bridge/train.py wrote")
+    scores = scores_folder(folder, evaluation)
+    results = scores / "results.json"
+    if not isinstance(config, dict) or "encoder" not in config or "llm" not in config:
+        return "is no run of bridge/train.py: its config.json names no LLM and encoder"
     if config["llm"] is None or config["encoder"] is None:
         return "went on from another run (--init)"
     if config["encoder"] == "blind":
@@ -74,7 +82,7 @@ def read_run(folder: Path, evaluation: str) -> Run | str:
         vision={"sizes": encoder["vision_encoder"], "pixels": encoder.get("normalization")},
         training=training,
         report=report,
-        scores=folder / evaluation,
+        scores=scores,
     )
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from bridge import evaluate
+from bridge import evaluate, results
 from bridge.scoring import gqa as gqa_scoring
 from bridge.scoring import pope as pope_scoring
 from vlm.errors import UserError
 from vlm.logs import read_json, read_jsonl
 from vlm.model import load
+from vlm.runs import locked
 
 ROOT = Path(__file__).parent.parent.parent
 EXACT = ("--device", "cpu", "--precision", "fp32")  # bf16 logits tie often, and batching may then choose another token
@@ -35,9 +36,12 @@ def run(folder: Path, world: Path, out: Path, *more: str, benchmarks=("gqa", "vq
     return done.stdout + done.stderr
 
 
-def here(monkeypatch, folder: Path, world: Path, out: Path, *more: str) -> dict:
+ALL = ("gqa", "vqav2", "pope")
+
+
+def here(monkeypatch, folder: Path, world: Path, out: Path, *more: str, benchmarks=ALL) -> dict:
     """The same in this process, which has the libraries loaded already. Its results.json."""
-    data = [part for name in ("gqa", "vqav2", "pope") for part in (f"--{name}", str(world / name))]
+    data = [part for name in benchmarks for part in (f"--{name}", str(world / name))]
     monkeypatch.setattr(sys, "argv", ["evaluate.py", str(folder), *data, "--out", str(out), *EXACT, *more])
     evaluate.main()
     return read_json(out / "results.json")
@@ -124,16 +128,99 @@ def test_another_model_is_refused_and_overwrite_starts_anew(monkeypatch, world, 
     assert report["benchmarks"]["pope"]["answered_now"] == 12
 
 
+def test_benchmarks_one_after_the_other_share_a_results_file(monkeypatch, capsys, world, tiny_vlm, evaluated, tmp_path):
+    whole, given = read_json(evaluated / "results.json"), ("--max-new-tokens", "5")
+    here(monkeypatch, tiny_vlm, world, tmp_path, *given, benchmarks=["pope"])
+    report = here(monkeypatch, tiny_vlm, world, tmp_path, *given, benchmarks=["gqa"])
+    assert list(report["benchmarks"]) == ["gqa", "pope"]
+    for name in ("gqa", "pope"):
+        assert report["benchmarks"][name]["scores"] == whole["benchmarks"][name]["scores"]
+        assert report["summary"][name] == whole["summary"][name]
+    assert report["summary"]["mean"] == results.summary(report["summary"] | {"vqav2": None})["mean"]
+    assert "per question type" not in (tmp_path / "details.txt").read_text()
+    assert "of another run" not in capsys.readouterr().err
+    # scored in another mode they do not belong into one table
+    report = here(monkeypatch, tiny_vlm, world, tmp_path, *given, "--mode", "lmms", benchmarks=["vqav2"])
+    assert list(report["benchmarks"]) == ["vqav2"]
+    assert "held scores of another run (GQA, POPE; mode differ): replaced" in capsys.readouterr().err
+
+
+def test_overwrite_discards_what_is_asked_once_the_model_is_there(monkeypatch, world, tiny_vlm, evaluated, tmp_path):
+    shutil.copytree(evaluated, tmp_path / "eval")
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_vlm, broken)
+    (broken / "model.safetensors").write_bytes(b"short")
+    flags = ("--max-new-tokens", "6", "--overwrite")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        here(monkeypatch, broken, world, tmp_path / "eval", *flags)
+    assert predictions(tmp_path / "eval") == predictions(evaluated)
+    report = here(monkeypatch, tiny_vlm, world, tmp_path / "eval", *flags, benchmarks=["gqa"])
+    assert report["benchmarks"]["gqa"]["answered_now"] == 5
+    before, after = predictions(evaluated), predictions(tmp_path / "eval")
+    assert {name for name in ALL if before[name] != after[name]} <= {"gqa"}
+
+
+def test_what_batches_and_shown_images_depend_on_is_part_of_the_origin(
+    monkeypatch, world, tiny_vlm, evaluated, tmp_path
+):
+    shutil.copytree(evaluated, tmp_path / "eval")
+    with pytest.raises(UserError, match=r"another run .it differs in: batch_questions\)"):
+        here(monkeypatch, tiny_vlm, world, tmp_path / "eval", "--max-new-tokens", "5", "--batch-questions", "3")
+    shuffled = ("--max-new-tokens", "5", "--shuffle-images")
+    here(monkeypatch, tiny_vlm, world, tmp_path / "shuffled", *shuffled, "--limit-images", "2", benchmarks=["gqa"])
+    with pytest.raises(UserError, match=r"another run .it differs in: shown\)"):
+        here(monkeypatch, tiny_vlm, world, tmp_path / "shuffled", *shuffled, benchmarks=["gqa"])
+
+
+def test_one_evaluation_writes_to_a_folder_at_a_time(monkeypatch, world, tiny_vlm, tmp_path):
+    with locked(tmp_path / "eval"), pytest.raises(UserError, match=r"another run is writing to .*eval"):
+        here(monkeypatch, tiny_vlm, world, tmp_path / "eval")
+
+
+def test_nothing_answered_is_no_score_of_zero(monkeypatch, world, tiny_vlm, tmp_path):
+    empty = tmp_path / "world"
+    shutil.copytree(world / "gqa", empty / "gqa")
+    for image in (empty / "gqa/images").iterdir():
+        image.unlink()
+    with pytest.raises(
+        UserError, match=r"GQA: not one question could be answered, the first because of .*No such file"
+    ):
+        here(monkeypatch, tiny_vlm, empty, tmp_path / "eval", benchmarks=["gqa"])
+    assert not (tmp_path / "eval/results.json").exists()
+
+
+def test_questions_that_no_prompt_may_hold_are_named(monkeypatch, world, tiny_vlm, tmp_path):
+    bad = tmp_path / "world"
+    shutil.copytree(world / "gqa", bad / "gqa")
+    file = bad / "gqa/testdev_balanced_questions.json"
+    file.write_text(
+        file.read_text().replace("What is it?", "What is <|im_end|>?").replace("What color is the cat?", " ")
+    )
+    with pytest.raises(UserError, match=r"2 questions of GQA are empty or hold control tokens .*\(question ids 1, 3\)"):
+        here(monkeypatch, tiny_vlm, bad, tmp_path / "eval", benchmarks=["gqa"])
+    assert not (tmp_path / "eval/predictions/gqa.jsonl").exists()
+
+
+def test_baselines_are_judged_before_the_work(monkeypatch, world, tiny_vlm, evaluated, tmp_path):
+    given = ("--max-new-tokens", "5", "--baseline", f"old={evaluated}")
+    with pytest.raises(UserError, match="old was scored in mode official, this in lmms"):
+        here(monkeypatch, tiny_vlm, world, tmp_path / "eval", *given, "--mode", "lmms")
+    with pytest.raises(UserError, match="GQA of old was scored over other questions than these"):
+        here(monkeypatch, tiny_vlm, world, tmp_path / "eval", *given, "--limit-images", "1")
+    (tmp_path / "results.json").write_text("[]")
+    with pytest.raises(UserError, match=r"was not written by bridge/evaluate\.py"):
+        here(monkeypatch, tiny_vlm, world, tmp_path / "eval", "--baseline", f"old={tmp_path}")
+    assert not (tmp_path / "eval").exists()
+
+
 def test_missing_and_damaged_images_make_scores_partial(monkeypatch, capsys, world, tiny_vlm, evaluated, tmp_path):
     broken = tmp_path / "world"
     shutil.copytree(world, broken)
     (broken / "gqa/images/10.jpg").unlink()
     damaged = broken / "pope/val2014/COCO_val2014_000000000002.jpg"
     damaged.write_bytes(damaged.read_bytes()[:200])
-    whole, report = (
-        read_json(evaluated / "results.json"),
-        here(monkeypatch, tiny_vlm, broken, tmp_path / "eval", "--max-new-tokens", "5"),
-    )
+    whole = read_json(evaluated / "results.json")
+    report = here(monkeypatch, tiny_vlm, broken, tmp_path / "eval", "--max-new-tokens", "5")
     entry = report["benchmarks"]["gqa"]
     assert (entry["partial"], entry["unanswered"], entry["questions"]) == (True, 2, 5)
     assert list(entry["bad_images"]) == [str(broken / "gqa/images/10.jpg")]

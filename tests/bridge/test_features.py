@@ -1,17 +1,22 @@
 """The feature cache: equal to the live tower, filled once, whole after a kill, refused for another encoder."""
 
 import os
+import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from PIL import Image
+from safetensors import SafetensorError
 from transformers import CLIPImageProcessorPil, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, ViTConfig
 
 from bridge import features
 from bridge.features import FeatureCache, VisionTower
 from vlm.errors import UserError
+from vlm.runs import locked
 
 
 def tiny_vlm(seed: int = 0, dtype: torch.dtype = torch.float32) -> SimpleNamespace:
@@ -109,3 +114,77 @@ def test_a_damaged_shard_is_named(tmp_path, images):
     (tmp_path / "cache/rank0_00000.safetensors").write_bytes(b"short")
     with pytest.raises(UserError, match=r"rank0_00000.safetensors cannot be read .*: delete it"):
         FeatureCache(tmp_path / "cache", VisionTower(tiny_vlm()))
+
+
+def test_a_deleted_shard_is_computed_again_beside_the_others(tmp_path, images, monkeypatch):
+    monkeypatch.setattr(features, "SHARD_IMAGES", 4)
+    tower = CountingTower(tiny_vlm())
+    cache = FeatureCache(tmp_path / "cache", tower)
+    cache.fill(images)
+    last = (tmp_path / "cache/rank0_00002.safetensors").read_bytes()
+    (tmp_path / "cache/rank0_00000.safetensors").unlink()
+    cache.fill(images)  # it looks anew: the first four are missing
+    assert tower.encoded == 14
+    assert (tmp_path / "cache/rank0_00002.safetensors").read_bytes() == last
+    assert torch.equal(cache(images), VisionTower(tiny_vlm())(images))
+    assert torch.equal(FeatureCache(tmp_path / "cache", tower)(images), VisionTower(tiny_vlm())(images))
+
+
+def test_what_came_before_an_unreadable_image_is_kept(tmp_path, images):
+    many = images + [tmp_path / f"images/more{number}.png" for number in range(25)]
+    for path in many[10:]:
+        path.write_bytes(images[0].read_bytes())
+    many[33].write_bytes(b"no picture")
+    tower = CountingTower(tiny_vlm())
+    with pytest.raises(UserError, match=r"more23\.png"):
+        FeatureCache(tmp_path / "cache", tower).fill(many)
+    many[33].write_bytes(images[1].read_bytes())
+    cache = FeatureCache(tmp_path / "cache", tower)
+    tower.encoded = 0
+    cache.fill(many)
+    assert tower.encoded == 3  # of 35: a batch of 32 was whole
+    assert torch.equal(cache(many), VisionTower(tiny_vlm())(many))
+
+
+def test_one_run_fills_a_shared_folder_at_a_time(tmp_path, images):
+    cache = FeatureCache(tmp_path / "cache", VisionTower(tiny_vlm()))
+    with locked(tmp_path / "cache"), pytest.raises(UserError, match="wait for it, or give another --features"):
+        cache.fill(images)
+    cache.fill(images)
+    with locked(tmp_path / "cache"):
+        FeatureCache(tmp_path / "cache", VisionTower(tiny_vlm())).fill(
+            images
+        )  # nothing is missing: reading needs no lock
+
+
+def fill_as_one_of_two(rank, root, images):
+    """Rank 1 comes late: rank 0 has its shards written by then, were it not to wait."""
+    dist.init_process_group("gloo", init_method=f"file://{root}/rendezvous", rank=rank, world_size=2)
+    tower = CountingTower(tiny_vlm())
+    cache = FeatureCache(root / "cache", tower)
+    missing = cache._missing
+
+    def slow(paths):
+        if rank == 1:
+            time.sleep(1)
+        return missing(paths)
+
+    cache._missing = slow
+    cache.fill(images)
+    assert torch.equal(cache(images), VisionTower(tiny_vlm())(images))
+    torch.save(tower.encoded, root / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_ranks_share_the_work(tmp_path, images):
+    mp.spawn(fill_as_one_of_two, args=(tmp_path, images), nprocs=2)
+    assert [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)] == [5, 5]
+
+
+def test_a_full_disk_while_writing_names_the_shard(tmp_path, images, monkeypatch):
+    def full(*_):
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr(features, "save_file", full)
+    with pytest.raises(UserError, match=r"cannot write .*rank0_00000\.safetensors \(I/O error: No space left"):
+        FeatureCache(tmp_path / "cache", VisionTower(tiny_vlm())).fill(images)

@@ -1,5 +1,6 @@
 """Literal rows, labels and masks; packed training equals one question a sequence through stock LLaVA."""
 
+import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, Qwen2Config, Qwen3Config, ViTConfig
@@ -230,3 +231,30 @@ def test_blind_rows_need_no_image():
     packed = label_logits(model, make_batch([make_row(pair, 0)]), None, [])
     single = [model(input_ids=torch.tensor([item.ids])).logits[0, item.prompt - 1 : -1] for item in pair]
     torch.testing.assert_close(packed, torch.cat(single), atol=1e-5, rtol=1e-5)
+
+
+def one_at_a_time(conversations, constant: int, row_tokens: int) -> list:
+    """What `fill_rows` is to give, by its definition: a row takes the next conversation while it fits."""
+    rows, waiting = [], []
+    for item in conversations:
+        if len(make_row([*waiting, item], constant).ids) > row_tokens:
+            rows.append(make_row(waiting, constant))
+            waiting = []
+        waiting.append(item)
+    return [*rows, make_row(waiting, constant)]
+
+
+def test_rows_hold_as_many_as_one_at_a_time_would():
+    random = np.random.default_rng(0)
+    counts = set()
+    for _ in range(300):
+        items = []
+        for number in range(random.integers(1, 14)):
+            words = random.integers(20, 23, random.integers(2, 9)).tolist()  # three words: much is shared
+            ids = (10, 11, 3, 3, *words, 2)
+            items.append(Conversation(str(number), ids, len(ids) - 2))
+        row_tokens = int(random.integers(11, 40))
+        rows = fill_rows(items, 3, constant=2, row_tokens=row_tokens)
+        assert rows == one_at_a_time(items, 2, row_tokens)
+        counts.add(len(rows))
+    assert counts >= {1, 2, 3}

@@ -1,11 +1,16 @@
 """The order of questions: complete, repeatable, balanced, in the asked proportions."""
 
+import math
 from pathlib import Path
 
 import pytest
+import torch
 
-from bridge.plan import Plan
+from bridge.config import BridgeConfig
+from bridge.plan import BYTES_PER_TOKEN, TEMPLATE_TOKENS, Plan
+from bridge.questions import Questions
 from bridge.vqa import Example
+from vlm.model import load
 
 
 def examples(name: str, images: int, questions: int) -> list[Example]:
@@ -65,3 +70,30 @@ def test_weight_is_the_first_sets_share_of_the_questions(weight):
     epochs = plan(SETS, weight=weight).steps(60)
     if 0 < weight < 1:  # what one pass leaves out, another brings
         assert len(set(indices(epochs))) > len(drawn)
+
+
+def test_checkpointing_does_not_change_the_plan(tiny_vlm):
+    """Its rows hold the opening text as well, so that they are more; which questions meet in a step stays."""
+    vlm = load(tiny_vlm, "cpu", torch.float32)
+    sets = [examples("gqa", 4, 30)]
+    total = sum(TEMPLATE_TOKENS + math.ceil(len(x.question + "red") / BYTES_PER_TOKEN) for x in sets[0][:30])
+    row_tokens = 16 + math.ceil(total / 3)  # the image and a third of its questions
+
+    def prepared(checkpointing: bool):
+        config = BridgeConfig(
+            "out", None, None, row_tokens=row_tokens, batch_questions=40, gradient_checkpointing=checkpointing
+        )
+        questions = Questions(sets, vlm, config)
+        steps = questions.plan()
+        rows = sum(
+            len(batch.ids)
+            for step in steps
+            for batch, _ in questions.prepare(step, lambda images: torch.zeros(len(images))).batches
+        )
+        return steps, rows, len(questions.constant)
+
+    (steps, rows, constant), (same, more, nothing) = prepared(False), prepared(True)
+    assert constant > 0 == nothing
+    assert same == steps
+    assert more >= rows > 4
+    assert Plan(sets, seed=0, batch_questions=40, question_tokens=row_tokens - 16 - constant).steps(None) != steps

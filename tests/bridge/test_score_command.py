@@ -137,3 +137,28 @@ def test_pope(tmp_path):
         )
     result = run("pope", "--questions", folder, "--predictions", tmp_path / "answers")
     assert "random: 4 questions; partial: 1 have no answer and count as wrong" in result.stdout
+
+
+def test_predictions_of_another_split_are_no_score_of_zero(tmp_path):
+    questions = write(tmp_path / "q.json", {"1": {"isBalanced": True}})
+    predictions = write(tmp_path / "p.json", [{"questionId": "2", "prediction": "yes"}])
+    result = run("gqa", "--questions", questions, "--predictions", predictions)
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
+    assert "p.json: none of the 1 predictions (2) is for one of the 1 questions (1)" in result.stderr
+    labels = write_lines(tmp_path / "coco_pope_random.json", [{"question_id": 1, "label": "yes"}])
+    answers = write_lines(tmp_path / "a.json", [{"question_id": 7, "answer": "yes"}])
+    result = run("pope", "--questions", labels, "--predictions", answers)
+    assert (result.returncode, "a.json, random: none of the 1 predictions (7)" in result.stderr) == (2, True)
+
+
+def test_files_of_another_kind_are_one_line(tmp_path, vqav2_files):
+    predictions = write(tmp_path / "p.json", [{"questionId": "2", "prediction": "yes"}])
+    (tmp_path / "binary").write_bytes(b"\xff\xd8\xff\xe0")
+    for command in (
+        ("gqa", "--questions", vqav2_files[1], "--predictions", predictions),
+        ("gqa", "--questions", tmp_path / "none.json", "--predictions", predictions),
+        ("vqav2", "--questions", vqav2_files[1], "--annotations", predictions, "--predictions", predictions),
+        ("pope", "--questions", tmp_path / "binary", "--predictions", predictions),
+    ):
+        result = run(*command)
+        assert (result.returncode, len(result.stderr.splitlines())) == (2, 1), result.stderr

@@ -141,3 +141,8 @@ def test_unusable_files():
         gqa.score({"1": {"question": "x", "imageId": "1", "isBalanced": True}}, [])
     with pytest.raises(UserError, match=r"prediction 1 is .*; needed is an object with 'questionId' and 'prediction'"):
         gqa.score({"1": question("a")}, [{"question_id": "1", "answer": "a"}])
+    with pytest.raises(UserError, match="questions is no GQA question"):  # VQAv2's file
+        gqa.score({"info": {}, "questions": [{"question_id": 1}]}, [])
+    for field, value in (("types", "query"), ("types", {"structural": "query"}), ("groups", None), ("semantic", ["x"])):
+        with pytest.raises(UserError, match=f"question 1: '{field}' must be"):
+            gqa.score({"1": {**question("a"), field: value}}, [])

@@ -158,3 +158,12 @@ def test_lmms_mode_always_normalises():
     assert score_one(["10005"] * 9 + ["6"], "1,,000-5")["overall"] == 0.0
     with pytest.raises(UserError, match="mode 'lms' is unknown"):
         score_one(["yes"] * 10, "yes", mode="lms")
+
+
+def test_annotations_of_another_form():
+    record = {"question_id": 1, "question_type": "what", "answer_type": "other", "answers": [{"answer": "a"}]}
+    with pytest.raises(UserError, match="annotation 2 has no 'question_id'"):
+        vqav2.score(None, [record, 5], {"1": "a"})
+    for answers in ("a", ["a"], [{"text": "a"}], [{"answer": 2}]):
+        with pytest.raises(UserError, match="annotation 1: its answers are not objects with a text"):
+            vqav2.score(None, [{**record, "answers": answers}], {"1": "a"})

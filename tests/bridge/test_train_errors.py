@@ -15,7 +15,7 @@ from vlm.errors import UserError
         (["--encoder", "none"], "none/config.json does not exist"),
         (["--encoder", "random:none"], "none/config.json does not exist"),
         (["--gqa-split", "test"], "test_balanced_questions.json is missing"),
-        (["--init", "none", "--load-in", "4bit"], "leave out --encoder, --normalisation and --load-in"),
+        (["--init", "none", "--normalisation", "clip"], "leave out --encoder and --normalisation"),
         (["--llava", "none"], "belong together"),
     ],
 )
@@ -41,3 +41,21 @@ def test_no_flags_name_the_commands_to_run(tmp_path, monkeypatch):
     config = parse_config(["--llm", "smollm2"])
     assert (config.gqa, config.vqav2) == ("runs/world/gqa", "runs/world/vqav2")
     assert (config.encoder, config.out) == ("runs/pretrain/encoder", "runs/bridge")
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--clip", "-1", "-1 is not a number of 0 or more"),
+        ("--clip", "nan", "nan is not a number of 0 or more"),
+        ("--weight-decay", "-1", "-1 is not a number of 0 or more"),
+        ("--lr", "nan", "nan is not a number of 0 or more"),
+        ("--lr", "inf", "inf is not a number of 0 or more"),
+        ("--lr", "0", "0 is not above 0"),
+    ],
+)
+def test_numbers_that_would_train_nothing_or_backwards(capsys, flag, value, message):
+    with pytest.raises(SystemExit) as exit:
+        parse_config(["--llm", "smollm2", "--encoder", "blind", "--gqa", "a", flag, value])
+    assert exit.value.code == 2
+    assert f"argument {flag}: {message}" in capsys.readouterr().err

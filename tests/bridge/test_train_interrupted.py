@@ -3,15 +3,22 @@
 import os
 import shutil
 import signal
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 import bridge.training
+from bridge.fingerprint import content
 from bridge.training import Sums, update
+from bridge.vqa import Example
 from vlm.errors import UserError
+from vlm.model import load
 from vlm.runs import locked
+
+SETS = [[Example("1", Path("a.jpg"), "What is it?", "cat", ("cat",))]]
 
 
 def test_resume_equals_an_uninterrupted_run(training, whole, tmp_path, capsys):
@@ -36,6 +43,49 @@ def test_resume_equals_an_uninterrupted_run(training, whole, tmp_path, capsys):
         training.run(out, "--lr", "0.02")
     with pytest.raises(UserError, match="holds a run at step 12: give another --out"):
         training.run(out, "--resume", "never")
+
+
+def test_changed_content_is_named(training, whole, tmp_path):
+    """The settings are the same, what they name is not."""
+    shutil.copytree(whole, tmp_path / "run")
+    file = training.root / "gqa/train_balanced_questions.json"
+    original = file.read_text()
+    try:
+        file.write_text(original.replace("Which colour?", "Which color?", 1))
+        with pytest.raises(UserError, match=r"other settings \(questions '\w{12}' -> '\w{12}'\): restore") as error:
+            training.run(tmp_path / "run")
+        assert str(error.value).count("->") == 1
+    finally:
+        file.write_text(original)
+    training.run(tmp_path / "run")
+
+
+def test_a_fingerprint_tells_questions_template_llm_and_dtype_apart(tiny_vlm):
+    def changed(change=None, sets=SETS, votes=False, dtype=torch.float32):
+        vlm = load(tiny_vlm, "cpu", dtype)
+        if change:
+            change(vlm)
+        found = content(vlm, sets, votes)
+        return {name for name in found if found[name] != before[name]}
+
+    before = content(load(tiny_vlm, "cpu", torch.float32), SETS, False)
+    assert changed() == set()
+    for field, value in (("question_id", "2"), ("question", "What is that?"), ("answer", "dog")):
+        assert changed(sets=[[replace(SETS[0][0], **{field: value})]]) == {"questions"}
+    assert changed(sets=[[], SETS[0]]) == {"questions"}
+    other = [[replace(SETS[0][0], votes=("cat", "dog"))]]
+    assert changed(sets=other) == set()
+    assert changed(sets=other, votes=True) == {"questions"}
+    assert changed(dtype=torch.bfloat16) == {"llm_weights", "dtype"}
+
+    def nudge(vlm):
+        vlm.model.model.language_model.layers[1].mlp.up_proj.weight[0, 0] += 1
+
+    def reword(vlm):
+        vlm.processor.chat_template = vlm.processor.chat_template.replace("single word", "single term")
+
+    assert changed(nudge) == {"llm_weights"}
+    assert changed(reword) == {"chat_template"}
 
 
 def test_sigterm_saves_the_step(training, whole, tmp_path, monkeypatch):
@@ -78,3 +128,14 @@ def test_nothing_moves_without_a_finite_gradient(loss, gradient):
     norm = update(trainee, optimizer, Sums(1.0, 1, 1, 1, False), clip=1.0)
     assert norm == pytest.approx(12**0.5)
     assert weight[0] < 1
+
+
+@pytest.mark.parametrize(("clip", "moved"), [(0.0, 4.0), (1.0, 1 / 3**0.5)])
+def test_clip_0_leaves_gradients_as_they_are(clip, moved):
+    weight = torch.nn.Parameter(torch.zeros(3))
+    weight.grad = torch.full((3,), 4.0)
+    norm = update(
+        SimpleNamespace(weights={"w": weight}), torch.optim.SGD([weight], lr=1.0), Sums(1.0, 1, 1, 1, False), clip
+    )
+    assert norm == pytest.approx(48**0.5)
+    assert weight.tolist() == pytest.approx([-moved] * 3)

@@ -127,3 +127,26 @@ def test_a_quantised_llm_trains_and_leaves_a_full_one(training, whole, tmp_path,
     prefix = "model.multi_modal_projector." + ("modules_to_save.default." if "--lora" in more else "")
     for name in ("linear_1.weight", "linear_2.bias"):
         assert torch.equal(stock[f"model.multi_modal_projector.{name}"], trained[prefix + name])
+
+
+def test_a_trained_connector_goes_on_with_a_quantised_llm(training, whole, benchmark_files, tmp_path, monkeypatch):
+    pytest.importorskip("bitsandbytes")
+    from bitsandbytes.nn import Linear4bit
+
+    out = tmp_path / "out"
+    training.run(out, "--init", str(whole / "vlm"), "--load-in", "4bit")
+    assert training.losses(out)[0] < training.losses(whole)[0] - 0.3  # not from the beginning
+    assert training.losses(out)[0] != training.losses(whole)[-1]
+    before, after = (load_file(folder / "vlm/model.safetensors") for folder in (whole, out))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all("multi_modal_projector" in name for name in changed)
+
+    vlm = load(out / "vlm", "cpu", torch.float32, "4bit")
+    quantised = {name for name, module in vlm.model.named_modules() if isinstance(module, Linear4bit)}
+    assert len(quantised) == 2 * 7 and all("language_model.layers" in name for name in quantised)
+    command = ["evaluate.py", str(out), "--gqa", str(benchmark_files / "gqa"), "--device", "cpu", "--load-in", "4bit"]
+    monkeypatch.setattr(sys, "argv", [*command, "--max-new-tokens", "5", "--precision", "fp32"])
+    evaluate.main()
+    for record in read_jsonl(out / "eval/predictions/gqa.jsonl"):
+        image = benchmark_files / "gqa/images" / record["image"]
+        assert record["answer"] == vlm.answer(image, record["question"], max_new_tokens=5)

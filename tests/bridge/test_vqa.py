@@ -151,6 +151,12 @@ def no_question(root):
     write(root / "v2_OpenEnded_mscoco_val2014_questions.json", {"questions": []})
 
 
+def half_a_character(root):
+    make_vqav2(root)
+    file = root / "v2_OpenEnded_mscoco_val2014_questions.json"
+    file.write_text(file.read_text().replace("How many?", "How \\ud83d?"))
+
+
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
@@ -161,6 +167,7 @@ def no_question(root):
         (no_such_field, r"question 7: the field 'question' \(str\)"),
         (foreign_annotations, "has no annotation of question 262148000"),
         (repeated_ids, "1 question ids occur more than once, the first: 7"),
+        (half_a_character, r"question 7: the field 'question' is not valid Unicode text \('How .ud83d"),
         (no_question, "holds no question"),
     ],
 )
@@ -180,4 +187,24 @@ def test_image_names_cannot_leave_the_folder(tmp_path):
     write(tmp_path / "coco_pope_random.json", json.dumps(line))
     touch(tmp_path / "val2014/x.jpg")
     with pytest.raises(UserError, match="leads out of"):
+        vqa.pope(tmp_path, "random")
+
+
+def test_gqa_files_of_another_kind(tmp_path):
+    record = {"question": "q", "imageId": "1"}
+    touch(tmp_path / "images/1.jpg")
+    for number, key in enumerate("aba"):
+        write(tmp_path / f"train_all_questions/train_all_questions_{number}.json", {key: record})
+    with pytest.raises(UserError, match=r"train_all_questions_2\.json repeats 1 questions of another chunk, .*: a"):
+        vqa.gqa(tmp_path, "train_all")
+    write(tmp_path / "val_balanced_questions.json", {"info": {}, "questions": [vqa_question(7, 9)]})
+    with pytest.raises(UserError, match=r"val_balanced_questions\.json is not a GQA file"):
+        vqa.gqa(tmp_path, "val")
+
+
+def test_a_pope_file_that_was_cut_off_is_refused(tmp_path):
+    line = json.dumps({"question_id": 1, "image": "1.jpg", "text": "Is there a dog?", "label": "no"})
+    write(tmp_path / "coco_pope_random.json", line + "\n" + line[:40])
+    touch(tmp_path / "val2014/1.jpg")
+    with pytest.raises(UserError, match=r"coco_pope_random\.json, line 2 is not JSON: .* cut off"):
         vqa.pope(tmp_path, "random")

@@ -35,6 +35,22 @@ def ways(monkeypatch, tmp_path):
     return made
 
 
+def test_our_way_is_frozen_as_the_product_freezes(monkeypatch, tmp_path):
+    import bridge_ways
+
+    monkeypatch.setattr(bridge_ways, "model_config", tiny_config)
+    monkeypatch.setattr(bridge_ways, "VOCABULARY", 200)
+    way = bridge_ways.Bridge(2, torch.bfloat16, QUESTIONS, tmp_path)
+    assert (
+        way.model.model.language_model.config._attn_implementation == "eager"
+    )  # as bridge.parts.freeze has it on CPUs
+    assert {weight.dtype for weight in way.trainee.weights.values()} == {torch.float32}
+    assert {id(weight) for weight in way.trainee.weights.values()} == {
+        id(weight) for weight in way.connector.parameters()
+    }
+    assert way.step() > 0
+
+
 def test_both_ways_give_one_loss_and_gradient(ways):
     llava, bridge = (way.backward() for way in ways)
     assert bridge == pytest.approx(llava, rel=1e-6)

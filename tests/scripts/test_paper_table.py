@@ -128,3 +128,17 @@ def test_nothing_to_show(monkeypatch, encoders, tmp_path):
     moved = make_run(tmp_path / "l", str(tmp_path / "gone"), 2)
     with pytest.raises(UserError, match=r"its encoder .*gone is not here"):
         run(monkeypatch, moved, "--out", tmp_path / "out")
+
+
+def test_other_folders_are_left_out_and_the_quickstarts_layout_is_known(monkeypatch, capsys, encoders, tmp_path):
+    """OUT/pretrain has a config.json as well; the scores of OUT/bridge/NAME lie in OUT/eval/NAME."""
+    write_json(tmp_path / "out/pretrain/config.json", {"objective": "levljepa", "seed": 0})
+    for name, encoder, right in (("pretrained", "", 4), ("random", "random:", 1)):
+        made = make_run(tmp_path / "out/bridge" / name, encoder + encoders["levljepa"], right)
+        (tmp_path / "out/eval").mkdir(exist_ok=True)
+        (made / "eval").rename(tmp_path / "out/eval" / name)
+    runs = [tmp_path / "out/pretrain", *sorted((tmp_path / "out/bridge").iterdir())]
+    run(monkeypatch, *runs, "--out", tmp_path / "table")
+    assert f"Left out: {runs[0]}: is no run of bridge/train.py: its config" in capsys.readouterr().out
+    cell = json.loads((tmp_path / "table/paper_table.json").read_text())["cells"][0]
+    assert (cell["benchmark"], cell["gain"]) == ("gqa", 75.0)

@@ -107,7 +107,7 @@ def test_unknown_names_and_missing_files():
     with pytest.raises(UserError, match=r"cannot read the language model no\.gguf: No such file"):
         load_llm("no.gguf")
     with pytest.raises(UserError, match="cannot load in '3bit': give 4bit or 8bit"):
-        llm._quantised("3bit", torch.float32)
+        llm.quantised("3bit", torch.float32)
 
 
 def test_hub_errors_say_what_to_do(monkeypatch):
