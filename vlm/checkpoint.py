@@ -2,11 +2,15 @@
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+# What `atomic_directory` calls its directories: nothing else of a user's is touched.
+_LEFT = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.(?P<kind>tmp|old)")
 
 
 def file_sha256(path: str | Path) -> str:
@@ -68,12 +72,11 @@ def recover(folder: Path) -> None:
 
     A directory that was moved aside and not replaced yet comes back; half-written ones are deleted.
     """
-    for left in folder.glob(".*.old"):
-        path = folder / left.name[1:].rsplit(".", 2)[0]
-        if path.exists():
-            shutil.rmtree(left)
+    for left in folder.glob(".*"):
+        name = _LEFT.fullmatch(left.name)
+        if name is None or not left.is_dir():
+            continue
+        if name["kind"] == "old" and not (folder / name["name"]).exists():
+            os.rename(left, folder / name["name"])
         else:
-            os.rename(left, path)
-    for left in folder.glob(".*.tmp"):
-        if left.is_dir():
             shutil.rmtree(left)

@@ -46,11 +46,9 @@ def test_the_older_directory_survives_a_failing_rename(tmp_path, monkeypatch, fa
 
 def test_what_a_kill_left_is_finished(tmp_path):
     """A kill between the two renames, one after them, and one before."""
-    for name in (".lost.abc.old", ".kept.abc.old", "kept", ".half.abc.tmp"):
+    for name in (".lost.abc_1234.old", ".kept.abc_1234.old", "kept", ".half.abc_1234.tmp", ".users.old", ".own.tmp"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text(name)
     recover(tmp_path)
-    assert {path.name: (path / "file").read_text() for path in tmp_path.iterdir()} == {
-        "lost": ".lost.abc.old",
-        "kept": "kept",
-    }
+    expected = {"lost": ".lost.abc_1234.old", "kept": "kept", ".users.old": ".users.old", ".own.tmp": ".own.tmp"}
+    assert {path.name: (path / "file").read_text() for path in tmp_path.iterdir()} == expected
