@@ -9,7 +9,7 @@ from PIL import Image, ImageFilter
 from torchvision.transforms import v2
 
 from pretrain.config import PretrainConfig
-from vlm.images import eval_transform, to_tensor
+from vlm.images import resize_uint8, to_tensor
 
 BICUBIC = v2.InterpolationMode.BICUBIC
 
@@ -37,16 +37,16 @@ class CropJitter:
 
 
 class Squash:
-    """The first published code's: resize to a square, no augmentation; the same pixels as in evaluation."""
+    """The first published code's: resize to a square, no augmentation; evaluation's pixels, by a faster filter."""
 
     enlarges = 1.0
 
     def __init__(self, image_size: int, mean: tuple, std: tuple):
-        self.transform = eval_transform(image_size, mean, std)
+        self.image_size, self.mean, self.std = image_size, mean, std
 
     def __call__(self, image: Image.Image, generator: torch.Generator) -> torch.Tensor:
         """An RGB image -> float32[3, H, W]."""
-        return self.transform(image)
+        return to_tensor(resize_uint8(image, self.image_size, self.image_size), self.mean, self.std)
 
 
 class MultiCrop:

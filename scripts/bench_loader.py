@@ -20,17 +20,21 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
+from tables import verdict
 
+from pretrain.augment import Squash
 from pretrain.captions import CaptionBatches, open_captions
 from vlm import images
 from vlm.errors import run_command
-from vlm.images import CLIP_MEAN, CLIP_STD, decode, eval_transform, resize_uint8, to_tensor
+from vlm.images import CLIP_MEAN, CLIP_STD, decode, eval_transform, to_tensor
 
 EXAMPLES = """examples:
   python scripts/bench_loader.py
   python scripts/bench_loader.py --image-size 64 --images 32
   python scripts/bench_loader.py --margins      why 1.5 pixels are kept for each pixel of the result
 """
+TRAINING = "reduced decode, squash"  # torch's bicubic filter: what pretrain/run.py --augmentation squash does
+NEEDED = 2.0
 LEVEL = 255 * float(np.mean(CLIP_STD))  # of 255, in a unit of the normalised tensor
 
 
@@ -79,13 +83,11 @@ def jpeg(image: Image.Image) -> bytes:
 
 def pipelines(size: int) -> dict:
     """Name -> function from a JPEG's bytes to float32[3, size, size]; the first is the reference."""
-    stock = eval_transform(size)
+    stock, squash = eval_transform(size), Squash(size, CLIP_MEAN, CLIP_STD)
     return {
         "full decode, PIL bicubic": lambda data: stock(decode(data)),
         "reduced decode, PIL bicubic": lambda data: stock(decode(data, fit=size)),
-        "reduced decode, torch bicubic": lambda data: to_tensor(
-            resize_uint8(decode(data, fit=size), size, size), CLIP_MEAN, CLIP_STD
-        ),
+        TRAINING: lambda data: squash(decode(data, fit=size), torch.Generator()),
     }
 
 
@@ -122,6 +124,8 @@ def report_decoding(size: int, count: int, rounds: int, width: int, height: int)
     stock = eval_transform(size)
     loss = [(stock(image) - reference(data)).abs().mean() for image, data in zip(originals, files)]
     loss = LEVEL * float(np.mean(loss))
+    ratio = np.median(base / times[TRAINING])
+    print(f"{verdict(ratio >= NEEDED)}: {TRAINING} {ratio:.2f}x, needed {NEEDED:.1f}x")
     print(f"yardsticks: the JPEG's own loss {loss:.3f}, bilinear for bicubic {bilinear(size, files):.3f}")
 
 
@@ -150,7 +154,7 @@ def report_margins(count: int) -> None:
 
 def half(number: int, files: list[bytes], size: int) -> None:
     """One worker's share of the images."""
-    function = pipelines(size)["reduced decode, torch bicubic"]
+    function = pipelines(size)[TRAINING]
     for data in files[number::2]:
         function(data)
 
@@ -174,16 +178,6 @@ def report_threads(size: int, files: list[bytes], rounds: int) -> None:
         print(f"{name:32} {len(files) / np.median(values):9.0f} {gain:5.2f}x")
 
 
-class Squash:
-    """The published code's transform, from the reduced image."""
-
-    def __init__(self, size: int):
-        self.size = size
-
-    def __call__(self, image: Image.Image, generator: torch.Generator) -> torch.Tensor:
-        return to_tensor(resize_uint8(image, self.size, self.size), CLIP_MEAN, CLIP_STD)
-
-
 def report_loader(size: int, files: list[bytes], seconds: float) -> None:
     """Sustained samples/s of CaptionBatches on tars of these JPEGs, the first batches left out."""
     print(f"\nCaptionBatches, batches of 32 from 4 tars of {len(files) * 4} samples")
@@ -192,7 +186,7 @@ def report_loader(size: int, files: list[bytes], seconds: float) -> None:
             write_tar(Path(folder) / f"{shard:06d}.tar", files * 4)
         data = open_captions(folder, cache=Path(folder) / "cache")
         for workers in (0, 2):
-            batches = iter(CaptionBatches(data, Squash(size), 32, workers=workers, fit=size))
+            batches = iter(CaptionBatches(data, Squash(size, CLIP_MEAN, CLIP_STD), 32, workers=workers, fit=size))
             for _ in range(4 + 2 * workers):
                 next(batches)
             start, samples = time.perf_counter(), 0

@@ -121,8 +121,8 @@ def resize_uint8(image: Image.Image, height: int, width: int) -> torch.Tensor:
     """RGB image -> uint8[3, height, width] by torch's antialiased bicubic filter.
 
     4 to 8 times as fast as PIL's filter where the CPU has AVX2, and at most one level of 255 from it when shrinking
-    by 2 or more (its weights have fewer bits: 4 levels were seen near 1 : 1). Training does not use it, whose pixels
-    equal evaluation's (`eval_transform`); scripts/bench_loader.py measures it.
+    by 2 or more (its weights have fewer bits: 4 levels were seen near 1 : 1). For training; what must equal
+    transformers' processors uses `eval_transform`.
     """
     return _interpolate(image, size=(height, width))
 

@@ -125,7 +125,7 @@ def test_backgrounds_without_a_train_split_are_read_by_captions_alone(command, w
         ("zero-shot", "classes", ("--class-names", "nowhere.txt"), "--class-names nowhere.txt cannot be read"),
         ("segmentation", "classes", (), "has neither ADE20K's images/training"),
         ("backgrounds", "classes", (), "original/val does not exist"),
-        ("retrieval", "captions/val-*.tar", ("--pool", "31"), "holds 30 pairs: give --pool 30 or less"),
+        ("retrieval", "captions/val-*.tar", ("--pool", "31"), "holds 30 usable pairs: give --pool 30 or less"),
         ("objects", "classes", (), "train_sceneGraphs.json does not exist"),
         ("linear", "classes", ("--seed", "-1"), "--seed -1: give 0 or more"),
     ],
