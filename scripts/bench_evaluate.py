@@ -48,6 +48,7 @@ def make_vlm(llm: str, device: str, dtype: torch.dtype):
     }
     vlm = assemble(new_encoder(EncoderConfig(**sizes), seed=0).eval(), load_llm(llm, dtype=dtype))
     vlm.model.model.vision_tower.to(dtype)
+    vlm.connector.to(dtype)
     vlm.model.to(device)
     return vlm
 
