@@ -29,9 +29,10 @@ from vlm.logs import progress, write_json
 
 EXAMPLES = """examples:
   python scripts/prepare_easy_vqa.py data/easy-vqa
-  deepspeed pretrain/run.py --data data/easy-vqa/captions --image-size 64 --patch-size 16 --out runs/easy
-  python bridge/train.py --llm smollm2 --encoder runs/easy/encoder --vqav2 data/easy-vqa/vqav2 --steps 600 \\
-      --batch-questions 14 --lr 7e-3 --out runs/easy-bridge
+  deepspeed pretrain/run.py --data data/easy-vqa/captions --image-size 64 --patch-size 16 --augmentation crop-jitter \\
+      --steps 3000 --out runs/easy
+  python bridge/train.py --llm smollm2 --encoder runs/easy/encoder --vqav2 data/easy-vqa/vqav2 --lora 8 \\
+      --steps 300 --batch-questions 40 --lr 2e-3 --out runs/easy-bridge
   python bridge/evaluate.py runs/easy-bridge --vqav2 data/easy-vqa/vqav2 --vqav2-split minival2014"""
 SHAPES = ("circle", "rectangle", "triangle")
 COLORS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")

@@ -28,7 +28,7 @@ def test_a_second_run_is_told_who_holds_the_folder(tmp_path):
 
 
 def test_what_a_kill_left_is_finished_when_the_folder_is_taken(tmp_path):
-    for name in (".encoder.abc.old", "checkpoints/.step_3.abc.old"):
+    for name in (".encoder.abc_1234.old", "checkpoints/.step_3.abc_1234.old"):
         (tmp_path / name).mkdir(parents=True)
     with locked(tmp_path):
         assert (tmp_path / "encoder").is_dir() and (tmp_path / "checkpoints" / "step_3").is_dir()
