@@ -84,12 +84,10 @@ def make_parser() -> argparse.ArgumentParser:
     _add_parts(add)
     _add_data(add)
     add("--out", metavar="RUN", default="runs/bridge", help="[%(default)s]")
-    add("--steps", type=_positive, help=f"optimizer steps [one pass; {WORLD_STEPS} on the embedded world]")
-    add("--batch-questions", type=_positive, default=56, help="questions a step, on all processes [%(default)s]")
-    add("--row-tokens", type=_positive, default=1024, help="longest packed sequence [%(default)s]")
-    add(
-        "--micro-tokens", type=_positive, default=8192, help="tokens per forward pass; less = less memory [%(default)s]"
-    )
+    add("--steps", type=positive, help=f"optimizer steps [one pass; {WORLD_STEPS} on the embedded world]")
+    add("--batch-questions", type=positive, default=56, help="questions a step, on all processes [%(default)s]")
+    add("--row-tokens", type=positive, default=1024, help="longest packed sequence [%(default)s]")
+    add("--micro-tokens", type=positive, default=8192, help="tokens per forward pass; less = less memory [%(default)s]")
     add("--lr", type=_above_zero, default=1e-3, help="peak learning rate [%(default)s]")
     add("--warmup", type=_fraction, default=0.05, help="share of the steps [%(default)s]")
     add("--weight-decay", type=_not_negative, default=0.0, help="[%(default)s]")
@@ -108,7 +106,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--features", metavar="DIR", help="feature cache, to share between runs of one encoder [RUN/features]")
     add("--seed", type=int, default=0, help="[%(default)s]")
     add("--resume", choices=("auto", "required", "never"), default="auto", help="[%(default)s]")
-    add("--save-every", type=_positive, default=100, metavar="STEPS", help="[%(default)s]")
+    add("--save-every", type=positive, default=100, metavar="STEPS", help="[%(default)s]")
     return parser
 
 
@@ -176,7 +174,7 @@ def _embedded_world(config: BridgeConfig) -> BridgeConfig:
     )
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not 1 or more")

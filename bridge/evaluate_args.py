@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from bridge.benchmarks import Benchmark, caption_of, read_captions, read_gqa, read_pope, read_vqav2
-from bridge.config import WORLD
+from bridge.config import WORLD, positive
 from vlm.errors import UserError
 
 EXAMPLES = """examples:
@@ -34,14 +34,14 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     add("--gqa-split", default="testdev", help="train, val, testdev (balanced), or val_all and the like")
     add("--vqav2-split", help="val2014 (default), test-dev2015, ...; without annotations: submission file only")
     add("--out", metavar="DIR", help="default RUN/eval")
-    add("--limit-images", type=_positive, metavar="N", help="only the questions about each benchmark's first N images")
-    add("--max-new-tokens", type=_positive, default=16, metavar="N")
+    add("--limit-images", type=positive, metavar="N", help="only the questions about each benchmark's first N images")
+    add("--max-new-tokens", type=positive, default=16, metavar="N")
     add("--mode", choices=("official", "lmms"), default="official", help="official scores or lmms-eval's")
     add("--blind", action="store_true", help="control: the bare question, without any image slot")
     add("--oracle", metavar="FILE", help="captions.json: the true caption as text in the image's place")
     add("--shuffle-images", action="store_true", help="control: every question is shown another question's image")
     add("--baseline", action="append", default=[], metavar="NAME=DIR", help="another run's eval folder to compare with")
-    add("--batch-questions", type=_positive, default=64, metavar="N", help="questions decoded together")
+    add("--batch-questions", type=positive, default=64, metavar="N", help="questions decoded together")
     add("--precision", choices=("fp32", "bf16"), help="[bf16 where the device is fast at it; fp32: ties cannot flip]")
     add("--load-in", choices=("4bit", "8bit"), help="bitsandbytes quantisation of the LLM")
     add("--device", type=_device, default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1")
@@ -98,13 +98,6 @@ def what_it_sees(args: argparse.Namespace) -> str:
     return (
         "nothing" if args.blind else "captions" if args.oracle else "other images" if args.shuffle_images else "images"
     )
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is below 1")
-    return value
 
 
 def _device(text: str) -> torch.device:

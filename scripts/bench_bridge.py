@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 from bridge_flops import step_flops
 from bridge_ways import ANSWER, OPENING, SLOTS, TEXT, Bridge, Llava, Way, conversations, model_config, pack
+from tables import row, verdict
 
 from vlm.errors import UserError, run_command
 from vlm.llm import default_dtype
@@ -176,14 +177,6 @@ def alone(function: Callable, *arguments):
     """Run in a process of its own: peaks and heaps do not reach the next measurement."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
-
-
-def row(*cells) -> None:
-    print("| " + " | ".join(str(cell) for cell in cells) + " |", flush=True)
-
-
-def verdict(passed: bool) -> str:
-    return "PASS" if passed else "FAIL"
 
 
 def compare(cases: list[Case], args: argparse.Namespace, dtype: torch.dtype) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from tables import verdict
 
 from bridge.answering import Asker, plan
 from bridge.decode import end_ids
@@ -163,10 +164,6 @@ def judge(name: str, ratio: float, differ: int, exact: bool) -> tuple[str, bool]
         f"ours x {ratio:.2f} (needed {NEEDED[name]}: {verdict(fast)}), {differ} answers differ ({needed})",
         fast and same,
     )
-
-
-def verdict(passed: bool) -> str:
-    return "PASS" if passed else "FAIL"
 
 
 def measure(ways: dict[str, Callable], examples: list[Example], rounds: int) -> tuple[dict, dict[str, list[float]]]:

@@ -3,9 +3,6 @@
 import io
 import pickle
 import struct
-import sys
-import threading
-import time
 import zlib
 
 import numpy as np
@@ -281,37 +278,3 @@ def test_to_tensor_takes_images_and_uint8():
     )
     for pixels in (image, resize_uint8(image, 10, 20)):
         assert np.allclose(to_tensor(pixels, CLIP_MEAN, CLIP_STD).numpy(), expected, atol=1e-5)
-
-
-BIG = encode(photo(400, 300).resize((3200, 2400)), "JPEG")
-OPENED = decode(BIG)
-WORK = {
-    "decode": lambda: decode(BIG),
-    "reduced decode": lambda: decode(BIG, fit=700),
-    "PIL resize": lambda: OPENED.resize((224, 224), Image.BICUBIC),
-    "torch resize": lambda: resize_uint8(OPENED, 2000, 2000),
-}
-
-
-@pytest.mark.parametrize("name", WORK)
-def test_the_gil_is_released(name):
-    """Threads never take turns by force here: the other one runs only if the work lets go of the interpreter."""
-    ticks, stop = [], threading.Event()
-
-    def tick():
-        while not stop.is_set():
-            ticks.append(time.perf_counter())
-            time.sleep(0.0005)
-
-    thread, interval = threading.Thread(target=tick), sys.getswitchinterval()
-    sys.setswitchinterval(1000)
-    try:
-        thread.start()
-        start = time.perf_counter()
-        WORK[name]()
-        end = time.perf_counter()
-    finally:
-        stop.set()
-        thread.join()
-        sys.setswitchinterval(interval)
-    assert sum(start < moment < end for moment in ticks) >= 3

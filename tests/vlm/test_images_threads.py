@@ -1,0 +1,47 @@
+"""vlm.images lets other threads run while it decodes and resizes: the loader's threads depend on it."""
+
+import io
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vlm.images import decode, resize_uint8
+
+OPENED = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)).resize((3200, 2400))
+BUFFER = io.BytesIO()
+OPENED.save(BUFFER, "JPEG")
+BIG = BUFFER.getvalue()
+WORK = {
+    "decode": lambda: decode(BIG),
+    "reduced decode": lambda: decode(BIG, fit=700),
+    "PIL resize": lambda: OPENED.resize((224, 224), Image.BICUBIC),
+    "torch resize": lambda: resize_uint8(OPENED, 2000, 2000),
+}
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_the_gil_is_released(name):
+    """Threads never take turns by force here: the other one runs only if the work lets go of the interpreter."""
+    ticks, stop = [], threading.Event()
+
+    def tick():
+        while not stop.is_set():
+            ticks.append(time.perf_counter())
+            time.sleep(0.0005)
+
+    thread, interval = threading.Thread(target=tick), sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    try:
+        thread.start()
+        start = time.perf_counter()
+        WORK[name]()
+        end = time.perf_counter()
+    finally:
+        stop.set()
+        thread.join()
+        sys.setswitchinterval(interval)
+    assert sum(start < moment < end for moment in ticks) >= 3
