@@ -14,6 +14,7 @@ from vlm.errors import UserError
 WORLD = Path("runs/world")
 ENCODER = Path("runs/pretrain/encoder")
 WORLD_STEPS = 300
+SETS = ("gqa", "vqav2", "llava")  # the order of the data sets, wherever there are several
 
 EXAMPLES = """\
 examples:
@@ -43,7 +44,7 @@ class BridgeConfig:
     vqav2_split: str = "train2014"
     llava: str | None = None
     llava_images: str | None = None
-    gqa_weight: float | None = None
+    weights: str | None = None
     vqav2_answers: str = "common"
     steps: int | None = None
     batch_questions: int = 56
@@ -62,6 +63,21 @@ class BridgeConfig:
     seed: int = 0
     resume: str = "auto"
     save_every: int = 100
+
+    def shares(self) -> list[float] | None:
+        """What part of a pass each given data set has, in the order of `SETS`; None: every question once a pass."""
+        if self.weights is None:
+            return None
+        given = [name for name in SETS if getattr(self, name)]
+        try:
+            weights = {name: float(value) for name, value in (part.split("=") for part in self.weights.split(","))}
+        except ValueError:
+            weights = {}
+        total = sum(weights.values())
+        if set(weights) != set(given) or min(weights.values()) < 0 or not 0 < total < math.inf:
+            needed = ",".join(f"{name}=W" for name in given)
+            raise UserError(f"--weights {self.weights}: give {needed}, numbers of 0 or more for the data sets named")
+        return [weights[name] / total for name in given]
 
     def trajectory(self) -> dict:
         """The fields that decide what is trained; a run resumes only where all of them are as they were.
@@ -129,7 +145,11 @@ def _add_data(add: Callable) -> None:
     add("--vqav2-split", default="train2014", help="[%(default)s]")
     add("--llava", metavar="FILE", help="LLaVA instruction JSON; each pair of turns is one question")
     add("--llava-images", metavar="DIR", help="folder that its image names start from")
-    add("--gqa-weight", type=_fraction, help="share of GQA's questions in each pass, 0..1 [as many as there are]")
+    add(
+        "--weights",
+        metavar="SET=W,...",
+        help="proportions of the questions in each pass, as gqa=3,vqav2=1 [as many as each set has]",
+    )
     add(
         "--vqav2-answers",
         choices=("common", "votes"),
@@ -152,8 +172,7 @@ def parse_config(arguments: Sequence[str] | None = None) -> BridgeConfig:
         raise UserError("--lora and --seed must be 0 or more")
     if not (config.gqa or config.vqav2 or config.llava):
         config = _embedded_world(config)
-    if config.gqa_weight is not None and not (config.gqa and config.vqav2 and not config.llava):
-        raise UserError("--gqa-weight weighs GQA against VQAv2: give both --gqa and --vqav2, and no --llava")
+    config.shares()  # judged before any work
     if config.encoder is None and config.init is None:
         if not ENCODER.is_dir():
             raise UserError(f"{ENCODER} does not exist: run `deepspeed pretrain/run.py` first, or give --encoder DIR")

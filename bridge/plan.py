@@ -29,7 +29,7 @@ Step = tuple[PlannedRow, ...]
 
 
 class Plan:
-    """Steps of a run. `sets` are data sets whose rows are kept apart; `weight` is the first set's share of a pass."""
+    """Steps of a run. `sets` are data sets whose rows are kept apart; `shares` their parts of each pass, 1 together."""
 
     def __init__(
         self,
@@ -38,10 +38,10 @@ class Plan:
         seed: int,
         batch_questions: int,
         question_tokens: int,
-        weight: float | None = None,
+        shares: Sequence[float] | None = None,
     ):
         """question_tokens: what a row leaves for questions, its budget less the image."""
-        self._seed, self._weight, self._batch_questions = seed, weight, batch_questions
+        self._seed, self._shares, self._batch_questions = seed, shares, batch_questions
         self._sizes: list[int] = []
         self._images: list[list[list[int]]] = []
         for examples in sets:
@@ -66,8 +66,8 @@ class Plan:
         sets = [[row for image in images for row in self._rows(image, epoch, random)] for images in self._images]
         for rows in sets:
             random.shuffle(rows)
-        if self._weight is not None:
-            sets = _weighted(sets, self._weight)
+        if self._shares is not None:
+            sets = _weighted(sets, self._shares)
         rows = [row for rows in sets for row in rows]
         random.shuffle(rows)
         return self._cut(rows)
@@ -95,10 +95,9 @@ def _estimate(example: Example) -> int:
     return TEMPLATE_TOKENS + math.ceil(text / BYTES_PER_TOKEN)
 
 
-def _weighted(sets: list[list[PlannedRow]], weight: float) -> list[list[PlannedRow]]:
-    """The longest beginnings of both sets that hold questions in the ratio weight : 1 - weight."""
+def _weighted(sets: list[list[PlannedRow]], shares: Sequence[float]) -> list[list[PlannedRow]]:
+    """The longest beginnings of all sets that hold questions in the ratio of `shares`."""
     counts = [np.cumsum([len(row.examples) for row in rows]) for rows in sets]
-    shares = (weight, 1 - weight)
     total = min(count[-1] / share for count, share in zip(counts, shares) if share > 0)
     return [
         rows[: int(np.searchsorted(count, share * total, side="right"))]

@@ -47,7 +47,7 @@ class Questions:
             # Not less the constant text where that is in the rows: checkpointing would change which questions meet in
             # a step, and a run may be continued with it. `fill_rows` then splits what does not fit.
             question_tokens=self._config.row_tokens - self._slots,
-            weight=self._config.gqa_weight,
+            shares=self._config.shares(),
         )
         steps = plan.steps(self._config.steps)
         self._check({index for step in steps for row in step for index in row.examples})

@@ -14,7 +14,8 @@ from pretrain.objective import Embeddings
 from vlm.encoder import Encoder, TextTower
 from vlm.encoder_config import EncoderConfig
 
-LENGTH_GROUPS = 4
+LENGTH_GROUPS = 4  # of captions of similar length, at most
+GROUP_ROWS = 32  # a smaller group costs more in calls than it saves in pads
 
 
 def read_cls_alone(vit: VisionTransformer) -> None:
@@ -43,7 +44,7 @@ def text_features(tower: TextTower, ids: torch.Tensor, lengths: torch.Tensor) ->
     knows, and the rows are moved before them: no group waits for the device.
     """
     order = lengths.argsort(descending=True, stable=True)
-    size = -(-len(order) // LENGTH_GROUPS)
+    size = max(-(-len(order) // LENGTH_GROUPS), min(len(order), GROUP_ROWS))
     longest = lengths[order[::size]].tolist()
     to_sorted, to_given, ends = (
         part.to(ids.device, non_blocking=True) for part in (order, order.argsort(), lengths[order])

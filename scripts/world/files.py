@@ -15,7 +15,7 @@ from world.captions import caption, full_caption
 from world.draw import jpeg, render
 from world.scenes import Scene, make_scene
 
-VERSION = 3  # counts up when the same arguments come to mean other files
+VERSION = 4  # counts up when the same arguments come to mean other files
 SHARD = 1000  # scenes in a tar, fewer in a small world: training has at least four
 
 

@@ -66,7 +66,7 @@ def candidates(scene: Scene, rng: random.Random) -> dict[str, list[tuple[str, st
     return found | {"where": beside}
 
 
-QUOTA = {"color": 1.6, "count": 0.5, "total": 0.2, "there": 1, "is": 0.8, "shape": 0.8, "object": 0.8, "where": 0.3}
+QUOTA = {"color": 0.8, "count": 0.4, "total": 0.1, "there": 1, "is": 0.4, "shape": 0.8, "object": 0.8, "where": 0.3}
 
 
 def choose(scene: Scene, counts: Counter, rng: random.Random) -> list[tuple[str, str]]:

@@ -61,14 +61,18 @@ def test_an_image_with_too_many_questions_is_split_evenly(limits, sizes):
     assert {len(row.examples) for step in steps for row in step} == sizes
 
 
-@pytest.mark.parametrize("weight", [0.25, 0.9, 0.0, 1.0])
-def test_weight_is_the_first_sets_share_of_the_questions(weight):
-    drawn = indices(plan(SETS, weight=weight).steps(None))
-    share = sum(index < len(SETS[0]) for index in drawn) / len(drawn)
-    assert abs(share - weight) < 0.04
+@pytest.mark.parametrize(
+    "shares", [(0.25, 0.75, 0.0), (0.9, 0.1, 0.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0), (0.2, 0.3, 0.5)]
+)
+def test_shares_are_the_sets_parts_of_the_questions(shares):
+    sets = [*SETS, examples("llava", 50, 2)]
+    ends = [sum(len(part) for part in sets[: number + 1]) for number in range(3)]
+    drawn = indices(plan(sets, shares=shares).steps(None))
+    found = [sum(start <= index < end for index in drawn) / len(drawn) for start, end in zip((0, *ends), ends)]
+    assert found == pytest.approx(shares, abs=0.04)
     assert len(set(drawn)) == len(drawn)
-    epochs = plan(SETS, weight=weight).steps(60)
-    if 0 < weight < 1:  # what one pass leaves out, another brings
+    epochs = plan(sets, shares=shares).steps(60)
+    if max(shares) < 1:  # what one pass leaves out, another brings
         assert len(set(indices(epochs))) > len(drawn)
 
 

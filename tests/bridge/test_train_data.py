@@ -69,9 +69,12 @@ def test_vqav2_learns_the_most_common_answer_or_one_by_votes(benchmark_files, ti
     assert {line["answer_tokens"] for line in lines} == {len("2" + "yes" + word) + 3 for word in ("a cat", "dog")}
 
 
-def test_a_weight_is_between_gqa_and_vqav2_alone():
-    given = ["--llm", "smollm2", "--encoder", "blind", "--gqa", "a", "--gqa-weight", "0.5"]
-    for more in ([], ["--vqav2", "b", "--llava", "f", "--llava-images", "d"]):
-        with pytest.raises(UserError, match="give both --gqa and --vqav2, and no --llava"):
-            parse_config([*given, *more])
-    assert parse_config([*given, "--vqav2", "b"]).gqa_weight == 0.5
+def test_weights_are_for_all_sets_that_are_given():
+    given = ["--llm", "smollm2", "--encoder", "blind", "--gqa", "a", "--vqav2", "b"]
+    for weights in ("gqa=1", "gqa=1,vqav2=1,llava=1", "gqa=1,vqav2=-1", "gqa=0,vqav2=0", "gqa=1,vqav2=nan", "2,1", ""):
+        with pytest.raises(UserError, match="give gqa=W,vqav2=W, numbers"):
+            parse_config([*given, "--weights", weights])
+    assert parse_config(given).shares() is None
+    assert parse_config([*given, "--weights", "vqav2=1,gqa=3"]).shares() == [0.75, 0.25]
+    llava = ["--llava", "f", "--llava-images", "d"]
+    assert parse_config([*given, *llava, "--weights", "gqa=2,vqav2=1,llava=1"]).shares() == [0.5, 0.25, 0.25]

@@ -52,8 +52,8 @@ def test_shortcuts_change_no_feature():
     expected = encoder.image.features(pixels)
     read_cls_alone(encoder.vision)
     assert torch.allclose(encoder.image.features(pixels), expected, atol=1e-5)
-    ids = torch.randint(0, 50, (13, 12), generator=generator)
-    lengths = torch.randint(1, 13, (13,), generator=generator)
+    ids = torch.randint(0, 50, (70, 12), generator=generator)
+    lengths = torch.randint(1, 13, (70,), generator=generator)
     assert torch.allclose(text_features(encoder.text, ids, lengths), encoder.text.features(ids, lengths), atol=1e-5)
 
 
