@@ -2,7 +2,8 @@
 
 Each objective and seed trains an encoder, which every probe then measures on scenes it has not seen; a training that
 was cut off goes on where it was. The columns differ in the loss, and LeVLJEPA+ moreover sees six augmented crops an
-image.
+image. With --bridge a connector is trained on each encoder and on the same ViT untrained, and scored on held-out
+scenes: the paper's table of gains over random weights, in one command.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import statistics
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from lanes import run
+from lanes import run, score_bridge, train_bridge
 
 from pretrain.config import OBJECTIVES
 from vlm.errors import UserError, run_command
@@ -21,6 +22,8 @@ EXAMPLES = """examples:
   python scripts/compare_objectives.py                                      two seeds of 300 steps, some minutes
   python scripts/compare_objectives.py --steps 2500 --seeds 0 1 2 --out runs/objectives-long
   python scripts/compare_objectives.py --objectives clip siglip --pretrain-flags "--lr 1e-3"
+  python scripts/compare_objectives.py --objectives levljepa clip siglip --steps 4500 --out runs/paper \\
+      --bridge "--steps 480 --batch-questions 8 --lr 5e-3"                  also the paper's table
 """
 
 
@@ -35,6 +38,14 @@ def parse() -> argparse.Namespace:
     add("--seeds", type=int, nargs="+", default=[0, 1], help="of the weights and of the data's order (default 0 1)")
     add("--steps", type=int, default=300, help="of each run (default 300)")
     add("--pretrain-flags", default="", help="more flags for pretrain/run.py, in one string; they hold for all rows")
+    add(
+        "--bridge",
+        default="",
+        metavar="FLAGS",
+        help="also train and score bridges, with these flags of bridge/train.py",
+    )
+    add("--llm", default="smollm2", help="of the bridges (default smollm2)")
+    add("--limit-images", type=int, default=200, help="images of each benchmark that score a bridge (default 200)")
     add("--lanes", type=int, default=max(1, (os.cpu_count() or 2)), help="processes side by side, one thread each")
     return parser.parse_args()
 
@@ -54,6 +65,24 @@ def measure(args: argparse.Namespace, objective: str, seed: int) -> dict[str, fl
     shown = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
     print(f"{objective}, seed {seed}: {shown}", flush=True)
     return numbers
+
+
+def bridge(args: argparse.Namespace, objective: str, seed: int) -> Path:
+    """Train a connector on one encoder ("random": on the same ViT untrained) and score it -> the run's folder."""
+    trained = args.out / f"{args.objectives[0] if objective == 'random' else objective}-{seed}" / "encoder"
+    out = args.out / "bridge" / f"{objective}-{seed}"
+    name = f"random:{trained}" if objective == "random" else str(trained)
+    train_bridge(args.world, out, seed, "--llm", args.llm, "--encoder", name, *args.bridge.split())
+    score_bridge(args.world, out, out / "eval", "testdev", args.limit_images)
+    return out
+
+
+def paper_table(args: argparse.Namespace, lanes: ThreadPoolExecutor) -> str:
+    """Bridges on all encoders, which must be there, and what each objective gains over random weights."""
+    jobs = [lanes.submit(bridge, args, name, seed) for name in ("random", *args.objectives) for seed in args.seeds]
+    folders = [str(job.result()) for job in jobs]
+    run(args.out / "paper_table.log", "scripts/paper_table.py", *folders, "--out", str(args.out))
+    return (args.out / "paper_table.md").read_text()
 
 
 def summary(seeds: list[dict[str, float]]) -> dict[str, dict[str, float]]:
@@ -80,8 +109,8 @@ def table(summaries: dict[str, dict[str, dict[str, float]]]) -> str:
 
 def main() -> None:
     args = parse()
-    if args.steps < 2 or args.lanes < 1:
-        raise UserError(f"--steps {args.steps} and --lanes {args.lanes}: give at least 2 steps and 1 lane")
+    if args.steps < 2 or args.lanes < 1 or args.limit_images < 1:
+        raise UserError("give --steps of 2 or more, and --lanes and --limit-images of 1 or more")
     args.world, args.out = args.world.resolve(), args.out.resolve()
     if not (args.world / "world.json").exists():
         print(f"drawing {args.world}", flush=True)
@@ -89,7 +118,8 @@ def main() -> None:
         run(args.out / "world.log", "scripts/make_world.py", str(args.world), *sizes)
     with ThreadPoolExecutor(args.lanes) as lanes:
         jobs = {name: [lanes.submit(measure, args, name, seed) for seed in args.seeds] for name in args.objectives}
-    numbers = {name: [job.result() for job in row] for name, row in jobs.items()}
+        numbers = {name: [job.result() for job in row] for name, row in jobs.items()}
+        gains = paper_table(args, lanes) if args.bridge else ""
     summaries = {name: summary(seeds) for name, seeds in numbers.items()}
     title = (
         f"{args.steps} steps each on {args.world.name}, seeds {', '.join(map(str, args.seeds))}: "
@@ -99,7 +129,7 @@ def main() -> None:
     settings = {"steps": args.steps, "seeds": args.seeds, "pretrain_flags": args.pretrain_flags}
     write_json(args.out / "objectives.json", {**settings, "summary": summaries, "numbers": numbers})
     (args.out / "objectives.md").write_text(text + "\n")
-    print("\n" + text)
+    print("\n" + text + ("\n\n" + gains if gains else ""))
 
 
 if __name__ == "__main__":

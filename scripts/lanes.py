@@ -6,8 +6,13 @@ import sys
 from pathlib import Path
 
 from vlm.errors import UserError
+from vlm.logs import read_json
 
 ROOT = Path(__file__).resolve().parent.parent
+SPLITS = {
+    "testdev": {"gqa": "testdev", "vqav2": "test-dev2015", "pope": "pope"},
+    "val": {"gqa": "val", "vqav2": "val2014", "pope": "pope_val"},
+}
 
 
 def run(log: Path, *command: str) -> None:
@@ -21,3 +26,20 @@ def run(log: Path, *command: str) -> None:
     if code:
         last = (log.read_text().strip().splitlines() or ["no output"])[-1]
         raise UserError(f"{' '.join(command[:2])} failed with exit code {code}: {last} (all of it: {log})")
+
+
+def train_bridge(world: Path, out: Path, seed: int, *flags: str) -> None:
+    """bridge/train.py on the world's questions; its log beside `out`."""
+    run(out.with_suffix(".train.log"), "bridge/train.py", "--gqa", str(world / "gqa"), "--vqav2", str(world / "vqav2"),
+        "--out", str(out), "--seed", str(seed), *flags)  # fmt: skip
+
+
+def score_bridge(world: Path, out: Path, scores: Path, split: str, limit_images: int) -> dict[str, float]:
+    """bridge/evaluate.py on up to `limit_images` images of each benchmark -> {gqa, vqav2, pope, mean}, percentages."""
+    names = SPLITS[split]
+    run(out.with_suffix(".eval.log"), "bridge/evaluate.py", str(out / "vlm"), "--gqa", str(world / "gqa"),
+        "--gqa-split", names["gqa"], "--vqav2", str(world / "vqav2"), "--vqav2-split", names["vqav2"],
+        "--pope", str(world / names["pope"]), "--limit-images", str(limit_images), "--out", str(scores))  # fmt: skip
+    summary = read_json(scores / "results.json")["summary"]
+    print(f"{out.name}: " + ", ".join(f"{name} {value:.1f}" for name, value in summary.items()), flush=True)
+    return summary

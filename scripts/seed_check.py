@@ -11,10 +11,10 @@ import statistics
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from lanes import run
+from lanes import SPLITS, run, score_bridge, train_bridge
 
 from vlm.errors import UserError, run_command
-from vlm.logs import read_json, write_json
+from vlm.logs import write_json
 
 EXAMPLES = """examples:
   python scripts/seed_check.py --world runs/world --out runs/seeds
@@ -23,10 +23,6 @@ EXAMPLES = """examples:
 """
 BENCHMARKS = ("gqa", "vqav2", "pope")
 SECOND = ", second stage"
-SPLITS = {
-    "testdev": {"gqa": "testdev", "vqav2": "test-dev2015", "pope": "pope"},
-    "val": {"gqa": "val", "vqav2": "val2014", "pope": "pope_val"},
-}
 
 
 def parse() -> argparse.Namespace:
@@ -61,29 +57,14 @@ def bridge(args: argparse.Namespace, seed: int, kind: str, encoder: Future | Non
     folder = str(encoder.result()) if encoder else ""
     name = {"pretrained": folder, "random": f"random:{folder}", "blind": "blind"}[kind]
     out = args.out / f"{kind}-{seed}"
-    train(args, seed, out, "--llm", "smollm2", "--encoder", name, *args.bridge_flags.split())
-    rows = {kind: score(args, seed, out)}
+    scores = f"eval-{args.split}-{args.limit_images}"
+    train_bridge(args.world, out, seed, "--llm", "smollm2", "--encoder", name, *args.bridge_flags.split())
+    rows = {kind: score_bridge(args.world, out, out / scores, args.split, args.limit_images)}
     if args.second_stage:
         second = args.out / f"{kind}-{seed}-second"
-        train(args, seed, second, "--init", str(out / "vlm"), *args.second_stage.split())
-        rows[kind + SECOND] = score(args, seed, second)
+        train_bridge(args.world, second, seed, "--init", str(out / "vlm"), *args.second_stage.split())
+        rows[kind + SECOND] = score_bridge(args.world, second, second / scores, args.split, args.limit_images)
     return rows
-
-
-def train(args: argparse.Namespace, seed: int, out: Path, *flags: str) -> None:
-    run(out.with_suffix(".train.log"), "bridge/train.py", "--gqa", str(args.world / "gqa"), "--vqav2",
-        str(args.world / "vqav2"), "--out", str(out), "--seed", str(seed), *flags)  # fmt: skip
-
-
-def score(args: argparse.Namespace, seed: int, out: Path) -> dict:
-    world, split, scores = args.world, SPLITS[args.split], out / f"eval-{args.split}-{args.limit_images}"
-    run(out.with_suffix(".eval.log"), "bridge/evaluate.py", str(out / "vlm"), "--gqa", str(world / "gqa"),
-        "--gqa-split", split["gqa"], "--vqav2", str(world / "vqav2"), "--vqav2-split", split["vqav2"],
-        "--pope", str(world / split["pope"]), "--limit-images", str(args.limit_images),
-        "--out", str(scores))  # fmt: skip
-    summary = read_json(scores / "results.json")["summary"]
-    print(f"{out.name}: " + ", ".join(f"{n} {summary[n]:.1f}" for n in (*BENCHMARKS, "mean")), flush=True)
-    return summary
 
 
 def table(scores: dict[str, list[dict]], seeds: list[int]) -> str:
