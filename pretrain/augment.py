@@ -102,5 +102,5 @@ def _blur(image: Image.Image, pixel: float) -> Image.Image:
 def _drawing_from(generator: torch.Generator) -> Iterator[None]:
     """torchvision draws from the global generator: lend it the sample's seed, then give it back."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator.initial_seed())
+        torch.default_generator.manual_seed(generator.initial_seed())  # torch.manual_seed also formats stacks, for GPUs
         yield
