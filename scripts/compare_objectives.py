@@ -22,8 +22,8 @@ EXAMPLES = """examples:
   python scripts/compare_objectives.py                                      two seeds of 300 steps, some minutes
   python scripts/compare_objectives.py --steps 2500 --seeds 0 1 2 --out runs/objectives-long
   python scripts/compare_objectives.py --objectives clip siglip --pretrain-flags "--lr 1e-3"
-  python scripts/compare_objectives.py --objectives levljepa clip siglip --steps 4500 --out runs/paper \\
-      --bridge "--steps 480 --batch-questions 8 --lr 5e-3"                  also the paper's table
+  python scripts/compare_objectives.py --objectives levljepa clip siglip --steps 5400 --out runs/paper \\
+      --bridge "--steps 400 --batch-questions 8 --lr 5e-3"                  also the paper's table
 """
 
 

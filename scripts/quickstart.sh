@@ -40,7 +40,7 @@ say() { printf '\n[%3d s] %s\n' $((SECONDS - started)) "$*"; }
 
 bridge() { # NAME ENCODER
     python bridge/train.py --llm smollm2 --encoder "$2" --gqa "$world/gqa" --vqav2 "$world/vqav2" \
-        --out "$out/bridge/$1" --seed "$seed" --steps 480 --batch-questions 8 --lr 5e-3
+        --out "$out/bridge/$1" --seed "$seed" --steps 400 --batch-questions 8 --lr 5e-3
 }
 evaluate() { # NAME RUN [FLAGS]
     local name="$1" run="$2"
