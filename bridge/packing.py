@@ -170,6 +170,8 @@ def attention_mask(ends: torch.Tensor, constant: int, dtype: torch.dtype) -> tor
     """ends: int64[B, T] -> additive mask [B, 1, T, constant + T] of `dtype`: 0 = seen, finfo.min = not seen.
 
     Additive, never boolean: eager attention adds a boolean mask to the scores as 0 and 1, and every token sees all.
+    Dense on GPUs too: in a row of 196 image tokens and 13 questions, attention is 5 % of the operations of
+    Qwen2.5-1.5B's layers, so that block-sparse kernels (FlexAttention) could save 3 % of them at most.
     """
     places = torch.arange(ends.shape[1], device=ends.device)
     seen = (places[None, :] <= places[:, None]) & (places[:, None] < ends[:, None, :])
