@@ -71,7 +71,8 @@ def test_vqav2_learns_the_most_common_answer_or_one_by_votes(benchmark_files, ti
 
 def test_weights_are_for_all_sets_that_are_given():
     given = ["--llm", "smollm2", "--encoder", "blind", "--gqa", "a", "--vqav2", "b"]
-    for weights in ("gqa=1", "gqa=1,vqav2=1,llava=1", "gqa=1,vqav2=-1", "gqa=0,vqav2=0", "gqa=1,vqav2=nan", "2,1", ""):
+    wrong = ("gqa=1", "gqa=1,vqav2=1,llava=1", "gqa=1,vqav2=1,gqa=2", "gqa=1,vqav2=-1", "gqa=0,vqav2=0")
+    for weights in (*wrong, "gqa=1,vqav2=nan", "2,1", ""):
         with pytest.raises(UserError, match="give gqa=W,vqav2=W, numbers"):
             parse_config([*given, "--weights", weights])
     assert parse_config(given).shares() is None
