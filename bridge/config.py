@@ -68,14 +68,15 @@ class BridgeConfig:
         """What part of a pass each given data set has, in the order of `SETS`; None: every question once a pass."""
         if self.weights is None:
             return None
-        given, parts = [name for name in SETS if getattr(self, name)], self.weights.split(",")
+        given = [name for name in SETS if getattr(self, name)]
         try:
-            weights = {name: float(value) for name, value in (part.split("=") for part in parts)}
+            pairs = [(name, float(value)) for name, value in (part.split("=") for part in self.weights.split(","))]
         except ValueError:
-            weights = {}
-        each_once = sorted(name.split("=")[0] for name in parts) == sorted(given)
+            pairs = []
+        weights = dict(pairs)
         total = sum(weights.values())
-        if not each_once or not 0 < total < math.inf or min(weights.values()) < 0:
+        named_once = sorted(name for name, _ in pairs) == sorted(given)
+        if not named_once or not 0 < total < math.inf or min(weights.values()) < 0:
             needed = ",".join(f"{name}=W" for name in given)
             raise UserError(f"--weights {self.weights}: give {needed}, numbers of 0 or more for the data sets named")
         return [weights[name] / total for name in given]
