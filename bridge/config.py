@@ -1,20 +1,22 @@
-"""What a bridge run is made of: a flat frozen dataclass and the command line that fills it."""
+"""What a bridge run is made of: every setting, flat, and how the command line fills it."""
 
-import argparse
-import dataclasses
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vlm.errors import UserError
+from vlm.run.settings import RESUME, parse, setting
 
 WORLD = Path("runs/world")
 ENCODER = Path("runs/pretrain/encoder")
 WORLD_STEPS = 300
 SETS = ("gqa", "vqav2", "llava")  # the order of the data sets, wherever there are several
+PRECISIONS = ("fp32", "bf16")
+LOAD_IN = ("4bit", "8bit")
+ABOUT = "Train LLaVA's connector between a frozen encoder and a frozen LLM; writes RUN/vlm, a stock LLaVA."
 
 EXAMPLES = """\
 examples:
@@ -31,38 +33,123 @@ examples:
 
 @dataclass(frozen=True)
 class BridgeConfig:
-    """One run. Paths are strings as given; `steps` None means one pass over the questions."""
+    """One run. Paths are strings as given."""
 
-    out: str
-    llm: str | None
-    encoder: str | None
-    normalisation: str | None = None
-    init: str | None = None
-    gqa: str | None = None
-    gqa_split: str = "train"
-    vqav2: str | None = None
-    vqav2_split: str = "train2014"
-    llava: str | None = None
-    llava_images: str | None = None
-    weights: str | None = None
-    vqav2_answers: str = "common"
-    steps: int | None = None
-    batch_questions: int = 56
-    row_tokens: int = 1024
-    micro_tokens: int = 8192
-    lr: float = 1e-3
-    warmup: float = 0.05
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    lora: int = 0
-    load_in: str | None = None
-    precision: str | None = None
-    gradient_checkpointing: bool = False
-    cache: bool = True
-    features: str | None = None
-    seed: int = 0
-    resume: str = "auto"
-    save_every: int = 100
+    llm: str | None = setting(
+        None,
+        help="a preset, a folder, a hub id or a .gguf file",
+        metavar="smollm2|llama|qwen|PATH",
+        by_content=True,
+        group="parts",
+    )
+    encoder: str | None = setting(
+        None,
+        help="an encoder folder, or a plain timm ViT by name with weights from the hub or a safetensors file; either "
+        "with random weights; or one without sight",
+        metavar="DIR|timm:NAME[@FILE]|random:...|blind",
+        by_content=True,
+        group="parts",
+        default_text=str(ENCODER),
+    )
+    normalisation: str | None = setting(
+        None,
+        help="pixel statistics in place of the encoder's own",
+        choices=("clip", "imagenet"),
+        by_content=True,
+        group="parts",
+    )
+    init: str | None = setting(
+        None,
+        help="go on from a trained VLM: LLM, encoder and connector come from there",
+        metavar="RUN/vlm",
+        by_content=True,
+        group="parts",
+    )
+
+    gqa: str | None = setting(None, help="official GQA folder", metavar="DIR", by_content=True, group="data")
+    gqa_split: str = setting("train", help="train (balanced), train_all, ...", group="data")
+    vqav2: str | None = setting(None, help="official VQAv2 folder", metavar="DIR", by_content=True, group="data")
+    vqav2_split: str = setting("train2014", help="train2014, val2014, ...", group="data")
+    llava: str | None = setting(
+        None,
+        help="LLaVA instruction JSON; each pair of turns is one question",
+        metavar="FILE",
+        by_content=True,
+        group="data",
+    )
+    llava_images: str | None = setting(
+        None, help="folder that its image names start from", metavar="DIR", by_content=True, group="data"
+    )
+    weights: str | None = setting(
+        None,
+        help="proportions of the questions in each pass, as gqa=3,vqav2=1",
+        metavar="SET=W,...",
+        group="data",
+        default_text="as many as each set has",
+    )
+    vqav2_answers: str = setting(
+        "common",
+        help="learn the most common of the ten answers (multiple_choice_answer), or one drawn by votes in each pass",
+        choices=("common", "votes"),
+        group="data",
+    )
+
+    out: str = setting("runs/bridge", help="the run's folder", metavar="RUN", free=True)
+    seed: int = setting(0, help="of the connector's first weights, LoRA's, and the data order", least=0)
+    resume: str = setting(
+        "auto",
+        help="auto continues a run found in --out; required fails without one; never fails with anything of one",
+        choices=RESUME,
+        free=True,
+    )
+    save_every: int = setting(100, help="steps between two checkpoints", metavar="STEPS", least=1, free=True)
+
+    steps: int | None = setting(
+        None,
+        help="optimizer steps",
+        least=1,
+        group="optimization",
+        default_text=f"one pass; {WORLD_STEPS} on the embedded world",
+    )
+    batch_questions: int = setting(56, help="questions a step, on all processes", least=1, group="optimization")
+    row_tokens: int = setting(1024, help="longest packed sequence", least=1, group="optimization")
+    micro_tokens: int = setting(
+        8192, help="tokens per forward pass; less = less memory", least=1, free=True, group="optimization"
+    )
+    lr: float = setting(1e-3, help="peak learning rate", above=0, group="optimization")
+    warmup: float = setting(0.05, help="share of the steps that rise to it", least=0, most=1, group="optimization")
+    weight_decay: float = setting(0.0, help="of AdamW", least=0, group="optimization")
+    clip: float = setting(1.0, help="largest gradient norm; 0: no clipping", least=0, group="optimization")
+    lora: int = setting(
+        0,
+        help="also train rank-R LoRA on the LLM's q, k, v, o; smollm2's prompts then need no worked examples (0: off)",
+        metavar="R",
+        least=0,
+        group="optimization",
+    )
+
+    load_in: str | None = setting(
+        None, help="bitsandbytes quantisation of the frozen LLM", choices=LOAD_IN, group="memory and speed"
+    )
+    precision: str | None = setting(
+        None,
+        help="of the frozen parts",
+        choices=PRECISIONS,
+        group="memory and speed",
+        default_text="bf16 where the device is fast at it",
+    )
+    gradient_checkpointing: bool = setting(
+        False, help="less memory, about a third more time", free=True, group="memory and speed"
+    )
+    cache: bool = setting(True, help="run the vision tower in every step", free=True, group="memory and speed")
+    features: str | None = setting(
+        None,
+        help="feature cache, to share between runs of one encoder",
+        metavar="DIR",
+        free=True,
+        group="memory and speed",
+        default_text="RUN/features",
+    )
 
     def shares(self) -> list[float] | None:
         """What part of a pass each given data set has, in the order of `SETS`; None: every question once a pass."""
@@ -81,104 +168,23 @@ class BridgeConfig:
             raise UserError(f"--weights {self.weights}: give {needed}, numbers of 0 or more for the data sets named")
         return [weights[name] / total for name in given]
 
-    def trajectory(self) -> dict:
-        """The fields that decide what is trained; a run resumes only where all of them are as they were.
-
-        How the work is cut up or stored (micro-batches, cache, saving) is free to change.
-        """
-        free = {"out", "micro_tokens", "gradient_checkpointing", "cache", "features", "resume", "save_every"}
-        return {name: value for name, value in dataclasses.asdict(self).items() if name not in free}
-
-
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python bridge/train.py",
-        description="Train LLaVA's connector between a frozen encoder and a frozen LLM; writes RUN/vlm, a stock LLaVA.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    _add_parts(add)
-    _add_data(add)
-    add("--out", metavar="RUN", default="runs/bridge", help="[%(default)s]")
-    add("--steps", type=positive, help=f"optimizer steps [one pass; {WORLD_STEPS} on the embedded world]")
-    add("--batch-questions", type=positive, default=56, help="questions a step, on all processes [%(default)s]")
-    add("--row-tokens", type=positive, default=1024, help="longest packed sequence [%(default)s]")
-    add("--micro-tokens", type=positive, default=8192, help="tokens per forward pass; less = less memory [%(default)s]")
-    add("--lr", type=_above_zero, default=1e-3, help="peak learning rate [%(default)s]")
-    add("--warmup", type=_fraction, default=0.05, help="share of the steps [%(default)s]")
-    add("--weight-decay", type=_not_negative, default=0.0, help="[%(default)s]")
-    add("--clip", type=_not_negative, default=1.0, help="largest gradient norm; 0: no clipping [%(default)s]")
-    add(
-        "--lora",
-        type=int,
-        default=0,
-        metavar="R",
-        help="also train rank-R LoRA on the LLM's q, k, v, o; smollm2's prompts then need no worked examples [off]",
-    )
-    add("--load-in", choices=("4bit", "8bit"), help="bitsandbytes quantisation of the frozen LLM")
-    add("--precision", choices=("fp32", "bf16"), help="of the frozen parts [bf16 where the device is fast at it]")
-    add("--gradient-checkpointing", action="store_true", help="less memory, about a third more time")
-    add("--no-cache", dest="cache", action="store_false", help="run the vision tower in every step")
-    add("--features", metavar="DIR", help="feature cache, to share between runs of one encoder [RUN/features]")
-    add("--seed", type=int, default=0, help="[%(default)s]")
-    add("--resume", choices=("auto", "required", "never"), default="auto", help="[%(default)s]")
-    add("--save-every", type=positive, default=100, metavar="STEPS", help="[%(default)s]")
-    return parser
-
-
-def _add_parts(add: Callable) -> None:
-    add("--llm", metavar="smollm2|llama|qwen|PATH", help="a preset, a folder, a hub id or a .gguf file")
-    add(
-        "--encoder",
-        metavar="DIR|timm:NAME[@FILE]|random:...|blind",
-        help="an encoder folder, or a plain timm ViT by name with weights from the hub or a safetensors file; either "
-        f"with random weights; or one without sight [{ENCODER}]",
-    )
-    add("--normalisation", choices=("clip", "imagenet"), help="pixel statistics in place of the encoder's own")
-    add("--init", metavar="RUN/vlm", help="go on from a trained VLM: LLM, encoder and connector come from there")
-
-
-def _add_data(add: Callable) -> None:
-    add("--gqa", metavar="DIR", help="official GQA folder")
-    add("--gqa-split", default="train", help="train (balanced), train_all, ... [%(default)s]")
-    add("--vqav2", metavar="DIR", help="official VQAv2 folder")
-    add("--vqav2-split", default="train2014", help="[%(default)s]")
-    add("--llava", metavar="FILE", help="LLaVA instruction JSON; each pair of turns is one question")
-    add("--llava-images", metavar="DIR", help="folder that its image names start from")
-    add(
-        "--weights",
-        metavar="SET=W,...",
-        help="proportions of the questions in each pass, as gqa=3,vqav2=1 [as many as each set has]",
-    )
-    add(
-        "--vqav2-answers",
-        choices=("common", "votes"),
-        default="common",
-        help="learn the most common of the ten answers (multiple_choice_answer), or one drawn by votes in each pass "
-        "[%(default)s]",
-    )
-
 
 def parse_config(arguments: Sequence[str] | None = None) -> BridgeConfig:
     """The command line -> config, with the embedded world filled in where no data are named."""
-    config = BridgeConfig(**vars(make_parser().parse_args(arguments)))
+    config = parse(BridgeConfig, arguments, prog="python bridge/train.py", about=ABOUT, examples=EXAMPLES)
     if (config.llm is None) == (config.init is None):
         raise UserError("give --llm smollm2|llama|qwen|PATH, or --init RUN/vlm to go on from a trained VLM")
     if config.init is not None and (config.encoder or config.normalisation):
         raise UserError("--init brings its own encoder: leave out --encoder and --normalisation")
     if (config.llava is None) != (config.llava_images is None):
         raise UserError("--llava FILE and --llava-images DIR belong together")
-    if config.lora < 0 or config.seed < 0:
-        raise UserError("--lora and --seed must be 0 or more")
     if not (config.gqa or config.vqav2 or config.llava):
         config = _embedded_world(config)
     config.shares()  # judged before any work
     if config.encoder is None and config.init is None:
         if not ENCODER.is_dir():
             raise UserError(f"{ENCODER} does not exist: run `deepspeed pretrain/run.py` first, or give --encoder DIR")
-        config = dataclasses.replace(config, encoder=str(ENCODER))
+        config = replace(config, encoder=str(ENCODER))
     return config
 
 
@@ -190,34 +196,4 @@ def _embedded_world(config: BridgeConfig) -> BridgeConfig:
         )
     if os.environ.get("RANK", "0") == "0":
         print(f"no data given: the embedded world in {WORLD}", file=sys.stderr)
-    return dataclasses.replace(
-        config, gqa=str(WORLD / "gqa"), vqav2=str(WORLD / "vqav2"), steps=config.steps or WORLD_STEPS
-    )
-
-
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return value
-
-
-def _not_negative(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of 0 or more")
-    return value
-
-
-def _above_zero(text: str) -> float:
-    value = _not_negative(text)
-    if not value:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
-
-
-def _fraction(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
+    return replace(config, gqa=str(WORLD / "gqa"), vqav2=str(WORLD / "vqav2"), steps=config.steps or WORLD_STEPS)

@@ -13,18 +13,19 @@ from pathlib import Path
 
 import torch
 
-from bridge import details, results
-from bridge.answering import Asker, plan, shuffled
-from bridge.benchmarks import TITLES, Benchmark, headline, score, submissions
-from bridge.evaluate_args import captions_of, chosen_benchmarks, make_parser, run_folders, what_it_sees
-from bridge.predictions import Predictions, discard
+from bridge import results
+from bridge.evaluation import details
+from bridge.evaluation.answering import Asker, plan, shuffled
+from bridge.evaluation.benchmarks import TITLES, Benchmark, headline, score, submissions
+from bridge.evaluation.predictions import Predictions, discard
+from bridge.evaluation.settings import captions_of, chosen_benchmarks, make_parser, run_folders, what_it_sees
 from bridge.scoring.joining import few
-from vlm.checkpoint import file_sha256
 from vlm.errors import UserError, run_command, writing
-from vlm.llm import default_dtype
-from vlm.logs import progress, read_json, write_json
-from vlm.model import VLM, load
-from vlm.runs import locked
+from vlm.files import file_sha256, read_json, write_json
+from vlm.llava.model import VLM, load
+from vlm.llms.precision import default_dtype
+from vlm.run.folder import locked
+from vlm.run.progress import progress
 
 
 def main() -> None:

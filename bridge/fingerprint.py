@@ -5,14 +5,14 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from bridge.vqa import Example
-from vlm.model import VLM
+from bridge.data.example import Example
+from vlm.llava.model import VLM
 
 SAMPLE = 1024  # elements of each weight: enough to tell two models of the same sizes apart, in no time
 
 
 def content(vlm: VLM, sets: Sequence[Sequence[Example]], votes: bool) -> dict[str, str]:
-    """{"questions", "chat_template", "llm_weights", "dtype"} of an assembled VLM, before any of it is unfrozen.
+    """{"questions", "chat_template", "llm_weights", "connector", "dtype"} of an assembled VLM, before it is trained.
 
     votes: whether the annotators' answers are trained on, and not only the most common one.
     """
@@ -20,7 +20,8 @@ def content(vlm: VLM, sets: Sequence[Sequence[Example]], votes: bool) -> dict[st
     return {
         "questions": _digest(_texts(sets, votes)),
         "chat_template": _digest([repr(vlm.conversation_ids("Is it?", "yes")), vlm.processor.chat_template]),
-        "llm_weights": _digest(_weights(vlm.model.model.language_model)),
+        "llm_weights": _digest(_weights(vlm.language_model)),
+        "connector": _digest(_weights(vlm.connector)),  # of --init; else it follows from the seed
         "dtype": str(embeddings.dtype).removeprefix("torch."),
     }
 
@@ -29,7 +30,15 @@ def _texts(sets: Sequence[Sequence[Example]], votes: bool) -> Iterable[str]:
     for number, examples in enumerate(sets):
         yield f"set {number}"
         for example in examples:
-            yield repr((example.question_id, example.question, example.answer, example.votes if votes else ()))
+            yield repr(
+                (
+                    example.question_id,
+                    example.image.name,
+                    example.question,
+                    example.answer,
+                    example.votes if votes else (),
+                )
+            )
 
 
 def _weights(model: torch.nn.Module) -> Iterable[str]:

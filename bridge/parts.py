@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING
 import torch
 
 from bridge.config import BridgeConfig
-from vlm.assemble import VLM, assemble, load
-from vlm.checkpoint import atomic_directory
-from vlm.encoder import blind_encoder, load_encoder, random_encoder
-from vlm.images import NORMALISATIONS
-from vlm.llm import default_dtype, load_llm
-from vlm.prompt import without_examples
-from vlm.timm_encoder import random_timm_encoder, timm_encoder
-from vlm.vision_encoder import VisionEncoder
+from vlm.encoders.base import VisionEncoder
+from vlm.encoders.baselines import blind_encoder, random_encoder
+from vlm.encoders.config import NORMALISATIONS
+from vlm.encoders.levljepa import load_encoder
+from vlm.encoders.timm import random_timm_encoder, timm_encoder
+from vlm.files import atomic_directory
+from vlm.llava.assembly import assemble
+from vlm.llava.model import VLM, load
+from vlm.llms.load import load_llm
+from vlm.llms.precision import default_dtype
+from vlm.llms.prompt import without_examples
 
 if TYPE_CHECKING:  # it loads bitsandbytes: seconds, and its warnings
     from peft import PeftModel
@@ -53,7 +56,7 @@ def build_vlm(config: BridgeConfig, device: torch.device, load_in: str | None) -
         return vlm
     llm = load_llm(config.llm, dtype, load_in, examples=not config.lora)
     vlm = assemble(build_encoder(config), llm, seed=config.seed)
-    vlm.model.model.vision_tower.to(dtype)  # as it will be loaded and served
+    vlm.vision_tower.to(dtype)  # as it will be loaded and served
     if load_in is None:
         vlm.model.to(device)
     return vlm
@@ -93,10 +96,10 @@ def freeze(vlm: VLM, config: BridgeConfig) -> Trainee:
     for parameter in weights.values():
         parameter.data = parameter.data.float()
     if model.device.type == "cpu":  # SDPA's backward is written for long sequences: plain attention is 1.3x as fast
-        model.model.language_model.set_attn_implementation("eager")
+        vlm.language_model.set_attn_implementation("eager")
     if config.gradient_checkpointing:
-        model.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.model.language_model.train()  # in eval mode checkpointing is off
+        vlm.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+        vlm.language_model.train()  # in eval mode checkpointing is off
     return Trainee(vlm, weights, adapter)
 
 
@@ -121,5 +124,5 @@ def save_result(trainee: Trainee, config: BridgeConfig, run: Path) -> None:
             vlm.model = PeftModel.from_pretrained(vlm.model, run / "adapter").merge_and_unload()
         else:
             vlm.connector.load_state_dict(connector)
-    vlm.connector.to(vlm.model.model.language_model.dtype)
+    vlm.connector.to(vlm.language_model.dtype)
     vlm.save(run / "vlm")

@@ -7,10 +7,10 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bridge.benchmarks import TITLES, Benchmark
+from bridge.evaluation.benchmarks import TITLES, Benchmark
 from bridge.scoring.bootstrap import paired_gain
 from vlm.errors import UserError, run_command, writing
-from vlm.logs import read_json, write_json
+from vlm.files import read_json, write_json
 
 COLUMNS = {**TITLES, "mean": "mean"}
 EXAMPLES = """examples:

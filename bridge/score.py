@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bridge import details
+from bridge.data.official import gqa_files, gqa_records
+from bridge.evaluation import details
 from bridge.scoring import gqa, pope, vqav2
 from bridge.scoring.joining import check_records, few, refuse_duplicates, refuse_strangers
-from bridge.vqa import gqa_files, gqa_records
 from vlm.errors import UserError, run_command
-from vlm.logs import read_json, read_jsonl, write_json
+from vlm.files import read_json, read_jsonl, write_json
 
 EXAMPLES = """examples:
   python bridge/score.py gqa --questions testdev_balanced_questions.json --predictions predictions.json

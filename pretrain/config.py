@@ -1,65 +1,157 @@
 """Every setting of a pretraining run, flat; the three presets, and what each objective settles."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
-from pretrain.schedule import longest_warmup, shortened_warmup
+from vlm.encoders.config import EncoderConfig
 from vlm.errors import UserError
+from vlm.run.schedule import SCHEDULES, longest_warmup, shortened_warmup
+from vlm.run.settings import RESUME, check_bounds, flag, setting
+from vlm.run.trackers import TRACKERS
 
 BUCKET = 50_000_000  # gradients that ZeRO reduces together: a buffer of 0.2 GB, where DeepSpeed's own default takes 2
-MAY_BE_ZERO = {"seed", "steps", "projector_depth", "micro_batch_size", "warmup_steps", "workers", "zero", "probe_every"}
+PRESET_NAMES = ("tiny", "small", "base")
+OBJECTIVE_NAMES = ("levljepa", "levljepa-plus", "clip", "siglip")
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
     """Defaults are the published v2 recipe on a ViT-B; a preset changes sizes and budget, a flag changes anything."""
 
-    data: str = "runs/world/captions"
-    out: str = "runs/pretrain"
-    preset: str = "tiny"
-    objective: str = "levljepa"
-    seed: int = 0
-    resume: str = "auto"
+    data: str = setting(
+        "runs/world/captions",
+        help="captions: a folder or glob of WebDataset tars, parquet or Arrow files, or a Hugging Face data set",
+        by_content=True,
+    )
+    out: str = setting(
+        "runs/pretrain",
+        help="the run's folder: config.json, metrics.jsonl, checkpoints/, encoder/; on storage that all nodes share",
+        free=True,
+    )
+    preset: str = setting(
+        "tiny",
+        help="tiny: the embedded world on a CPU; small: ViT-S on a GPU; base: the released ViT-B recipe",
+        choices=PRESET_NAMES,
+    )
+    objective: str = setting(
+        "levljepa",
+        help="levljepa; levljepa-plus: 2 global and 4 local crops an image; clip, siglip: the paper's baselines",
+        choices=OBJECTIVE_NAMES,
+    )
+    seed: int = setting(0, help="of weights, directions, data order and augmentation", least=0)
+    resume: str = setting(
+        "auto",
+        help="auto continues a run found in --out; required fails without one; never fails with anything of one",
+        choices=RESUME,
+        free=True,
+    )
 
-    image_size: int = 224
-    patch_size: int = 16
-    vision_width: int = 768
-    vision_layers: int = 12
-    vision_heads: int = 12
-    text_width: int = 768
-    text_layers: int = 12
-    text_heads: int = 12
-    embed_dim: int = 256
-    projector_width: int = 2048
-    projector_depth: int = 4
-    tokenizer: str = "gpt2"
+    image_size: int = setting(EncoderConfig.image_size, help="pixels of a side", least=1, group="sizes")
+    patch_size: int = setting(EncoderConfig.patch_size, help="pixels of a patch's side", least=1, group="sizes")
+    vision_width: int = setting(EncoderConfig.vision_width, help="of the ViT", least=1, group="sizes")
+    vision_layers: int = setting(EncoderConfig.vision_layers, help="blocks of the ViT", least=1, group="sizes")
+    vision_heads: int = setting(EncoderConfig.vision_heads, help="attention heads of the ViT", least=1, group="sizes")
+    text_width: int = setting(EncoderConfig.text_width, help="of the text tower", least=1, group="sizes")
+    text_layers: int = setting(EncoderConfig.text_layers, help="blocks of the text tower", least=1, group="sizes")
+    text_heads: int = setting(EncoderConfig.text_heads, help="its attention heads", least=1, group="sizes")
+    embed_dim: int = setting(EncoderConfig.embed_dim, help="of the embeddings z_v and z_t", least=1, group="sizes")
+    projector_width: int = setting(
+        EncoderConfig.projector_width, help="hidden width of heads and predictors", least=1, group="sizes"
+    )
+    projector_depth: int = setting(
+        EncoderConfig.projector_depth,
+        help="hidden layers of a predictor; clip and siglip have none",
+        least=0,
+        group="sizes",
+    )
+    tokenizer: str = setting(
+        "gpt2",
+        help="gpt2, train:SIZE (a BPE learnt from the captions), or a tokenizer.json",
+        by_content=True,
+        group="sizes",
+    )
 
-    directions: int = 4096
-    lambda_image: float = 0.02
-    lambda_text: float = 0.02
-    lambda_multi: float = 0.2
+    directions: int = setting(4096, help="random directions of SIGReg", least=1, group="objective")
+    lambda_image: float = setting(0.02, help="weight of SIGReg on the images' embeddings", group="objective")
+    lambda_text: float = setting(0.02, help="weight of SIGReg on the captions' embeddings", group="objective")
+    lambda_multi: float = setting(
+        0.2, help="weight of levljepa-plus's pull between an image's crops", group="objective"
+    )
 
-    steps: int = 200_000
-    batch_size: int = 4096
-    micro_batch_size: int = 0
-    lr: float = 2e-4
-    min_lr: float = 2e-5
-    warmup_steps: int = 1000
-    schedule: str = "cosine"
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    zero: int = 1
-    dtype: str = "auto"
+    steps: int = setting(200_000, help="optimizer steps; 0 writes the untrained encoder", least=0, group="optimization")
+    batch_size: int = setting(4096, help="samples a step over all processes", least=1, group="optimization")
+    micro_batch_size: int = setting(
+        0,
+        help="samples over all processes whose activations are kept at a time (0: the whole batch)",
+        least=0,
+        free=True,
+        group="optimization",
+    )
+    lr: float = setting(2e-4, help="peak learning rate", least=0, group="optimization")
+    min_lr: float = setting(2e-5, help="learning rate of the last step", least=0, group="optimization")
+    warmup_steps: int = setting(
+        1000,
+        help="steps of linear warm-up; the preset's is shortened to a tenth of --steps where it does not fit",
+        least=0,
+        group="optimization",
+    )
+    schedule: str = setting(
+        "cosine",
+        help="cosine; wsd: stable until the last 15 % of the steps, which warm-up must leave free",
+        choices=tuple(SCHEDULES),
+        group="optimization",
+    )
+    weight_decay: float = setting(0.01, help="of AdamW, on matrices alone", least=0, group="optimization")
+    clip: float = setting(1.0, help="largest gradient norm; 0: no clipping", least=0, group="optimization")
+    zero: int = setting(1, help="DeepSpeed ZeRO stage", choices=(0, 1, 2, 3), group="optimization")
+    dtype: str = setting(
+        "auto",
+        help="auto: bf16 autocast on GPUs, fp32 on CPUs",
+        choices=("auto", "bf16", "fp32"),
+        group="optimization",
+    )
 
-    augmentation: str = "crop-jitter"
-    image_column: str | None = None
-    caption_column: str | None = None
-    bad_ratio: float = 0.05
-    workers: int = 4
-    tracker: str = "auto"
-    log_every: int = 10
-    save_every: int = 2000
-    probe_every: int = 0
-    probe_data: str | None = None
+    augmentation: str = setting(
+        "crop-jitter",
+        help="squash: none; crop-jitter: mild; dino: the crops of levljepa-plus",
+        choices=("crop-jitter", "squash", "dino"),
+        group="data",
+    )
+    image_column: str | None = setting(None, help="column or tar suffix of the images [the usual names]", group="data")
+    caption_column: str | None = setting(
+        None, help="column or tar suffix of the captions [the usual names]", group="data"
+    )
+    bad_ratio: float = setting(
+        0.05,
+        help="share of the samples that may be unusable before the run stops",
+        least=0,
+        most=1,
+        free=True,
+        group="data",
+    )
+    workers: int = setting(4, help="loader processes of each rank", least=0, free=True, group="data")
+
+    tracker: str = setting(
+        "auto",
+        help="where metrics.jsonl is shown; auto: RUN/tensorboard if TensorBoard is installed",
+        choices=TRACKERS,
+        free=True,
+        group="records",
+    )
+    log_every: int = setting(10, help="steps between two readings of the metrics", least=1, free=True, group="records")
+    save_every: int = setting(2000, help="steps between two checkpoints", least=1, free=True, group="records")
+    probe_every: int = setting(
+        0,
+        help="steps between two measurements of retrieval and effective rank, probe_* in metrics.jsonl (0: none)",
+        least=0,
+        free=True,
+        group="records",
+    )
+    probe_data: str | None = setting(
+        None,
+        help="captions held out for --probe-every; the first 256 usable pairs are read",
+        free=True,
+        group="records",
+    )
 
     @property
     def local_size(self) -> int:
@@ -68,10 +160,7 @@ class PretrainConfig:
 
     def check(self) -> None:
         """Raise `UserError` for settings that are out of range or contradict each other."""
-        for name, value in vars(self).items():
-            least = 1 if isinstance(value, int) and name not in MAY_BE_ZERO else 0
-            if isinstance(value, (int, float)) and not name.startswith("lambda_") and not value >= least:
-                raise UserError(f"--{name.replace('_', '-')} {value}: give {least} or more")
+        check_bounds(self)
         if self.vision_width % self.vision_heads or self.text_width % self.text_heads:
             raise UserError("the width of a tower must be a multiple of its number of heads")
         if self.image_size % self.patch_size:
@@ -85,8 +174,6 @@ class PretrainConfig:
                 f"--probe-every {self.probe_every} --probe-data {self.probe_data}: give a number of steps, "
                 "and captions that are not trained on"
             )
-        if self.bad_ratio > 1:
-            raise UserError(f"--bad-ratio {self.bad_ratio}: give a share of the samples, 1 or less")
         if self.micro_batch_size > self.batch_size:
             raise UserError(
                 f"--micro-batch-size {self.micro_batch_size} is above --batch-size {self.batch_size}: leave it out"
@@ -173,14 +260,9 @@ def from_preset(preset: str, **changes) -> PretrainConfig:
     config = replace(PretrainConfig(preset=preset), **{**PRESETS[preset], **objective, **changes})
     for name, readers in READ_BY.items():
         if name in changes and config.objective not in readers:
-            raise UserError(
-                f"--{name.replace('_', '-')} has no effect with --objective {config.objective}: leave it out"
-            )
+            raise UserError(f"{flag(name)} has no effect with --objective {config.objective}: leave it out")
     if "warmup_steps" not in changes and config.steps > 0:
         shortened = shortened_warmup(config.schedule, config.steps, config.warmup_steps)
         config = replace(config, warmup_steps=shortened)
     config.check()
     return config
-
-
-FIELDS = {field.name: field for field in fields(PretrainConfig)}

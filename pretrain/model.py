@@ -11,8 +11,8 @@ from torch.utils.checkpoint import checkpoint
 from pretrain.config import PretrainConfig
 from pretrain.contrastive import Logits
 from pretrain.objective import Embeddings
-from vlm.encoder import Encoder, TextTower
-from vlm.encoder_config import EncoderConfig
+from vlm.encoders.config import EncoderConfig
+from vlm.encoders.levljepa import Encoder, TextTower
 
 LENGTH_GROUPS = 4  # of captions of similar length, at most
 GROUP_ROWS = 32  # a smaller group costs more in calls than it saves in pads

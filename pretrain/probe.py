@@ -5,18 +5,18 @@ from collections.abc import Callable
 
 import torch
 
-from pretrain.backgrounds import background_probe
-from pretrain.captions import open_captions
-from pretrain.features import PatchTokens, cls_features, in_order, patch_tokens
-from pretrain.objects import object_probe
-from pretrain.probe_data import Labelled, open_labelled
-from pretrain.probes import accuracy, attentive_probe, knn_scores, linear_probe
-from pretrain.retrieval import caption_pool, retrieval_probe
-from pretrain.segmentation import segmentation_probe
-from pretrain.zero_shot import TEMPLATES, CaptionClassifier, read_class_names
-from vlm.encoder import Encoder, load_encoder
+from pretrain.data.source import open_captions
+from pretrain.probes.backgrounds import background_probe
+from pretrain.probes.features import PatchTokens, cls_features, in_order, patch_tokens
+from pretrain.probes.heads import accuracy, attentive_probe, knn_scores, linear_probe
+from pretrain.probes.labelled import Labelled, open_labelled
+from pretrain.probes.objects import object_probe
+from pretrain.probes.retrieval import caption_pool, retrieval_probe
+from pretrain.probes.segmentation import segmentation_probe
+from pretrain.probes.zero_shot import TEMPLATES, CaptionClassifier, read_class_names
+from vlm.encoders.levljepa import Encoder, load_encoder
 from vlm.errors import UserError, run_command
-from vlm.logs import write_json
+from vlm.files import write_json
 
 EPILOG = """examples:
   python pretrain/probe.py runs/pretrain/encoder --task linear --data runs/world/classes

@@ -10,13 +10,12 @@ import torch
 
 from pretrain.config import PretrainConfig
 from pretrain.health import SETTLED, collapse
-from pretrain.trackers import open_tracker
 from vlm.distributed import all_items, all_sum, is_main, world_size
-from vlm.errors import UserError
-from vlm.logs import append_jsonl, progress
-from vlm.runs import TERMINATED, forget_from
-
-PATIENCE = 5  # steps in a row without a finite gradient before the run gives up
+from vlm.files import append_jsonl
+from vlm.run.folder import forget_from
+from vlm.run.progress import progress
+from vlm.run.stopping import Patience
+from vlm.run.trackers import open_tracker
 
 
 class Recorder:
@@ -25,7 +24,7 @@ class Recorder:
     def __init__(self, run: Path, config: PretrainConfig, start: int):
         self.path, self.config, self.pending, self.clock = run / "metrics.jsonl", config, [], time.perf_counter()
         self.bar = progress(config.steps, "pretrain", "step", initial=start, show=is_main())
-        self.failures = 0
+        self.patience = Patience("lower --lr or raise --lambda-*")
         self.peaks: dict[str, float] = {}
         self.warning: str | None = None
         if is_main():
@@ -45,7 +44,7 @@ class Recorder:
             self.flush()
 
     def flush(self) -> None:
-        """Read the pending steps' means over the ranks in one transfer; `UserError` where nothing moves any more."""
+        """Read the pending steps' means over the ranks in one transfer; `UserError` once nothing moves any more."""
         if not self.pending:
             return
         values = torch.stack([value for _, _, metrics, *_ in self.pending for value in metrics.values()])
@@ -59,22 +58,12 @@ class Recorder:
             records.append({name: _or_null(value) for name, value in record.items()})
             if is_main():
                 append_jsonl(self.path, records[-1])
-            if self.failures == PATIENCE:
-                raise UserError(
-                    f"no finite gradient for {PATIENCE} steps up to step {step}: lower --lr or raise --lambda-*"
-                )
+            self.patience.check(step)
         if is_main():
             self.tracker(records)
         self.bar.set_postfix_str(f"loss {record['loss']:.4f}, {rate:.0f} samples/s", refresh=False)
         self.bar.update(len(self.pending))
         self.pending, self.clock = [], now
-
-    def stop(self, step: int) -> None:
-        """Leave, as SIGTERM asked; the checkpoint of `step` is there."""
-        self.bar.close()
-        if is_main():
-            print(f"terminated: step {step} is saved, the same command goes on from there", file=sys.stderr)
-        sys.exit(TERMINATED)
 
     def _verdict(self, record: dict, ids: list[str]) -> dict:
         """Whether the step was skipped, for a gradient that is not finite, and with which samples of all ranks.
@@ -82,7 +71,7 @@ class Recorder:
         Else its warning of collapse, if any. The ranks have read the same numbers: they gather the samples together.
         """
         skipped = not math.isfinite(record["gradient_norm"])
-        self.failures = self.failures + 1 if skipped else 0
+        self.patience.count(skipped)
         if not skipped:
             return {"skipped": 0, **self._collapse(record)}
         samples = all_items(ids)

@@ -11,14 +11,14 @@ import torch
 from matplotlib.figure import Figure
 
 from pretrain import figures
-from pretrain.captions import open_captions
-from pretrain.features import embed
+from pretrain.data.pairs import Captions
+from pretrain.data.source import open_captions
 from pretrain.objective import effective_rank
-from pretrain.pairs import Captions
-from pretrain.retrieval import tell_passed, usable_pairs
-from vlm.encoder import Encoder, load_encoder
+from pretrain.probes.features import embed
+from pretrain.probes.retrieval import tell_passed, usable_pairs
+from vlm.encoders.levljepa import Encoder, load_encoder
 from vlm.errors import UserError, run_command
-from vlm.logs import read_json, read_jsonl
+from vlm.files import read_json, read_jsonl
 
 PAIRS, SHOWN = 512, 8
 EXAMPLES = """examples:

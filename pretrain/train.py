@@ -8,31 +8,33 @@ from pathlib import Path
 import torch
 
 from pretrain import checkpoints
-from pretrain.augment import augmentation
 from pretrain.batchnorm import GlobalBatchNorm1d, RunningStatistics
-from pretrain.captions import CaptionBatches, open_captions
 from pretrain.config import PretrainConfig
 from pretrain.contrastive import Logits
+from pretrain.data.augment import augmentation
+from pretrain.data.batches import CaptionBatches
+from pretrain.data.source import open_captions
+from pretrain.data.tokenizer import load_tokenizer
 from pretrain.health import health
 from pretrain.model import Pretrainer, encoder_config, parameter_groups, use_fast_attention
 from pretrain.objective import objective
+from pretrain.probes.watch import Watch
 from pretrain.recorder import Recorder
-from pretrain.resume import resume_step
-from pretrain.schedule import SCHEDULES
-from pretrain.vocabulary import load_tokenizer
-from pretrain.watch import Watch
 from pretrain.zero import device, gathered, start_engine, start_processes, update
 from vlm.distributed import AnyRank, barrier, is_main, rank, world_size
-from vlm.encoder import Encoder, new_encoder
-from vlm.images import CLIP_MEAN, CLIP_STD
-from vlm.logs import write_json
-from vlm.runs import locked, termination
-from vlm.tokens import CaptionTokenizer
+from vlm.encoders.config import CLIP_MEAN, CLIP_STD
+from vlm.encoders.levljepa import Encoder, new_encoder
+from vlm.encoders.tokens import CaptionTokenizer
+from vlm.files import write_json
+from vlm.run.folder import locked
+from vlm.run.schedule import SCHEDULES
+from vlm.run.settings import trajectory
+from vlm.run.stopping import leave, termination
 
 
 def build_encoder(config: PretrainConfig, tokenizer: CaptionTokenizer) -> Encoder:
     """Random towers and heads keyed by the seed, with BatchNorm over all ranks."""
-    training = {name: value for name, value in asdict(config).items() if name not in checkpoints.FREE}
+    training = {**trajectory(config), "tokenizer": config.tokenizer}
     sizes = encoder_config(config, tokenizer.vocab_size, mean=CLIP_MEAN, std=CLIP_STD, training=training)
     return new_encoder(sizes, config.seed, tokenizer, GlobalBatchNorm1d)
 
@@ -60,8 +62,8 @@ def _train(config: PretrainConfig) -> None:
     logits = Logits(config.objective).to(target) if config.objective in ("clip", "siglip") else None
     model = Pretrainer(encoder, config.micro_batch_size // world_size(), compute_dtype(config, target), logits)
     engine = start_engine(model, parameter_groups(model, config.weight_decay), config, world_size())
-    settings = checkpoints.fingerprint(config, data.fingerprint)
-    start = resume_step(engine, run, config, settings)
+    kept = checkpoints.open_checkpoints(run, config, data.fingerprint)
+    start = checkpoints.resume(engine, kept, config)
     if is_main():
         write_json(run / "config.json", asdict(config))
     transform = augmentation(config, CLIP_MEAN, CLIP_STD)
@@ -82,7 +84,7 @@ def _train(config: PretrainConfig) -> None:
     recorder, watch = Recorder(run, config, start), Watch(encoder, config)
 
     def save(step: int) -> None:
-        checkpoints.save(engine, run, step, settings, world_size())
+        checkpoints.save(engine, kept, step)
 
     with termination() as terminated:
         loop(engine, batches, recorder, save, watch, config, start, terminated)
@@ -125,7 +127,7 @@ def loop(
             recorder.flush()  # before: a step that a checkpoint holds is not recorded again
             save(step + 1)
         if stop:
-            recorder.stop(step + 1)
+            leave(step + 1, recorder.bar)
 
 
 def to_device(tensors: torch.Tensor | list[torch.Tensor], target: torch.device) -> torch.Tensor | list[torch.Tensor]:

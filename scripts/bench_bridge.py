@@ -28,7 +28,7 @@ from bridge_ways import ANSWER, OPENING, SLOTS, TEXT, Bridge, Llava, Way, conver
 from tables import row, verdict
 
 from vlm.errors import UserError, run_command
-from vlm.llm import default_dtype
+from vlm.llms.precision import default_dtype
 
 LAYERS = 28
 MEMORY = 2  # ratio needed

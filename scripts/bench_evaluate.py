@@ -18,15 +18,16 @@ import torch
 from PIL import Image
 from tables import verdict
 
-from bridge.answering import Asker, plan
-from bridge.decode import end_ids
-from bridge.vqa import Example
-from vlm.assemble import assemble
-from vlm.encoder import new_encoder
-from vlm.encoder_config import EncoderConfig
+from bridge.data.example import Example
+from bridge.evaluation.answering import Asker, plan
+from bridge.evaluation.decode import end_ids
+from vlm.encoders.config import EncoderConfig
+from vlm.encoders.levljepa import new_encoder
 from vlm.errors import run_command
-from vlm.llm import default_dtype, load_llm
-from vlm.model import load
+from vlm.llava.assembly import assemble
+from vlm.llava.model import load
+from vlm.llms.load import load_llm
+from vlm.llms.precision import default_dtype
 
 COLOURS = ("red", "green", "blue", "white", "black", "wooden")
 NOUNS = ("person", "traffic light", "dog", "dining table", "bottle", "cup", "bus", "surfboard")
@@ -48,7 +49,7 @@ def make_vlm(llm: str, device: str, dtype: torch.dtype):
         "text_heads": 1,
     }
     vlm = assemble(new_encoder(EncoderConfig(**sizes), seed=0).eval(), load_llm(llm, dtype=dtype))
-    vlm.model.model.vision_tower.to(dtype)
+    vlm.vision_tower.to(dtype)
     vlm.connector.to(dtype)
     vlm.model.to(device)
     return vlm

@@ -22,11 +22,13 @@ import torch
 from PIL import Image, ImageDraw
 from tables import verdict
 
-from pretrain.augment import Squash
-from pretrain.captions import CaptionBatches, open_captions
+from pretrain.data.augment import Squash
+from pretrain.data.batches import CaptionBatches
+from pretrain.data.source import open_captions
 from vlm import images
+from vlm.encoders.config import CLIP_MEAN, CLIP_STD
 from vlm.errors import run_command
-from vlm.images import CLIP_MEAN, CLIP_STD, decode, eval_transform, to_tensor
+from vlm.images import decode, eval_transform, to_tensor
 
 EXAMPLES = """examples:
   python scripts/bench_loader.py
@@ -83,7 +85,7 @@ def jpeg(image: Image.Image) -> bytes:
 
 def pipelines(size: int) -> dict:
     """Name -> function from a JPEG's bytes to float32[3, size, size]; the first is the reference."""
-    stock, squash = eval_transform(size), Squash(size, CLIP_MEAN, CLIP_STD)
+    stock, squash = eval_transform(size, CLIP_MEAN, CLIP_STD), Squash(size, CLIP_MEAN, CLIP_STD)
     return {
         "full decode, PIL bicubic": lambda data: stock(decode(data)),
         "reduced decode, PIL bicubic": lambda data: stock(decode(data, fit=size)),
@@ -121,7 +123,7 @@ def report_decoding(size: int, count: int, rounds: int, width: int, height: int)
         print(
             f"{name:32} {1 / np.median(times[name]):9.0f} {ratio:5.2f}x {difference(reference, function, files):28.3f}"
         )
-    stock = eval_transform(size)
+    stock = eval_transform(size, CLIP_MEAN, CLIP_STD)
     loss = [(stock(image) - reference(data)).abs().mean() for image, data in zip(originals, files)]
     loss = LEVEL * float(np.mean(loss))
     ratio = np.median(base / times[TRAINING])

@@ -26,10 +26,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from pretrain.model import Pretrainer, parameter_groups, text_features, use_fast_attention
 from pretrain.objective import levljepa
 from pretrain.sigreg import random_directions
-from vlm.encoder import Encoder, new_encoder
-from vlm.encoder_config import EncoderConfig
+from vlm.encoders.config import EncoderConfig
+from vlm.encoders.levljepa import Encoder, new_encoder
+from vlm.encoders.tokens import CONTEXT
 from vlm.errors import UserError, run_command
-from vlm.tokens import CONTEXT
 
 STEP, STEP_STRETCH, TEXT = 1.5, 1.8, 2.2
 SMALL = EncoderConfig(

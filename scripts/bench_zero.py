@@ -15,9 +15,9 @@ import torch
 from tables import row
 
 from pretrain.config import PretrainConfig, from_preset
-from pretrain.plan import checkpoint_bytes, model_states, parameters
+from pretrain.price import checkpoint_bytes, model_states, parameters
 from vlm.errors import UserError, run_command
-from vlm.logs import read_json, write_json
+from vlm.files import read_json, write_json
 
 RANKS, TOLERANCE = 2, 1e-4
 BUCKET = 0.2  # of the parameters, as the base preset's; the real one would hold all of this small model
@@ -75,7 +75,7 @@ def work(stage: int, width: int, steps: int, out: Path) -> None:
     from pretrain.model import Pretrainer, encoder_config, parameter_groups, use_fast_attention
     from pretrain.objective import levljepa
     from vlm.distributed import rank
-    from vlm.encoder import new_encoder
+    from vlm.encoders.levljepa import new_encoder
 
     torch.set_num_threads(1)
     zero.start_processes()

@@ -18,12 +18,13 @@ from transformers import (
 )
 
 from bridge.config import BridgeConfig
-from bridge.features import FeatureCache, VisionTower
-from bridge.model import prefill
-from bridge.packing import Conversation, Row, fill_rows, make_batch, micro_batches
+from bridge.data.features import FeatureCache, VisionTower
+from bridge.data.packing import Conversation, Row, fill_rows, make_batch, micro_batches
+from bridge.data.questions import Prepared
+from bridge.forward import prefill
+from bridge.loop import backward, update
 from bridge.parts import freeze
-from bridge.questions import Prepared
-from bridge.training import backward, update
+from vlm.llava.parts import connector, language_model, vision_tower
 
 VOCABULARY, SLOTS = 151936, 196
 IMAGE, END, FIRST_WORD = 1, 2, 100  # token ids
@@ -62,7 +63,7 @@ def frozen_model(layers: int, dtype: torch.dtype) -> LlavaForConditionalGenerati
     """Random weights that depend on `layers` and `dtype` alone; only the connector is trained."""
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_config(model_config(layers), dtype=dtype).eval().requires_grad_(False)
-    model.model.multi_modal_projector.requires_grad_(True)
+    connector(model).requires_grad_(True)
     return model
 
 
@@ -98,8 +99,8 @@ class Way:
 
     def __init__(self, layers: int, dtype: torch.dtype, questions: tuple[int, ...], folder: Path):
         self.model = frozen_model(layers, dtype)
-        self.connector = self.model.model.multi_modal_projector
-        self.layers = self.model.model.language_model.layers
+        self.connector = connector(self.model)
+        self.layers = language_model(self.model).layers
         self.images = conversations(questions)
         self.processor = CLIPImageProcessorPil(size={"height": 224, "width": 224}, do_center_crop=False)
         self.load(pictures(folder, len(questions)))
@@ -139,7 +140,13 @@ class Llava(Way):
 class Bridge(Way):
     def load(self, paths: list[Path]) -> None:
         processor = SimpleNamespace(image_processor=self.processor)
-        vlm = SimpleNamespace(model=self.model, connector=self.connector, processor=processor)
+        vlm = SimpleNamespace(
+            model=self.model,
+            vision_tower=vision_tower(self.model),
+            connector=self.connector,
+            language_model=language_model(self.model),
+            processor=processor,
+        )
         self.paths, self.trainee = paths, freeze(vlm, BridgeConfig("out", None, None))  # its attention, its dtypes
         self.features = FeatureCache(paths[0].parent / "features", VisionTower(vlm))
         with contextlib.redirect_stderr(io.StringIO()):

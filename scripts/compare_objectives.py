@@ -16,7 +16,7 @@ from lanes import run, score_bridge, train_bridge
 
 from pretrain.config import OBJECTIVES
 from vlm.errors import UserError, run_command
-from vlm.logs import read_json, read_jsonl, write_json
+from vlm.files import read_json, read_jsonl, write_json
 
 EXAMPLES = """examples:
   python scripts/compare_objectives.py                                      two seeds of 300 steps, some minutes

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from vlm.errors import UserError
-from vlm.logs import read_json
+from vlm.files import read_json
 
 ROOT = Path(__file__).resolve().parent.parent
 SPLITS = {

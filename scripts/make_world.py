@@ -14,7 +14,7 @@ from pathlib import Path
 from world.files import VERSION, write_world
 
 from vlm.errors import UserError, run_command
-from vlm.logs import read_json
+from vlm.files import read_json
 
 EPILOG = """examples:
   python scripts/make_world.py data/world

@@ -14,7 +14,7 @@ from paper.runs import Run, read_run
 from paper.table import make_table
 
 from vlm.errors import UserError, run_command
-from vlm.logs import write_json
+from vlm.files import write_json
 
 EXAMPLES = """examples:
   python scripts/paper_table.py runs/*/ --out runs

@@ -13,7 +13,7 @@ from data_checks.reading import Found, decode_images, image_notes, is_official, 
 
 from bridge.scoring.pope import RANDOM_FILES
 from vlm.errors import UserError, run_command
-from vlm.logs import write_json
+from vlm.files import write_json
 
 EXAMPLES = """examples:
   python scripts/prepare_data.py gqa data/gqa                            what is there, what to fetch from where

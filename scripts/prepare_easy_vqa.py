@@ -25,7 +25,8 @@ import numpy as np
 from tqdm import tqdm
 
 from vlm.errors import UserError, run_command
-from vlm.logs import progress, write_json
+from vlm.files import write_json
+from vlm.run.progress import progress
 
 EXAMPLES = """examples:
   python scripts/prepare_easy_vqa.py data/easy-vqa

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from pretrain.captions import open_captions
-from pretrain.manifest import TarCaptions
+from pretrain.data.manifest import TarCaptions
+from pretrain.data.source import open_captions
 from vlm.errors import UserError, run_command
 
 EXAMPLES = """examples:

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 
 from pretrain import probe
-from vlm.encoder import load_encoder
+from vlm.encoders.levljepa import load_encoder
 from vlm.errors import run_command
-from vlm.logs import write_json
+from vlm.files import write_json
 
 EXAMPLES = """examples:
   python scripts/probe_world.py runs/pretrain/encoder runs/world

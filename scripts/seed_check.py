@@ -14,7 +14,7 @@ from pathlib import Path
 from lanes import SPLITS, run, score_bridge, train_bridge
 
 from vlm.errors import UserError, run_command
-from vlm.logs import write_json
+from vlm.files import write_json
 
 EXAMPLES = """examples:
   python scripts/seed_check.py --world runs/world --out runs/seeds

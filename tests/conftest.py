@@ -15,8 +15,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from vlm.encoder import new_encoder
-from vlm.encoder_config import EncoderConfig
+from vlm.encoders.config import EncoderConfig
+from vlm.encoders.levljepa import new_encoder
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -119,8 +119,8 @@ def llm_folders(tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def tiny_vlm(tmp_path_factory) -> Path:
     """A saved VLM folder: a random 2-layer Llama with a byte tokenizer behind a random ViT with 16 image tokens."""
-    from vlm.assemble import assemble
-    from vlm.llm import load_llm
+    from vlm.llava.assembly import assemble
+    from vlm.llms.load import load_llm
 
     root = tmp_path_factory.mktemp("tiny")
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

@@ -9,19 +9,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vlm.assemble import assemble
-    from vlm.encoder import load_encoder
-    from vlm.model import load
+    from vlm.encoders.levljepa import load_encoder
+    from vlm.llava.assembly import assemble
+    from vlm.llava.model import load
 
 __all__ = ["assemble", "load", "load_encoder"]
+
+_HOMES = {"assemble": "vlm.llava.assembly", "load": "vlm.llava.model", "load_encoder": "vlm.encoders.levljepa"}
 
 
 def __getattr__(name: str) -> Any:
     # torch and transformers take seconds to import: `vlm --help` must not wait for them.
-    if name == "assemble":
-        return importlib.import_module("vlm.assemble")  # a callable module
-    if name == "load":
-        return importlib.import_module("vlm.model").load
-    if name == "load_encoder":
-        return importlib.import_module("vlm.encoder").load_encoder
-    raise AttributeError(f"module 'vlm' has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vlm' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -67,11 +67,11 @@ def _run() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     if args.command == "chat":
-        from vlm.chat import chat
+        from vlm.apps.chat import chat
 
         chat(args.folder, args.image, args.question, args.max_new_tokens)
     else:
-        from vlm.doctor import check, show_labels
+        from vlm.apps.doctor import check, show_labels
 
         if len(args.what) == 1:
             check(args.what[0])

@@ -2,16 +2,21 @@
 
 import errno
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 # What the machine refuses; a file that is missing is not here, since that may be a mistake of ours.
 _REFUSED = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE,
     errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE,
 }  # fmt: skip
+# torch.save's writer in C++ names itself so in the RuntimeError by which it tells of a full disk.
+_TORCH_WRITER = ("StreamWriter", "inline_container", "unexpected pos")
 
 
 class UserError(ValueError):
@@ -19,16 +24,30 @@ class UserError(ValueError):
 
 
 @contextmanager
-def writing(path: str | Path, *kinds: type[Exception]) -> Iterator[None]:
-    """`UserError` naming `path` where it cannot be written, which the system's own error for a full disk does not.
+def writing(path: str | Path, advice: str = "make room or give another folder") -> Iterator[None]:
+    """Turn a failure to write `path` into a `UserError` that names it; other errors pass through.
 
-    kinds: what a library raises in place of OSError.
+    Libraries have their own exceptions for a full disk: torch.save raises RuntimeError, safetensors SafetensorError.
     """
     try:
         yield
-    except (OSError, *kinds) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot write {path} ({reason}): make room or give another folder") from error
+    except UserError:
+        raise
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, RuntimeError) and not any(name in str(error) for name in _TORCH_WRITER):
+            raise  # such as a CUDA error, which says nothing about the disk
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
+        raise UserError(f"cannot write {path} ({reason}; {_free(Path(path))}): {advice}") from error
+
+
+def _free(path: Path) -> str:
+    """The room on the disk of `path`, of which the last parts may not exist yet."""
+    for folder in (path, *path.parents):
+        try:
+            return f"{shutil.disk_usage(folder).free:,} bytes free"
+        except OSError:
+            continue
+    return "its free space is unknown"
 
 
 def run_command(main: Callable[[], None]) -> None:

@@ -8,6 +8,7 @@ bits; alpha is composited on white; an animation gives its first frame.
 import io
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,12 +19,6 @@ import torch.nn.functional as F
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from vlm.errors import UserError
-
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-NORMALISATIONS = {"clip": (CLIP_MEAN, CLIP_STD), "imagenet": (IMAGENET_MEAN, IMAGENET_STD)}
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 MIN_SIDE = 8  # below one patch of any encoder; a 1 x 1 tracking pixel is no picture
@@ -112,7 +107,7 @@ class EvalTransform:
         return to_tensor(upright_rgb(image).resize(size, Image.Resampling.BICUBIC), self.mean, self.std)
 
 
-def eval_transform(image_size: int, mean=CLIP_MEAN, std=CLIP_STD) -> EvalTransform:
+def eval_transform(image_size: int, mean: Sequence[float], std: Sequence[float]) -> EvalTransform:
     """The transform used everywhere outside augmentation; equal to CLIPImageProcessorPil without its centre crop."""
     return EvalTransform(image_size, tuple(mean), tuple(std))
 

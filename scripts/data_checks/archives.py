@@ -12,9 +12,9 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from vlm.checkpoint import sync
 from vlm.errors import UserError
-from vlm.logs import progress
+from vlm.files import sync
+from vlm.run.progress import progress
 
 MAX_RATIO = 200  # JSON of repeated keys packs about 20-fold; deflate's own limit, and a bomb's aim, is 1030
 BLOCK = 1 << 20

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bridge import vqa
-from bridge.vqa import Example
+from bridge.data import official
+from bridge.data.example import Example
 
 STANFORD = "https://downloads.cs.stanford.edu/nlp/data/gqa"
 VISUALQA = "https://s3.amazonaws.com/cvmlp/vqa/mscoco/vqa"
@@ -104,7 +104,7 @@ DATA_SETS = {
             _gqa("val", "evaluation", 132_062, 10_234),
             _gqa("testdev", "evaluation", 12_578, 398),
         ),
-        lambda folder, split: vqa.gqa(folder, split, allow_missing=True),
+        lambda folder, split: official.gqa(folder, split, allow_missing=True),
     ),
     "vqav2": DataSet(
         "VQAv2",
@@ -114,12 +114,12 @@ DATA_SETS = {
             _vqav2("test-dev2015", "submission", 107_394, None, TEST_QUESTIONS, COCO_TEST),
             _vqav2("test2015", "submission", 447_793, 81_434, TEST_QUESTIONS, COCO_TEST),
         ),
-        lambda folder, split: vqa.vqav2(folder, split, allow_missing=True),
+        lambda folder, split: official.vqav2(folder, split, allow_missing=True),
     ),
     "pope": DataSet(
         "POPE",
         (_pope("random", (2910, 3000)), _pope("popular", (3000,)), _pope("adversarial", (3000,))),
-        lambda folder, split: vqa.pope(folder, split, allow_missing=True),
+        lambda folder, split: official.pope(folder, split, allow_missing=True),
         whole=True,
     ),
 }

@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bridge.vqa import Example
+from bridge.data.example import Example
 from data_checks.official import DataSet, Need, Split
 from vlm.errors import UserError
 from vlm.images import ImageError, load_image
-from vlm.logs import progress
+from vlm.run.progress import progress
 
 SHOWN = 3  # examples of missing or unreadable images
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bridge.benchmarks import TITLES
+from bridge.evaluation.benchmarks import TITLES
 from paper.table import NAMES
 
 COLOURS = {"levljepa": "#1f6f8b", "clip": "#e0a458", "siglip": "#8d99ae", "levljepa-plus": "#7a5c8e"}

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlm.errors import UserError
-from vlm.logs import read_json
+from vlm.files import read_json
 
 RANDOM = "random"
 # `--llm` as it may have been given -> the name in the table, for the paper's two as the paper has it.

@@ -3,11 +3,11 @@
 import statistics
 from collections.abc import Sequence
 
-from bridge.benchmarks import TITLES
+from bridge.evaluation.benchmarks import TITLES
 from bridge.scoring.bootstrap import paired_gain
 from paper.runs import RANDOM, Run, differences
 from vlm.errors import UserError
-from vlm.logs import read_json
+from vlm.files import read_json
 
 OBJECTIVES = ("levljepa", "clip", "siglip")
 NAMES = {"levljepa": "LeVLJEPA", "levljepa-plus": "LeVLJEPA+", "clip": "CLIP", "siglip": "SigLIP"}

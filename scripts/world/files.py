@@ -9,7 +9,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from vlm.logs import progress, write_json
+from vlm.files import write_json
+from vlm.run.progress import progress
 from world import gqa, pope, probes, vqav2
 from world.captions import caption, full_caption
 from world.draw import jpeg, render

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vlm.logs import progress
+from vlm.run.progress import progress
 from world.draw import background, draw, jpeg, object_masks, render
 from world.scenes import CATEGORIES, Scene, keyed, make_scene, single_object
 

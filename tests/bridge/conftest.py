@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from vlm.encoder import new_encoder
-from vlm.encoder_config import EncoderConfig
-from vlm.logs import read_jsonl, write_json
+from vlm.encoders.config import EncoderConfig
+from vlm.encoders.levljepa import new_encoder
+from vlm.files import read_jsonl, write_json
 
 ROOT = Path(__file__).parent.parent.parent
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
@@ -179,8 +179,8 @@ class Training:
     def run(self, out: Path, *more: str) -> None:
         """In this process, which has the libraries loaded already."""
         from bridge.config import parse_config
+        from bridge.loop import train
         from bridge.train import load_examples
-        from bridge.training import train
 
         config = parse_config(self.flags(out, *more))
         train(config, load_examples(config))

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from bridge import benchmarks
-from bridge.answering import plan, shuffled
-from bridge.vqa import Example
+from bridge.data.example import Example
+from bridge.evaluation import benchmarks
+from bridge.evaluation.answering import plan, shuffled
 from vlm.errors import UserError
 
 

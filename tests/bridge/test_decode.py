@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, Qwen2Config, ViTConfig
 
-from bridge.decode import Decoder, _Tokens, additive_mask, common_prefix, make_prompts
+from bridge.evaluation.decode import Decoder, _Tokens, additive_mask, common_prefix, make_prompts
 
 SLOT, SLOTS, BUDGET = 90, 16, 10
 ENDS = [5, 17, 33, 44, 55, 66, 21, 22, 23]  # many, so that random weights meet one early, late or never

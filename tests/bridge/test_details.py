@@ -1,6 +1,6 @@
 """Score dicts as text, against literal lines."""
 
-from bridge import details
+from bridge.evaluation import details
 from bridge.scoring import gqa, pope, vqav2
 
 

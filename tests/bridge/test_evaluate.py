@@ -13,9 +13,9 @@ from bridge import evaluate, results
 from bridge.scoring import gqa as gqa_scoring
 from bridge.scoring import pope as pope_scoring
 from vlm.errors import UserError
-from vlm.logs import read_json, read_jsonl
-from vlm.model import load
-from vlm.runs import locked
+from vlm.files import read_json, read_jsonl
+from vlm.llava.model import load
+from vlm.run.folder import locked
 
 ROOT = Path(__file__).parent.parent.parent
 EXACT = ("--device", "cpu", "--precision", "fp32")  # bf16 logits tie often, and batching may then choose another token

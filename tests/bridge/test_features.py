@@ -13,10 +13,10 @@ from PIL import Image
 from safetensors import SafetensorError
 from transformers import CLIPImageProcessorPil, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, ViTConfig
 
-from bridge import features
-from bridge.features import FeatureCache, VisionTower
+from bridge.data import features
+from bridge.data.features import FeatureCache, VisionTower
 from vlm.errors import UserError
-from vlm.runs import locked
+from vlm.run.folder import locked
 
 
 def tiny_vlm(seed: int = 0, dtype: torch.dtype = torch.float32) -> SimpleNamespace:
@@ -26,7 +26,9 @@ def tiny_vlm(seed: int = 0, dtype: torch.dtype = torch.float32) -> SimpleNamespa
     config = LlavaConfig(vision_config=vision, text_config=LlamaConfig(**sizes, vocab_size=8), image_token_index=3)
     processor = CLIPImageProcessorPil(size={"height": 8, "width": 8}, do_center_crop=False)
     model = LlavaForConditionalGeneration(config).eval().to(dtype)
-    return SimpleNamespace(model=model, processor=SimpleNamespace(image_processor=processor))
+    return SimpleNamespace(
+        vision_tower=model.model.vision_tower, model=model, processor=SimpleNamespace(image_processor=processor)
+    )
 
 
 @pytest.fixture

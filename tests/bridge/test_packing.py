@@ -5,15 +5,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, Qwen2Config, Qwen3Config, ViTConfig
 
-from bridge.model import label_logits, loss_sum, prefill, shared_prefill
-from bridge.packing import (
-    Conversation,
-    attention_mask,
-    fill_rows,
-    make_batch,
-    make_row,
-    micro_batches,
-)
+from bridge.data.packing import Conversation, attention_mask, fill_rows, make_batch, make_row, micro_batches
+from bridge.forward import label_logits, loss_sum, prefill, shared_prefill
 from vlm.errors import UserError
 
 IMAGE, SLOTS, END = 3, 4, 2

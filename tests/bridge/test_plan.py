@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from bridge.config import BridgeConfig
-from bridge.plan import BYTES_PER_TOKEN, TEMPLATE_TOKENS, Plan
-from bridge.questions import Questions
-from bridge.vqa import Example
-from vlm.model import load
+from bridge.data.example import Example
+from bridge.data.questions import Questions
+from bridge.data.schedule import BYTES_PER_TOKEN, TEMPLATE_TOKENS, Plan
+from vlm.llava.model import load
 
 
 def examples(name: str, images: int, questions: int) -> list[Example]:

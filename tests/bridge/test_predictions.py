@@ -2,7 +2,7 @@
 
 import pytest
 
-from bridge.predictions import Predictions, discard
+from bridge.evaluation.predictions import Predictions, discard
 from vlm.errors import UserError
 
 ORIGIN = {"model": "abc", "sees": "images"}

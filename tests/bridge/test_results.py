@@ -7,7 +7,7 @@ from PIL import Image
 
 from bridge import results
 from vlm.errors import UserError
-from vlm.logs import write_json
+from vlm.files import write_json
 
 SCORES = {"pretrained": [100, 100, 100, 0], "random": [100, 0, 50, 0], "oracle": [100, 100, 100, 100]}
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, LlamaForCausalLM
 
-from bridge.training import learning_rate
+from bridge.loop import learning_rate
 
 
 def test_a_run_learns_and_leaves_a_stock_llava(training, whole):

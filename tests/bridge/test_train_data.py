@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from bridge.config import parse_config
+from bridge.loop import train
 from bridge.train import load_examples
-from bridge.training import train
 from vlm.errors import UserError
-from vlm.logs import read_jsonl, write_json
+from vlm.files import read_jsonl, write_json
 
 PROMPT = "\nAnswer the question using a single word or phrase."
 

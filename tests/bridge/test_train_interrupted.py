@@ -10,13 +10,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import bridge.training
+import bridge.loop
+from bridge.data.example import Example
 from bridge.fingerprint import content
-from bridge.training import Sums, update
-from bridge.vqa import Example
+from bridge.loop import Sums, update
 from vlm.errors import UserError
-from vlm.model import load
-from vlm.runs import locked
+from vlm.llava.model import load
+from vlm.run.folder import locked
 
 SETS = [[Example("1", Path("a.jpg"), "What is it?", "cat", ("cat",))]]
 
@@ -36,7 +36,7 @@ def test_resume_equals_an_uninterrupted_run(training, whole, tmp_path, capsys):
     data[-5] ^= 16
     damaged.write_bytes(data)
     training.run(out)
-    assert "step_12: weights.safetensors is missing or not what was written" in capsys.readouterr().err
+    assert "step_12/weights.safetensors is missing or not what was written" in capsys.readouterr().err
     assert training.losses(out) == training.losses(whole)
 
     with pytest.raises(UserError, match=r"started with other settings \(lr 0.05 -> 0.02\)"):
@@ -76,7 +76,7 @@ def test_a_fingerprint_tells_questions_template_llm_and_dtype_apart(tiny_vlm):
     other = [[replace(SETS[0][0], votes=("cat", "dog"))]]
     assert changed(sets=other) == set()
     assert changed(sets=other, votes=True) == {"questions"}
-    assert changed(dtype=torch.bfloat16) == {"llm_weights", "dtype"}
+    assert changed(dtype=torch.bfloat16) == {"llm_weights", "connector", "dtype"}
 
     def nudge(vlm):
         vlm.model.model.language_model.layers[1].mlp.up_proj.weight[0, 0] += 1
@@ -89,7 +89,7 @@ def test_a_fingerprint_tells_questions_template_llm_and_dtype_apart(tiny_vlm):
 
 
 def test_sigterm_saves_the_step(training, whole, tmp_path, monkeypatch):
-    real, updates = bridge.training.update, []
+    real, updates = bridge.loop.update, []
 
     def update_then_signal(*arguments):
         norm = real(*arguments)
@@ -98,7 +98,7 @@ def test_sigterm_saves_the_step(training, whole, tmp_path, monkeypatch):
             os.kill(os.getpid(), signal.SIGTERM)
         return norm
 
-    monkeypatch.setattr(bridge.training, "update", update_then_signal)
+    monkeypatch.setattr(bridge.loop, "update", update_then_signal)
     with pytest.raises(SystemExit) as exit:
         training.run(tmp_path / "out")
     assert exit.value.code == 143

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, CLIPImageProcessorPil, LlamaForCausalLM
 
 from bridge import evaluate
-from vlm.assemble import load
-from vlm.llm import load_llm
-from vlm.logs import read_jsonl
+from vlm.files import read_jsonl
+from vlm.llava.model import load
+from vlm.llms.load import load_llm
 
 
 def test_lora_goes_on_from_a_run_and_is_merged(training, whole, tmp_path):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge import vqa
-from bridge.vqa import Example
+from bridge.data import conversations, official
+from bridge.data.example import Example, with_sampled_answer
 from vlm.errors import UserError
 
 
@@ -44,7 +44,7 @@ def make_vqav2(root: Path, split="val2014", subtype="val2014", annotated=True) -
 
 
 def test_vqav2(tmp_path):
-    examples = vqa.vqav2(make_vqav2(tmp_path), "val2014")
+    examples = official.vqav2(make_vqav2(tmp_path), "val2014")
     folder = tmp_path / "val2014"
     assert examples == [
         Example("262148000", folder / "COCO_val2014_000000262148.jpg", "Is it red?", "yes", ("yes",) * 10),
@@ -53,7 +53,7 @@ def test_vqav2(tmp_path):
 
 
 def test_vqav2_test_dev_images_and_no_annotations(tmp_path):
-    examples = vqa.vqav2(make_vqav2(tmp_path, "test-dev2015", "test2015", annotated=False), "test-dev2015")
+    examples = official.vqav2(make_vqav2(tmp_path, "test-dev2015", "test2015", annotated=False), "test-dev2015")
     assert [(e.image.name, e.answer) for e in examples] == [
         ("COCO_test2015_000000262148.jpg", None),
         ("COCO_test2015_000000000009.png", None),
@@ -65,7 +65,7 @@ def test_gqa(tmp_path):
     write(tmp_path / "val_balanced_questions.json", {"0201307251": record})
     touch(tmp_path / "images/n161313.jpg")
     expected = [Example("0201307251", tmp_path / "images/n161313.jpg", "Is it overcast?", "no")]
-    assert vqa.gqa(tmp_path, "val") == vqa.gqa(tmp_path, "val_balanced") == expected
+    assert official.gqa(tmp_path, "val") == official.gqa(tmp_path, "val_balanced") == expected
 
 
 def test_gqa_in_chunks(tmp_path):
@@ -73,7 +73,7 @@ def test_gqa_in_chunks(tmp_path):
         record = {"question": f"q{chunk}", "imageId": "1"}
         write(tmp_path / f"train_all_questions/train_all_questions_{chunk}.json", {f"id{chunk}": record})
     touch(tmp_path / "images/1.jpg")
-    assert [(e.question_id, e.question, e.answer) for e in vqa.gqa(tmp_path, "train_all")] == [
+    assert [(e.question_id, e.question, e.answer) for e in official.gqa(tmp_path, "train_all")] == [
         ("id0", "q0", None),
         ("id1", "q1", None),
     ]
@@ -84,7 +84,7 @@ def test_pope(tmp_path):
     write(tmp_path / "coco_pope_popular.json", json.dumps(line) + "\n")
     touch(tmp_path / "val2014/COCO_val2014_000000310196.jpg")
     expected = Example("1", tmp_path / "val2014/COCO_val2014_000000310196.jpg", "Is there a dog?", "no")
-    assert vqa.pope(tmp_path, "popular") == [expected]
+    assert official.pope(tmp_path, "popular") == [expected]
 
 
 def test_llava_turns_become_isolated_questions(tmp_path):
@@ -97,7 +97,7 @@ def test_llava_turns_become_isolated_questions(tmp_path):
     text_only = {"id": "share", "conversations": turns[:2]}
     file = write(tmp_path / "mix.json", [text_only, {"id": 5, "image": "gqa/images/5.jpg", "conversations": turns}])
     image = touch(tmp_path / "img/gqa/images/5.jpg")
-    assert vqa.llava(file, tmp_path / "img") == [
+    assert conversations.llava(file, tmp_path / "img") == [
         Example("1:0", image, "Is it red?", "Yes"),
         Example("1:1", image, "Why?", "Paint."),
     ]
@@ -105,13 +105,13 @@ def test_llava_turns_become_isolated_questions(tmp_path):
 
 def test_sampled_answer_follows_the_votes_and_the_key():
     example = Example("7", Path("x.jpg"), "How many?", "2", ("2",) * 7 + ("3",) * 3)
-    drawn = [vqa.with_sampled_answer(example, seed=0, epoch=epoch).answer for epoch in range(400)]
-    assert drawn == [vqa.with_sampled_answer(example, seed=0, epoch=epoch).answer for epoch in range(400)]
+    drawn = [with_sampled_answer(example, seed=0, epoch=epoch).answer for epoch in range(400)]
+    assert drawn == [with_sampled_answer(example, seed=0, epoch=epoch).answer for epoch in range(400)]
     assert 240 <= Counter(drawn)["2"] <= 320
     blank = Example("7", Path("x.jpg"), "How many?", "2", ("", " ", "2"))
-    assert {vqa.with_sampled_answer(blank, 0, epoch).answer for epoch in range(20)} == {"2"}
+    assert {with_sampled_answer(blank, 0, epoch).answer for epoch in range(20)} == {"2"}
     unvoted = Example("7", Path("x.jpg"), "How many?", "2")
-    assert vqa.with_sampled_answer(unvoted, 0, 0) is unvoted
+    assert with_sampled_answer(unvoted, 0, 0) is unvoted
 
 
 def missing_images(root):
@@ -174,12 +174,12 @@ def half_a_character(root):
 def test_bad_input_is_one_line(tmp_path, break_it, message):
     break_it(tmp_path)
     with pytest.raises(UserError, match=message):
-        vqa.vqav2(tmp_path, "val2014")
+        official.vqav2(tmp_path, "val2014")
 
 
 def test_missing_images_can_be_allowed(tmp_path):
     missing_images(tmp_path)
-    assert [e.image.exists() for e in vqa.vqav2(tmp_path, "val2014", allow_missing=True)] == [True, False]
+    assert [e.image.exists() for e in official.vqav2(tmp_path, "val2014", allow_missing=True)] == [True, False]
 
 
 def test_image_names_cannot_leave_the_folder(tmp_path):
@@ -187,7 +187,7 @@ def test_image_names_cannot_leave_the_folder(tmp_path):
     write(tmp_path / "coco_pope_random.json", json.dumps(line))
     touch(tmp_path / "val2014/x.jpg")
     with pytest.raises(UserError, match="leads out of"):
-        vqa.pope(tmp_path, "random")
+        official.pope(tmp_path, "random")
 
 
 def test_gqa_files_of_another_kind(tmp_path):
@@ -196,10 +196,10 @@ def test_gqa_files_of_another_kind(tmp_path):
     for number, key in enumerate("aba"):
         write(tmp_path / f"train_all_questions/train_all_questions_{number}.json", {key: record})
     with pytest.raises(UserError, match=r"train_all_questions_2\.json repeats 1 questions of another chunk, .*: a"):
-        vqa.gqa(tmp_path, "train_all")
+        official.gqa(tmp_path, "train_all")
     write(tmp_path / "val_balanced_questions.json", {"info": {}, "questions": [vqa_question(7, 9)]})
     with pytest.raises(UserError, match=r"val_balanced_questions\.json is not a GQA file"):
-        vqa.gqa(tmp_path, "val")
+        official.gqa(tmp_path, "val")
 
 
 def test_a_pope_file_that_was_cut_off_is_refused(tmp_path):
@@ -207,4 +207,4 @@ def test_a_pope_file_that_was_cut_off_is_refused(tmp_path):
     write(tmp_path / "coco_pope_random.json", line + "\n" + line[:40])
     touch(tmp_path / "val2014/1.jpg")
     with pytest.raises(UserError, match=r"coco_pope_random\.json, line 2 is not JSON: .* cut off"):
-        vqa.pope(tmp_path, "random")
+        official.pope(tmp_path, "random")

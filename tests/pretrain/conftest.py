@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlm.encoder import new_encoder
-from vlm.encoder_config import EncoderConfig
-from vlm.tokens import CaptionTokenizer
+from vlm.encoders.config import EncoderConfig
+from vlm.encoders.levljepa import new_encoder
+from vlm.encoders.tokens import CaptionTokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))  # the embedded world, for test data
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pretrain.augment import augmentation
 from pretrain.config import from_preset
-from vlm.images import CLIP_MEAN, CLIP_STD
+from pretrain.data.augment import augmentation
+from vlm.encoders.config import CLIP_MEAN, CLIP_STD
 
 
 def picture(side=64):

@@ -1,4 +1,4 @@
-"""pretrain.captions: batches as a pure function of (seed, step), sources, refusals."""
+"""pretrain.data.batches: batches as a pure function of (seed, step), sources, refusals."""
 
 import io
 import os
@@ -9,9 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from pretrain import manifest
-from pretrain.captions import CaptionBatches, open_captions
-from pretrain.pairs import clean_caption
+from pretrain.data import manifest
+from pretrain.data.batches import CaptionBatches
+from pretrain.data.pairs import clean_caption
+from pretrain.data.source import open_captions
+from vlm.encoders.config import CLIP_MEAN, CLIP_STD
 from vlm.errors import UserError
 from vlm.images import eval_transform
 
@@ -45,7 +47,7 @@ def pixels(image, generator):
 
 
 def noisy(image, generator):
-    return eval_transform(8)(image) + torch.rand(1, generator=generator)
+    return eval_transform(8, CLIP_MEAN, CLIP_STD)(image) + torch.rand(1, generator=generator)
 
 
 @pytest.fixture(autouse=True)

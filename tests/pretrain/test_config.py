@@ -37,7 +37,7 @@ def test_objectives_share_everything_but_what_defines_them():
         (dict(objective="siglip", lambda_text=0.1), "--lambda-text has no effect with --objective siglip"),
         (dict(lambda_multi=0.1), "--lambda-multi has no effect with --objective levljepa: leave it out"),
         (dict(micro_batch_size=33), "--micro-batch-size 33 is above --batch-size 32"),
-        (dict(bad_ratio=5.0), "--bad-ratio 5.0: give a share"),
+        (dict(bad_ratio=5.0), "--bad-ratio 5.0: give 0 to 1"),
         (dict(steps=200, warmup_steps=200), "--steps 200 and --schedule cosine at most 199 can be warm-up"),
         (dict(steps=200, warmup_steps=171, schedule="wsd"), "--schedule wsd at most 170 can be warm-up"),
     ],
@@ -63,7 +63,9 @@ def test_what_may_differ_in_a_continued_run(tmp_path):
     (tmp_path / "moved.json").write_text("a")
     (tmp_path / "edited.json").write_text("b")
     first, moved, edited = (
-        checkpoints.fingerprint(from_preset("tiny", tokenizer=str(tmp_path / name), bad_ratio=ratio), "data")
+        checkpoints.open_checkpoints(
+            tmp_path, from_preset("tiny", tokenizer=str(tmp_path / name), bad_ratio=ratio), "data"
+        ).settings
         for name, ratio in (("a.json", 0.05), ("moved.json", 0.5), ("edited.json", 0.05))
     )
     assert first == moved and first != edited

@@ -12,8 +12,8 @@ from pretrain.config import OBJECTIVES, from_preset
 from pretrain.contrastive import Logits
 from pretrain.model import Pretrainer
 from pretrain.objective import objective
-from vlm.encoder import new_encoder
-from vlm.encoder_config import EncoderConfig
+from vlm.encoders.config import EncoderConfig
+from vlm.encoders.levljepa import new_encoder
 
 
 def step(name, batch, rows=slice(None), micro_batch_size=0):

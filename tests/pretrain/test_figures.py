@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from pretrain import figures, report
-from vlm.encoder import new_encoder
-from vlm.encoder_config import EncoderConfig
+from vlm.encoders.config import EncoderConfig
+from vlm.encoders.levljepa import new_encoder
+from vlm.encoders.tokens import CaptionTokenizer
 from vlm.errors import UserError
-from vlm.logs import append_jsonl, write_json
-from vlm.tokens import CaptionTokenizer
+from vlm.files import append_jsonl, write_json
 
 
 def test_curves_are_running_means_over_the_finite_points():

@@ -9,8 +9,8 @@ from pretrain.batchnorm import GlobalBatchNorm1d
 from pretrain.contrastive import Logits
 from pretrain.model import Pretrainer, parameter_groups, read_cls_alone, text_features, use_fast_attention
 from pretrain.objective import levljepa
-from vlm.encoder import new_encoder
-from vlm.encoder_config import EncoderConfig
+from vlm.encoders.config import EncoderConfig
+from vlm.encoders.levljepa import new_encoder
 
 SIZES = EncoderConfig(
     image_size=16, patch_size=8, vision_width=16, vision_layers=2, vision_heads=2, text_width=16, text_layers=2,

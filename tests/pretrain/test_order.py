@@ -1,9 +1,9 @@
-"""pretrain.order: literal order, every sample once an epoch, any position without replay, shards read in order."""
+"""pretrain.data.order: literal order, every sample once an epoch, any position without replay, shards read in order."""
 
 import numpy as np
 import pytest
 
-from pretrain.order import BLOCK, Order, permutation
+from pretrain.data.order import BLOCK, Order, permutation
 
 
 def test_literal_permutation():

@@ -5,11 +5,11 @@ import os
 import pytest
 import torch
 
-from pretrain import plan
+from pretrain import price as plan
 from pretrain.config import from_preset
 from pretrain.model import Pretrainer, encoder_config
 from pretrain.run import main
-from vlm.encoder import Encoder
+from vlm.encoders.levljepa import Encoder
 from vlm.errors import UserError
 
 BASE = {

@@ -54,8 +54,8 @@ def world(tmp_path_factory):
 @pytest.fixture
 def command(encoder_folder, tmp_path, monkeypatch, capsys):
     """Runs the command in this process: (the printed table line, the numbers it wrote)."""
-    monkeypatch.setattr("pretrain.probes.MIN_STEPS", 30)
-    monkeypatch.setattr("pretrain.probes.LEARNING_RATE", 1e-2)
+    monkeypatch.setattr("pretrain.probes.heads.MIN_STEPS", 30)
+    monkeypatch.setattr("pretrain.probes.heads.LEARNING_RATE", 1e-2)
 
     def run(task, data, *flags):
         line = ["probe.py", str(encoder_folder), "--task", task, "--data", str(data), *flags]

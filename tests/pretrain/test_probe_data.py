@@ -6,7 +6,7 @@ import datasets
 import pytest
 from PIL import Image
 
-from pretrain.probe_data import open_class_folders, open_labelled
+from pretrain.probes.labelled import open_class_folders, open_labelled
 from vlm.errors import UserError
 
 COLORS = {"blue": (20, 40, 230), "green": (30, 200, 40), "red": (230, 20, 30)}

@@ -6,11 +6,19 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pretrain import features
-from pretrain.features import PatchTokens, shuffled
 from pretrain.objective import effective_rank
-from pretrain.objects import area_under_curve, presence_areas
-from pretrain.probes import AttentiveProbe, accuracy, attentive_probe, fit_linear, held_out, knn_scores, linear_probe
+from pretrain.probes import features
+from pretrain.probes.features import PatchTokens, shuffled
+from pretrain.probes.heads import (
+    AttentiveProbe,
+    accuracy,
+    attentive_probe,
+    fit_linear,
+    held_out,
+    knn_scores,
+    linear_probe,
+)
+from pretrain.probes.objects import area_under_curve, presence_areas
 from vlm.errors import UserError
 
 
@@ -57,7 +65,7 @@ def test_knn_in_pieces_is_knn(monkeypatch):
     train, test = torch.randn(50, 6, generator=generator), torch.randn(30, 6, generator=generator)
     labels = torch.randint(0, 4, (50,), generator=generator)
     whole = knn_scores(train, labels, test, 4)
-    monkeypatch.setattr("pretrain.probes.ELEMENTS", 350)  # seven rows at a time
+    monkeypatch.setattr("pretrain.probes.heads.ELEMENTS", 350)  # seven rows at a time
     assert torch.allclose(knn_scores(train, labels, test, 4), whole, rtol=1e-5)
 
 
@@ -78,7 +86,7 @@ def test_the_linear_fit_is_the_minimum_in_pieces_as_in_one(monkeypatch):
     loss = functional.cross_entropy(x @ weight + bias, y) + 1e-2 * weight.square().sum()
     gradients = torch.autograd.grad(loss, (weight, bias))
     assert max(float(part.abs().max()) for part in gradients) < 1e-4
-    monkeypatch.setattr("pretrain.probes.ELEMENTS", 21)  # seven rows at a time
+    monkeypatch.setattr("pretrain.probes.heads.ELEMENTS", 21)  # seven rows at a time
     assert torch.allclose(fit_linear(x, y, functional.cross_entropy, 1e-2, 3)[0], weight, atol=1e-3)
 
 
@@ -129,8 +137,8 @@ class Needles:
 
 
 def test_the_attentive_probe_finds_the_token_that_tells(monkeypatch):
-    monkeypatch.setattr("pretrain.probes.MIN_STEPS", 100)
-    monkeypatch.setattr("pretrain.probes.LEARNING_RATE", 1e-2)
+    monkeypatch.setattr("pretrain.probes.heads.MIN_STEPS", 100)
+    monkeypatch.setattr("pretrain.probes.heads.LEARNING_RATE", 1e-2)
     train, test = Needles(300, 0), Needles(200, 1)
     (probe, decay), again = (attentive_probe(train, train.labels, 2, 3, seed=0, batch=64) for _ in range(2))
     with torch.no_grad():

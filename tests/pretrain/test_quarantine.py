@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from pretrain.captions import CaptionBatches, open_captions
-from pretrain.quarantine import Limit
+from pretrain.data.batches import CaptionBatches
+from pretrain.data.source import open_captions
 from vlm.errors import UserError
+from vlm.run.quarantine import Limit
 
 
 def encode(number, kind="PNG", size=(16, 16), **options):

@@ -8,10 +8,9 @@ import pytest
 
 from pretrain import checkpoints
 from pretrain.config import from_preset
-from pretrain.resume import resume_step
 from vlm.errors import UserError
 
-SETTINGS = {"lr": 0.1}
+DATA = "of the data"
 
 
 class Engine:
@@ -21,7 +20,7 @@ class Engine:
         self.broken, self.sees, self.loaded = broken, sees, None
 
     def save_checkpoint(self, folder, tag, client_state, save_latest):
-        (Path(folder) / tag).mkdir(parents=True)
+        (Path(folder) / tag).mkdir(parents=True, exist_ok=True)
         (Path(folder) / tag / "weights").write_text(f"of step {client_state['step']}")
         if self.broken:
             raise self.broken
@@ -31,13 +30,17 @@ class Engine:
         return (f"{folder}/{tag}", {}) if self.sees else (None, None)
 
 
+def kept(run, data=DATA):
+    return checkpoints.open_checkpoints(run, from_preset("tiny"), data)
+
+
 def resume(run, how="auto", engine=None, **changes):
-    return resume_step(engine or Engine(), run, from_preset("tiny", resume=how, **changes), SETTINGS)
+    return checkpoints.resume(engine or Engine(), kept(run), from_preset("tiny", resume=how, **changes))
 
 
 def saved(run, *steps):
     for step in steps:
-        checkpoints.save(Engine(), run, step, SETTINGS, 1)
+        checkpoints.save(Engine(), kept(run), step)
     return run
 
 
@@ -93,8 +96,8 @@ def test_records_of_a_run_without_checkpoints_are_kept(tmp_path):
 def test_a_damaged_checkpoint_does_not_count_among_those_kept(tmp_path, capsys):
     saved(tmp_path, 1, 2, 3)
     (tmp_path / "checkpoints" / "step_3" / "weights").write_text("of step 4")
-    with pytest.raises(UserError, match="other settings"):
-        checkpoints.newest(tmp_path, {"lr": 0.2}, 1)
+    with pytest.raises(UserError, match=r"other settings \(data_fingerprint 'of the data' -> 'of others'\)"):
+        kept(tmp_path, "of others").newest()
     assert names(tmp_path) == ["step_2", "step_3"]
     assert resume(tmp_path) == 2
     assert "step_3/weights is missing or not what was written" in capsys.readouterr().err
@@ -114,10 +117,10 @@ def test_a_damaged_checkpoint_does_not_count_among_those_kept(tmp_path, capsys):
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, error):
     saved(tmp_path, 1)
     with pytest.raises(UserError, match=r"cannot write .*/step_2 \(.*(No space left|failed writing).*; [\d,]+ bytes"):
-        checkpoints.save(Engine(error), tmp_path, 2, SETTINGS, 1)
+        checkpoints.save(Engine(error), kept(tmp_path), 2)
     assert names(tmp_path) == ["step_1"]
     with pytest.raises(RuntimeError, match="CUDA"):
-        checkpoints.save(Engine(RuntimeError("CUDA error")), tmp_path, 2, SETTINGS, 1)
+        checkpoints.save(Engine(RuntimeError("CUDA error")), kept(tmp_path), 2)
 
 
 def test_a_process_that_does_not_see_the_checkpoint_stops(tmp_path):

@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from pretrain.captions import open_captions
 from pretrain.config import from_preset
+from pretrain.data.source import open_captions
 from pretrain.objective import Embeddings
-from pretrain.retrieval import caption_pool, expected_sigreg, recall_at, recalls, spread, usable_pairs
+from pretrain.probes.retrieval import caption_pool, expected_sigreg, recall_at, recalls, spread, usable_pairs
+from pretrain.probes.watch import Watch
+from pretrain.probes.zero_shot import CaptionClassifier, cross_modal_scores, read_class_names, spoken_name
 from pretrain.sigreg import random_directions, sigreg
-from pretrain.watch import Watch
-from pretrain.zero_shot import CaptionClassifier, cross_modal_scores, read_class_names, spoken_name
 from vlm.errors import UserError
 
 

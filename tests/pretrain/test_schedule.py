@@ -3,7 +3,7 @@ from itertools import pairwise
 
 import pytest
 
-from pretrain.schedule import SCHEDULES, cosine, longest_warmup, wsd
+from vlm.run.schedule import SCHEDULES, cosine, longest_warmup, wsd
 
 
 def test_cosine_warms_up_from_above_zero_and_ends_at_the_floor():

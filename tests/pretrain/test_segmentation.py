@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from pretrain.segmentation import (
+from pretrain.probes.segmentation import (
     confusion_matrix,
     intersection_over_union,
     open_pairs,
@@ -92,8 +92,8 @@ def two_halves(root, layout, mode="L", colors=((220, 30, 30), (30, 40, 220))):
 
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch):
-    monkeypatch.setattr("pretrain.probes.MIN_STEPS", 60)
-    monkeypatch.setattr("pretrain.probes.LEARNING_RATE", 1e-2)
+    monkeypatch.setattr("pretrain.probes.heads.MIN_STEPS", 60)
+    monkeypatch.setattr("pretrain.probes.heads.LEARNING_RATE", 1e-2)
 
 
 @pytest.mark.parametrize(("layout", "mode"), [*((layout, "L") for layout in LAYOUTS), ("ADE20K", "P")])

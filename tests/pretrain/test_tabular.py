@@ -1,4 +1,4 @@
-"""pretrain.tabular: parquet, Arrow and saved data sets give the same pairs; bad rows cost only themselves."""
+"""pretrain.data.tabular: parquet, Arrow and saved data sets give the same pairs; bad rows cost only themselves."""
 
 import io
 import json
@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pretrain.captions import CaptionBatches, open_captions
+from pretrain.data.batches import CaptionBatches
+from pretrain.data.source import open_captions
 from vlm.errors import UserError
 
 

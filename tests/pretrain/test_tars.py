@@ -1,11 +1,11 @@
-"""pretrain.tars: offsets equal to tarfile's, and every kind of damage noticed with exactly what was lost."""
+"""pretrain.data.tars: offsets equal to tarfile's, and every kind of damage noticed with exactly what was lost."""
 
 import io
 import tarfile
 
 import pytest
 
-from pretrain.tars import Damage, Member, members, scan
+from pretrain.data.tars import Damage, Member, members, scan
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 

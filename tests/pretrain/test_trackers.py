@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from pretrain import trackers
-from pretrain.trackers import check_tracker, open_tracker
 from vlm.errors import UserError
-from vlm.logs import append_jsonl
+from vlm.files import append_jsonl
+from vlm.run import trackers
+from vlm.run.trackers import check_tracker, open_tracker
 
 
 def record(step, loss):

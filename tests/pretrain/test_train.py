@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pretrain.captions import open_captions
-from pretrain.retrieval import caption_pool, retrieval_probe
-from vlm.encoder import load_encoder
+from pretrain.data.source import open_captions
+from pretrain.probes.retrieval import caption_pool, retrieval_probe
+from vlm.encoders.levljepa import load_encoder
 
 ROOT = Path(__file__).parents[2]
 SMALL = [

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bridge import vqa
+from bridge.data import official
 from bridge.scoring import vqav2
 from vlm.errors import UserError
 
@@ -93,7 +93,7 @@ def test_files(easy, pictures, tmp_path):
         "val2014": {"images": 3, "questions": 6, "captions": 3},
     }
     folder = tmp_path / "out" / "vqav2"
-    examples = {split: vqa.vqav2(folder, split) for split in counts}  # refuses missing images
+    examples = {split: official.vqav2(folder, split) for split in counts}  # refuses missing images
     images = {split: {example.image.name for example in found} for split, found in examples.items()}
     assert sorted(images["val2014"]) == [f"COCO_val2014_{number:012d}.png" for number in (20_000, 20_001, 20_002)]
     assert all(name.startswith("COCO_val2014_00000001") for name in images["minival2014"])

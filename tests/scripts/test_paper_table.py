@@ -10,7 +10,7 @@ from PIL import Image
 
 from bridge.results import summary
 from vlm.errors import UserError
-from vlm.logs import write_json
+from vlm.files import write_json
 
 QUESTIONS = {"gqa": 4, "vqav2": 4, "pope": 4}
 IMAGES = {"0": "a.jpg", "1": "a.jpg", "2": "b.jpg", "3": "b.jpg"}

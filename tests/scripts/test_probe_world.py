@@ -6,9 +6,9 @@ import probe_world
 import pytest
 
 from pretrain import probe
-from vlm.encoder import load_encoder, new_encoder
-from vlm.encoder_config import EncoderConfig
-from vlm.tokens import CaptionTokenizer
+from vlm.encoders.config import EncoderConfig
+from vlm.encoders.levljepa import load_encoder, new_encoder
+from vlm.encoders.tokens import CaptionTokenizer
 
 SIZES = EncoderConfig(
     image_size=48, patch_size=24, vision_width=8, vision_layers=1, vision_heads=1, text_width=8, text_layers=1,

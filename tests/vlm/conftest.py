@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from vlm.assemble import assemble
-from vlm.encoder import new_encoder
-from vlm.encoder_config import EncoderConfig
-from vlm.llm import load_llm
+from vlm.encoders.config import EncoderConfig
+from vlm.encoders.levljepa import new_encoder
+from vlm.llava.assembly import assemble
+from vlm.llms.load import load_llm
 
 
 @pytest.fixture(scope="session")

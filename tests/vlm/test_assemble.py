@@ -12,11 +12,12 @@ from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 
 import vlm
-from vlm.assemble import assemble, load
-from vlm.encoder import new_encoder
+from vlm.encoders.levljepa import new_encoder
 from vlm.errors import UserError
-from vlm.llm import load_llm
-from vlm.tower import connector_input
+from vlm.llava.assembly import assemble
+from vlm.llava.model import load
+from vlm.llava.parity import connector_input
+from vlm.llms.load import load_llm
 
 QUESTION = "What color is the star?"
 FAMILY = pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])

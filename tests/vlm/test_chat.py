@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from vlm import cli
-from vlm.model import load
+from vlm.llava.model import load
 
 
 @pytest.fixture(scope="module")

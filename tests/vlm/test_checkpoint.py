@@ -5,7 +5,7 @@ from contextlib import nullcontext
 
 import pytest
 
-from vlm.checkpoint import atomic_directory, file_sha256, recover
+from vlm.files import atomic_directory, file_sha256, recover
 
 
 def test_sha256_of_a_file(tmp_path):

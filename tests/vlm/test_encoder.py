@@ -14,10 +14,11 @@ from torchvision.ops import MLP
 from transformers import GPT2Config, GPT2Model
 
 import vlm
-from vlm.encoder import new_encoder, random_encoder
-from vlm.encoder_config import EncoderConfig
+from vlm.encoders.baselines import random_encoder
+from vlm.encoders.config import EncoderConfig
+from vlm.encoders.levljepa import new_encoder
+from vlm.encoders.tokens import CaptionTokenizer
 from vlm.errors import UserError
-from vlm.tokens import CaptionTokenizer
 
 CAPTIONS = ["a red star", "two large green fish next to a very small blue moon", "key"]
 

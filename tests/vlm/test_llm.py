@@ -14,9 +14,11 @@ from safetensors.torch import load_file, save_file
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoConfig, GPT2Config, LlamaConfig, LlamaForCausalLM
 
-from vlm import gguf_cache, llm
 from vlm.errors import UserError
-from vlm.llm import default_dtype, load_llm
+from vlm.llms import gguf as gguf_cache
+from vlm.llms import load as llm
+from vlm.llms.load import load_llm
+from vlm.llms.precision import default_dtype
 
 
 @pytest.mark.parametrize(

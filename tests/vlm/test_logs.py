@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from vlm.errors import UserError, run_command, writing
-from vlm.logs import append_jsonl, read_jsonl, write_json
+from vlm.files import append_jsonl, read_jsonl, write_json
 
 
 def test_a_torn_last_line_is_left_out_of_our_own_files_alone(tmp_path):
@@ -31,9 +31,11 @@ def test_what_is_no_text_or_not_there(tmp_path):
 
 
 def test_a_full_disk_names_the_file(tmp_path):
-    with pytest.raises(UserError, match=r"cannot write /dev/full \(No space left on device\)"):
+    with pytest.raises(UserError, match=r"cannot write /dev/full \(No space left on device; [\d,]+ bytes free\)"):
         append_jsonl("/dev/full", {"n": 1})
-    with pytest.raises(UserError, match=r"cannot write .*/file/x\.json \((Not a directory|File exists)\)"):
+    with pytest.raises(
+        UserError, match=r"cannot write .*/file/x\.json \((Not a directory|File exists); [\d,]+ bytes free\)"
+    ):
         (tmp_path / "file").write_text("")
         write_json(tmp_path / "file/x.json", {})
     with pytest.raises(KeyError), writing("x"):  # a mistake of ours

@@ -8,10 +8,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from vlm.assemble import assemble, load, load_connector
-from vlm.encoder import new_encoder
+from vlm.encoders.levljepa import new_encoder
 from vlm.errors import UserError
-from vlm.llm import load_llm
+from vlm.llava.assembly import assemble
+from vlm.llava.folder import load_connector
+from vlm.llava.model import load
+from vlm.llms.load import load_llm
 
 QUESTION = "What color is the star?"
 FAMILY = pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
@@ -45,14 +47,14 @@ def test_a_stream_that_is_closed_or_fails(models, picture, monkeypatch):
 def test_connectors_travel_alone(models, saved, encoder, llm_folders):
     llm = load_llm(str(llm_folders["llama"]), torch.float32)
     fresh = assemble(encoder, llm, seed=9)
-    load_connector(fresh, saved / "llama/connector.safetensors")
+    load_connector(fresh.model, saved / "llama/connector.safetensors")
     trained = models["llama"].connector.state_dict()
     assert all(torch.equal(value, trained[name]) for name, value in fresh.connector.state_dict().items())
     other = new_encoder(encoder.config, seed=8)
     with pytest.raises(UserError, match="trained for another encoder"):
-        load_connector(assemble(other.eval(), llm), saved / "llama/connector.safetensors")
+        load_connector(assemble(other.eval(), llm).model, saved / "llama/connector.safetensors")
     with pytest.raises(UserError, match="cannot be read"):
-        load_connector(fresh, saved / "none.safetensors")
+        load_connector(fresh.model, saved / "none.safetensors")
 
 
 def damage(folder, name, **changes):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from vlm.assemble import assemble
 from vlm.errors import UserError
-from vlm.llm import load_llm
-from vlm.prompt import without_examples
+from vlm.llava.assembly import assemble
+from vlm.llms.load import load_llm
+from vlm.llms.prompt import without_examples
 
 QUESTION = "What color is the star?"
 FAMILY = pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])

@@ -12,7 +12,8 @@ import torch.multiprocessing as mp
 
 from vlm.distributed import AnyRank, from_main, on_main
 from vlm.errors import UserError
-from vlm.runs import forget_from, locked, termination
+from vlm.run.folder import forget_from, locked
+from vlm.run.stopping import termination
 
 
 def test_a_second_run_is_told_who_holds_the_folder(tmp_path):

@@ -8,12 +8,12 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
-from vlm import timm_encoder as module
-from vlm.assemble import assemble
+from vlm.encoders import timm as module
+from vlm.encoders.timm import random_timm_encoder, timm_encoder
 from vlm.errors import UserError
-from vlm.llm import load_llm
-from vlm.timm_encoder import random_timm_encoder, timm_encoder
-from vlm.tower import connector_input
+from vlm.llava.assembly import assemble
+from vlm.llava.parity import connector_input
+from vlm.llms.load import load_llm
 
 NAME = "test_vit"  # timm's own for tests: plain, 160 pixels
 

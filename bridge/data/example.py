@@ -1,0 +1,31 @@
+"""One question about one image."""
+
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One question about one image.
+
+    `question_id` is the official id as a string (POPE numbers each category's file from 1 on). `answer` is None where
+    the file has none; `votes` are all annotators' answers (VQAv2), empty elsewhere.
+    """
+
+    question_id: str
+    image: Path
+    question: str
+    answer: str | None
+    votes: tuple[str, ...] = ()
+
+
+def with_sampled_answer(example: Example, seed: int, epoch: int) -> Example:
+    """The answer drawn in proportion to its votes, blank ones apart: a function of (seed, epoch, question id)."""
+    votes = [vote for vote in example.votes if vote.strip()]
+    if not votes:
+        return example
+    random = np.random.default_rng([seed, epoch, zlib.crc32(example.question_id.encode())])
+    return replace(example, answer=votes[random.integers(len(votes))])

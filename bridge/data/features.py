@@ -1,0 +1,184 @@
+"""Patch tokens of the frozen vision tower: computed live, or once per image into memory-mapped shards.
+
+A cache is a folder of `meta.json` and safetensors shards. A shard holds `features` [images, N, D] and, in its metadata,
+which files they come from; it is written beside its name and renamed, so what has a name is whole, and a killed run
+continues with the images that no shard holds.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from vlm.distributed import barrier, from_main, is_main, rank, world_size
+from vlm.errors import UserError, writing
+from vlm.files import read_json, sync, write_json
+from vlm.images import load_image
+from vlm.run.folder import locked
+from vlm.run.progress import progress
+
+SHARD_IMAGES = 1024
+Features = Callable[[Sequence[Path]], torch.Tensor]
+
+
+class VisionTower:
+    """Image files -> patch tokens [B, N, D], by the tower and the image processor of an assembled VLM.
+
+    The dtype is the tower's own, also in the cache: cached and live features are the same numbers.
+    """
+
+    def __init__(self, vlm):
+        self._tower = vlm.vision_tower
+        self._processor = vlm.processor.image_processor
+        config = vlm.model.config.vision_config
+        self.shape = ((config.image_size // config.patch_size) ** 2, config.hidden_size)
+        self.dtype = self._tower.dtype
+
+    @torch.no_grad()
+    def __call__(self, images: Sequence[Path]) -> torch.Tensor:
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow decodes without the GIL
+            pictures = list(pool.map(load_image, images))
+        pixels = self._processor(images=pictures, return_tensors="pt")["pixel_values"]
+        tokens = self._tower(pixels.to(self._tower.device, self.dtype)).last_hidden_state
+        return tokens[:, 1:]
+
+    def key(self) -> str:
+        """Hash of everything that the features depend on: weights, dtype, preprocessing."""
+        digest = hashlib.sha256(self._processor.to_json_string().encode())
+        for name, value in sorted(self._tower.state_dict().items()):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+
+class FeatureCache:
+    """Features of one tower on disk. Every rank may fill and read the same folder."""
+
+    def __init__(self, folder: str | Path, tower: VisionTower):
+        """Open or create the cache; UserError where it holds another encoder's features."""
+        self.folder = Path(folder)
+        self._tower = tower
+        tokens, width = tower.shape
+        expected = {"key": tower.key(), "tokens": tokens, "width": width, "dtype": str(tower.dtype)}
+        meta = self.folder / "meta.json"
+        if not meta.exists():
+            if is_main():
+                write_json(meta, expected)
+        elif (found := read_json(meta)) != expected:
+            changed = ", ".join(
+                name for name in expected if not isinstance(found, dict) or found.get(name) != expected[name]
+            )
+            raise UserError(
+                f"{self.folder} holds features of another encoder or of other preprocessing ({changed} differ): "
+                "give another folder with --features, or delete it"
+            )
+        barrier()
+        self._places: dict[str, tuple[Path, int]] = {}
+        self._open: dict[Path, object] = {}
+        self._scan()
+
+    def fill(self, images: Iterable[Path]) -> None:
+        """Compute what is missing, this rank's share of it, and announce the size before; collective over ranks.
+
+        UserError where another run is filling the same folder, or an image cannot be read: what came before is kept.
+        """
+        images = list(dict.fromkeys(images))
+        self._scan()
+        if from_main(self._missing(images)):
+            with locked(self.folder, "--features"):
+                self._scan()
+                # One list for all: a rank that looked later could miss an image that another's new shard holds.
+                missing = from_main(self._missing(images))
+                self._forecast(len(images), len(missing))
+                mine = missing[rank() :: world_size()]
+                with progress(len(mine), "features", "image", show=is_main() and bool(mine)) as bar:
+                    for start in range(0, len(mine), SHARD_IMAGES):
+                        self._fill_shard(mine[start : start + SHARD_IMAGES], bar)
+                barrier()
+            self._scan()
+
+    def _missing(self, images: Sequence[Path]) -> list[Path]:
+        return [path for path in images if _identity(path) not in self._places]
+
+    def __call__(self, images: Sequence[Path]) -> torch.Tensor:
+        """[B, N, D] on the tower's device; every image must have been filled."""
+        rows = []
+        for path in images:
+            shard, index = self._places[_identity(path)]
+            if shard not in self._open:
+                self._open[shard] = safe_open(shard, "pt").__enter__().get_slice("features")
+            rows.append(self._open[shard][index])
+        return torch.stack(rows).to(self._tower._tower.device)
+
+    def _forecast(self, images: int, missing: int) -> None:
+        tokens, width = self._tower.shape
+        size = missing * tokens * width * self._tower.dtype.itemsize
+        if not is_main() or not missing:
+            return
+        print(
+            f"features: {missing} of {images} images to encode, {tokens} x {width} {self._tower.dtype} each, "
+            f"{size / 1e6:,.1f} MB in {self.folder}",
+            file=sys.stderr,
+        )
+        free = shutil.disk_usage(self.folder).free
+        if size > free:
+            raise UserError(
+                f"{self.folder} needs {size:,} bytes for features and its disk has {free:,} free: "
+                "make room, give another folder with --features, or train with --no-cache"
+            )
+
+    def _fill_shard(self, images: list[Path], bar) -> None:
+        parts: list[torch.Tensor] = []
+        try:
+            for start in range(0, len(images), 32):
+                batch = images[start : start + 32]
+                parts.append(self._tower(batch).cpu())
+                bar.update(len(batch))
+        finally:  # also where an image is unreadable: the next attempt goes on behind the finished batches
+            if parts:
+                done = torch.cat(parts)
+                self._write_shard(done, images[: len(done)])
+
+    def _write_shard(self, features: torch.Tensor, images: list[Path]) -> None:
+        path = self._free_name()
+        partial = path.with_suffix(".tmp")
+        with writing(path):
+            save_file({"features": features}, partial, {"images": json.dumps([_identity(image) for image in images])})
+            partial.chmod(0o644)  # safetensors writes for the owner alone
+            sync(partial)
+            os.replace(partial, path)
+
+    def _free_name(self) -> Path:
+        """Behind this rank's last shard: a lower number may be free where a damaged one was deleted, and a count of
+        files is then the name of a good one."""
+        numbers = [
+            re.fullmatch(r"rank\d+_(\d+)", path.stem) for path in self.folder.glob(f"rank{rank()}_*.safetensors")
+        ]
+        number = max((int(match[1]) for match in numbers if match), default=-1) + 1
+        return self.folder / f"rank{rank()}_{number:05d}.safetensors"
+
+    def _scan(self) -> None:
+        """Look anew at what is there: a shard that is gone holds nothing."""
+        self._places, self._open = {}, {}
+        for path in sorted(self.folder.glob("*.safetensors")):
+            try:
+                with safe_open(path, "pt") as shard:
+                    images = json.loads(shard.metadata()["images"])
+            except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+                raise UserError(f"{path} cannot be read ({error}): delete it, its images are computed again") from None
+            self._places.update((identity, (path, index)) for index, identity in enumerate(images))
+
+
+def _identity(path: Path) -> str:
+    """A file that was replaced is another image."""
+    status = os.stat(path)
+    return f"{path.absolute()} {status.st_size} {status.st_mtime_ns}"

@@ -1,0 +1,186 @@
+"""Image-caption pairs as training batches, a pure function of (seed, step).
+
+    source -> open_captions() -> Captions -> CaptionBatches -> {"images", "captions", "ids"}
+
+A sample that cannot be used is quarantined with its reason. Its slot must still be filled (BatchNorm and equal ranks
+need full batches): by a sample drawn from the whole set with a key made of (seed, position, attempt), never by its
+neighbour, and the quarantine line names both.
+"""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from pretrain.data.order import Order
+from pretrain.data.pairs import Captions, clean_caption
+from pretrain.data.tars import Damage
+from vlm.distributed import barrier
+from vlm.errors import UserError
+from vlm.images import ImageError, decode
+from vlm.run.quarantine import Limit, Quarantine, merge, refuse_above
+
+ATTEMPTS = 100
+# What a key is for, beside those of pretrain.order.
+FILL, AUGMENT = 3, 4
+
+
+class BadSample(Exception):
+    """A sample that cannot be used; its only argument is the reason."""
+
+
+class CaptionBatches:
+    """Iterates over this rank's rows of the global batches `start_step`, `start_step` + 1, ... (`stop_step` excluded).
+
+    Each item: {"images": float32[B / world_size, 3, H, W] (or what `transform` returns, collated), "captions":
+    list[str], "ids": list["shard:index"]}. Position = step * B + row is all that decides a sample and its
+    augmentation: world size and workers only cut it up, and a run resumes at any step without replay.
+    `transform(image, generator)` gets a torch.Generator of its own for each position; `fit` as in `vlm.images.decode`.
+    """
+
+    def __init__(
+        self,
+        data: Captions,
+        transform: Callable[[Image.Image, torch.Generator], torch.Tensor],
+        batch_size: int,
+        seed: int = 0,
+        start_step: int = 0,
+        stop_step: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int = 0,
+        fit: int | None = None,
+        quarantine: Path | None = None,
+        bad_ratio: float = 0.05,
+    ):
+        if len(data) < batch_size:
+            raise UserError(
+                f"the data holds {len(data):,} usable samples, a batch takes {batch_size:,}: "
+                f"lower --batch-size to {len(data):,} or less, or give more data"
+            )
+        if batch_size % world_size:
+            raise UserError(f"--batch-size {batch_size} cannot be split evenly over {world_size} processes")
+        self.steps = range(start_step, sys.maxsize if stop_step is None else stop_step)
+        self.dataset = _Steps(data, transform, batch_size, seed, rank, world_size, fit)
+        self.rank, self.workers, self.bad_ratio = rank, workers, bad_ratio
+        self.quarantine = Path(quarantine) if quarantine else None
+
+    def __iter__(self) -> Iterator[dict]:
+        data, listed = self.dataset.data, Quarantine(self.quarantine, self.rank)
+        if self.rank == 0:
+            listed.add(data.unusable())
+        left_out = data.reasons()
+        refuse_above(self.bad_ratio, len(data) + left_out.total(), left_out, "all {} samples")
+        limit = Limit(self.bad_ratio)
+        for batch in self._load():
+            bad = batch.pop("bad", [])
+            listed.add(bad)
+            if "error" in batch:
+                raise UserError(batch["error"])
+            limit.check(len(batch["ids"]), bad)
+            yield batch
+        if self.quarantine:
+            barrier()
+            if self.rank == 0:
+                merge(self.quarantine)
+
+    def _load(self) -> Iterator[dict]:
+        loader = DataLoader(
+            self.dataset,
+            batch_size=None,
+            sampler=self.steps,
+            num_workers=self.workers,
+            collate_fn=_as_is,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_leave_sigterm,
+            # The manifest and the open shards are shared, not pickled to each worker.
+            multiprocessing_context="fork" if self.workers and sys.platform == "linux" else None,
+        )
+        try:
+            yield from loader
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise UserError(
+                f"a loader worker died, often for want of memory: lower --workers, then resume ({error})"
+            ) from error
+
+
+def _leave_sigterm(worker: int) -> None:
+    """A whole process group may be told to stop; the run then still needs its loaders for the step that it finishes."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _as_is(batch: dict) -> dict:
+    return batch
+
+
+class _Steps(Dataset):
+    """Item `step`: this rank's rows of that global batch."""
+
+    def __init__(self, data: Captions, transform, batch_size: int, seed: int, rank: int, world_size: int, fit):
+        self.data, self.transform, self.seed, self.fit = data, transform, seed, fit
+        self.batch_size, self.local = batch_size, batch_size // world_size
+        self.offset = rank * self.local
+        self.order = Order(data.counts, seed)
+
+    def __getitem__(self, step: int) -> dict:
+        first = step * self.batch_size + self.offset
+        numbers = self.order.indices(first, first + self.local)
+        rows, bad = [None] * self.local, []
+        try:
+            for row in np.argsort(numbers):  # read each shard front to back
+                rows[row] = self._fill(first + int(row), int(numbers[row]), bad)
+        except UserError as error:  # across the process boundary as data, or its one line becomes a traceback
+            return {"error": str(error), "bad": bad}
+        images, captions, ids = zip(*rows)
+        bad.sort(key=lambda record: record["position"])
+        return {"images": default_collate(images), "captions": list(captions), "ids": list(ids), "bad": bad}
+
+    def _fill(self, position: int, number: int, bad: list[dict]) -> tuple[torch.Tensor, str, str]:
+        """The sample `number`, or the first usable one of those drawn in its place."""
+        for attempt in range(ATTEMPTS):
+            try:
+                return self._sample(position, number)
+            except BadSample as error:
+                key = np.random.PCG64([self.seed, position, attempt, FILL])
+                substitute = int(key.random_raw() % len(self.data))
+                shard, index = self.data.identify(number)
+                record = {"shard": shard, "index": index, "key": self._key(number), "reason": str(error)}
+                bad.append(record | {"position": position, "filled_with": self._id(substitute)})
+                number = substitute
+        raise UserError(f"{ATTEMPTS} samples in a row cannot be used, the last for: {bad[-1]['reason']}")
+
+    def _sample(self, position: int, number: int) -> tuple[torch.Tensor, str, str]:
+        try:
+            data, raw = self.data.read(number)
+        except OSError as error:
+            raise BadSample(f"read error: {error.strerror}") from error
+        caption = clean_caption(raw)
+        if not caption:
+            raise BadSample("empty caption")
+        if data is None:
+            raise BadSample("no image")
+        try:
+            image = decode(data, fit=self.fit)
+        except ImageError as error:
+            raise BadSample(error.reason) from error
+        state = np.random.SeedSequence([self.seed, position, AUGMENT]).generate_state(1, np.uint64)[0]
+        generator = torch.Generator().manual_seed(int(state) >> 1)
+        return self.transform(image, generator), caption, self._id(number)
+
+    def _key(self, number: int) -> str | None:
+        """None where the file cannot be read just now: the record that is being made says so already."""
+        try:
+            return self.data.key(number)
+        except (OSError, Damage):
+            return None
+
+    def _id(self, number: int) -> str:
+        shard, index = self.data.identify(number)
+        return f"{shard}:{index}"

@@ -1,0 +1,232 @@
+"""The manifest of a set of tars: what each shard holds and where, built once, cached on disk, mapped into memory.
+
+16 bytes a sample (1.6 GB for 100 million, shared by all processes of a machine), so any sample is one `pread` away.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from pretrain.data import tars
+from pretrain.data.pairs import MAX_CAPTION, Captions
+from vlm.distributed import barrier, is_main
+from vlm.errors import UserError
+from vlm.files import atomic_directory, file_sha256, read_json, read_jsonl, write_json
+from vlm.run.progress import progress
+
+VERSION = 1  # of the files below; another number is built again
+OPEN_FILES = 64
+
+
+def default_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "levlm" / "manifests"
+
+
+class TarCaptions(Captions):
+    """Image-caption pairs in WebDataset tars, from their manifest's folder."""
+
+    def __init__(self, folder: Path, paths: Sequence[Path]):
+        self.paths, self.names = list(paths), _names(paths)
+        self.record = read_json(folder / "manifest.json")
+        self.samples = np.load(folder / "samples.npy", mmap_mode="r")
+        self.counts = np.array([shard["samples"] for shard in self.record["shards"]], np.int64)
+        self._starts = np.concatenate([[0], np.cumsum(self.counts)])
+        self._unusable_file = folder / "unusable.jsonl"
+        self._unusable_at = np.load(folder / "unusable.npy")  # int64[m, 2]: shard, index
+        self._open: OrderedDict[int, int] = OrderedDict()
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the shards' names, sizes and numbers of pairs."""
+        shards = [(name, shard["size"], shard["samples"]) for name, shard in zip(self.names, self.record["shards"])]
+        return hashlib.sha256(json.dumps(shards).encode()).hexdigest()
+
+    def read(self, number: int) -> tuple[bytes, bytes]:
+        shard = self._shard(number)
+        image, image_size, caption, caption_size = self.samples[number].item()
+        return self._pread(shard, image, image_size), self._pread(shard, caption, min(caption_size, MAX_CAPTION))
+
+    def caption(self, number: int) -> bytes:
+        _, _, caption, size = self.samples[number].item()
+        return self._pread(self._shard(number), caption, min(size, MAX_CAPTION))
+
+    def identify(self, number: int) -> tuple[str, int]:
+        """The index counts all samples of the shard, unusable ones too."""
+        shard = self._shard(number)
+        first, last = np.searchsorted(self._unusable_at[:, 0], [shard, shard + 1])
+        gaps = self._unusable_at[first:last, 1] - np.arange(last - first)
+        place = number - int(self._starts[shard])
+        return self.names[shard], place + int(np.searchsorted(gaps, place, side="right"))
+
+    def key(self, number: int) -> str:
+        """The member's name up to its first dot, as far as the tar's header holds it (100 bytes)."""
+        header = self._pread(self._shard(number), int(self.samples[number]["image"]) - 1, tars.BLOCK)
+        return tars.split_name(tars.parse_header(header)[0])[0]
+
+    def unusable(self) -> Iterator[dict]:
+        """Samples without a pair, and for each short shard a line that says what is missing after the damage."""
+        for record in read_jsonl(self._unusable_file):
+            yield {**record, "shard": self.names[record["shard"]]}
+
+    def reasons(self) -> Counter:
+        return Counter(self.record["reasons"])
+
+    def verify(self) -> list[str]:
+        """Names of the shards whose SHA-256 is no longer the recorded one."""
+        if not all(shard["sha256"] for shard in self.record["shards"]):
+            raise UserError("the manifest holds no SHA-256: build it with --sha256 first")
+        return [
+            name
+            for name, path, shard in zip(self.names, self.paths, self.record["shards"])
+            if file_sha256(path) != shard["sha256"]
+        ]
+
+    def _shard(self, number: int) -> int:
+        return int(np.searchsorted(self._starts, number, side="right")) - 1
+
+    def _pread(self, shard: int, block: int, size: int) -> bytes:
+        data = os.pread(self._handle(shard), size, block * tars.BLOCK)
+        if len(data) < size:
+            raise UserError(f"{self.paths[shard]} became shorter during the run: restore it, then resume")
+        return data
+
+    def _handle(self, shard: int) -> int:
+        """An open descriptor of a shard, refused where the file is no longer the one that was listed."""
+        if shard not in self._open:
+            while len(self._open) >= OPEN_FILES:
+                os.close(self._open.popitem(last=False)[1])
+            try:
+                handle = os.open(self.paths[shard], os.O_RDONLY)
+            except OSError as error:
+                raise UserError(f"cannot read shard {self.paths[shard]}: {error.strerror}") from None
+            self._open[shard] = handle
+            if list(_stamp(os.fstat(handle))) != [self.record["shards"][shard][name] for name in ("size", "mtime_ns")]:
+                raise UserError(f"{self.paths[shard]} was replaced after it was listed: restore it, or start a new run")
+        self._open.move_to_end(shard)
+        return self._open[shard]
+
+
+def open_tars(
+    paths: Sequence[Path],
+    images: Sequence[str] = tars.IMAGE_SUFFIXES,
+    captions: Sequence[str] = tars.CAPTION_SUFFIXES,
+    cache: Path | None = None,
+    sha256: bool = False,
+) -> TarCaptions:
+    """Load the shards' manifest from the cache, or build it (rank 0 first) where there is none or a shard changed."""
+    paths = [Path(path).absolute() for path in paths]
+    request = {"version": VERSION, "paths": [str(path) for path in paths], "images": images, "captions": captions}
+    digest = hashlib.sha256(json.dumps(request).encode()).hexdigest()[:16]
+    folder = (cache or default_cache()) / f"{paths[0].parent.name or 'shards'}-{digest}"
+    if is_main():
+        _ensure(folder, paths, images, captions, sha256)
+    barrier()
+    if not is_main():
+        _ensure(folder, paths, images, captions, sha256)  # a node with its own cache builds its own
+    return TarCaptions(folder, paths)
+
+
+def _ensure(folder: Path, paths: list[Path], images: Sequence[str], captions: Sequence[str], sha256: bool) -> None:
+    if not _is_current(folder, paths, sha256):
+        _write(folder, paths, *_scan_all(paths, images, captions, sha256))
+
+
+def _is_current(folder: Path, paths: list[Path], sha256: bool) -> bool:
+    """Whether the cached manifest is whole, and every shard still has the size and time that it names."""
+    try:
+        shards = read_json(folder / "manifest.json")["shards"]
+        current = [_stamp(path.stat()) for path in paths]
+    except OSError as error:
+        raise UserError(f"cannot read shard {error.filename}: {error.strerror}") from None
+    except (UserError, KeyError):
+        return False
+    known = [(shard["size"], shard["mtime_ns"]) for shard in shards]
+    return known == current and (not sha256 or all(shard["sha256"] for shard in shards))
+
+
+def _scan_all(paths, images, captions, sha256) -> tuple[list[tuple[int, int]], list[tars.Scan]]:
+    """Scan every shard, in processes where there are many: a shard of 10,000 samples takes about 0.3 s."""
+    try:
+        stamps = [_stamp(path.stat()) for path in paths]
+    except OSError as error:
+        raise UserError(f"cannot read shard {error.filename}: {error.strerror}") from None
+    one = partial(tars.scan, images=tuple(images), captions=tuple(captions), sha256=sha256)
+    processes = min(16, os.cpu_count() or 1, len(paths) // 8)
+    scans = []
+    with progress(len(paths), "listing shards", "shard", show=is_main()) as bar:
+        if processes > 1 and sys.platform == "linux":
+            with ProcessPoolExecutor(processes, mp_context=get_context("fork")) as pool:
+                for scan in pool.map(one, paths):
+                    scans.append(scan)
+                    bar.update()
+        else:
+            for path in paths:
+                scans.append(one(path))
+                bar.update()
+    return stamps, scans
+
+
+def _write(folder: Path, paths: list[Path], stamps: list[tuple[int, int]], scans: list[tars.Scan]) -> None:
+    """Refuse shards without a single pair, then write the manifest whole or not at all."""
+    empty = [(path, scan) for path, scan in zip(paths, scans) if not len(scan.samples)]
+    if empty:
+        path, scan = empty[0]
+        reasons = Counter(reason for *_, reason in scan.unusable) or "no member named KEY.jpg, .png or .webp"
+        found = f"; its members end in {', '.join(scan.suffixes)}" if scan.suffixes else ""
+        more = f" ({len(empty)} such shards)" if len(empty) > 1 else ""
+        raise UserError(
+            f"{path} holds no image-caption pair: {scan.damage or _words(reasons)}{found}{more}; "
+            "fetch it again, remove it, or name the suffixes with --image-column and --caption-column"
+        )
+    shards = [
+        {"path": str(path), "size": size, "mtime_ns": mtime, "samples": len(scan.samples), "damage": scan.damage}
+        | {"sha256": scan.sha256}
+        for path, (size, mtime), scan in zip(paths, stamps, scans)
+    ]
+    unusable = [(s, index) for s, scan in enumerate(scans) for index, *_ in scan.unusable]
+    reasons = Counter(reason for scan in scans for *_, reason in scan.unusable)
+    try:
+        with atomic_directory(folder) as building:
+            np.save(building / "samples.npy", np.concatenate([scan.samples for scan in scans]))
+            np.save(building / "unusable.npy", np.array(unusable, np.int64).reshape(-1, 2))
+            with open(building / "unusable.jsonl", "w", encoding="utf-8") as file:
+                for record in _records(scans):
+                    file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            write_json(building / "manifest.json", {"version": VERSION, "reasons": reasons, "shards": shards})
+    except OSError as error:
+        if not _is_current(folder, paths, False):  # else another process wrote the same a moment ago
+            raise UserError(
+                f"cannot write the manifest to {folder}: {error.strerror}; set XDG_CACHE_HOME to a writable folder"
+            ) from None
+
+
+def _records(scans: list[tars.Scan]) -> Iterator[dict]:
+    for shard, scan in enumerate(scans):
+        for index, key, reason in scan.unusable:
+            yield {"shard": shard, "index": index, "key": key, "reason": reason}
+        if scan.damage:
+            after = len(scan.samples) + len(scan.unusable)
+            yield {"shard": shard, "index": after, "key": None, "reason": f"short shard: {scan.damage}"}
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Each shard's path below the folder that all of them share."""
+    common = os.path.commonpath([path.parent for path in paths])
+    return [str(path.relative_to(common)) for path in paths]
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns
+
+
+def _words(reasons: Counter | str) -> str:
+    return reasons if isinstance(reasons, str) else ", ".join(f"{n} x {reason}" for reason, n in reasons.most_common())

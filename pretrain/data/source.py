@@ -1,0 +1,70 @@
+"""What --data names -> image-caption pairs."""
+
+import glob
+from pathlib import Path
+
+from pretrain.data import tabular
+from pretrain.data.manifest import open_tars
+from pretrain.data.pairs import Captions
+from pretrain.data.tars import CAPTION_SUFFIXES, IMAGE_SUFFIXES
+from vlm.errors import UserError
+
+
+def open_captions(
+    source: str | Path,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    cache: Path | None = None,
+    sha256: bool = False,
+) -> Captions:
+    """Open image-caption pairs.
+
+    `source` is a folder or glob of WebDataset tars, of parquet or of Arrow files; a folder written by `save_to_disk`;
+    or a data set on the hub. A folder with files named train-* stands for those alone. For tars the two columns are
+    the suffixes of the image and the caption members.
+    """
+    paths = _files(str(source))
+    if not paths:
+        return _open_by_name(str(source), image_column, caption_column)
+    kinds = sorted({path.suffix for path in paths})
+    if len(kinds) > 1 or kinds[0] not in (".tar", ".parquet", ".arrow"):
+        raise UserError(
+            f"{source} is {', '.join(kinds)}; captions come as .tar, .parquet or .arrow, one kind at a time"
+        )
+    if kinds == [".tar"]:
+        images = (image_column.lower().lstrip("."),) if image_column else IMAGE_SUFFIXES
+        captions = (caption_column.lower().lstrip("."),) if caption_column else CAPTION_SUFFIXES
+        return open_tars(paths, images, captions, cache, sha256)
+    name = paths[0].parent.name if len(paths) > 1 else paths[0].name
+    return tabular.open_files(paths, name, image_column, caption_column)
+
+
+def _files(source: str) -> list[Path]:
+    """The shards that a path or glob stands for; none where it has to be opened by name."""
+    if source.startswith("pipe:") or "://" in source:
+        raise UserError(f"{source}: only files on this machine are read, no commands and no URLs; download them first")
+    path = Path(source)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
+            return []
+        for pattern in ("*.tar", "*.parquet", "*.arrow"):
+            if found := sorted(path.glob("train-" + pattern)) or sorted(path.glob(pattern)):
+                return found
+        return []
+    if glob.has_magic(source):
+        found = sorted(Path(name) for name in glob.glob(source, recursive=True))
+        if not found:
+            raise UserError(f"no file matches {source}: check the pattern")
+        return found
+    return []
+
+
+def _open_by_name(source: str, image_column: str | None, caption_column: str | None) -> Captions:
+    path = Path(source)
+    if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
+        return tabular.open_saved(path, image_column, caption_column)
+    if path.is_dir() and not any(path.rglob("*.*")):
+        raise UserError(f"{source} holds no .tar, .parquet or .arrow file: give the folder with the shards")
+    return tabular.open_named(source, image_column, caption_column)

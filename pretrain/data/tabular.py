@@ -1,0 +1,176 @@
+"""Image-caption pairs in parquet and Arrow files and in Hugging Face data sets, through `datasets`.
+
+`datasets` maps Arrow files into memory, so any row is one look-up away. Parquet is written once to its cache as Arrow.
+Rows are read as raw Arrow values: an invalid caption or image costs its own row, not the whole column.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pretrain.data.pairs import MAX_CAPTION, Captions
+from vlm.errors import UserError
+
+IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
+CAPTION_COLUMNS = ("caption", "text", "txt")
+
+SAMPLED = 16  # rows whose content is in the fingerprint, beside the first and the last
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+class TableCaptions(Captions):
+    """Image-caption pairs in the rows of a `datasets.Dataset`, by number; `counts` as for one shard.
+
+    `files`: those that hold the rows, where they are known.
+    """
+
+    def __init__(
+        self,
+        data,
+        name: str,
+        image_column: str | None = None,
+        caption_column: str | None = None,
+        files: Sequence[Path] = (),
+    ):
+        self.name, self.files = name, list(files)
+        self.image_column = choose_column(data.column_names, image_column, IMAGE_COLUMNS, "image", name)
+        self.caption_column = choose_column(data.column_names, caption_column, CAPTION_COLUMNS, "caption", name)
+        self._check_types(data.data.schema)
+        self.data = data.with_format("arrow").select_columns([self.image_column, self.caption_column])
+        self.counts = np.array([len(data)], np.int64)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the files' names below their common folder and sizes, the columns, and the content of a few rows."""
+        root = os.path.commonpath([path.parent for path in self.files]) if self.files else ""
+        files = [(os.path.relpath(path, root), path.stat().st_size) for path in self.files]
+        digest = hashlib.sha256(json.dumps([len(self), self.image_column, self.caption_column, files]).encode())
+        for number in _sampled(len(self)):
+            for part in self._content(number):
+                digest.update(hashlib.sha256(part or b"").digest())
+        return digest.hexdigest()
+
+    def _content(self, number: int) -> tuple[bytes | None, bytes | None]:
+        try:
+            return self.read(number)
+        except OSError:  # an image in a file of its own; training will list it as bad, if it is drawn
+            return None, self.caption(number)
+
+    def read(self, number: int) -> tuple[bytes | None, bytes | None]:
+        row = self.data[number]
+        return image_bytes(row[self.image_column][0]), _caption_bytes(row[self.caption_column][0])
+
+    def caption(self, number: int) -> bytes | None:
+        return _caption_bytes(self.data[number][self.caption_column][0])
+
+    def identify(self, number: int) -> tuple[str, int]:
+        return self.name, number
+
+    def _check_types(self, schema) -> None:
+        import pyarrow.types as types
+
+        image, caption = schema.field(self.image_column).type, schema.field(self.caption_column).type
+        binary = (types.is_binary, types.is_large_binary)
+        of_struct = types.is_struct(image) and image.get_field_index("bytes") >= 0
+        if not of_struct and not any(test(image) for test in binary):
+            raise UserError(
+                f"column {self.image_column!r} of {self.name} holds {image}, not encoded images (bytes, or datasets' "
+                f"Image); its columns are {', '.join(schema.names)}: name one with --image-column"
+            )
+        if not any(test(caption) for test in (types.is_string, types.is_large_string, *binary)):
+            raise UserError(
+                f"column {self.caption_column!r} of {self.name} holds {caption}, not strings: "
+                "name another with --caption-column"
+            )
+
+
+def open_files(paths: Sequence[Path], name: str, image_column: str | None, caption_column: str | None) -> TableCaptions:
+    """Rows of .parquet files, or of .arrow files, in the order given."""
+    import datasets
+
+    if paths[0].suffix == ".arrow":
+        parts = [loaded(str(path), lambda path=path: datasets.Dataset.from_file(str(path))) for path in paths]
+        data = loaded(name, lambda: datasets.concatenate_datasets(parts))
+    else:
+        files = [str(path) for path in paths]
+        data = loaded(name, lambda: datasets.load_dataset("parquet", data_files=files, split="train"))
+    return TableCaptions(data, name, image_column, caption_column, paths)
+
+
+def open_saved(folder: Path, image_column: str | None, caption_column: str | None) -> TableCaptions:
+    """A folder written by `save_to_disk`: one split, or several of which `train` is taken."""
+    import datasets
+
+    data = loaded(str(folder), lambda: datasets.load_from_disk(str(folder)))
+    if isinstance(data, datasets.DatasetDict):
+        if "train" not in data:
+            raise UserError(f"{folder} has the splits {', '.join(data)}, not train: give the folder of one of them")
+        data = data["train"]
+    files = [Path(file["filename"]) for file in data.cache_files]
+    return TableCaptions(data, folder.name, image_column, caption_column, files)
+
+
+def open_named(source: str, image_column: str | None, caption_column: str | None) -> TableCaptions:
+    """The split `train` of what `load_dataset` understands: a folder in the hub's layout, or an id like org/name."""
+    import datasets
+
+    if not Path(source).is_dir() and not HUB_ID.fullmatch(source):
+        raise UserError(
+            f"{source} does not exist: give a folder or glob of .tar, .parquet or .arrow files, or a hub id"
+        )
+    name = source if Path(source).is_dir() else f"{source}, which is no path here,"
+    data = loaded(name, lambda: datasets.load_dataset(source, split="train"))
+    files = sorted(Path(source).rglob("*.parquet")) if Path(source).is_dir() else []
+    return TableCaptions(data, Path(source).name, image_column, caption_column, files)
+
+
+def loaded(name: str, load):
+    import pyarrow
+    from datasets.exceptions import DatasetsError
+
+    try:
+        return load()
+    except (DatasetsError, pyarrow.ArrowException, OSError, ValueError) as error:
+        cause = error.__cause__ or error
+        raise UserError(f"cannot read {name} as a data set: {' '.join(str(cause).split())[:300]}") from error
+
+
+def _sampled(rows: int) -> list[int]:
+    """First, last, and what a generator keyed by their number draws: the same rows on every machine."""
+    drawn = np.random.default_rng(rows).integers(rows, size=SAMPLED) if rows else []
+    return sorted({0, rows - 1, *map(int, drawn)}) if rows else []
+
+
+def choose_column(columns: Sequence[str], wanted: str | None, usual: Sequence[str], kind: str, name: str) -> str:
+    if not len(columns):
+        raise UserError(f"{name} has no columns: no data set is there")
+    for column in (wanted,) if wanted else usual:
+        if column in columns:
+            return column
+    missing = f"no column {wanted!r}" if wanted else f"none of the usual {kind} columns ({', '.join(usual)})"
+    raise UserError(f"{name} has {missing}; its columns are {', '.join(columns)}: name one with --{kind}-column")
+
+
+def image_bytes(value) -> bytes | None:
+    """An Arrow struct of bytes and path, as datasets' Image, or plain binary."""
+    import pyarrow as pa
+
+    if not value.is_valid:
+        return None
+    if isinstance(value, pa.StructScalar):
+        content = value["bytes"]
+        if content.is_valid:
+            return content.as_buffer().to_pybytes()
+        path = value["path"].as_py() if "path" in value else None
+        return Path(path).read_bytes() if path else None
+    return value.as_buffer().to_pybytes()
+
+
+def _caption_bytes(value) -> bytes | None:
+    # The buffer, not as_py(): that would raise at the first byte that is not UTF-8.
+    return value.as_buffer().to_pybytes()[:MAX_CAPTION] if value.is_valid else None

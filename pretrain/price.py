@@ -1,0 +1,131 @@
+"""What a run will take, before it starts: parameters, memory, samples, hours, disk. Nothing is put on a device.
+
+Bytes a process holds of P parameters among N processes. All of it is fp32; bf16 is autocast's alone:
+
+    ZeRO   weights        master copy   gradients   AdamW's moments
+    0      4P             -             4P          8P
+    1      4P             4P/N          4P          8P/N       gradients are whole until they are reduced
+    2      4P             4P/N          4P/N        8P/N
+    3      4P + 4P/N      4P/N          4P/N        8P/N       models of this size stay gathered while a step lasts
+
+and with ZeRO 1-3 the bucket in which gradients travel.
+
+Activations are what autograd keeps for the backward pass, with a = 2 bytes in bf16 and 4 in fp32. For each token a
+ViT block of width W keeps its two residuals in fp32 (8W) and in the compute type the inputs of its four linear layers,
+q, k, v and the MLP's hidden layer (14aW). GPT-2's tanh-GELU is a chain of operations that keeps three hidden layers
+more (26aW; 38aW in bf16, where a GPU raises its power and tanh to fp32). The last ViT block works for CLS alone and
+keeps (4 + 4a)W a token. A hidden layer of the heads keeps three vectors a sample. Captions count with 77 tokens, the
+longest. With --micro-batch-size the towers keep one micro-batch, of the larger tower, and are computed again; inputs
+and heads are kept for the whole batch. Each crop of levljepa-plus is an image of its size. In bf16 autocast also keeps
+a copy of the weights, 2P.
+
+Not counted: the objective's own, temporaries, workspaces of libraries, the CUDA context, what the allocator wastes.
+Leave a tenth free.
+"""
+
+import torch
+
+from pretrain.config import BUCKET, PretrainConfig
+from pretrain.contrastive import Logits
+from pretrain.data.augment import MultiCrop
+from pretrain.data.source import open_captions
+from pretrain.data.tokenizer import vocabulary
+from pretrain.model import encoder_config
+from vlm.encoders.levljepa import Encoder
+from vlm.encoders.tokens import CONTEXT
+from vlm.errors import UserError
+from vlm.run.checkpoints import KEEP
+
+
+def parameters(config: PretrainConfig) -> dict[str, int]:
+    """Parameters by part, counted in the modules that a run trains, built without memory."""
+    with torch.device("meta"):
+        encoder = Encoder(encoder_config(config, vocabulary(config.tokenizer)))
+    parts = {}
+    for name, tower in (("image", encoder.image), ("caption", encoder.text)):
+        parts |= {f"{name} tower": tower.encoder, f"{name} head": tower.pre_proj, f"{name} predictor": tower.projector}
+    if config.objective in ("clip", "siglip"):
+        parts["logits"] = Logits(config.objective)
+    return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+
+
+def model_states(count: int, stage: int, processes: int) -> dict[str, float]:
+    """Bytes that a process holds of `count` parameters and what belongs to them, by kind; see above."""
+    share = count / processes
+    return {
+        "weights": 4 * count + (4 * share if stage == 3 else 0),
+        "master copy": 4 * share if stage else 0,
+        "gradients": 4 * (share if stage >= 2 else count),
+        "moments": 8 * (share if stage else count),
+        "bucket": 4 * BUCKET if stage else 0,
+    }
+
+
+def checkpoint_bytes(count: int, stage: int) -> int:
+    """Bytes of a checkpoint on disk: weights and moments, and the master copy where it is another file's."""
+    return (16 if stage in (1, 2) else 12) * count
+
+
+def activation_bytes(config: PretrainConfig, processes: int) -> int:
+    """Bytes of activations and inputs that a process keeps at the end of its forward pass; see above."""
+    half = config.dtype != "fp32"
+    a = 2 if half else 4
+    crops = {config.image_size: 1}
+    if config.objective == "levljepa-plus":
+        crops = {config.image_size: 2, config.local_size: MultiCrop.LOCAL}
+    images = [_image_bytes(config, side, a) for side in crops]
+    text = CONTEXT * config.text_width * (config.text_layers * (8 + (38 if half else 26) * a) + 4)
+    layers = sum(crops.values()) + 1 + 2 * config.projector_depth
+    heads = 3 * layers * config.projector_width * a
+    pixels = sum(views * 3 * side**2 * 4 for side, views in crops.items())
+    local, micro = config.batch_size // processes, config.micro_batch_size // processes
+    whole = sum(views * image for views, image in zip(crops.values(), images)) + text
+    return (max(*images, text) * micro if 0 < micro < local else whole * local) + (heads + pixels) * local
+
+
+def _image_bytes(config: PretrainConfig, side: int, a: int) -> int:
+    """What the ViT keeps of one crop of `side` pixels."""
+    tokens = 1 + (side // config.patch_size) ** 2
+    return tokens * config.vision_width * ((config.vision_layers - 1) * (8 + 14 * a) + 4 + 4 * a) + 3 * side**2 * a
+
+
+def describe(config: PretrainConfig, processes: int, throughput: float | None) -> str:
+    """The plan of a run on `processes` GPUs as a table; `throughput` in samples a second over all of them."""
+    if processes < 1 or config.batch_size % processes:
+        raise UserError(f"--batch-size {config.batch_size} is not a multiple of --world-size {processes}")
+    if throughput is not None and not throughput > 0:
+        raise UserError(f"--throughput {throughput}: give samples a second, more than 0")
+    parts, local = parameters(config), config.batch_size // processes
+    total = sum(parts.values())
+    lines = [f"{config.preset}: world size {processes}, {local:,} samples each, ZeRO {config.zero}", "", "parameters"]
+    lines += [f"  {name:18}{number:>14,}" for name, number in [*parts.items(), ("total", total)]]
+    lines += ["", *_memory(config, processes, total), "", *_budget(config, throughput)]
+    saved, encoder = checkpoint_bytes(total, config.zero) / 1e6, 4 * total / 1e6
+    lines.append(f"disk: {saved:,.0f} MB a checkpoint, the last {KEEP} are kept; encoder {encoder:,.0f} MB")
+    return "\n".join(lines)
+
+
+def _memory(config: PretrainConfig, processes: int, total: int) -> list[str]:
+    """The memory table: one kind a line, one ZeRO stage a column, the chosen one marked."""
+    activations = {"activations": activation_bytes(config, processes)}
+    activations |= {"bf16 weights": 2 * total} if config.dtype != "fp32" else {}
+    columns = [{**model_states(total, stage, processes), **activations} for stage in range(4)]
+    columns = [{**column, "total": sum(column.values())} for column in columns]
+    marks = [f"ZeRO {stage}{'*' if stage == config.zero else ''}" for stage in range(4)]
+    lines = [f"{'memory of each, MB':20}" + "".join(f"{mark:>10}" for mark in marks)]
+    for kind in columns[0]:
+        lines.append(f"  {kind:18}" + "".join(f"{column[kind] / 1e6:10,.1f}" for column in columns))
+    return lines
+
+
+def _budget(config: PretrainConfig, throughput: float | None) -> list[str]:
+    """Samples, epochs and hours."""
+    samples = config.steps * config.batch_size
+    lines = [f"samples: {samples:,} = {config.steps:,} steps x {config.batch_size:,}"]
+    try:
+        pairs = len(open_captions(config.data, config.image_column, config.caption_column))
+        lines.append(f"epochs: {samples / pairs:,.2f} of {pairs:,} pairs in {config.data}")
+    except UserError as error:
+        lines.append(f"epochs: unknown ({error})")
+    hours = f"{samples / throughput / 3600:,.1f} hours at {throughput:,g} samples a second" if throughput else None
+    return [*lines, f"time: {hours or 'unknown, give --throughput in samples a second'}"]

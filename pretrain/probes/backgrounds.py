@@ -1,0 +1,55 @@
+"""Does an encoder read the object or its background? ImageNet-9 (Xiao et al., 2020).
+
+    original/val/CLASS/*.jpg      pictures as they are
+    mixed_same/val/CLASS/*.jpg    each object before the background of another picture of its class
+    mixed_rand/val/CLASS/*.jpg    each object before the background of a picture of a random class
+
+The drop is what accuracy loses from `original` to each of the others. Two classifiers are read: captions (zero-shot),
+and, where there is original/train, a linear probe fitted on it, which may learn to rely on the backgrounds.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pretrain.probes.features import cls_features
+from pretrain.probes.heads import accuracy, linear_probe
+from pretrain.probes.labelled import Labelled, open_class_folders
+from pretrain.probes.zero_shot import CaptionClassifier
+from vlm.encoders.levljepa import Encoder
+
+VARIANTS = ("original", "mixed_same", "mixed_rand")
+
+
+def with_drops(reading: str, found: dict[str, float]) -> dict[str, float]:
+    """Accuracies by variant and their drops, under the name of the reading."""
+    drops = {f"drop_{name}": found["original"] - found[name] for name in VARIANTS[1:]}
+    return {f"{reading}_{name}": value for name, value in {**found, **drops}.items()}
+
+
+def _linear(encoder: Encoder, train: Labelled, variants: dict[str, Labelled], seed: int) -> dict[str, float]:
+    features = [cls_features(encoder, part.images, "linear") for part in (train, *variants.values())]
+    labels = train.labels.to(encoder.device)
+    scores, _ = linear_probe(features[0], labels, *features[1:], classes=len(train.classes), seed=seed)
+    return {
+        name: accuracy(found, part.labels.to(encoder.device)) for (name, part), found in zip(variants.items(), scores)
+    }
+
+
+def background_probe(
+    encoder: Encoder, root: str | Path, templates: Sequence[str], given: dict[str, str] | None, seed: int
+) -> dict:
+    """Accuracy on each variant and the drops, by captions and by a linear probe; templates, given: of the captions."""
+    root = Path(root)
+    original = open_class_folders(root / "original" / "val")
+    classifier = CaptionClassifier.build(encoder, original.classes, templates, given)
+    variants = {"original": original}
+    variants |= {name: open_class_folders(root / name / "val", original.classes) for name in VARIANTS[1:]}
+    found = {
+        name: accuracy(classifier(encoder, part.images, name), part.labels.to(encoder.device))
+        for name, part in variants.items()
+    }
+    numbers = with_drops("zero_shot", found)
+    if (root / "original" / "train").is_dir():
+        train = open_class_folders(root / "original" / "train", original.classes)
+        numbers |= with_drops("linear", _linear(encoder, train, variants, seed))
+    return {**numbers, "images": len(original.images)}

@@ -1,0 +1,201 @@
+"""Probes of frozen features: k nearest neighbours, a linear and an attentive classifier.
+
+No setting ever sees the validation split: weight decay is chosen on a held-out part of the training split.
+"""
+
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from itertools import tee
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from pretrain.probes.features import PatchTokens, in_order, shuffled
+from vlm.errors import UserError
+from vlm.run.progress import progress
+from vlm.run.schedule import cosine
+
+NEIGHBOURS, TEMPERATURE = 20, 0.07  # DINO's
+HELD_OUT = 10  # one row of so many
+RIDGES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # strongest first: each fit starts from the one before
+DECAYS = (10.0, 1.0, 0.1, 0.01)
+LEARNING_RATE, EPOCHS, MIN_STEPS = 1e-3, 20, 500
+ELEMENTS = 1 << 26  # of the largest matrix that is formed at a time
+
+
+def accuracy(scores: torch.Tensor, labels: torch.Tensor) -> float:
+    """Share of rows of float[B, C] whose largest score is at the label."""
+    return int((scores.argmax(1) == labels).sum()) / len(labels)
+
+
+def held_out(labels: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Numbers of the rows to fit on and of the held-out rows: a tenth of each class, rounded up, keyed by the seed.
+
+    A class of one row keeps it. Raises `UserError` where all classes have one.
+    """
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(labels)))
+    rows = [order[labels[order] == label] for label in labels.unique()]
+    out = torch.cat([part[: -(-len(part) // HELD_OUT) if len(part) > 1 else 0] for part in rows])
+    if not len(out):
+        raise UserError("every class of the train split has one image: weight decay is chosen on a second one")
+    inside = torch.ones(len(labels), dtype=torch.bool)
+    inside[out] = False
+    return inside.nonzero()[:, 0], out.sort().values
+
+
+def knn_scores(
+    train: torch.Tensor, labels: torch.Tensor, test: torch.Tensor, classes: int, k: int = NEIGHBOURS
+) -> torch.Tensor:
+    """DINO's weighted k-NN, float32[test rows, classes]: the k most similar train rows vote, each exp(cos / 0.07)."""
+    if len(train) < k:
+        raise UserError(f"k-NN asks {k} neighbours, the train split has {len(train)} images: give {k} or more")
+    train, test = functional.normalize(train, dim=1), functional.normalize(test, dim=1)
+    nearest = [(rows @ train.T).topk(k, dim=1) for rows in test.split(max(1, ELEMENTS // len(train)))]
+    similarity, number = (torch.cat(part).cpu() for part in zip(*nearest))
+    votes = torch.zeros(len(test), classes)  # on the CPU: a GPU adds them up in an order of its own
+    return votes.scatter_add_(1, labels.cpu()[number], (similarity / TEMPERATURE).exp()).to(test.device)
+
+
+Linear = tuple[torch.Tensor, torch.Tensor]
+
+
+def fit_linear(
+    x: torch.Tensor, y: torch.Tensor, loss: Callable, ridge: float, start: Linear | int, steps: int = 200
+) -> Linear:
+    """(W [D, C], b [C]) that minimise mean loss(x W + b, y) + ridge |W|^2: L-BFGS over all rows, no random number.
+
+    start: where to start, or C, to start from zero.
+    """
+    if isinstance(start, int):
+        start = x.new_zeros(x.shape[1], start), x.new_zeros(start)
+    weight, bias = (part.clone().requires_grad_() for part in start)
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=steps, line_search_fn="strong_wolfe")
+    rows = max(1, ELEMENTS // len(bias))
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        total = ridge * weight.square().sum()
+        total.backward()
+        for part, target in zip(x.split(rows), y.split(rows)):
+            value = loss(part @ weight + bias, target) * (len(part) / len(x))
+            value.backward()
+            total = total + value
+        return total.detach()
+
+    optimizer.step(closure)
+    return weight.detach(), bias.detach()
+
+
+def standardised(train: torch.Tensor, *others: torch.Tensor) -> list[torch.Tensor]:
+    """All of them less the mean of `train`, over its standard deviation, feature by feature."""
+    mean, std = train.mean(0), train.std(0).clamp(min=1e-6)
+    return [(part - mean) / std for part in (train, *others)]
+
+
+def linear_probe(
+    train: torch.Tensor, labels: torch.Tensor, *tests: torch.Tensor, classes: int, seed: int
+) -> tuple[list[torch.Tensor], float]:
+    """Softmax regression on standardised features: (float32[rows, classes] for each of `tests`, the ridge chosen).
+
+    The ridge is the one of `RIDGES` with the least cross-entropy on the held-out part of train (its accuracy there is
+    a noisy guide where images are few); the fit with it is then made on all of train.
+    """
+    train, *tests = standardised(train, *tests)
+    inside, outside = held_out(labels.cpu(), seed)
+    x, y, path = train[inside], labels[inside], [classes]
+    for ridge in RIDGES:
+        path.append(fit_linear(x, y, functional.cross_entropy, ridge, path[-1]))
+    losses = [functional.cross_entropy(train[outside] @ weight + bias, labels[outside]) for weight, bias in path[1:]]
+    best = int(torch.stack(losses).argmin())
+    weight, bias = fit_linear(train, labels, functional.cross_entropy, RIDGES[best], path[1 + best])
+    return [part @ weight + bias for part in tests], RIDGES[best]
+
+
+class Standardise(nn.Module):
+    """x -> (x - mean) / std, feature by feature."""
+
+    def __init__(self, mean: torch.Tensor, std: torch.Tensor):
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x - self.mean) / self.std
+
+
+class AttentiveProbe(nn.Module):
+    """One cross-attention query over patch tokens, then a linear classifier: [B, N, D] -> [B, classes].
+
+    A query that does not depend on the input meets the keys in one product: q_h . (W_h x) = (W_h^T q_h) . x. So each
+    head's query and key projection are one learned vector; the softmax ignores their bias.
+    """
+
+    def __init__(self, width: int, heads: int, classes: int):
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, heads, bias=False)
+        self.value = nn.Linear(width, width)
+        self.classifier = nn.Linear(width, classes)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        attention = self.query(tokens).softmax(dim=1)
+        values = self.value(tokens).unflatten(-1, (self.heads, -1))
+        return self.classifier(torch.einsum("bnh,bnhd->bhd", attention, values).flatten(1))
+
+
+def training_steps(count: int, batch: int) -> int:
+    """`EPOCHS` over `count` rows, and at least `MIN_STEPS`."""
+    return max(MIN_STEPS, EPOCHS * (count // min(batch, count)))
+
+
+def train_heads(
+    heads: list[nn.Module], decays: Iterable[float], batches: Iterable, loss: Callable, steps: int, label: str
+) -> None:
+    """AdamW on every head, each with its weight decay, over the same (tokens, targets) batches; lr falls to zero."""
+    optimizers = [torch.optim.AdamW(_decaying(head, decay), fused=True) for head, decay in zip(heads, decays)]
+    with progress(steps, label, "step") as bar:
+        for step, (tokens, targets) in enumerate(batches):
+            for head, optimizer in zip(heads, optimizers):
+                for group in optimizer.param_groups:
+                    group["lr"] = cosine(step, steps, 0, LEARNING_RATE, 0.0)
+                optimizer.zero_grad()
+                loss(head(tokens), targets).backward()
+                optimizer.step()
+            bar.update()
+
+
+def _decaying(head: nn.Module, decay: float) -> list[dict]:
+    """Parameter groups: matrices decay, biases do not."""
+    matrices, biases = ([p for p in head.parameters() if (p.ndim > 1) == wanted] for wanted in (True, False))
+    return [{"params": matrices, "weight_decay": decay}, {"params": biases, "weight_decay": 0.0}]
+
+
+def attentive_probe(
+    tokens: PatchTokens, labels: torch.Tensor, heads: int, classes: int, seed: int, batch: int = 256
+) -> tuple[nn.Module, float]:
+    """The attentive classifier of patch tokens, and its weight decay.
+
+    One probe for each of `DECAYS` learns from the same batches of train without its held-out part; the one with the
+    least cross-entropy there is returned.
+    """
+    inside, outside = held_out(labels.cpu(), seed)
+    steps = training_steps(len(inside), batch)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        first = nn.Sequential(
+            Standardise(tokens.mean, tokens.std), AttentiveProbe(len(tokens.mean), heads, classes)
+        ).to(labels.device)
+    probes = [deepcopy(first) for _ in DECAYS]
+    chosen, same = tee(inside[rows] for rows in shuffled(len(inside), batch, steps, seed))
+    pairs = zip(tokens.batches(chosen), (labels[rows] for rows in same))
+    train_heads(probes, DECAYS, pairs, functional.cross_entropy, steps, "attentive probe")
+    blocks = [outside[rows.start : rows.stop] for rows in in_order(len(outside))]
+    losses = torch.zeros(len(DECAYS))
+    with torch.no_grad():
+        for part, rows in zip(tokens.batches(blocks), blocks):
+            found = [functional.cross_entropy(probe(part), labels[rows], reduction="sum") for probe in probes]
+            losses += torch.stack(found).cpu()
+    best = int(losses.argmin())
+    return probes[best], DECAYS[best]

@@ -1,0 +1,154 @@
+"""Images with one label each: folders of class folders, and data sets on disk or on the hub."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from pretrain.data import tabular
+from vlm.errors import UserError
+from vlm.images import ImageError, decode, load_image
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
+SPLITS = {"train": ("train",), "val": ("val", "validation", "valid", "test")}
+LABEL_COLUMNS = ("label", "labels", "class", "fine_label")
+
+
+class Images(Sequence):
+    """`count` images, each read when it is asked for."""
+
+    def __init__(self, count: int, read: Callable[[int], Image.Image]):
+        self._count, self._read = count, read
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, number: int) -> Image.Image:
+        if not 0 <= number < self._count:
+            raise IndexError(number)
+        return self._read(number)
+
+
+def image_files(paths: Sequence[Path]) -> Images:
+    return Images(len(paths), lambda number: load_image(paths[number]))
+
+
+def decoded(data: bytes | None, where: str) -> Image.Image:
+    """`vlm.images.decode` whose error says where the image is."""
+    try:
+        return decode(data or b"")
+    except ImageError as error:
+        raise ImageError(error.reason, f"{where}: {error.detail}") from None
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """images[i] shows classes[labels[i]]; labels: int64[B]."""
+
+    images: Images
+    labels: torch.Tensor
+    classes: tuple[str, ...]
+
+
+def open_labelled(
+    source: str | Path,
+    split: str,
+    classes: Sequence[str] | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+) -> Labelled:
+    """The `train` or `val` split of a source; `val` is also called validation, valid or test.
+
+    source: a folder of these splits, each of class folders (class folders alone are a `val` split); a data set written
+    by `save_to_disk`; parquet in the hub's layout; or an id on the hub. classes: those of train, which the labels of
+    val then refer to. Raises `UserError` where the split is missing, a class is empty or a label unknown.
+    """
+    path = Path(source)
+    saved = (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists()
+    parquet = any(any(path.glob(pattern)) for pattern in ("*.parquet", "*/*.parquet"))
+    if path.is_dir() and not saved and not parquet:
+        return open_class_folders(_split_folder(path, split), classes)
+    import datasets
+
+    if saved:
+        data = tabular.loaded(str(source), lambda: datasets.load_from_disk(str(source)))
+    elif path.is_dir() or tabular.HUB_ID.fullmatch(str(source)):
+        name = str(source) if path.is_dir() else f"{source}, which is no path here,"
+        data = tabular.loaded(name, lambda: datasets.load_dataset(str(source)))
+    else:
+        raise UserError(f"{source} does not exist: give a folder of class folders, a saved data set or a hub id")
+    if isinstance(data, datasets.Dataset):
+        data = {"val": data}
+    name = next((name for name in SPLITS[split] if name in data), None)
+    if name is None:
+        raise UserError(f"{source} has no {split} split; its splits are {', '.join(data)}: this probe needs one")
+    return _open_table(data[name], f"{source} ({name})", classes, image_column, label_column)
+
+
+def open_class_folders(folder: Path, classes: Sequence[str] | None = None) -> Labelled:
+    """`folder/CLASS/**/*.jpg`; the classes are the folders' names, sorted, or those given."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} does not exist: a folder of class folders is needed")
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not names:
+        raise UserError(f"{folder} holds no class folders: put the images of each class in a folder of its name")
+    paths, labels = [], []
+    numbers = _numbered(classes or names)
+    for name in names:
+        found = sorted(
+            path for path in (folder / name).rglob("*") if path.suffix.lower() in SUFFIXES and path.name[0] != "."
+        )
+        if not found:
+            raise UserError(f"{folder / name} holds no image ({', '.join(SUFFIXES)}): fill or remove this class")
+        paths += found
+        labels += [_number(name, numbers, str(folder))] * len(found)
+    return Labelled(image_files(paths), torch.tensor(labels), tuple(numbers))
+
+
+def _split_folder(root: Path, split: str) -> Path:
+    every = [name for names in SPLITS.values() for name in names]
+    there = [name for name in every if (root / name).is_dir()]
+    found = [name for name in there if name in SPLITS[split]]
+    if found:
+        return root / found[0]
+    if split == "val" and not there:
+        return root
+    instead = ", ".join(there) or "class folders alone"
+    raise UserError(f"{root} has no {' or '.join(SPLITS[split])} folder, only {instead}: this probe needs that split")
+
+
+def _open_table(data, name: str, classes, image_column: str | None, label_column: str | None) -> Labelled:
+    """Rows of a `datasets.Dataset`."""
+    image_column = tabular.choose_column(data.column_names, image_column, tabular.IMAGE_COLUMNS, "image", name)
+    label_column = tabular.choose_column(data.column_names, label_column, LABEL_COLUMNS, "label", name)
+    values, feature = data.with_format(None)[label_column][:], data.features[label_column]
+    if wrong := [value for value in values if value == -1 or not isinstance(value, int | str)]:
+        raise UserError(
+            f"column {label_column!r} of {name} has {len(wrong)} rows whose label is no class, the first is "
+            f"{wrong[0]}: take another split, or another column with --label-column"
+        )
+    if names := getattr(feature, "names", None):  # ClassLabel
+        values, found = [names[value] for value in values], names
+    else:
+        found = [str(value) for value in sorted(set(values))]
+    numbers = _numbered(classes or found)
+    labels = torch.tensor([_number(str(value), numbers, name) for value in values])
+    rows = data.with_format("arrow").select_columns([image_column])
+
+    def read(number: int) -> Image.Image:
+        return decoded(tabular.image_bytes(rows[number][image_column][0]), f"row {number} of {name}")
+
+    return Labelled(Images(len(rows), read), labels, tuple(numbers))
+
+
+def _numbered(classes: Sequence[str]) -> dict[str, int]:
+    return {name: number for number, name in enumerate(classes)}
+
+
+def _number(name: str, numbers: dict[str, int], where: str) -> int:
+    if name not in numbers:
+        known = ", ".join(list(numbers)[:3])
+        raise UserError(f"{where} has the class {name!r}, not one of {known}, ...: all splits need the same classes")
+    return numbers[name]

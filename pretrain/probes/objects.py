@@ -1,0 +1,75 @@
+"""Which objects does an image show? A linear probe on the frozen CLS, one ROC AUC an object name."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch.nn import functional
+
+from pretrain.probes.features import cls_features
+from pretrain.probes.heads import fit_linear, standardised
+from pretrain.probes.labelled import image_files
+from vlm.encoders.levljepa import Encoder
+from vlm.errors import UserError
+from vlm.files import read_json
+
+RIDGE = 1e-3
+
+
+def presence(
+    encoder: Encoder, gqa: Path, split: str, names: Sequence[str] | None, limit: int
+) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+    """CLS float32[B, W] of the first `limit` images of GQA's scene graphs, which names each shows, bool[B, C], names.
+
+    names: the columns; None takes every name found, sorted. Raises `UserError` where the scene graphs are missing.
+    """
+    graphs = dict(list(read_json(gqa / f"{split}_sceneGraphs.json").items())[:limit])
+    found = [{thing["name"] for thing in graph["objects"].values()} for graph in graphs.values()]
+    names = list(names) if names is not None else sorted(set().union(*found))
+    paths = [gqa / "images" / f"{image}.jpg" for image in graphs]
+    paths = [path if path.exists() else path.with_suffix(".png") for path in paths]
+    features = cls_features(encoder, image_files(paths), split)
+    return features, torch.tensor([[name in present for name in names] for present in found]), names
+
+
+def area_under_curve(scores: torch.Tensor, labels: torch.Tensor) -> float:
+    """ROC AUC of scores float[B] for labels bool[B], ties counted half (Mann-Whitney); NaN without both labels."""
+    order = scores.unique(return_inverse=True)[1]
+    counts = torch.bincount(order)
+    ranks = (counts.cumsum(0) - (counts - 1) / 2)[order]
+    positives, negatives = int(labels.sum()), int((~labels).sum())
+    if not positives or not negatives:
+        return math.nan
+    return float((ranks[labels].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def presence_areas(
+    train: torch.Tensor, labels: torch.Tensor, test: torch.Tensor, test_labels: torch.Tensor
+) -> list[float]:
+    """One logistic regression per name on standardised features, fitted on `train`; its AUC on `test`, per name.
+
+    NaN where `test` has the name on all images or on none.
+    """
+    x, other = standardised(train, test)
+    loss = functional.binary_cross_entropy_with_logits
+    weight, bias = fit_linear(x, labels.float(), loss, RIDGE, labels.shape[1])
+    scores = other @ weight + bias
+    return [area_under_curve(scores[:, column], test_labels[:, column]) for column in range(labels.shape[1])]
+
+
+def object_probe(encoder: Encoder, gqa: str | Path, train_images: int = 2000, test_images: int = 1000) -> dict:
+    """How well CLS tells which objects an image shows: fitted on GQA's train scenes, AUC on val scenes.
+
+    The mean runs over the names that some of the val scenes have and some have not.
+    """
+    gqa = Path(gqa)
+    train, labels, names = presence(encoder, gqa, "train", None, train_images)
+    if len(train) < 2 or not names:
+        raise UserError(f"{gqa}/train_sceneGraphs.json names no objects: the probe needs labelled scenes")
+    test, test_labels, _ = presence(encoder, gqa, "val", names, test_images)
+    areas = presence_areas(train, labels.to(train.device), test, test_labels.to(test.device))
+    per_name = {name: area for name, area in zip(names, areas) if not math.isnan(area)}
+    if not per_name:
+        raise UserError(f"{gqa}/val_sceneGraphs.json shows every object on all scenes or on none: no AUC is defined")
+    return {"auc": sum(per_name.values()) / len(per_name), "names": len(per_name), "auc_per_name": per_name}

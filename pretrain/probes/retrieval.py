@@ -1,0 +1,121 @@
+"""Do images and captions find each other, and do their embeddings fill their space?"""
+
+import sys
+from collections.abc import Sequence
+from threading import Lock
+
+import torch
+from PIL import Image
+
+from pretrain.data.pairs import Captions, clean_caption
+from pretrain.objective import Embeddings, effective_rank
+from pretrain.probes.features import embed
+from pretrain.probes.labelled import Images, decoded
+from pretrain.probes.zero_shot import cross_modal_scores
+from pretrain.sigreg import KNOTS, SPACING, random_directions, sigreg
+from vlm.distributed import is_main
+from vlm.encoders.levljepa import Encoder
+from vlm.errors import UserError
+from vlm.images import ImageError, decode
+
+RANKS = (1, 5)
+DIRECTIONS = 4096
+
+
+def caption_pool(data: Captions, count: int) -> tuple[Images, list[str]]:
+    """The first `count` images and captions that can be used; says how many were passed over.
+
+    Raises `UserError` where there are fewer, or too few for recall.
+    """
+    if count < max(RANKS):
+        raise UserError(f"a pool of {count}: R@{max(RANKS)} needs {max(RANKS)} captions or more")
+    images, captions, passed = usable_pairs(data, count)
+    if len(captions) < count:
+        raise UserError(f"the data holds {len(captions)} usable pairs: give --pool {len(captions)} or less")
+    tell_passed(passed, count)
+    return images, captions
+
+
+def usable_pairs(data: Captions, count: int) -> tuple[Images, list[str], int]:
+    """The first `count` images and captions that can be used, or as many as there are; and how many were passed over.
+
+    Each image is decoded once to be sure of it, and again when it is asked for: none is held.
+    """
+    numbers, captions, seen = [], [], 0
+    while seen < len(data) and len(numbers) < count:
+        if caption := _usable(data, seen):
+            numbers.append(seen)
+            captions.append(caption)
+        seen += 1
+    one_at_a_time = Lock()  # a source keeps files open between reads
+
+    def read(place: int) -> Image.Image:
+        with one_at_a_time:
+            content, _ = data.read(numbers[place])
+        return decoded(content, "{}:{}".format(*data.identify(numbers[place])))
+
+    return Images(len(numbers), read), captions, seen - len(numbers)
+
+
+def _usable(data: Captions, number: int) -> str | None:
+    """The caption of a pair, or None where it or the image cannot be used."""
+    try:
+        image, raw = data.read(number)
+        caption = clean_caption(raw)
+        if caption and image is not None:
+            decode(image)
+            return caption
+    except (OSError, ImageError):
+        pass
+    return None
+
+
+def tell_passed(passed: int, count: int) -> None:
+    """One line on rank 0 where a pool is not simply the first of the data."""
+    if passed and is_main():
+        print(f"{passed} pairs that cannot be used were passed over for the pool of {count}", file=sys.stderr)
+
+
+def recall_at(scores: torch.Tensor, captions: Sequence[str], k: int) -> float:
+    """Share of rows whose own column is among the k largest; a column with an equal caption also counts.
+
+    scores: float[B, B], images by captions, or the other way round.
+    """
+    top = scores.topk(k, dim=1).indices.tolist()
+    return sum(any(captions[j] == captions[i] for j in row) for i, row in enumerate(top)) / len(captions)
+
+
+def recalls(e: Embeddings, captions: Sequence[str]) -> dict[str, float]:
+    """R@1 and R@5 of images among captions and of captions among images."""
+    scores = cross_modal_scores(e.z_v, e.z_t, e.to_text, e.to_image)
+    directions = {"image_to_text": scores, "text_to_image": scores.T}
+    return {f"{name}_r{k}": recall_at(part, captions, k) for name, part in directions.items() for k in RANKS}
+
+
+def expected_sigreg() -> float:
+    """What SIGReg averages on samples of the normal distribution that it pulls towards, whatever their number.
+
+    The variance of a sample's characteristic function, 1 - phi(t)^2, under SIGReg's weights.
+    """
+    t = SPACING * torch.arange(1, KNOTS + 1, dtype=torch.float64)
+    weight = 2 * SPACING * torch.exp(-t.square() / 2)
+    weight[-1] /= 2
+    return float((weight * -torch.expm1(-t.square())).sum())
+
+
+def spread(e: Embeddings) -> dict[str, float]:
+    """Effective rank and SIGReg of each modality's embeddings; SIGReg grows with the pool where they are not normal."""
+    directions = random_directions(e.z_v.shape[1], DIRECTIONS, 0, 0, "probe", device=e.z_v.device)
+    return {
+        "rank_image": float(effective_rank(e.z_v)),
+        "rank_text": float(effective_rank(e.z_t)),
+        "sigreg_image": float(sigreg(e.z_v, directions)),
+        "sigreg_text": float(sigreg(e.z_t, directions)),
+        "sigreg_normal": expected_sigreg(),
+    }
+
+
+def retrieval_probe(encoder: Encoder, images: Sequence, captions: Sequence[str]) -> dict[str, float]:
+    """Recall in both directions over the pool, and the spread of its embeddings."""
+    e = embed(encoder, images, captions)
+    return {"pool": len(captions), **recalls(e, captions), "embed_dim": encoder.config.embed_dim, **spread(e)}

@@ -1,0 +1,217 @@
+"""Linear segmentation: does a patch token tell what its patch shows? One linear layer from frozen tokens to classes.
+
+Two layouts are read. The labels are the masks' own numbers; those of one number, `ignore`, count for nothing.
+
+    ADE20K        images/{training,validation}/*.jpg    annotations/{training,validation}/*.png    0 = ignore
+    COCO-Stuff    images/{train2017,val2017}/*.jpg      annotations or stuffthingmaps/...          255 = ignore
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import tee
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional
+
+from pretrain.probes.features import PatchTokens, in_order, patch_tokens, shuffled
+from pretrain.probes.heads import Standardise, train_heads, training_steps
+from pretrain.probes.labelled import SUFFIXES, Images
+from vlm.encoders.levljepa import Encoder
+from vlm.errors import UserError
+from vlm.images import load_image
+from vlm.run.progress import progress
+
+LABELS = 256  # a mask is 8 bits deep
+BATCH = 16
+DECAY = 0.01
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Image files and their mask files, in order."""
+
+    image_paths: list[Path]
+    mask_paths: list[Path]
+    ignore: int
+
+    def __len__(self) -> int:
+        return len(self.image_paths)
+
+    def images(self) -> Images:
+        return Images(len(self), self.image)
+
+    def image(self, number: int) -> Image.Image:
+        """Raises `UserError` where its mask has another size."""
+        image = load_image(self.image_paths[number])
+        with _open_mask(self.mask_paths[number]) as mask:
+            if mask.size != image.size:
+                raise UserError(
+                    f"{self.mask_paths[number]} is {mask.width} x {mask.height}, its image {image.width} x "
+                    f"{image.height}: a mask labels each pixel of its image"
+                )
+        return image
+
+    def mask(self, number: int, size: int | None = None) -> np.ndarray:
+        """The labels uint8[H, W], or their nearest neighbours at [size, size]."""
+        with _open_mask(self.mask_paths[number]) as mask:
+            try:
+                return np.array(mask if size is None else mask.resize((size, size), Image.Resampling.NEAREST))
+            except (OSError, SyntaxError) as error:
+                raise UserError(f"the mask {self.mask_paths[number]} is damaged ({error}): fetch it again") from None
+
+
+def _open_mask(path: Path) -> Image.Image:
+    try:
+        mask = Image.open(path, formats=("PNG",))
+    except (OSError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UserError(f"the mask {path} cannot be read as PNG ({error})") from None
+    if mask.mode not in ("L", "P"):  # P: labels with a palette to look at
+        raise UserError(f"the mask {path} is {mask.mode}, not one number of 8 bits a pixel: convert it to labels")
+    return mask
+
+
+def open_pairs(root: Path, split: str) -> Pairs:
+    """The `train` or `val` split in ADE20K's or COCO-Stuff's layout; `UserError` where neither is there."""
+    names = {"train": ("training", "train2017"), "val": ("validation", "val2017")}[split]
+    for name, annotations, ignore in (
+        (names[0], ("annotations",), 0),
+        (names[1], ("annotations", "stuffthingmaps"), 255),
+    ):
+        masks = next((root / folder / name for folder in annotations if (root / folder / name).is_dir()), None)
+        if (root / "images" / name).is_dir() and masks:
+            return _matched(root / "images" / name, masks, ignore)
+    raise UserError(
+        f"{root} has neither ADE20K's images/{names[0]} and annotations/{names[0]} nor COCO-Stuff's images/{names[1]} "
+        f"and annotations/{names[1]} or stuffthingmaps/{names[1]}: give a folder in one of these layouts"
+    )
+
+
+def _matched(images: Path, masks: Path, ignore: int) -> Pairs:
+    found = sorted(path for path in images.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
+    if not found:
+        raise UserError(f"{images} holds no images")
+    paths = [masks / f"{path.stem}.png" for path in found]
+    there = {path.name for path in masks.iterdir()}
+    if missing := [path for path in paths if path.name not in there]:
+        raise UserError(f"{len(missing)} images of {images} have no mask, the first is {missing[0]}")
+    return Pairs(found, paths, ignore)
+
+
+def train_masks(pairs: Pairs, size: int) -> torch.Tensor:
+    """The masks of all pairs at the size of the encoder's image, uint8[B, size, size]."""
+    masks = torch.empty(len(pairs), size, size, dtype=torch.uint8)
+    with ThreadPoolExecutor(8) as pool, progress(len(pairs), "masks", "mask") as bar:
+        for number, mask in enumerate(pool.map(lambda number: pairs.mask(number, size), range(len(pairs)))):
+            masks[number] = torch.from_numpy(mask)
+            bar.update()
+    return masks
+
+
+def _along(tokens: int, pixels: int, device: torch.device) -> torch.Tensor:
+    """Weights float32[pixels, tokens] of linear interpolation along one axis (align_corners=False)."""
+    unit = torch.eye(tokens, device=device)[:, None]
+    return functional.interpolate(unit, size=pixels, mode="linear", align_corners=False)[:, 0].T
+
+
+def upsample(logits: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Bilinear, [..., h, w] -> [..., height, width]. As two matrix products its gradient is the same on every run."""
+    rows, columns = logits.shape[-2:]
+    return _along(rows, height, logits.device) @ logits @ _along(columns, width, logits.device).T
+
+
+class SegmentationHead(nn.Module):
+    """Patch tokens [B, N, D] of a square image -> logits [B, C, side, side]: one linear layer, which starts at zero."""
+
+    def __init__(self, mean: torch.Tensor, std: torch.Tensor, classes: int):
+        super().__init__()
+        self.standardise, self.linear = Standardise(mean, std), nn.Linear(len(mean), classes)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        side = round(tokens.shape[1] ** 0.5)
+        return self.linear(self.standardise(tokens)).transpose(1, 2).unflatten(2, (side, side))
+
+
+def pixel_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of logits [B, C, h, w], upsampled, over the pixels of targets int64[B, H, W] but for -1."""
+    pixels = upsample(logits, *targets.shape[1:]).permute(0, 2, 3, 1).flatten(0, 2)
+    targets = targets.flatten()
+    total = functional.cross_entropy(pixels, targets, ignore_index=-1, reduction="sum")
+    return total / (targets >= 0).sum().clamp(min=1)
+
+
+def confusion_matrix(truth: torch.Tensor, found: torch.Tensor, ignore: int) -> torch.Tensor:
+    """int64[256, 256]: how many pixels of label i were found to be j; pixels whose truth is `ignore` are left out.
+
+    truth, found: uint8[H, W].
+    """
+    counted = truth != ignore
+    pairs = truth[counted].long() * LABELS + found[counted].long()
+    return torch.bincount(pairs, minlength=LABELS**2).view(LABELS, LABELS)
+
+
+def intersection_over_union(confusion: torch.Tensor) -> dict[int, float]:
+    """IoU of every label that occurs in the truth."""
+    right, truth, found = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    share = right.double() / (truth + found - right).clamp(min=1)
+    return {int(label): float(share[label]) for label in truth.nonzero()[:, 0]}
+
+
+def fit_head(encoder: Encoder, pairs: Pairs, seed: int) -> tuple[SegmentationHead, torch.Tensor]:
+    """The linear head fitted on `pairs`, and the label of each of its classes, int64[C]."""
+    masks = train_masks(pairs, encoder.config.image_size)
+    present = torch.bincount(masks.flatten().int(), minlength=LABELS) > 0
+    present[pairs.ignore] = False
+    if not present.any():
+        raise UserError(f"the masks of {pairs.mask_paths[0].parent} hold nothing but {pairs.ignore}, which is ignored")
+    labels = present.nonzero()[:, 0]
+    targets = torch.full((LABELS,), -1)
+    targets[labels] = torch.arange(len(labels))
+
+    tokens = PatchTokens(encoder, pairs.images())
+    head = SegmentationHead(tokens.mean, tokens.std, len(labels)).to(encoder.device)
+    steps = training_steps(len(pairs), BATCH)
+    chosen, same = tee(shuffled(len(pairs), BATCH, steps, seed))
+    batches = zip(tokens.batches(chosen), (targets[masks[rows].long()].to(encoder.device) for rows in same))
+    train_heads([head], [DECAY], batches, pixel_loss, steps, "segmentation head")
+    return head, labels
+
+
+@torch.no_grad()
+def confusion_on(encoder: Encoder, head: SegmentationHead, labels: torch.Tensor, pairs: Pairs) -> torch.Tensor:
+    """The head's confusion matrix int64[256, 256] on all pairs, each at its mask's own size."""
+    labels = labels.to(encoder.device, torch.uint8)
+    confusion = torch.zeros(LABELS, LABELS, dtype=torch.int64, device=encoder.device)
+    batches = in_order(len(pairs))
+    with progress(len(pairs), "segmenting", "image") as bar:
+        for numbers, tokens in zip(batches, patch_tokens(encoder, pairs.images(), batches)):
+            for number, logits in zip(numbers, head(tokens.float())):
+                truth = torch.from_numpy(pairs.mask(number)).to(encoder.device)
+                confusion += confusion_matrix(truth, labels[upsample(logits, *truth.shape).argmax(0)], pairs.ignore)
+                bar.update()
+    return confusion
+
+
+def segmentation_probe(encoder: Encoder, root: str | Path, seed: int) -> dict:
+    """Mean IoU on the validation masks over the labels that occur in them.
+
+    Training sees images and masks at the encoder's size. A label that no training mask has is never found: IoU 0.
+    """
+    train, val = (open_pairs(Path(root), split) for split in ("train", "val"))
+    confusion = confusion_on(encoder, *fit_head(encoder, train, seed), val)
+    shares = intersection_over_union(confusion)
+    if not shares:
+        raise UserError(f"the masks of {val.mask_paths[0].parent} hold nothing but {val.ignore}, which is ignored")
+    return {
+        "miou": sum(shares.values()) / len(shares),
+        "pixel_accuracy": float(confusion.diagonal().sum() / confusion.sum()),
+        "labels": len(shares),
+        "train_images": len(train),
+        "images": len(val),
+        "iou_per_label": shares,
+    }

@@ -1,0 +1,105 @@
+"""Classification by captions: an image belongs to the class whose captions it is most similar to."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch.nn import functional
+
+from pretrain.probes.features import embed_images, embed_texts
+from vlm.encoders.levljepa import Encoder
+from vlm.errors import UserError
+
+# The seven that CLIP's authors found to do nearly as well on ImageNet as all of their 80.
+TEMPLATES = (
+    "itap of a {}.",
+    "a bad photo of the {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+)
+
+
+def cross_modal_scores(
+    z_v: torch.Tensor, z_t: torch.Tensor, to_text: torch.Tensor, to_image: torch.Tensor
+) -> torch.Tensor:
+    """Similarity of images to captions, float32[B_v, B_t]: the mean of cos(h_v(z_v), z_t) and cos(z_v, h_t(z_t)).
+
+    This is how the paper reads LeVLJEPA's zero-shot: each predictor maps one modality into the other's space. Where
+    the predictors are the identity, it is the cosine.
+    """
+    z_v, z_t, to_text, to_image = (functional.normalize(part, dim=1) for part in (z_v, z_t, to_text, to_image))
+    return 0.5 * (to_text @ z_t.T + z_v @ to_image.T)
+
+
+def spoken_name(name: str, given: dict[str, str] | None = None) -> str:
+    """How a prompt says a class: as `given`, else its folder's name without number and underscores.
+
+    A WordNet id of ImageNet-1k is said by its first lemma: n01440764 -> tench; 02_wheeled vehicle -> wheeled vehicle.
+    """
+    if given is not None:
+        if name not in given:
+            raise UserError(f"--class-names has no line for the class {name!r}: every class needs one")
+        return given[name]
+    if re.fullmatch(r"n\d{8}", name) and (lemmas := _lemmas().get(name)):
+        return lemmas.split(",")[0]
+    spoken = re.sub(r"^\d+[._-]", "", name).replace("_", " ").strip()
+    if not re.search(r"[^\W\d]", spoken):
+        raise UserError(f"the class {name!r} has no name to say: give --class-names FILE with lines of CLASS NAME")
+    return spoken
+
+
+@cache
+def _lemmas() -> dict[str, str]:
+    from timm.data import ImageNetInfo
+
+    return ImageNetInfo().label_descriptions(as_dict=True)
+
+
+def read_class_names(path: str | Path) -> dict[str, str]:
+    """Lines of a class (a folder's name, a label) and how it is said, as in ImageNet's LOC_synset_mapping.txt.
+
+    Of several names with commas between them the first one counts.
+    """
+    try:
+        lines = [line.split(maxsplit=1) for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--class-names {path} cannot be read: {error}") from None
+    if short := next((line for line in lines if len(line) < 2), None):
+        raise UserError(f"--class-names {path}: the line {short[0]!r} has no name; each is CLASS NAME")
+    return {name: spoken.split(",")[0].strip() for name, spoken in lines}
+
+
+@dataclass(frozen=True)
+class CaptionClassifier:
+    """One z_t and one h_t(z_t) a class, each float32[C, E]: the mean direction of the class in all templates."""
+
+    z_t: torch.Tensor
+    to_image: torch.Tensor
+
+    @classmethod
+    def build(
+        cls,
+        encoder: Encoder,
+        classes: Sequence[str],
+        templates: Sequence[str] = TEMPLATES,
+        given: dict[str, str] | None = None,
+    ) -> "CaptionClassifier":
+        """given: how the classes are said, as in `spoken_name`. `UserError` for a template without exactly one {}."""
+        for template in templates:
+            if template.count("{}") != 1:
+                raise UserError(f"--template {template!r} needs one {{}}, where the class goes")
+        names = [spoken_name(name, given) for name in classes]
+        captions = [template.replace("{}", name) for name in names for template in templates]
+        directions = (functional.normalize(part, dim=1) for part in embed_texts(encoder, captions))
+        return cls(*(part.unflatten(0, (len(names), -1)).mean(1) for part in directions))
+
+    def __call__(self, encoder: Encoder, images: Sequence, label: str = "zero-shot") -> torch.Tensor:
+        """Images -> scores float32[B, C]."""
+        z_v, to_text = embed_images(encoder, images, label)
+        return cross_modal_scores(z_v, self.z_t, to_text, self.to_image)

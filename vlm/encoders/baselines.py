@@ -1,0 +1,28 @@
+"""What a trained encoder is compared with: one that knows nothing, and one that sees nothing."""
+
+from pathlib import Path
+
+from torch import nn
+
+from vlm.encoders.config import EncoderConfig
+from vlm.encoders.levljepa import Encoder, load_encoder, new_encoder
+
+
+def blind_encoder(seed: int) -> Encoder:
+    """A ViT that cannot see: without its patch projection every image gives the same 16 tokens.
+
+    A connector trained on it learns what can be answered without looking, through the very path of a sighted one.
+    """
+    config = EncoderConfig(
+        image_size=48, patch_size=12, vision_width=128, vision_layers=1, vision_heads=2, text_width=8, text_layers=1,
+        text_heads=1, vocab_size=1, positions=1, embed_dim=8, projector_width=8, projector_depth=1,
+    )  # fmt: skip
+    encoder = new_encoder(config, seed)
+    nn.init.zeros_(encoder.vision.patch_embed.proj.weight)
+    return encoder.eval().requires_grad_(False)
+
+
+def random_encoder(folder: str | Path, seed: int) -> Encoder:
+    """The architecture and pixel statistics of the encoder in `folder` with random weights: the paper's baseline."""
+    trained = load_encoder(folder)
+    return new_encoder(trained.config, seed, trained._tokenizer).eval().requires_grad_(False)

@@ -1,0 +1,103 @@
+"""The sizes of a LeVLJEPA encoder, and `config.json` as the released checkpoint writes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the defaults below are also a command's, whose --help must not wait for torch
+    import torch
+
+# Pixel statistics by name; they travel with an encoder, in its config.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+NORMALISATIONS = {"clip": (CLIP_MEAN, CLIP_STD), "imagenet": (IMAGENET_MEAN, IMAGENET_STD)}
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Sizes of both towers and their heads, and how pixels are prepared. Defaults are the released ViT-B's.
+
+    logit_scale, logit_bias: what CLIP's and SigLIP's objectives learn beside the weights, named as in transformers'
+    CLIPModel and SiglipModel: a pair's logit is exp(logit_scale) * cosine(z_v, z_t) + logit_bias. Else None.
+    """
+
+    image_size: int = 224
+    patch_size: int = 16
+    vision_width: int = 768
+    vision_layers: int = 12
+    vision_heads: int = 12
+    text_width: int = 768
+    text_layers: int = 12
+    text_heads: int = 12
+    vocab_size: int = 50257
+    positions: int = 1024
+    embed_dim: int = 256
+    projector_width: int = 2048
+    projector_depth: int = 4
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+    logit_scale: float | None = None
+    logit_bias: float | None = None
+    training: dict = field(default_factory=dict)
+
+    def to_json(self) -> dict:
+        """The released `config.json`, plus image and patch size, pixel statistics, and the logits' scalars if any."""
+        logits = {"logit_scale": self.logit_scale, "logit_bias": self.logit_bias}
+        return {
+            "model_type": "levljepa",
+            "vision_encoder": {
+                "architecture": f"vit_patch{self.patch_size}_{self.image_size}",
+                "hidden_size": self.vision_width,
+                "num_layers": self.vision_layers,
+                "num_heads": self.vision_heads,
+                "image_size": self.image_size,
+                "patch_size": self.patch_size,
+            },
+            "text_encoder": {
+                "architecture": "gpt2",
+                "hidden_size": self.text_width,
+                "num_layers": self.text_layers,
+                "num_heads": self.text_heads,
+                "vocab_size": self.vocab_size,
+            },
+            "embed_dim": self.embed_dim,
+            "projector_width": self.projector_width,
+            "projector_depth": self.projector_depth,
+            **{name: value for name, value in logits.items() if value is not None},
+            "normalization": {"mean": list(self.mean), "std": list(self.std)},
+            "training": self.training,
+        }
+
+    @classmethod
+    def from_json(cls, config: dict, vision: dict[str, torch.Tensor], text: dict[str, torch.Tensor]) -> EncoderConfig:
+        """Read a released or our own `config.json`; image, patch and context sizes come from the weights.
+
+        A config without pixel statistics gets CLIP's: both published training codes use them, although the model
+        card's snippet shows ImageNet's.
+        """
+        patch = vision["encoder.patch_embed.proj.weight"].shape[-1]
+        patches = vision["encoder.pos_embed"].shape[1] - 1
+        pixels = config.get("normalization", {})
+        return cls(
+            image_size=round(patches**0.5) * patch,
+            patch_size=patch,
+            vision_width=config["vision_encoder"]["hidden_size"],
+            vision_layers=config["vision_encoder"]["num_layers"],
+            vision_heads=config["vision_encoder"]["num_heads"],
+            text_width=config["text_encoder"]["hidden_size"],
+            text_layers=config["text_encoder"]["num_layers"],
+            text_heads=config["text_encoder"]["num_heads"],
+            vocab_size=config["text_encoder"]["vocab_size"],
+            positions=text["encoder.wpe.weight"].shape[0],
+            embed_dim=config["embed_dim"],
+            projector_width=config["projector_width"],
+            projector_depth=config["projector_depth"],
+            mean=tuple(pixels.get("mean", CLIP_MEAN)),
+            std=tuple(pixels.get("std", CLIP_STD)),
+            logit_scale=config.get("logit_scale"),
+            logit_bias=config.get("logit_bias"),
+            training=config.get("training", {}),
+        )

@@ -1,0 +1,184 @@
+"""A LeVLJEPA encoder in memory and on disk: a timm ViT and a GPT-2 text tower, each with its heads.
+
+On disk it has the released layout: `vision_encoder.safetensors` and `text_encoder.safetensors` with the prefixes
+`encoder.`, `pre_proj.` and `projector.` (the predictor), and `config.json`; ours adds the pixel statistics to the
+config, and `tokenizer.json` where the tokenizer is not GPT-2's. An encoder trained by CLIP's or SigLIP's objective has
+`projector_depth` 0 and the learned scalars of its logits in `config.json`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+from torchvision.ops import MLP
+from transformers import GPT2Config, GPT2Model
+
+from vlm.encoders.base import VisionEncoder
+from vlm.encoders.config import EncoderConfig
+from vlm.encoders.tokens import CaptionTokenizer
+from vlm.encoders.weights import load_exactly, read_weights
+from vlm.errors import UserError
+from vlm.files import atomic_directory, read_json, write_json
+
+
+class Tower(nn.Module):
+    """One modality: backbone -> `pre_proj` -> z, and the predictor of the other modality's z, `projector`.
+
+    Depth 0 has no predictor: both modalities share one space, `projector` is the identity and has no weights.
+    """
+
+    def __init__(self, encoder: nn.Module, width: int, config: EncoderConfig, norm: Callable[[int], nn.Module]):
+        super().__init__()
+        hidden, embed = config.projector_width, config.embed_dim
+        self.encoder = encoder
+        self.pre_proj = nn.Sequential(nn.Linear(width, hidden), norm(hidden), nn.GELU(), nn.Linear(hidden, embed))
+        layers = [hidden] * config.projector_depth + [embed]
+        self.projector = (
+            MLP(embed, layers, norm_layer=norm, activation_layer=nn.GELU) if config.projector_depth else nn.Identity()
+        )
+
+
+class VisionTower(Tower):
+    def __init__(self, config: EncoderConfig, norm: Callable[[int], nn.Module]):
+        backbone = VisionTransformer(
+            img_size=config.image_size,
+            patch_size=config.patch_size,
+            embed_dim=config.vision_width,
+            depth=config.vision_layers,
+            num_heads=config.vision_heads,
+            num_classes=0,
+            dynamic_img_size=True,
+        )
+        super().__init__(backbone, config.vision_width, config, norm)
+
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """pixels: float32[B, 3, H, W] -> CLS after the final norm, [B, vision_width]."""
+        return self.encoder(pixels)
+
+
+class TextTower(Tower):
+    def __init__(self, config: EncoderConfig, norm: Callable[[int], nn.Module]):
+        backbone = GPT2Model(
+            GPT2Config(
+                n_embd=config.text_width,
+                n_layer=config.text_layers,
+                n_head=config.text_heads,
+                n_inner=4 * config.text_width,
+                n_positions=config.positions,
+                vocab_size=config.vocab_size,
+                bos_token_id=None,
+                eos_token_id=None,
+                embd_pdrop=0.0,
+                attn_pdrop=0.0,
+                resid_pdrop=0.0,
+                use_cache=False,
+            )
+        )
+        super().__init__(backbone, config.text_width, config, norm)
+
+    def features(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """ids: int64[B, T] padded on the right, lengths: int64[B] -> last real token [B, text_width].
+
+        The tower is causal, so pads on the right are never seen from the token that is read, and need no mask.
+        """
+        hidden = self.encoder(input_ids=ids).last_hidden_state
+        return hidden[torch.arange(len(ids), device=ids.device), lengths.to(ids.device) - 1]
+
+
+class Encoder(VisionEncoder):
+    """Both towers, ready to embed images and captions. `norm` builds the heads' normalisation."""
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        tokenizer: CaptionTokenizer | None = None,
+        norm: Callable[[int], nn.Module] = nn.BatchNorm1d,
+    ):
+        super().__init__()
+        self.config = config
+        self.image = VisionTower(config, norm)
+        self.text = TextTower(config, norm)
+        self._tokenizer = tokenizer
+
+    @property
+    def vision(self) -> VisionTransformer:
+        return self.image.encoder
+
+    @property
+    def tokenizer(self) -> CaptionTokenizer:
+        """The caption tokenizer; GPT-2's, from the hub or its cache, where the encoder brought none."""
+        if self._tokenizer is None:
+            self._tokenizer = CaptionTokenizer.gpt2()
+        return self._tokenizer
+
+    def embed_images(self, pixels: torch.Tensor) -> torch.Tensor:
+        """pixels: float32[B, 3, H, W] -> z_v [B, embed_dim]."""
+        return self.image.pre_proj(self.image.features(pixels))
+
+    def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
+        """Captions, read at their end-of-text token -> z_t [B, embed_dim]."""
+        ids, lengths = self.tokenizer(texts)
+        return self.text.pre_proj(self.text.features(ids.to(self.device), lengths))
+
+    def predict_text(self, z_v: torch.Tensor) -> torch.Tensor:
+        """h_v: z_v [B, embed_dim] -> the predicted z_t [B, embed_dim]."""
+        return self.image.projector(z_v)
+
+    def predict_image(self, z_t: torch.Tensor) -> torch.Tensor:
+        """h_t: z_t [B, embed_dim] -> the predicted z_v [B, embed_dim]."""
+        return self.text.projector(z_t)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the released layout to `folder`, whole or not at all."""
+        with atomic_directory(folder) as partial_folder:
+            for tower, name in ((self.image, "vision_encoder"), (self.text, "text_encoder")):
+                weights = {
+                    key: value.detach().float().cpu().contiguous()
+                    for key, value in tower.state_dict().items()
+                    if not key.endswith("num_batches_tracked")
+                }
+                save_file(weights, partial_folder / f"{name}.safetensors")
+            write_json(partial_folder / "config.json", self.config.to_json())
+            if self._tokenizer is not None:
+                self._tokenizer.save(partial_folder / "tokenizer.json")
+
+
+def load_encoder(
+    folder: str | Path, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+) -> Encoder:
+    """Read `RUN/encoder` or a released LeVLJEPA checkpoint: frozen, in eval mode, fp32, on the CPU.
+
+    mean, std: override the pixel statistics. The published weights (LeVLJEPA-ViT-B-DataComp) are CC BY-NC 4.0:
+    non-commercial use only. Raises `UserError` where a file is missing, damaged, or of another shape.
+    """
+    folder = Path(folder)
+    config = read_json(folder / "config.json")
+    vision_file, text_file = folder / "vision_encoder.safetensors", folder / "text_encoder.safetensors"
+    advice = f"an encoder folder has {vision_file.name}, {text_file.name} and config.json"
+    vision, text = read_weights(vision_file, advice), read_weights(text_file, advice)
+    try:
+        config = EncoderConfig.from_json(config, vision, text)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder} is not a LeVLJEPA encoder: {error} is missing") from None
+    config = replace(config, mean=tuple(mean or config.mean), std=tuple(std or config.std))
+    tokenizer = folder / "tokenizer.json"
+    encoder = new_encoder(config, seed=0, tokenizer=CaptionTokenizer.load(tokenizer) if tokenizer.exists() else None)
+    load_exactly(encoder.image, vision, vision_file, "its config.json")
+    load_exactly(encoder.text, text, text_file, "its config.json")
+    return encoder.eval().requires_grad_(False)
+
+
+def new_encoder(
+    config: EncoderConfig,
+    seed: int,
+    tokenizer: CaptionTokenizer | None = None,
+    norm: Callable[[int], nn.Module] = nn.BatchNorm1d,
+) -> Encoder:
+    """An encoder with random weights that depend on `seed` alone; the global RNG is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Encoder(config, tokenizer, norm)

@@ -1,0 +1,80 @@
+"""Any plain ViT of timm's by name as a vision encoder, with weights from a safetensors file or the hub."""
+
+import difflib
+from pathlib import Path
+
+import timm
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
+from timm.models.vision_transformer import Block, VisionTransformer
+
+from vlm.encoders.base import PixelConfig, VisionEncoder
+from vlm.encoders.weights import load_exactly, read_weights
+from vlm.errors import UserError
+
+WEIGHTS = "model.safetensors"
+
+
+class TimmEncoder(VisionEncoder):
+    """A ViT with the sizes and pixel statistics of timm's data config; images are squashed whole, never cropped."""
+
+    def __init__(self, vision: VisionTransformer):
+        super().__init__()
+        pixels = timm.data.resolve_model_data_config(vision)
+        self.vision = vision
+        self.config = PixelConfig(
+            image_size=pixels["input_size"][-1],
+            patch_size=vision.patch_embed.patch_size[0],
+            mean=tuple(pixels["mean"]),
+            std=tuple(pixels["std"]),
+        )
+
+
+def timm_encoder(name: str) -> TimmEncoder:
+    """name: NAME, with the hub's weights, or NAME@FILE.safetensors: frozen, in eval mode, fp32, on the CPU."""
+    architecture, _, file = name.partition("@")
+    vision = _new_vit(architecture, seed=0)
+    path = Path(file) if file else _download(architecture, vision)
+    weights = read_weights(path, f"give the {WEIGHTS} of a timm {architecture}")
+    weights = {key: value for key, value in weights.items() if not key.startswith("head.")}  # the classifier
+    load_exactly(vision, weights, path, f"timm's {architecture}")
+    return TimmEncoder(vision).eval().requires_grad_(False)
+
+
+def random_timm_encoder(name: str, seed: int) -> TimmEncoder:
+    """The encoder of `timm_encoder(name)` with random weights, which depend on `seed` alone."""
+    return TimmEncoder(_new_vit(name.partition("@")[0], seed)).eval().requires_grad_(False)
+
+
+def _new_vit(name: str, seed: int) -> VisionTransformer:
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(), 3)
+        advice = f"did you mean {' or '.join(close)}?" if close else "see timm.list_models('vit_*')"
+        raise UserError(f"timm has no model {name!r}: {advice}")
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            vision = timm.create_model(name, num_classes=0)
+    except RuntimeError as error:  # a tag that names no weights
+        raise UserError(f"timm: {error} See timm.list_pretrained('{name.partition('.')[0]}*')") from None
+    if not (isinstance(vision, VisionTransformer) and all(type(block) is Block for block in vision.blocks)):
+        raise UserError(f"timm's {name} is not a plain ViT, such as vit_base_patch16_224: LLaVA's stock tower is one")
+    return vision
+
+
+def _download(name: str, vision: VisionTransformer) -> Path:
+    """The weights in the hub's cache, fetched where they are not there yet."""
+    repository = vision.pretrained_cfg.get("hf_hub_id")
+    otherwise = f"give timm:{name}@FILE.safetensors, or random:timm:{name} for random weights"
+    if not repository:
+        raise UserError(f"timm has no weights for {name}: {otherwise}")
+    try:
+        return Path(hf_hub_download(repository, WEIGHTS))
+    except LocalEntryNotFoundError:
+        cause = "is not in the local Hugging Face cache and the hub cannot be reached: go online once"
+    except (RepositoryNotFoundError, EntryNotFoundError):
+        cause = f"has no {WEIGHTS} on the hub"
+    except OSError as error:
+        cause = f"cannot be downloaded ({error})"
+    raise UserError(f"{repository} {cause}, or {otherwise}")

@@ -1,0 +1,145 @@
+"""Directories that appear whole or not at all, and the hash that tells whether a file still is what was written."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vlm.errors import UserError, writing
+
+# What `atomic_directory` calls its directories: nothing else of a user's is touched.
+_LEFT = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.(?P<kind>tmp|old)")
+
+
+def file_sha256(path: str | Path) -> str:
+    """Hex SHA-256 of a file's content."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or a directory's entries, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def atomic_directory(path: str | Path) -> Iterator[Path]:
+    """Give a directory to write into; on success it takes `path`'s place, on failure it is removed.
+
+    Everything is flushed before one rename, so a kill never leaves a half-written `path`. An older directory is
+    moved aside to `.NAME.*.old` for the moment of the rename and deleted last: its content is never lost.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    partial.chmod(0o755)
+    try:
+        yield partial
+        for folder, _, files in os.walk(partial):
+            for name in files:
+                sync(Path(folder) / name)
+            sync(Path(folder))
+        _take_place(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _take_place(partial: Path, path: Path) -> None:
+    replaced = partial.with_suffix(".old")
+    try:
+        if path.exists():
+            os.rename(path, replaced)
+        os.rename(partial, path)
+    except BaseException:
+        if replaced.exists() and not path.exists():
+            os.rename(replaced, path)
+        raise
+    sync(path.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def recover(folder: Path) -> None:
+    """Finish what a kill inside `atomic_directory` left in `folder`: only for who alone writes there.
+
+    A directory that was moved aside and not replaced yet comes back; half-written ones are deleted.
+    """
+    for left in folder.glob(".*"):
+        name = _LEFT.fullmatch(left.name)
+        if name is None or not left.is_dir():
+            continue
+        if name["kind"] == "old" and not (folder / name["name"]).exists():
+            os.rename(left, folder / name["name"])
+        else:
+            shutil.rmtree(left)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` beside `path`, flush it to the disk, then rename: a reader sees the old file or the new one."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".tmp")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "w", encoding="utf-8") as file:
+            json.dump(value, file, indent=2, ensure_ascii=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+
+
+def read_json(path: str | Path) -> Any:
+    """Parse a JSON file; `UserError` where it is missing or is not JSON."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}): fetch or write it again") from None
+
+
+def append_jsonl(path: str | Path, record: dict) -> None:
+    """Append one object as one line; the line is on its way to the disk when this returns."""
+    with writing(path), open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def read_jsonl(path: str | Path, complete: bool = False) -> Iterator[dict]:
+    """The objects of a JSON-lines file; `UserError` where it cannot be read or a line is broken.
+
+    A last line torn by a kill is left out, as our own append-only files may have one. complete: no line may be torn,
+    for files that others wrote: one that was cut off must not pass for a shorter one.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = file.read().split("\n")
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not JSON lines ({error}): fetch or write it again") from None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            if number == len(lines) and not complete:
+                return
+            raise UserError(f"{path}, line {number} is not JSON: the file was edited, cut off or damaged") from None

@@ -1,0 +1,138 @@
+"""A frozen encoder, a new connector and a frozen LLM become one stock LLaVA."""
+
+import copy
+
+import torch
+from transformers import (
+    CLIPImageProcessorPil,
+    GenerationConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedModel,
+)
+
+from vlm.encoders.base import VisionEncoder
+from vlm.errors import UserError
+from vlm.llava.folder import KEEP_FULL
+from vlm.llava.model import VLM
+from vlm.llava.parity import check_parity, fixture_pixels
+from vlm.llava.parts import connector
+from vlm.llava.tower import vit_config, vit_model
+from vlm.llms.load import LLM
+
+
+def assemble(encoder: VisionEncoder, llm: LLM, connector_hidden: int | None = None, seed: int = 0) -> VLM:
+    """Join a frozen encoder and a frozen LLM by a new connector, LLaVA's Linear-GELU-Linear, into a stock LLaVA.
+
+    The LLM's modules are used as they are, not copied. The ViT is copied. seed: of the connector's initial weights;
+    the global random state stays as it was. connector_hidden: at most the LLM's width, its default; a stock connector
+    is always that wide, so that for fewer the other units get zero weights, which gradients leave at zero.
+    """
+    config = LlavaConfig(
+        vision_config=vit_config(encoder.vision, encoder.config.image_size),
+        text_config=llm.model.config,
+        image_token_index=llm.image_token_id,
+        image_seq_length=(encoder.config.image_size // encoder.config.patch_size) ** 2,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+        projector_hidden_act="gelu",
+    )
+    config.text_config._name_or_path = ""  # a path on this machine says nothing elsewhere
+    model = _compose(config, encoder, llm.model)
+    _init_connector(model, connector_hidden, seed)
+    processor = _processor(encoder, llm)
+    pixels = fixture_pixels(encoder.config.image_size)
+    with torch.no_grad():
+        fixture = {"pixels": pixels, "tokens": encoder.patch_tokens(pixels.to(encoder.device)).float().cpu()}
+    check_parity(model, fixture)
+    vlm = VLM(model, processor, fixture)
+    model.generation_config = _greedy(llm.model.generation_config, vlm.prompts.end_ids[0])
+    return vlm
+
+
+def _compose(config: LlavaConfig, encoder: VisionEncoder, llm: PreTrainedModel) -> LlavaForConditionalGeneration:
+    with torch.device("meta"):
+        model = LlavaForConditionalGeneration(config)
+    model.model.language_model = llm.model
+    model.lm_head = llm.lm_head
+    model.model.vision_tower = vit_model(encoder.vision, config.vision_config).to(llm.device)
+    model.model.multi_modal_projector.to_empty(device=llm.device)
+    if getattr(llm, "hf_quantizer", None) is not None:
+        _carry_quantisation(model, llm)
+    return model.eval()
+
+
+def _carry_quantisation(model: LlavaForConditionalGeneration, llm: PreTrainedModel) -> None:
+    """Make the whole say what its quantised part is, so that a saved folder reloads by stock code."""
+    quantizer = copy.copy(llm.hf_quantizer)
+    quantizer.quantization_config = copy.copy(quantizer.quantization_config)
+    quantizer.quantization_config.llm_int8_skip_modules = KEEP_FULL
+    model.hf_quantizer = quantizer
+    model.config.quantization_config = quantizer.quantization_config
+    for name in (
+        "quantization_method",
+        "is_loaded_in_4bit",
+        "is_loaded_in_8bit",
+        "is_4bit_serializable",
+        "is_8bit_serializable",
+    ):
+        if name in llm.__dict__:
+            setattr(model, name, llm.__dict__[name])
+    if "quantization_config" in llm.config.__dict__:
+        del llm.config.quantization_config  # it would be saved a second time, inside text_config
+
+
+def _init_connector(model: LlavaForConditionalGeneration, hidden: int | None, seed: int) -> None:
+    """torch's own initialisation of a Linear, U(-1/sqrt(fan_in), 1/sqrt(fan_in)), from a generator of its own."""
+    projector = connector(model)
+    width = projector.linear_1.out_features
+    if hidden is not None and not 0 < hidden <= width:
+        raise UserError(f"connector_hidden is {hidden}; a stock LLaVA connector for this LLM has 1 to {width}")
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for linear, fan_in in (
+            (projector.linear_1, projector.linear_1.in_features),
+            (projector.linear_2, hidden or width),
+        ):
+            for value in (linear.weight, linear.bias):
+                value.copy_((torch.rand(value.shape, generator=generator) * 2 - 1) / fan_in**0.5)
+        projector.linear_1.weight[hidden or width :] = 0
+        projector.linear_1.bias[hidden or width :] = 0
+        projector.linear_2.weight[:, hidden or width :] = 0
+
+
+def _processor(encoder: VisionEncoder, llm: LLM) -> LlavaProcessor:
+    """Prepares pixels exactly as `encoder.transform`; reloaded by stock code its torchvision twin resizes, and
+    differs by at most 2 of 255 grey levels."""
+    side = {"height": encoder.config.image_size, "width": encoder.config.image_size}
+    image_processor = CLIPImageProcessorPil(
+        size=side,
+        crop_size=side,
+        do_center_crop=False,
+        image_mean=list(encoder.config.mean),
+        image_std=list(encoder.config.std),
+    )
+    tokenizer = copy.deepcopy(llm.tokenizer)
+    tokenizer.chat_template = llm.chat_template
+    tokenizer.padding_side = "left"  # where stock tools pad a batch for generation
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return LlavaProcessor(
+        image_processor,
+        tokenizer,
+        patch_size=encoder.config.patch_size,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        image_token=llm.image_token,
+        chat_template=llm.chat_template,
+    )
+
+
+def _greedy(original: GenerationConfig, end: int) -> GenerationConfig:
+    """Greedy decoding that stops where the template ends a turn; without the LLM's own sampling and penalties."""
+    eos = original.eos_token_id
+    eos = [] if eos is None else eos if isinstance(eos, list) else [eos]
+    stops = list(dict.fromkeys([end, *eos]))
+    pad = original.pad_token_id if original.pad_token_id is not None else stops[-1]
+    return GenerationConfig(bos_token_id=original.bos_token_id, eos_token_id=stops, pad_token_id=pad, do_sample=False)

@@ -1,0 +1,147 @@
+"""A VLM on disk: a stock LLaVA folder, with the connector alone and the parity fixture beside it."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
+
+from vlm.errors import UserError, writing
+from vlm.files import atomic_directory, read_json, write_json
+from vlm.llava.parity import Fixture, check_parity
+from vlm.llava.parts import connector, language_model, vision_tower
+from vlm.llms.precision import default_dtype, keep_layout, quantised
+
+# Not quantised. Full prefixes: bare names would quantise the whole model in silence.
+KEEP_FULL = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
+# What transformers and safetensors raise about a folder that was damaged or edited.
+UNREADABLE = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError, StrictDataclassError,
+)  # fmt: skip
+
+
+def save_folder(
+    folder: str | Path, model: LlavaForConditionalGeneration, processor: LlavaProcessor, fixture: Fixture | None
+) -> None:
+    """Write a stock LLaVA folder, whole or not at all, with `connector.safetensors` and `parity.safetensors`.
+
+    Raises:
+        UserError: `folder` holds something else than a VLM, or cannot be written. An older VLM is replaced.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()) and not _is_llava(folder):
+        raise UserError(f"{folder} holds something else than a VLM: give another --out, or move it away")
+    with writing(folder), atomic_directory(folder) as partial:
+        model.save_pretrained(partial)
+        # Stock code loads everything in one dtype. Where config.json is wrong it takes the first tensor's, the tower's.
+        dtype = str(language_model(model).dtype).removeprefix("torch.")
+        write_json(partial / "config.json", {**read_json(partial / "config.json"), "dtype": dtype})
+        processor.save_pretrained(partial)
+        save_connector(model, partial / "connector.safetensors")
+        if fixture is not None:
+            save_file(fixture, partial / "parity.safetensors")
+        for file in partial.iterdir():  # safetensors writes for the owner alone
+            file.chmod(0o644)
+
+
+def load_folder(
+    folder: str | Path,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    load_in: str | None = None,
+) -> tuple[LlavaForConditionalGeneration, LlavaProcessor, Fixture | None]:
+    """Read what `save_folder` wrote: frozen, in eval mode, on `device`. Arguments as for `vlm.load`.
+
+    Raises:
+        UserError: the folder is something else, a file is missing or damaged, or the vision tower gives other features
+            than it did when it was saved.
+    """
+    folder = Path(folder)
+    processor = load_processor(folder)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    dtype = dtype or default_dtype(device)
+    quantisation = quantised(load_in, dtype, KEEP_FULL) if load_in else {}
+    try:
+        model, report = AutoModelForImageTextToText.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            **quantisation,
+        )
+        fixture = load_file(folder / "parity.safetensors") if (folder / "parity.safetensors").exists() else None
+    except UNREADABLE as error:
+        mismatch = "ignore_mismatched_sizes" in str(error)
+        reason = "its weights have other shapes than its config.json says" if mismatch else error
+        raise UserError(f"{folder} cannot be loaded ({reason}): copy or train it again") from error
+    wrong = {kind: sorted(map(str, names))[:3] for kind, names in report.items() if names}
+    if wrong:
+        raise UserError(f"{folder} does not fit its config.json: {json.dumps(wrong)}; copy or train it again")
+    if getattr(model, "hf_quantizer", None) is None:
+        model.to(device)
+    keep_layout(model)
+    if fixture is not None:
+        check_parity(model, fixture)
+    return model.eval().requires_grad_(False), processor, fixture
+
+
+def load_processor(folder: str | Path) -> LlavaProcessor:
+    """The processor of a saved VLM, preparing pixels as in training.
+
+    Raises:
+        UserError: the folder is something else, or its processor cannot be read.
+    """
+    folder = Path(folder)
+    if not _is_llava(folder):
+        raise UserError(f"{folder} is not a VLM: give RUN/vlm of a bridge/train.py run (its config.json says llava)")
+    try:
+        return AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False, local_files_only=True)
+    except UNREADABLE as error:
+        raise UserError(f"the processor in {folder} cannot be loaded ({error}): copy or train it again") from error
+
+
+def _is_llava(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and read_json(folder / "config.json").get("model_type") == "llava"
+
+
+def save_connector(model: LlavaForConditionalGeneration, file: str | Path) -> None:
+    """Write the connector alone (a few MB), with the fingerprint of the vision tower it was trained for."""
+    state = connector(model).state_dict()
+    weights = {name: value.detach().float().cpu().contiguous() for name, value in state.items()}
+    save_file(weights, file, metadata={"vision_tower": _tower_fingerprint(model)})
+
+
+def load_connector(model: LlavaForConditionalGeneration, file: str | Path) -> None:
+    """Put a saved connector into `model`.
+
+    Raises:
+        UserError: the file cannot be read, or was trained for another encoder or another width of LLM.
+    """
+    try:
+        with safe_open(file, "pt") as stream:
+            metadata = stream.metadata() or {}
+        weights = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"the connector {file} cannot be read ({error})") from None
+    expected = {name: tuple(value.shape) for name, value in connector(model).state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    if found != expected:
+        raise UserError(f"the connector {file} has the shapes {found}; this encoder and LLM need {expected}")
+    if metadata.get("vision_tower") != _tower_fingerprint(model):
+        raise UserError(f"the connector {file} was trained for another encoder: give the encoder of its own run")
+    connector(model).load_state_dict(weights)
+
+
+def _tower_fingerprint(model: LlavaForConditionalGeneration) -> str:
+    """A hash of the vision tower's weights, rounded to bfloat16 so that fp32 and bf16 copies agree."""
+    digest = hashlib.sha256()
+    for name, value in sorted(vision_tower(model).state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,149 @@
+"""A VLM in memory: a stock LLaVA that answers and streams."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import nn
+from transformers import (
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedModel,
+    StoppingCriteria,
+    TextIteratorStreamer,
+)
+
+from vlm.images import load_image, upright_rgb
+from vlm.llava import parts
+from vlm.llava.folder import load_folder, save_folder
+from vlm.llava.parity import Fixture
+from vlm.llms.prompt import History, Prompts
+
+
+class VLM:
+    """A stock `LlavaForConditionalGeneration` and `LlavaProcessor` that answer questions about an image."""
+
+    def __init__(
+        self,
+        model: LlavaForConditionalGeneration,
+        processor: LlavaProcessor,
+        fixture: Fixture | None = None,
+    ):
+        self.model = model
+        self.processor = processor
+        self.fixture = fixture
+        self.prompts = Prompts(processor, model.config.image_seq_length)
+        self.prompt_ids = self.prompts.prompt_ids
+        self.conversation_ids = self.prompts.conversation_ids
+
+    @property
+    def vision_tower(self) -> PreTrainedModel:
+        return parts.vision_tower(self.model)
+
+    @property
+    def connector(self) -> nn.Module:
+        return parts.connector(self.model)
+
+    @property
+    def language_model(self) -> PreTrainedModel:
+        return parts.language_model(self.model)
+
+    def answer(
+        self,
+        image: Image.Image | str | Path | None,
+        question: str,
+        max_new_tokens: int = 64,
+        history: History = (),
+    ) -> str:
+        """The greedy answer. image: a PIL image, a file, or None for a question without one. history: earlier turns."""
+        inputs = self._inputs(image, question, history)
+        with torch.no_grad():
+            ids = self.model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
+        return self.processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+
+    def stream(
+        self,
+        image: Image.Image | str | Path | None,
+        question: str,
+        max_new_tokens: int = 64,
+        history: History = (),
+    ) -> Iterator[str]:
+        """The pieces of `answer` as they are made. Closing the iterator stops the generation."""
+        inputs = self._inputs(image, question, history)  # errors in what the user gave are raised here, at once
+        return self._pieces(inputs, max_new_tokens)
+
+    def _inputs(self, image: Image.Image | str | Path | None, question: str, history: History) -> dict:
+        ids = torch.tensor([self.prompt_ids(question, image is not None, history=history)], device=self.model.device)
+        # Every position is real: nothing is inferred from the pad id, which may also be a token of the prompt.
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        if image is not None:
+            image = load_image(image) if isinstance(image, str | Path) else upright_rgb(image)
+            pixels = self.processor.image_processor(images=image, return_tensors="pt").pixel_values
+            inputs["pixel_values"] = pixels.to(self.model.device)
+        return inputs
+
+    def _pieces(self, inputs: dict, max_new_tokens: int) -> Iterator[str]:
+        streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        stop = _Stop()
+        errors = []
+
+        def generate() -> None:
+            try:
+                with torch.no_grad():
+                    self.model.generate(
+                        **inputs,
+                        do_sample=False,
+                        max_new_tokens=max_new_tokens,
+                        streamer=streamer,
+                        stopping_criteria=[stop],
+                    )
+            except BaseException as error:  # raised again where the pieces are read
+                errors.append(error)
+                streamer.end()
+
+        thread = threading.Thread(target=generate, daemon=True)
+        thread.start()
+        try:
+            said, space = False, ""
+            for piece in streamer:
+                # White space waits for the text after it, so that the pieces join to a stripped answer.
+                piece = space + piece if said else piece.lstrip()
+                text = piece.rstrip()
+                space = piece[len(text) :]
+                if text:
+                    said = True
+                    yield text
+            if errors:
+                raise errors[0]
+        finally:
+            stop.set()
+            thread.join()
+
+    def save(self, folder: str | Path) -> None:
+        """Write a folder that `vlm.load` and stock Hugging Face tools read; see `vlm.llava.folder.save_folder`."""
+        save_folder(folder, self.model, self.processor, self.fixture)
+
+
+class _Stop(StoppingCriteria, threading.Event):
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_) -> torch.Tensor:
+        return torch.full((len(input_ids),), self.is_set(), device=input_ids.device)
+
+
+def load(
+    folder: str | Path,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    load_in: str | None = None,
+) -> VLM:
+    """Read a folder written by `VLM.save`: frozen, in eval mode.
+
+    device: the GPU if there is one, else the CPU. dtype: `default_dtype` of the device. load_in: "4bit" or "8bit"
+    quantises the LLM with bitsandbytes, which then chooses the device.
+
+    Raises:
+        UserError: the folder is something else, a file is missing or damaged, or the vision tower gives other features
+            than it did when it was saved.
+    """
+    return VLM(*load_folder(folder, device, dtype, load_in))

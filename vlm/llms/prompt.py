@@ -1,0 +1,156 @@
+"""Prompts: one chat template for training, chat and stock tools, and the token ids it gives.
+
+The template that a VLM is saved with is `turns.jinja` (content lists to picture and text), then a wording: LLaVA's
+around the language model's own template, or a text format of our own for a model too small to follow its chat format.
+"""
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from importlib.resources import files
+
+from transformers import LlavaProcessor
+
+from vlm.errors import UserError
+
+History = Sequence[tuple[str, str]]
+
+
+def build_template(image_token: str, native: str | None = None, wording: Sequence[str] = ("instruct",)) -> str:
+    """The Jinja chat template of a VLM. wording: files of `vlm/templates`; native: the LLM's own template."""
+    parts = [_read(name) for name in ("turns", *wording)]
+    return "{%- set image_token = " + json.dumps(image_token) + " -%}\n" + "".join(parts) + (native or "")
+
+
+def without_examples(template: str) -> str:
+    """A VLM's chat template less smollm2's worked examples, which a language model that learns itself needs no more."""
+    return template.replace(_read("smollm2_examples"), "")
+
+
+def _read(name: str) -> str:
+    return (files("vlm.llms") / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
+
+
+class Prompts:
+    """Token ids of prompts and conversations, as the stock processor renders its chat template.
+
+    An image is `slots` copies of the image token. Text of a user never becomes control tokens: it is refused.
+    """
+
+    def __init__(self, processor: LlavaProcessor, slots: int):
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.slots = slots
+        # White space in the added vocabulary (some tokenizers have it) is text, not control.
+        added = self.tokenizer.get_added_vocab() | {processor.image_token: processor.image_token_id}
+        self._control = {token: index for token, index in added.items() if token.strip()}
+        self._control_ids = frozenset(self._control.values())
+        self._heads: dict[str, list[int]] = {}
+        self._expected: dict[tuple, list[int]] = {}
+        plain = self.tokenizer("a", add_special_tokens=False).input_ids
+        if self.tokenizer("a").input_ids[-len(plain) :] != plain:
+            raise UserError(
+                "this tokenizer appends a token to every text, also to prompts: set its add_eos_token to false"
+            )
+
+    def prompt_ids(
+        self, question: str, image: bool = True, caption: str | None = None, history: History = ()
+    ) -> list[int]:
+        """Ids up to where the answer begins; the image's slots are in place.
+
+        caption: text in the image's place, for a text-only ceiling. history: earlier (question, answer) pairs; the
+        picture belongs to the first question. `UserError` for text that is empty or holds a control token.
+        """
+        return self._ids([*history, (question, None)], image, caption)
+
+    def conversation_ids(
+        self, question: str, answer: str, image: bool = True, caption: str | None = None
+    ) -> tuple[list[int], int]:
+        """Ids of prompt and answer through the token that ends the answer's turn, and the number of prompt ids.
+
+        `UserError` where the template's prompt is not a prefix of its full conversation.
+        """
+        prompt = self._ids([(question, None)], image, caption)
+        full = self._ids([(question, answer)], image, caption)
+        tail = self.end_ids
+        if full[: len(prompt)] != prompt or full[-len(tail) :] != tail or len(full) <= len(prompt) + len(tail):
+            raise UserError(
+                "this chat template cannot be trained on: its prompt is not the beginning of its full conversation, "
+                f"or its turns end differently (answer {answer!r}); give a model with a plain chat template"
+            )
+        return full[: len(full) - len(tail) + 1], len(prompt)
+
+    @cached_property
+    def end_ids(self) -> list[int]:
+        """What the template puts after an answer; the first of these ids ends the answer and stops generation."""
+        one, two = (self._encode(self._render([("Q", answer)], False, None), False) for answer in ("yes", "no"))
+        count = 0
+        while count < min(len(one), len(two)) and one[-1 - count] == two[-1 - count]:
+            count += 1
+        if count == 0:
+            raise UserError("this chat template puts no token after an answer, so that no answer could end")
+        return one[-count:]
+
+    def _ids(self, turns: list[tuple[str, str | None]], image: bool, caption: str | None) -> list[int]:
+        for text in [text for turn in turns for text in turn if text is not None] + [caption or "-"]:
+            self._check_text(text)
+        ids = self._encode(self._render(turns, image, caption), image)
+        # A normalizer can turn other spellings into a control token; the ids show it.
+        shape = (len(turns), turns[-1][1] is None, image, caption is None)
+        if shape not in self._expected:
+            neutral = [("x", None if answer is None else "x") for _, answer in turns]
+            template = self._encode(self._render(neutral, image, None if caption is None else "x"), image)
+            self._expected[shape] = self._controls(template)
+        if self._controls(ids) != self._expected[shape]:
+            raise UserError(f"the text {turns[-1][0]!r} turns into control tokens of this model: write it differently")
+        return ids
+
+    def allows(self, text: str) -> bool:
+        """Whether `text` may stand in a prompt."""
+        return bool(text.strip()) and not any(token in text for token in self._control)
+
+    def _check_text(self, text: str) -> None:
+        if not text.strip():
+            raise UserError("a question or answer is empty: give some text")
+        if found := [token for token in self._control if token in text]:
+            raise UserError(f"the text {text!r} contains the control token {found[0]}: leave it out")
+
+    def _controls(self, ids: list[int]) -> list[int]:
+        return [index for index in ids if index in self._control_ids]
+
+    def _render(self, turns: list[tuple[str, str | None]], image: bool, caption: str | None) -> str:
+        messages = []
+        for question, answer in turns:
+            content = [{"type": "text", "text": question}]
+            if not messages and caption is not None:
+                content.insert(0, {"type": "text", "text": caption})
+            if not messages and image:
+                content.insert(0, {"type": "image"})
+            messages.append({"role": "user", "content": content})
+            if answer is not None:
+                messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+        return self.processor.apply_chat_template(messages, add_generation_prompt=turns[-1][1] is None)
+
+    def _encode(self, text: str, image: bool) -> list[int]:
+        """The ids of `apply_chat_template(tokenize=True)`.
+
+        An added token is cut out before the text around it is tokenised. So what comes before the image is tokenised
+        once, and one image token now and N slots later give the ids of a text with N tokens.
+        """
+        bos = self.tokenizer.bos_token
+        special = not (bos and text.startswith(bos))
+        try:
+            if not image:
+                return self.tokenizer(text, add_special_tokens=special).input_ids
+            token, slot = self.processor.image_token, self.processor.image_token_id
+            head, _, tail = text.partition(token)
+            if head not in self._heads:
+                ids = self.tokenizer(head + token, add_special_tokens=special).input_ids
+                self._heads[head] = ids[: ids.index(slot)]
+            return (
+                self._heads[head]
+                + [slot] * self.slots
+                + self.tokenizer(token + tail, add_special_tokens=False).input_ids[1:]
+            )
+        except (TypeError, UnicodeError):
+            raise UserError(f"not valid Unicode text: {text[-80:]!a}") from None

@@ -1,0 +1,152 @@
+"""Checkpoints of a training run: committed whole, verified before they are opened, of either stage.
+
+RUN/checkpoints/step_N/ holds what the stage wrote, and `manifest.json`:
+
+    {"step": N, "world_size": processes, "config": settings, "files": {name: [bytes, sha256]}}
+
+A checkpoint is written as `step_N.tmp` and renamed when everything is on the disk. So what is called step_N is whole
+until something damages it later, and then its hashes tell.
+"""
+
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from vlm.distributed import all_items, barrier, is_main, world_size
+from vlm.errors import UserError, writing
+from vlm.files import file_sha256, read_json, sync, write_json
+
+KEEP = 2
+
+
+class Checkpoints:
+    """The checkpoints of the run in folder `run`.
+
+    settings: what a continuation must share with the run that wrote a checkpoint. same_processes: whether it must also
+    have as many processes, because each of them wrote a part.
+    """
+
+    def __init__(self, run: Path, settings: dict, same_processes: bool):
+        self.run, self.settings, self.same_processes = run, settings, same_processes
+        self.folder = run / "checkpoints"
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"step_{step}"
+
+    def steps(self) -> list[int]:
+        """Steps of the committed checkpoints, oldest first, ordered by number."""
+        names = (re.fullmatch(r"step_(\d+)", path.name) for path in self.folder.glob("step_*"))
+        return sorted(int(match[1]) for match in names if match)
+
+    def newest(self) -> int | None:
+        """Step of the newest whole checkpoint, None without any. A damaged one is passed over with a line.
+
+        Raises:
+            UserError: settings or processes differ from the checkpoint's, or checkpoints exist and none is whole.
+        """
+        for step in reversed(self.steps()):
+            if problem := _damage(self.path(step)):
+                print(f"passing over {self.path(step)}: {problem}", file=sys.stderr)
+                continue
+            manifest = read_json(self.path(step) / "manifest.json")
+            refuse_changes(self.run, manifest["config"], self.settings)
+            if self.same_processes and manifest["world_size"] != world_size():
+                raise UserError(
+                    f"{self.path(step)} was written by {manifest['world_size']} processes, this run has "
+                    f"{world_size()}: launch {manifest['world_size']} or give another --out"
+                )
+            return step
+        if self.steps():
+            raise UserError(f"no checkpoint under {self.folder} is whole: give another --out to start anew")
+        return None
+
+    def set_aside(self, step: int) -> None:
+        """Rename the damaged checkpoints that are newer than `step`: they no longer count among those kept."""
+        for later in self.steps():
+            if later > step:
+                damaged = self.folder / f"step_{later}.damaged"
+                shutil.rmtree(damaged, ignore_errors=True)
+                self.path(later).rename(damaged)
+
+    def save(self, step: int, fill: Callable[[Path], None]) -> None:
+        """Commit the checkpoint of `step`, then drop all but the last `KEEP`; collective.
+
+        fill: writes this process's files into the folder that it is given. Until the last rename the previous
+        checkpoint stays the newest.
+
+        Raises:
+            UserError: the disk refuses; nothing of the new checkpoint is left then.
+        """
+        partial = self.folder / f"step_{step}.tmp"
+        phases = (lambda: self._prepare(partial), lambda: fill(partial), lambda: self._commit(step, partial))
+        for phase in phases:
+            if problem := self._attempt(step, phase):
+                if is_main():
+                    shutil.rmtree(partial, ignore_errors=True)
+                barrier()
+                raise UserError(problem) if is_main() else SystemExit(2)  # one line, not one a process
+
+    def _attempt(self, step: int, phase: Callable[[], None]) -> str | None:
+        """Run `phase` on every process -> the first process's trouble with the disk, which all then know, or None."""
+        problem = None
+        try:
+            with writing(self.path(step), "the previous checkpoint is untouched, make room and resume"):
+                phase()
+        except UserError as error:
+            problem = str(error)
+        return next((found for found in all_items([problem]) if found), None)
+
+    def _prepare(self, partial: Path) -> None:
+        """Remove what a killed save left, and make room for a new one."""
+        if is_main():
+            for litter in self.folder.glob("step_*.tmp"):
+                shutil.rmtree(litter, ignore_errors=True)
+            partial.mkdir(parents=True)
+
+    def _commit(self, step: int, partial: Path) -> None:
+        """Flush and hash what all processes wrote, rename it, and drop the oldest."""
+        if not is_main():
+            return
+        files = sorted(path for path in partial.rglob("*") if path.is_file())
+        for path in files:
+            sync(path)
+        manifest = {
+            "step": step,
+            "world_size": world_size(),
+            "config": self.settings,
+            "files": {str(path.relative_to(partial)): [path.stat().st_size, file_sha256(path)] for path in files},
+        }
+        write_json(partial / "manifest.json", manifest)
+        sync(partial)
+        shutil.rmtree(self.path(step), ignore_errors=True)
+        partial.rename(self.path(step))
+        sync(self.folder)
+        for old in self.steps()[:-KEEP]:
+            shutil.rmtree(self.path(old))
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with a committed checkpoint, or None: every file must have its recorded size and SHA-256."""
+    try:
+        files = read_json(folder / "manifest.json")["files"]
+        for name, (size, digest) in files.items():
+            path = folder / name
+            if not path.is_file() or path.stat().st_size != size or file_sha256(path) != digest:
+                return f"{path} is missing or not what was written"
+    except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
+        return f"its manifest.json cannot be read ({error})"
+    return None
+
+
+def refuse_changes(run: Path, old: dict, new: dict) -> None:
+    """Compare the settings that `run` was started with against those that it shall go on with.
+
+    Raises:
+        UserError: naming each setting that differs, with both values.
+    """
+    names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    if names:
+        changed = ", ".join(f"{name} {old.get(name)!r} -> {new.get(name)!r}" for name in names)
+        raise UserError(f"{run} was started with other settings ({changed}): restore them or give another --out")

@@ -1,0 +1,57 @@
+"""Whether a run goes on with what its folder holds, starts anew in it, or must not: --resume."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from vlm.distributed import on_main
+from vlm.errors import UserError
+from vlm.files import read_jsonl
+from vlm.run.checkpoints import Checkpoints
+
+
+def starting_step(
+    checkpoints: Checkpoints, resume: str, result: str, worthless: Callable[[Path], bool] = lambda folder: False
+) -> int | None:
+    """The step of the checkpoint to load, None to start at 0; collective, rank 0 decides.
+
+    resume: one of `vlm.run.settings.RESUME`. result: the folder in the run that holds what training made. A run that
+    starts anew never replaces it, unless it is `worthless`.
+
+    Raises:
+        UserError: the folder holds something that `resume` does not allow for.
+    """
+    return on_main(lambda: _choose(checkpoints, resume, result, worthless))
+
+
+def _choose(checkpoints: Checkpoints, resume: str, result: str, worthless: Callable[[Path], bool]) -> int | None:
+    run, step = checkpoints.run, checkpoints.newest()
+    if resume == "never" and step is not None:
+        raise UserError(f"{run} holds a run at step {step}: give another --out, or --resume auto to continue it")
+    if resume == "required" and step is None:
+        raise UserError(f"--resume required, but {run} has no checkpoint: use --resume auto to start one")
+    if step is None:
+        _start_anew(run, resume, result, worthless)
+    else:
+        checkpoints.set_aside(step)
+    return step
+
+
+def _start_anew(run: Path, resume: str, result: str, worthless: Callable[[Path], bool]) -> None:
+    """Begin where no checkpoint is, and lose nothing.
+
+    A run that was killed before its first checkpoint starts again, as a queue that restarts it expects; its records are
+    kept in metrics.old-N.jsonl.
+    """
+    metrics, made = run / "metrics.jsonl", run / result
+    records = metrics.exists() and any(True for _ in read_jsonl(metrics))
+    found = [name for name, there in ((f"{result}/", made.exists()), ("metrics.jsonl", records)) if there]
+    if found and resume == "never":
+        raise UserError(f"{run} holds a run's {' and '.join(found)}: give another --out, or remove it")
+    if made.exists() and not worthless(made):
+        raise UserError(
+            f"{run} holds a trained {result}/ and no checkpoint to go on with: give another --out, or move it away"
+        )
+    if records:
+        old = next(path for n in range(1, 10**6) if not (path := run / f"metrics.old-{n}.jsonl").exists())
+        metrics.rename(old)
+        print(f"no checkpoint in {run}: starting anew, the records of before are in {old}", flush=True)
