@@ -1,40 +1,31 @@
 """Bad samples: the exact list with reasons, deterministic substitutes, and the ratio that stops a run."""
 
-import io
 import json
-import tarfile
 import zlib
 
-import numpy as np
 import pytest
-import torch
 from PIL import Image
+from tiny.pictures import as_pixels, encoded, noise
+from tiny.tars import pair, write_tar
 
 from pretrain.data.batches import CaptionBatches
 from pretrain.data.source import open_captions
 from vlm.errors import UserError
 from vlm.run.quarantine import Limit
 
+pytestmark = pytest.mark.usefixtures("own_caches")
+
 
 def encode(number, kind="PNG", size=(16, 16), **options):
-    buffer = io.BytesIO()
-    rng = np.random.default_rng(number)
-    noise = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
-    noise.putpixel((8, 8), (number, 0, 7)) if min(size) > 8 else None
-    noise.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def write_tar(path, members):
-    with tarfile.open(path, "w") as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
+    """Noise, with the number as its pixel at (8, 8)."""
+    image = noise(*size, seed=number)
+    if min(size) > 8:
+        image.putpixel((8, 8), (number, 0, 7))
+    return encoded(image, kind, **options)
 
 
 def good(number):
-    return [(f"good{number}.png", encode(number)), (f"good{number}.txt", f"number {number}".encode())]
+    return pair(f"good{number}", encode(number), f"number {number}".encode())
 
 
 def bomb():
@@ -79,12 +70,7 @@ CONTENT = {name: members for name, (members, _) in BAD.items()}
 
 
 def pixels(image, generator):
-    return torch.from_numpy(np.array(image.crop((0, 0, 16, 16)))).permute(2, 0, 1).float()
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return as_pixels(image.crop((0, 0, 16, 16)))
 
 
 @pytest.fixture
