@@ -1,10 +1,8 @@
 """The training command on tiny parts, and small official files that several tests of the bridge read."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import commands
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -15,7 +13,6 @@ from tiny.official import write_benchmarks, write_training_sets
 from vlm.encoders.levljepa import new_encoder
 from vlm.files import read_jsonl
 
-ROOT = Path(__file__).parents[2]
 WORDS = "What colour is it? red green blue yes no Is it assistant user Answer the question using a single word"
 SETTINGS = ("--steps", "12", "--batch-questions", "20", "--lr", "0.05", "--save-every", "5", "--precision", "fp32")
 
@@ -54,11 +51,7 @@ class Training:
     @staticmethod
     def command(*arguments: str, launcher: tuple[str, ...] = (), expect: int = 0) -> str:
         """Train in a process of its own, as a user starts it. Returns its output, stdout before stderr."""
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-        call = [sys.executable, *launcher, str(ROOT / "bridge/train.py"), *arguments]
-        done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=480)
-        assert done.returncode == expect, done.stdout + done.stderr
-        return done.stdout + done.stderr
+        return commands.output("bridge/train.py", *arguments, launcher=launcher, expect=expect)
 
     @staticmethod
     def metrics(out: Path) -> list[dict]:

@@ -1,19 +1,14 @@
 """`python bridge/score.py` from the repository's root, on small official files."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
+import commands
 import pytest
 from tiny.official import gqa_question, pope_line, vqav2_annotation, vqav2_question, write_lines
 
-ROOT = Path(__file__).parents[2]
-
 
 def run(*arguments):
-    command = [sys.executable, "bridge/score.py", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return commands.start("bridge/score.py", *arguments, timeout=60)
 
 
 def write(path, value):

@@ -4,14 +4,14 @@ import os
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from PIL import Image
 from safetensors import SafetensorError
-from tiny.llava import stock_config
-from tiny.pictures import noise
-from transformers import CLIPImageProcessorPil, LlamaConfig, LlavaForConditionalGeneration
+from transformers import CLIPImageProcessorPil, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, ViTConfig
 
 from bridge.data import features
 from bridge.data.features import FeatureCache, VisionTower
@@ -21,9 +21,9 @@ from vlm.run.folder import locked
 
 def tiny_vlm(seed: int = 0, dtype: torch.dtype = torch.float32) -> SimpleNamespace:
     torch.manual_seed(seed)
-    text = LlamaConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=8)
-    vision = {"initializer_range": 0.5, "tie_last_hidden_states": True}
-    config = stock_config(text, image_token=3, vision=vision)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    vision = ViTConfig(**sizes, image_size=8, patch_size=4, initializer_range=0.5, tie_last_hidden_states=True)
+    config = LlavaConfig(vision_config=vision, text_config=LlamaConfig(**sizes, vocab_size=8), image_token_index=3)
     processor = CLIPImageProcessorPil(size={"height": 8, "width": 8}, do_center_crop=False)
     model = LlavaForConditionalGeneration(config).eval().to(dtype)
     return SimpleNamespace(
@@ -36,7 +36,8 @@ def images(tmp_path):
     paths = [tmp_path / f"images/{number}.png" for number in range(10)]
     paths[0].parent.mkdir()
     for number, path in enumerate(paths):
-        noise(8, 8, seed=number).save(path)
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
     return paths
 
 
