@@ -1,11 +1,10 @@
 """The evaluation command: answers, resuming, missing images, every kind of row, errors."""
 
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import pytest
 import torch
 
@@ -17,7 +16,6 @@ from vlm.files import read_json, read_jsonl
 from vlm.llava.model import load
 from vlm.run.folder import locked
 
-ROOT = Path(__file__).parent.parent.parent
 EXACT = ("--device", "cpu", "--precision", "fp32")  # bf16 logits tie often, and batching may then choose another token
 
 
@@ -27,20 +25,17 @@ def world(benchmark_files) -> Path:
 
 
 def run(folder: Path, world: Path, out: Path, *more: str, benchmarks=("gqa", "vqav2", "pope"), expect: int = 0) -> str:
-    """bridge/evaluate.py as a user starts it; its output, stdout before stderr."""
+    """Run bridge/evaluate.py as a user starts it. Returns its output, stdout before stderr."""
     data = [part for name in benchmarks for part in (f"--{name}", str(world / name))]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    call = [sys.executable, str(ROOT / "bridge/evaluate.py"), str(folder), *data, "--out", str(out), *EXACT, *more]
-    done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == expect, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    given = [folder, *data, "--out", out, *EXACT, *more]
+    return commands.output("bridge/evaluate.py", *given, expect=expect, timeout=240)
 
 
 ALL = ("gqa", "vqav2", "pope")
 
 
 def here(monkeypatch, folder: Path, world: Path, out: Path, *more: str, benchmarks=ALL) -> dict:
-    """The same in this process, which has the libraries loaded already. Its results.json."""
+    """Run it in this process, which has the libraries loaded already. Returns its results.json."""
     data = [part for name in benchmarks for part in (f"--{name}", str(world / name))]
     monkeypatch.setattr(sys, "argv", ["evaluate.py", str(folder), *data, "--out", str(out), *EXACT, *more])
     evaluate.main()

@@ -1,6 +1,6 @@
 """Two ranks pretrain on captions of which rank 1 gets NaN pixels in steps 2 and 3, once for every ZeRO stage.
 
-Run by test_train.py: poisoned.py OUT FLAGS of pretrain/run.py. Rank R leaves OUT/zero_STAGE/digests.R, one hash a step
+Run by test_run.py: poisoned.py OUT FLAGS of pretrain/run.py. Rank R leaves OUT/zero_STAGE/digests.R, one hash a step
 of weights, BatchNorm statistics and optimizer state as they are after it. A last run meets NaN from step 4 on.
 """
 

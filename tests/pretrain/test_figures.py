@@ -6,11 +6,9 @@ import sys
 
 import pytest
 import torch
+from tiny.encoders import text_encoder
 
 from pretrain import figures, report
-from vlm.encoders.config import EncoderConfig
-from vlm.encoders.levljepa import new_encoder
-from vlm.encoders.tokens import CaptionTokenizer
 from vlm.errors import UserError
 from vlm.files import append_jsonl, write_json
 
@@ -57,11 +55,7 @@ def test_the_command_writes_one_page(captions, tmp_path, monkeypatch, capsys):
         report.main()
     for step in range(3):
         append_jsonl(run / "metrics.jsonl", {"step": step, "loss": 0.5, "lr": 0.1, "skipped": step // 2})
-    sizes = EncoderConfig(
-        image_size=16, patch_size=8, vision_width=16, vision_layers=1, vision_heads=2, text_width=16, text_layers=1,
-        text_heads=1, vocab_size=300, embed_dim=8, projector_width=8, projector_depth=1,
-    )  # fmt: skip
-    new_encoder(sizes, 0, CaptionTokenizer.train(["a red picture"], 300)).save(run / "encoder")
+    text_encoder(["a red picture"]).save(run / "encoder")
     report.main()
     page = (run / "report.html").read_text()
     pictures = re.findall(r'src="data:image/png;base64,([^"]*)"', page)

@@ -4,18 +4,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny.encoders import encoder_config
 
 from pretrain.batchnorm import GlobalBatchNorm1d
 from pretrain.contrastive import Logits
 from pretrain.model import Pretrainer, parameter_groups, read_cls_alone, text_features, use_fast_attention
 from pretrain.objective import levljepa
-from vlm.encoders.config import EncoderConfig
 from vlm.encoders.levljepa import new_encoder
 
-SIZES = EncoderConfig(
-    image_size=16, patch_size=8, vision_width=16, vision_layers=2, vision_heads=2, text_width=16, text_layers=2,
-    text_heads=2, vocab_size=50, positions=12, embed_dim=8, projector_width=24, projector_depth=2,
-)  # fmt: skip
+SIZES = encoder_config(
+    vision_layers=2, text_layers=2, text_heads=2, vocab_size=50, positions=12, projector_width=24, projector_depth=2
+)
 
 
 def one_step():

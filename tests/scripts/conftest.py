@@ -1,11 +1,7 @@
 """One small world for all tests of the world, made once."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+from make_world import make
 
 WORLD = {"scenes": 60, "seed": 5, "qa_scenes": 20}
 
@@ -17,8 +13,6 @@ def world_arguments():
 
 @pytest.fixture(scope="session")
 def world_root(tmp_path_factory):
-    from make_world import make
-
     out = tmp_path_factory.mktemp("made") / "world"
     make(out, **WORLD)
     return out

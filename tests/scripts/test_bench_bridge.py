@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from tiny.llava import stock_config
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlavaConfig, Qwen2Config, ViTConfig
+from transformers import LlavaConfig, Qwen2Config
 
 QUESTIONS = (3, 2)
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
@@ -12,15 +13,10 @@ SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "i
 def tiny_config(layers: int) -> LlavaConfig:
     import bridge_ways
 
-    return LlavaConfig(
-        vision_config=ViTConfig(**SIZES, image_size=224, patch_size=16, tie_last_hidden_states=True),
-        text_config=Qwen2Config(**SIZES, num_key_value_heads=2, vocab_size=200, tie_word_embeddings=True),
-        image_token_index=bridge_ways.IMAGE,
-        image_seq_length=bridge_ways.SLOTS,
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="default",
-        tie_word_embeddings=True,
-    )
+    text = Qwen2Config(**SIZES, num_key_value_heads=2, vocab_size=200, tie_word_embeddings=True)
+    vision = {**SIZES, "image_size": 224, "patch_size": 16, "tie_last_hidden_states": True}
+    slots = bridge_ways.SLOTS
+    return stock_config(text, bridge_ways.IMAGE, vision, image_seq_length=slots, tie_word_embeddings=True)
 
 
 @pytest.fixture

@@ -4,16 +4,10 @@ import json
 
 import probe_world
 import pytest
+from tiny.encoders import text_encoder
 
 from pretrain import probe
-from vlm.encoders.config import EncoderConfig
-from vlm.encoders.levljepa import load_encoder, new_encoder
-from vlm.encoders.tokens import CaptionTokenizer
-
-SIZES = EncoderConfig(
-    image_size=48, patch_size=24, vision_width=8, vision_layers=1, vision_heads=1, text_width=8, text_layers=1,
-    text_heads=1, vocab_size=300, positions=77, embed_dim=4, projector_width=8, projector_depth=1,
-)  # fmt: skip
+from vlm.encoders.levljepa import load_encoder
 
 
 def test_every_task_has_a_place():
@@ -26,7 +20,8 @@ def test_numbers_carry_their_task_and_settings_are_left_out():
 
 
 def test_tasks_share_one_file_and_one_encoder(world_root, tmp_path, monkeypatch):
-    new_encoder(SIZES, 0, CaptionTokenizer.train(["a red star"], 300)).save(tmp_path / "encoder")
+    sizes = {"image_size": 48, "patch_size": 24, "vision_width": 8, "vision_heads": 1, "text_width": 8, "embed_dim": 4}
+    text_encoder(["a red star"], **sizes).save(tmp_path / "encoder")
     loads = []
     monkeypatch.setattr(probe_world, "load_encoder", lambda folder: loads.append(folder) or load_encoder(folder))
     flags = ["--tasks", "zero-shot", "knn", "retrieval", "--json", str(tmp_path / "out.json")]

@@ -1,6 +1,5 @@
 """vlm.images: every rule of decoding as golden pixels, every refusal with its reason, and parity with transformers."""
 
-import io
 import pickle
 import struct
 import zlib
@@ -9,18 +8,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFile
+from tiny.pictures import encoded
 
 from vlm.encoders.config import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 from vlm.errors import UserError
 from vlm.images import ImageError, decode, eval_transform, load_image, resize_uint8, to_tensor, upright_rgb
 
 pytestmark = pytest.mark.filterwarnings("ignore:Image size", "ignore:Corrupt EXIF")
-
-
-def encode(image, kind="PNG", **options):
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def photo(width, height, seed=0):
@@ -60,30 +54,30 @@ TRNS16 = struct.pack(">I", 2) + b"tRNS" + b"\x80\x80" + struct.pack(">I", zlib.c
 ANIMATION = [flat("RGB", "red"), flat("RGB", "blue")]
 
 GOLDEN = {  # name: (bytes, pixel at (4, 4), tolerance)
-    "RGB": (encode(flat("RGB", (1, 2, 3))), (1, 2, 3), 0),
-    "L": (encode(flat("L", 77)), (77, 77, 77), 0),
-    "1-bit": (encode(flat("1", 1)), (255, 255, 255), 0),
-    "RGBA, alpha 0 hides its colour": (encode(flat("RGBA", (200, 0, 0, 0))), (255, 255, 255), 0),
-    "RGBA, half red": (encode(flat("RGBA", (255, 0, 0, 128))), (255, 127, 127), 0),
-    "LA": (encode(flat("LA", (0, 51))), (204, 204, 204), 0),
-    "P": (encode(paletted()), (10, 200, 30), 0),
-    "P, transparent index": (encode(paletted(), transparency=1), (255, 255, 255), 0),
-    "L, transparent grey": (encode(flat("L", 9), transparency=9), (255, 255, 255), 0),
-    "16-bit grey": (encode(GREY16), (128, 128, 128), 0),
+    "RGB": (encoded(flat("RGB", (1, 2, 3))), (1, 2, 3), 0),
+    "L": (encoded(flat("L", 77)), (77, 77, 77), 0),
+    "1-bit": (encoded(flat("1", 1)), (255, 255, 255), 0),
+    "RGBA, alpha 0 hides its colour": (encoded(flat("RGBA", (200, 0, 0, 0))), (255, 255, 255), 0),
+    "RGBA, half red": (encoded(flat("RGBA", (255, 0, 0, 128))), (255, 127, 127), 0),
+    "LA": (encoded(flat("LA", (0, 51))), (204, 204, 204), 0),
+    "P": (encoded(paletted()), (10, 200, 30), 0),
+    "P, transparent index": (encoded(paletted(), transparency=1), (255, 255, 255), 0),
+    "L, transparent grey": (encoded(flat("L", 9), transparency=9), (255, 255, 255), 0),
+    "16-bit grey": (encoded(GREY16), (128, 128, 128), 0),
     "16-bit grey, transparent": (png(8, 8, 16, 0, (b"\0" + b"\x80\x80" * 8) * 8, TRNS16), (255, 255, 255), 0),
     "16-bit grey and alpha": (png(8, 8, 16, 4, (b"\0" + b"\0\0\x33\x33" * 8) * 8), (204, 204, 204), 0),
     "16-bit RGB": (png(8, 8, 16, 2, (b"\0" + b"\x12\x34\x56\x78\x9a\xbc" * 8) * 8), (0x12, 0x56, 0x9A), 0),
-    "CMYK": (encode(flat("CMYK", (0, 255, 255, 0)), "JPEG", quality=95), (254, 0, 0), 3),
-    "JPEG": (encode(flat("RGB", (40, 80, 160)), "JPEG", quality=95), (40, 80, 160), 3),
-    "WEBP with alpha": (encode(flat("RGBA", (9, 9, 9, 0)), "WEBP", lossless=True), (255, 255, 255), 0),
-    "GIF, first frame": (encode(ANIMATION[0], "GIF", save_all=True, append_images=ANIMATION[1:]), (255, 0, 0), 0),
+    "CMYK": (encoded(flat("CMYK", (0, 255, 255, 0)), "JPEG", quality=95), (254, 0, 0), 3),
+    "JPEG": (encoded(flat("RGB", (40, 80, 160)), "JPEG", quality=95), (40, 80, 160), 3),
+    "WEBP with alpha": (encoded(flat("RGBA", (9, 9, 9, 0)), "WEBP", lossless=True), (255, 255, 255), 0),
+    "GIF, first frame": (encoded(ANIMATION[0], "GIF", save_all=True, append_images=ANIMATION[1:]), (255, 0, 0), 0),
     "WEBP, first frame": (
-        encode(ANIMATION[0], "WEBP", lossless=True, save_all=True, append_images=ANIMATION[1:]),
+        encoded(ANIMATION[0], "WEBP", lossless=True, save_all=True, append_images=ANIMATION[1:]),
         (255, 0, 0),
         0,
     ),
-    "APNG, first frame": (encode(ANIMATION[0], save_all=True, append_images=ANIMATION[1:]), (255, 0, 0), 0),
-    "MPO": (encode(ANIMATION[0], "MPO", save_all=True, append_images=ANIMATION[1:]), (254, 0, 0), 3),
+    "APNG, first frame": (encoded(ANIMATION[0], save_all=True, append_images=ANIMATION[1:]), (255, 0, 0), 0),
+    "MPO": (encoded(ANIMATION[0], "MPO", save_all=True, append_images=ANIMATION[1:]), (254, 0, 0), 3),
 }
 
 
@@ -97,7 +91,7 @@ def test_golden_pixels(name):
 
 def test_sixteen_bit_greys_are_scaled_not_clipped():
     values = np.tile(np.arange(256, dtype=np.uint16) * 257, (8, 1))
-    assert np.array_equal(np.asarray(decode(encode(Image.fromarray(values))))[0, :, 0], np.arange(256))
+    assert np.array_equal(np.asarray(decode(encoded(Image.fromarray(values))))[0, :, 0], np.arange(256))
 
 
 @pytest.mark.parametrize("fit", [None, 8])
@@ -108,7 +102,7 @@ def test_exif_orientation(orientation, fit):
     stored.paste("red", (0, 0, 16, 16))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    image = decode(encode(stored, "JPEG", quality=95, exif=exif), fit=fit)
+    image = decode(encoded(stored, "JPEG", quality=95, exif=exif), fit=fit)
     scale = 1 if fit is None else 2
     assert image.size == ((64 // scale, 32 // scale) if orientation <= 4 else (32 // scale, 64 // scale))
     left, top = 4 // scale, 4 // scale
@@ -138,12 +132,12 @@ def test_a_pil_image_of_any_mode_gives_the_pixels_of_its_file(tmp_path):
 
 
 def test_damaged_exif_keeps_the_pixels():
-    data = encode(flat("RGB", (40, 80, 160)), "JPEG", quality=95, exif=b"Exif\0\0II*\0\xff\xff\xff\xff" + bytes(20))
+    data = encoded(flat("RGB", (40, 80, 160)), "JPEG", quality=95, exif=b"Exif\0\0II*\0\xff\xff\xff\xff" + bytes(20))
     assert np.abs(np.subtract(decode(data).getpixel((4, 4)), (40, 80, 160))).max() <= 3
 
 
-WHOLE = encode(photo(200, 160), "JPEG", quality=85)
-SMASHED_PNG = bytearray(encode(photo(32, 32)))
+WHOLE = encoded(photo(200, 160), "JPEG", quality=85)
+SMASHED_PNG = bytearray(encoded(photo(32, 32)))
 SMASHED_PNG[60] ^= 0xFF
 
 
@@ -159,22 +153,22 @@ REFUSED = {  # name: (bytes, reason)
     "EPS": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "not an image"),
     "SVG": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "not an image"),
     "PDF": (b"%PDF-1.4\n", "not an image"),
-    "TIFF": (encode(flat("RGB", "red"), "TIFF"), "not an image"),
-    "BMP": (encode(flat("RGB", "red"), "BMP"), "not an image"),
+    "TIFF": (encoded(flat("RGB", "red"), "TIFF"), "not an image"),
+    "BMP": (encoded(flat("RGB", "red"), "BMP"), "not an image"),
     "JPEG cut in half": (WHOLE[: len(WHOLE) // 2], "damaged image"),
     "JPEG without its last 2 bytes": (WHOLE[:-2], "damaged image"),
     "JPEG header only": (WHOLE[:10], "damaged image"),
-    "PNG cut in half": (encode(photo(32, 32))[:1000], "damaged image"),
+    "PNG cut in half": (encoded(photo(32, 32))[:1000], "damaged image"),
     "PNG, smashed byte": (bytes(SMASHED_PNG), "damaged image"),
-    "WEBP cut": (encode(photo(32, 32), "WEBP")[:-20], "damaged image"),
+    "WEBP cut": (encoded(photo(32, 32), "WEBP")[:-20], "damaged image"),
     "zTXt bomb": (ztxt_bomb(), "damaged image"),
     "64 MP and a row": (png(8000, 8001, 1, 0, b""), "too many pixels"),
     "144 MP, where Pillow only warns": (png(12_000, 12_000, 1, 0, b""), "too many pixels"),
     "400 MP": (png(20_000, 20_000, 1, 0, b""), "too many pixels"),
-    "1 x 1": (encode(Image.new("RGB", (1, 1))), "too small"),
-    "5000 x 1": (encode(Image.new("RGB", (5000, 1))), "too small"),
-    "5000 x 20": (encode(Image.new("RGB", (5000, 20))), "too elongated"),
-    "20 x 5000": (encode(Image.new("RGB", (20, 5000))), "too elongated"),
+    "1 x 1": (encoded(Image.new("RGB", (1, 1))), "too small"),
+    "5000 x 1": (encoded(Image.new("RGB", (5000, 1))), "too small"),
+    "5000 x 20": (encoded(Image.new("RGB", (5000, 20))), "too elongated"),
+    "20 x 5000": (encoded(Image.new("RGB", (20, 5000))), "too elongated"),
 }
 
 
@@ -192,14 +186,14 @@ def test_refusals(name, fit, monkeypatch):
 
 
 def test_pixel_cap_is_the_callers():
-    data = encode(photo(100, 80))
+    data = encoded(photo(100, 80))
     assert decode(data, max_pixels=8000).size == (100, 80)
     with pytest.raises(ImageError, match=r"100 x 80 is above 0\.007999 megapixels"):
         decode(data, max_pixels=7999)
 
 
 def test_load_image_names_the_file(tmp_path):
-    (tmp_path / "a.png").write_bytes(encode(flat("RGB", (1, 2, 3))))
+    (tmp_path / "a.png").write_bytes(encoded(flat("RGB", (1, 2, 3))))
     (tmp_path / "b.jpg").write_bytes(b"<html>")
     assert load_image(tmp_path / "a.png").getpixel((0, 0)) == (1, 2, 3)
     with pytest.raises(ImageError, match=r"b\.jpg"):
@@ -219,7 +213,7 @@ SIZES = {  # (width, height, fit): the size after decoding; at least 1.5 * fit r
 
 @pytest.mark.parametrize(("width", "height", "fit"), SIZES)
 def test_reduced_decoding_equals_the_full_one_after_the_resize(width, height, fit):
-    data = encode(photo(width, height), "JPEG", quality=90)
+    data = encoded(photo(width, height), "JPEG", quality=90)
     reduced = decode(data, fit=fit)
     assert reduced.size == SIZES[width, height, fit]
     expected, got = (np.asarray(image.resize((fit, fit), Image.BICUBIC), float) for image in (decode(data), reduced))
@@ -229,7 +223,7 @@ def test_reduced_decoding_equals_the_full_one_after_the_resize(width, height, fi
 
 
 def test_png_has_no_reduced_decode():
-    assert decode(encode(photo(300, 200)), fit=16).size == (300, 200)
+    assert decode(encoded(photo(300, 200)), fit=16).size == (300, 200)
 
 
 @pytest.mark.parametrize(("width", "height"), [(300, 200), (50, 90), (64, 64)])

@@ -1,20 +1,17 @@
 """vlm.images lets other threads run while it decodes and resizes: the loader's threads depend on it."""
 
-import io
 import sys
 import threading
 import time
 
-import numpy as np
 import pytest
 from PIL import Image
+from tiny.pictures import encoded, noise
 
 from vlm.images import decode, resize_uint8
 
-OPENED = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)).resize((3200, 2400))
-BUFFER = io.BytesIO()
-OPENED.save(BUFFER, "JPEG")
-BIG = BUFFER.getvalue()
+OPENED = noise(400, 300).resize((3200, 2400))
+BIG = encoded(OPENED, "JPEG")
 WORK = {
     "decode": lambda: decode(BIG),
     "reduced decode": lambda: decode(BIG, fit=700),

@@ -1,12 +1,11 @@
 """Retrieval, zero-shot and the spread of embeddings, in literals."""
 
-import io
 import math
-import tarfile
 
 import pytest
 import torch
-from PIL import Image
+from tiny.pictures import numbered
+from tiny.tars import pair, write_tar
 from torch.nn import functional
 
 from pretrain.config import from_preset
@@ -106,23 +105,19 @@ def test_how_classes_are_said(tmp_path):
 
 
 def write_pairs(path, images):
-    """A tar of these images, each with its number as its caption."""
-    with tarfile.open(path, "w") as tar:
-        for index, image in enumerate(images):
-            for suffix, data in (("jpg", image), ("txt", b"  pair  %d " % index)):
-                member = tarfile.TarInfo(f"{index}.{suffix}")
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
-
-
-def picture(level):
-    file = io.BytesIO()
-    Image.new("RGB", (16, 16), (level, 0, 0)).save(file, "PNG")
-    return file.getvalue()
+    """A tar of these images, each with its place as its caption."""
+    write_tar(
+        path,
+        [
+            member
+            for index, image in enumerate(images)
+            for member in pair(str(index), image, b"  pair  %d " % index, suffix="jpg")
+        ],
+    )
 
 
 def test_a_pool_passes_over_what_cannot_be_used(tmp_path, capsys):
-    write_pairs(tmp_path / "a.tar", [b"no image", picture(1), picture(2)[:45], *map(picture, range(3, 8)), b"no"])
+    write_pairs(tmp_path / "a.tar", [b"no image", numbered(1), numbered(2)[:45], *map(numbered, range(3, 8)), b"no"])
     data = open_captions(tmp_path)
     images, captions = caption_pool(data, 5)
     assert captions == [f"pair {number}" for number in (1, 3, 4, 5, 6)]
@@ -136,6 +131,6 @@ def test_a_pool_passes_over_what_cannot_be_used(tmp_path, capsys):
 
 
 def test_a_run_refuses_a_pool_too_small_before_its_first_step(tmp_path, tiny_encoder):
-    write_pairs(tmp_path / "a.tar", [b"no image", *map(picture, range(4))])
+    write_pairs(tmp_path / "a.tar", [b"no image", *map(numbered, range(4))])
     with pytest.raises(UserError, match="holds 4 usable pairs: R@5 needs 5 or more"):
         Watch(tiny_encoder, from_preset("tiny", probe_every=5, probe_data=str(tmp_path)))

@@ -5,18 +5,12 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image
+from tiny import pictures
 
 from pretrain import probe
 from vlm.errors import run_command
 
 COLORS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 80, 220)}
-
-
-def picture(path, color, generator):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = generator.normal(color, 12, (48, 48, 3)).clip(0, 255).astype(np.uint8)
-    Image.fromarray(pixels).save(path, quality=95)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +20,8 @@ def colors(tmp_path_factory):
     for split, count in (("train", 10), ("val", 4)):
         for name, color in COLORS.items():
             for index in range(count):
-                picture(root / split / name / f"{index}.jpg", color, generator)
+                image = pictures.speckled(color, 48, 12, generator)
+                pictures.save(image, root / split / name / f"{index}.jpg", quality=95)
     return root
 
 

@@ -4,7 +4,8 @@ import random
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, Qwen2Config, ViTConfig
+from tiny.llava import stock_config
+from transformers import LlamaConfig, LlavaForConditionalGeneration, Qwen2Config
 
 from bridge.evaluation.decode import Decoder, _Tokens, additive_mask, common_prefix, make_prompts
 
@@ -24,16 +25,7 @@ def tiny_llava(text_config: type) -> LlavaForConditionalGeneration:
         bos_token_id=1,
         eos_token_id=2,
     )
-    vision = ViTConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=16, patch_size=4
-    )
-    config = LlavaConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_index=SLOT,
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="default",
-    )
+    config = stock_config(text, SLOT, vision={"image_size": 16})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         model = LlavaForConditionalGeneration(config).eval()

@@ -1,18 +1,14 @@
 """`python bridge/score.py` from the repository's root, on small official files."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
+import commands
 import pytest
-
-ROOT = Path(__file__).parents[2]
+from tiny.official import gqa_question, pope_line, vqav2_annotation, vqav2_question, write_lines
 
 
 def run(*arguments):
-    command = [sys.executable, "bridge/score.py", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return commands.start("bridge/score.py", *arguments, timeout=60)
 
 
 def write(path, value):
@@ -20,22 +16,10 @@ def write(path, value):
     return path
 
 
-def write_lines(path, records):
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    return path
-
-
 @pytest.fixture
 def vqav2_files(tmp_path):
-    answers = [
-        {"answer": text, "answer_confidence": "yes", "answer_id": number} for number, text in enumerate("aabbbbbbbb")
-    ]
-    records = [
-        {"question_id": 5, "image_id": 1, "question_type": "what", "answer_type": "other", "answers": answers},
-        {"question_id": 6, "image_id": 1, "question_type": "is it", "answer_type": "yes/no", "answers": answers},
-    ]
-    questions = [{"question_id": record["question_id"], "image_id": 1, "question": "?"} for record in records]
+    records = [vqav2_annotation(5, "aabbbbbbbb"), vqav2_annotation(6, "aabbbbbbbb", "is it", "yes/no")]
+    questions = [vqav2_question(5, 1, "?"), vqav2_question(6, 1, "?")]
     return (
         *("--questions", write(tmp_path / "q.json", {"questions": questions})),
         *("--annotations", write(tmp_path / "a.json", {"annotations": records})),
@@ -76,15 +60,8 @@ def test_users_errors_are_one_line(tmp_path, vqav2_files):
 
 
 def test_gqa(tmp_path):
-    question = {
-        "question": "Is it red?",
-        "answer": "yes",
-        "isBalanced": True,
-        "groups": {"global": None},
-        "types": {"structural": "verify", "semantic": "attr", "detailed": "x"},
-        "semantic": [{"operation": "select", "argument": "it"}, {"operation": "verify color", "argument": "red"}],
-        "entailed": [],
-    }
+    steps = [{"operation": "select", "argument": "it"}, {"operation": "verify color", "argument": "red"}]
+    question = gqa_question("yes", "verify", question="Is it red?", steps=steps)
     chunks = tmp_path / "train_all_questions"
     chunks.mkdir()
     write(chunks / "train_all_questions_0.json", {"01": question})
@@ -104,9 +81,7 @@ def test_pope(tmp_path):
     ids = range(1, 5)
     folder = tmp_path / "pope"
     for category in ("adversarial", "popular", "random"):
-        records = [
-            {"question_id": number, "image": "x", "text": "?", "label": "yes" if number % 2 else "no"} for number in ids
-        ]
+        records = [pope_line(number, "x", "?", "yes" if number % 2 else "no") for number in ids]
         write_lines(folder / f"coco_pope_{category}.json", records)
     by_order = write_lines(
         tmp_path / "order.json", [{"question": "?", "answer": text} for text in ("yes", "no", "no", "no")]

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
+from tiny.encoders import encoder_config
 from tokenizers import Tokenizer
 from torch import nn
 from torchvision.ops import MLP
@@ -15,7 +16,6 @@ from transformers import GPT2Config, GPT2Model
 
 import vlm
 from vlm.encoders.baselines import random_encoder
-from vlm.encoders.config import EncoderConfig
 from vlm.encoders.levljepa import new_encoder
 from vlm.encoders.tokens import CaptionTokenizer
 from vlm.errors import UserError
@@ -130,9 +130,7 @@ def test_saving_and_loading_changes_nothing(released, tmp_path):
 
 @torch.no_grad()
 def test_an_encoder_without_predictors_reads_as_plain_cosine(tmp_path):
-    sizes = EncoderConfig(image_size=16, patch_size=8, vision_width=8, vision_layers=1, vision_heads=1, text_width=8,
-                          text_layers=1, text_heads=1, vocab_size=9, embed_dim=4, projector_width=8, projector_depth=0,
-                          logit_scale=2.6592600369327779, logit_bias=-10.5)  # fmt: skip
+    sizes = encoder_config(projector_depth=0, logit_scale=2.6592600369327779, logit_bias=-10.5)
     new_encoder(sizes, seed=0).save(tmp_path / "clip")
     config = json.loads((tmp_path / "clip" / "config.json").read_text())
     assert config["projector_depth"] == 0
@@ -167,10 +165,7 @@ def test_captions_are_cut_to_76_tokens_and_end_with_end_of_text():
 def test_bad_folders_give_one_clear_line(released, tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         vlm.load_encoder(tmp_path)
-    encoder = new_encoder(EncoderConfig(image_size=16, patch_size=8, vision_width=8, vision_layers=1, vision_heads=1,
-                                        text_width=8, text_layers=1, text_heads=1, vocab_size=9, embed_dim=4,
-                                        projector_width=8, projector_depth=1), seed=0)  # fmt: skip
-    encoder.save(tmp_path / "small")
+    new_encoder(encoder_config(), seed=0).save(tmp_path / "small")
     weights = tmp_path / "small" / "vision_encoder.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-100])

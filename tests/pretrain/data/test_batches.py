@@ -1,13 +1,13 @@
 """pretrain.data.batches: batches as a pure function of (seed, step), sources, refusals."""
 
-import io
 import os
-import tarfile
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny.pictures import as_pixels, encoded
+from tiny.tars import numbered_pairs, pair, write_numbered_shards, write_tar
 
 from pretrain.data import manifest
 from pretrain.data.batches import CaptionBatches
@@ -17,54 +17,21 @@ from vlm.encoders.config import CLIP_MEAN, CLIP_STD
 from vlm.errors import UserError
 from vlm.images import eval_transform
 
-
-def encode(number, kind="PNG", **options):
-    """A picture that carries its number, to be found next to the caption of that number."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (16, 16), (number % 256, number // 256, 7)).save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def write_tar(path, members):
-    with tarfile.open(path, "w") as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-
-
-def pair(number, key=None):
-    key = f"{number:06d}" if key is None else key
-    return [(f"{key}.png", encode(number)), (f"{key}.txt", f"number {number}".encode()), (f"{key}.json", b"{}")]
+pytestmark = pytest.mark.usefixtures("own_caches")
 
 
 def numbers_of(batch):
     return [int(caption.split()[1]) for caption in batch["captions"]]
 
 
-def pixels(image, generator):
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
-
-
 def noisy(image, generator):
     return eval_transform(8, CLIP_MEAN, CLIP_STD)(image) + torch.rand(1, generator=generator)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture
 def shards(tmp_path):
     """60 pairs in train-0, train-1, train-2 of 25, 5 and 30, and a val shard."""
-    folder, number = tmp_path / "shards", 0
-    folder.mkdir()
-    for shard, count in enumerate((25, 5, 30)):
-        write_tar(folder / f"train-{shard}.tar", [m for n in range(number, number + count) for m in pair(n)])
-        number += count
-    write_tar(folder / "val-0.tar", pair(999))
-    return folder
+    return write_numbered_shards(tmp_path / "shards", (25, 5, 30))
 
 
 def global_batches(data, world_size=1, workers=0, start=0, stop=9, **options):
@@ -94,7 +61,7 @@ def test_literal_first_batch(shards):
 
 def test_images_and_captions_stay_together(shards):
     data = open_captions(shards)
-    for batch in CaptionBatches(data, pixels, 8, stop_step=8):
+    for batch in CaptionBatches(data, as_pixels, 8, stop_step=8):
         assert batch["images"][:, 0, 4, 4].tolist() == numbers_of(batch)
         offsets = {"train-0.tar": 0, "train-1.tar": 25, "train-2.tar": 30}
         ids = [sample.split(":") for sample in batch["ids"]]
@@ -103,7 +70,7 @@ def test_images_and_captions_stay_together(shards):
 
 def test_every_sample_once_an_epoch_across_batch_edges(shards):
     """60 samples in batches of 8: step 7 ends one epoch and begins the next, nothing is dropped."""
-    batches = CaptionBatches(open_captions(shards), pixels, 8, seed=1, stop_step=15)
+    batches = CaptionBatches(open_captions(shards), as_pixels, 8, seed=1, stop_step=15)
     drawn = [number for batch in batches for number in numbers_of(batch)]
     assert sorted(drawn[:60]) == sorted(drawn[60:]) == list(range(60))
     assert drawn[:60] != drawn[60:]
@@ -131,10 +98,9 @@ def test_augmentation_is_keyed_by_seed_and_position(shards):
 
 
 def test_reduced_decoding(tmp_path):
-    buffer = io.BytesIO()
-    Image.new("RGB", (640, 480)).save(buffer, "JPEG")
-    write_tar(tmp_path / "a.tar", [("a.jpg", buffer.getvalue()), ("a.txt", b"black")])
-    batch = next(iter(CaptionBatches(open_captions(tmp_path / "a.tar"), pixels, 1, fit=100)))
+    black = encoded(Image.new("RGB", (640, 480)), "JPEG")
+    write_tar(tmp_path / "a.tar", pair("a", black, b"black", suffix="jpg"))
+    batch = next(iter(CaptionBatches(open_captions(tmp_path / "a.tar"), as_pixels, 1, fit=100)))
     assert batch["images"].shape == (1, 3, 240, 320)
 
 
@@ -183,7 +149,7 @@ def test_the_manifest_is_built_once_and_again_when_a_shard_changes(shards, monke
         patch.setattr(manifest.tars, "scan", None)  # any scan would fail
         again = open_captions(shards)
         assert np.array_equal(again.samples, data.samples)
-    write_tar(shards / "train-1.tar", [m for n in range(9) for m in pair(n)])
+    write_tar(shards / "train-1.tar", numbered_pairs(range(9)))
     changed = open_captions(shards)
     assert changed.counts.tolist() == [25, 9, 30]
     assert changed.fingerprint != data.fingerprint
@@ -211,7 +177,7 @@ def test_sha256_finds_a_flipped_bit_that_nothing_else_shows(shards):
 
 
 def replace_shard(path):
-    write_tar(path, pair(1) * 30)
+    write_tar(path, numbered_pairs([1] * 30))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -220,7 +186,7 @@ def test_a_shard_that_changes_under_the_run(shards, change, words, workers):
     data = open_captions(shards)
     change(shards / "train-2.tar")
     with pytest.raises(UserError, match=words):
-        list(CaptionBatches(data, pixels, 8, stop_step=5, workers=workers))
+        list(CaptionBatches(data, as_pixels, 8, stop_step=5, workers=workers))
 
 
 REFUSED = {  # name: (what is asked of the folder `shards`, words of the one line)
@@ -237,8 +203,11 @@ REFUSED = {  # name: (what is asked of the folder `shards`, words of the one lin
     ),
     "HTML": (lambda f: ((f / "train-9.tar").write_bytes(b"<p>" * 999), open_captions(f)), "pair: not a tar file"),
     "suffix": (lambda f: open_captions(f, image_column="gif"), "25 x no image; its members end in json, png, txt"),
-    "few": (lambda f: CaptionBatches(open_captions(f), pixels, 64), "60 usable samples, a batch takes 64: lower"),
-    "uneven": (lambda f: CaptionBatches(open_captions(f), pixels, 9, world_size=2), "9 cannot be split evenly over 2"),
+    "few": (lambda f: CaptionBatches(open_captions(f), as_pixels, 64), "60 usable samples, a batch takes 64: lower"),
+    "uneven": (
+        lambda f: CaptionBatches(open_captions(f), as_pixels, 9, world_size=2),
+        "9 cannot be split evenly over 2",
+    ),
 }
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny import pictures
 from torch.nn import functional
 
 from pretrain.probes.segmentation import (
@@ -25,15 +26,13 @@ LAYOUTS = {
 
 def write_pair(root, split, name, image, mask, folder="annotations", mode="L"):
     """image: uint8[H, W, 3], mask: uint8[H, W]."""
-    for kind in ("images", folder):
-        (root / kind / split).mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(root / "images" / split / f"{name}.jpg", quality=95)
+    pictures.save(Image.fromarray(image), root / "images" / split / f"{name}.jpg", quality=95)
     picture = Image.fromarray(mask)
     if mode == "P":
         picture = picture.convert("P")
         picture.putpalette([255, 0, 0] * 256)  # every label shown in one red
         picture.frombytes(mask.tobytes())
-    picture.save(root / folder / split / f"{name}.png")
+    pictures.save(picture, root / folder / split / f"{name}.png")
 
 
 def test_iou_counts_no_ignored_pixel_and_no_label_that_is_absent():

@@ -1,13 +1,9 @@
 """Score dicts as text, against literal lines."""
 
+from tiny.official import gqa_question, vqav2_annotation
+
 from bridge.evaluation import details
 from bridge.scoring import gqa, pope, vqav2
-
-
-def gqa_question(answer: str, structural: str, semantic: str) -> dict:
-    types = {"structural": structural, "semantic": semantic, "detailed": "x"}
-    record = {"answer": answer, "isBalanced": True, "types": types, "groups": {"global": None}, "entailed": []}
-    return {**record, "semantic": [{"operation": "select", "argument": "cat (-)"}]}
 
 
 def test_gqa():
@@ -28,9 +24,7 @@ def test_gqa():
 
 
 def test_vqav2():
-    answers = [{"answer": "2", "answer_id": number} for number in range(10)]
-    record = {"question_id": 1, "question_type": "how many", "answer_type": "number", "answers": answers}
-    scores = vqav2.score(None, [record], {"1": "2"})
+    scores = vqav2.score(None, [vqav2_annotation(1, ["2"] * 10, "how many", "number")], {"1": "2"})
     assert details.brief("vqav2", scores) == ["VQAv2 by answer type: number 100.00"]
     assert details.as_text(details.rows("vqav2", scores)).splitlines()[1:] == [
         "overall     100.00",

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, Qwen2Config, Qwen3Config, ViTConfig
+from tiny.llava import stock_config
+from transformers import LlamaConfig, LlavaForConditionalGeneration, Qwen2Config, Qwen3Config
 
 from bridge.data.packing import Conversation, attention_mask, fill_rows, make_batch, make_row, micro_batches
 from bridge.forward import label_logits, loss_sum, prefill, shared_prefill
@@ -37,24 +38,8 @@ def conversation(key: str, question: list[int], answer: list[int], image: bool =
 
 def tiny_llava(kind: str, attention: str = "eager") -> LlavaForConditionalGeneration:
     torch.manual_seed(0)
-    vision = ViTConfig(
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        image_size=8,
-        patch_size=4,
-        tie_last_hidden_states=True,
-    )
-    config = LlavaConfig(
-        vision_config=vision,
-        text_config=TEXT_CONFIGS[kind],
-        image_token_index=IMAGE,
-        image_seq_length=SLOTS,
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="default",
-        projector_hidden_act="gelu",
-    )
+    vision = {"tie_last_hidden_states": True}
+    config = stock_config(TEXT_CONFIGS[kind], IMAGE, vision, image_seq_length=SLOTS, projector_hidden_act="gelu")
     model = LlavaForConditionalGeneration(config).eval().requires_grad_(False)
     model.set_attn_implementation(attention)
     model.model.multi_modal_projector.requires_grad_(True)

@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+from tiny.official import vqav2_annotation as annotation
 
 from bridge.scoring import vqav2
 from vlm.errors import UserError
@@ -58,22 +59,12 @@ def test_process_as_llava():
     assert vqav2.process_as_llava("1,000-2,000") == "1000 2000"
 
 
-def annotation(question_id, answers, question_type="what", answer_type="other", ids=True):
-    records = [{"answer": answer, "answer_confidence": "yes"} for answer in answers]
-    if ids:
-        records = [{**record, "answer_id": number} for number, record in enumerate(records, start=1)]
-    return {
-        "question_id": question_id,
-        "image_id": 1,
-        "question_type": question_type,
-        "answer_type": answer_type,
-        "answers": records,
-    }
-
-
 def score_one(answers, prediction, ids=True, **options):
-    predictions = [{"question_id": 7, "answer": prediction}]
-    return vqav2.score(None, {"annotations": [annotation(7, answers, ids=ids)]}, predictions, **options)
+    """The scores of one question; without `ids`, equal answers are equal objects."""
+    record = annotation(7, answers)
+    if not ids:
+        record["answers"] = [{"answer": answer} for answer in answers]
+    return vqav2.score(None, {"annotations": [record]}, [{"question_id": 7, "answer": prediction}], **options)
 
 
 @pytest.mark.parametrize(("matches", "expected"), [(0, 0.0), (1, 30.0), (2, 60.0), (3, 90.0), (4, 100.0), (9, 100.0)])

@@ -8,10 +8,7 @@ import numpy as np
 import pytest
 from world import captions, pope, scenes, vqav2
 
-
-def load(path):
-    return json.loads(path.read_text())
-
+from vlm.files import read_json
 
 # A slow, obvious reader of scene graphs: the question's text and the objects' boxes are all it looks at.
 
@@ -88,8 +85,8 @@ def answer(graph, text):
 
 @pytest.mark.parametrize("split", ["train", "val", "testdev"])
 def test_gqa_answers_agree_with_a_slow_reader_of_the_scene_graphs(world_root, split):
-    graphs = load(world_root / f"gqa/{split}_sceneGraphs.json")
-    questions = load(world_root / f"gqa/{split}_all_questions.json")
+    graphs = read_json(world_root / f"gqa/{split}_sceneGraphs.json")
+    questions = read_json(world_root / f"gqa/{split}_all_questions.json")
     assert {record["types"]["detailed"] for record in questions.values()} == {
         "colorQuery", "sizeQuery", "categoryAttr", "relS", "exist", "existAttr", "verifyAttr", "relVerify",
         "chooseAttr", "categoryThisChoose", "existAnd", "existOr", "twoSame",
@@ -100,8 +97,8 @@ def test_gqa_answers_agree_with_a_slow_reader_of_the_scene_graphs(world_root, sp
 
 def test_entailed_questions_follow_in_every_scene_where_they_make_sense(world_root):
     """In no scene may the first question have its answer and the entailed one another."""
-    graphs = list(load(world_root / "gqa/val_sceneGraphs.json").values())[:120]
-    questions = load(world_root / "gqa/val_all_questions.json")
+    graphs = list(read_json(world_root / "gqa/val_sceneGraphs.json").values())[:120]
+    questions = read_json(world_root / "gqa/val_all_questions.json")
     texts = {record["question"] for record in questions.values()}
     table = {text: np.array([answer(graph, text) or "" for graph in graphs]) for text in texts}
     pairs = {
@@ -116,7 +113,7 @@ def test_entailed_questions_follow_in_every_scene_where_they_make_sense(world_ro
 
 
 def test_colour_of_an_object_entails_that_it_is_there_and_has_that_colour(world_root):
-    questions = load(world_root / "gqa/val_all_questions.json")
+    questions = read_json(world_root / "gqa/val_all_questions.json")
     ids = {(record["imageId"], record["question"]): id for id, record in questions.items()}
     met = Counter()
     for record in questions.values():
@@ -135,8 +132,8 @@ def test_colour_of_an_object_entails_that_it_is_there_and_has_that_colour(world_
 
 
 def test_gqa_files_have_the_official_fields(world_root):
-    every = load(world_root / "gqa/train_all_questions.json")
-    balanced = load(world_root / "gqa/train_balanced_questions.json")
+    every = read_json(world_root / "gqa/train_all_questions.json")
+    balanced = read_json(world_root / "gqa/train_balanced_questions.json")
     assert balanced == {id: record for id, record in every.items() if record["isBalanced"]}
     for id, record in every.items():
         assert set(record) == {
@@ -149,20 +146,20 @@ def test_gqa_files_have_the_official_fields(world_root):
         assert id in record["equivalent"] and id not in record["entailed"]
         assert {every[other]["imageId"] for other in record["entailed"]} <= {record["imageId"]}
         assert (world_root / f"gqa/images/{record['imageId']}.jpg").is_file()
-    graph = load(world_root / "gqa/train_sceneGraphs.json")[record["imageId"]]
+    graph = read_json(world_root / "gqa/train_sceneGraphs.json")[record["imageId"]]
     assert set(graph) == {"width", "height", "objects"}
     assert set(next(iter(graph["objects"].values()))) == {"name", "x", "y", "w", "h", "attributes", "relations"}
-    choices = load(world_root / "gqa/val_choices.json")
-    for id, record in load(world_root / "gqa/val_all_questions.json").items():
+    choices = read_json(world_root / "gqa/val_choices.json")
+    for id, record in read_json(world_root / "gqa/val_all_questions.json").items():
         assert record["answer"] in choices[id]["plausible"] and set(choices[id]["plausible"]) <= set(
             choices[id]["valid"]
         )
 
 
 def test_gqa_annotations_point_at_the_named_objects(world_root):
-    graphs = load(world_root / "gqa/val_sceneGraphs.json")
+    graphs = read_json(world_root / "gqa/val_sceneGraphs.json")
     pointed = 0
-    for record in load(world_root / "gqa/val_balanced_questions.json").values():
+    for record in read_json(world_root / "gqa/val_balanced_questions.json").values():
         objects = graphs[record["imageId"]]["objects"]
         for field, marks in record["annotations"].items():
             tokens = record[field].split()
@@ -176,7 +173,7 @@ def test_gqa_annotations_point_at_the_named_objects(world_root):
 
 
 def test_gqa_balanced_answers_are_balanced_and_relations_a_minority(world_root):
-    records = list(load(world_root / "gqa/val_balanced_questions.json").values())
+    records = list(read_json(world_root / "gqa/val_balanced_questions.json").values())
     kinds = {}
     for record in records:
         kinds.setdefault(record["types"]["detailed"], Counter())[record["answer"]] += 1
@@ -195,12 +192,12 @@ def test_gqa_balanced_answers_are_balanced_and_relations_a_minority(world_root):
 
 @pytest.mark.parametrize(("split", "subset"), [("train", "train2014"), ("val", "val2014"), ("testdev", "test-dev2015")])
 def test_vqav2_files_and_answers(world_root, split, subset):
-    asked = load(world_root / f"vqav2/v2_OpenEnded_mscoco_{subset}_questions.json")
-    given = load(world_root / f"vqav2/v2_mscoco_{subset}_annotations.json")
+    asked = read_json(world_root / f"vqav2/v2_OpenEnded_mscoco_{subset}_questions.json")
+    given = read_json(world_root / f"vqav2/v2_mscoco_{subset}_annotations.json")
     shared = {"info", "license", "data_type", "data_subtype"}
     assert set(asked) == shared | {"task_type", "questions"} and set(given) == shared | {"annotations"}
     assert asked["data_subtype"] == given["data_subtype"] == subset
-    graphs = load(world_root / f"gqa/{split}_sceneGraphs.json")
+    graphs = read_json(world_root / f"gqa/{split}_sceneGraphs.json")
     ids = [question["question_id"] for question in asked["questions"]]
     assert len(set(ids)) == len(ids) == len(given["annotations"])
     for question, annotation in zip(asked["questions"], given["annotations"]):
@@ -228,7 +225,7 @@ def test_vqav2_types_are_the_longest_official_prefix_and_the_kind_of_answer():
 
 @pytest.mark.parametrize(("folder", "split"), [("pope", "testdev"), ("pope_val", "val")])
 def test_pope_follows_its_own_rules(world_root, folder, split):
-    graphs = load(world_root / f"gqa/{split}_sceneGraphs.json")
+    graphs = read_json(world_root / f"gqa/{split}_sceneGraphs.json")
     positives = {}
     for mode in pope.MODES:
         lines = [json.loads(line) for line in (world_root / folder / f"coco_pope_{mode}.json").read_text().splitlines()]

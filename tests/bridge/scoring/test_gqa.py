@@ -3,23 +3,10 @@
 import copy
 
 import pytest
+from tiny.official import gqa_question as question
 
 from bridge.scoring import gqa
 from vlm.errors import UserError
-
-
-def question(answer, structural="query", semantic="attr", detailed="directOf", balanced=True, group=None, **extra):
-    return {
-        "question": "What is it?",
-        "answer": answer,
-        "imageId": "1",
-        "isBalanced": balanced,
-        "groups": {"global": group, "local": "x"},
-        "types": {"structural": structural, "semantic": semantic, "detailed": detailed},
-        "semantic": extra.get("steps", [{"operation": "select", "argument": "table (1)", "dependencies": []}]),
-        "entailed": extra.get("entailed", []),
-        "equivalent": [],
-    }
 
 
 def predictions(answers):

@@ -1,18 +1,19 @@
 """A step is the same function whatever the micro-batch size and the number of ranks, for every objective."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 import torch
 import torch.distributed as dist
+from tiny.encoders import encoder_config
 
 from pretrain.batchnorm import GlobalBatchNorm1d
 from pretrain.config import OBJECTIVES, from_preset
 from pretrain.contrastive import Logits
 from pretrain.model import Pretrainer
 from pretrain.objective import objective
-from vlm.encoders.config import EncoderConfig
 from vlm.encoders.levljepa import new_encoder
 
 
@@ -20,9 +21,8 @@ def step(name, batch, rows=slice(None), micro_batch_size=0):
     """One forward and backward pass over these rows of a batch, in float64: loss, gradients and buffers by name."""
     predicts = {"directions": 32} if name.startswith("levljepa") else {}
     config = from_preset("tiny", objective=name, **predicts)
-    sizes = EncoderConfig(
-        image_size=16, patch_size=4, vision_width=16, vision_layers=2, vision_heads=2, text_width=16, text_layers=2,
-        text_heads=2, vocab_size=50, positions=12, embed_dim=8, projector_width=24,
+    sizes = encoder_config(
+        patch_size=4, vision_layers=2, text_layers=2, text_heads=2, vocab_size=50, positions=12, projector_width=24,
         projector_depth=min(2, config.projector_depth),
     )  # fmt: skip
     generator = torch.Generator().manual_seed(1)
@@ -89,7 +89,8 @@ def run_rank(rank, folder):
 
 def test_two_ranks_equal_one_process(tmp_path):
     # by path: pytest's importlib mode leaves this module without a name that a spawned process could import
-    ranks = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in range(2)]
+    path = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # so that it finds `tiny`
+    ranks = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)], env=path) for rank in range(2)]
     assert [process.wait(timeout=240) for process in ranks] == [0, 0]
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for name in OBJECTIVES:

@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from tiny.official import pope_line, vqav2_annotation, vqav2_question, write_lines, write_vqav2
 
 from bridge.data import conversations, official
 from bridge.data.example import Example, with_sampled_answer
@@ -23,21 +24,10 @@ def touch(path: Path) -> Path:
     return path
 
 
-def vqa_question(key: int, image: int, text: str = "Is it red?") -> dict:
-    return {"image_id": image, "question": text, "question_id": key}
-
-
-def vqa_annotation(key: int, answers: list[str]) -> dict:
-    votes = [{"answer": answer, "answer_confidence": "yes", "answer_id": i + 1} for i, answer in enumerate(answers)]
-    return {"question_id": key, "image_id": 9, "multiple_choice_answer": answers[0], "answers": votes}
-
-
 def make_vqav2(root: Path, split="val2014", subtype="val2014", annotated=True) -> Path:
-    questions = {"questions": [vqa_question(262148000, 262148), vqa_question(7, 9, "How many?")]}
-    write(root / f"v2_OpenEnded_mscoco_{split}_questions.json", questions)
-    if annotated:
-        annotations = [vqa_annotation(262148000, ["yes"] * 10), vqa_annotation(7, ["2"] * 7 + ["3"] * 3)]
-        write(root / f"v2_mscoco_{split}_annotations.json", {"annotations": annotations})
+    questions = [vqav2_question(262148000, 262148), vqav2_question(7, 9, "How many?")]
+    annotations = [vqav2_annotation(262148000, ["yes"] * 10), vqav2_annotation(7, ["2"] * 7 + ["3"] * 3)]
+    write_vqav2(root, split, questions, annotations if annotated else None)
     touch(root / subtype / f"COCO_{subtype}_000000262148.jpg")
     touch(root / subtype / f"COCO_{subtype}_000000000009.png")
     return root
@@ -80,8 +70,8 @@ def test_gqa_in_chunks(tmp_path):
 
 
 def test_pope(tmp_path):
-    line = {"question_id": 1, "image": "COCO_val2014_000000310196.jpg", "text": "Is there a dog?", "label": "no"}
-    write(tmp_path / "coco_pope_popular.json", json.dumps(line) + "\n")
+    line = pope_line(1, "COCO_val2014_000000310196.jpg", "Is there a dog?", "no")
+    write_lines(tmp_path / "coco_pope_popular.json", [line])
     touch(tmp_path / "val2014/COCO_val2014_000000310196.jpg")
     expected = Example("1", tmp_path / "val2014/COCO_val2014_000000310196.jpg", "Is there a dog?", "no")
     assert official.pope(tmp_path, "popular") == [expected]
@@ -138,17 +128,17 @@ def no_such_field(root):
 
 def foreign_annotations(root):
     make_vqav2(root)
-    write(root / "v2_mscoco_val2014_annotations.json", {"annotations": [vqa_annotation(7, ["2"])]})
+    write(root / "v2_mscoco_val2014_annotations.json", {"annotations": [vqav2_annotation(7, ["2"])]})
 
 
 def repeated_ids(root):
     make_vqav2(root, annotated=False)
-    write(root / "v2_OpenEnded_mscoco_val2014_questions.json", {"questions": [vqa_question(7, 9)] * 2})
+    write_vqav2(root, "val2014", [vqav2_question(7, 9)] * 2)
 
 
 def no_question(root):
     make_vqav2(root)
-    write(root / "v2_OpenEnded_mscoco_val2014_questions.json", {"questions": []})
+    write_vqav2(root, "val2014", [])
 
 
 def half_a_character(root):
@@ -183,8 +173,7 @@ def test_missing_images_can_be_allowed(tmp_path):
 
 
 def test_image_names_cannot_leave_the_folder(tmp_path):
-    line = {"question_id": 1, "image": "../secret.jpg", "text": "?", "label": "no"}
-    write(tmp_path / "coco_pope_random.json", json.dumps(line))
+    write_lines(tmp_path / "coco_pope_random.json", [pope_line(1, "../secret.jpg", "?", "no")])
     touch(tmp_path / "val2014/x.jpg")
     with pytest.raises(UserError, match="leads out of"):
         official.pope(tmp_path, "random")
@@ -197,13 +186,13 @@ def test_gqa_files_of_another_kind(tmp_path):
         write(tmp_path / f"train_all_questions/train_all_questions_{number}.json", {key: record})
     with pytest.raises(UserError, match=r"train_all_questions_2\.json repeats 1 questions of another chunk, .*: a"):
         official.gqa(tmp_path, "train_all")
-    write(tmp_path / "val_balanced_questions.json", {"info": {}, "questions": [vqa_question(7, 9)]})
+    write(tmp_path / "val_balanced_questions.json", {"info": {}, "questions": [vqav2_question(7, 9)]})
     with pytest.raises(UserError, match=r"val_balanced_questions\.json is not a GQA file"):
         official.gqa(tmp_path, "val")
 
 
 def test_a_pope_file_that_was_cut_off_is_refused(tmp_path):
-    line = json.dumps({"question_id": 1, "image": "1.jpg", "text": "Is there a dog?", "label": "no"})
+    line = json.dumps(pope_line(1, "1.jpg", "Is there a dog?", "no"))
     write(tmp_path / "coco_pope_random.json", line + "\n" + line[:40])
     touch(tmp_path / "val2014/1.jpg")
     with pytest.raises(UserError, match=r"coco_pope_random\.json, line 2 is not JSON: .* cut off"):

@@ -1,23 +1,13 @@
 """pretrain.data.tars: offsets equal to tarfile's, and every kind of damage noticed with exactly what was lost."""
 
-import io
 import tarfile
 
 import pytest
+from tiny.tars import write_tar
 
 from pretrain.data.tars import Damage, Member, members, scan
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
-
-
-def write(path, entries, form=tarfile.USTAR_FORMAT):
-    """entries: (name, bytes) or (TarInfo, None)."""
-    with tarfile.open(path, "w", format=form) as tar:
-        for name, data in entries:
-            info = name if data is None else tarfile.TarInfo(name)
-            info.size = len(data or b"")
-            tar.addfile(info, io.BytesIO(data or b""))
-    return path
 
 
 def pairs(*keys):
@@ -45,7 +35,7 @@ def test_members_equal_tarfile(tmp_path, form):
         form != "ustar"
     )
     entries = [(folder, None), (link, None), *((name, name.encode() * 77) for name in names), ("empty.txt", b"")]
-    path = write(tmp_path / "a.tar", entries, FORMATS[form])
+    path = write_tar(tmp_path / "a.tar", entries, FORMATS[form])
     with tarfile.open(path) as tar:
         expected = [Member(info.name, info.offset_data, info.size) for info in tar if info.isreg()]
     with open(path, "rb") as file:
@@ -54,7 +44,7 @@ def test_members_equal_tarfile(tmp_path, form):
 
 def test_pairs_are_runs_of_one_key(tmp_path):
     path = tmp_path / "a.tar"
-    write(path, [("x/a.JPG", b"jpg of a"), ("x/a.json", b"{}"), ("x/a.TXT", b"txt of a"), ("x/._b.jpg", b"mac")])
+    write_tar(path, [("x/a.JPG", b"jpg of a"), ("x/a.json", b"{}"), ("x/a.TXT", b"txt of a"), ("x/._b.jpg", b"mac")])
     result = scan(path)
     assert (keys_of(path, result), result.unusable, result.damage) == (["a"], [], None)
     assert result.suffixes == ("jpg", "json", "txt")
@@ -74,7 +64,7 @@ UNUSABLE = {  # name: (entries after the pair `a` and before the pair `z`, the r
 @pytest.mark.parametrize("name", UNUSABLE)
 def test_unusable_samples(tmp_path, name):
     between, record = UNUSABLE[name]
-    path = write(tmp_path / "a.tar", pairs("a") + between + pairs("z"))
+    path = write_tar(tmp_path / "a.tar", pairs("a") + between + pairs("z"))
     result = scan(path)
     assert keys_of(path, result) == ["a", "z"]
     assert result.unusable == [record]
@@ -82,14 +72,14 @@ def test_unusable_samples(tmp_path, name):
 
 
 def test_a_key_that_comes_back_is_not_trusted(tmp_path):
-    path = write(tmp_path / "a.tar", pairs("a", "b", "a", "c"))
+    path = write_tar(tmp_path / "a.tar", pairs("a", "b", "a", "c"))
     result = scan(path)
     assert keys_of(path, result) == ["a", "b", "c"]
     assert result.unusable == [(2, "a", "duplicate key")]
 
 
 def test_interleaved_members_never_make_a_pair(tmp_path):
-    path = write(tmp_path / "a.tar", [pairs(*"ab")[i] for i in (0, 2, 1, 3)] + pairs("c"))
+    path = write_tar(tmp_path / "a.tar", [pairs(*"ab")[i] for i in (0, 2, 1, 3)] + pairs("c"))
     result = scan(path)
     assert keys_of(path, result) == ["c"]
     assert result.unusable == [
@@ -121,7 +111,7 @@ DAMAGED = {  # name: (change of the bytes, keys still usable, unusable, words of
 @pytest.mark.parametrize("name", DAMAGED)
 def test_damage(tmp_path, name):
     change, usable, unusable, words = DAMAGED[name]
-    path = write(tmp_path / "a.tar", pairs(*"abc"))
+    path = write_tar(tmp_path / "a.tar", pairs(*"abc"))
     path.write_bytes(change(path.read_bytes()))
     result = scan(path)
     assert keys_of(path, result) == list(usable)
@@ -130,7 +120,7 @@ def test_damage(tmp_path, name):
 
 
 def test_every_cut_keeps_only_whole_pairs(tmp_path):
-    path = write(tmp_path / "a.tar", pairs(*"abc"))
+    path = write_tar(tmp_path / "a.tar", pairs(*"abc"))
     whole = path.read_bytes()[:6144]
     for length in range(0, 6144, 100):
         path.write_bytes(whole[:length])

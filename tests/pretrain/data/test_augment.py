@@ -1,23 +1,18 @@
 """DINO's crops: sizes, what each may do, and a draw that follows from the generator's seed alone."""
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny.pictures import noise
 
 from pretrain.config import from_preset
 from pretrain.data.augment import augmentation
 from vlm.encoders.config import CLIP_MEAN, CLIP_STD
 
 
-def picture(side=64):
-    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
-
-
 def crops(seed, image=None):
     transform = augmentation(from_preset("tiny", objective="levljepa-plus"), CLIP_MEAN, CLIP_STD)
-    return transform(image or picture(), torch.Generator().manual_seed(seed))
+    return transform(image or noise(64, 64), torch.Generator().manual_seed(seed))
 
 
 def test_views_are_a_function_of_the_seed_alone():

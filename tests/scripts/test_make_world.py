@@ -1,31 +1,23 @@
 """The embedded world's files and pictures: equal bytes for equal arguments, whole or not at all."""
 
 import hashlib
-import json
 import re
-import subprocess
-import sys
-from pathlib import Path
 
+import commands
 import numpy as np
 import webdataset
 from make_world import make
 from world import captions, draw, files, scenes
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "make_world.py"
-
-
-def load(path):
-    return json.loads(path.read_text())
+from vlm.files import read_json
 
 
 def command(out, *flags):
-    line = [sys.executable, SCRIPT, out, "--scenes", "60", "--qa-scenes", "20", *flags]
-    return subprocess.run([str(part) for part in line], capture_output=True, text=True)
+    return commands.start("scripts/make_world.py", out, "--scenes", "60", "--qa-scenes", "20", *flags)
 
 
 def test_shards_are_read_by_webdataset_and_captions_name_every_shape(world_root):
-    graphs = load(world_root / "gqa/train_sceneGraphs.json")
+    graphs = read_json(world_root / "gqa/train_sceneGraphs.json")
     shards = sorted(str(path) for path in (world_root / "captions").glob("train-*.tar"))
     assert len(shards) == 4
     samples = list(webdataset.WebDataset(shards, shardshuffle=False).decode("rgb8").to_tuple("__key__", "jpg", "txt"))
@@ -37,14 +29,14 @@ def test_shards_are_read_by_webdataset_and_captions_name_every_shape(world_root)
 
 
 def test_splits_share_no_image_and_captions_cover_every_held_out_file(world_root):
-    ids = [set(load(world_root / f"gqa/{split}_sceneGraphs.json")) for split in ("train", "val", "testdev")]
+    ids = [set(read_json(world_root / f"gqa/{split}_sceneGraphs.json")) for split in ("train", "val", "testdev")]
     assert [len(part) for part in ids] == [20, 400, 400] and len(set.union(*ids)) == 820
     pictures = [path.read_bytes() for path in (world_root / "gqa/images").iterdir()]
     assert len(set(pictures)) == len(pictures) == 820
     held_out = ("vqav2/val2014", "vqav2/test2015", "pope/val2014", "pope_val/val2014")
     expected = {str(path.relative_to(world_root)) for folder in held_out for path in (world_root / folder).iterdir()}
     expected |= {f"gqa/images/{id}.jpg" for id in ids[1] | ids[2]}
-    assert set(load(world_root / "captions.json")) == expected
+    assert set(read_json(world_root / "captions.json")) == expected
 
 
 def test_equal_arguments_give_equal_bytes_and_another_seed_other_pictures(world_root, world_arguments, tmp_path):

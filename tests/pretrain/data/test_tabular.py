@@ -1,29 +1,19 @@
 """pretrain.data.tabular: parquet, Arrow and saved data sets give the same pairs; bad rows cost only themselves."""
 
-import io
 import json
 
 import datasets
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
+from tiny.pictures import as_pixels, numbered
 
 from pretrain.data.batches import CaptionBatches
 from pretrain.data.source import open_captions
 from vlm.errors import UserError
 
-
-def encode(number):
-    buffer = io.BytesIO()
-    Image.new("RGB", (16, 16), (number, 0, 7)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def pixels(image, generator):
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
+pytestmark = pytest.mark.usefixtures("own_caches")
 
 
 def write_parquet(path, images, captions, **names):
@@ -37,14 +27,9 @@ def struct(values):
     )
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
-
 def numbers(data):
     """Every pair once, as (picture's number, caption's number)."""
-    batches = CaptionBatches(data, pixels, 10, stop_step=len(data) // 10)
+    batches = CaptionBatches(data, as_pixels, 10, stop_step=len(data) // 10)
     return sorted(
         (int(picture[0, 4, 4]), int(caption.split()[1]))
         for batch in batches
@@ -56,7 +41,7 @@ def saved(folder, split=None):
     features = datasets.Features(
         {"jpg": datasets.Image(), "txt": datasets.Value("string"), "id": datasets.Value("int64")}
     )
-    rows = {"jpg": [{"bytes": encode(n), "path": None} for n in range(30)], "txt": [f"row {n}" for n in range(30)]}
+    rows = {"jpg": [{"bytes": numbered(n), "path": None} for n in range(30)], "txt": [f"row {n}" for n in range(30)]}
     data = datasets.Dataset.from_dict(rows | {"id": list(range(30))}, features=features)
     (datasets.DatasetDict({split: data}) if split else data).save_to_disk(folder, num_shards=3 if not split else None)
     return folder
@@ -66,7 +51,7 @@ def parquet_folder(folder):
     folder.mkdir()
     for part in range(3):
         span = range(10 * part, 10 * part + 10)
-        write_parquet(folder / f"part-{part}.parquet", struct(map(encode, span)), [f"row {n}" for n in span])
+        write_parquet(folder / f"part-{part}.parquet", struct(map(numbered, span)), [f"row {n}" for n in span])
     return folder
 
 
@@ -93,8 +78,8 @@ def test_the_fingerprint_is_of_names_and_content_not_of_the_place(tmp_path):
         folder.mkdir()
         captions = [f"row {n:02}" for n in range(first, first + 30)]
         captions[-1] = caption or captions[-1]
-        write_parquet(folder / part, struct(map(encode, [5] * 30)), captions)
-        write_parquet(folder / "z.parquet", struct([encode(1)]), ["x"])
+        write_parquet(folder / part, struct(map(numbered, [5] * 30)), captions)
+        write_parquet(folder / "z.parquet", struct([numbered(1)]), ["x"])
         return open_captions(folder).fingerprint
 
     same = fingerprint("one")
@@ -108,7 +93,7 @@ def test_the_fingerprint_is_of_names_and_content_not_of_the_place(tmp_path):
 
 def test_workers_give_the_same_batches(tmp_path):
     data = open_captions(parquet_folder(tmp_path / "set"))
-    alone, workers = (list(CaptionBatches(data, pixels, 10, stop_step=4, workers=n)) for n in (0, 2))
+    alone, workers = (list(CaptionBatches(data, as_pixels, 10, stop_step=4, workers=n)) for n in (0, 2))
     assert [b["ids"] for b in alone] == [b["ids"] for b in workers]
     assert all(torch.equal(a["images"], b["images"]) for a, b in zip(alone, workers))
 
@@ -117,10 +102,10 @@ def test_bad_rows_cost_only_themselves(tmp_path):
     captions = pa.array(
         [b"row %d" % n for n in range(24)] + [None, b"", b"row 26 caf\xe9", b"row 27", b"row 28"], pa.binary()
     )
-    images = [encode(n) for n in range(27)] + [None, b"<html>"]
+    images = [numbered(n) for n in range(27)] + [None, b"<html>"]
     write_parquet(tmp_path / "a.parquet", struct(images), captions.view(pa.string()), caption="TEXT")
     data = open_captions(tmp_path / "a.parquet", caption_column="TEXT")
-    batches = list(CaptionBatches(data, pixels, 29, stop_step=1, quarantine=tmp_path / "quarantine.jsonl"))
+    batches = list(CaptionBatches(data, as_pixels, 29, stop_step=1, quarantine=tmp_path / "quarantine.jsonl"))
     records = [json.loads(line) for line in (tmp_path / "quarantine.jsonl").read_text().splitlines()]
     assert {(r["shard"], r["index"], r["reason"]) for r in records} == {
         ("a.parquet", 24, "empty caption"),
@@ -133,13 +118,13 @@ def test_bad_rows_cost_only_themselves(tmp_path):
 
 def test_plain_binary_images(tmp_path):
     write_parquet(
-        tmp_path / "a.parquet", pa.array(map(encode, range(10)), pa.binary()), [f"row {n}" for n in range(10)]
+        tmp_path / "a.parquet", pa.array(map(numbered, range(10)), pa.binary()), [f"row {n}" for n in range(10)]
     )
     assert numbers(open_captions(tmp_path / "a.parquet")) == [(n, n) for n in range(10)]
 
 
 def truncated(path):
-    write_parquet(path, struct([encode(1)]), ["x"])
+    write_parquet(path, struct([numbered(1)]), ["x"])
     path.write_bytes(path.read_bytes()[:-50])
 
 
@@ -158,7 +143,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_wrong_columns_name_the_right_ones(tmp_path, name):
     columns, words = REFUSED[name]
-    write_parquet(tmp_path / "a.parquet", struct([encode(1)]), ["x"], image="picture")
+    write_parquet(tmp_path / "a.parquet", struct([numbered(1)]), ["x"], image="picture")
     with pytest.raises(UserError, match=words):
         open_captions(tmp_path / "a.parquet", **columns)
 

@@ -1,10 +1,9 @@
 """Class folders and labelled data sets give the same images and labels; what cannot be used is named in one line."""
 
-import io
-
 import datasets
 import pytest
 from PIL import Image
+from tiny.pictures import encoded
 
 from pretrain.probes.labelled import open_class_folders, open_labelled
 from vlm.errors import UserError
@@ -12,15 +11,11 @@ from vlm.errors import UserError
 COLORS = {"blue": (20, 40, 230), "green": (30, 200, 40), "red": (230, 20, 30)}
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("own_caches")
 
 
 def png(color):
-    buffer = io.BytesIO()
-    Image.new("RGB", (16, 12), color).save(buffer, "PNG")
-    return buffer.getvalue()
+    return encoded(Image.new("RGB", (16, 12), color))
 
 
 def class_folders(root, counts=(("train", 4), ("val", 2))):
