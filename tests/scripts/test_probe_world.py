@@ -1,4 +1,4 @@
-"""Every probe on the world, with one loaded encoder."""
+"""scripts/probe_world.py: every probe on the world, with the encoder loaded once."""
 
 import json
 
