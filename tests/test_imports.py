@@ -1,4 +1,4 @@
-"""The import rules: `vlm` imports neither stage, the stages do not import each other, two files import DeepSpeed."""
+"""The import rules: `vlm` knows neither stage, the stages do not know each other, DeepSpeed lives in two files."""
 
 import ast
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The order of questions: complete, repeatable, balanced, and in the given proportions."""
+"""The order of questions: complete, repeatable, balanced, in the asked proportions."""
 
 import math
 from pathlib import Path
@@ -77,7 +77,7 @@ def test_shares_are_the_sets_parts_of_the_questions(shares):
 
 
 def test_checkpointing_does_not_change_the_plan(tiny_vlm):
-    """With checkpointing every row holds the opening text, so there are more rows; the steps hold the same questions."""
+    """Its rows hold the opening text as well, so that they are more; which questions meet in a step stays."""
     vlm = load(tiny_vlm, "cpu", torch.float32)
     sets = [examples("gqa", 4, 30)]
     total = sum(TEMPLATE_TOKENS + math.ceil(len(x.question + "red") / BYTES_PER_TOKEN) for x in sets[0][:30])

@@ -1,4 +1,4 @@
-"""Prompts: the stock processor's ids, LLaVA's wording in each family's format, and no text that becomes control tokens."""
+"""Prompts: the ids of the stock processor, LLaVA's wording in each family's format, no text becomes control tokens."""
 
 import dataclasses
 
