@@ -1,4 +1,4 @@
-"""The evaluation command: answers, resuming, missing images, every kind of row, errors."""
+"""The evaluation command: answers, resuming, missing images, every kind of table row, errors."""
 
 import shutil
 import sys
@@ -56,7 +56,7 @@ def untimed(report: dict) -> dict:
 
 @pytest.fixture(scope="module")
 def evaluated(world, tiny_vlm, tmp_path_factory) -> Path:
-    """OUT of an uninterrupted run in a process of its own."""
+    """The output folder of an uninterrupted run in a process of its own."""
     out = tmp_path_factory.mktemp("eval")
     printed = run(tiny_vlm.parent, world, out, "--max-new-tokens", "5")
     lines = printed.splitlines()

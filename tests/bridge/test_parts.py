@@ -1,4 +1,4 @@
-"""What may be trained, and with which encoders and language models."""
+"""What can be trained: LoRA, baselines, a timm encoder, every LLM family, quantised LLMs."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ def test_lora_goes_on_from_a_run_and_is_merged(training, whole, tmp_path):
 
 
 def test_lora_goes_on_in_bf16(training, whole, tmp_path):
-    """What trains is float32, what it was loaded from is not: first and last loss stay close to the fp32 run's."""
+    """The trained weights are float32 though the loaded ones are not: every loss stays close to the fp32 run's."""
     flags = ("--init", str(whole / "vlm"), "--lora", "4")
     training.run(tmp_path / "fp32", *flags)
     training.run(tmp_path / "bf16", *flags, "--precision", "bf16")
@@ -70,7 +70,7 @@ def test_a_timm_vit_trains_and_leaves_a_stock_llava(training, tmp_path):
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
 def test_every_family_trains_and_is_evaluated(training, llm_folders, benchmark_files, tmp_path, monkeypatch, family):
-    """Through the commands' own code, with the family's chat template; the LLM's bytes stay as they were."""
+    """With the family's chat template; the bytes of the LLM stay as they were."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)  # fp32 on every machine
     training.run(tmp_path, "--llm", str(llm_folders[family]), "--steps", "3")
     command = ["evaluate.py", str(tmp_path / "vlm"), "--gqa", str(benchmark_files / "gqa"), "--device", "cpu"]
@@ -90,7 +90,7 @@ def test_every_family_trains_and_is_evaluated(training, llm_folders, benchmark_f
 
 
 def dequantised(folder: Path, out: Path) -> Path:
-    """The LLM in `folder` with the values that its 4-bit weights stand for."""
+    """Copy the LLM in `folder`, with the values that its 4-bit weights stand for."""
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn import Linear4bit
 

@@ -1,4 +1,4 @@
-"""Tables of rows with literal numbers."""
+"""Tables of evaluations, with literal numbers."""
 
 from pathlib import Path
 

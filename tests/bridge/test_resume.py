@@ -1,4 +1,4 @@
-"""Training runs that are killed, damaged, locked or meet a gradient that is not finite."""
+"""Training that is interrupted goes on as if it had not been; changed content, locked folders and bad gradients."""
 
 import os
 import shutil
@@ -46,7 +46,7 @@ def test_resume_equals_an_uninterrupted_run(training, whole, tmp_path, capsys):
 
 
 def test_changed_content_is_named(training, whole, tmp_path):
-    """The settings are the same, what they name is not."""
+    """The settings are the same; a file that they name is not."""
     shutil.copytree(whole, tmp_path / "run")
     file = training.root / "gqa/train_balanced_questions.json"
     original = file.read_text()

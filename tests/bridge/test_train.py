@@ -1,4 +1,4 @@
-"""The training command as a user runs it, on tiny parts and data: result, ranks, memory, precision."""
+"""The training command as a user runs it, on tiny models and data: result, ranks, memory, precision."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What the training command makes of its data: LLaVA's files, votes, weights, and text that cannot be used."""
+"""Training on LLaVA's files, by votes and with weights; text that cannot be trained on is refused."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ PROMPT = "\nAnswer the question using a single word or phrase."
 
 
 def llava_file(root: Path, *conversations: list[str]) -> Path:
-    """One record an image, its turns human and gpt in turn; and one record of text alone."""
+    """Write one record for each conversation, human and gpt in turn, after one record without an image."""
     records = [{"id": "share", "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]}]
     for number, turns in enumerate(conversations, start=10):
         said = [{"from": ("human", "gpt")[i % 2], "value": turn} for i, turn in enumerate(turns)]
@@ -24,7 +24,7 @@ def llava_file(root: Path, *conversations: list[str]) -> Path:
 
 
 def run(tiny_vlm: Path, out: Path, *more: str) -> list[dict]:
-    """The command's work in this process; its metrics."""
+    """Train in this process. Returns the metrics."""
     config = parse_config(["--init", str(tiny_vlm), "--out", str(out), "--precision", "fp32", *map(str, more)])
     train(config, load_examples(config))
     return list(read_jsonl(out / "metrics.jsonl"))

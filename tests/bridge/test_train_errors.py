@@ -1,4 +1,4 @@
-"""What a user can get wrong when starting a training run: one line each."""
+"""Mistakes that a user can make when starting a training run: each gives one line."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A step is the same function whatever the micro-batch size and the number of ranks, for every objective."""
+"""A step gives the same loss and gradients for every micro-batch size and number of ranks, with every objective."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What a run does with the folder it finds: continue, start anew, or leave it alone; and checkpoints that fail."""
+"""What a run does with the folder it finds (go on, start anew, refuse), and checkpoints that cannot be written."""
 
 import errno
 import json

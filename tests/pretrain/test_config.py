@@ -1,4 +1,4 @@
-"""What an objective settles, and combinations that make no sense."""
+"""Settings: what each objective fixes, and combinations that are refused."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The numbers behind the pictures, and the page that holds them."""
+"""The numbers behind the report's figures, and the page that shows them."""
 
 import base64
 import re

@@ -1,4 +1,4 @@
-"""Shortcuts change no feature, several views go through one ViT, and what decays is what should."""
+"""Fast paths change no feature, several views go through one ViT, and only matrices decay."""
 
 from dataclasses import replace
 

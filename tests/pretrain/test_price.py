@@ -1,4 +1,4 @@
-"""The price of a run against literals and against what the very modules hold."""
+"""The price of a run, against literal numbers and against the modules that it prices."""
 
 import os
 
@@ -56,7 +56,7 @@ def test_model_states_of_1000_parameters_on_4_processes(stage, expected):
     ("objective", "dtype"), [("levljepa", "fp32"), ("levljepa", "bf16"), ("levljepa-plus", "fp32"), ("clip", "fp32")]
 )
 def test_activations_are_what_autograd_keeps(objective, dtype):
-    """Per sample: twice the batch less once the batch, so that what does not grow with it drops out."""
+    """Bytes a sample: a batch of 8 less a batch of 4, so that what does not grow with the batch drops out."""
     wide = {"dtype": dtype, "vision_width": 256, "text_width": 256, "objective": objective}
     config = from_preset("tiny", **wide)
     crops = {48: 1} if objective != "levljepa-plus" else {48: 2, 24: 4}

@@ -1,4 +1,4 @@
-"""The command on every task: what it prints, what it writes, and how it refuses."""
+"""`pretrain/probe.py` on every task: what it prints, what it writes, and what it refuses."""
 
 import json
 import sys
@@ -48,7 +48,7 @@ def world(tmp_path_factory):
 
 @pytest.fixture
 def command(encoder_folder, tmp_path, monkeypatch, capsys):
-    """Runs the command in this process: (the printed table line, the numbers it wrote)."""
+    """Runs the command in this process. Returns what it printed and the numbers it wrote."""
     monkeypatch.setattr("pretrain.probes.heads.MIN_STEPS", 30)
     monkeypatch.setattr("pretrain.probes.heads.LEARNING_RATE", 1e-2)
 

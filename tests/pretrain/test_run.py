@@ -91,7 +91,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_other_settings_are_refused(capt
 
 
 def test_a_batch_without_a_finite_gradient_moves_nothing_on_any_rank(captions, tmp_path):
-    """NaN pixels on rank 1 in steps 2 and 3: what BatchNorm and AdamW keep is as if those steps had not been."""
+    """NaN pixels on rank 1 in steps 2 and 3 change neither weights nor what BatchNorm and AdamW keep."""
     command = [*TORCHRUN, "tests/pretrain/poisoned.py", tmp_path, "--data", captions, *SMALL, "--tracker", "none"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr

@@ -1,3 +1,5 @@
+"""SIGReg against its definition term by term: values, gradients, precision, chunks, threads and ranks."""
+
 import math
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The bridge's bench: both ways train alike, and the counted operations are those that torch counts."""
+"""The bench of the bridge: both ways give one gradient, and its count of operations is torch's."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The evaluation's bench says what is needed, and fails where it is not reached."""
+"""The bench of evaluation says what is needed, and fails if it is not reached."""
 
 import sys
 

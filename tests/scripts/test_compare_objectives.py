@@ -1,4 +1,4 @@
-"""The table of the comparison: means and deviations over seeds, whatever the ranking; and which bridges it trains."""
+"""The table of the comparison (means and deviations over seeds), and which bridges it trains."""
 
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace

@@ -158,7 +158,7 @@ def test_refusals(easy, pictures, tmp_path, monkeypatch):
 
 
 def test_the_whole_package(easy):
-    """The counts its README states, and no question or contradiction that the captions cannot put into words."""
+    """The counts are those of its README, and captions can say every question without a contradiction."""
     for split, images, questions, both in (("train", 4000, 38575, 3542), ("test", 1000, 9673, 880)):
         pictures = easy.load(split)
         assert (len(pictures), sum(len(picture.pairs) for picture in pictures)) == (images, questions)

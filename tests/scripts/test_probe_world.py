@@ -1,10 +1,9 @@
-"""Every probe on the world, with one loaded encoder."""
+"""scripts/probe_world.py: every probe on the world, with the encoder loaded once."""
 
 import json
 
 import probe_world
 import pytest
-from tiny.encoders import text_encoder
 
 from pretrain import probe
 from vlm.encoders.levljepa import load_encoder
@@ -19,9 +18,8 @@ def test_numbers_carry_their_task_and_settings_are_left_out():
     assert probe_world.prefixed("linear", numbers) == {"linear: accuracy": 0.5}
 
 
-def test_tasks_share_one_file_and_one_encoder(world_root, tmp_path, monkeypatch):
-    sizes = {"image_size": 48, "patch_size": 24, "vision_width": 8, "vision_heads": 1, "text_width": 8, "embed_dim": 4}
-    text_encoder(["a red star"], **sizes).save(tmp_path / "encoder")
+def test_tasks_share_one_file_and_one_encoder(world_root, make_encoder, tmp_path, monkeypatch):
+    make_encoder(tmp_path / "encoder")
     loads = []
     monkeypatch.setattr(probe_world, "load_encoder", lambda folder: loads.append(folder) or load_encoder(folder))
     flags = ["--tasks", "zero-shot", "knn", "retrieval", "--json", str(tmp_path / "out.json")]

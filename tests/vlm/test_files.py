@@ -1,11 +1,12 @@
-"""The hash of a file, and directories that appear whole or not at all."""
+"""Hashes of files, JSON lines that were cut off, and directories that appear whole or not at all."""
 
 import os
 from contextlib import nullcontext
 
 import pytest
 
-from vlm.files import atomic_directory, file_sha256, recover
+from vlm.errors import UserError
+from vlm.files import append_jsonl, atomic_directory, file_sha256, read_jsonl, recover
 
 
 def test_sha256_of_a_file(tmp_path):
@@ -45,10 +46,32 @@ def test_the_older_directory_survives_a_failing_rename(tmp_path, monkeypatch, fa
 
 
 def test_what_a_kill_left_is_finished(tmp_path):
-    """A kill between the two renames, one after them, and one before."""
+    """Kills between the two renames, after them, and before them."""
     for name in (".lost.abc_1234.old", ".kept.abc_1234.old", "kept", ".half.abc_1234.tmp", ".users.old", ".own.tmp"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text(name)
     recover(tmp_path)
     expected = {"lost": ".lost.abc_1234.old", "kept": "kept", ".users.old": ".users.old", ".own.tmp": ".own.tmp"}
     assert {path.name: (path / "file").read_text() for path in tmp_path.iterdir()} == expected
+
+
+def test_a_torn_last_line_is_left_out_of_our_own_files_alone(tmp_path):
+    file = tmp_path / "lines.jsonl"
+    for number in range(3):
+        append_jsonl(file, {"n": number})
+    file.write_bytes(file.read_bytes()[:-3])
+    assert list(read_jsonl(file)) == [{"n": 0}, {"n": 1}]
+    with pytest.raises(UserError, match=r"lines\.jsonl, line 3 is not JSON: the file was edited, cut off or damaged"):
+        list(read_jsonl(file, complete=True))
+    file.write_text('{"n": 0}\n{"n": 1}')  # whole, without a newline at its end
+    assert list(read_jsonl(file, complete=True)) == [{"n": 0}, {"n": 1}]
+
+
+def test_what_is_no_text_or_not_there(tmp_path):
+    (tmp_path / "binary").write_bytes(b"\xff\xd8\xff\xe0")
+    with pytest.raises(UserError, match="binary is not JSON lines"):
+        list(read_jsonl(tmp_path / "binary"))
+    with pytest.raises(UserError, match="none does not exist"):
+        list(read_jsonl(tmp_path / "none"))
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        list(read_jsonl(tmp_path))

@@ -22,7 +22,7 @@ WORK = {
 
 @pytest.mark.parametrize("name", WORK)
 def test_the_gil_is_released(name):
-    """Threads never take turns by force here: the other one runs only if the work lets go of the interpreter."""
+    """Python never switches threads by itself here: the other one runs only if the work releases the GIL."""
     ticks, stop = [], threading.Event()
 
     def tick():

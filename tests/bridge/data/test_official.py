@@ -1,4 +1,4 @@
-"""Literal files in, literal examples out; each kind of bad input is one line that names the file."""
+"""Literal files give literal examples; each kind of bad input gives one line that names the file."""
 
 import json
 from collections import Counter

@@ -136,7 +136,7 @@ def test_micro_batches_group_similar_lengths():
 
 
 def stock_loss(model, pixels) -> torch.Tensor:
-    """One question a sequence, every token through stock LLaVA with its own labels; mean over all answer tokens."""
+    """The mean loss over all answer tokens of stock LLaVA, with one question a sequence."""
     total, count = 0, 0
     for image, conversations in enumerate(IMAGES):
         for item in conversations:
@@ -212,7 +212,7 @@ def test_blind_rows_need_no_image():
 
 
 def one_at_a_time(conversations, constant: int, row_tokens: int) -> list:
-    """What `fill_rows` is to give, by its definition: a row takes the next conversation while it fits."""
+    """`fill_rows` by its definition: a row takes the next conversation while it fits."""
     rows, waiting = [], []
     for item in conversations:
         if len(make_row([*waiting, item], constant).ids) > row_tokens:

@@ -1,4 +1,4 @@
-"""What is asked together, what is submitted, and scores where answers are missing."""
+"""Which questions are asked together, what is submitted, and scores with answers missing."""
 
 import json
 from dataclasses import replace

@@ -41,7 +41,7 @@ def questions(rng: random.Random, count: int) -> list[list[int]]:
 
 
 def make_images(model, rng, counts=(1, 3, 30)) -> list[tuple[torch.Tensor, list[list[int]]]]:
-    """Per image its pixels float32[1, 3, 16, 16] and whole prompts."""
+    """For each image its pixels, float32[1, 3, 16, 16], and its whole prompts."""
     generator = torch.Generator().manual_seed(0)
     head = [3, 4, 5, 6] + [SLOT] * SLOTS
     return [

@@ -1,4 +1,4 @@
-"""Score dicts as text, against literal lines."""
+"""Score dicts as text, line by line."""
 
 from tiny.official import gqa_question, vqav2_annotation
 

@@ -1,4 +1,4 @@
-"""Answers survive a kill in mid-line, and those of another run are refused."""
+"""Answers survive a kill in the middle of a line; those of another run are refused."""
 
 import pytest
 

@@ -40,7 +40,7 @@ def make_questions(count: int, seed: int) -> dict[str, dict]:
 
 
 def make_predictions(questions: dict[str, dict], seed: int) -> dict[str, str]:
-    """Right, right but for case and punctuation, or another answer."""
+    """Answers that are right, right but for case and punctuation, or others."""
     rng = random.Random(seed)
     predictions = {}
     for key, question in questions.items():
@@ -131,7 +131,7 @@ def test_equal_to_the_official_loop(mode):
 
 
 def test_as_llava_scores_a_balanced_file():
-    """Its edit of the script skips unbalanced questions and leaves out choices and consistency."""
+    """LLaVA's edit of the script skips unbalanced questions and leaves out choices and consistency."""
     questions = make_questions(400, seed=50)
     balanced = {key: question for key, question in questions.items() if question["isBalanced"]}
     predictions = make_predictions(questions, seed=51)

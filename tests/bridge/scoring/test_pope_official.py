@@ -18,7 +18,7 @@ def make_case(count: int, seed: int) -> tuple[list[str], list[str]]:
 
 
 def says_no(text: str) -> bool:
-    """Word by word, as the script splits: at single spaces only, of the first sentence without its commas."""
+    """Split as the script does: the first sentence, without its commas, at single spaces."""
     sentence = ""
     for character in text:
         if character == ".":

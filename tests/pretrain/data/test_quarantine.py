@@ -30,7 +30,7 @@ def good(number):
 
 
 def bomb():
-    """17 KB that would decode to 400 million pixels."""
+    """A PNG of 17 KB that claims 400 million pixels."""
     data = bytearray(encode(0))
     data[16:24] = (20_000).to_bytes(4, "big") * 2
     data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
@@ -146,7 +146,7 @@ def test_ranks_write_apart_and_are_merged(shards, tmp_path, world_size, workers)
 
 @pytest.mark.parametrize("header", ["unreadable", "damaged"])
 def test_a_shard_that_fails_under_the_run_costs_its_samples_even_their_names(tmp_path, monkeypatch, header):
-    """Reads of the first shard's files fail; the key lies in a header of the same shard."""
+    """Reads of the first shard fail, also those of headers, which hold the names of its samples."""
     for shard in range(2):
         write_tar(tmp_path / f"train-{shard}.tar", [m for n in range(10) for m in good(10 * shard + n)])
     data = open_captions(tmp_path, cache=tmp_path / "cache")

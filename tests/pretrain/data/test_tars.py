@@ -131,7 +131,7 @@ def test_every_cut_keeps_only_whole_pairs(tmp_path):
 
 
 def header(name, kind, length):
-    """A header with a correct checksum; `length` as it is."""
+    """A header with a correct checksum and `length` written as given."""
     raw = bytearray(tarfile.TarInfo(name).tobuf(tarfile.GNU_FORMAT))
     raw[124:136], raw[148:156], raw[156:157] = length, b" " * 8, kind
     raw[148:156] = b"%06o\0 " % sum(raw)

@@ -1,4 +1,4 @@
-"""The probes' heads against slow, obvious ones."""
+"""The heads of the probes (k-NN, linear, attentive) against slow, obvious ones."""
 
 import math
 
@@ -6,9 +6,6 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pretrain.objective import effective_rank
-from pretrain.probes import features
-from pretrain.probes.features import PatchTokens, shuffled
 from pretrain.probes.heads import (
     AttentiveProbe,
     accuracy,
@@ -18,35 +15,7 @@ from pretrain.probes.heads import (
     knn_scores,
     linear_probe,
 )
-from pretrain.probes.objects import area_under_curve, presence_areas
 from vlm.errors import UserError
-
-
-def test_area_under_curve_counts_the_pairs_in_order_and_ties_half():
-    generator = torch.Generator().manual_seed(0)
-    scores = torch.randint(0, 6, (40,), generator=generator).float()  # many ties
-    labels = torch.rand(40, generator=generator) < 0.4
-    pairs = [(p > n) + 0.5 * (p == n) for p in scores[labels] for n in scores[~labels]]
-    assert area_under_curve(scores, labels) == pytest.approx(float(sum(pairs)) / len(pairs))
-    assert math.isnan(area_under_curve(scores, torch.ones(40, dtype=torch.bool)))
-
-
-@pytest.mark.parametrize(("rows", "width"), [(400, 4), (4, 400)])
-def test_effective_rank_of_equal_and_of_collapsed_spectra(rows, width):
-    basis = torch.linalg.qr(torch.randn(400, 5, generator=torch.Generator().manual_seed(1)))[0]
-    basis = torch.linalg.qr(torch.cat([torch.ones(400, 1), basis], 1))[0][:, 1:4]  # three centred, equal directions
-    z = basis @ torch.eye(3, 4) if rows == 400 else None
-    if z is None:
-        z = torch.tensor([[1.0], [-1.0], [1.0], [-1.0]]) @ torch.ones(1, 400)
-    assert effective_rank(z).item() == pytest.approx(3.0 if rows == 400 else 1.0, abs=1e-3)
-
-
-def test_presence_is_found_where_it_can_be_and_nowhere_else():
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(600, 5, generator=generator)
-    labels = torch.stack([x[:, 2] > 0, torch.rand(600, generator=generator) < 0.5], dim=1)
-    areas = presence_areas(x[:400], labels[:400], x[400:], labels[400:])
-    assert areas[0] > 0.99 and abs(areas[1] - 0.5) < 0.1
 
 
 def test_neighbours_vote_with_the_exponential_of_their_cosine():
@@ -104,7 +73,7 @@ def test_the_linear_probe_chooses_its_ridge_by_train_alone():
 
 
 def attention_by_hand(probe: AttentiveProbe, tokens: torch.Tensor) -> torch.Tensor:
-    """Heads and images one by one."""
+    """The attention of one head and one image at a time."""
     rows = []
     for image in tokens:
         pooled = []
@@ -145,27 +114,3 @@ def test_the_attentive_probe_finds_the_token_that_tells(monkeypatch):
         scores = probe(test.tokens)
         assert accuracy(scores, test.labels) > 0.98
         assert torch.equal(scores, again[0](test.tokens)) and decay == again[1]
-
-
-def test_every_epoch_has_an_order_of_its_own_and_no_row_twice():
-    batches = list(shuffled(10, 3, 7, seed=0))
-    epochs = [[*a, *b, *c] for a, b, c in (batches[:3], batches[3:6])]
-    assert [len(set(rows)) for rows in epochs] == [9, 9] and epochs[0] != epochs[1]
-    assert batches == list(shuffled(10, 3, 7, seed=0)) != list(shuffled(10, 3, 7, seed=1))
-    assert [sorted(rows) for rows in shuffled(2, 3, 2, seed=0)] == [[0, 1], [0, 1]]
-
-
-def test_kept_tokens_are_those_encoded_anew(tiny_encoder, monkeypatch):
-    from PIL import Image
-
-    images = [Image.new("RGB", (20, 16), (40 * n, 200 - 30 * n, 90)) for n in range(5)]
-    kept = PatchTokens(tiny_encoder, images)
-    monkeypatch.setattr(features, "KEPT", 0)
-    anew = PatchTokens(tiny_encoder, images)
-    rows = [[3, 1], [4]]
-    for one, other in zip(kept.batches(rows), anew.batches(rows), strict=True):
-        assert torch.equal(one, other) and one.shape[1:] == (16, 32)
-    with torch.no_grad():
-        every = tiny_encoder.patch_tokens(torch.stack([tiny_encoder.transform(image) for image in images]))
-    assert torch.allclose(kept.mean, every.mean((0, 1)), atol=1e-3)
-    assert torch.allclose(kept.std, every.flatten(0, 1).std(0, correction=0), atol=1e-3)

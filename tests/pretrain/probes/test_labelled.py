@@ -1,4 +1,4 @@
-"""Class folders and labelled data sets give the same images and labels; what cannot be used is named in one line."""
+"""Class folders and labelled data sets give the same images and labels; each refusal is one line."""
 
 import datasets
 import pytest

@@ -1,4 +1,4 @@
-"""Retrieval, zero-shot and the spread of embeddings, in literals."""
+"""Retrieval and the spread of embeddings against literals; caption pools with unusable pairs."""
 
 import math
 
@@ -6,14 +6,12 @@ import pytest
 import torch
 from tiny.pictures import numbered
 from tiny.tars import pair, write_tar
-from torch.nn import functional
 
 from pretrain.config import from_preset
 from pretrain.data.source import open_captions
 from pretrain.objective import Embeddings
 from pretrain.probes.retrieval import caption_pool, expected_sigreg, recall_at, recalls, spread, usable_pairs
 from pretrain.probes.watch import Watch
-from pretrain.probes.zero_shot import CaptionClassifier, cross_modal_scores, read_class_names, spoken_name
 from pretrain.sigreg import random_directions, sigreg
 from vlm.errors import UserError
 
@@ -25,22 +23,8 @@ def test_recall_takes_an_equal_caption_for_the_images_own():
     assert recall_at(scores, ["a", "b", "c"], 3) == 1.0
 
 
-def test_scores_are_the_mean_of_both_directions():
-    z_v, z_t = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 3.0]])
-    to_text, to_image = torch.tensor([[1.0, 1.0]]), torch.tensor([[5.0, 0.0]])
-    expected = 0.5 * (math.sqrt(0.5) + 1.0)  # cos(h_v(z_v), z_t) = cos 45 degrees, cos(z_v, h_t(z_t)) = 1
-    assert cross_modal_scores(z_v, z_t, to_text, to_image).item() == pytest.approx(expected)
-
-
-def test_without_predictors_the_scores_are_plain_cosines():
-    generator = torch.Generator().manual_seed(0)
-    z_v, z_t = torch.randn(4, 6, generator=generator), torch.randn(5, 6, generator=generator)
-    cosines = functional.cosine_similarity(z_v[:, None], z_t[None], dim=2)
-    assert torch.allclose(cross_modal_scores(z_v, z_t, z_v, z_t), cosines, atol=1e-6)
-
-
 def test_the_two_directions_of_retrieval_differ():
-    """Image i points at caption i, but for the last one, which points at caption 0 as image 0 does, only better."""
+    """Image i points at caption i, except the last: it points at caption 0, more closely than image 0 does."""
     z_t = torch.eye(6)
     z_v = 0.9 * torch.eye(6) + 0.1
     z_v[5] = torch.eye(6)[0]
@@ -73,39 +57,8 @@ def test_the_expectation_of_sigreg_is_the_mean_over_normal_samples():
     assert abs(mean - expected_sigreg()) < 4 * error and error < 0.02 * mean
 
 
-def test_a_class_is_the_mean_direction_of_its_templates(tiny_encoder):
-    templates = ["a {}", "the {}!"]
-    found = CaptionClassifier.build(tiny_encoder, ["00_red_star", "moon"], templates)
-    with torch.no_grad():
-        z_t = tiny_encoder.embed_texts(["a moon", "the moon!"])
-        for part, expected in ((found.z_t, z_t), (found.to_image, tiny_encoder.predict_image(z_t))):
-            assert torch.allclose(part[1], functional.normalize(expected, dim=1).mean(0), atol=1e-6)
-        z_t = tiny_encoder.embed_texts(["a red star", "the red star!"])
-    assert torch.allclose(found.z_t[0], functional.normalize(z_t, dim=1).mean(0), atol=1e-6)
-    for template in ("a star", "{} {}"):
-        with pytest.raises(UserError, match=r"needs one \{\}"):
-            CaptionClassifier.build(tiny_encoder, ["moon"], [template])
-
-
-def test_how_classes_are_said(tmp_path):
-    names = ("n01440764", "02_wheeled vehicle", "001.Black_footed_Albatross", "fish", "n00000000")
-    expected = ["tench", "wheeled vehicle", "Black footed Albatross", "fish", "n00000000"]
-    assert [spoken_name(name) for name in names] == expected
-    with pytest.raises(UserError, match="the class '7' has no name to say: give --class-names"):
-        spoken_name("7")
-    listed = tmp_path / "names.txt"
-    listed.write_text("n01440764 tench, Tinca tinca\n\n7 seven\n")
-    given = read_class_names(listed)
-    assert given == {"n01440764": "tench", "7": "seven"} and spoken_name("7", given) == "seven"
-    with pytest.raises(UserError, match="no line for the class 'fish'"):
-        spoken_name("fish", given)
-    listed.write_text("fish\n")
-    with pytest.raises(UserError, match="the line 'fish' has no name"):
-        read_class_names(listed)
-
-
 def write_pairs(path, images):
-    """A tar of these images, each with its place as its caption."""
+    """Write a tar of these images; the caption of each is its place."""
     write_tar(
         path,
         [

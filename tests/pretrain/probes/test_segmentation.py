@@ -1,4 +1,4 @@
-"""Masks, interpolation and IoU against slow, obvious ones and literals."""
+"""Masks, interpolation and IoU against slow, obvious ones and literal values."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The probes' sets in the world: the real layouts, true masks, and backgrounds that are a cue where they should be."""
+"""The probes' sets in the world: official layouts, true masks, and backgrounds that tell the class or mislead."""
 
 from collections import Counter
 

@@ -26,7 +26,7 @@ def stands(a, word, b):
 
 
 def answer(graph, text):
-    """The answer, or None where the question makes no sense for this scene."""
+    """The answer, or None if the question makes no sense for this scene."""
     things = list(objects_of(graph))
     here = {thing["name"] for thing in things}
 

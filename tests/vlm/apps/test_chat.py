@@ -1,4 +1,4 @@
-"""`vlm chat` and `vlm doctor` through the command."""
+"""`vlm chat` and `vlm doctor`, run through the command."""
 
 import io
 import sys
@@ -23,7 +23,7 @@ def picture_file(picture, tmp_path):
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """Run the command on arguments and piped lines -> exit code, stdout, stderr."""
+    """Runs the command on arguments and piped lines. Returns the exit code, stdout and stderr."""
 
     def command(*arguments, piped: bytes = b""):
         monkeypatch.setattr(sys, "argv", ["vlm", *arguments])

@@ -41,7 +41,7 @@ def prefixed(**modules):
 
 @pytest.fixture(scope="module")
 def released(tmp_path_factory):
-    """A folder as published: no pixel statistics, no patch size, no tokenizer's size in the config; and its modules."""
+    """A folder as published, whose config lacks pixel statistics and patch size; and the modules it was saved from."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("released")
     vit = VisionTransformer(

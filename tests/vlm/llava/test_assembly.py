@@ -24,7 +24,7 @@ FAMILY = pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
 
 
 def digest(model) -> str:
-    """Of the language model's bytes, head and embeddings included."""
+    """The hash of the language model's bytes, head and embeddings included."""
     value = hashlib.sha256()
     parts = {**model.model.language_model.state_dict(prefix="lm."), **model.lm_head.state_dict(prefix="head.")}
     for name in sorted(parts):
@@ -152,7 +152,7 @@ def test_a_narrower_connector_stays_narrow_when_trained(llm_folders, encoder):
 
 
 def test_attention_implementations_reach_every_layer(models):
-    """The packing masks of the bridge choose one; a config that the layers do not share would be ignored."""
+    """The bridge's packed masks need one that takes them; the choice must reach the configs that the layers read."""
     model = models["qwen2"].model
     model.set_attn_implementation({"": "sdpa", "text_config": "eager", "vision_config": "sdpa"})
     assert model.model.language_model.layers[1].self_attn.config._attn_implementation == "eager"

@@ -1,19 +1,7 @@
-"""A VLM's answers, streams and folders."""
-
-import json
-import shutil
+"""A VLM's answers and streams."""
 
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
-
-from vlm.encoders.levljepa import new_encoder
-from vlm.errors import UserError
-from vlm.llava.assembly import assemble
-from vlm.llava.folder import load_connector
-from vlm.llava.model import load
-from vlm.llms.load import load_llm
 
 QUESTION = "What color is the star?"
 FAMILY = pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
@@ -42,66 +30,3 @@ def test_a_stream_that_is_closed_or_fails(models, picture, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         list(model.stream(picture, QUESTION))
     failing.remove()
-
-
-def test_connectors_travel_alone(models, saved, encoder, llm_folders):
-    llm = load_llm(str(llm_folders["llama"]), torch.float32)
-    fresh = assemble(encoder, llm, seed=9)
-    load_connector(fresh.model, saved / "llama/connector.safetensors")
-    trained = models["llama"].connector.state_dict()
-    assert all(torch.equal(value, trained[name]) for name, value in fresh.connector.state_dict().items())
-    other = new_encoder(encoder.config, seed=8)
-    with pytest.raises(UserError, match="trained for another encoder"):
-        load_connector(assemble(other.eval(), llm).model, saved / "llama/connector.safetensors")
-    with pytest.raises(UserError, match="cannot be read"):
-        load_connector(fresh.model, saved / "none.safetensors")
-
-
-def damage(folder, name, **changes):
-    weights = load_file(folder / name)
-    for key, change in changes.items():
-        key = next(k for k in weights if k.endswith(key.replace("__", ".")))
-        value = change(weights.pop(key))
-        if value is not None:
-            weights[key] = value
-    save_file(weights, folder / name, metadata={"format": "pt"})
-
-
-def truncated(folder):
-    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-100])
-
-
-@pytest.mark.parametrize(
-    ("edit", "message"),
-    [
-        (truncated, r"copy/qwen2 cannot be loaded .*: copy or train it again"),
-        (lambda f: damage(f, "model.safetensors", vision_tower__layernorm__bias=lambda v: v + 1), "other features"),
-        (lambda f: damage(f, "model.safetensors", linear_2__bias=lambda v: None), "missing_keys.*linear_2.bias"),
-        (
-            lambda f: damage(f, "model.safetensors", linear_2__bias=lambda v: v[1:]),
-            "weights have other shapes than its config",
-        ),
-        (lambda f: (f / "model.safetensors").unlink(), "cannot be loaded"),
-        (lambda f: (f / "tokenizer.json").unlink(), "the processor in .* cannot be loaded"),
-        (lambda f: (f / "config.json").write_text('{"model_type": "llama"}'), "is not a VLM: give RUN/vlm"),
-        (lambda f: (f / "config.json").write_text("{"), "is not valid JSON"),
-    ],
-)
-def test_a_folder_that_is_damaged_or_no_run_is_one_clear_line(saved, tmp_path, edit, message):
-    folder = shutil.copytree(saved / "qwen2", tmp_path / "copy/qwen2")
-    edit(folder)
-    with pytest.raises(UserError, match=message):
-        load(folder, "cpu")
-
-
-def test_saving_replaces_a_vlm_whole_and_nothing_else(models, saved, tmp_path):
-    shutil.copytree(saved / "llama", tmp_path / "vlm")
-    models["qwen2"].save(tmp_path / "vlm")
-    assert json.loads((tmp_path / "vlm/config.json").read_text())["text_config"]["model_type"] == "qwen2"
-    assert [path.name for path in tmp_path.iterdir()] == ["vlm"]
-    assert (tmp_path / "vlm/connector.safetensors").stat().st_size < 20_000
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "notes/thesis.txt").write_text("x")
-    with pytest.raises(UserError, match="holds something else than a VLM"):
-        models["qwen2"].save(tmp_path / "notes")
-    assert [path.name for path in (tmp_path / "notes").iterdir()] == ["thesis.txt"]

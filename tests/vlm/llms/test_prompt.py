@@ -1,4 +1,4 @@
-"""Prompts: ids equal the stock processor's, wording is LLaVA's in each family's format, no text becomes control."""
+"""Prompts: the ids of the stock processor, LLaVA's wording in each family's format, no text becomes control tokens."""
 
 import dataclasses
 
@@ -118,7 +118,7 @@ def test_no_text_becomes_a_control_token(models, family):
 
 
 def test_the_real_smollm2(encoder, picture):
-    """Prompt of the text format: the answer is the natural word token, and the line's end ends it."""
+    """A base model's prompt: the answer is an ordinary word token, and the end of the line ends it."""
     model = assemble(encoder, load_llm("smollm2", torch.float32))
     ids, prompt = model.conversation_ids(QUESTION, "red")
     tokenizer = model.processor.tokenizer

@@ -1,3 +1,5 @@
+"""Learning-rate schedules at the steps where they change."""
+
 import math
 from itertools import pairwise
 

@@ -1,0 +1,29 @@
+"""Patch tokens for the probes: kept or encoded anew they are the same, and every epoch shuffles them."""
+
+import torch
+from PIL import Image
+
+from pretrain.probes import features
+from pretrain.probes.features import PatchTokens, shuffled
+
+
+def test_every_epoch_has_an_order_of_its_own_and_no_row_twice():
+    batches = list(shuffled(10, 3, 7, seed=0))
+    epochs = [[*a, *b, *c] for a, b, c in (batches[:3], batches[3:6])]
+    assert [len(set(rows)) for rows in epochs] == [9, 9] and epochs[0] != epochs[1]
+    assert batches == list(shuffled(10, 3, 7, seed=0)) != list(shuffled(10, 3, 7, seed=1))
+    assert [sorted(rows) for rows in shuffled(2, 3, 2, seed=0)] == [[0, 1], [0, 1]]
+
+
+def test_kept_tokens_are_those_encoded_anew(tiny_encoder, monkeypatch):
+    images = [Image.new("RGB", (20, 16), (40 * n, 200 - 30 * n, 90)) for n in range(5)]
+    kept = PatchTokens(tiny_encoder, images)
+    monkeypatch.setattr(features, "KEPT", 0)
+    anew = PatchTokens(tiny_encoder, images)
+    rows = [[3, 1], [4]]
+    for one, other in zip(kept.batches(rows), anew.batches(rows), strict=True):
+        assert torch.equal(one, other) and one.shape[1:] == (16, 32)
+    with torch.no_grad():
+        every = tiny_encoder.patch_tokens(torch.stack([tiny_encoder.transform(image) for image in images]))
+    assert torch.allclose(kept.mean, every.mean((0, 1)), atol=1e-3)
+    assert torch.allclose(kept.std, every.flatten(0, 1).std(0, correction=0), atol=1e-3)
