@@ -96,7 +96,7 @@ def _finish(benchmark: Benchmark, predictions: Predictions, outcome: Outcome, mo
         "bad_images": outcome.bad_images,
         "answered_now": outcome.answered_now,
         "seconds": round(outcome.seconds, 2),
-        "questions_per_s": outcome.questions_per_s,
+        "questions_per_s": round(outcome.answered_now / outcome.seconds, 2) if outcome.answered_now else None,
         "headline": headline(benchmark.name, scores),
         "scores": scores,
     }

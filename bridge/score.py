@@ -59,11 +59,7 @@ def main() -> None:
 
 
 def parse_config(arguments: Sequence[str] | None = None) -> ScoreConfig:
-    """The command line -> config.
-
-    Raises:
-        UserError: a flag is given that the benchmark does not have, or one is missing that it needs.
-    """
+    """The command line -> config; a UserError for a flag of another benchmark, or one that is missing."""
     config = parse(ScoreConfig, arguments, prog="python bridge/score.py", about=__doc__, examples=EXAMPLES)
     belongs = {"annotations": "vqav2", "choices": "gqa", "allow_missing": "vqav2"}
     for name, benchmark in belongs.items():

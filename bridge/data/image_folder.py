@@ -12,10 +12,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 class ImageFolder:
     """Image files below `root`, each folder listed once: a million `stat` calls on a network disk take minutes.
 
-    `missing` holds the paths that were looked for in vain.
-
-    Raises:
-        UserError: there is no such folder.
+    `missing` holds the paths that were looked for in vain. A folder that is not there is a UserError.
     """
 
     def __init__(self, root: Path):
@@ -29,11 +26,7 @@ class ImageFolder:
         self._found: dict[str, Path] = {}
 
     def find(self, name: str) -> Path:
-        """The path of `name`, or of its twin with another image suffix; if there is neither it goes to `missing`.
-
-        Raises:
-            UserError: `name` leads out of the folder.
-        """
+        """The path of `name`, or of its twin with another image suffix; if there is neither it goes to `missing`."""
         if name not in self._found:
             path = self.root / name
             if Path(name).is_absolute() or ".." in Path(name).parts:

@@ -10,7 +10,6 @@ Layouts: `GQA/{split}_questions.json` + `GQA/images/{imageId}.jpg`; `VQAV2/v2_Op
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,29 +24,18 @@ POPE_CATEGORIES = ("random", "popular", "adversarial")
 Records = dict[str, dict[str, Any]]  # question id, always a string -> the official record
 
 
-@dataclass(frozen=True)
-class QuestionSet:
-    """The questions of one split of GQA or VQAv2, and the records that scoring reads.
-
-    truth: GQA's question records or VQAv2's annotations, in file order; empty if VQAv2's answers are not public.
-    """
-
-    examples: list[Example]
-    truth: Records
-
-
 def gqa(directory: str | Path, split: str, allow_missing: bool = False) -> list[Example]:
     """The questions of `read_gqa`."""
-    return read_gqa(directory, split, allow_missing).examples
+    return read_gqa(directory, split, allow_missing)[0]
 
 
 def vqav2(directory: str | Path, split: str, allow_missing: bool = False) -> list[Example]:
     """The questions of `read_vqav2`."""
-    return read_vqav2(directory, split, allow_missing).examples
+    return read_vqav2(directory, split, allow_missing)[0]
 
 
-def read_gqa(directory: str | Path, split: str, allow_missing: bool = False) -> QuestionSet:
-    """GQA's `split`: train, val, testdev (balanced) or a full name such as val_all.
+def read_gqa(directory: str | Path, split: str, allow_missing: bool = False) -> tuple[list[Example], Records]:
+    """Questions and records of GQA's `split`: train, val, testdev (balanced) or a full name such as val_all.
 
     A folder `{split}_questions/` of chunks stands for the file, as train_all is distributed. With `allow_missing`,
     examples without an image file stay in the list.
@@ -68,11 +56,11 @@ def read_gqa(directory: str | Path, split: str, allow_missing: bool = False) -> 
         answer = text_field(record, "answer", where) if "answer" in record else None
         image = images.find(str(field(record, "imageId", (str, int), where)) + ".jpg")
         examples.append(Example(key, image, text_field(record, "question", where), answer))
-    return QuestionSet(checked(examples, images, file, allow_missing), records)
+    return checked(examples, images, file, allow_missing), records
 
 
-def read_vqav2(directory: str | Path, split: str, allow_missing: bool = False) -> QuestionSet:
-    """VQAv2's `split`: train2014, val2014, test-dev2015, test2015, minival2014, ...
+def read_vqav2(directory: str | Path, split: str, allow_missing: bool = False) -> tuple[list[Example], Records]:
+    """Questions and annotations of VQAv2's `split`: train2014, val2014, test-dev2015, test2015, minival2014, ...
 
     The answer is `multiple_choice_answer` (the most common of the ten), None if the split has no annotation file.
     Images of test-dev2015 lie in test2015/, those of minival2014 in val2014/. Errors as in `read_gqa`.
@@ -89,15 +77,13 @@ def read_vqav2(directory: str | Path, split: str, allow_missing: bool = False) -
     for key, record in vqav2_records(file, "questions").items():
         where = f"{file}, question {key}"
         image = images.find(f"COCO_{subtype}_{field(record, 'image_id', (int,), where):012d}.jpg")
-        answer, votes = None, ()
-        if annotations is not None:
-            if key not in annotations:
-                raise UserError(
-                    f"{annotation_file} has no annotation of question {key}: the two files do not belong together"
-                )
-            answer, votes = _answers(annotations[key], f"{annotation_file}, question {key}")
+        if annotations is not None and key not in annotations:
+            raise UserError(
+                f"{annotation_file} has no annotation of question {key}: the two files do not belong together"
+            )
+        answer, votes = _answers(annotations[key], f"{annotation_file}, question {key}") if annotations else (None, ())
         examples.append(Example(key, image, text_field(record, "question", where), answer, votes))
-    return QuestionSet(checked(examples, images, file, allow_missing), annotations or {})
+    return checked(examples, images, file, allow_missing), annotations or {}
 
 
 def pope(directory: str | Path, category: str, allow_missing: bool = False) -> list[Example]:
@@ -139,10 +125,9 @@ def gqa_records(path: Path) -> Records:
         UserError: there is no file, one is of another kind, or two chunks hold the same id.
     """
     files = gqa_files(path)
-    if not files and path.is_dir():
-        raise UserError(f"{path} has no .json files; give a GQA questions or choices file, or the folder of its chunks")
     if not files:
-        raise UserError(f"{path} does not exist")
+        problem = "has no .json files" if path.is_dir() else "does not exist"
+        raise UserError(f"{path} {problem}; give a GQA questions or choices file, or the folder of its chunks")
     merged: Records = {}
     for part in files:
         records = read_json(part)
@@ -155,11 +140,7 @@ def gqa_records(path: Path) -> Records:
 
 
 def vqav2_records(file: Path, kind: Literal["questions", "annotations"]) -> Records:
-    """The records of a questions or annotations file of VQAv2, in file order.
-
-    Raises:
-        UserError: the file is missing or of another kind, or a question id occurs twice.
-    """
+    """The records of a questions or annotations file of VQAv2, in file order. Errors as in `gqa_records`."""
     document = read_json(file)
     if not isinstance(document, dict) or not isinstance(document.get(kind), list):
         raise UserError(f"{file} is not an official VQAv2 file: it needs a list under {kind!r}")
@@ -167,7 +148,7 @@ def vqav2_records(file: Path, kind: Literal["questions", "annotations"]) -> Reco
 
 
 def pope_records(file: Path) -> Records:
-    """The lines of a questions file of POPE, in file order. Errors as in `vqav2_records`."""
+    """The lines of a questions file of POPE, in file order. Errors as in `gqa_records`."""
     return _by_id(read_jsonl(file, complete=True), file)
 
 

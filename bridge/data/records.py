@@ -1,31 +1,20 @@
-"""Fields of records that others wrote: there and of the right kind, or one line that names the place."""
+"""Fields of records that others wrote: of the right kind, or one line that names the place."""
 
-from collections.abc import Iterable
 from typing import Any
 
 from vlm.errors import UserError
 
 
-def field(record: Any, name: str, kinds: Iterable[type], where: str) -> Any:
-    """The field `name` of a JSON object.
-
-    where: file and record, for the message.
-
-    Raises:
-        UserError: `record` is no object, or the field is missing or of none of the `kinds`.
-    """
-    if not isinstance(record, dict) or not isinstance(record.get(name), tuple(kinds)):
+def field(record: Any, name: str, kinds: tuple[type, ...], where: str) -> Any:
+    """The field `name` of a JSON object, or a UserError. where: file and record, for the message."""
+    if not isinstance(record, dict) or not isinstance(record.get(name), kinds):
         kind = " or ".join(kind.__name__ for kind in kinds)
         raise UserError(f"{where}: the field {name!r} ({kind}) is missing or of another kind")
     return record[name]
 
 
 def text_field(record: Any, name: str, where: str) -> str:
-    """A field that holds text.
-
-    Raises:
-        UserError: as `field`; or the text is not valid Unicode.
-    """
+    """As `field`, of text that is valid Unicode."""
     text = field(record, name, (str,), where)
     try:
         text.encode()

@@ -114,10 +114,6 @@ class Outcome:
     answered_now: int
     seconds: float
 
-    @property
-    def questions_per_s(self) -> float | None:
-        return round(self.answered_now / self.seconds, 2) if self.answered_now else None
-
 
 def answer(asker: Asker, benchmark: Benchmark, predictions: Predictions, batch_questions: int) -> Outcome:
     """Answer what `predictions` does not hold yet, appending batch by batch."""
@@ -150,11 +146,7 @@ def _records(answered: Answered, images: Mapping[str, Path]) -> Iterator[dict[st
 
 
 def check_questions(vlm: VLM, benchmarks: Sequence[Benchmark]) -> None:
-    """See that every question may stand in a prompt.
-
-    Raises:
-        UserError: naming the questions that are empty or hold control tokens of the model.
-    """
+    """Raise a UserError that names the questions which no prompt may hold, if there are any."""
     for benchmark in benchmarks:
         bad = [example.question_id for example in benchmark.examples if not vlm.prompts.allows(example.question)]
         if bad:
@@ -165,11 +157,7 @@ def check_questions(vlm: VLM, benchmarks: Sequence[Benchmark]) -> None:
 
 
 def chosen_device(name: str | None) -> torch.device:
-    """`--device`, or the GPU if there is one.
-
-    Raises:
-        UserError: there is no such device.
-    """
+    """`--device`, or the GPU if there is one; a UserError if there is no such device."""
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError:

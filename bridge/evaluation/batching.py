@@ -78,10 +78,7 @@ def _count(units: Sequence[Unit]) -> int:
 def shuffled(images: Sequence[Path], seed: int = 0) -> dict[Path, Path]:
     """Every image -> another one: a control that keeps the questions and the pictures but not their pairs.
 
-    Which one depends on the whole list: image `order[i]` is shown `order[i - 1]` of a random order.
-
-    Raises:
-        UserError: there is one image only.
+    Which one depends on the whole list: in a random order, each is shown the one before. A UserError for one image.
     """
     if len(images) < 2:
         raise UserError("shuffling needs at least two images; there is only one")

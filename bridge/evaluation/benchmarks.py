@@ -44,14 +44,13 @@ class Benchmark:
 
 
 def read_gqa(directory: str | Path, split: str) -> Benchmark:
-    questions = official.read_gqa(directory, split, allow_missing=True)
-    choices = official.gqa_choices(directory, split)
-    return Benchmark("gqa", split, tuple(questions.examples), questions.truth, choices)
+    examples, records = official.read_gqa(directory, split, allow_missing=True)
+    return Benchmark("gqa", split, tuple(examples), records, official.gqa_choices(directory, split))
 
 
 def read_vqav2(directory: str | Path, split: str) -> Benchmark:
-    questions = official.read_vqav2(directory, split, allow_missing=True)
-    return Benchmark("vqav2", split, tuple(questions.examples), questions.truth)
+    examples, annotations = official.read_vqav2(directory, split, allow_missing=True)
+    return Benchmark("vqav2", split, tuple(examples), annotations)
 
 
 def read_pope(directory: str | Path) -> Benchmark:

@@ -19,7 +19,7 @@ class Predictions:
     """
 
     def __init__(self, path: str | Path, origin: dict, questions: dict[str, str]):
-        """questions: question id -> question.
+        """questions: id -> text.
 
         Raises:
             UserError: the file's origin differs from `origin`, or an answered question has changed.
@@ -111,11 +111,7 @@ def folder_digest(folder: Path) -> str:
 def open_predictions(
     out: Path, benchmarks: Sequence[Benchmark], origin: dict, anew: bool = False
 ) -> dict[str, Predictions]:
-    """Each benchmark's answers so far, by its name; with `anew` they are discarded.
-
-    Raises:
-        UserError: they are of another origin.
-    """
+    """Each benchmark's answers so far, by its name; with `anew` they are discarded. Errors as of `Predictions`."""
     opened = {}
     for benchmark in benchmarks:
         path = out / "predictions" / f"{benchmark.name}.jsonl"

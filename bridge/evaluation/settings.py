@@ -24,38 +24,25 @@ class EvaluateConfig:
 
     vlm: str = setting(help="folder saved by bridge/train.py, or its RUN", metavar="RUN/vlm", positional=True)
     gqa: str | None = setting(None, help="folder with {split}_balanced_questions.json and images/", metavar="DIR")
-    vqav2: str | None = setting(
-        None, help="folder with the official question and annotation files and val2014/", metavar="DIR"
-    )
-    pope: str | None = setting(
-        None, help="folder with coco_pope_{random,popular,adversarial}.json and val2014/", metavar="DIR"
-    )
+    vqav2: str | None = setting(None, help="folder with question and annotation files and val2014/", metavar="DIR")
+    pope: str | None = setting(None, help="folder with coco_pope_{category}.json and val2014/", metavar="DIR")
     gqa_split: str = setting("testdev", help="train, val, testdev (balanced), or val_all and the like")
     vqav2_split: str | None = setting(
-        None,
-        help="val2014, test-dev2015, ...; without annotations: submission file only",
-        default_text="val2014; test-dev2015 of the embedded world",
+        None, help="val2014, test-dev2015, ...; without annotations: submission file only", default_text="val2014"
     )
     out: str | None = setting(None, help="where everything is written", metavar="DIR", default_text="RUN/eval")
-    limit_images: int | None = setting(
-        None, help="only the questions about each benchmark's first N images", metavar="N", least=1
-    )
+    limit_images: int | None = setting(None, help="questions about the first N images of each", metavar="N", least=1)
     max_new_tokens: int = setting(16, help="longest answer", metavar="N", least=1)
     mode: str = setting("official", help="official scores or lmms-eval's", choices=MODES)
     blind: bool = setting(False, help="control: the bare question, without any image slot")
-    oracle: str | None = setting(
-        None, help="captions.json: the true caption as text in the image's place", metavar="FILE"
-    )
+    oracle: str | None = setting(None, help="captions.json: true captions in the images' place", metavar="FILE")
     shuffle_images: bool = setting(False, help="control: every question is shown another question's image")
     baseline: tuple[str, ...] = setting(
         (), help="another run's eval folder to compare with; may be repeated", metavar="NAME=DIR", repeated=True
     )
     batch_questions: int = setting(64, help="questions decoded together", metavar="N", least=1)
     precision: str | None = setting(
-        None,
-        help="in fp32 ties cannot flip",
-        choices=PRECISIONS,
-        default_text="bf16 where the device is fast at it",
+        None, help="in fp32 ties cannot flip", choices=PRECISIONS, default_text="bf16 where the device is fast at it"
     )
     load_in: str | None = setting(None, help="bitsandbytes quantisation of the LLM", choices=LOAD_IN)
     device: str | None = setting(None, help="cpu, cuda, cuda:1", default_text="cuda if there is one")
@@ -72,11 +59,7 @@ class EvaluateConfig:
 
 
 def parse_config(about: str, arguments: Sequence[str] | None = None) -> EvaluateConfig:
-    """The command line -> config.
-
-    Raises:
-        UserError: a value is out of its bounds, or several controls are asked for at once.
-    """
+    """The command line -> config. A value out of its bounds, or several controls at once, are a UserError."""
     config = parse(EvaluateConfig, arguments, prog="python bridge/evaluate.py", about=about, examples=EXAMPLES)
     if config.blind + (config.oracle is not None) + config.shuffle_images > 1:
         raise UserError("--blind, --oracle and --shuffle-images exclude each other; give one of them")
@@ -111,11 +94,7 @@ def chosen_benchmarks(config: EvaluateConfig) -> list[Benchmark]:
         print(f"no benchmark given: the held-out scenes of the embedded world in {WORLD}", file=sys.stderr)
         gqa, vqav2, pope = (str(WORLD / name) for name in ("gqa", "vqav2", "pope"))
         vqav2_split = config.vqav2_split or "test-dev2015"
-    benchmarks = []
-    if gqa:
-        benchmarks.append(read_gqa(gqa, config.gqa_split))
-    if vqav2:
-        benchmarks.append(read_vqav2(vqav2, vqav2_split))
-    if pope:
-        benchmarks.append(read_pope(pope))
+    benchmarks = [read_gqa(gqa, config.gqa_split)] if gqa else []
+    benchmarks += [read_vqav2(vqav2, vqav2_split)] if vqav2 else []
+    benchmarks += [read_pope(pope)] if pope else []
     return [benchmark.first_images(config.limit_images) for benchmark in benchmarks]

@@ -22,19 +22,9 @@ from vlm.errors import UserError
 # In the official order. Not here, so left alone: ' : $ % & * # ~ ^ | and everything outside ASCII.
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 NUMBER_WORDS = {
-    "none": "0",
-    "zero": "0",
-    "one": "1",
-    "two": "2",
-    "three": "3",
-    "four": "4",
-    "five": "5",
-    "six": "6",
-    "seven": "7",
-    "eight": "8",
-    "nine": "9",
-    "ten": "10",
-}
+    "none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7",
+    "eight": "8", "nine": "9", "ten": "10",
+}  # fmt: skip
 ARTICLES = ("a", "an", "the")
 # The official map less six keys without effect: "let's" and "she's" map to themselves, and "Im", "Ive", "Id've" and
 # "I'dve" can never match, because words are lower case by then (so "im" stays "im").
