@@ -3,20 +3,30 @@
 The first row is the one the others are compared with. A row is the folder that bridge/evaluate.py wrote.
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bridge.evaluation.benchmarks import TITLES, Benchmark
 from bridge.scoring.bootstrap import paired_gain
 from vlm.errors import UserError, run_command, writing
 from vlm.files import read_json, write_json
+from vlm.run.settings import parse, setting
 
 COLUMNS = {**TITLES, "mean": "mean"}
 EXAMPLES = """examples:
   python bridge/results.py pretrained=runs/bridge/eval random=runs/random/eval --out runs
   python bridge/results.py pretrained=A/eval random=B/eval blind=C/eval oracle=A/oracle --out runs"""
 _COLOURS = ("#1f6f8b", "#e0a458", "#8d99ae", "#7a5c8e", "#5b8e5b", "#b5524c")
+
+
+@dataclass(frozen=True)
+class ResultsConfig:
+    """One table."""
+
+    rows: tuple[str, ...] = setting(help="a row's name and its eval folder", metavar="NAME=DIR", positional=True)
+    out: str = setting(help="where results.json, .md and .png go", metavar="DIR")
 
 
 def summary(headlines: Mapping[str, float | None]) -> dict[str, float | None]:
@@ -27,7 +37,11 @@ def summary(headlines: Mapping[str, float | None]) -> dict[str, float | None]:
 
 
 def read_rows(pairs: Sequence[str]) -> dict[str, Path]:
-    """`NAME=DIR` arguments in order; UserError unless each DIR has results.json."""
+    """Name -> folder of `NAME=DIR` arguments, in order.
+
+    Raises:
+        UserError: an argument is no such pair, a name comes twice, or a DIR has no results.json.
+    """
     rows: dict[str, Path] = {}
     for pair in pairs:
         name, equals, folder = pair.partition("=")
@@ -42,7 +56,11 @@ def read_rows(pairs: Sequence[str]) -> dict[str, Path]:
 
 
 def check_comparable(rows: Mapping[str, Path], mode: str, benchmarks: Sequence[Benchmark]) -> None:
-    """UserError where `rows` could not be set beside these benchmarks scored in `mode`: said before hours of work."""
+    """See, before hours of work, that `rows` can be set beside these benchmarks scored in `mode`.
+
+    Raises:
+        UserError: a row was scored in another mode or over other questions.
+    """
     for name, folder in rows.items():
         report = _read_report(folder)
         _check_mode(name, report["mode"], "this", mode)
@@ -76,6 +94,9 @@ def compare(rows: Mapping[str, Path]) -> dict:
 
     A gain is the reference's number less the row's, in points, with the 95 % interval of a bootstrap over images.
     Rows that see captions are a ceiling and get no gain.
+
+    Raises:
+        UserError: two rows were scored in different modes or over different questions.
     """
     reports = {name: _read_report(folder) for name, folder in rows.items()}
     reference = next(iter(rows))
@@ -91,20 +112,20 @@ def compare(rows: Mapping[str, Path]) -> dict:
 
 
 def _gains(reference: str, name: str, rows: Mapping[str, Path], numbers: Mapping[str, Mapping]) -> dict:
+    """The gains of `reference` over `name` in every benchmark that both have, and their mean."""
+    ours, theirs = numbers[reference], numbers[name]
+    shared = [key for key in TITLES if ours[key] is not None and theirs[key] is not None]
     gains = {}
-    for key in TITLES:
-        ours, theirs = numbers[reference][key], numbers[name][key]
-        if ours is None or theirs is None:
-            continue
+    for key in shared:
         after, before = (read_json(rows[row] / "per_question" / f"{key}.json") for row in (reference, name))
         try:
             interval = paired_gain(after["scores"], before["scores"], after["images"])
         except UserError as error:
             raise UserError(f"{TITLES[key]} of {reference} and {name}: {error}") from None
-        gains[key] = {**interval, "gain": round(ours - theirs, 2)}
-    if gains:
-        means = [sum(numbers[row][key] for key in gains) / len(gains) for row in (reference, name)]
-        gains["mean"] = {"gain": round(means[0] - means[1], 2)}
+        gains[key] = {**interval, "gain": round(ours[key] - theirs[key], 2)}
+    if shared:
+        our_mean, their_mean = (sum(row[key] for key in shared) / len(shared) for row in (ours, theirs))
+        gains["mean"] = {"gain": round(our_mean - their_mean, 2)}
     return gains
 
 
@@ -113,12 +134,18 @@ def _cells(table: dict) -> list[list[str]]:
     lines = [["", *COLUMNS.values()]]
     for name, row in table["rows"].items():
         label = name + {"captions": " (caption as text)", "other images": " (shuffled images)"}.get(row["sees"], "")
-        marks = {key: "*" if key in row["partial"] else "" for key in COLUMNS}
-        marks["mean"] = "*" if row["partial"] else ""
-        lines.append([label, *("-" if row[key] is None else f"{row[key]:.2f}{marks[key]}" for key in COLUMNS)])
+        lines.append([label, *(_score_text(row, key) for key in COLUMNS)])
     for name, gains in table["gains"].items():
         lines.append([f"gain over {name}", *(_gain_text(gains.get(key)) for key in COLUMNS)])
     return lines
+
+
+def _score_text(row: Mapping, key: str) -> str:
+    """A number of a row; * if it is partial, the mean if any of the row is."""
+    if row[key] is None:
+        return "-"
+    partial = bool(row["partial"]) if key == "mean" else key in row["partial"]
+    return f"{row[key]:.2f}" + ("*" if partial else "")
 
 
 def _gain_text(gain: dict | None) -> str:
@@ -146,8 +173,10 @@ def as_text(table: dict) -> str:
 
 
 def as_markdown(table: dict) -> str:
+    """The table in Markdown, its notes below."""
     head, *body = _cells(table)
-    lines = ["| " + " | ".join(line) + " |" for line in (head, ["---"] + ["---:"] * (len(head) - 1), *body)]
+    rule = ["---"] + ["---:"] * (len(head) - 1)  # numbers are flush right
+    lines = ["| " + " | ".join(line) + " |" for line in (head, rule, *body)]
     return "\n".join([*lines, "", " ".join(_notes(table)), ""])
 
 
@@ -166,16 +195,19 @@ def draw(table: dict, file: str | Path) -> None:
 
     columns = [key for key in COLUMNS if any(row[key] is not None for row in table["rows"].values())]
     rows = list(table["rows"].items())
-    width = 0.8 / len(rows)
+    width = 0.8 / len(rows)  # of a bar; the bars of a benchmark stand side by side, their middle at its number
     figure = Figure(figsize=(max(6.5, 1.1 + 0.55 * len(columns) * (len(rows) + 1)), 4.4), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     colours = iter(_COLOURS * len(rows))
     for index, (name, row) in enumerate(rows):
         ceiling = row["sees"] == "captions"
-        style = {"facecolor": "white", "edgecolor": "#555555", "hatch": "///"} if ceiling else {"color": next(colours)}
+        style: dict[str, Any] = {"facecolor": "white", "edgecolor": "#555555", "hatch": "///"}
+        if not ceiling:
+            style = {"color": next(colours)}
+        shift = (index - (len(rows) - 1) / 2) * width
+        known = [(number, row[key]) for number, key in enumerate(columns) if row[key] is not None]
+        places, values = [number + shift for number, _ in known], [value for _, value in known]
         label = f"{name}: the true caption as text" if ceiling else name
-        places = [i + (index - (len(rows) - 1) / 2) * width for i, key in enumerate(columns) if row[key] is not None]
-        values = [row[key] for key in columns if row[key] is not None]
         bars = axes.bar(places, values, width * 0.92, label=label, linewidth=0.8, **style)
         axes.bar_label(bars, fmt="%.1f", fontsize=8, padding=2)
     axes.set_xticks(range(len(columns)), [COLUMNS[key] for key in columns], fontsize=11)
@@ -191,19 +223,10 @@ def draw(table: dict, file: str | Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python bridge/results.py",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("rows", nargs="+", metavar="NAME=DIR", help="a row's name and its eval folder")
-    parser.add_argument("--out", required=True, metavar="DIR", help="where results.json, .md and .png go")
-    args = parser.parse_args()
-    table = compare(read_rows(args.rows))
-    write_json(Path(args.out) / "results.json", table)
-    write(table, args.out)
+    config = parse(ResultsConfig, prog="python bridge/results.py", about=__doc__, examples=EXAMPLES)
+    table = compare(read_rows(config.rows))
+    write_json(Path(config.out) / "results.json", table)
+    write(table, config.out)
     print(as_text(table))
 
 

@@ -1,17 +1,18 @@
 """Score any model's VQAv2, GQA or POPE predictions as the official evaluators do."""
 
-import argparse
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from bridge.data.official import gqa_files, gqa_records
+from bridge.data.official import Records, gqa_records, pope_records, vqav2_records
+from bridge.data.records import text_field
 from bridge.evaluation import details
+from bridge.evaluation.settings import MODES
 from bridge.scoring import gqa, pope, vqav2
 from bridge.scoring.joining import check_records, few, refuse_duplicates, refuse_strangers
 from vlm.errors import UserError, run_command
 from vlm.files import read_json, read_jsonl, write_json
+from vlm.run.settings import parse, setting
 
 EXAMPLES = """examples:
   python bridge/score.py gqa --questions testdev_balanced_questions.json --predictions predictions.json
@@ -31,176 +32,160 @@ predictions:
 LLAVA_POPE_OFFSETS = {"adversarial": 0, "random": 10_000_000, "popular": 20_000_000}
 
 
-def main() -> None:
-    args = _parse()
-    scores = {"gqa": _gqa, "vqav2": _vqav2, "pope": _pope}[args.benchmark](args)
-    print(details.as_text(details.rows(args.benchmark, scores)))
-    if args.json:
-        write_json(args.json, {"benchmark": args.benchmark, **scores})
+@dataclass(frozen=True)
+class ScoreConfig:
+    """One scoring. Paths are strings as given."""
 
-
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("benchmark", choices=["gqa", "vqav2", "pope"])
-    parser.add_argument("--questions", type=Path, required=True, metavar="F", help="questions; gqa, pope: or a folder")
-    parser.add_argument("--annotations", type=Path, metavar="F", help="vqav2: the annotations with the ten answers")
-    parser.add_argument("--choices", type=Path, metavar="F", help="gqa: choices, for validity and plausibility")
-    parser.add_argument("--predictions", type=Path, required=True, metavar="F", help="the model's answers, see below")
-    parser.add_argument("--mode", choices=["official", "lmms"], default="official", help="lmms: as lmms-eval does")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="also write everything, with each question's score")
-    parser.add_argument(
-        "--llava-processing",
-        action="store_true",
+    benchmark: str = setting(help="gqa, vqav2 or pope", choices=("gqa", "vqav2", "pope"), positional=True)
+    questions: str = setting(help="questions; gqa, pope: or a folder", metavar="F")
+    predictions: str = setting(help="the model's answers, see below", metavar="F")
+    annotations: str | None = setting(None, help="vqav2: the annotations with the ten answers", metavar="F")
+    choices: str | None = setting(None, help="gqa: choices, for validity and plausibility", metavar="F")
+    mode: str = setting("official", help="lmms: as lmms-eval does", choices=MODES)
+    json: str | None = setting(None, help="also write everything, with each question's score", metavar="OUT")
+    llava_processing: bool = setting(
+        False,
         help="gqa, vqav2: first put the predictions through LLaVA's conversion (lower case, some punctuation off)",
     )
-    parser.add_argument(
-        "--allow-missing", action="store_true", help="vqav2: count unanswered questions as wrong instead of refusing"
-    )
-    args = parser.parse_args()
+    allow_missing: bool = setting(False, help="vqav2: count unanswered questions as wrong instead of refusing")
+
+
+def main() -> None:
+    config = parse_config()
+    scores = {"gqa": score_gqa, "vqav2": score_vqav2, "pope": score_pope}[config.benchmark](config)
+    print(details.as_text(details.rows(config.benchmark, scores)))
+    if config.json:
+        write_json(config.json, {"benchmark": config.benchmark, **scores})
+
+
+def parse_config(arguments: Sequence[str] | None = None) -> ScoreConfig:
+    """The command line -> config; a UserError for a flag of another benchmark, or one that is missing."""
+    config = parse(ScoreConfig, arguments, prog="python bridge/score.py", about=__doc__, examples=EXAMPLES)
     belongs = {"annotations": "vqav2", "choices": "gqa", "allow_missing": "vqav2"}
     for name, benchmark in belongs.items():
-        if getattr(args, name) and args.benchmark != benchmark:
-            parser.error(f"--{name.replace('_', '-')} is for {benchmark}, not for {args.benchmark}")
-    if args.benchmark == "vqav2" and not args.annotations:
-        parser.error("vqav2 needs --annotations (v2_mscoco_..._annotations.json)")
-    if args.llava_processing and args.benchmark == "pope":
-        parser.error("--llava-processing is for gqa and vqav2: LLaVA converts nothing for pope")
-    return args
+        if getattr(config, name) and config.benchmark != benchmark:
+            raise UserError(f"--{name.replace('_', '-')} is for {benchmark}, not for {config.benchmark}")
+    if config.benchmark == "vqav2" and not config.annotations:
+        raise UserError("vqav2 needs --annotations (v2_mscoco_..._annotations.json)")
+    if config.llava_processing and config.benchmark == "pope":
+        raise UserError("--llava-processing is for gqa and vqav2: LLaVA converts nothing for pope")
+    return config
 
 
-def _gqa(args: argparse.Namespace) -> dict:
-    predictions = _read_predictions(args.predictions, "questionId", "prediction")
-    choices = _read_chunks(args.choices) if args.choices else None
-    questions = _read_chunks(args.questions)
-    refuse_strangers(questions, (record["questionId"] for record in predictions), str(args.predictions))
-    return gqa.score(questions, predictions, choices, args.mode, llava_processing=args.llava_processing)
+def score_gqa(config: ScoreConfig) -> dict:
+    predictions = _read_predictions(config.predictions, "questionId", "prediction")
+    choices = gqa_records(Path(config.choices)) if config.choices else None
+    questions = gqa_records(Path(config.questions))
+    refuse_strangers(questions, (record["questionId"] for record in predictions), config.predictions)
+    return gqa.score(questions, predictions, choices, config.mode, llava_processing=config.llava_processing)
 
 
-def _vqav2(args: argparse.Namespace) -> dict:
-    questions, annotations = read_json(args.questions), read_json(args.annotations)
-    _check_same_questions(questions, annotations, args)
+def score_vqav2(config: ScoreConfig) -> dict:
+    assert config.annotations is not None  # `parse_config` has seen to it
+    questions = vqav2_records(Path(config.questions), "questions")
+    annotations = vqav2_records(Path(config.annotations), "annotations")
+    if differ := questions.keys() ^ annotations.keys():  # the official evaluator would not notice
+        raise UserError(
+            f"{config.questions} and {config.annotations} hold different questions: {len(differ)} ids are in one only "
+            f"({few(differ)}); give both files of one split"
+        )
     return vqav2.score(
-        questions,
-        annotations,
-        _read_predictions(args.predictions, "question_id", "answer"),
-        args.mode,
-        llava_processing=args.llava_processing,
-        allow_missing=args.allow_missing,
+        None,
+        list(annotations.values()),
+        _read_predictions(config.predictions, "question_id", "answer"),
+        config.mode,
+        llava_processing=config.llava_processing,
+        allow_missing=config.allow_missing,
     )
 
 
-def _pope(args: argparse.Namespace) -> dict:
-    labels, answers = _pope_folder(args) if args.questions.is_dir() else _pope_file(args)
-    return pope.score_categories(labels, answers, args.mode)
+def score_pope(config: ScoreConfig) -> dict:
+    """POPE's folder, or one of its files."""
+    questions, predictions = Path(config.questions), Path(config.predictions)
+    if questions.is_dir():
+        labels = _labels_of_folder(questions)
+        records = _answers_of_folder(predictions, labels)
+    else:
+        category = questions.stem.removeprefix("coco_pope_")
+        labels = {category: _labels(questions)}
+        records = {category: _read_lines(predictions)}
+    joined_labels: dict[str, pope.Texts] = {}
+    joined_answers: dict[str, pope.Texts] = {}
+    for category, lines in records.items():
+        place = f"{predictions}, {category}"
+        joined_labels[category], joined_answers[category] = _joined(labels[category], lines, place)
+    return pope.score_categories(joined_labels, joined_answers, config.mode)
 
 
-def _read_chunks(path: Path) -> dict[str, Mapping]:
-    """A GQA file, or a folder of its chunks (train_all_questions/), merged."""
-    if path.is_dir() and not gqa_files(path):
-        raise UserError(f"{path} has no .json files; give a GQA questions or choices file, or the folder of its chunks")
-    if not gqa_files(path):
-        raise UserError(f"{path} does not exist")
-    return gqa_records(path)
-
-
-def _read_predictions(path: Path, id_key: str, answer_key: str) -> list[dict]:
+def _read_predictions(path: str, id_key: str, answer_key: str) -> list[dict]:
     predictions = read_json(path)
     check_records(predictions, id_key, answer_key)
-    refuse_duplicates((record[id_key] for record in predictions), str(path))
+    refuse_duplicates((record[id_key] for record in predictions), path)
     return predictions
 
 
-def _check_same_questions(questions: Any, annotations: Any, args: argparse.Namespace) -> None:
-    """`UserError` where the two files are of different splits, which the official evaluator would not notice."""
-    ids = []
-    for content, key, path in (
-        (questions, "questions", args.questions),
-        (annotations, "annotations", args.annotations),
-    ):
-        if not isinstance(content, Mapping) or not isinstance(content.get(key), list):
-            raise UserError(f'{path} is not an official VQAv2 file: needed is an object with a list under "{key}"')
-        if not all(isinstance(record, Mapping) and "question_id" in record for record in content[key]):
-            raise UserError(f'{path} is not an official VQAv2 file: not all of its {key} have a "question_id"')
-        ids.append({str(record["question_id"]) for record in content[key]})
-    if ids[0] != ids[1]:
-        raise UserError(
-            f"{args.questions} and {args.annotations} hold different questions: {len(ids[0] ^ ids[1])} ids are in one "
-            f"only ({few(ids[0] ^ ids[1])}); give both files of one split"
-        )
+def _labels(path: Path) -> dict[str, str]:
+    """Question id -> label, in file order."""
+    records: Records = pope_records(path)
+    return {key: text_field(record, "label", f"{path}, question {key}") for key, record in records.items()}
 
 
-def _pope_file(args: argparse.Namespace) -> tuple[dict, dict]:
-    category = re.sub(r"^coco_pope_", "", args.questions.stem)
-    labels = _pope_labels(args.questions)
-    return _joined({category: labels}, {category: _read_lines(args.predictions)}, str(args.predictions))
+def _labels_of_folder(folder: Path) -> dict[str, dict[str, str]]:
+    """Category -> `_labels`."""
+    files = sorted(folder.glob("coco_pope_*.json"))
+    if not files:
+        raise UserError(f"{folder} has no coco_pope_*.json; give POPE's folder or one of its files")
+    return {file.stem.removeprefix("coco_pope_"): _labels(file) for file in files}
 
 
-def _pope_folder(args: argparse.Namespace) -> tuple[dict, dict]:
-    labels = {path.stem[len("coco_pope_") :]: _pope_labels(path) for path in args.questions.glob("coco_pope_*.json")}
-    labels = dict(sorted(labels.items()))
-    if not labels:
-        raise UserError(f"{args.questions} has no coco_pope_*.json; give POPE's folder or one of its files")
-    if not args.predictions.is_dir():
-        return _joined(labels, _split_llava(_read_lines(args.predictions), labels), str(args.predictions))
+def _answers_of_folder(path: Path, labels: dict[str, dict[str, str]]) -> dict[str, list[dict]]:
+    """Category -> answer records: of a folder with a file for each category, or of one file with LLaVA's ids."""
+    if not path.is_dir():
+        return _split_llava(_read_lines(path), labels)
     records = {}
     for category in labels:
-        paths = [path for path in args.predictions.glob(f"*{category}*") if path.suffix in (".json", ".jsonl")]
-        if len(paths) != 1:
-            raise UserError(
-                f"{args.predictions} has {len(paths)} .json or .jsonl files named after {category!r}; needed is one"
-            )
-        records[category] = _read_lines(paths[0])
-    return _joined(labels, records, str(args.predictions))
+        files = [file for file in path.glob(f"*{category}*") if file.suffix in (".json", ".jsonl")]
+        if len(files) != 1:
+            raise UserError(f"{path} has {len(files)} .json or .jsonl files named after {category!r}; needed is one")
+        records[category] = _read_lines(files[0])
+    return records
 
 
-def _pope_labels(path: Path) -> dict[str, str]:
-    records = _read_lines(path)
-    if any("question_id" not in record or "label" not in record for record in records):
-        raise UserError(f'{path} is not a POPE file: needed are lines with "question_id" and "label"')
-    if wrong := [record["question_id"] for record in records if not isinstance(record["label"], str)]:
-        raise UserError(f"{path} is not a POPE file: the label of question {wrong[0]} is not yes or no")
-    refuse_duplicates((record["question_id"] for record in records), str(path))
-    return {str(record["question_id"]): record["label"] for record in records}
-
-
-def _split_llava(records: list[dict], labels: dict[str, dict]) -> dict[str, list[dict]]:
+def _split_llava(records: list[dict], labels: dict[str, dict[str, str]]) -> dict[str, list[dict]]:
     """One answers file for llava_pope_test.jsonl as records of each category, with that category's own ids."""
+    own_ids = {category: list(known) for category, known in labels.items()}
     parts: dict[str, list[dict]] = {category: [] for category in labels}
     for record in records:
         number = record.get("question_id")
-        found = [name for name, offset in LLAVA_POPE_OFFSETS.items() if isinstance(number, int) and number > offset]
-        category = max(found, key=LLAVA_POPE_OFFSETS.get, default=None)
-        position = number - LLAVA_POPE_OFFSETS[category] - 1 if category else 0
-        if category not in labels or position >= len(labels[category]):
+        category, line = _llava_place(number)
+        if category not in labels or line > len(own_ids[category]):
             raise UserError(
                 f"question id {number!r} is not one of llava_pope_test.jsonl; for other answers give a folder with one "
                 f"file for each category ({', '.join(labels)})"
             )
-        parts[category].append({**record, "question_id": list(labels[category])[position]})
+        parts[category].append({**record, "question_id": own_ids[category][line - 1]})
     return parts
 
 
-def _joined(labels: dict[str, dict], records: dict[str, list[dict]], where: str) -> tuple[dict, dict]:
-    """Labels and answers of each category as `pope.score_categories` takes them: by id where every answer has one."""
-    answers: dict[str, Any] = {}
-    for category, lines in records.items():
-        texts = [record.get("text", record.get("answer")) for record in lines]
-        if not texts or None in texts:
-            raise UserError(
-                f'{where}, {category}: every line needs "answer" or "text"; {texts.count(None)} have neither'
-            )
-        if all("question_id" in record for record in lines):
-            refuse_duplicates((record["question_id"] for record in lines), f"{where}, {category},")
-            answers[category] = {str(record["question_id"]): text for record, text in zip(lines, texts)}
-            refuse_strangers(labels[category], answers[category], f"{where}, {category}")
-        else:
-            labels = {**labels, category: list(labels[category].values())}
-            answers[category] = texts
+def _llava_place(number: object) -> tuple[str, int]:
+    """10000003 -> ("random", 3): category, and line from 1 on. ("", 0) for what is no such id."""
+    if isinstance(number, int):
+        for category, offset in sorted(LLAVA_POPE_OFFSETS.items(), key=lambda item: item[1], reverse=True):
+            if number > offset:
+                return category, number - offset
+    return "", 0
+
+
+def _joined(labels: dict[str, str], lines: list[dict], place: str) -> tuple[pope.Texts, pope.Texts]:
+    """A category's labels and answers, by id if every answer has one, else by order."""
+    texts = [record.get("text", record.get("answer")) for record in lines]
+    if not texts or None in texts:
+        raise UserError(f'{place}: every line needs "answer" or "text"; {texts.count(None)} have neither')
+    if not all("question_id" in record for record in lines):
+        return list(labels.values()), texts
+    refuse_duplicates((record["question_id"] for record in lines), f"{place},")
+    answers = {str(record["question_id"]): text for record, text in zip(lines, texts)}
+    refuse_strangers(labels, answers, place)
     return labels, answers
 
 

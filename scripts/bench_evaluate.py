@@ -19,7 +19,8 @@ from PIL import Image
 from tables import verdict
 
 from bridge.data.example import Example
-from bridge.evaluation.answering import Asker, plan
+from bridge.evaluation.answering import Asker
+from bridge.evaluation.batching import make_batches
 from bridge.evaluation.decode import end_ids
 from vlm.encoders.config import EncoderConfig
 from vlm.encoders.levljepa import new_encoder
@@ -111,7 +112,7 @@ class Rival:
 def ours(vlm, pictures: dict[Path, Image.Image], examples: list[Example], args) -> dict[str, list[int]]:
     asker = Asker(vlm, args.max_new_tokens)
     answers = {}
-    for batch in plan(examples, args.batch_questions):
+    for batch in make_batches(examples, args.batch_questions):
         decoded = asker.decode(batch, [pictures[unit.image] for unit in batch])
         for unit, unit_answers in zip(batch, decoded):
             answers |= {key: ids for keys, ids in zip(unit.ids, unit_answers) for key in keys}

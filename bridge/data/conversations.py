@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 
 from bridge.data.example import Example
-from bridge.data.official import _checked, _field, _Folder, _text
+from bridge.data.image_folder import ImageFolder, checked
+from bridge.data.records import field, text_field
 from vlm.errors import UserError
 from vlm.files import read_json
 
@@ -20,22 +21,22 @@ def llava(file: str | Path, images: str | Path, allow_missing: bool = False) -> 
     records = read_json(file)
     if not isinstance(records, list):
         raise UserError(f"{file} is not a LLaVA instruction file: it must be a list of records with `conversations`")
-    folder = _Folder(Path(images))
+    folder = ImageFolder(Path(images))
     examples = []
     for index, record in enumerate(records):
         where = f"{file}, record {index}"
-        turns = _field(record, "conversations", (list,), where)
+        turns = field(record, "conversations", (list,), where)
         if "image" not in record:
             continue
-        image = folder.find(_text(record, "image", where))
-        speakers = [_field(turn, "from", (str,), where) for turn in turns]
+        image = folder.find(text_field(record, "image", where))
+        speakers = [field(turn, "from", (str,), where) for turn in turns]
         if speakers != ["human", "gpt"] * (len(turns) // 2):
             raise UserError(f"{where}: turns must alternate human, gpt, but are {speakers[:6]}")
-        values = [_text(turn, "value", where) for turn in turns]
+        values = [text_field(turn, "value", where) for turn in turns]
         for turn, (question, answer) in enumerate(zip(values[0::2], values[1::2])):
             question = question.replace("<image>", "").strip().removesuffix(LLAVA_FORMAT_PROMPT)
             examples.append(Example(f"{index}:{turn}", image, question, answer))
     text_only = sum("image" not in record for record in records)
     if text_only:
         print(f"{file}: {text_only} of {len(records)} records have no image and are left out", file=sys.stderr)
-    return _checked(examples, folder, Path(file), allow_missing)
+    return checked(examples, folder, Path(file), allow_missing)

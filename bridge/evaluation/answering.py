@@ -1,149 +1,167 @@
-"""Asking a VLM a benchmark's questions: what is asked together, what the LLM sees in the image's place."""
+"""Asking a VLM a benchmark's questions."""
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 
-from bridge.data.example import Example
-from bridge.evaluation.decode import Decoder, Prompts, common_prefix, image_features, make_prompts, to_text
+from bridge.evaluation.batching import ROW_SIZE, Unit, make_batches
+from bridge.evaluation.benchmarks import TITLES, Benchmark
+from bridge.evaluation.decode import Decoder, PromptGroup, common_prefix, group_prompts, image_features, to_text
+from bridge.evaluation.predictions import Predictions
+from bridge.scoring.joining import few
 from vlm.errors import UserError
 from vlm.images import load_image
 from vlm.llava.model import VLM
+from vlm.run.progress import progress
 
-ROW_SIZE = 16  # questions that share a row of the batch; measured best of 8, 16, 32, 64 on a CPU
-_WINDOW = 16  # batches whose units are sorted together by length
+Reading = list[tuple[Unit, "Future[Image.Image | None]"]]  # units whose images are being read
 
 
 @dataclass(frozen=True)
-class Unit:
-    """Distinct questions about one image (None: blind); `ids[i]` are all question ids that ask `questions[i]`."""
+class Answered:
+    """The answers to a unit's questions, in their order; none, with a `problem`, if its image cannot be read."""
 
-    image: Path | None
-    questions: tuple[str, ...]
-    ids: tuple[tuple[str, ...], ...]
-
-
-def plan(examples: Sequence[Example], batch_questions: int, blind: bool = False) -> list[list[Unit]]:
-    """Batches of units with about `batch_questions` questions each, neighbours similar in length.
-
-    A question asked twice about an image (POPE asks its positives in three categories) is answered once; blind, a
-    question is asked once at all. The plan depends on these arguments alone: where none of them changes, an interrupted
-    run goes on with the very batches of an uninterrupted one.
-    """
-    asked: dict[Path | None, dict[str, list[str]]] = {}
-    for example in examples:
-        questions = asked.setdefault(None if blind else example.image, {})
-        questions.setdefault(example.question, []).append(example.question_id)
-    units = []
-    for image, questions in asked.items():
-        size = ROW_SIZE if blind else len(questions)
-        for start in range(0, len(questions), size):
-            part = list(itertools.islice(questions.items(), start, start + size))
-            units.append(Unit(image, tuple(text for text, _ in part), tuple(tuple(ids) for _, ids in part)))
-    batches: list[list[Unit]] = []
-    window: list[Unit] = []
-    for unit in units:
-        window.append(unit)
-        if sum(len(u.questions) for u in window) >= _WINDOW * batch_questions:
-            batches += _fill(window, batch_questions)
-            window = []
-    return batches + _fill(window, batch_questions)
+    unit: Unit
+    texts: list[str]
+    problem: str = ""
 
 
-def _fill(units: list[Unit], batch_questions: int) -> list[list[Unit]]:
-    batches: list[list[Unit]] = []
-    for unit in sorted(units, key=lambda unit: sum(map(len, unit.questions))):
-        if batches and sum(len(u.questions) for u in batches[-1]) + len(unit.questions) <= batch_questions:
-            batches[-1].append(unit)
-        else:
-            batches.append([unit])
-    return batches
-
-
-def shuffled(images: Sequence[Path], seed: int = 0) -> dict[Path, Path]:
-    """Every image -> another one: a control that keeps the questions and the pictures but not their pairs.
-
-    Which one depends on the whole list.
-    """
-    if len(images) < 2:
-        raise UserError("shuffling needs at least two images; there is only one")
-    order = np.random.default_rng([seed, len(images)]).permutation(len(images))
-    return {images[a]: images[b] for a, b in zip(order, np.roll(order, 1))}
-
-
-@dataclass
 class Asker:
     """Answers batches of units with one VLM.
 
-    caption: image -> the text that stands in the image's place (oracle); None shows the image itself. show: image ->
-    the image shown for it. `bad` collects images that could not be read, with the reason.
+    blind: the prompt is the bare question. captions: image -> the text that stands in its place (oracle). shown:
+    image -> the image shown for it; without any of them an image itself is shown.
     """
 
-    vlm: VLM
-    max_new_tokens: int
-    blind: bool = False
-    caption: Callable[[Path], str] | None = None
-    show: dict[Path, Path] | None = None
-    bad: dict[str, str] = field(default_factory=dict)
+    def __init__(
+        self,
+        vlm: VLM,
+        max_new_tokens: int,
+        blind: bool = False,
+        captions: Mapping[Path, str] | None = None,
+        shown: Mapping[Path, Path] | None = None,
+    ):
+        self.vlm, self.max_new_tokens = vlm, max_new_tokens
+        self.blind, self._captions, self._shown = blind, captions, shown
+        # Two prompts that differ from the first word on show how all of them begin.
+        probes = [self._prompt_ids(text, None if captions is None else text) for text in ("a", "9")]
+        self._decoder = Decoder(vlm.model, probes[0][: common_prefix(probes)], ROW_SIZE)
 
-    def __post_init__(self):
-        probes = [self._ids(text, text if self.caption else None) for text in ("a", "9")]
-        self.decoder = Decoder(self.vlm.model, probes[0][: common_prefix(probes)], ROW_SIZE)
-
-    def answers(self, batches: Sequence[Sequence[Unit]]) -> Iterator[list[tuple[Unit, list[str]]]]:
-        """Per batch its units with the answers to their questions; units with an unreadable image are left out.
-
-        The next batch's images are read while this one is decoded.
-        """
+    def answers(self, batches: Iterable[Sequence[Unit]]) -> Iterator[list[Answered]]:
+        """The answers of one batch after the other. The next batch's images are read while this one is decoded."""
         with ThreadPoolExecutor(max_workers=2) as pool:
-            upcoming = self._read(pool, batches[0]) if batches else []
-            for batch, following in itertools.zip_longest(batches, batches[1:]):
-                futures, upcoming = upcoming, self._read(pool, following) if following else []
-                yield self._answer(batch, [future.result() for future in futures])
+            waiting: Reading = []
+            for batch in batches:
+                following = [(unit, pool.submit(self._load, unit)) for unit in batch]
+                if waiting:
+                    yield self._answer(waiting)
+                waiting = following
+            if waiting:
+                yield self._answer(waiting)
 
-    def _read(self, pool: ThreadPoolExecutor, batch: Sequence[Unit]) -> list[Future]:
-        return [pool.submit(self._load, unit.image) for unit in batch]
-
-    def _load(self, path: Path | None) -> Image.Image | UserError | None:
-        if self.blind or self.caption is not None:
+    def _load(self, unit: Unit) -> Image.Image | None:
+        """What a unit is shown, if anything. Raises a UserError for an image that cannot be read."""
+        if unit.image is None or self._captions is not None:
             return None
-        try:
-            return load_image(path if self.show is None else self.show[path])
-        except UserError as error:
-            return error
+        return load_image(unit.image if self._shown is None else self._shown[unit.image])
 
-    def _answer(self, batch: Sequence[Unit], images: Sequence) -> list[tuple[Unit, list[str]]]:
-        for unit, image in zip(batch, images):
-            if isinstance(image, UserError):
-                self.bad[str(unit.image)] = str(image)
-        readable = [(unit, image) for unit, image in zip(batch, images) if not isinstance(image, UserError)]
-        if not readable:
-            return []
-        units = [unit for unit, _ in readable]
-        decoded = self.decode(units, [image for _, image in readable])
-        return [(unit, [to_text(self.vlm, ids) for ids in answers]) for unit, answers in zip(units, decoded)]
+    def _answer(self, reading: Reading) -> list[Answered]:
+        unreadable: list[Answered] = []
+        units: list[Unit] = []
+        images: list[Image.Image | None] = []
+        for unit, future in reading:
+            try:
+                images.append(future.result())
+                units.append(unit)
+            except UserError as error:
+                unreadable.append(Answered(unit, [], str(error)))
+        decoded = self.decode(units, images) if units else []
+        texts = [[to_text(self.vlm, ids) for ids in answers] for answers in decoded]
+        return [*unreadable, *(Answered(unit, answers) for unit, answers in zip(units, texts))]
 
     @torch.inference_mode()
     def decode(self, units: Sequence[Unit], images: Sequence[Image.Image | None]) -> list[list[list[int]]]:
-        """The new token ids of every question of every unit; `images[i]` is what unit i is shown, if anything."""
+        """The new token ids of every question of every unit.
+
+        images: what each unit is shown, or None for all of them.
+        """
         features: Sequence[torch.Tensor | None] = [None] * len(units)
         if images[0] is not None:
             pixels = self.vlm.processor.image_processor(images=list(images), return_tensors="pt")["pixel_values"]
-            features = image_features(self.vlm, pixels)
-        groups = [self._prompts(unit, feature) for unit, feature in zip(units, features)]
-        return self.decoder.decode(groups, self.max_new_tokens)
+            features = list(image_features(self.vlm, pixels))  # [N, D] of each image
+        groups = [self._prompts(unit, own) for unit, own in zip(units, features)]
+        return self._decoder.decode(groups, self.max_new_tokens)
 
-    def _prompts(self, unit: Unit, features: torch.Tensor | None) -> Prompts:
-        caption = self.caption(unit.image) if self.caption else None
-        return make_prompts([self._ids(question, caption) for question in unit.questions], features)
+    def _prompts(self, unit: Unit, features: torch.Tensor | None) -> PromptGroup:
+        caption = None if self._captions is None or unit.image is None else self._captions[unit.image]
+        return group_prompts([self._prompt_ids(question, caption) for question in unit.questions], features)
 
-    def _ids(self, question: str, caption: str | None) -> list[int]:
-        if caption is None:
-            return self.vlm.prompt_ids(question, image=not self.blind)
-        return self.vlm.prompt_ids(question, image=False, caption=caption)
+    def _prompt_ids(self, question: str, caption: str | None) -> list[int]:
+        image = not self.blind and caption is None
+        return self.vlm.prompt_ids(question, image=image, caption=caption)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the answering of a benchmark went. bad_images: image -> why it could not be read."""
+
+    bad_images: dict[str, str]
+    answered_now: int
+    seconds: float
+
+
+def answer(asker: Asker, benchmark: Benchmark, predictions: Predictions, batch_questions: int) -> Outcome:
+    """Answer what `predictions` does not hold yet, appending batch by batch."""
+    images = {example.question_id: example.image for example in benchmark.examples}
+    already = len(predictions.answers)
+    batches = make_batches(benchmark.examples, batch_questions, asker.blind)
+    # A batch that a kill cut in two is decoded whole again: in another company an answer could round differently.
+    open_batches = [batch for batch in batches if not _all_ids(batch) <= predictions.answers.keys()]
+    bad_images: dict[str, str] = {}
+    start = time.perf_counter()
+    with progress(len(benchmark.examples), TITLES[benchmark.name], "q", initial=already) as bar:
+        for batch in asker.answers(open_batches):
+            bad_images |= {str(answered.unit.image): answered.problem for answered in batch if answered.problem}
+            records = [record for answered in batch for record in _records(answered, images)]
+            new = [record for record in records if record["question_id"] not in predictions.answers]
+            predictions.append(new)
+            bar.update(len(new))
+    return Outcome(bad_images, len(predictions.answers) - already, time.perf_counter() - start)
+
+
+def _all_ids(batch: Sequence[Unit]) -> set[str]:
+    return {key for unit in batch for ids in unit.ids for key in ids}
+
+
+def _records(answered: Answered, images: Mapping[str, Path]) -> Iterator[dict[str, str]]:
+    """The lines of the predictions file. images: question id -> image."""
+    for ids, question, text in zip(answered.unit.ids, answered.unit.questions, answered.texts):
+        for key in ids:
+            yield {"question_id": key, "image": images[key].name, "question": question, "answer": text}
+
+
+def check_questions(vlm: VLM, benchmarks: Sequence[Benchmark]) -> None:
+    """Raise a UserError that names the questions which no prompt may hold, if there are any."""
+    for benchmark in benchmarks:
+        bad = [example.question_id for example in benchmark.examples if not vlm.prompts.allows(example.question)]
+        if bad:
+            raise UserError(
+                f"{len(bad)} questions of {TITLES[benchmark.name]} are empty or hold control tokens of this model "
+                f"(question ids {few(bad)}): correct the questions file or leave them out"
+            )
+
+
+def chosen_device(name: str | None) -> torch.device:
+    """`--device`, or the GPU if there is one; a UserError if there is no such device."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise UserError(f"--device {name}: this is no device; give cpu or cuda") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device {name}: there is no CUDA device here; give cpu")
+    return device

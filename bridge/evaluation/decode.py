@@ -10,11 +10,15 @@ questions. The questions of an image then share one row of the batch, each seein
 So neither the prefix's keys nor their copies grow with the number of questions, and a step feeds one token of every
 unfinished question. Masks are explicit and additive, positions restart after the prefix: same numbers, up to float
 rounding, as `model.generate(do_sample=False)` one prompt at a time.
+
+In the shapes below R is the number of rows, K that of the keys so far, W the tokens that a step feeds to a row, Q the
+unfinished questions of all rows, N an image's slots, D the width of the language model, V its vocabulary.
 """
 
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from transformers import DynamicCache, LlavaForConditionalGeneration
@@ -27,7 +31,7 @@ _SHARED, _PADDING = -1, -2  # owners of keys: the prefix, seen by all questions 
 
 
 @dataclass(frozen=True)
-class Prompts:
+class PromptGroup:
     """The prompts of questions about one image, as token ids.
 
     prefix: what they all begin with, image slots included. features: [N, D], what the LLM reads in place of the slots,
@@ -41,21 +45,23 @@ class Prompts:
 
 def common_prefix(sequences: Sequence[list[int]]) -> int:
     """Length of what all sequences begin with, one short of the shortest sequence at most."""
-    low, high = min(sequences), max(sequences)
+    low, high = min(sequences), max(sequences)  # in the order of a dictionary: what these two share, all share
     limit = min(len(ids) for ids in sequences) - 1
     return next((i for i in range(limit) if low[i] != high[i]), limit)
 
 
-def make_prompts(prompts: Sequence[list[int]], features: torch.Tensor | None = None) -> Prompts:
+def group_prompts(prompts: Sequence[list[int]], features: torch.Tensor | None = None) -> PromptGroup:
     """Split whole prompts, one per question about the same image, into shared prefix and tails."""
     shared = common_prefix(prompts)
-    return Prompts(prompts[0][:shared], [ids[shared:] for ids in prompts], features)
+    return PromptGroup(prompts[0][:shared], [ids[shared:] for ids in prompts], features)
 
 
 def image_features(vlm: VLM, pixels: torch.Tensor) -> torch.Tensor:
     """pixels: float32[B, 3, H, W] -> what the LLM reads in place of the image slots, [B, N, D]."""
     tower = next(vlm.vision_tower.parameters())
-    return torch.stack(vlm.model.get_image_features(pixel_values=pixels.to(tower)).pooler_output)
+    output = vlm.model.get_image_features(pixel_values=pixels.to(tower))
+    assert not isinstance(output, tuple) and output.pooler_output is not None  # as it is unless one asks for a tuple
+    return torch.stack(list(output.pooler_output))
 
 
 def end_ids(model: LlavaForConditionalGeneration) -> set[int]:
@@ -65,7 +71,46 @@ def end_ids(model: LlavaForConditionalGeneration) -> set[int]:
 
 
 def to_text(vlm: VLM, ids: list[int]) -> str:
+    """The answer that new token ids spell."""
     return vlm.processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
+class Token(NamedTuple):
+    """A token to feed: its question's number in the row (`_PADDING`: none), its id, its position in the prompt."""
+
+    question: int
+    id: int
+    position: int
+
+
+@dataclass(frozen=True)
+class Placed:
+    """What the mask knows of the tokens of all rows.
+
+    owners, positions: int64[R, tokens]. An owner is a question's number in the row, `_SHARED` or `_PADDING`.
+    """
+
+    owners: torch.Tensor
+    positions: torch.Tensor
+
+    def followed_by(self, more: "Placed") -> "Placed":
+        return Placed(torch.cat([self.owners, more.owners], 1), torch.cat([self.positions, more.positions], 1))
+
+    def rows(self, kept: list[int]) -> "Placed":
+        return Placed(self.owners[kept], self.positions[kept])
+
+
+def additive_mask(queries: Placed, keys: Placed, dtype: torch.dtype) -> torch.Tensor:
+    """[R, 1, W, K]: 0 where a query sees a key, the lowest number of `dtype` elsewhere.
+
+    Seen are keys of the query's own question and of the prefix, up to the query's own position.
+    """
+    own = queries.owners[:, :, None] == keys.owners[:, None]  # bool[R, W, K]
+    shared = (keys.owners == _SHARED)[:, None]  # bool[R, 1, K]
+    earlier = keys.positions[:, None] <= queries.positions[:, :, None]  # bool[R, W, K]
+    seen = (own | shared) & earlier
+    zeros = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+    return zeros.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
 
 
 class Decoder:
@@ -77,7 +122,8 @@ class Decoder:
     def __init__(self, model: LlavaForConditionalGeneration, constant: list[int], row_size: int = 16):
         self.model = model
         self.text = language_model(model)
-        weight = model.get_input_embeddings().weight  # a quantised model's other weights have another dtype
+        self.embed = model.get_input_embeddings()
+        weight = next(self.embed.parameters())  # a quantised model's other weights have another dtype
         self.device, self.dtype = weight.device, weight.dtype
         self.ends = end_ids(model)
         self.slot = model.config.image_token_id
@@ -86,26 +132,27 @@ class Decoder:
         self._constant_cache = self._prefill_constant()
 
     @torch.inference_mode()
-    def decode(self, groups: Sequence[Prompts], max_new_tokens: int) -> list[list[list[int]]]:
+    def decode(self, groups: Sequence[PromptGroup], max_new_tokens: int) -> list[list[list[int]]]:
         """The new token ids of every question of every group, without the end token."""
-        cache, lengths = self._prefill(groups)
-        rows, parents = [], []
+        cache, lengths = self._prefill(groups)  # one row a group
+        rows: list[list[list[int]]] = []  # the tails of each row
+        parents: list[int] = []  # the group of each row
         for parent, group in enumerate(groups):
             count = -(-len(group.tails) // self.row_size)
             size = -(-len(group.tails) // count)  # rows of nearly equal size
-            parts = [group.tails[i : i + size] for i in range(0, len(group.tails), size)]
-            rows += parts
-            parents += [parent] * len(parts)
-        if parents != list(range(len(groups))):
-            cache.batch_select_indices(self._tensor(parents))
+            for start in range(0, len(group.tails), size):
+                rows.append(group.tails[start : start + size])
+                parents.append(parent)
+        if len(rows) > len(groups):
+            cache.batch_select_indices(self._tensor(parents))  # a group's prefix once for each of its rows
         answers = self._decode_rows(rows, [lengths[parent] for parent in parents], cache, max_new_tokens)
         merged: list[list[list[int]]] = [[] for _ in groups]
         for parent, row in zip(parents, answers):
             merged[parent] += row
         return merged
 
-    def _tensor(self, values) -> torch.Tensor:
-        return torch.tensor(values, device=self.device)
+    def _tensor(self, values: Sequence) -> torch.Tensor:
+        return torch.tensor(values, device=self.device, dtype=torch.int64)
 
     @torch.inference_mode()
     def _prefill_constant(self) -> DynamicCache:
@@ -114,7 +161,7 @@ class Decoder:
             self.text(input_ids=self._tensor([self.constant]), use_cache=True, **{CACHE: cache})
         return cache
 
-    def _prefill(self, groups: Sequence[Prompts]) -> tuple[DynamicCache, list[int]]:
+    def _prefill(self, groups: Sequence[PromptGroup]) -> tuple[DynamicCache, list[int]]:
         """Keys and values of every group's prefix, one row each, right-padded; and the prefixes' lengths.
 
         Causality alone keeps the padding unseen here; later `_decode_rows` masks it.
@@ -125,16 +172,16 @@ class Decoder:
         cache = copy.deepcopy(self._constant_cache)
         if skip:
             cache.batch_repeat_interleave(len(groups))
-        rests = [self._embed(group, skip) for group in groups]
+        rests = [self._embeddings(group, skip) for group in groups]
         if max(len(rest) for rest in rests) > 0:
-            embeddings = torch.nn.utils.rnn.pad_sequence(rests, batch_first=True)
-            self.text(inputs_embeds=embeddings, use_cache=True, **{CACHE: cache})
+            padded = torch.nn.utils.rnn.pad_sequence(rests, batch_first=True)  # [groups, longest rest, D]
+            self.text(inputs_embeds=padded, use_cache=True, **{CACHE: cache})
         return cache, [len(group.prefix) for group in groups]
 
-    def _embed(self, group: Prompts, skip: int) -> torch.Tensor:
-        """Embeddings [P - skip, D] of a prefix from `skip` on, its image slots replaced by position."""
-        ids = self._tensor(group.prefix[skip:]).long()
-        embeddings = self.model.get_input_embeddings()(ids)
+    def _embeddings(self, group: PromptGroup, skip: int) -> torch.Tensor:
+        """Embeddings [P - skip, D] of a prefix of P tokens from `skip` on, its image slots replaced by position."""
+        ids = self._tensor(group.prefix[skip:])
+        embeddings = self.embed(ids)
         if group.features is not None:
             slots = ids == self.slot
             if int(slots.sum()) != len(group.features):
@@ -142,64 +189,74 @@ class Decoder:
             embeddings[slots] = group.features.to(embeddings)
         return embeddings
 
-    def _decode_rows(self, rows, starts: list[int], cache: DynamicCache, budget: int) -> list[list[list[int]]]:
-        """rows[r]: tails that share the prefix in row r of `cache`, of length starts[r] without its padding."""
-        answers = [[[] for _ in row] for row in rows]
-        alive = list(range(len(rows)))  # rows with an unfinished question
-        columns = torch.arange(cache.get_seq_length(), device=self.device).expand(len(rows), -1)
-        owners = torch.where(columns < self._tensor(starts)[:, None], _SHARED, _PADDING)
-        keys = _Tokens(owners, columns)
-        # a step: per row the (question, token, position) to feed; whole tails first, then each one's newest token
-        step = [
-            [(q, token, starts[r] + i) for q, tail in enumerate(row) for i, token in enumerate(tail)]
-            for r, row in enumerate(rows)
-        ]
+    def _decode_rows(
+        self, rows: list[list[list[int]]], starts: list[int], cache: DynamicCache, budget: int
+    ) -> list[list[list[int]]]:
+        """Decode until every question has ended or `budget` tokens are made.
+
+        rows[r]: the tails of the questions in row r. starts[r]: the length of its prefix, which `cache` holds in row r.
+        Returns the new token ids by row and question.
+        """
+        answers: list[list[list[int]]] = [[[] for _ in row] for row in rows]
+        alive = list(range(len(rows)))  # rows with an unfinished question; row i of every tensor is row alive[i]
+        keys = self._prefix_keys(starts, cache.get_seq_length())
+        # The first step feeds every tail whole, each later one the newest token of each unfinished question.
+        step = [_tail_tokens(row, start) for row, start in zip(rows, starts)]
         for _ in range(budget):
-            if not alive:
-                break
             newest, keys = self._feed(step, keys, cache)
-            step = [[] for _ in alive]
-            for (r, q), (token, position) in newest.items():
-                if token not in self.ends:
-                    answers[alive[r]][q].append(token)
-                    step[r].append((q, token, position + 1))
-            kept = [r for r, row in enumerate(step) if row]
+            step = [[token for token in row if token.id not in self.ends] for row in newest]
+            for row, unfinished in zip(alive, step):
+                for token in unfinished:
+                    answers[row][token.question].append(token.id)
+            kept = [i for i, unfinished in enumerate(step) if unfinished]
+            if not kept:
+                break
             if len(kept) < len(alive):
-                cache.batch_select_indices(self._tensor(kept).long())
-                keys = _Tokens(keys.owners[kept], keys.positions[kept])
-                alive, step = [alive[r] for r in kept], [step[r] for r in kept]
+                cache.batch_select_indices(self._tensor(kept))
+                keys = keys.rows(kept)
+                alive, step = [alive[i] for i in kept], [step[i] for i in kept]
         return answers
 
-    def _feed(self, step, keys: "_Tokens", cache: DynamicCache):
-        """One forward pass. Returns {(row, question): (next token, position of the last one fed)}, and the new keys."""
+    def _prefix_keys(self, starts: list[int], width: int) -> Placed:
+        """The prefixes in a cache of `width` columns: row r's first starts[r] are shared, the others padding."""
+        columns = torch.arange(width, device=self.device).expand(len(starts), -1)  # int64[R, K]
+        is_prefix = columns < self._tensor(starts)[:, None]
+        return Placed(torch.where(is_prefix, _SHARED, _PADDING), columns)
+
+    def _feed(self, step: list[list[Token]], keys: Placed, cache: DynamicCache) -> tuple[list[list[Token]], Placed]:
+        """One forward pass over the tokens of each row.
+
+        Returns the next token of every question that was fed, by row, and the keys with the new ones.
+        """
         width = max(len(row) for row in step)
-        padded = [row + [(_PADDING, 0, 0)] * (width - len(row)) for row in step]
-        owners, ids, positions = self._tensor(padded).unbind(-1)
-        queries = _Tokens(owners, positions)
-        keys = _Tokens(torch.cat([keys.owners, owners], 1), torch.cat([keys.positions, positions], 1))
+        padded = [row + [Token(_PADDING, 0, 0)] * (width - len(row)) for row in step]
+        owners, ids, positions = self._tensor(padded).unbind(-1)  # int64[R, W] each
+        queries = Placed(owners, positions)
+        keys = keys.followed_by(queries)  # the cache grows by the same columns
         hidden = self.text(
             input_ids=ids,
-            attention_mask=additive_mask(queries, keys, self.dtype),
+            attention_mask=additive_mask(queries, keys, self.dtype),  # [R, 1, W, K]
             position_ids=positions,
             use_cache=True,
             **{CACHE: cache},
-        ).last_hidden_state
-        last = {(r, q): (r, i, position) for r, row in enumerate(step) for i, (q, _, position) in enumerate(row)}
-        where = self._tensor([place[:2] for place in last.values()])
-        tokens = self.model.lm_head(hidden[where[:, 0], where[:, 1]]).argmax(-1).tolist()
-        return {key: (token, place[2]) for token, (key, place) in zip(tokens, last.items())}, keys
+        ).last_hidden_state  # [R, W, D]
+        # Where each question's last token stands; it alone predicts.
+        last: dict[tuple[int, int], int] = {}
+        for i, row in enumerate(step):
+            for column, token in enumerate(row):
+                last[i, token.question] = column
+        at_rows, at_columns = self._tensor([(i, column) for (i, _), column in last.items()]).unbind(-1)  # int64[Q] each
+        logits = self.model.lm_head(hidden[at_rows, at_columns])  # [Q, V]
+        newest: list[list[Token]] = [[] for _ in step]
+        for ((i, question), column), token_id in zip(last.items(), logits.argmax(-1).tolist()):
+            newest[i].append(Token(question, token_id, step[i][column].position + 1))
+        return newest, keys
 
 
-@dataclass(frozen=True)
-class _Tokens:
-    """owners, positions: int64[rows, tokens]; a token's owner is its question's number in the row."""
-
-    owners: torch.Tensor
-    positions: torch.Tensor
-
-
-def additive_mask(queries: _Tokens, keys: _Tokens, dtype: torch.dtype) -> torch.Tensor:
-    """[rows, 1, queries, keys]: 0 where a query sees a key of its own question or of the prefix, not after itself."""
-    own = queries.owners[:, :, None] == keys.owners[:, None]
-    seen = (own | (keys.owners == _SHARED)[:, None]) & (keys.positions[:, None] <= queries.positions[:, :, None])
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
+def _tail_tokens(tails: list[list[int]], start: int) -> list[Token]:
+    """The tails of a row side by side; the positions of each begin at `start`, after the prefix."""
+    return [
+        Token(question, token_id, start + offset)
+        for question, tail in enumerate(tails)
+        for offset, token_id in enumerate(tail)
+    ]

@@ -14,48 +14,53 @@ def rows(name: str, scores: Mapping) -> list[Row]:
 
 
 def as_text(rows: Iterable[Row]) -> str:
+    """The rows as lines, their values in one column."""
     rows = list(rows)
     width = max(len(row[0]) for row in rows if len(row) > 1)
-    return "\n".join(f"{name:<{width}}  {value[0]}" if value else name for name, *value in rows)
+    return "\n".join(row[0] if len(row) == 1 else f"{row[0]:<{width}}  {row[1]}" for row in rows)
 
 
 def brief(name: str, scores: Mapping) -> list[str]:
     """A line for each breakdown; VQAv2's 65 question types and GQA's steps are left to `rows`."""
     if name == "pope":
-        return [
-            f"POPE {category}: "
-            + ", ".join(f"{number.replace('_', ' ')} {100 * part[number]:.2f}" for number in AVERAGED)
-            + f", {part['unparsed']} answers neither yes nor no"
-            for category, part in _categories(scores).items()
-        ]
+        return [_pope_line(category, part) for category, part in _categories(scores).items()]
     if name == "vqav2":
         return [f"VQAv2 by answer type: {_joined(scores['per_answer_type'])}"]
-    return [
-        f"GQA: {', '.join(f'{number} {scores[number]:.2f}' for number in GQA_NUMBERS[1:])}",
-        f"GQA by structural type: {_joined(scores['per_structural_type'], scores['counts']['structural_type'])}",
-        f"GQA by semantic type: {_joined(scores['per_semantic_type'], scores['counts']['semantic_type'])}",
-    ]
+    lines = ["GQA: " + ", ".join(f"{number} {scores[number]:.2f}" for number in GQA_NUMBERS[1:])]
+    for kind in ("structural", "semantic"):
+        values, counts = scores[f"per_{kind}_type"], scores["counts"][f"{kind}_type"]
+        lines.append(f"GQA by {kind} type: {_joined(values, counts)}")
+    return lines
+
+
+def _pope_line(category: str, part: Mapping) -> str:
+    numbers = ", ".join(f"{number.replace('_', ' ')} {100 * part[number]:.2f}" for number in AVERAGED)
+    return f"POPE {category}: {numbers}, {part['unparsed']} answers neither yes nor no"
 
 
 def _joined(scores: Mapping[str, float], counts: Mapping[str, int] | None = None) -> str:
-    sizes = {key: f" of {counts[key]}" if counts else "" for key in scores}
-    return ", ".join(f"{key} {value:.2f}{sizes[key]}" for key, value in sorted(scores.items()))
+    """{"attr": 50.0}, {"attr": 2} -> "attr 50.00 of 2" """
+    pairs = sorted(scores.items())
+    if counts is None:
+        return ", ".join(f"{key} {value:.2f}" for key, value in pairs)
+    return ", ".join(f"{key} {value:.2f} of {counts[key]}" for key, value in pairs)
 
 
 def _gqa(scores: Mapping) -> list[Row]:
-    rows = [*_head("GQA", scores), *((name, f"{scores[name]:.2f}") for name in GQA_NUMBERS)]
-    for name, counts in scores["counts"].items():
-        rows += [(f"per {name.replace('_', ' ')}",)]
-        for key, value in sorted(scores[f"per_{name}"].items()):
+    rows = _head("GQA", scores)
+    rows += [(name, f"{scores[name]:.2f}") for name in GQA_NUMBERS]
+    for breakdown, counts in scores["counts"].items():
+        rows.append((f"per {breakdown.replace('_', ' ')}",))
+        for key, value in sorted(scores[f"per_{breakdown}"].items()):
             rows.append((f"  {key}", f"{value:.2f}  ({counts[key]} questions)"))
     return rows
 
 
 def _vqav2(scores: Mapping) -> list[Row]:
     rows = [*_head("VQAv2", scores), ("overall", f"{scores['overall']:.2f}")]
-    for name in ("answer_type", "question_type"):
-        rows += [(f"per {name.replace('_', ' ')}",)]
-        rows += [(f"  {key}", f"{value:.2f}") for key, value in sorted(scores[f"per_{name}"].items())]
+    for breakdown in ("answer_type", "question_type"):
+        rows.append((f"per {breakdown.replace('_', ' ')}",))
+        rows += [(f"  {key}", f"{value:.2f}") for key, value in sorted(scores[f"per_{breakdown}"].items())]
     return rows
 
 
@@ -64,11 +69,13 @@ def _pope(scores: Mapping) -> list[Row]:
     mode = next(iter(categories.values()))["mode"]
     rows: list[Row] = [(f"POPE, {mode} mode",)]
     for category, part in categories.items():
-        rows += [(_pope_title(category, part),), *((f"  {name}", f"{part[name]:.4f}") for name in AVERAGED)]
+        rows.append((_pope_title(category, part),))
+        rows += [(f"  {name}", f"{part[name]:.4f}") for name in AVERAGED]
         rows += [(f"  {name}", str(part[name])) for name in ("tp", "fp", "tn", "fn", "unparsed")]
-    for name in ("mean", "pooled"):
-        if name in scores and len(categories) > 1:
-            rows += [(name,), *((f"  {metric}", f"{scores[name][metric]:.4f}") for metric in AVERAGED)]
+    for together in ("mean", "pooled"):
+        if together in scores and len(categories) > 1:
+            rows.append((together,))
+            rows += [(f"  {name}", f"{scores[together][name]:.4f}") for name in AVERAGED]
     return rows
 
 
@@ -77,9 +84,9 @@ def _categories(scores: Mapping) -> dict[str, Mapping]:
 
 
 def _head(title: str, scores: Mapping) -> list[Row]:
-    rows: list[Row] = [
-        (f"{title}, {scores['mode']} mode, {scores['questions']} questions, predictions {scores['predictions']}",)
-    ]
+    """What was scored, and what of it is partial."""
+    what = f"{scores['mode']} mode, {scores['questions']} questions, predictions {scores['predictions']}"
+    rows: list[Row] = [(f"{title}, {what}",)]
     if scores["missing"]:
         rows.append((f"partial: {scores['missing']} questions have no prediction and count as wrong",))
     if scores.get("extra"):

@@ -1,22 +1,29 @@
-"""An append-only file of answers that survives a kill and refuses to mix two models."""
+"""Append-only files of answers that survive a kill and refuse to mix two models."""
 
+import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from bridge.evaluation.benchmarks import Benchmark
+from bridge.evaluation.settings import EvaluateConfig
 from vlm.errors import UserError, writing
-from vlm.files import read_json, read_jsonl, write_json
+from vlm.files import file_sha256, read_json, read_jsonl, write_json
 
 
 class Predictions:
     """`FILE.jsonl`, one answered question a line, and beside it `FILE.origin.json`: what the answers depend on.
 
-    Opening drops a last line torn by a kill and gives the answers so far in `.answers`. UserError where the file's
-    origin differs from `origin` or an answered question has changed.
+    Opening drops a last line torn by a kill and gives the answers so far in `.answers`, question id -> answer.
     """
 
     def __init__(self, path: str | Path, origin: dict, questions: dict[str, str]):
+        """questions: id -> text.
+
+        Raises:
+            UserError: the file's origin differs from `origin`, or an answered question has changed.
+        """
         self.path = Path(path)
         self.answers: dict[str, str] = {}
         with writing(self.path):
@@ -75,3 +82,45 @@ def _drop_torn_line(path: Path) -> None:
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
             file.truncate(whole)
+
+
+def answers_origin(config: EvaluateConfig, folder: Path, dtype: str) -> dict:
+    """What answers depend on beside the question, for `Predictions`. folder: of the VLM; dtype: as "float32"."""
+    origin = {
+        "model": folder_digest(folder),
+        "dtype": dtype,
+        "max_new_tokens": config.max_new_tokens,
+        "batch_questions": config.batch_questions,  # which questions are decoded together rounds them differently
+        "sees": config.sees,
+    }
+    if config.oracle:
+        origin["captions"] = file_sha256(config.oracle)
+    if config.load_in:
+        origin["load_in"] = config.load_in
+    return origin
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 over names and contents of a saved VLM's files."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".jinja")):
+        digest.update(f"{path.name} {file_sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def open_predictions(
+    out: Path, benchmarks: Sequence[Benchmark], origin: dict, anew: bool = False
+) -> dict[str, Predictions]:
+    """Each benchmark's answers so far, by its name; with `anew` they are discarded. Errors as of `Predictions`."""
+    opened = {}
+    for benchmark in benchmarks:
+        path = out / "predictions" / f"{benchmark.name}.jsonl"
+        if anew:
+            discard(path)
+        own = {**origin, "split": benchmark.split}
+        if origin["sees"] == "other images":  # which one is shown depends on all of them
+            names = "\n".join(image.name for image in benchmark.images)
+            own["shown"] = hashlib.sha256(names.encode()).hexdigest()
+        questions = {example.question_id: example.question for example in benchmark.examples}
+        opened[benchmark.name] = Predictions(path, own, questions)
+    return opened

@@ -24,25 +24,29 @@ def paired_gain(
         resampling them singly gives intervals that are too narrow.
 
     Returns gain, low and high in the unit of the scores, questions and samples. The same seed gives the same interval.
+
+    Raises:
+        UserError: the two are over different questions, or over none.
     """
     differ = after.keys() ^ before.keys()
     if differ:
         raise UserError(f"the two results are not over the same questions: {len(differ)} differ ({few(differ)})")
     if not after:
         raise UserError("there are no questions to compare")
-    differences = np.array([after[key] - before[key] for key in after], dtype=np.float64)
+    differences = np.array([after[key] - before[key] for key in after], dtype=np.float64)  # [questions]
+    # The units that are resampled: the sum of the differences and the number of questions of each.
     if groups is None:
         sums, sizes = differences, np.ones(len(differences))
     else:
         _, members = np.unique([groups[key] for key in after], return_inverse=True)
         sums, sizes = np.bincount(members, weights=differences), np.bincount(members).astype(np.float64)
     # Only how often each kind of unit is drawn matters, so a multinomial over the kinds is the same bootstrap, faster.
-    # Rounded, or sums of decimals that differ in the last bit would be kinds of their own.
+    # Rounded, or sums of decimals that differ in the last bit would be kinds of their own. kinds: [kinds, 2].
     kinds, counts = np.unique(np.stack([sums.round(9), sizes], axis=1), axis=0, return_counts=True)
     rng = np.random.default_rng(seed)
     gains = []
     for start in range(0, samples, CHUNK):
-        drawn = rng.multinomial(len(sums), counts / counts.sum(), size=min(CHUNK, samples - start))
+        drawn = rng.multinomial(len(sums), counts / counts.sum(), size=min(CHUNK, samples - start))  # [chunk, kinds]
         gains.append((drawn @ kinds[:, 0]) / (drawn @ kinds[:, 1]))
     low, high = np.quantile(np.concatenate(gains), [0.025, 0.975])
     return {

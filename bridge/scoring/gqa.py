@@ -1,7 +1,7 @@
-"""GQA's metrics, equal to the official eval.py, and to LLaVA's edit of it where only some questions are answered.
+"""GQA's metrics (Hudson and Manning 2019, arXiv 1902.09506), equal to the official eval.py of its download page.
 
-Nothing is normalised: an answer is right if it equals the reference character for character. Left out is grounding,
-which needs attention maps.
+Where only some questions are answered they are those of LLaVA's edit, eval_gqa.py. Nothing is normalised: an answer is
+right if it equals the reference character for character. Left out is grounding, which needs attention maps.
 """
 
 import string
@@ -42,7 +42,7 @@ def score(
         lmms-eval (which reports accuracy only).
     llava_processing: put the predictions through `process_as_llava` first.
 
-    With a prediction for every question this is the official result. Where some are missing: a balanced question
+    With a prediction for every question this is the official result. If some are missing: a balanced question
     without one is wrong; an entailed question that is not balanced (or not in `questions`) and has none is left out of
     consistency, and a question with no entailed one left is not in its mean.
 
@@ -51,6 +51,9 @@ def score(
     per_structural_type, per_semantic_type, per_steps (name or number of steps -> accuracy); per_question (balanced
     id -> 0.0 or 100.0); counts (the number of questions behind each of the three breakdowns); mode, predictions
     ("as given" or "processed as LLaVA does"), questions (balanced ones), missing, extra, and entailed_left_out.
+
+    Raises:
+        UserError: no question is balanced, a record lacks what scoring reads, or the choices are of another split.
     """
     if mode not in ("official", "lmms"):
         raise UserError(f"mode {mode!r} is unknown; use official or lmms")
@@ -98,7 +101,7 @@ def _metrics(
 
 
 def _balanced(questions: dict[str, Mapping]) -> dict[str, Mapping]:
-    """The balanced questions; `UserError` if there are none, or if they carry no answers."""
+    """The balanced questions; a UserError if there are none, or if they carry no answers."""
     if other := [key for key, question in questions.items() if not isinstance(question, Mapping)]:
         raise UserError(f"{few(other)} is no GQA question: needed is a GQA questions file, question id -> record")
     balanced = {key: question for key, question in questions.items() if question.get("isBalanced")}
@@ -112,7 +115,7 @@ def _balanced(questions: dict[str, Mapping]) -> dict[str, Mapping]:
 
 
 def _check_form(key: str, question: Mapping) -> None:
-    """`UserError` where a balanced question lacks what scoring reads."""
+    """Raise a UserError if a balanced question lacks what scoring reads."""
     absent = [field for field in ("answer", "types", "groups", "semantic") if field not in question]
     if absent:
         raise UserError(
@@ -164,7 +167,7 @@ def _breakdowns(balanced: dict[str, Mapping], correct: dict[str, bool]) -> dict[
 def _belongs(
     balanced: dict[str, Mapping], answers: dict[str, Any], choices: Mapping[str, Mapping] | None, kind: str
 ) -> list[bool]:
-    """For every balanced question, whether its prediction is among the `kind` of choices ("valid" or "plausible")."""
+    """For every balanced question, if its prediction is among the `kind` of choices ("valid" or "plausible")."""
     if not choices:
         return [False] * len(balanced)
     without = [key for key in balanced if key not in choices]
@@ -183,11 +186,14 @@ def _belongs(
 def _consistency(
     balanced: dict[str, Mapping], questions: dict[str, Mapping], answers: dict[str, Any], correct: dict[str, bool]
 ) -> tuple[float, int]:
-    """Mean over correct balanced questions of the share of their entailed questions answered correctly, in percent;
-    and how many entailed questions had to be left out because they are not answered."""
+    """How often what follows from a correct answer is answered correctly too.
+
+    Returns the mean over correct balanced questions of the share of their entailed questions answered correctly, in
+    percent; and how many entailed questions are left out because they are not answered.
+    """
     shares, left_out = [], 0
     for key, question in balanced.items():
-        entailed = [other for other in map(str, question.get("entailed", ())) if other != key]
+        entailed = [str(other) for other in question.get("entailed", ()) if str(other) != key]
         if not correct[key] or not entailed:
             continue
         known = [other for other in entailed if other in balanced or (other in questions and other in answers)]
@@ -200,7 +206,7 @@ def _consistency(
 def _chi_square(balanced: dict[str, Mapping], answers: dict[str, Any]) -> float:
     """Distance of the predicted from the true answers in each global group, weighted by the group's size.
 
-    A predicted answer that is never true in its group adds nothing. 0 if no question has a group, where the official
+    A predicted answer that is never true in its group adds nothing. 0 if no question has a group: there the official
     script divides by zero.
     """
     true: dict[str, Counter] = {}

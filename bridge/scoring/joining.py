@@ -16,8 +16,10 @@ def few(ids: Iterable[str], limit: int = 3) -> str:
 def index_predictions(predictions: Any, id_key: str, answer_key: str) -> dict[str, Any]:
     """Official predictions `[{id_key: ..., answer_key: ...}]`, or a mapping id -> answer, as a dict by string id.
 
-    The last of several predictions for one question counts, as in the official evaluators. `UserError` for records
-    of another form.
+    The last of several predictions for one question counts, as in the official evaluators.
+
+    Raises:
+        UserError: a record has another form.
     """
     if isinstance(predictions, Mapping):
         return {str(question_id): answer for question_id, answer in predictions.items()}
@@ -26,7 +28,7 @@ def index_predictions(predictions: Any, id_key: str, answer_key: str) -> dict[st
 
 
 def check_records(predictions: Any, id_key: str, answer_key: str) -> None:
-    """`UserError` unless `predictions` is a list of objects that have both keys."""
+    """Raise a UserError unless `predictions` is a list of objects that have both keys."""
     if not isinstance(predictions, Sequence) or isinstance(predictions, str):
         raise UserError(f"predictions are not a list; needed is a list of objects with {id_key!r} and {answer_key!r}")
     for number, record in enumerate(predictions, start=1):
@@ -37,7 +39,7 @@ def check_records(predictions: Any, id_key: str, answer_key: str) -> None:
 
 
 def refuse_strangers(questions: Iterable[Any], predictions: Iterable[Any], where: str) -> None:
-    """`UserError` where not one prediction is for one of the questions: they are of another split, not all wrong."""
+    """Raise a UserError if no prediction is for one of the questions: they are of another split, not all wrong."""
     asked, answered = set(map(str, questions)), set(map(str, predictions))
     if not asked & answered:
         raise UserError(
@@ -47,7 +49,7 @@ def refuse_strangers(questions: Iterable[Any], predictions: Iterable[Any], where
 
 
 def refuse_duplicates(ids: Iterable[Any], where: str) -> None:
-    """`UserError` naming a few ids when one occurs more than once."""
+    """Raise a UserError that names a few of the ids that occur more than once, if there are any."""
     repeated = [question_id for question_id, count in Counter(map(str, ids)).items() if count > 1]
     if repeated:
         raise UserError(

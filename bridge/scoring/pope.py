@@ -1,7 +1,11 @@
-"""POPE's scores, equal to the official evaluate.py, with the divisions by zero it lacks guarded (0.0)."""
+"""POPE's scores, equal to the official evaluate.py (github.com/AoiDragon/POPE), Li et al. 2023, arXiv 2305.10355.
+
+A division by zero, which it does not guard, gives 0.0 here.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any, TypeGuard
 
 from bridge.scoring.joining import few
 from vlm.errors import UserError
@@ -9,6 +13,8 @@ from vlm.errors import UserError
 AVERAGED = ("accuracy", "precision", "recall", "f1", "yes_ratio")
 # The number of questions tells which of POPE's files for its random category it is.
 RANDOM_FILES = {2910: "POPE's file of August 2023", 3000: "POPE's file since autumn 2023"}
+# The labels or answers of one category: in order, or by question id.
+Texts = Sequence[str] | Mapping[str, str]
 YES_WORD = re.compile(r"\byes\b", re.IGNORECASE)
 
 
@@ -23,9 +29,7 @@ def parse_yes_no(text: str) -> str:
     return "no" if "No" in words or "not" in words or "no" in words else "yes"
 
 
-def score(
-    labels: Sequence[str] | Mapping[str, str], answers: Sequence[str] | Mapping[str, str], mode: str = "official"
-) -> dict:
+def score(labels: Texts | Mapping[str, Texts], answers: Texts | Mapping[str, Texts], mode: str = "official") -> dict:
     """Score one category, or several.
 
     labels, answers: two sequences of texts joined by order, which must be equally long; or two mappings from question
@@ -37,33 +41,43 @@ def score(
     Returns fractions, unrounded: accuracy, precision, recall, f1, yes_ratio; tp, fp, tn, fn; per_question (id, or
     position from 0 as a string -> 0.0 or 1.0); mode; questions, missing, extra; and unparsed, the number of answers
     that say neither yes nor no (officially they count as yes).
+
+    Raises:
+        UserError: labels and answers are of different kinds or lengths, or hold something else than text.
     """
     if mode not in ("official", "lmms"):
         raise UserError(f"mode {mode!r} is unknown; use official or lmms")
-    if isinstance(labels, Mapping) and any(not isinstance(label, str) for label in labels.values()):
+    if _are_categories(labels):
         return score_categories(labels, answers, mode)
-    labels, answers = _by_id(labels, answers)
-    answered = {key: answers[key] for key in labels if key in answers}
-    _check_strings("labels", labels)
+    truth, given = _by_id(labels, answers)
+    answered = {key: given[key] for key in truth if key in given}
+    _check_strings("labels", truth)
     _check_strings("answers", answered)
     read, is_unparsed = (parse_yes_no, _says_neither) if mode == "official" else (_lmms_reading, _lmms_unparsed)
     predicted = {key: read(text) for key, text in answered.items()}
-    metrics = _official_metrics(labels, predicted) if mode == "official" else _lmms_metrics(labels, predicted)
+    metrics = _official_metrics(truth, predicted) if mode == "official" else _lmms_metrics(truth, predicted)
     return {
         **metrics,
-        "per_question": {key: float(predicted.get(key) == _truth(label)) for key, label in labels.items()},
+        "per_question": {key: float(predicted.get(key) == _truth(label)) for key, label in truth.items()},
         "mode": mode,
-        "questions": len(labels),
-        "missing": len(labels) - len(answered),
-        "extra": len(answers) - len(answered),
+        "questions": len(truth),
+        "missing": len(truth) - len(answered),
+        "extra": len(given) - len(answered),
         "unparsed": sum(is_unparsed(text) for text in answered.values()),
     }
 
 
-def score_categories(labels: Mapping, answers: Mapping, mode: str = "official") -> dict:
+def _are_categories(labels: Any) -> TypeGuard[Mapping[str, Texts]]:
+    return isinstance(labels, Mapping) and any(not isinstance(label, str) for label in labels.values())
+
+
+def score_categories(labels: Mapping[str, Texts], answers: Any, mode: str = "official") -> dict:
     """Category -> `score` of it, plus "mean": the plain mean over the categories of each of the five metrics.
 
     In lmms mode also "pooled": all categories as one set, which is what its `pope` task reports.
+
+    Raises:
+        UserError: there are no categories, or those of `answers` are others.
     """
     if not isinstance(answers, Mapping) or set(labels) != set(answers):
         given = sorted(answers) if isinstance(answers, Mapping) else type(answers).__name__
@@ -74,15 +88,16 @@ def score_categories(labels: Mapping, answers: Mapping, mode: str = "official") 
     mean = {name: sum(scores[category][name] for category in labels) / len(labels) for name in AVERAGED}
     if mode == "official":
         return {**scores, "mean": mean}
-    joined = [_by_id(labels[category], answers[category]) for category in labels]
-    together = [
-        {f"{category}/{key}": text for category, pair in zip(labels, joined) for key, text in pair[side].items()}
-        for side in (0, 1)
-    ]
-    return {**scores, "mean": mean, "pooled": score(together[0], together[1], mode)}
+    all_labels: dict[str, str] = {}
+    all_answers: dict[str, str] = {}
+    for category in labels:
+        own_labels, own_answers = _by_id(labels[category], answers[category])
+        all_labels |= {f"{category}/{key}": text for key, text in own_labels.items()}
+        all_answers |= {f"{category}/{key}": text for key, text in own_answers.items()}
+    return {**scores, "mean": mean, "pooled": score(all_labels, all_answers, mode)}
 
 
-def _by_id(labels: Sequence[str] | Mapping, answers: Sequence[str] | Mapping) -> tuple[dict[str, str], dict[str, str]]:
+def _by_id(labels: Any, answers: Any) -> tuple[dict[str, str], dict[str, str]]:
     """Both as dicts with string keys: the ids, or the positions of sequences."""
     if isinstance(labels, Mapping) and isinstance(answers, Mapping):
         return {str(key): text for key, text in labels.items()}, {str(key): text for key, text in answers.items()}
@@ -95,7 +110,7 @@ def _by_id(labels: Sequence[str] | Mapping, answers: Sequence[str] | Mapping) ->
             f"{len(labels)} labels and {len(answers)} answers: without question ids they are joined by order and must "
             "be equally many; the random category has 2910 questions in POPE's file of August 2023 and 3000 since then"
         )
-    return tuple({str(position): text for position, text in enumerate(texts)} for texts in (labels, answers))
+    return {str(i): text for i, text in enumerate(labels)}, {str(i): text for i, text in enumerate(answers)}
 
 
 def _check_strings(what: str, texts: dict[str, str]) -> None:

@@ -1,4 +1,7 @@
-"""VQAv2 accuracy, equal to the official evaluator (GT-Vision-Lab/VQA, vqaEval.py of March 2021) to the character.
+"""VQAv2 accuracy, equal to the official evaluator to the character.
+
+That is vqaEval.py of March 2021 in github.com/GT-Vision-Lab/VQA: min(1, annotators who gave the answer / 3), averaged
+over all ways to leave one annotator out (Antol et al. 2015, arXiv 1505.00468; Goyal et al. 2017, arXiv 1612.00837).
 
 Its oddities are part of the score and are kept: answers are normalised only where the annotators disagree, the
 punctuation rule looks at the whole input, a digit-comma-digit anywhere changes the rule for every character, at most 32
@@ -19,19 +22,9 @@ from vlm.errors import UserError
 # In the official order. Not here, so left alone: ' : $ % & * # ~ ^ | and everything outside ASCII.
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 NUMBER_WORDS = {
-    "none": "0",
-    "zero": "0",
-    "one": "1",
-    "two": "2",
-    "three": "3",
-    "four": "4",
-    "five": "5",
-    "six": "6",
-    "seven": "7",
-    "eight": "8",
-    "nine": "9",
-    "ten": "10",
-}
+    "none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7",
+    "eight": "8", "nine": "9", "ten": "10",
+}  # fmt: skip
 ARTICLES = ("a", "an", "the")
 # The official map less six keys without effect: "let's" and "she's" map to themselves, and "Im", "Ive", "Id've" and
 # "I'dve" can never match, because words are lower case by then (so "im" stays "im").
@@ -82,7 +75,9 @@ def score(
     Returns overall, per_answer_type, per_question_type and per_question (id -> score) in percent, rounded to two
     decimals as officially; also mode, predictions ("as given" or "processed as LLaVA does"), questions and missing
     (counts). In lmms mode also exact_match, its unrounded fraction.
-    Raises UserError where predictions and annotations name different questions, or an answer is not a string.
+
+    Raises:
+        UserError: predictions and annotations name different questions, or an answer is not a string.
     """
     if mode not in ("official", "lmms"):
         raise UserError(f"mode {mode!r} is unknown; use official or lmms")
@@ -139,7 +134,7 @@ def _is_answer(answer: Any) -> bool:
 
 
 def _check_ids(annotated: set[str], answered: set[str], allow_missing: bool) -> set[str]:
-    """The unanswered ids; `UserError` where the official loader's assertion fails."""
+    """The unanswered ids; a UserError if the official loader's assertion would fail."""
     missing, extra = annotated - answered, answered - annotated
     if extra or (missing and not allow_missing):
         parts = [f"{len(annotated)} questions and {len(answered)} predictions do not match"]
@@ -161,24 +156,27 @@ def _check_strings(answers: dict[str, Any]) -> None:
 
 def _official_question_score(answers: Sequence[Mapping], prediction: str) -> float:
     """Mean over the annotators of min(1, matches among the others / 3), 0 to 1."""
-    answers = [{**answer, "answer": _strip(answer["answer"])} for answer in answers]
+    given = [{**answer, "answer": _strip(answer["answer"])} for answer in answers]
     prediction = _strip(prediction)
-    # Where all agree the official code compares as written, case included: "Yes" is wrong if all ten say "yes".
-    if len({answer["answer"] for answer in answers}) > 1:
-        answers = [{**answer, "answer": normalise_answer(answer["answer"])} for answer in answers]
+    # If all agree the official code compares as written, case included: "Yes" is wrong if all ten say "yes".
+    if len({answer["answer"] for answer in given}) > 1:
+        given = [{**answer, "answer": normalise_answer(answer["answer"])} for answer in given]
         prediction = normalise_answer(prediction)
-    accuracies = _leave_one_out(answers, prediction)
+    accuracies = _leave_one_out(given, prediction)
     return float(sum(accuracies)) / len(accuracies)
 
 
 def _lmms_question_score(answers: Sequence[Mapping], prediction: str) -> float:
-    answers = [{**answer, "answer": _normalise(answer["answer"], M4C_COMMA)} for answer in answers]
-    return statistics.mean(_leave_one_out(answers, _normalise(prediction, M4C_COMMA)))
+    given = [{**answer, "answer": _normalise(answer["answer"], M4C_COMMA)} for answer in answers]
+    return statistics.mean(_leave_one_out(given, _normalise(prediction, M4C_COMMA)))
 
 
 def _leave_one_out(answers: list[dict], prediction: str) -> list[float]:
-    """One accuracy for each annotator. The others are the answers whose whole object differs from this one's, so
-    without answer_id equal answers remove each other: 6 yes and 4 no give the prediction "yes" 0.4."""
+    """One accuracy for each annotator, by the answers of the others.
+
+    Officially the others are those whose whole object differs from this one's. So without answer_id equal answers
+    remove each other: 6 yes and 4 no give the prediction "yes" 0.4.
+    """
     matching = [answer for answer in answers if answer["answer"] == prediction]
     return [min(1, float(sum(match != left_out for match in matching)) / 3) for left_out in answers]
 

@@ -8,27 +8,28 @@ import pytest
 
 from bridge.data.example import Example
 from bridge.evaluation import benchmarks
-from bridge.evaluation.answering import plan, shuffled
+from bridge.evaluation import captions as caption_files
+from bridge.evaluation.batching import make_batches, shuffled
 from vlm.errors import UserError
 
 
-def test_plan_asks_a_repeated_question_once(benchmark_files):
+def test_batches_ask_a_repeated_question_once(benchmark_files):
     pope = benchmarks.read_pope(benchmark_files / "pope")
     assert len(pope.examples) == 12
     assert pope.note == "POPE's random file has 4 questions: neither of POPE's own files"
-    [[first, second]] = plan(pope.examples, batch_questions=8)
+    [[first, second]] = make_batches(pope.examples, batch_questions=8)
     assert first.image.name == "COCO_val2014_000000000001.jpg" and second.image.name == "COCO_val2014_000000000002.jpg"
     assert first.questions == ("Is there a cat?", "Is there a bus?", "Is there a cup?", "Is there a dog?")
     assert first.ids[0] == ("random/3", "popular/3", "adversarial/3")
-    assert [len(batch) for batch in plan(pope.examples, batch_questions=7)] == [1, 1]
-    [[blind]] = plan(pope.examples, batch_questions=8, blind=True)
+    assert [len(batch) for batch in make_batches(pope.examples, batch_questions=7)] == [1, 1]
+    [[blind]] = make_batches(pope.examples, batch_questions=8, blind=True)
     assert blind.image is None and blind.questions == first.questions and len(blind.ids[0]) == 6
 
 
-def test_plan_puts_units_of_similar_length_together():
+def test_batches_put_units_of_similar_length_together():
     texts = {"a.jpg": "?" * 9, "b.jpg": "?", "c.jpg": "?" * 8, "d.jpg": "?" * 2}
     examples = [Example(name, Path(name), text, None) for name, text in texts.items()]
-    planned = [[unit.image.name for unit in batch] for batch in plan(examples, batch_questions=2)]
+    planned = [[unit.image.name for unit in batch] for batch in make_batches(examples, batch_questions=2)]
     assert planned == [["b.jpg", "d.jpg"], ["c.jpg", "a.jpg"]]
 
 
@@ -84,9 +85,9 @@ def test_lmms_mode_and_hidden_answers(benchmark_files):
 
 
 def test_captions_are_found_by_path(benchmark_files, tmp_path):
-    captions = benchmarks.read_captions(benchmark_files / "captions.json")
+    captions = caption_files.read_captions(benchmark_files / "captions.json")
     image = benchmark_files / "gqa/images/11.jpg"
-    assert benchmarks.caption_of(image, captions, benchmark_files) == "a picture of cat 1"
-    assert benchmarks.caption_of(image, captions, tmp_path) == "a picture of cat 1"  # the file lies elsewhere
+    assert caption_files.caption_of(image, captions, benchmark_files) == "a picture of cat 1"
+    assert caption_files.caption_of(image, captions, tmp_path) == "a picture of cat 1"  # the file lies elsewhere
     with pytest.raises(UserError, match=r"no caption of .*13\.jpg"):
-        benchmarks.caption_of(benchmark_files / "gqa/images/13.jpg", captions, benchmark_files)
+        caption_files.caption_of(benchmark_files / "gqa/images/13.jpg", captions, benchmark_files)

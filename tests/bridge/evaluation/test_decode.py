@@ -7,7 +7,7 @@ import torch
 from tiny.llava import stock_config
 from transformers import LlamaConfig, LlavaForConditionalGeneration, Qwen2Config
 
-from bridge.evaluation.decode import Decoder, _Tokens, additive_mask, common_prefix, make_prompts
+from bridge.evaluation.decode import Decoder, Placed, additive_mask, common_prefix, group_prompts
 
 SLOT, SLOTS, BUDGET = 90, 16, 10
 ENDS = [5, 17, 33, 44, 55, 66, 21, 22, 23]  # many, so that random weights meet one early, late or never
@@ -71,7 +71,7 @@ def test_equal_to_stock_generate_one_by_one(text_config):
     expected = [[stock(model, prompt, pixels) for prompt in prompts] for pixels, prompts in images]
     lengths = {len(answer) for answers in expected for answer in answers}
     assert {0, BUDGET} < lengths, "the case must hold answers that stop at once, early, and never"
-    groups = [make_prompts(prompts, features(model, pixels)) for pixels, prompts in images]
+    groups = [group_prompts(prompts, features(model, pixels)) for pixels, prompts in images]
     for row_size in (1, 7, 24):
         decoder = Decoder(model, images[0][1][0], row_size)
         assert decoder.constant == [3, 4, 5, 6]
@@ -84,7 +84,7 @@ def test_without_an_image_and_with_text_in_its_place():
     rng = random.Random(2)
     blind = [[3, 4, 8, *q] for q in questions(rng, 9)]
     caption = [[3, 4, *range(30, 30 + length), 7, *q] for length in (3, 9) for q in questions(rng, 5)]
-    groups = [make_prompts(part) for part in (blind, caption[:5], caption[5:])]
+    groups = [group_prompts(part) for part in (blind, caption[:5], caption[5:])]
     expected = [[stock(model, prompt) for prompt in part] for part in (blind, caption[:5], caption[5:])]
     assert Decoder(model, [3, 4]).decode(groups, BUDGET) == expected
     assert Decoder(model, [3, 4, 8]).decode(groups, BUDGET) == expected  # not how all begin: prefilled anew
@@ -97,7 +97,7 @@ def test_logits_on_the_shared_prefix_equal_those_of_the_whole_prompt():
     decoder = Decoder(model, prompts[0])
     seen = []
     hook = model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    decoder.decode([make_prompts(prompts, features(model, pixels))], 1)
+    decoder.decode([group_prompts(prompts, features(model, pixels))], 1)
     hook.remove()
     with torch.inference_mode():
         whole = [model(input_ids=torch.tensor([ids]), pixel_values=pixels).logits[0, -1] for ids in prompts]
@@ -111,7 +111,7 @@ def test_finished_questions_are_fed_no_more():
     lengths = [len(stock(model, prompt, pixels)) for prompt in prompts]
     fed = []
     hook = model.lm_head.register_forward_hook(lambda module, inputs, output: fed.append(len(output)))
-    Decoder(model, prompts[0]).decode([make_prompts(prompts, features(model, pixels))], BUDGET)
+    Decoder(model, prompts[0]).decode([group_prompts(prompts, features(model, pixels))], BUDGET)
     hook.remove()
     assert fed == [sum(length >= step for length in lengths) for step in range(BUDGET)]
 
@@ -120,7 +120,7 @@ def test_wrong_number_of_features_is_refused():
     model = tiny_llava(LlamaConfig)
     (pixels, prompts), *_ = make_images(model, random.Random(1), counts=(3,))
     with pytest.raises(ValueError, match="16 image slots in the prompt, 9 image features"):
-        Decoder(model, prompts[0]).decode([make_prompts(prompts, features(model, pixels)[:9])], 1)
+        Decoder(model, prompts[0]).decode([group_prompts(prompts, features(model, pixels)[:9])], 1)
 
 
 def test_common_prefix():
@@ -132,8 +132,8 @@ def test_common_prefix():
 
 def test_mask():
     # keys: prefix of two, its padding, question 0 with two tokens, question 1 with one, padding
-    keys = _Tokens(torch.tensor([[-1, -1, -2, 0, 0, 1, -2]]), torch.tensor([[0, 1, 2, 2, 3, 2, 0]]))
-    queries = _Tokens(torch.tensor([[0, 0, 1]]), torch.tensor([[2, 3, 2]]))
+    keys = Placed(torch.tensor([[-1, -1, -2, 0, 0, 1, -2]]), torch.tensor([[0, 1, 2, 2, 3, 2, 0]]))
+    queries = Placed(torch.tensor([[0, 0, 1]]), torch.tensor([[2, 3, 2]]))
     mask = additive_mask(queries, keys, torch.float32)
     assert mask.shape == (1, 1, 3, 7)
     assert set(mask.unique().tolist()) == {0.0, torch.finfo(torch.float32).min}

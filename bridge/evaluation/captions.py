@@ -1,0 +1,32 @@
+"""The true captions that stand in the images' place in the oracle's prompts."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from vlm.errors import UserError
+from vlm.files import read_json
+
+
+def read_captions(file: str | Path) -> dict[str, str]:
+    """Image path relative to the world's root -> its true caption."""
+    captions = read_json(file)
+    if not isinstance(captions, dict) or not all(isinstance(value, str) for value in captions.values()):
+        raise UserError(f'{file} is not a caption file: it must be an object {{"gqa/images/1.jpg": "caption", ...}}')
+    return captions
+
+
+def caption_of(image: Path, captions: Mapping[str, str], root: Path) -> str:
+    """The caption of `image`, by its path below `root` or else by its last three parts; UserError if missing."""
+    key = image.resolve()
+    key = key.relative_to(root.resolve()) if key.is_relative_to(root.resolve()) else Path(*key.parts[-3:])
+    if key.as_posix() not in captions:
+        raise UserError(
+            f"there is no caption of {image} (key {key.as_posix()!r}): the oracle row needs one of each image"
+        )
+    return captions[key.as_posix()]
+
+
+def captions_by_image(file: str | Path, images: Iterable[Path]) -> dict[Path, str]:
+    """The caption of each image. Raises a UserError unless `file` has all of them."""
+    captions, root = read_captions(file), Path(file).parent
+    return {image: caption_of(image, captions, root) for image in images}
