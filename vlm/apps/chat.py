@@ -20,9 +20,7 @@ TURNS = 8  # of the conversation that are repeated to the model; more would soon
 
 def chat(folder: str, image_file: str | None, question: str | None, max_new_tokens: int) -> None:
     """Answer `question` and return, or answer what stdin brings until it ends or says /quit."""
-    if max_new_tokens < 1:
-        raise UserError(f"--max-new-tokens is {max_new_tokens}; it must be at least 1")
-    image = load_image(image_file) if image_file else None  # before the model: a wrong path is told at once
+    image = load_image(image_file) if image_file else None  # before the model: a wrong path is reported at once
     vlm = load(folder)
     if question is not None:
         _say(vlm, image, question, max_new_tokens, [])
