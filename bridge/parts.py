@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from bridge.config import BridgeConfig
-from vlm.encoders.base import VisionEncoder
-from vlm.encoders.baselines import blind_encoder, random_encoder
-from vlm.encoders.config import NORMALISATIONS
-from vlm.encoders.levljepa import load_encoder
-from vlm.encoders.timm import random_timm_encoder, timm_encoder
+from vlm.encoders.by_name import open_encoder
 from vlm.files import atomic_directory
 from vlm.llava.assembly import assemble
 from vlm.llava.model import VLM, load
@@ -29,22 +25,6 @@ LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj)"
 CONNECTOR = "multi_modal_projector"
 
 
-def build_encoder(config: BridgeConfig) -> VisionEncoder:
-    """`--encoder`: a folder or a timm ViT, either with random weights where asked, or one that sees nothing."""
-    if config.encoder == "blind":
-        return blind_encoder(config.seed)
-    source, random = config.encoder.removeprefix("random:"), config.encoder.startswith("random:")
-    if source.startswith("timm:"):
-        name = source.removeprefix("timm:")
-        encoder = random_timm_encoder(name, config.seed) if random else timm_encoder(name)
-    else:
-        encoder = random_encoder(source, config.seed) if random else load_encoder(source)
-    if config.normalisation:
-        mean, std = NORMALISATIONS[config.normalisation]
-        encoder.config = replace(encoder.config, mean=mean, std=std)
-    return encoder
-
-
 def build_vlm(config: BridgeConfig, device: torch.device, load_in: str | None) -> VLM:
     """Encoder + LLM + fresh connector, or the VLM that `--init` names, on `device` in the run's precision."""
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32, None: default_dtype(device)}[config.precision]
@@ -55,7 +35,8 @@ def build_vlm(config: BridgeConfig, device: torch.device, load_in: str | None) -
             vlm.processor.chat_template = vlm.processor.tokenizer.chat_template = template
         return vlm
     llm = load_llm(config.llm, dtype, load_in, examples=not config.lora)
-    vlm = assemble(build_encoder(config), llm, seed=config.seed)
+    encoder = open_encoder(config.encoder, config.seed, config.normalisation)
+    vlm = assemble(encoder, llm, seed=config.seed)
     vlm.vision_tower.to(dtype)  # as it will be loaded and served
     if load_in is None:
         vlm.model.to(device)

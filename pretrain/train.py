@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -142,7 +142,7 @@ def export(engine, run: Path) -> None:
     with gathered(list(engine.module.parameters())):
         if is_main():
             encoder, logits = engine.module.encoder, engine.module.logits
-            encoder.config = replace(encoder.config, **(logits.values() if logits else {}))
-            encoder.save(run / "encoder")
+            learned = logits.values() if logits else {}
+            encoder.with_config(**learned).save(run / "encoder")
             print(f"encoder written to {run / 'encoder'}", flush=True)
     barrier()

@@ -1,4 +1,7 @@
-"""Ranks, what they agree on, and collectives that gradients pass through. All of it is a no-op in one process."""
+"""What the processes of a run share: values that all agree on, and sums that gradients pass through.
+
+In one process every function returns what it is given.
+"""
 
 import os
 from collections.abc import Callable
@@ -11,10 +14,12 @@ from vlm.errors import UserError
 
 
 def active() -> bool:
+    """Whether there are several processes."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def rank() -> int:
+    """This process's number, from 0; before the process group starts, what the launcher says."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else int(os.environ.get("RANK", 0))
 
 
@@ -32,7 +37,7 @@ def barrier() -> None:
 
 
 def all_sum(tensor: torch.Tensor) -> torch.Tensor:
-    """Sum over ranks, outside autograd. In one process the tensor itself."""
+    """Sum over ranks, outside autograd; in one process the tensor itself."""
     if active():
         tensor = tensor.detach().contiguous().clone()
         dist.all_reduce(tensor)
@@ -51,13 +56,18 @@ def all_items(items: list) -> list:
     """Every rank's picklable `items`, one list in rank order, on every rank."""
     if not active():
         return items
-    parts = [None] * world_size()
+    parts: list[Any] = [None] * world_size()
     dist.all_gather_object(parts, items)
     return [item for part in parts for item in part]
 
 
 def on_main(function: Callable[[], Any]) -> Any:
-    """What `function()` gives on rank 0, on every rank. Its `UserError` is raised there; the others exit with 2."""
+    """Call `function` on rank 0 and return its result on every rank.
+
+    Raises:
+        UserError: on rank 0, if `function` raised it.
+        SystemExit: then, on the other ranks, with code 2: a user reads one line, not one a rank.
+    """
     value = problem = None
     if is_main():
         try:
@@ -65,15 +75,18 @@ def on_main(function: Callable[[], Any]) -> Any:
         except UserError as error:
             problem = error
     value, failed = from_main((value, problem is not None))
-    if failed:  # one line, not one a rank
+    if failed:
         raise problem or SystemExit(2)
     return value
 
 
 class AnyRank:
-    """Whether any rank has raised its flag. The answer comes one call late, when it has long been summed.
+    """Tells every rank, in the same call, whether any of them has raised its flag.
 
-    So every rank gets the same answer in the same call, and none waits for its device.
+    The answer of a call is the sum that the call before started: it has long arrived, so no rank waits for its device.
+        call            1      2      3
+        rank 1's flag   True   False  False
+        every answer    False  True   False
     """
 
     def __init__(self, device: torch.device):
@@ -92,24 +105,27 @@ class AnyRank:
 
 
 class _SumWithGradient(torch.autograd.Function):
-    """c10d's all_reduce has no autograd formula: y = sum_r x_r is read by every rank, so dL/dx_r = sum_r dL/dy_r."""
+    """y = sum_r x_r. Every rank reads y, so dL/dx_r is the sum over the ranks of dL/dy.
+
+    torch's all_reduce has no backward pass of its own.
+    """
 
     @staticmethod
     def forward(ctx, tensor):
         return all_sum(tensor)
 
     @staticmethod
-    def backward(ctx, gradient):
-        return all_sum(gradient)
+    def backward(ctx, *gradients):
+        return all_sum(gradients[0])
 
 
 def sum_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
-    """Sum over ranks, differentiable: the total objective is the sum of the ranks' objectives."""
+    """Sum over ranks, differentiable. The objective is taken to be the sum of the ranks' own objectives."""
     return _SumWithGradient.apply(tensor) if active() else tensor
 
 
 class _GatherWithGradient(torch.autograd.Function):
-    """y = cat_r x_r is read by every rank, so dL/dx_r = rank r's rows of sum_r' dL_r'/dy."""
+    """y = the rows of all ranks. Every rank reads y, so dL/dx_r is rank r's rows of the sum over the ranks of dL/dy."""
 
     @staticmethod
     def forward(ctx, tensor):
@@ -119,8 +135,9 @@ class _GatherWithGradient(torch.autograd.Function):
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx, gradient):
-        return all_sum(gradient)[rank() * ctx.rows :][: ctx.rows]
+    def backward(ctx, *gradients):
+        whole = all_sum(gradients[0])  # [ranks * rows, ...]
+        return whole[rank() * ctx.rows :][: ctx.rows]
 
 
 def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ _REFUSED = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE,
     errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE,
 }  # fmt: skip
-# torch.save's writer in C++ names itself so in the RuntimeError by which it tells of a full disk.
+# torch.save reports a full disk by a RuntimeError of its C++ writer, whose message holds one of these.
 _TORCH_WRITER = ("StreamWriter", "inline_container", "unexpected pos")
 
 
@@ -25,9 +25,12 @@ class UserError(ValueError):
 
 @contextmanager
 def writing(path: str | Path, advice: str = "make room or give another folder") -> Iterator[None]:
-    """Turn a failure to write `path` into a `UserError` that names it; other errors pass through.
+    """Turn a failure to write `path` into a `UserError` that names it and ends with `advice`.
 
     Libraries have their own exceptions for a full disk: torch.save raises RuntimeError, safetensors SafetensorError.
+
+    Raises:
+        UserError: the disk or the system refuses. Other errors pass through as they are.
     """
     try:
         yield
@@ -41,7 +44,7 @@ def writing(path: str | Path, advice: str = "make room or give another folder") 
 
 
 def _free(path: Path) -> str:
-    """The room on the disk of `path`, of which the last parts may not exist yet."""
+    """The room on the disk of `path`, which need not exist yet."""
     for folder in (path, *path.parents):
         try:
             return f"{shutil.disk_usage(folder).free:,} bytes free"
@@ -51,10 +54,10 @@ def _free(path: Path) -> str:
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run a command's `main`; a `UserError` becomes one line on stderr and exit code 2, and so does a file that the
-    system refuses to read or write.
+    """Run a command's `main`, and report what the user can mend in one line on stderr, with exit code 2.
 
-    LEVLM_DEBUG=1 keeps the traceback.
+    That is a `UserError`, or a file that the system refuses to read or write. LEVLM_DEBUG=1 keeps the traceback. Ctrl-C
+    exits with 130.
     """
     try:
         main()

@@ -84,15 +84,6 @@ def test_a_folder_without_checkpoints(tmp_path):
     assert (tmp_path / "finished" / "metrics.jsonl").exists()
 
 
-def test_records_of_a_run_without_checkpoints_are_kept(tmp_path):
-    for attempt in ("1", "2"):
-        assert resume(records(tmp_path, f'{{"step": {attempt}}}\n')) == 0
-    assert (tmp_path / "metrics.old-1.jsonl").read_text() == '{"step": 1}\n'
-    assert (tmp_path / "metrics.old-2.jsonl").read_text() == '{"step": 2}\n'
-    assert resume(records(tmp_path, '{"st')) == 0  # nothing but a torn line
-    assert not (tmp_path / "metrics.old-3.jsonl").exists()
-
-
 def test_a_damaged_checkpoint_does_not_count_among_those_kept(tmp_path, capsys):
     saved(tmp_path, 1, 2, 3)
     (tmp_path / "checkpoints" / "step_3" / "weights").write_text("of step 4")

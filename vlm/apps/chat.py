@@ -1,5 +1,6 @@
 """`vlm chat`: questions about a picture, on a terminal or from a pipe; answers appear as they are made."""
 
+import io
 import sys
 from collections.abc import Iterable, Iterator
 
@@ -15,14 +16,16 @@ HELP = """Type a question. Or:
   /help         this text
   /quit         leave (also Ctrl-D)"""
 
-TURNS = 8  # of the conversation that are repeated to the model; more would soon fill a small model's context
+TURNS = 8  # of the conversation that the model reads again; more would soon fill the context of a small model
 
 
 def chat(folder: str, image_file: str | None, question: str | None, max_new_tokens: int) -> None:
-    """Answer `question` and return, or answer what stdin brings until it ends or says /quit."""
-    if max_new_tokens < 1:
-        raise UserError(f"--max-new-tokens is {max_new_tokens}; it must be at least 1")
-    image = load_image(image_file) if image_file else None  # before the model: a wrong path is told at once
+    """Answer `question` and return, or answer the lines of stdin until it ends or says /quit.
+
+    Raises:
+        UserError: the picture or the folder cannot be used.
+    """
+    image = load_image(image_file) if image_file else None  # before the model: a wrong path is reported at once
     vlm = load(folder)
     if question is not None:
         _say(vlm, image, question, max_new_tokens, [])
@@ -34,7 +37,7 @@ def chat(folder: str, image_file: str | None, question: str | None, max_new_toke
 
 
 def converse(vlm: VLM, image: Image.Image | None, lines: Iterable[str], max_new_tokens: int) -> None:
-    """Obey or answer each line. What goes wrong with one line is said on stderr, and the next line is read."""
+    """Obey or answer each line. An error in one line is printed on stderr, and the next line is read."""
     history: list[tuple[str, str]] = []
     for line in lines:
         command, _, rest = line.strip().partition(" ")
@@ -59,7 +62,10 @@ def converse(vlm: VLM, image: Image.Image | None, lines: Iterable[str], max_new_
             print("error: " + " ".join(str(error).split()), file=sys.stderr)
 
 
-def _say(vlm: VLM, image: Image.Image | None, question: str, max_new_tokens: int, history: list) -> str:
+def _say(
+    vlm: VLM, image: Image.Image | None, question: str, max_new_tokens: int, history: list[tuple[str, str]]
+) -> str:
+    """Print the answer piece by piece, and return it whole."""
     pieces = vlm.stream(image, question, max_new_tokens, history)
     answer = ""
     try:
@@ -72,6 +78,7 @@ def _say(vlm: VLM, image: Image.Image | None, question: str, max_new_tokens: int
 
 
 def _typed() -> Iterator[str]:
+    """Lines of a terminal, until Ctrl-D."""
     import readline  # noqa: F401  (line editing and history in input())
 
     while True:
@@ -83,5 +90,7 @@ def _typed() -> Iterator[str]:
 
 
 def _piped() -> Iterator[str]:
-    sys.stdin.reconfigure(errors="replace")
+    """Lines of a pipe; bytes that are not UTF-8 become replacement characters."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
     yield from sys.stdin

@@ -1,4 +1,4 @@
-"""`vlm doctor`: is a VLM folder what it was when it was made, and what does training see?"""
+"""`vlm doctor`: checks that a VLM folder is what it was when it was made, and shows what training is given."""
 
 import os
 import sys
@@ -12,7 +12,11 @@ from vlm.llms.prompt import Prompts
 
 
 def check(folder: str) -> None:
-    """Print one line a check; `UserError` at the first that fails."""
+    """Print one line a check.
+
+    Raises:
+        UserError: a check fails; those after it are left out.
+    """
     vlm = load(folder)
     if vlm.fixture is None:
         print("vision tower: not checked, the folder has no parity.safetensors")
@@ -31,7 +35,11 @@ def check(folder: str) -> None:
 
 
 def show_labels(folder: str, question: str, answer: str) -> None:
-    """Print a conversation as token ids give it, with the supervised tokens in colour and listed."""
+    """Print a conversation as its token ids decode, with the supervised tokens in colour, and then one a line.
+
+    Raises:
+        UserError: the folder is no VLM, or the text cannot be used.
+    """
     processor = load_processor(folder)
     prompts = Prompts(processor, read_json(f"{folder}/config.json")["image_seq_length"])
     ids, prompt = prompts.conversation_ids(question, answer)

@@ -1,4 +1,4 @@
-"""What a trained encoder is compared with: one that knows nothing, and one that sees nothing."""
+"""Baselines for a trained encoder: one that has learnt nothing, and one that sees nothing."""
 
 from pathlib import Path
 
@@ -9,9 +9,9 @@ from vlm.encoders.levljepa import Encoder, load_encoder, new_encoder
 
 
 def blind_encoder(seed: int) -> Encoder:
-    """A ViT that cannot see: without its patch projection every image gives the same 16 tokens.
+    """A ViT that cannot see: its patch projection is zero, so that every image gives the same 16 tokens.
 
-    A connector trained on it learns what can be answered without looking, through the very path of a sighted one.
+    A connector trained on it learns what can be answered without looking, on the same path as with any other encoder.
     """
     config = EncoderConfig(
         image_size=48, patch_size=12, vision_width=128, vision_layers=1, vision_heads=2, text_width=8, text_layers=1,
@@ -24,5 +24,4 @@ def blind_encoder(seed: int) -> Encoder:
 
 def random_encoder(folder: str | Path, seed: int) -> Encoder:
     """The architecture and pixel statistics of the encoder in `folder` with random weights: the paper's baseline."""
-    trained = load_encoder(folder)
-    return new_encoder(trained.config, seed, trained._tokenizer).eval().requires_grad_(False)
+    return load_encoder(folder).with_random_weights(seed).eval().requires_grad_(False)

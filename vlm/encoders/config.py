@@ -1,14 +1,14 @@
-"""The sizes of a LeVLJEPA encoder, and `config.json` as the released checkpoint writes it."""
+"""The sizes of an encoder, and a LeVLJEPA encoder's `config.json` as the released checkpoint writes it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # the defaults below are also a command's, whose --help must not wait for torch
+if TYPE_CHECKING:  # the defaults below are also those of a command, whose --help must not wait for torch
     import torch
 
-# Pixel statistics by name; they travel with an encoder, in its config.
+# Mean and standard deviation of pixel values in 0..1, red, green, blue. They travel with an encoder, in its config.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -17,15 +17,25 @@ NORMALISATIONS = {"clip": (CLIP_MEAN, CLIP_STD), "imagenet": (IMAGENET_MEAN, IMA
 
 
 @dataclass(frozen=True)
-class EncoderConfig:
-    """Sizes of both towers and their heads, and how pixels are prepared. Defaults are the released ViT-B's.
-
-    logit_scale, logit_bias: what CLIP's and SigLIP's objectives learn beside the weights, named as in transformers'
-    CLIPModel and SiglipModel: a pair's logit is exp(logit_scale) * cosine(z_v, z_t) + logit_bias. Else None.
-    """
+class PixelConfig:
+    """How pixels are prepared for a vision encoder: side of the square image and of its square patches, in pixels, and
+    the statistics by which each channel is normalised."""
 
     image_size: int = 224
     patch_size: int = 16
+    mean: tuple[float, ...] = CLIP_MEAN
+    std: tuple[float, ...] = CLIP_STD
+
+
+@dataclass(frozen=True)
+class EncoderConfig(PixelConfig):
+    """Sizes of both towers and their heads. Defaults are those of the released ViT-B.
+
+    logit_scale, logit_bias: what CLIP's and SigLIP's objectives learn beside the weights, named as in transformers'
+    CLIPModel and SiglipModel: the logit of a pair is exp(logit_scale) * cosine(z_v, z_t) + logit_bias. Else None.
+    training: settings of the run that trained it.
+    """
+
     vision_width: int = 768
     vision_layers: int = 12
     vision_heads: int = 12
@@ -37,14 +47,13 @@ class EncoderConfig:
     embed_dim: int = 256
     projector_width: int = 2048
     projector_depth: int = 4
-    mean: tuple[float, float, float] = CLIP_MEAN
-    std: tuple[float, float, float] = CLIP_STD
     logit_scale: float | None = None
     logit_bias: float | None = None
     training: dict = field(default_factory=dict)
 
     def to_json(self) -> dict:
-        """The released `config.json`, plus image and patch size, pixel statistics, and the logits' scalars if any."""
+        """Give the released `config.json`, plus image and patch size, pixel statistics and, if any, the two scalars of
+        the logits."""
         logits = {"logit_scale": self.logit_scale, "logit_bias": self.logit_bias}
         return {
             "model_type": "levljepa",
@@ -75,11 +84,14 @@ class EncoderConfig:
     def from_json(cls, config: dict, vision: dict[str, torch.Tensor], text: dict[str, torch.Tensor]) -> EncoderConfig:
         """Read a released or our own `config.json`; image, patch and context sizes come from the weights.
 
-        A config without pixel statistics gets CLIP's: both published training codes use them, although the model
-        card's snippet shows ImageNet's.
+        A config without pixel statistics gets those of CLIP: both published training codes use them, although the
+        snippet on the model card shows ImageNet's.
+
+        Raises:
+            KeyError, TypeError: the config or the weights lack something.
         """
-        patch = vision["encoder.patch_embed.proj.weight"].shape[-1]
-        patches = vision["encoder.pos_embed"].shape[1] - 1
+        patch = vision["encoder.patch_embed.proj.weight"].shape[-1]  # [width, 3, patch, patch]
+        patches = vision["encoder.pos_embed"].shape[1] - 1  # [1, CLS + patches, width]
         pixels = config.get("normalization", {})
         return cls(
             image_size=round(patches**0.5) * patch,

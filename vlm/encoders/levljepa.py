@@ -1,14 +1,15 @@
 """A LeVLJEPA encoder in memory and on disk: a timm ViT and a GPT-2 text tower, each with its heads.
 
 On disk it has the released layout: `vision_encoder.safetensors` and `text_encoder.safetensors` with the prefixes
-`encoder.`, `pre_proj.` and `projector.` (the predictor), and `config.json`; ours adds the pixel statistics to the
-config, and `tokenizer.json` where the tokenizer is not GPT-2's. An encoder trained by CLIP's or SigLIP's objective has
-`projector_depth` 0 and the learned scalars of its logits in `config.json`.
+`encoder.`, `pre_proj.` and `projector.` (the predictor), and `config.json`. Ours adds the pixel statistics to the
+config, and `tokenizer.json` if the tokenizer is not GPT-2's. An encoder trained by CLIP's or SigLIP's objective has
+`projector_depth` 0, and the learned scalars of its logits in `config.json`.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 from safetensors.torch import save_file
@@ -24,26 +25,34 @@ from vlm.encoders.weights import load_exactly, read_weights
 from vlm.errors import UserError
 from vlm.files import atomic_directory, read_json, write_json
 
+Norm = Callable[[int], nn.Module]  # a width -> the normalisation of a head
+Backbone = TypeVar("Backbone", VisionTransformer, GPT2Model)
 
-class Tower(nn.Module):
-    """One modality: backbone -> `pre_proj` -> z, and the predictor of the other modality's z, `projector`.
 
-    Depth 0 has no predictor: both modalities share one space, `projector` is the identity and has no weights.
+class Tower(nn.Module, Generic[Backbone]):
+    """One modality: its backbone and the two heads behind it.
+
+    The projection `pre_proj` gives the embedding z. The predictor `projector` turns z into the other modality's z; at
+    depth 0 both modalities share one space, so that it is the identity and has no weights. The three attributes have
+    the names of the released weights.
     """
 
-    def __init__(self, encoder: nn.Module, width: int, config: EncoderConfig, norm: Callable[[int], nn.Module]):
+    def __init__(self, encoder: Backbone, width: int, config: EncoderConfig, norm: Norm):
         super().__init__()
         hidden, embed = config.projector_width, config.embed_dim
         self.encoder = encoder
         self.pre_proj = nn.Sequential(nn.Linear(width, hidden), norm(hidden), nn.GELU(), nn.Linear(hidden, embed))
-        layers = [hidden] * config.projector_depth + [embed]
-        self.projector = (
-            MLP(embed, layers, norm_layer=norm, activation_layer=nn.GELU) if config.projector_depth else nn.Identity()
-        )
+        if config.projector_depth:
+            layers = [hidden] * config.projector_depth + [embed]
+            self.projector: nn.Module = MLP(embed, layers, norm_layer=norm, activation_layer=nn.GELU)
+        else:
+            self.projector = nn.Identity()
 
 
-class VisionTower(Tower):
-    def __init__(self, config: EncoderConfig, norm: Callable[[int], nn.Module]):
+class ImageTower(Tower[VisionTransformer]):
+    """A timm ViT that is read at its class token."""
+
+    def __init__(self, config: EncoderConfig, norm: Norm):
         backbone = VisionTransformer(
             img_size=config.image_size,
             patch_size=config.patch_size,
@@ -60,8 +69,10 @@ class VisionTower(Tower):
         return self.encoder(pixels)
 
 
-class TextTower(Tower):
-    def __init__(self, config: EncoderConfig, norm: Callable[[int], nn.Module]):
+class TextTower(Tower[GPT2Model]):
+    """A GPT-2 that is read at a caption's last token."""
+
+    def __init__(self, config: EncoderConfig, norm: Norm):
         backbone = GPT2Model(
             GPT2Config(
                 n_embd=config.text_width,
@@ -83,24 +94,19 @@ class TextTower(Tower):
     def features(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """ids: int64[B, T] padded on the right, lengths: int64[B] -> last real token [B, text_width].
 
-        The tower is causal, so pads on the right are never seen from the token that is read, and need no mask.
+        The tower is causal, so the token that is read never sees the pads to its right: they need no mask.
         """
-        hidden = self.encoder(input_ids=ids).last_hidden_state
+        hidden = self.encoder(input_ids=ids).last_hidden_state  # [B, T, text_width]
         return hidden[torch.arange(len(ids), device=ids.device), lengths.to(ids.device) - 1]
 
 
-class Encoder(VisionEncoder):
-    """Both towers, ready to embed images and captions. `norm` builds the heads' normalisation."""
+class Encoder(VisionEncoder[EncoderConfig]):
+    """Both towers, ready to embed images and captions. `norm` builds the normalisation in the heads."""
 
-    def __init__(
-        self,
-        config: EncoderConfig,
-        tokenizer: CaptionTokenizer | None = None,
-        norm: Callable[[int], nn.Module] = nn.BatchNorm1d,
-    ):
+    def __init__(self, config: EncoderConfig, tokenizer: CaptionTokenizer | None = None, norm: Norm = nn.BatchNorm1d):
         super().__init__()
         self.config = config
-        self.image = VisionTower(config, norm)
+        self.image = ImageTower(config, norm)
         self.text = TextTower(config, norm)
         self._tokenizer = tokenizer
 
@@ -110,7 +116,7 @@ class Encoder(VisionEncoder):
 
     @property
     def tokenizer(self) -> CaptionTokenizer:
-        """The caption tokenizer; GPT-2's, from the hub or its cache, where the encoder brought none."""
+        """The caption tokenizer; GPT-2's, from the hub or its cache, if the encoder brought none."""
         if self._tokenizer is None:
             self._tokenizer = CaptionTokenizer.gpt2()
         return self._tokenizer
@@ -120,7 +126,7 @@ class Encoder(VisionEncoder):
         return self.image.pre_proj(self.image.features(pixels))
 
     def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
-        """Captions, read at their end-of-text token -> z_t [B, embed_dim]."""
+        """Captions, each read at its end-of-text token -> z_t [B, embed_dim]."""
         ids, lengths = self.tokenizer(texts)
         return self.text.pre_proj(self.text.features(ids.to(self.device), lengths))
 
@@ -132,8 +138,12 @@ class Encoder(VisionEncoder):
         """h_t: z_t [B, embed_dim] -> the predicted z_v [B, embed_dim]."""
         return self.text.projector(z_t)
 
+    def with_random_weights(self, seed: int) -> "Encoder":
+        """A new encoder of the same config and tokenizer, with random weights that depend on `seed` alone."""
+        return new_encoder(self.config, seed, self._tokenizer)
+
     def save(self, folder: str | Path) -> None:
-        """Write the released layout to `folder`, whole or not at all."""
+        """Write the released layout to `folder`, whole or not at all: fp32, without BatchNorm's counters."""
         with atomic_directory(folder) as partial_folder:
             for tower, name in ((self.image, "vision_encoder"), (self.text, "text_encoder")):
                 weights = {
@@ -153,15 +163,18 @@ def load_encoder(
     """Read `RUN/encoder` or a released LeVLJEPA checkpoint: frozen, in eval mode, fp32, on the CPU.
 
     mean, std: override the pixel statistics. The published weights (LeVLJEPA-ViT-B-DataComp) are CC BY-NC 4.0:
-    non-commercial use only. Raises `UserError` where a file is missing, damaged, or of another shape.
+    non-commercial use only.
+
+    Raises:
+        UserError: a file is missing, damaged, or of another shape.
     """
     folder = Path(folder)
-    config = read_json(folder / "config.json")
+    found = read_json(folder / "config.json")
     vision_file, text_file = folder / "vision_encoder.safetensors", folder / "text_encoder.safetensors"
     advice = f"an encoder folder has {vision_file.name}, {text_file.name} and config.json"
     vision, text = read_weights(vision_file, advice), read_weights(text_file, advice)
     try:
-        config = EncoderConfig.from_json(config, vision, text)
+        config = EncoderConfig.from_json(found, vision, text)
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder} is not a LeVLJEPA encoder: {error} is missing") from None
     config = replace(config, mean=tuple(mean or config.mean), std=tuple(std or config.std))
@@ -176,7 +189,7 @@ def new_encoder(
     config: EncoderConfig,
     seed: int,
     tokenizer: CaptionTokenizer | None = None,
-    norm: Callable[[int], nn.Module] = nn.BatchNorm1d,
+    norm: Norm = nn.BatchNorm1d,
 ) -> Encoder:
     """An encoder with random weights that depend on `seed` alone; the global RNG is left as it was."""
     with torch.random.fork_rng(devices=[]):

@@ -1,28 +1,31 @@
-"""Any plain ViT of timm's by name as a vision encoder, with weights from a safetensors file or the hub."""
+"""Plain ViTs of timm's by name, as vision encoders, with weights from a safetensors file or the hub."""
 
 import difflib
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
+from timm.data import resolve_model_data_config
 from timm.models.vision_transformer import Block, VisionTransformer
 
-from vlm.encoders.base import PixelConfig, VisionEncoder
+from vlm.encoders.base import VisionEncoder
+from vlm.encoders.config import PixelConfig
 from vlm.encoders.weights import load_exactly, read_weights
 from vlm.errors import UserError
 
 WEIGHTS = "model.safetensors"
 
 
-class TimmEncoder(VisionEncoder):
+class TimmEncoder(VisionEncoder[PixelConfig]):
     """A ViT with the sizes and pixel statistics of timm's data config; images are squashed whole, never cropped."""
 
     def __init__(self, vision: VisionTransformer):
         super().__init__()
-        pixels = timm.data.resolve_model_data_config(vision)
-        self.vision = vision
+        pixels = resolve_model_data_config(vision)
+        self._vit = vision
         self.config = PixelConfig(
             image_size=pixels["input_size"][-1],
             patch_size=vision.patch_embed.patch_size[0],
@@ -30,9 +33,17 @@ class TimmEncoder(VisionEncoder):
             std=tuple(pixels["std"]),
         )
 
+    @property
+    def vision(self) -> VisionTransformer:
+        return self._vit
+
 
 def timm_encoder(name: str) -> TimmEncoder:
-    """name: NAME, with the hub's weights, or NAME@FILE.safetensors: frozen, in eval mode, fp32, on the CPU."""
+    """Open NAME, with the hub's weights, or NAME@FILE.safetensors: frozen, in eval mode, fp32, on the CPU.
+
+    Raises:
+        UserError: timm has no such plain ViT, or its weights are missing or do not fit.
+    """
     architecture, _, file = name.partition("@")
     vision = _new_vit(architecture, seed=0)
     path = Path(file) if file else _download(architecture, vision)
@@ -43,11 +54,12 @@ def timm_encoder(name: str) -> TimmEncoder:
 
 
 def random_timm_encoder(name: str, seed: int) -> TimmEncoder:
-    """The encoder of `timm_encoder(name)` with random weights, which depend on `seed` alone."""
+    """Build the encoder of `timm_encoder(name)` with random weights, which depend on `seed` alone."""
     return TimmEncoder(_new_vit(name.partition("@")[0], seed)).eval().requires_grad_(False)
 
 
 def _new_vit(name: str, seed: int) -> VisionTransformer:
+    """A plain ViT with random weights, without a classifier; the global random state stays as it was."""
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), 3)
         advice = f"did you mean {' or '.join(close)}?" if close else "see timm.list_models('vit_*')"
@@ -64,8 +76,9 @@ def _new_vit(name: str, seed: int) -> VisionTransformer:
 
 
 def _download(name: str, vision: VisionTransformer) -> Path:
-    """The weights in the hub's cache, fetched where they are not there yet."""
-    repository = vision.pretrained_cfg.get("hf_hub_id")
+    """The weights in the hub's cache, fetched if they are not there yet."""
+    source: Any = vision.pretrained_cfg  # a dict; attributes of a module pass for its submodules
+    repository = source.get("hf_hub_id")
     otherwise = f"give timm:{name}@FILE.safetensors, or random:timm:{name} for random weights"
     if not repository:
         raise UserError(f"timm has no weights for {name}: {otherwise}")

@@ -1,4 +1,4 @@
-"""Captions to token ids, the way the released checkpoint reads them ("eot")."""
+"""Captions to token ids, as the released checkpoint reads them: the text is embedded at its end-of-text token."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,11 +9,17 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from vlm.errors import UserError
 
 END = "<|endoftext|>"
-CONTEXT = 77
+CONTEXT = 77  # tokens of a caption at most, the end of text included, as in CLIP
 
 
 class CaptionTokenizer:
-    """A byte-level BPE: no specials, cut to 76 tokens, end of text appended, padded with end of text."""
+    """A byte-level BPE. A caption becomes its first 76 tokens, the end of text, and more of these as padding.
+
+    A control token that a caption spells out stays text.
+
+    Raises:
+        UserError: the tokenizer has no end-of-text token.
+    """
 
     def __init__(self, tokenizer: Tokenizer):
         end = tokenizer.token_to_id(END)
@@ -21,8 +27,7 @@ class CaptionTokenizer:
             raise UserError(f"the tokenizer has no {END} token: captions are read at it")
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        # A caption that spells out a control token is text.
-        tokenizer.encode_special_tokens = True
+        tokenizer.encode_special_tokens = True  # as the text that they are
         self.backend, self.end = tokenizer, end
 
     @property
@@ -46,6 +51,11 @@ class CaptionTokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> "CaptionTokenizer":
+        """Read a tokenizer.json.
+
+        Raises:
+            UserError: the file is something else.
+        """
         try:
             return cls(Tokenizer.from_file(str(path)))
         except UserError:
@@ -55,10 +65,14 @@ class CaptionTokenizer:
 
     @classmethod
     def gpt2(cls) -> "CaptionTokenizer":
-        """GPT-2's tokenizer, from the hub or its local cache."""
+        """GPT-2's tokenizer, from the hub or its local cache.
+
+        Raises:
+            UserError: it is in neither.
+        """
         try:
             return cls(Tokenizer.from_pretrained("openai-community/gpt2"))
-        except Exception as error:  # the Rust client raises plain Exception, offline as well as for a bad answer
+        except Exception as error:  # the Rust client raises plain Exception, offline and for a bad answer alike
             raise UserError(
                 f"GPT-2's tokenizer is neither in the local cache nor can it be fetched ({error}): go online once, put "
                 "its tokenizer.json beside the encoder's config.json, or pretrain with --tokenizer train:2048"

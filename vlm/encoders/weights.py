@@ -1,4 +1,4 @@
-"""Weights from safetensors files: read with care, loaded exactly or not at all."""
+"""Weights from safetensors files: read with clear errors, loaded exactly or not at all."""
 
 from pathlib import Path
 
@@ -11,7 +11,11 @@ from vlm.errors import UserError
 
 
 def read_weights(path: Path, advice: str) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file; `UserError` where it is damaged, or missing, then with `advice`."""
+    """Read the tensors of a safetensors file.
+
+    Raises:
+        UserError: the file is damaged, or is missing; then the message ends with `advice`.
+    """
     try:
         return load_file(path)
     except FileNotFoundError:
@@ -21,17 +25,20 @@ def read_weights(path: Path, advice: str) -> dict[str, torch.Tensor]:
 
 
 def load_exactly(module: nn.Module, weights: dict[str, torch.Tensor], path: Path, architecture: str) -> None:
-    """Copy `weights`, read from `path`, into `module`; `UserError` unless they are its own, all of them, and finite."""
+    """Copy `weights`, which were read from `path`, into `module`. architecture: what `path` should fit, for messages.
+
+    Raises:
+        UserError: one is missing, is left over, has another shape, or is not finite.
+    """
     try:
         missing, unexpected = module.load_state_dict(weights, strict=False)
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip()
         raise UserError(f"{path} does not fit {architecture}: {first}") from None
-    # BatchNorm's counter serves nothing here; GPT-2's causal mask is stored by older transformers.
-    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
-    unexpected = [
-        key for key in unexpected if not key.endswith(("num_batches_tracked", ".attn.bias", ".attn.masked_bias"))
-    ]
+    counter = "num_batches_tracked"  # BatchNorm's, which is not used here
+    masks = (".attn.bias", ".attn.masked_bias")  # GPT-2's causal mask, which older transformers stored
+    missing = [key for key in missing if not key.endswith(counter)]
+    unexpected = [key for key in unexpected if not key.endswith((counter, *masks))]
     if missing or unexpected:
         raise UserError(f"{path} does not fit {architecture}: missing {missing[:3]}, unexpected {unexpected[:3]}")
     if not all(torch.isfinite(value).all() for value in weights.values()):

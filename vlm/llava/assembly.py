@@ -1,6 +1,7 @@
-"""A frozen encoder, a new connector and a frozen LLM become one stock LLaVA."""
+"""Joins a frozen encoder, a new connector and a frozen LLM into one stock LLaVA."""
 
 import copy
+from typing import Any
 
 import torch
 from transformers import (
@@ -10,6 +11,7 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedModel,
+    ViTModel,
 )
 
 from vlm.encoders.base import VisionEncoder
@@ -26,11 +28,16 @@ def assemble(encoder: VisionEncoder, llm: LLM, connector_hidden: int | None = No
     """Join a frozen encoder and a frozen LLM by a new connector, LLaVA's Linear-GELU-Linear, into a stock LLaVA.
 
     The LLM's modules are used as they are, not copied. The ViT is copied. seed: of the connector's initial weights;
-    the global random state stays as it was. connector_hidden: at most the LLM's width, its default; a stock connector
-    is always that wide, so that for fewer the other units get zero weights, which gradients leave at zero.
+    the global random state stays as it was. connector_hidden: the connector's hidden units, by default as many as the
+    LLM is wide. A stock connector has no fewer, so the others get zero weights, which gradients leave at zero.
+
+    Raises:
+        UserError: the encoder is not a plain ViT, the LLM's chat template cannot serve, or `connector_hidden` is out of
+            its bounds.
     """
+    vision_config = vit_config(encoder.vision, encoder.config.image_size)
     config = LlavaConfig(
-        vision_config=vit_config(encoder.vision, encoder.config.image_size),
+        vision_config=vision_config,
         text_config=llm.model.config,
         image_token_index=llm.image_token_id,
         image_seq_length=(encoder.config.image_size // encoder.config.patch_size) ** 2,
@@ -38,8 +45,9 @@ def assemble(encoder: VisionEncoder, llm: LLM, connector_hidden: int | None = No
         vision_feature_select_strategy="default",
         projector_hidden_act="gelu",
     )
-    config.text_config._name_or_path = ""  # a path on this machine says nothing elsewhere
-    model = _compose(config, encoder, llm.model)
+    text_config: Any = config.text_config
+    text_config._name_or_path = ""  # a path on this machine says nothing elsewhere
+    model = _compose(config, vit_model(encoder.vision, vision_config, llm.model.device), llm.model)
     _init_connector(model, connector_hidden, seed)
     processor = _processor(encoder, llm)
     pixels = fixture_pixels(encoder.config.image_size)
@@ -51,12 +59,13 @@ def assemble(encoder: VisionEncoder, llm: LLM, connector_hidden: int | None = No
     return vlm
 
 
-def _compose(config: LlavaConfig, encoder: VisionEncoder, llm: PreTrainedModel) -> LlavaForConditionalGeneration:
+def _compose(config: LlavaConfig, tower: ViTModel, llm: PreTrainedModel) -> LlavaForConditionalGeneration:
+    """Put both models into a LLaVA that was made without weights; its connector is still uninitialised."""
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(config)
     model.model.language_model = llm.model
     model.lm_head = llm.lm_head
-    model.model.vision_tower = vit_model(encoder.vision, config.vision_config).to(llm.device)
+    model.model.vision_tower = tower
     model.model.multi_modal_projector.to_empty(device=llm.device)
     if getattr(llm, "hf_quantizer", None) is not None:
         _carry_quantisation(model, llm)
@@ -64,8 +73,8 @@ def _compose(config: LlavaConfig, encoder: VisionEncoder, llm: PreTrainedModel) 
 
 
 def _carry_quantisation(model: LlavaForConditionalGeneration, llm: PreTrainedModel) -> None:
-    """Make the whole say what its quantised part is, so that a saved folder reloads by stock code."""
-    quantizer = copy.copy(llm.hf_quantizer)
+    """Tell the whole model that its LLM is quantised, so that stock code can load a saved folder."""
+    quantizer: Any = copy.copy(llm.hf_quantizer)
     quantizer.quantization_config = copy.copy(quantizer.quantization_config)
     quantizer.quantization_config.llm_int8_skip_modules = KEEP_FULL
     model.hf_quantizer = quantizer
@@ -79,32 +88,37 @@ def _carry_quantisation(model: LlavaForConditionalGeneration, llm: PreTrainedMod
     ):
         if name in llm.__dict__:
             setattr(model, name, llm.__dict__[name])
-    if "quantization_config" in llm.config.__dict__:
-        del llm.config.quantization_config  # it would be saved a second time, inside text_config
+    text_config: Any = llm.config
+    if "quantization_config" in text_config.__dict__:
+        del text_config.quantization_config  # it would be saved a second time, inside text_config
 
 
 def _init_connector(model: LlavaForConditionalGeneration, hidden: int | None, seed: int) -> None:
-    """torch's own initialisation of a Linear, U(-1/sqrt(fan_in), 1/sqrt(fan_in)), from a generator of its own."""
+    """Fill both layers as torch fills a Linear, from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), with a generator of our own.
+
+    Units of the hidden layer beyond `hidden` get zero weights on both sides.
+    """
     projector = connector(model)
-    width = projector.linear_1.out_features
+    first, second = projector.linear_1, projector.linear_2  # weights [width, vision width] and [width, width]
+    width = first.out_features
     if hidden is not None and not 0 < hidden <= width:
         raise UserError(f"connector_hidden is {hidden}; a stock LLaVA connector for this LLM has 1 to {width}")
+    used = hidden or width
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for linear, fan_in in (
-            (projector.linear_1, projector.linear_1.in_features),
-            (projector.linear_2, hidden or width),
-        ):
+        for linear, fan_in in ((first, first.in_features), (second, used)):
             for value in (linear.weight, linear.bias):
                 value.copy_((torch.rand(value.shape, generator=generator) * 2 - 1) / fan_in**0.5)
-        projector.linear_1.weight[hidden or width :] = 0
-        projector.linear_1.bias[hidden or width :] = 0
-        projector.linear_2.weight[:, hidden or width :] = 0
+        first.weight[used:] = 0
+        first.bias[used:] = 0
+        second.weight[:, used:] = 0
 
 
 def _processor(encoder: VisionEncoder, llm: LLM) -> LlavaProcessor:
-    """Prepares pixels exactly as `encoder.transform`; reloaded by stock code its torchvision twin resizes, and
-    differs by at most 2 of 255 grey levels."""
+    """Make the processor, which prepares pixels exactly as `encoder.transform`.
+
+    Stock code that loads it resizes with torchvision instead, which differs by at most 2 of 255 grey levels.
+    """
     side = {"height": encoder.config.image_size, "width": encoder.config.image_size}
     image_processor = CLIPImageProcessorPil(
         size=side,
@@ -131,8 +145,10 @@ def _processor(encoder: VisionEncoder, llm: LLM) -> LlavaProcessor:
 
 def _greedy(original: GenerationConfig, end: int) -> GenerationConfig:
     """Greedy decoding that stops where the template ends a turn; without the LLM's own sampling and penalties."""
+    stops = [end]
     eos = original.eos_token_id
-    eos = [] if eos is None else eos if isinstance(eos, list) else [eos]
-    stops = list(dict.fromkeys([end, *eos]))
+    if eos is not None:
+        stops += eos if isinstance(eos, list) else [eos]
+    stops = list(dict.fromkeys(stops))  # each once, in order
     pad = original.pad_token_id if original.pad_token_id is not None else stops[-1]
     return GenerationConfig(bos_token_id=original.bos_token_id, eos_token_id=stops, pad_token_id=pad, do_sample=False)

@@ -16,9 +16,10 @@ from vlm.llava.parity import Fixture, check_parity
 from vlm.llava.parts import connector, language_model, vision_tower
 from vlm.llms.precision import default_dtype, keep_layout, quantised
 
-# Not quantised. Full prefixes: bare names would quantise the whole model in silence.
+# Modules that are never quantised. With bare names in place of full prefixes transformers would quantise the vision
+# tower in silence.
 KEEP_FULL = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
-# What transformers and safetensors raise about a folder that was damaged or edited.
+# What transformers and safetensors raise for a folder that was damaged or edited.
 UNREADABLE = (
     OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError, StrictDataclassError,
 )  # fmt: skip
@@ -37,7 +38,7 @@ def save_folder(
         raise UserError(f"{folder} holds something else than a VLM: give another --out, or move it away")
     with writing(folder), atomic_directory(folder) as partial:
         model.save_pretrained(partial)
-        # Stock code loads everything in one dtype. Where config.json is wrong it takes the first tensor's, the tower's.
+        # Stock code loads the whole model in the dtype of config.json, which must be the language model's.
         dtype = str(language_model(model).dtype).removeprefix("torch.")
         write_json(partial / "config.json", {**read_json(partial / "config.json"), "dtype": dtype})
         processor.save_pretrained(partial)
@@ -111,7 +112,7 @@ def _is_llava(folder: Path) -> bool:
 
 
 def save_connector(model: LlavaForConditionalGeneration, file: str | Path) -> None:
-    """Write the connector alone (a few MB), with the fingerprint of the vision tower it was trained for."""
+    """Write the connector alone (a few MB), with the fingerprint of the vision tower that it was trained for."""
     state = connector(model).state_dict()
     weights = {name: value.detach().float().cpu().contiguous() for name, value in state.items()}
     save_file(weights, file, metadata={"vision_tower": _tower_fingerprint(model)})

@@ -1,7 +1,7 @@
 """A VLM in memory: a stock LLaVA that answers and streams."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -23,7 +23,10 @@ from vlm.llms.prompt import History, Prompts
 
 
 class VLM:
-    """A stock `LlavaForConditionalGeneration` and `LlavaProcessor` that answer questions about an image."""
+    """A stock `LlavaForConditionalGeneration` and `LlavaProcessor` that answer questions about an image.
+
+    fixture: what the vision tower is checked by, saved with it.
+    """
 
     def __init__(
         self,
@@ -57,7 +60,13 @@ class VLM:
         max_new_tokens: int = 64,
         history: History = (),
     ) -> str:
-        """The greedy answer. image: a PIL image, a file, or None for a question without one. history: earlier turns."""
+        """Generate the greedy answer. image: a PIL image, a file, or None for a question without one.
+
+        history: earlier questions and answers, oldest first.
+
+        Raises:
+            UserError: the image cannot be read, or a text is empty or holds a control token.
+        """
         inputs = self._inputs(image, question, history)
         with torch.no_grad():
             ids = self.model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
@@ -70,8 +79,12 @@ class VLM:
         max_new_tokens: int = 64,
         history: History = (),
     ) -> Iterator[str]:
-        """The pieces of `answer` as they are made. Closing the iterator stops the generation."""
-        inputs = self._inputs(image, question, history)  # errors in what the user gave are raised here, at once
+        """Yield the pieces of `answer` as they are made. Closing the iterator stops the generation.
+
+        Raises:
+            UserError: as `answer`; at once, not with the first piece.
+        """
+        inputs = self._inputs(image, question, history)
         return self._pieces(inputs, max_new_tokens)
 
     def _inputs(self, image: Image.Image | str | Path | None, question: str, history: History) -> dict:
@@ -85,9 +98,10 @@ class VLM:
         return inputs
 
     def _pieces(self, inputs: dict, max_new_tokens: int) -> Iterator[str]:
+        """Generate on a thread, and yield what its streamer brings."""
         streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
         stop = _Stop()
-        errors = []
+        errors: list[BaseException] = []
 
         def generate() -> None:
             try:
@@ -106,15 +120,7 @@ class VLM:
         thread = threading.Thread(target=generate, daemon=True)
         thread.start()
         try:
-            said, space = False, ""
-            for piece in streamer:
-                # White space waits for the text after it, so that the pieces join to a stripped answer.
-                piece = space + piece if said else piece.lstrip()
-                text = piece.rstrip()
-                space = piece[len(text) :]
-                if text:
-                    said = True
-                    yield text
+            yield from _stripped(streamer)
             if errors:
                 raise errors[0]
         finally:
@@ -126,7 +132,24 @@ class VLM:
         save_folder(folder, self.model, self.processor, self.fixture)
 
 
+def _stripped(pieces: Iterable[str]) -> Iterator[str]:
+    """Pieces that join to the stripped text: "  A", " bus ", "" -> "A", " bus".
+
+    White space at the end of a piece waits for text to follow.
+    """
+    begun, space = False, ""
+    for piece in pieces:
+        piece = space + piece if begun else piece.lstrip()
+        text = piece.rstrip()
+        space = piece[len(text) :]
+        if text:
+            begun = True
+            yield text
+
+
 class _Stop(StoppingCriteria, threading.Event):
+    """An event that, once set, ends a generation."""
+
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_) -> torch.Tensor:
         return torch.full((len(input_ids),), self.is_set(), device=input_ids.device)
 

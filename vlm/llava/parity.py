@@ -1,4 +1,4 @@
-"""The fixture that keeps a saved vision tower equal to the encoder that it was made from."""
+"""Checks that a vision tower gives the features of the encoder that it was made from."""
 
 import math
 
@@ -8,7 +8,8 @@ from transformers import LlavaForConditionalGeneration
 from vlm.errors import UserError
 from vlm.llava.parts import connector, vision_tower
 
-# pixels float32[1, 3, H, W], and the encoder's own patch tokens of them, float32[1, N, D]
+# What is saved with a VLM to check it by. "pixels": float32[1, 3, H, W]. "tokens": float32[1, N, D], the encoder's own
+# patch tokens of these pixels, computed by timm when the VLM was assembled.
 Fixture = dict[str, torch.Tensor]
 
 
@@ -21,8 +22,8 @@ def fixture_pixels(image_size: int) -> torch.Tensor:
 
 @torch.no_grad()
 def connector_input(model: LlavaForConditionalGeneration, pixels: torch.Tensor) -> torch.Tensor:
-    """What the connector is given for `pixels` on the model's own path: [B, N, vision width]."""
-    seen = []
+    """Patch tokens of `pixels` as the model itself hands them to the connector, [B, N, vision width]."""
+    seen: list[torch.Tensor] = []
     hook = connector(model).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     try:
         model.get_image_features(pixel_values=pixels.to(model.device))
@@ -32,9 +33,10 @@ def connector_input(model: LlavaForConditionalGeneration, pixels: torch.Tensor) 
 
 
 def check_parity(model: LlavaForConditionalGeneration, fixture: Fixture) -> float:
-    """Relative RMS error of the patch tokens against the encoder's own; `UserError` where they are not the same.
+    """Relative RMS error of the model's patch tokens against the encoder's own.
 
-    fixture: pixels float32[1, 3, H, W] and tokens float32[1, N, D], computed by timm when the model was assembled.
+    Raises:
+        UserError: it is above 0.001 in fp32, or 0.05 in another dtype.
     """
     expected = fixture["tokens"]
     tokens = connector_input(model, fixture["pixels"]).float().cpu()

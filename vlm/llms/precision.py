@@ -1,7 +1,8 @@
-"""Number formats: bf16 where the device computes it fast, 4 and 8 bits by bitsandbytes."""
+"""Number formats: bf16 on devices that are fast at it, 4 and 8 bits by bitsandbytes."""
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -10,7 +11,7 @@ from vlm.errors import UserError
 
 
 def default_dtype(device: str | torch.device | None = None) -> torch.dtype:
-    """bfloat16 where the device computes it fast, else float32. device: the GPU where None and there is one.
+    """bfloat16 if the device computes it fast, else float32. device: None is the GPU if there is one, else the CPU.
 
     On a CPU without AVX512-BF16, AMX or Arm's bf16 instructions, bf16 products are emulated, up to 60 times slower.
     """
@@ -27,7 +28,11 @@ def default_dtype(device: str | torch.device | None = None) -> torch.dtype:
 
 
 def quantised(load_in: str, dtype: torch.dtype, keep: Sequence[str] = ("lm_head",)) -> dict:
-    """Keyword arguments of from_pretrained for bitsandbytes. keep: modules that stay as they are."""
+    """Keyword arguments of from_pretrained that quantise with bitsandbytes. keep: modules that stay as they are.
+
+    Raises:
+        UserError: `load_in` is neither "4bit" nor "8bit", or bitsandbytes is not installed.
+    """
     if load_in not in ("4bit", "8bit"):
         raise UserError(f"cannot load in {load_in!r}: give 4bit or 8bit")
     if importlib.util.find_spec("bitsandbytes") is None:
@@ -44,10 +49,11 @@ def quantised(load_in: str, dtype: torch.dtype, keep: Sequence[str] = ("lm_head"
 
 
 def keep_layout(model: PreTrainedModel) -> None:
-    """On AVX512-BF16 CPUs, bitsandbytes repacks 4-bit weights at the first forward: not here.
+    """Keep bitsandbytes from repacking 4-bit weights at the first forward pass, which it does on AVX512-BF16 CPUs.
 
-    It saves them wrong afterwards, and fails on layers narrower than a block.
+    It would save them wrong afterwards, and fail on layers narrower than a block.
     """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+    layers: Iterable[Any] = model.modules()
+    for layer in layers:
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False

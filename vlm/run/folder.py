@@ -35,7 +35,7 @@ def locked(folder: Path, option: str = "--out") -> Iterator[None]:
 
 
 def _lock(folder: Path, option: str, held: ExitStack) -> str | None:
-    """Lock `folder` until `held` closes; or why that cannot be."""
+    """Lock `folder` until `held` closes -> None, or why that cannot be done."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = held.enter_context((folder / ".lock").open("a+", encoding="utf-8"))
@@ -47,7 +47,10 @@ def _lock(folder: Path, option: str, held: ExitStack) -> str | None:
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
-            print(f"warning: {folder} cannot be locked here ({error.strerror}): start one run in it", file=sys.stderr)
+            print(
+                f"warning: {folder} cannot be locked ({error.strerror}): make sure that no second run writes there",
+                file=sys.stderr,
+            )
         file.truncate(0)
         print(f"process {os.getpid()} on {socket.gethostname()}", file=file, flush=True)
         recover(folder)

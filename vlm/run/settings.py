@@ -8,8 +8,14 @@
 
     config = parse(ProbeConfig, prog="pretrain/probe.py", about="Measure a frozen encoder.", examples=EXAMPLES)
 
-A field without a default must be given. A field that is `False` becomes a switch, one that is `True` a switch
-`--no-NAME`. A `tuple[int, ...]` takes several values, or one each time that the flag is given if it is `repeated`.
+The type and the default decide what is typed:
+
+    steps: int = setting(help=...)                     --steps 9, which must be given
+    steps: int | None = setting(None, help=...)        --steps 9, or nothing
+    plan: bool = setting(False, help=...)              --plan
+    cache: bool = setting(True, help=...)              --no-cache
+    sizes: tuple[int, ...] = setting((), help=...)     --sizes 1 2; with repeated=True, --sizes 1 --sizes 2
+
 Nothing here imports torch: `--help` answers at once.
 """
 
@@ -28,48 +34,26 @@ RESUME = ("auto", "required", "never")  # what --resume of either stage may be
 
 @dataclass(frozen=True)
 class Setting:
-    """What a field knows beside its name, type and default; see `setting`."""
+    """What a field knows beside its name, type and default."""
 
     help: str
-    choices: tuple = ()
+    choices: Sequence = ()
+    # Bounds of a number, or of each of several. Infinity and NaN are never in bounds.
     least: float | None = None
     above: float | None = None
     most: float | None = None
     metavar: str | None = None
-    group: str | None = None
+    group: str | None = None  # the heading in --help
     positional: bool = False
-    repeated: bool = False
-    free: bool = False
-    by_content: bool = False
-    default_text: str | None = None
+    repeated: bool = False  # each value has its flag: --data a --data b, in place of --data a b
+    free: bool = False  # a run may go on with another value
+    by_content: bool = False  # names files: on resume their content is compared, not how they are spelt
+    default_text: str | None = None  # what --help shows if the default is found later
 
 
-def setting(
-    default: Any = MISSING,
-    *,
-    help: str,
-    choices: Sequence = (),
-    least: float | None = None,
-    above: float | None = None,
-    most: float | None = None,
-    metavar: str | None = None,
-    group: str | None = None,
-    positional: bool = False,
-    repeated: bool = False,
-    free: bool = False,
-    by_content: bool = False,
-    default_text: str | None = None,
-) -> Any:
-    """Declare one field of a settings dataclass.
-
-    least, above, most: bounds of a number; infinity and NaN are never in bounds. group: a heading in `--help`.
-    free: a run may go on with another value. by_content: the field names files, whose content is compared on resume in
-    place of the spelling. default_text: what `--help` shows when the default is found later.
-    """
-    known = Setting(
-        help, tuple(choices), least, above, most, metavar, group, positional, repeated, free, by_content, default_text
-    )
-    return field(default=default, metadata={"setting": known})
+def setting(default: Any = MISSING, *, help: str, **more: Any) -> Any:
+    """Declare one field of a settings dataclass; `more` are the other fields of `Setting`, by name."""
+    return field(default=default, metadata={"setting": Setting(help, **more)})
 
 
 def flag(name: str) -> str:
@@ -109,7 +93,7 @@ def check_bounds(config: Any) -> None:
 
 def _in_bounds(value: float, known: Setting) -> bool:
     return (
-        math.isfinite(value)
+        (isinstance(value, int) or math.isfinite(value))
         and (known.least is None or value >= known.least)
         and (known.above is None or value > known.above)
         and (known.most is None or value <= known.most)
@@ -118,13 +102,20 @@ def _in_bounds(value: float, known: Setting) -> bool:
 
 def _bounds(known: Setting) -> str:
     """The bounds in words: "a number above 0", "1 or more", "0 to 1"."""
-    if known.least is not None and known.most is not None:
-        return f"{known.least:g} to {known.most:g}"
-    if known.least is not None:
-        return f"{known.least:g} or more"
-    if known.above is not None:
-        return f"a number above {known.above:g}" + (f", {known.most:g} at most" if known.most is not None else "")
-    return "a finite number" if known.most is None else f"{known.most:g} or less"
+    least, above, most = (_number(bound) for bound in (known.least, known.above, known.most))
+    if least and most:
+        return f"{least} to {most}"
+    if least:
+        return f"{least} or more"
+    if above:
+        return f"a number above {above}" + (f", {most} at most" if most else "")
+    return f"{most} or less" if most else "a finite number"
+
+
+def _number(bound: float | None) -> str:
+    if bound is None:
+        return ""
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"
 
 
 def make_parser(config: type, *, prog: str, about: str, examples: str) -> argparse.ArgumentParser:
@@ -145,46 +136,52 @@ def add_settings(parser: argparse.ArgumentParser, config: type) -> None:
     kinds = get_type_hints(config)
     groups: dict[str, Any] = {}
     for declared in fields(config):
-        known = known_of(declared)
-        target: Any = parser
+        known, target = known_of(declared), parser
         if known.group:
-            target = groups.setdefault(known.group, None) or parser.add_argument_group(known.group)
-            groups[known.group] = target
-        name = declared.name if known.positional else flag(declared.name)
-        options = _options(declared, known, kinds[declared.name])
-        if declared.default is True:
-            name = flag("no_" + declared.name)
-        target.add_argument(name, **options)
+            if known.group not in groups:
+                groups[known.group] = parser.add_argument_group(known.group)
+            target = groups[known.group]
+        plain, several = _plain(kinds[declared.name])
+        options: dict[str, Any] = {"help": _help(declared, known), "default": argparse.SUPPRESS}
+        if known.metavar:
+            options["metavar"] = known.metavar
+        if plain is bool:
+            _add_switch(target, declared, options)
+            continue
+        options["type"] = plain
+        if known.choices:
+            options["choices"] = known.choices
+        if known.positional:
+            _add_positional(target, declared, several, options)
+        else:
+            _add_flag(target, declared, several, options)
 
 
-def _options(declared: Field, known: Setting, kind: Any) -> dict[str, Any]:
-    """The keyword arguments of `add_argument` for one field."""
-    options: dict[str, Any] = {"help": _help(declared, known), "default": argparse.SUPPRESS}
-    if isinstance(declared.default, bool):
-        options["action"] = "store_false" if declared.default else "store_true"
-        if declared.default:
-            options["dest"] = declared.name
-        return options
-    plain, several = _plain(kind)
-    options["type"] = plain
-    if known.choices:
-        options["choices"] = known.choices
-    if known.metavar:
-        options["metavar"] = known.metavar
-    if known.positional:
-        if declared.default is not MISSING:
-            options["nargs"] = "*" if several else "?"
-        elif several:
-            options["nargs"] = "+"
-        if known.choices and not known.metavar:
-            options["metavar"] = declared.name
+def _add_switch(target: Any, declared: Field, options: dict[str, Any]) -> None:
+    """`--NAME` for a field that is False unless it is given, `--no-NAME` for one that is True."""
+    if not isinstance(declared.default, bool):
+        raise TypeError(f"the field {declared.name} is a switch: its default must be True or False")
+    if declared.default:
+        target.add_argument(flag("no_" + declared.name), dest=declared.name, action="store_false", **options)
     else:
-        options["required"] = declared.default is MISSING
-        if several and known.repeated:
-            options["action"] = "append"
-        elif several:
-            options["nargs"] = "+"
-    return options
+        target.add_argument(flag(declared.name), action="store_true", **options)
+
+
+def _add_positional(target: Any, declared: Field, several: bool, options: dict[str, Any]) -> None:
+    if declared.default is not MISSING:
+        options["nargs"] = "*" if several else "?"
+    elif several:
+        options["nargs"] = "+"
+    # Else argparse would show the choices in place of the name.
+    target.add_argument(declared.name, **{"metavar": declared.name, **options})
+
+
+def _add_flag(target: Any, declared: Field, several: bool, options: dict[str, Any]) -> None:
+    if several and known_of(declared).repeated:
+        options["action"] = "append"
+    elif several:
+        options["nargs"] = "+"
+    target.add_argument(flag(declared.name), required=declared.default is MISSING, **options)
 
 
 def _plain(kind: Any) -> tuple[type, bool]:
@@ -198,14 +195,12 @@ def _plain(kind: Any) -> tuple[type, bool]:
 
 def _help(declared: Field, known: Setting) -> str:
     """The help text with the default behind it; argparse reads % as its own."""
-    text = known.help.replace("%", "%%")
-    default = declared.default
+    text, default = known.help, declared.default
     if known.default_text is not None:
-        return f"{text} [{known.default_text.replace('%', '%%')}]"
-    if default in (MISSING, None, "", ()) or isinstance(default, bool):
-        return text
-    shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
-    return f"{text} [{shown}]"
+        text += f" [{known.default_text}]"
+    elif default not in (MISSING, None, "", ()) and not isinstance(default, bool):
+        text += f" [{' '.join(map(str, default)) if isinstance(default, tuple) else default}]"
+    return text.replace("%", "%%")
 
 
 def given(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> dict[str, Any]:
@@ -215,7 +210,11 @@ def given(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = Non
 
 
 def build(config: type[Config], values: Mapping[str, Any]) -> Config:
-    """A checked config from the settings that were given; defaults fill the rest."""
+    """A checked config from the settings that were given; defaults fill the rest.
+
+    Raises:
+        UserError: a value is out of its bounds.
+    """
     made = config(**values)
     check_bounds(made)
     return made

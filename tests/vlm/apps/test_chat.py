@@ -75,7 +75,7 @@ def test_a_line_that_goes_wrong_is_told_and_the_next_is_read(run, folder, pictur
         (["chat", "nowhere", "--question", "x"], "error: nowhere is not a VLM: give RUN/vlm of a bridge/train.py run"),
         (["chat", "FOLDER", "--image", "none.png"], "error: cannot read the image none.png: No such file"),
         (["chat", "FOLDER", "--question", " "], "error: a question or answer is empty"),
-        (["chat", "FOLDER", "--max-new-tokens", "0"], "error: --max-new-tokens is 0; it must be at least 1"),
+        (["chat", "FOLDER", "--max-new-tokens", "0"], "error: --max-new-tokens 0: give 1 or more"),
         (["chat", "FOLDER", "--img", "x.png"], "error: unrecognized arguments: --img"),
         (["doctor", "labels", "nowhere"], "error: nowhere is not a VLM"),
         (["doctor", "check", "FOLDER"], "error: doctor takes DIR or labels DIR"),
