@@ -14,7 +14,7 @@ Weights = Mapping[str, torch.nn.Parameter]
 
 
 def writer(weights: Weights, optimizer: torch.optim.Optimizer) -> Callable[[Path], None]:
-    """What fills the folder of a checkpoint: the first process alone, since all of them hold the same."""
+    """A function that fills the folder of a checkpoint. The first process alone writes: all of them hold the same."""
 
     def fill(partial: Path) -> None:
         if is_main():
@@ -26,7 +26,7 @@ def writer(weights: Weights, optimizer: torch.optim.Optimizer) -> Callable[[Path
 
 
 def load(folder: Path, weights: Weights, optimizer: torch.optim.Optimizer) -> None:
-    """Copy a checkpoint that was found whole into the parameters and the optimizer.
+    """Copy a checkpoint into the parameters and the optimizer; its files were verified before.
 
     Raises:
         UserError: it holds other weights than this run trains.

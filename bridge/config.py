@@ -1,4 +1,4 @@
-"""What a bridge run is made of: every setting, flat, and how the command line fills it."""
+"""The settings of a bridge run, and how the command line fills them."""
 
 import math
 import os
@@ -152,25 +152,44 @@ class BridgeConfig:
     )
 
     def shares(self) -> list[float] | None:
-        """What part of a pass each given data set has, in the order of `SETS`; None: every question once a pass."""
+        """The part of an epoch that each given data set has, in the order of `SETS`; None: every question once.
+
+        gqa=3,vqav2=1 gives [0.75, 0.25].
+
+        Raises:
+            UserError: --weights does not give each data set one number of 0 or more.
+        """
         if self.weights is None:
             return None
         given = [name for name in SETS if getattr(self, name)]
-        try:
-            pairs = [(name, float(value)) for name, value in (part.split("=") for part in self.weights.split(","))]
-        except ValueError:
-            pairs = []
-        weights = dict(pairs)
-        total = sum(weights.values())
-        named_once = sorted(name for name, _ in pairs) == sorted(given)
-        if not named_once or not 0 < total < math.inf or min(weights.values()) < 0:
+        weights = _parse_weights(self.weights)
+        if sorted(weights) != sorted(given) or not 0 < sum(weights.values()) < math.inf or min(weights.values()) < 0:
             needed = ",".join(f"{name}=W" for name in given)
             raise UserError(f"--weights {self.weights}: give {needed}, numbers of 0 or more for the data sets named")
-        return [weights[name] / total for name in given]
+        return [weights[name] / sum(weights.values()) for name in given]
+
+
+def _parse_weights(text: str) -> dict[str, float]:
+    """gqa=3,vqav2=1 -> {"gqa": 3.0, "vqav2": 1.0}; {} for text of another form, or a name that comes twice."""
+    weights: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            return {}
+        if name in weights:
+            return {}
+        weights[name] = number
+    return weights
 
 
 def parse_config(arguments: Sequence[str] | None = None) -> BridgeConfig:
-    """The command line -> config, with the embedded world filled in where no data are named."""
+    """The command line -> checked config, with the embedded world filled in if no data are named.
+
+    Raises:
+        UserError: settings are out of bounds or contradict each other, or a default is not there.
+    """
     config = parse(BridgeConfig, arguments, prog="python bridge/train.py", about=ABOUT, examples=EXAMPLES)
     if (config.llm is None) == (config.init is None):
         raise UserError("give --llm smollm2|llama|qwen|PATH, or --init RUN/vlm to go on from a trained VLM")
@@ -180,7 +199,7 @@ def parse_config(arguments: Sequence[str] | None = None) -> BridgeConfig:
         raise UserError("--llava FILE and --llava-images DIR belong together")
     if not (config.gqa or config.vqav2 or config.llava):
         config = _embedded_world(config)
-    config.shares()  # judged before any work
+    config.shares()  # to refuse bad weights before any work
     if config.encoder is None and config.init is None:
         if not ENCODER.is_dir():
             raise UserError(f"{ENCODER} does not exist: run `deepspeed pretrain/run.py` first, or give --encoder DIR")

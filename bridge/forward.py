@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch.nn import functional
 from transformers import DynamicCache, LlamaModel, LlavaForConditionalGeneration
+from transformers.cache_utils import DynamicLayer
 
 from bridge.data.packing import Batch, attention_mask, image_slots
 from vlm.llava.parts import connector, language_model
@@ -21,23 +22,29 @@ def prefill(model: LlavaForConditionalGeneration, ids: Sequence[int]) -> KeysAnd
 
     They stay valid for as long as the language model does not change, and carry gradients to what of it is trained.
     """
+    if not ids:
+        return []
     cache = DynamicCache()
-    if ids:
-        device = model.get_input_embeddings().weight.device
-        tokens = torch.tensor([list(ids)], device=device)
-        language_model(model)(input_ids=tokens, use_cache=True, **{CACHE: cache})
-    return [(layer.keys, layer.values) for layer in cache.layers]
+    tokens = torch.tensor([list(ids)], device=model.device)  # [1, len(ids)]
+    language_model(model)(input_ids=tokens, use_cache=True, **{CACHE: cache})
+    states: KeysAndValues = []
+    for layer in cache.layers:
+        if not isinstance(layer, DynamicLayer) or layer.keys is None or layer.values is None:
+            raise TypeError(f"a {type(layer).__name__} has no keys and values: give a model with plain attention")
+        states.append((layer.keys, layer.values))
+    return states
 
 
 @contextmanager
 def shared_prefill(model: LlavaForConditionalGeneration, ids: Sequence[int]) -> Iterator[KeysAndValues]:
     """`prefill` for several backward passes: their gradients are gathered at its result and passed through it once."""
-    states = [state for layer in prefill(model, ids) for state in layer]
+    states = [state for layer in prefill(model, ids) for state in layer]  # keys, values, keys, values, ...
+    # Copies that are cut off from how they were computed: a backward pass ends at them and adds to their `grad`.
     leaves = [state.detach().requires_grad_(state.requires_grad) for state in states]
     yield list(zip(leaves[0::2], leaves[1::2]))
-    pairs = [(state, leaf.grad) for state, leaf in zip(states, leaves) if leaf.grad is not None]
-    if pairs:
-        torch.autograd.backward(*zip(*pairs))
+    reached = [(state, leaf.grad) for state, leaf in zip(states, leaves) if leaf.grad is not None]
+    if reached:
+        torch.autograd.backward([state for state, _ in reached], [gradient for _, gradient in reached])
 
 
 def label_logits(
@@ -45,34 +52,48 @@ def label_logits(
 ) -> torch.Tensor:
     """Logits that predict `batch.labels`, float[L, vocabulary].
 
-    features: [B, N, D] patch tokens of the rows' images, in row order; None for rows without an image.
-    constant: `prefill` of the text that was left out of the rows, or empty.
+    batch: B rows of T tokens. features: [B, N, D] patch tokens of the rows' images, in row order; None for rows
+    without an image. constant: `prefill` of the C tokens that were left out of the rows, or empty.
     """
-    embeddings = model.get_input_embeddings()(batch.ids)
+    embeddings = model.get_input_embeddings()(batch.ids)  # [B, T, width]
     if features is not None:
-        projector = connector(model)
-        projected = projector(features.to(next(projector.parameters()).dtype)).to(embeddings.dtype)
-        start, end = image_slots(batch.ids[0].tolist(), model.config.image_token_id)
-        if end - start != projected.shape[1]:
-            raise ValueError(f"the prompt has {end - start} image slots, the encoder gives {projected.shape[1]} tokens")
-        embeddings = torch.cat([embeddings[:, :start], projected, embeddings[:, end:]], dim=1)
-    # A fresh cache each time: the layers' `update` grows the cache object that they are given.
+        embeddings = _with_image(model, batch, embeddings, features)
+    # The rows share the constant text's states: expanded, not copied. A fresh cache each time: the layers' `update`
+    # grows the cache object that they are given.
     rows = len(batch.ids)
-    cache = DynamicCache([(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in constant])
+    shared = [(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1)) for keys, values in constant]
+    cache = DynamicCache(shared)  # [B, heads, C, head_dim] a layer
     hidden = language_model(model)(
         inputs_embeds=embeddings,
-        attention_mask=attention_mask(batch.ends, cache.get_seq_length(), embeddings.dtype),
-        position_ids=batch.positions,
+        attention_mask=attention_mask(batch.ends, cache.get_seq_length(), embeddings.dtype),  # [B, 1, T, C + T]
+        position_ids=batch.positions,  # [B, T]: a token's place in its own conversation
         use_cache=False,
         **{CACHE: cache if constant else None},
-    ).last_hidden_state
-    return model.lm_head(hidden.flatten(0, 1)[batch.label_at])
+    ).last_hidden_state  # [B, T, width]
+    # The head is a third of a small model: it sees the L places that predict a label, not all B * T.
+    predicting = hidden.flatten(0, 1)[batch.label_at]  # [B * T, width] -> [L, width]
+    return model.lm_head(predicting)
+
+
+def _with_image(
+    model: LlavaForConditionalGeneration, batch: Batch, embeddings: torch.Tensor, features: torch.Tensor
+) -> torch.Tensor:
+    """Put projected patch tokens in place of the image slots' embeddings, [B, T, width].
+
+    A row begins with the image, or with the constant text and then the image, so the slots are the same in every row.
+    """
+    projector = connector(model)
+    weight = next(projector.parameters())  # fp32, whatever the frozen parts are
+    projected = projector(features.to(weight.dtype)).to(embeddings.dtype)  # [B, N, D] -> [B, N, width]
+    start, end = image_slots(batch.ids[0].tolist(), model.config.image_token_id)
+    if end - start != projected.shape[1]:
+        raise ValueError(f"the prompt has {end - start} image slots, the encoder gives {projected.shape[1]} tokens")
+    return torch.cat([embeddings[:, :start], projected, embeddings[:, end:]], dim=1)
 
 
 def loss_sum(
     model: LlavaForConditionalGeneration, batch: Batch, features: torch.Tensor | None, constant: KeysAndValues
 ) -> torch.Tensor:
-    """Cross-entropy summed over the answer tokens, float32 scalar; divide by their global count."""
-    return functional.cross_entropy(
-        label_logits(model, batch, features, constant).float(), batch.labels, reduction="sum"
-    )
+    """Cross-entropy summed over the L answer tokens, float32 scalar; divide by their global count."""
+    logits = label_logits(model, batch, features, constant).float()
+    return functional.cross_entropy(logits, batch.labels, reduction="sum")

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from transformers import LlavaForConditionalGeneration
 
 from bridge.config import BridgeConfig
 from vlm.encoders.by_name import open_encoder
+from vlm.errors import writing
 from vlm.files import atomic_directory
 from vlm.llava.assembly import assemble
 from vlm.llava.model import VLM, load
+from vlm.llava.parts import connector, language_model
 from vlm.llms.load import load_llm
 from vlm.llms.precision import default_dtype
 from vlm.llms.prompt import without_examples
@@ -23,87 +26,106 @@ if TYPE_CHECKING:  # it loads bitsandbytes: seconds, and its warnings
 # The language model's attention only: the vision tower's layers have projections of the same names.
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj)"
 CONNECTOR = "multi_modal_projector"
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def build_vlm(config: BridgeConfig, device: torch.device, load_in: str | None) -> VLM:
-    """Encoder + LLM + fresh connector, or the VLM that `--init` names, on `device` in the run's precision."""
-    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32, None: default_dtype(device)}[config.precision]
+    """Encoder + LLM + fresh connector, or the VLM that `--init` names, on `device` in the run's precision.
+
+    load_in: quantisation of the LLM, which the result of a run is assembled without.
+
+    Raises:
+        UserError: one of the parts cannot be used.
+    """
+    dtype = default_dtype(device) if config.precision is None else DTYPES[config.precision]
     if config.init:
         vlm = load(config.init, device, dtype, load_in)
         if config.lora:
-            template = without_examples(vlm.processor.chat_template)
+            template = without_examples(str(vlm.processor.chat_template))
             vlm.processor.chat_template = vlm.processor.tokenizer.chat_template = template
         return vlm
+    if config.llm is None or config.encoder is None:
+        raise ValueError("a run needs --llm and --encoder, or --init; `parse_config` sees to it")
     llm = load_llm(config.llm, dtype, load_in, examples=not config.lora)
     encoder = open_encoder(config.encoder, config.seed, config.normalisation)
     vlm = assemble(encoder, llm, seed=config.seed)
-    vlm.vision_tower.to(dtype)  # as it will be loaded and served
+    _move(vlm.vision_tower, dtype)  # as it will be loaded and served
     if load_in is None:
-        vlm.model.to(device)
+        _move(vlm.model, device)
     return vlm
+
+
+def _move(model: torch.nn.Module, to: torch.device | torch.dtype) -> None:
+    """`model.to`: transformers' own is wrapped, and the wrapper hides its signature from type checkers."""
+    model.to(to)
 
 
 @dataclass(frozen=True)
 class Trainee:
-    """An assembled VLM, the parameters that are trained (fp32, by name), and LoRA's wrapper round its model, if any."""
+    """A stock LLaVA, the parameters of it that are trained (fp32, by name), and LoRA's wrapper round it, if any."""
 
-    vlm: VLM
+    model: LlavaForConditionalGeneration
     weights: dict[str, torch.nn.Parameter]
     adapter: PeftModel | None
 
 
-def freeze(vlm: VLM, config: BridgeConfig) -> Trainee:
-    """Freeze everything, then unfreeze what is trained: the connector, and LoRA where asked.
+def freeze(model: LlavaForConditionalGeneration, config: BridgeConfig) -> Trainee:
+    """Freeze everything, then unfreeze what is trained: the connector, and LoRA if asked.
 
     This is the only place that decides.
     """
-    model, adapter = vlm.model.eval().requires_grad_(False), None
-    vlm.connector.float()  # before peft keeps a copy of it: both then have one dtype
+    model.eval().requires_grad_(False)
+    projector, text = connector(model), language_model(model)
+    projector.float()  # before peft keeps a copy of it: both then have one dtype
+    adapter = None
     if config.lora:
-        from peft import LoraConfig, get_peft_model
-
-        lora = LoraConfig(
-            r=config.lora,
-            lora_alpha=2 * config.lora,
-            target_modules=LORA_TARGETS,
-            modules_to_save=[CONNECTOR],
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            adapter = get_peft_model(model, lora).eval()
+        adapter = _with_lora(model, config.lora, config.seed)
     else:
-        vlm.connector.requires_grad_(True)
+        projector.requires_grad_(True)
     weights = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     for parameter in weights.values():
         parameter.data = parameter.data.float()
     if model.device.type == "cpu":  # SDPA's backward is written for long sequences: plain attention is 1.3x as fast
-        vlm.language_model.set_attn_implementation("eager")
+        text.set_attn_implementation("eager")
     if config.gradient_checkpointing:
-        vlm.language_model.gradient_checkpointing_enable({"use_reentrant": False})
-        vlm.language_model.train()  # in eval mode checkpointing is off
-    return Trainee(vlm, weights, adapter)
+        text.gradient_checkpointing_enable({"use_reentrant": False})
+        text.train()  # in eval mode checkpointing is off
+    return Trainee(model, weights, adapter)
 
 
-def save_result(trainee: Trainee, config: BridgeConfig, run: Path) -> None:
+def _with_lora(model: LlavaForConditionalGeneration, rank: int, seed: int) -> PeftModel:
+    """Put LoRA of `rank` into the model's attention; its first weights are a function of the seed."""
+    from peft import LoraConfig, get_peft_model
+
+    lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS, modules_to_save=[CONNECTOR])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return get_peft_model(model, lora).eval()
+
+
+def save_result(vlm: VLM, trainee: Trainee, config: BridgeConfig, run: Path) -> None:
     """Write RUN/vlm, a stock LLaVA folder in full precision, and, with LoRA, RUN/adapter.
 
     A quantised LLM is not saved, the one that it came from is: what was trained fits it, and a folder that was
     quantised once can still be loaded in any precision.
+
+    Raises:
+        UserError: the disk refuses.
     """
-    vlm = trainee.vlm
-    if trainee.adapter is not None:
-        with atomic_directory(run / "adapter") as partial:
-            trainee.adapter.save_pretrained(partial, save_embedding_layers=False)
+    adapter = trainee.adapter
+    if adapter is not None:
+        with writing(run / "adapter"), atomic_directory(run / "adapter") as partial:
+            adapter.save_pretrained(str(partial), save_embedding_layers=False)
         if config.load_in is None:
-            vlm.model = trainee.adapter.merge_and_unload()
+            vlm.model = adapter.merge_and_unload()
     if config.load_in is not None:
-        connector = vlm.connector.state_dict()
+        trained = vlm.connector.state_dict()
         vlm = build_vlm(config, torch.device("cpu"), load_in=None)
-        if trainee.adapter is not None:
+        if adapter is not None:
             from peft import PeftModel
 
             vlm.model = PeftModel.from_pretrained(vlm.model, run / "adapter").merge_and_unload()
         else:
-            vlm.connector.load_state_dict(connector)
+            vlm.connector.load_state_dict(trained)
     vlm.connector.to(vlm.language_model.dtype)
     vlm.save(run / "vlm")

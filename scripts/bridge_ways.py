@@ -3,7 +3,6 @@
 import contextlib
 import io
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -18,11 +17,11 @@ from transformers import (
 )
 
 from bridge.config import BridgeConfig
-from bridge.data.features import FeatureCache, VisionTower
-from bridge.data.packing import Conversation, Row, fill_rows, make_batch, micro_batches
-from bridge.data.questions import Prepared
+from bridge.data.batches import StepData, load_batches
+from bridge.data.features import FeatureCache, PatchEncoder
+from bridge.data.packing import Conversation, Row, fill_rows
 from bridge.forward import prefill
-from bridge.loop import backward, update
+from bridge.gradients import Sums, backward, update
 from bridge.parts import freeze
 from vlm.llava.parts import connector, language_model, vision_tower
 
@@ -139,36 +138,29 @@ class Llava(Way):
 
 class Bridge(Way):
     def load(self, paths: list[Path]) -> None:
-        processor = SimpleNamespace(image_processor=self.processor)
-        vlm = SimpleNamespace(
-            model=self.model,
-            vision_tower=vision_tower(self.model),
-            connector=self.connector,
-            language_model=language_model(self.model),
-            processor=processor,
-        )
-        self.paths, self.trainee = paths, freeze(vlm, BridgeConfig("out", None, None))  # its attention, its dtypes
-        self.features = FeatureCache(paths[0].parent / "features", VisionTower(vlm))
+        self.paths = paths
+        self.trainee = freeze(self.model, BridgeConfig())  # its attention, its dtypes
+        encoder = PatchEncoder(vision_tower(self.model), self.processor)
+        self.features = FeatureCache(paths[0].parent / "features", encoder)
         with contextlib.redirect_stderr(io.StringIO()):
             self.features.fill(paths)
         with torch.no_grad():
             self.constant = prefill(self.model, OPENING)
 
-    def prepare(self) -> Prepared:
+    def prepare(self) -> StepData:
         packed = pack(self.images)
         rows = [row for rows in packed for row in rows]
         owners = [path for path, rows in zip(self.paths, packed) for _ in rows]
-        batches = [
-            (make_batch([rows[index] for index in indices]), self.features([owners[index] for index in indices]))
-            for indices in micro_batches(rows, MICRO_TOKENS)
-        ]
-        return Prepared(batches, sum(map(len, self.images)), sum(len(row.ids) for row in rows))
+        batches = load_batches(rows, owners, self.features, MICRO_TOKENS)
+        return StepData(batches, sum(map(len, self.images)), sum(len(row.ids) for row in rows))
+
+    def sums(self) -> Sums:
+        return backward(self.trainee, self.prepare(), lambda: contextlib.nullcontext(self.constant), stop=False)
 
     def backward(self) -> float:
-        self.sums = backward(self.trainee, self.prepare(), lambda: contextlib.nullcontext(self.constant), False)
-        return self.sums.loss
+        return self.sums().loss
 
     def step(self) -> float:
         loss = self.backward()
-        update(self.trainee, self.optimizer, self.sums, 1.0)
+        update(self.trainee.weights.values(), self.optimizer, loss, 1.0)
         return loss

@@ -1,8 +1,9 @@
 """Patch tokens of the frozen vision tower: computed live, or once per image into memory-mapped shards.
 
-A cache is a folder of `meta.json` and safetensors shards. A shard holds `features` [images, N, D] and, in its metadata,
-which files they come from; it is written beside its name and renamed, so what has a name is whole, and a killed run
-continues with the images that no shard holds.
+Training does not change the tower, so its output for an image is always the same: a run of ten epochs reads nine times
+what it computed once. A cache is a folder of `meta.json`, which says whose features they are, and of safetensors
+shards. A shard holds `features` [images, N, D] and, in its metadata, which files they come from. It is written under
+another name and renamed, so what has a name is whole, and a killed run goes on with the images that no shard holds.
 """
 
 import hashlib
@@ -13,11 +14,15 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from tqdm import tqdm
+from transformers import BaseImageProcessor, PreTrainedModel
 
 from vlm.distributed import barrier, from_main, is_main, rank, world_size
 from vlm.errors import UserError, writing
@@ -27,30 +32,39 @@ from vlm.run.folder import locked
 from vlm.run.progress import progress
 
 SHARD_IMAGES = 1024
+ENCODED_AT_ONCE = 32  # images
 Features = Callable[[Sequence[Path]], torch.Tensor]
 
 
-class VisionTower:
-    """Image files -> patch tokens [B, N, D], by the tower and the image processor of an assembled VLM.
+class PatchEncoder:
+    """Image files -> patch tokens [B, N, D], by a stock LLaVA's vision tower and image processor.
 
-    The dtype is the tower's own, also in the cache: cached and live features are the same numbers.
+    `shape` is (N, D). The dtype is the tower's own, also in the cache: cached and live features are the same numbers.
     """
 
-    def __init__(self, vlm):
-        self._tower = vlm.vision_tower
-        self._processor = vlm.processor.image_processor
-        config = vlm.model.config.vision_config
-        self.shape = ((config.image_size // config.patch_size) ** 2, config.hidden_size)
-        self.dtype = self._tower.dtype
+    def __init__(self, tower: PreTrainedModel, processor: BaseImageProcessor):
+        self._tower, self._processor = tower, processor
+        sizes = tower.config
+        self.shape: tuple[int, int] = ((sizes.image_size // sizes.patch_size) ** 2, sizes.hidden_size)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._tower.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self._tower.device
 
     @torch.no_grad()
     def __call__(self, images: Sequence[Path]) -> torch.Tensor:
+        """Encode images now: [B, N, D] on the tower's device, after the final norm, without the class token."""
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow decodes without the GIL
             pictures = list(pool.map(load_image, images))
-        pixels = self._processor(images=pictures, return_tensors="pt")["pixel_values"]
-        tokens = self._tower(pixels.to(self._tower.device, self.dtype)).last_hidden_state
+        pixels = self._processor(images=pictures, return_tensors="pt")["pixel_values"]  # float32[B, 3, H, W]
+        tokens = self._tower(pixels.to(self.device, self.dtype)).last_hidden_state  # [B, 1 + N, D]
         return tokens[:, 1:]
 
+    @cached_property
     def key(self) -> str:
         """Hash of everything that the features depend on: weights, dtype, preprocessing."""
         digest = hashlib.sha256(self._processor.to_json_string().encode())
@@ -61,14 +75,19 @@ class VisionTower:
 
 
 class FeatureCache:
-    """Features of one tower on disk. Every rank may fill and read the same folder."""
+    """Features of one encoder on disk. Every rank may fill and read the same folder."""
 
-    def __init__(self, folder: str | Path, tower: VisionTower):
-        """Open or create the cache; UserError where it holds another encoder's features."""
+    def __init__(self, folder: str | Path, encoder: PatchEncoder):
+        """Open or create the cache; collective.
+
+        Raises:
+            UserError: it holds another encoder's features.
+        """
         self.folder = Path(folder)
-        self._tower = tower
-        tokens, width = tower.shape
-        expected = {"key": tower.key(), "tokens": tokens, "width": width, "dtype": str(tower.dtype)}
+        self._encoder = encoder
+        tokens, width = encoder.shape
+        self._image_bytes = tokens * width * encoder.dtype.itemsize
+        expected = {"key": encoder.key, "tokens": tokens, "width": width, "dtype": str(encoder.dtype)}
         meta = self.folder / "meta.json"
         if not meta.exists():
             if is_main():
@@ -82,16 +101,18 @@ class FeatureCache:
                 "give another folder with --features, or delete it"
             )
         barrier()
-        self._places: dict[str, tuple[Path, int]] = {}
-        self._open: dict[Path, object] = {}
+        self._places: dict[str, tuple[Path, int]] = {}  # which shard holds an image, and at which index
+        self._open: dict[Path, Any] = {}  # a shard's features [images, N, D], memory-mapped: an index reads [N, D]
         self._scan()
 
     def fill(self, images: Iterable[Path]) -> None:
-        """Compute what is missing, this rank's share of it, and announce the size before; collective over ranks.
+        """Compute what is missing, each rank its share, and announce the size before; collective.
 
-        UserError where another run is filling the same folder, or an image cannot be read: what came before is kept.
+        Raises:
+            UserError: another run is filling the same folder, the disk is too small, or an image cannot be read. What
+                was computed before is kept.
         """
-        images = list(dict.fromkeys(images))
+        images = list(dict.fromkeys(images))  # each once
         self._scan()
         if from_main(self._missing(images)):
             with locked(self.folder, "--features"):
@@ -110,22 +131,22 @@ class FeatureCache:
         return [path for path in images if _identity(path) not in self._places]
 
     def __call__(self, images: Sequence[Path]) -> torch.Tensor:
-        """[B, N, D] on the tower's device; every image must have been filled."""
+        """Read images' features: [B, N, D] on the encoder's device. Every image must have been filled."""
         rows = []
         for path in images:
             shard, index = self._places[_identity(path)]
             if shard not in self._open:
                 self._open[shard] = safe_open(shard, "pt").__enter__().get_slice("features")
             rows.append(self._open[shard][index])
-        return torch.stack(rows).to(self._tower._tower.device)
+        return torch.stack(rows).to(self._encoder.device)
 
     def _forecast(self, images: int, missing: int) -> None:
-        tokens, width = self._tower.shape
-        size = missing * tokens * width * self._tower.dtype.itemsize
+        tokens, width = self._encoder.shape
+        size = missing * self._image_bytes
         if not is_main() or not missing:
             return
         print(
-            f"features: {missing} of {images} images to encode, {tokens} x {width} {self._tower.dtype} each, "
+            f"features: {missing} of {images} images to encode, {tokens} x {width} {self._encoder.dtype} each, "
             f"{size / 1e6:,.1f} MB in {self.folder}",
             file=sys.stderr,
         )
@@ -136,16 +157,16 @@ class FeatureCache:
                 "make room, give another folder with --features, or train with --no-cache"
             )
 
-    def _fill_shard(self, images: list[Path], bar) -> None:
+    def _fill_shard(self, images: list[Path], bar: tqdm) -> None:
         parts: list[torch.Tensor] = []
         try:
-            for start in range(0, len(images), 32):
-                batch = images[start : start + 32]
-                parts.append(self._tower(batch).cpu())
+            for start in range(0, len(images), ENCODED_AT_ONCE):
+                batch = images[start : start + ENCODED_AT_ONCE]
+                parts.append(self._encoder(batch).cpu())
                 bar.update(len(batch))
-        finally:  # also where an image is unreadable: the next attempt goes on behind the finished batches
+        finally:  # also when an image is unreadable: the next attempt goes on behind the finished batches
             if parts:
-                done = torch.cat(parts)
+                done = torch.cat(parts)  # [finished images, N, D]
                 self._write_shard(done, images[: len(done)])
 
     def _write_shard(self, features: torch.Tensor, images: list[Path]) -> None:
@@ -158,16 +179,18 @@ class FeatureCache:
             os.replace(partial, path)
 
     def _free_name(self) -> Path:
-        """Behind this rank's last shard: a lower number may be free where a damaged one was deleted, and a count of
-        files is then the name of a good one."""
-        numbers = [
-            re.fullmatch(r"rank\d+_(\d+)", path.stem) for path in self.folder.glob(f"rank{rank()}_*.safetensors")
-        ]
-        number = max((int(match[1]) for match in numbers if match), default=-1) + 1
+        """The number after this rank's last shard.
+
+        Not the count of shards: if a damaged one was deleted, the count is the name of a good one.
+        """
+        number = 0
+        for path in self.folder.glob(f"rank{rank()}_*.safetensors"):
+            if match := re.fullmatch(r"rank\d+_(\d+)", path.stem):
+                number = max(number, int(match[1]) + 1)
         return self.folder / f"rank{rank()}_{number:05d}.safetensors"
 
     def _scan(self) -> None:
-        """Look anew at what is there: a shard that is gone holds nothing."""
+        """Look anew at what is there: images of a shard that is gone are missing again."""
         self._places, self._open = {}, {}
         for path in sorted(self.folder.glob("*.safetensors")):
             try:
@@ -175,10 +198,11 @@ class FeatureCache:
                     images = json.loads(shard.metadata()["images"])
             except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
                 raise UserError(f"{path} cannot be read ({error}): delete it, its images are computed again") from None
-            self._places.update((identity, (path, index)) for index, identity in enumerate(images))
+            for index, identity in enumerate(images):
+                self._places[identity] = (path, index)
 
 
 def _identity(path: Path) -> str:
-    """A file that was replaced is another image."""
+    """How the cache knows an image again: a file that was replaced is another image."""
     status = os.stat(path)
     return f"{path.absolute()} {status.st_size} {status.st_mtime_ns}"

@@ -89,19 +89,22 @@ def make_row(conversations: Sequence[Conversation], constant: int) -> Row:
     ends: list[int] = []
     label_at: list[int] = []
     labels: list[int] = []
-    path: list[int] = []  # places of the previous conversation's tokens
+    path: list[int] = []  # where the previous conversation's tokens are in the row, from its first to its last
     # Sorted, conversations that begin alike are neighbours, and every subtree is one stretch of the row.
     for conversation in sorted(conversations, key=lambda conversation: conversation.ids):
-        tokens = conversation.ids[constant:-1]
-        common = 0
+        tokens = conversation.ids[constant:-1]  # its last token is only ever predicted
+        common = 0  # tokens that are in the row already, because the previous conversation begins with them too
         while common < min(len(path), len(tokens)) and ids[path[common]] == tokens[common]:
             common += 1
+        # Here the tree branches: what the previous conversation has alone ends, and no later token sees it.
         for place in path[common:]:
             ends[place] = len(ids)
-        path = path[:common] + list(range(len(ids), len(ids) + len(tokens) - common))
+        new = range(len(ids), len(ids) + len(tokens) - common)
+        path = [*path[:common], *new]
         ids += tokens[common:]
         positions += range(constant + common, constant + len(tokens))
-        ends += [0] * (len(tokens) - common)
+        ends += [0] * len(new)  # known when the next branch is
+        # The prompt's last token predicts the answer's first, and so on to the token that ends the turn.
         label_at += path[conversation.prompt - 1 - constant :]
         labels += conversation.ids[conversation.prompt :]
     for place in path:
@@ -112,8 +115,9 @@ def make_row(conversations: Sequence[Conversation], constant: int) -> Row:
 def fill_rows(conversations: Sequence[Conversation], image_id: int, constant: int, row_tokens: int) -> list[Row]:
     """One image's conversations as few rows as fit `row_tokens` tokens each, in order.
 
-    Raises UserError where one question with its image does not fit, naming it, and ValueError where the conversations
-    do not share the text through the image.
+    Raises:
+        UserError: one question with its image does not fit; it is named.
+        ValueError: the conversations do not share the text through the image.
     """
     _, image_end = image_slots(conversations[0].ids, image_id)
     for conversation in conversations:
@@ -127,12 +131,13 @@ def fill_rows(conversations: Sequence[Conversation], image_id: int, constant: in
             )
     rows, waiting = [], list(conversations)
     while waiting:
-        rows.append(make_row(waiting, constant))
-        taken = len(waiting)
-        if len(rows[-1].ids) > row_tokens:  # a tree only grows with its conversations: the last count that fits
-            sizes = range(1, taken)
-            taken = bisect_right(sizes, row_tokens, key=lambda count: len(make_row(waiting[:count], constant).ids))
-            rows[-1] = make_row(waiting[:taken], constant)
+        row, taken = make_row(waiting, constant), len(waiting)
+        if len(row.ids) > row_tokens:
+            # A tree only grows with its conversations, so the largest count that fits is found by bisection.
+            counts = range(1, taken)
+            taken = bisect_right(counts, row_tokens, key=lambda count: len(make_row(waiting[:count], constant).ids))
+            row = make_row(waiting[:taken], constant)
+        rows.append(row)
         waiting = waiting[taken:]
     return rows
 
@@ -143,27 +148,33 @@ def micro_batches(rows: Sequence[Row], tokens: int) -> list[list[int]]:
     A step mixes rows of any length, but a micro-batch only those of similar length: little of it is padding.
     """
     batches: list[list[int]] = []
+    longest = 0  # tokens of the last micro-batch's first row: all its rows are padded to as many
     for index in sorted(range(len(rows)), key=lambda index: -len(rows[index].ids)):
-        longest = len(rows[batches[-1][0]].ids) if batches else 0
-        if longest and (len(batches[-1]) + 1) * longest <= tokens and len(rows[index].ids) >= FILLED * longest:
+        length = len(rows[index].ids)
+        fits = bool(batches) and (len(batches[-1]) + 1) * longest <= tokens
+        if fits and length >= FILLED * longest:
             batches[-1].append(index)
         else:
             batches.append([index])
+            longest = length
     return batches
 
 
 def make_batch(rows: Sequence[Row]) -> Batch:
-    """Pad rows on the right with tokens that only they themselves see."""
+    """Pad rows on the right to the longest; a pad sees what is before it, and nothing sees a pad but itself."""
     width = max(len(row.ids) for row in rows)
-    blank = [0] * width
-    label_at = [number * width + place for number, row in enumerate(rows) for place in row.label_at]
-    return Batch(
-        ids=torch.tensor([[*row.ids, *blank[len(row.ids) :]] for row in rows]),
-        positions=torch.tensor([[*row.positions, *blank[len(row.ids) :]] for row in rows]),
-        ends=torch.tensor([[*row.ends, *range(len(row.ids) + 1, width + 1)] for row in rows]),
-        label_at=torch.tensor(label_at),
-        labels=torch.tensor([label for row in rows for label in row.labels]),
-    )
+    ids, positions, ends = [], [], []
+    label_at: list[int] = []
+    labels: list[int] = []
+    for number, row in enumerate(rows):
+        length = len(row.ids)
+        pads = [0] * (width - length)
+        ids.append([*row.ids, *pads])
+        positions.append([*row.positions, *pads])
+        ends.append([*row.ends, *range(length + 1, width + 1)])  # the subtree of a pad is the pad
+        label_at += [number * width + place for place in row.label_at]  # in the batch, flattened to [B * T]
+        labels += row.labels
+    return Batch(*map(torch.tensor, (ids, positions, ends, label_at, labels)))
 
 
 def attention_mask(ends: torch.Tensor, constant: int, dtype: torch.dtype) -> torch.Tensor:
@@ -173,8 +184,11 @@ def attention_mask(ends: torch.Tensor, constant: int, dtype: torch.dtype) -> tor
     Dense on GPUs too: in a row of 196 image tokens and 13 questions, attention is 5 % of the operations of
     Qwen2.5-1.5B's layers, so that block-sparse kernels (FlexAttention) could save 3 % of them at most.
     """
-    places = torch.arange(ends.shape[1], device=ends.device)
-    seen = (places[None, :] <= places[:, None]) & (places[:, None] < ends[:, None, :])
-    seen = torch.cat([seen.new_ones(*seen.shape[:2], constant), seen], dim=-1)
+    length = ends.shape[1]
+    places = torch.arange(length, device=ends.device)
+    past = places[None, :] <= places[:, None]  # [T, T]: token i (row) sees itself and what is before it ...
+    subtree = places[:, None] < ends[:, None, :]  # [B, T, T]: ... and only tokens j whose subtree it is in
+    text = past.new_ones(len(ends), length, constant)  # [B, T, constant]: every token sees the constant text
+    seen = torch.cat([text, past & subtree], dim=-1)  # [B, T, constant + T]
     mask = torch.zeros(seen.shape, dtype=dtype, device=ends.device)
     return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]

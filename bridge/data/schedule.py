@@ -1,16 +1,18 @@
 """Which questions are in which step: a pure function of (seed, epoch, position), made before any text is tokenised.
 
-A row plan is one image with some of its questions. Questions of an image stay together unless they are too many for a
-row; a pass over the data holds every question once, or the shares that a weight asks for.
+A scheduled row is one image with some of its questions. Questions of an image stay together unless they are too many
+for a row. An epoch, one pass over the data, holds every question once, or the shares that weights ask for.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from bridge.data.example import Example
+from bridge.data.mixture import Mixture, answer_of
 
 # A guess that only decides how many questions go together; `packing.fill_rows` counts tokens exactly.
 BYTES_PER_TOKEN = 3
@@ -18,69 +20,81 @@ TEMPLATE_TOKENS = 12
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedRow:
-    """Examples (indices) about one image, and the pass they belong to."""
+class ScheduledRow:
+    """Examples (indices into the mixture) about one image, and the epoch they belong to."""
 
     epoch: int
     examples: tuple[int, ...]
 
 
-Step = tuple[PlannedRow, ...]
+Step = tuple[ScheduledRow, ...]
 
 
-class Plan:
-    """Steps of a run. `sets` are data sets whose rows are kept apart; `shares` their parts of each pass, 1 together."""
+def indices(step: Step) -> list[int]:
+    """The examples of a step, row by row."""
+    return [index for row in step for index in row.examples]
+
+
+class Schedule:
+    """The order of a mixture's questions. Rows of different data sets are kept apart."""
 
     def __init__(
         self,
-        sets: Sequence[Sequence[Example]],
+        mixture: Mixture,
         *,
         seed: int,
         batch_questions: int,
         question_tokens: int,
         shares: Sequence[float] | None = None,
     ):
-        """question_tokens: what a row leaves for questions, its budget less the image."""
-        self._seed, self._shares, self._batch_questions = seed, shares, batch_questions
-        self._sizes: list[int] = []
-        self._images: list[list[list[int]]] = []
-        for examples in sets:
-            images: dict = {}
-            for example in examples:
-                images.setdefault(example.image, []).append(len(self._sizes))
-                self._sizes.append(_estimate(example))
-            self._images.append(list(images.values()))
+        """batch_questions: the most questions of a step. question_tokens: what a row leaves for questions, its budget
+        less the image. shares: the part of an epoch that each data set has, 1 together; None: all of every set.
+        """
+        self._seed, self._batch_questions, self._shares = seed, batch_questions, shares
         self._question_tokens = max(1, question_tokens)
+        self._tokens = [_estimate(example) for example in mixture.examples]
+        self._images = [_by_image(mixture, questions) for questions in mixture.sets()]
 
     def steps(self, count: int | None) -> list[Step]:
-        """The first `count` steps over as many passes as they take; None: one pass."""
-        planned: list[Step] = []
+        """The first `count` steps, over as many epochs as they take; None: one epoch."""
+        steps: list[Step] = []
         epoch = 0
-        while epoch == 0 or (count is not None and len(planned) < count):
-            planned += self._epoch(epoch)
+        while epoch == 0 or (count is not None and len(steps) < count):
+            steps += self._epoch(epoch)
             epoch += 1
-        return planned[:count]
+        return steps[:count]
 
     def _epoch(self, epoch: int) -> list[Step]:
+        """One pass over the data. The sequence of draws from `random` is what fixes the order of a seed."""
         random = np.random.default_rng([self._seed, epoch])
-        sets = [[row for image in images for row in self._rows(image, epoch, random)] for images in self._images]
+        sets: list[list[ScheduledRow]] = []
+        for images in self._images:
+            rows = []
+            for image in images:
+                rows += self._split(image, epoch, random)
+            sets.append(rows)
         for rows in sets:
             random.shuffle(rows)
         if self._shares is not None:
             sets = _weighted(sets, self._shares)
-        rows = [row for rows in sets for row in rows]
-        random.shuffle(rows)
-        return self._cut(rows)
+        mixed = [row for rows in sets for row in rows]
+        random.shuffle(mixed)
+        return self._cut(mixed)
 
-    def _rows(self, image: list[int], epoch: int, random: np.random.Generator) -> list[PlannedRow]:
-        tokens = sum(self._sizes[index] for index in image)
-        parts = max(math.ceil(tokens / self._question_tokens), math.ceil(len(image) / self._batch_questions))
-        order = random.permutation(image)
-        parts = np.array_split(order, min(parts, len(image)))
-        return [PlannedRow(epoch, tuple(part.tolist())) for part in parts]
+    def _split(self, image: list[int], epoch: int, random: np.random.Generator) -> list[ScheduledRow]:
+        """An image's questions in random order, in as few rows of even size as their number and length allow."""
+        tokens = sum(self._tokens[index] for index in image)
+        by_tokens = math.ceil(tokens / self._question_tokens)
+        by_number = math.ceil(len(image) / self._batch_questions)
+        rows = min(max(by_tokens, by_number), len(image))
+        parts = np.array_split(random.permutation(image), rows)
+        return [ScheduledRow(epoch, tuple(part.tolist())) for part in parts]
 
-    def _cut(self, rows: list[PlannedRow]) -> list[Step]:
-        steps, step, questions = [], [], 0
+    def _cut(self, rows: list[ScheduledRow]) -> list[Step]:
+        """Rows, in order -> steps of at most `batch_questions` questions; no row is cut."""
+        steps: list[Step] = []
+        step: list[ScheduledRow] = []
+        questions = 0
         for row in rows:
             if step and questions + len(row.examples) > self._batch_questions:
                 steps.append(tuple(step))
@@ -90,16 +104,29 @@ class Plan:
         return [*steps, tuple(step)]
 
 
+def _by_image(mixture: Mixture, questions: range) -> list[list[int]]:
+    """The questions of one data set, gathered by image, images in the order of their first question."""
+    images: dict[Path, list[int]] = {}
+    for index in questions:
+        images.setdefault(mixture.examples[index].image, []).append(index)
+    return list(images.values())
+
+
 def _estimate(example: Example) -> int:
-    text = len(example.question.encode()) + len((example.answer or "").encode())
-    return TEMPLATE_TOKENS + math.ceil(text / BYTES_PER_TOKEN)
+    """Tokens that a question adds to its image's row, roughly."""
+    size = len(example.question.encode()) + len(answer_of(example).encode())
+    return TEMPLATE_TOKENS + math.ceil(size / BYTES_PER_TOKEN)
 
 
-def _weighted(sets: list[list[PlannedRow]], shares: Sequence[float]) -> list[list[PlannedRow]]:
-    """The longest beginnings of all sets that hold questions in the ratio of `shares`."""
-    counts = [np.cumsum([len(row.examples) for row in rows]) for rows in sets]
+def _weighted(sets: list[list[ScheduledRow]], shares: Sequence[float]) -> list[list[ScheduledRow]]:
+    """The longest beginnings of all sets that hold questions in the ratio of `shares`.
+
+    Sets of 90 and 30 questions with shares 1/2 and 1/2 give 30 of each: the set that runs out first decides.
+    """
+    counts = [np.cumsum([len(row.examples) for row in rows]) for rows in sets]  # questions up to and with each row
     total = min(count[-1] / share for count, share in zip(counts, shares) if share > 0)
-    return [
-        rows[: int(np.searchsorted(count, share * total, side="right"))]
-        for rows, count, share in zip(sets, counts, shares)
-    ]
+    kept = []
+    for rows, count, share in zip(sets, counts, shares):
+        fitting = np.searchsorted(count, share * total, side="right")
+        kept.append(rows[: int(fitting)])
+    return kept

@@ -5,15 +5,15 @@ import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 import bridge.loop
+from bridge.content import run_content
 from bridge.data.example import Example
-from bridge.fingerprint import content
-from bridge.loop import Sums, update
+from bridge.data.mixture import Mixture
+from bridge.gradients import update
 from vlm.errors import UserError
 from vlm.llava.model import load
 from vlm.run.folder import locked
@@ -60,15 +60,15 @@ def test_changed_content_is_named(training, whole, tmp_path):
     training.run(tmp_path / "run")
 
 
-def test_a_fingerprint_tells_questions_template_llm_and_dtype_apart(tiny_vlm):
+def test_the_content_tells_questions_template_llm_and_dtype_apart(tiny_vlm):
     def changed(change=None, sets=SETS, votes=False, dtype=torch.float32):
         vlm = load(tiny_vlm, "cpu", dtype)
         if change:
             change(vlm)
-        found = content(vlm, sets, votes)
+        found = run_content(vlm, Mixture.of(sets), votes)
         return {name for name in found if found[name] != before[name]}
 
-    before = content(load(tiny_vlm, "cpu", torch.float32), SETS, False)
+    before = run_content(load(tiny_vlm, "cpu", torch.float32), Mixture.of(SETS), False)
     assert changed() == set()
     for field, value in (("question_id", "2"), ("question", "What is that?"), ("answer", "dog")):
         assert changed(sets=[[replace(SETS[0][0], **{field: value})]]) == {"questions"}
@@ -118,14 +118,13 @@ def test_a_folder_serves_one_run_at_a_time(training, tmp_path):
 @pytest.mark.parametrize(("loss", "gradient"), [(float("nan"), 1.0), (1.0, float("inf")), (1.0, float("nan"))])
 def test_nothing_moves_without_a_finite_gradient(loss, gradient):
     weight = torch.nn.Parameter(torch.ones(3))
-    trainee = SimpleNamespace(weights={"w": weight})
     optimizer = torch.optim.AdamW([weight], lr=0.1)
     weight.grad = torch.full((3,), gradient)
-    assert update(trainee, optimizer, Sums(loss, 1, 1, 1, False), clip=1.0) is None
+    assert update([weight], optimizer, loss, clip=1.0) is None
     assert weight.tolist() == [1, 1, 1]
     assert not optimizer.state
     weight.grad = torch.full((3,), 2.0)
-    norm = update(trainee, optimizer, Sums(1.0, 1, 1, 1, False), clip=1.0)
+    norm = update([weight], optimizer, 1.0, clip=1.0)
     assert norm == pytest.approx(12**0.5)
     assert weight[0] < 1
 
@@ -134,8 +133,6 @@ def test_nothing_moves_without_a_finite_gradient(loss, gradient):
 def test_clip_0_leaves_gradients_as_they_are(clip, moved):
     weight = torch.nn.Parameter(torch.zeros(3))
     weight.grad = torch.full((3,), 4.0)
-    norm = update(
-        SimpleNamespace(weights={"w": weight}), torch.optim.SGD([weight], lr=1.0), Sums(1.0, 1, 1, 1, False), clip
-    )
+    norm = update([weight], torch.optim.SGD([weight], lr=1.0), 1.0, clip)
     assert norm == pytest.approx(48**0.5)
     assert weight.tolist() == pytest.approx([-moved] * 3)

@@ -11,24 +11,20 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from PIL import Image
 from safetensors import SafetensorError
-from transformers import CLIPImageProcessorPil, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, ViTConfig
+from transformers import CLIPImageProcessorPil, ViTConfig, ViTModel
 
 from bridge.data import features
-from bridge.data.features import FeatureCache, VisionTower
+from bridge.data.features import FeatureCache, PatchEncoder
 from vlm.errors import UserError
 from vlm.run.folder import locked
 
 
-def tiny_vlm(seed: int = 0, dtype: torch.dtype = torch.float32) -> SimpleNamespace:
+def tiny_parts(seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[ViTModel, CLIPImageProcessorPil]:
     torch.manual_seed(seed)
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    vision = ViTConfig(**sizes, image_size=8, patch_size=4, initializer_range=0.5, tie_last_hidden_states=True)
-    config = LlavaConfig(vision_config=vision, text_config=LlamaConfig(**sizes, vocab_size=8), image_token_index=3)
+    config = ViTConfig(**sizes, image_size=8, patch_size=4, initializer_range=0.5, tie_last_hidden_states=True)
     processor = CLIPImageProcessorPil(size={"height": 8, "width": 8}, do_center_crop=False)
-    model = LlavaForConditionalGeneration(config).eval().to(dtype)
-    return SimpleNamespace(
-        vision_tower=model.model.vision_tower, model=model, processor=SimpleNamespace(image_processor=processor)
-    )
+    return ViTModel(config).eval().to(dtype), processor
 
 
 @pytest.fixture
@@ -41,11 +37,11 @@ def images(tmp_path):
     return paths
 
 
-class CountingTower(VisionTower):
+class CountingEncoder(PatchEncoder):
     """Counts the images that it encodes; fails once `left` are used up."""
 
-    def __init__(self, vlm, left=1000):
-        super().__init__(vlm)
+    def __init__(self, left=1000):
+        super().__init__(*tiny_parts())
         self.encoded, self.left = 0, left
 
     def __call__(self, paths):
@@ -57,79 +53,79 @@ class CountingTower(VisionTower):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_cached_equals_live(tmp_path, images, dtype):
-    tower = VisionTower(tiny_vlm(dtype=dtype))
-    assert tower.shape == (4, 16)
-    cache = FeatureCache(tmp_path / "cache", tower)
+    encoder = PatchEncoder(*tiny_parts(dtype=dtype))
+    assert encoder.shape == (4, 16)
+    cache = FeatureCache(tmp_path / "cache", encoder)
     cache.fill(images)
-    live = tower(images)
+    live = encoder(images)
     assert live.shape == (10, 4, 16)
     assert live.dtype == dtype
     assert live.float().std() > 0.1
     assert torch.equal(cache(images), live)
     assert torch.equal(cache([images[7], images[2], images[7]]), live[[7, 2, 7]])
-    assert torch.equal(FeatureCache(tmp_path / "cache", tower)(images[3:5]), live[3:5])
+    assert torch.equal(FeatureCache(tmp_path / "cache", encoder)(images[3:5]), live[3:5])
 
 
 def test_a_killed_fill_goes_on_with_what_is_missing(tmp_path, images, monkeypatch, capsys):
     monkeypatch.setattr(features, "SHARD_IMAGES", 4)
     with pytest.raises(KeyboardInterrupt):
-        FeatureCache(tmp_path / "cache", CountingTower(tiny_vlm(), left=4)).fill(images)
+        FeatureCache(tmp_path / "cache", CountingEncoder(left=4)).fill(images)
     (tmp_path / "cache/rank0_00001.tmp").write_bytes(b"torn")
     assert "10 of 10 images to encode, 4 x 16 torch.float32 each, 0.0 MB" in capsys.readouterr().err
-    tower = CountingTower(tiny_vlm())
-    cache = FeatureCache(tmp_path / "cache", tower)
+    encoder = CountingEncoder()
+    cache = FeatureCache(tmp_path / "cache", encoder)
     cache.fill(images)
-    assert tower.encoded == 6
-    assert torch.equal(cache(images), VisionTower(tiny_vlm())(images))
+    assert encoder.encoded == 6
+    assert torch.equal(cache(images), PatchEncoder(*tiny_parts())(images))
     cache.fill(images)
-    assert tower.encoded == 6
+    assert encoder.encoded == 6
 
 
 def test_a_replaced_image_is_encoded_again(tmp_path, images):
-    tower = CountingTower(tiny_vlm())
-    cache = FeatureCache(tmp_path / "cache", tower)
+    encoder = CountingEncoder()
+    cache = FeatureCache(tmp_path / "cache", encoder)
     cache.fill(images)
     os.replace(images[0], images[1])
     cache.fill(images[1:])
-    assert tower.encoded == 11
-    assert torch.equal(cache(images[1:2]), VisionTower(tiny_vlm())(images[1:2]))
+    assert encoder.encoded == 11
+    assert torch.equal(cache(images[1:2]), PatchEncoder(*tiny_parts())(images[1:2]))
 
 
 def test_another_encoder_is_refused(tmp_path, images):
-    FeatureCache(tmp_path / "cache", VisionTower(tiny_vlm())).fill(images)
+    FeatureCache(tmp_path / "cache", PatchEncoder(*tiny_parts())).fill(images)
     with pytest.raises(UserError, match="another encoder or of other preprocessing"):
-        FeatureCache(tmp_path / "cache", VisionTower(tiny_vlm(seed=1)))
-    other = tiny_vlm()
-    other.processor.image_processor.image_mean = [0.5, 0.5, 0.5]
+        FeatureCache(tmp_path / "cache", PatchEncoder(*tiny_parts(seed=1)))
+    tower, processor = tiny_parts()
+    processor.image_mean = [0.5, 0.5, 0.5]
     with pytest.raises(UserError, match="another encoder or of other preprocessing"):
-        FeatureCache(tmp_path / "cache", VisionTower(other))
+        FeatureCache(tmp_path / "cache", PatchEncoder(tower, processor))
 
 
 def test_a_full_disk_is_foreseen(tmp_path, images, monkeypatch):
     monkeypatch.setattr(features.shutil, "disk_usage", lambda folder: SimpleNamespace(free=100))
     with pytest.raises(UserError, match="needs 2,560 bytes for features and its disk has 100 free"):
-        FeatureCache(tmp_path / "cache", VisionTower(tiny_vlm())).fill(images)
+        FeatureCache(tmp_path / "cache", PatchEncoder(*tiny_parts())).fill(images)
 
 
 def test_a_damaged_shard_is_named(tmp_path, images):
-    FeatureCache(tmp_path / "cache", VisionTower(tiny_vlm())).fill(images)
+    FeatureCache(tmp_path / "cache", PatchEncoder(*tiny_parts())).fill(images)
     (tmp_path / "cache/rank0_00000.safetensors").write_bytes(b"short")
     with pytest.raises(UserError, match=r"rank0_00000.safetensors cannot be read .*: delete it"):
-        FeatureCache(tmp_path / "cache", VisionTower(tiny_vlm()))
+        FeatureCache(tmp_path / "cache", PatchEncoder(*tiny_parts()))
 
 
 def test_a_deleted_shard_is_computed_again_beside_the_others(tmp_path, images, monkeypatch):
     monkeypatch.setattr(features, "SHARD_IMAGES", 4)
-    tower = CountingTower(tiny_vlm())
-    cache = FeatureCache(tmp_path / "cache", tower)
+    encoder = CountingEncoder()
+    cache = FeatureCache(tmp_path / "cache", encoder)
     cache.fill(images)
     last = (tmp_path / "cache/rank0_00002.safetensors").read_bytes()
     (tmp_path / "cache/rank0_00000.safetensors").unlink()
     cache.fill(images)  # it looks anew: the first four are missing
-    assert tower.encoded == 14
+    assert encoder.encoded == 14
     assert (tmp_path / "cache/rank0_00002.safetensors").read_bytes() == last
-    assert torch.equal(cache(images), VisionTower(tiny_vlm())(images))
-    assert torch.equal(FeatureCache(tmp_path / "cache", tower)(images), VisionTower(tiny_vlm())(images))
+    assert torch.equal(cache(images), PatchEncoder(*tiny_parts())(images))
+    assert torch.equal(FeatureCache(tmp_path / "cache", encoder)(images), PatchEncoder(*tiny_parts())(images))
 
 
 def test_what_came_before_an_unreadable_image_is_kept(tmp_path, images):
@@ -137,24 +133,24 @@ def test_what_came_before_an_unreadable_image_is_kept(tmp_path, images):
     for path in many[10:]:
         path.write_bytes(images[0].read_bytes())
     many[33].write_bytes(b"no picture")
-    tower = CountingTower(tiny_vlm())
+    encoder = CountingEncoder()
     with pytest.raises(UserError, match=r"more23\.png"):
-        FeatureCache(tmp_path / "cache", tower).fill(many)
+        FeatureCache(tmp_path / "cache", encoder).fill(many)
     many[33].write_bytes(images[1].read_bytes())
-    cache = FeatureCache(tmp_path / "cache", tower)
-    tower.encoded = 0
+    cache = FeatureCache(tmp_path / "cache", encoder)
+    encoder.encoded = 0
     cache.fill(many)
-    assert tower.encoded == 3  # of 35: a batch of 32 was whole
-    assert torch.equal(cache(many), VisionTower(tiny_vlm())(many))
+    assert encoder.encoded == 3  # of 35: a batch of 32 was whole
+    assert torch.equal(cache(many), PatchEncoder(*tiny_parts())(many))
 
 
 def test_one_run_fills_a_shared_folder_at_a_time(tmp_path, images):
-    cache = FeatureCache(tmp_path / "cache", VisionTower(tiny_vlm()))
+    cache = FeatureCache(tmp_path / "cache", PatchEncoder(*tiny_parts()))
     with locked(tmp_path / "cache"), pytest.raises(UserError, match="wait for it, or give another --features"):
         cache.fill(images)
     cache.fill(images)
     with locked(tmp_path / "cache"):
-        FeatureCache(tmp_path / "cache", VisionTower(tiny_vlm())).fill(
+        FeatureCache(tmp_path / "cache", PatchEncoder(*tiny_parts())).fill(
             images
         )  # nothing is missing: reading needs no lock
 
@@ -162,8 +158,8 @@ def test_one_run_fills_a_shared_folder_at_a_time(tmp_path, images):
 def fill_as_one_of_two(rank, root, images):
     """Rank 1 comes late: rank 0 has its shards written by then, were it not to wait."""
     dist.init_process_group("gloo", init_method=f"file://{root}/rendezvous", rank=rank, world_size=2)
-    tower = CountingTower(tiny_vlm())
-    cache = FeatureCache(root / "cache", tower)
+    encoder = CountingEncoder()
+    cache = FeatureCache(root / "cache", encoder)
     missing = cache._missing
 
     def slow(paths):
@@ -173,8 +169,8 @@ def fill_as_one_of_two(rank, root, images):
 
     cache._missing = slow
     cache.fill(images)
-    assert torch.equal(cache(images), VisionTower(tiny_vlm())(images))
-    torch.save(tower.encoded, root / f"{rank}.pt")
+    assert torch.equal(cache(images), PatchEncoder(*tiny_parts())(images))
+    torch.save(encoder.encoded, root / f"{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -189,4 +185,4 @@ def test_a_full_disk_while_writing_names_the_shard(tmp_path, images, monkeypatch
 
     monkeypatch.setattr(features, "save_file", full)
     with pytest.raises(UserError, match=r"cannot write .*rank0_00000\.safetensors \(I/O error: No space left"):
-        FeatureCache(tmp_path / "cache", VisionTower(tiny_vlm())).fill(images)
+        FeatureCache(tmp_path / "cache", PatchEncoder(*tiny_parts())).fill(images)
