@@ -25,7 +25,7 @@ Leave a tenth free.
 
 import torch
 
-from pretrain.config import BUCKET, PretrainConfig
+from pretrain.config import REDUCE_BUCKET_SIZE, PretrainConfig
 from pretrain.contrastive import Logits
 from pretrain.data.augment import MultiCrop
 from pretrain.data.source import open_captions
@@ -57,7 +57,7 @@ def model_states(count: int, stage: int, processes: int) -> dict[str, float]:
         "master copy": 4 * share if stage else 0,
         "gradients": 4 * (share if stage >= 2 else count),
         "moments": 8 * (share if stage else count),
-        "bucket": 4 * BUCKET if stage else 0,
+        "bucket": 4 * REDUCE_BUCKET_SIZE if stage else 0,
     }
 
 

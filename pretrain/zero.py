@@ -9,7 +9,7 @@ import deepspeed
 import torch
 from deepspeed.accelerator import get_accelerator
 
-from pretrain.config import BUCKET, PretrainConfig
+from pretrain.config import REDUCE_BUCKET_SIZE, PretrainConfig
 from vlm.errors import UserError
 
 
@@ -49,7 +49,7 @@ def zero_config(config: PretrainConfig, world_size: int) -> dict:
         "train_micro_batch_size_per_gpu": config.batch_size // world_size,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": config.clip if config.zero else 0.0,  # else by `update`
-        "zero_optimization": {"stage": config.zero, "reduce_bucket_size": BUCKET},
+        "zero_optimization": {"stage": config.zero, "reduce_bucket_size": REDUCE_BUCKET_SIZE},
         # The optimizer is torch's fused AdamW, given by us.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
