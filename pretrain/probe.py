@@ -13,6 +13,7 @@ EXAMPLES = """examples:
       --template 'a photo of a {}.' --json zero-shot.json
   python pretrain/probe.py runs/cc12m/encoder --task segmentation --data /data/ADEChallengeData2016
 """
+WEIGHT_DECAY = "The weight decay of linear and attentive is chosen on a held-out tenth of train, never on val."
 
 
 def tasks_explained() -> str:
@@ -30,13 +31,12 @@ def parse(arguments: list[str] | None = None) -> ProbeConfig:
     Raises:
         UserError: a value is out of its bounds.
     """
-    held_out = "The weight decay of linear and attentive is chosen on a held-out tenth of the train split, never on val."
     return settings.parse(
         ProbeConfig,
         arguments,
         prog="pretrain/probe.py",
         about="Measure a frozen encoder.",
-        examples=f"{EXAMPLES}\n{tasks_explained()}\n\n{held_out}",
+        examples=f"{EXAMPLES}\n{tasks_explained()}\n\n{WEIGHT_DECAY}",
     )
 
 

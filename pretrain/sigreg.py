@@ -146,7 +146,7 @@ class _SIGReg(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(ctx: Any, *gradients: Any) -> Any:  # pyrefly: ignore[bad-override] once_differentiable is untyped
         (gradient,), (dz,) = gradients, ctx.saved_tensors
         return gradient * dz, None
 
@@ -285,7 +285,7 @@ def _constants(dtype: torch.dtype, device: torch.device) -> _Constants:
     knots, weight = knots_and_weights()
     phi = torch.exp(-knots.square() / 2)[:, None]
     to_sums = torch.cat([cos - phi * one, sin, one]).T
-    # The gradient's formula: C_k - phi_k times -sin(k theta), S_k times cos(k theta), each times 2 w_k t_k; B not at all.
+    # The gradient's formula: C_k - phi_k goes with -sin(k theta), S_k with cos(k theta), each times 2 w_k t_k.
     slope = (2 * weight * knots)[:, None]
     by_v_u = torch.cat([-slope * sin, slope * cos, 0 * one]).view(SUMS, V_COUNT, U_COUNT)
     to_coefficients = by_v_u.transpose(1, 2).reshape(SUMS, -1)

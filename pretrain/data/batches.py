@@ -167,9 +167,14 @@ class _Steps(Dataset):
                 rows[row] = self._fill(first + row, int(numbers[row]), bad)
         except UserError as error:  # across the process boundary as data, or its one line becomes a traceback
             return {"error": str(error), "bad": bad}
-        images, captions, ids = zip(*(rows[row] for row in range(self.local)))
         bad.sort(key=lambda record: record["position"])
-        return {"images": default_collate(images), "captions": list(captions), "ids": list(ids), "bad": bad}
+        in_order = [rows[row] for row in range(self.local)]
+        return {
+            "images": default_collate([pixels for pixels, _, _ in in_order]),
+            "captions": [caption for _, caption, _ in in_order],
+            "ids": [name for _, _, name in in_order],
+            "bad": bad,
+        }
 
     def _fill(self, position: int, number: int, bad: list[dict]) -> Row:
         """The sample `number`, or the first usable one of those drawn in its place; `bad` gets what cannot be used."""
