@@ -13,24 +13,35 @@ class GlobalBatchNorm1d(nn.BatchNorm1d):
     variance is that of the centred values, which the one-pass form would lose to cancellation.
     """
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: float[B, C] -> float[B, C]; ranks may hold different B."""
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """input: float[B, C] -> float[B, C]; ranks may hold different B."""
         if not (self.training and active()):
-            return super().forward(x)
-        x32 = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-        total = sum_with_gradient(torch.cat([x32.sum(0), x32.new_full((1,), len(x32))]))
+            return super().forward(input)
+        x = input.float() if input.dtype in (torch.bfloat16, torch.float16) else input
+
+        # One reduction for the mean: the column sums, and behind them the number of rows. Autograd goes through both
+        # reductions: a rank's loss depends on every rank's rows, so the backward pass sums the gradients over ranks.
+        total = sum_with_gradient(torch.cat([x.sum(0), x.new_full((1,), len(x))]))  # [C + 1]
         count = total[-1].detach()
-        centred = x32 - total[:-1] / count
-        variance = sum_with_gradient(centred.square().sum(0)) / count
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_((total[:-1] / count).to(self.running_mean.dtype), self.momentum)
-            self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var.dtype), self.momentum)
-        return (centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias).to(x.dtype)
+        mean = total[:-1] / count
+        centred = x - mean
+        variance = sum_with_gradient(centred.square().sum(0)) / count  # biased, as it normalises
+        self._track(mean, variance * count / (count - 1))  # unbiased, as it is kept
+        return (centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias).to(input.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
+        """Move the running statistics towards those of this batch, as `nn.BatchNorm1d` does."""
+        batches, running_mean, running_var = self.num_batches_tracked, self.running_mean, self.running_var
+        if self.momentum is None or batches is None or running_mean is None or running_var is None:
+            raise ValueError("GlobalBatchNorm1d needs running statistics and a momentum")
+        batches += 1
+        running_mean.lerp_(mean.to(running_mean.dtype), self.momentum)
+        running_var.lerp_(variance.to(running_var.dtype), self.momentum)
 
 
 class RunningStatistics:
-    """The BatchNorm buffers of a module, put back where a step did not count."""
+    """The BatchNorm buffers of a module, put back after a step that did not count."""
 
     def __init__(self, module: nn.Module):
         layers = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm1d)]

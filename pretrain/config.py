@@ -1,16 +1,16 @@
-"""Every setting of a pretraining run, flat; the three presets, and what each objective settles."""
+"""Every setting of a pretraining run, flat, and what makes no sense together."""
 
 from dataclasses import dataclass, replace
 
+from pretrain.presets import OBJECTIVES, PRESETS, READ_BY
 from vlm.encoders.config import EncoderConfig
 from vlm.errors import UserError
 from vlm.run.schedule import SCHEDULES, longest_warmup, shortened_warmup
 from vlm.run.settings import RESUME, check_bounds, flag, setting
 from vlm.run.trackers import TRACKERS
 
-BUCKET = 50_000_000  # gradients that ZeRO reduces together: a buffer of 0.2 GB, where DeepSpeed's own default takes 2
-PRESET_NAMES = ("tiny", "small", "base")
-OBJECTIVE_NAMES = ("levljepa", "levljepa-plus", "clip", "siglip")
+# Gradients that ZeRO reduces together, in a buffer of 0.2 GB; DeepSpeed's own default takes 2.
+REDUCE_BUCKET_SIZE = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class PretrainConfig:
     preset: str = setting(
         "tiny",
         help="tiny: the embedded world on a CPU; small: ViT-S on a GPU; base: the released ViT-B recipe",
-        choices=PRESET_NAMES,
+        choices=tuple(PRESETS),
     )
     objective: str = setting(
         "levljepa",
         help="levljepa; levljepa-plus: 2 global and 4 local crops an image; clip, siglip: the paper's baselines",
-        choices=OBJECTIVE_NAMES,
+        choices=tuple(OBJECTIVES),
     )
     seed: int = setting(0, help="of weights, directions, data order and augmentation", least=0)
     resume: str = setting(
@@ -159,7 +159,11 @@ class PretrainConfig:
         return max(1, round(self.image_size * 3 / 7 / self.patch_size)) * self.patch_size
 
     def check(self) -> None:
-        """Raise `UserError` for settings that are out of range or contradict each other."""
+        """Hold the settings against their bounds and against each other.
+
+        Raises:
+            UserError: naming the flag, what was given and what is needed.
+        """
         check_bounds(self)
         if self.vision_width % self.vision_heads or self.text_width % self.text_heads:
             raise UserError("the width of a tower must be a multiple of its number of heads")
@@ -186,6 +190,7 @@ class PretrainConfig:
             )
 
     def _check_objective(self) -> None:
+        """Hold against each other what depends on the objective: weights, predictors, augmentation."""
         predicts, crops = self.objective.startswith("levljepa"), self.objective == "levljepa-plus"
         weights = [self.lambda_image, self.lambda_text] + ([self.lambda_multi] if crops else [])
         if predicts and not (min(weights) >= 0 and sum(weights) < 1):
@@ -198,66 +203,16 @@ class PretrainConfig:
             raise UserError(f"--augmentation {self.augmentation}: --objective {self.objective} needs {needed}")
 
 
-# tiny: the embedded world on two CPU cores in minutes. small: a ViT-S on one GPU. base: the released ViT-B recipe.
-PRESETS: dict[str, dict] = {
-    "tiny": dict(
-        image_size=48,
-        patch_size=12,
-        vision_width=128,
-        vision_layers=3,
-        vision_heads=2,
-        text_width=96,
-        text_layers=2,
-        text_heads=2,
-        embed_dim=64,
-        projector_width=256,
-        projector_depth=2,
-        tokenizer="train:1024",
-        directions=256,
-        lambda_image=0.04,
-        lambda_text=0.04,
-        steps=5400,
-        batch_size=32,
-        lr=7e-4,
-        min_lr=7e-6,
-        warmup_steps=200,
-        weight_decay=0.05,
-        augmentation="squash",
-        workers=0,
-        save_every=1000,
-    ),
-    "small": dict(
-        vision_width=384, vision_heads=6, text_width=384, text_heads=6, batch_size=1024, steps=50_000, embed_dim=256
-    ),
-    "base": {},
-}
-
-
-# What an objective settles whatever the preset; all else is the same for all of them.
-OBJECTIVES: dict[str, dict] = {
-    "levljepa": {},
-    "levljepa-plus": dict(augmentation="dino"),
-    "clip": dict(projector_depth=0),
-    "siglip": dict(projector_depth=0),
-}
-
-
-# Flags that only some objectives read.
-READ_BY: dict[str, tuple[str, ...]] = {
-    "directions": ("levljepa", "levljepa-plus"),
-    "lambda_image": ("levljepa", "levljepa-plus"),
-    "lambda_text": ("levljepa", "levljepa-plus"),
-    "lambda_multi": ("levljepa-plus",),
-}
-
-
 def from_preset(preset: str, **changes) -> PretrainConfig:
     """The preset's configuration with the objective's settings and then `changes` applied, checked.
 
-    A warm-up that is not among the `changes` is shortened where the steps leave no room for it.
+    A warm-up that is not among the `changes` is shortened if the steps leave no room for it.
+
+    Raises:
+        UserError: a setting has no effect, is out of its bounds, or contradicts another.
     """
     objective = OBJECTIVES[changes.get("objective", PretrainConfig.objective)]
-    config = replace(PretrainConfig(preset=preset), **{**PRESETS[preset], **objective, **changes})
+    config = PretrainConfig(preset=preset, **{**PRESETS[preset], **objective, **changes})
     for name, readers in READ_BY.items():
         if name in changes and config.objective not in readers:
             raise UserError(f"{flag(name)} has no effect with --objective {config.objective}: leave it out")

@@ -1,9 +1,10 @@
 """The paper's two baselines: CLIP's InfoNCE and SigLIP's pairwise sigmoid, over the batch of all ranks.
 
-Both compare every image with every caption by a logit, exp(scale) * cosine + bias, whose scalars are learned.
+Both compare every image with every caption by a logit, exp(scale) * cosine + bias. The two scalars are learned.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,50 +14,54 @@ from torch.utils.checkpoint import checkpoint
 from vlm.distributed import all_sum, gather_with_gradient, rank, world_size
 
 CHUNK = 1024  # captions whose logits SigLIP holds at a time
+# Of an objective: the initial log-scale, the initial bias if it has one, and the highest log-scale.
+INITIAL = {"clip": (math.log(1 / 0.07), None, math.log(100)), "siglip": (math.log(10), -10.0, math.inf)}
 
 
-class Logits(nn.Module):
-    """The learned scalars of a pair's logit, at CLIP's or SigLIP's initial values: `scale` (a logarithm) and `bias`."""
+class LogitScale(nn.Module):
+    """The inverse temperature and the bias of a pair's logit, learned from CLIP's or SigLIP's initial values.
+
+    Parameters: `scale`, its logarithm, and `bias`, which CLIP has not; float32[1] each.
+    """
 
     def __init__(self, objective: str):
         super().__init__()
-        scale, bias, self.ceiling = {
-            "clip": (math.log(1 / 0.07), None, math.log(100)),
-            "siglip": (math.log(10), -10.0, math.inf),
-        }[objective]
+        scale, bias, self.ceiling = INITIAL[objective]
         # One element and not a scalar: DeepSpeed views every parameter as bytes.
         self.scale = nn.Parameter(torch.tensor([scale]))
         self.bias = None if bias is None else nn.Parameter(torch.tensor([bias]))
 
     def forward(self) -> tuple[torch.Tensor, torch.Tensor]:
         """-> (exp(scale), bias), float32[] each."""
-        scale = _Ceiling.apply(self.scale, self.ceiling).exp()[0]
+        log_scale: torch.Tensor = _Ceiling.apply(self.scale, self.ceiling)
+        scale = log_scale.exp()[0]
         return scale, torch.zeros_like(scale) if self.bias is None else self.bias[0]
 
     def values(self) -> dict[str, float]:
         """The scalars under the names that `EncoderConfig` saves them by."""
-        named = {"logit_scale": self.scale.clamp(max=self.ceiling), "logit_bias": self.bias}
-        return {name: value.item() for name, value in named.items() if value is not None}
+        named = {"logit_scale": self.scale.clamp(max=self.ceiling).item()}
+        return named if self.bias is None else named | {"logit_bias": self.bias.item()}
 
 
 class _Ceiling(torch.autograd.Function):
-    """min(x, ceiling), whose gradient passes above the ceiling too where it leads back below.
+    """min(x, ceiling), whose gradient passes above the ceiling too if it leads back below.
 
     The plain clamp has no gradient there: a parameter that a step took over the ceiling would stay. Which way the
     gradient leads is asked of its mean over the ranks, which data parallelism takes anyway.
     """
 
     @staticmethod
-    def forward(ctx, x, ceiling):
+    def forward(ctx: Any, x: torch.Tensor, ceiling: float) -> torch.Tensor:
         ctx.save_for_backward(x)
         ctx.ceiling = ceiling
         return x.clamp(max=ceiling)
 
     @staticmethod
-    def backward(ctx, gradient):
-        (x,) = ctx.saved_tensors
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (gradient,), (x,) = gradients, ctx.saved_tensors
         mean = all_sum(gradient) / world_size()
-        return torch.where((x <= ctx.ceiling) | (mean > 0), mean, 0), None
+        leads_down = mean > 0  # descent subtracts it
+        return torch.where((x <= ctx.ceiling) | leads_down, mean, 0), None
 
 
 def info_nce(z_v: torch.Tensor, z_t: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -65,9 +70,10 @@ def info_nce(z_v: torch.Tensor, z_t: torch.Tensor, scale: torch.Tensor) -> torch
     z_v, z_t: unit rows [B, E] of this rank; B is equal on all ranks. The value is that of this rank's rows against
     every rank's: its average over ranks is the global loss.
     """
-    own = torch.arange(len(z_v), device=z_v.device) + rank() * len(z_v)
-    to_text = functional.cross_entropy(scale * z_v @ gather_with_gradient(z_t).T, own)
-    to_image = functional.cross_entropy(scale * z_t @ gather_with_gradient(z_v).T, own)
+    own = torch.arange(len(z_v), device=z_v.device) + rank() * len(z_v)  # the column of each row's partner
+    all_captions, all_images = gather_with_gradient(z_t), gather_with_gradient(z_v)  # [ranks * B, E] each
+    to_text = functional.cross_entropy(scale * z_v @ all_captions.T, own)  # of logits [B, ranks * B]
+    to_image = functional.cross_entropy(scale * z_t @ all_images.T, own)
     return 0.5 * (to_text + to_image)
 
 
@@ -82,9 +88,12 @@ def pairwise_sigmoid(z_v: torch.Tensor, z_t: torch.Tensor, scale: torch.Tensor, 
     """
 
     def softplus_sum(captions: torch.Tensor) -> torch.Tensor:
+        """Over the pairs of this rank's images with `captions`; its logits [B, CHUNK] are computed again backwards."""
         return functional.softplus(scale * z_v @ captions.T + bias).sum()
 
     chunks = gather_with_gradient(z_t).split(CHUNK)
-    everywhere = sum(checkpoint(softplus_sum, chunk, use_reentrant=False) for chunk in chunks)
+    everywhere = z_v.new_zeros(())
+    for chunk in chunks:
+        everywhere = everywhere + checkpoint(softplus_sum, chunk, use_reentrant=False)
     matched = scale * (z_v * z_t).sum() + bias * len(z_v)
     return (everywhere - matched) / len(z_v)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial, wraps
+from typing import Any
 
 import torch
 from torch.nn.functional import normalize
@@ -16,8 +17,8 @@ from pretrain.sigreg import random_directions, sigreg
 class Embeddings:
     """z_v, z_t: the modalities' embeddings; to_text = h_v(z_v), to_image = h_t(z_t): their predictions. All [B, E].
 
-    views: the crops' embeddings [V, B, E] where an image has several; z_v is then the centre, the global ones' mean.
-    scale, bias: float[], of the logits of CLIP and SigLIP.
+    views: the crops' embeddings [V, B, E] if an image has several; z_v is then the centre, the global ones' mean.
+    scale, bias: float[], of CLIP's and SigLIP's logits, scale * cosine + bias. The other objectives have none.
     """
 
     z_v: torch.Tensor
@@ -30,11 +31,15 @@ class Embeddings:
 
     def full(self) -> "Embeddings":
         """The same in float32 (float64 stays): in half precision SIGReg and cross entropy lose digits that matter."""
-        given = {name: part for name, part in vars(self).items() if part is not None}
-        return Embeddings(**{name: x.to(torch.promote_types(x.dtype, torch.float32)) for name, x in given.items()})
+        promoted = {}
+        for name, part in vars(self).items():
+            if part is not None:
+                promoted[name] = part.to(torch.promote_types(part.dtype, torch.float32))
+        return Embeddings(**promoted)
 
 
-Objective = Callable[..., tuple[torch.Tensor, dict[str, torch.Tensor]]]
+Terms = dict[str, torch.Tensor]  # float32[] each, for the log
+Objective = Callable[..., tuple[torch.Tensor, Terms]]
 
 
 def objective(config: PretrainConfig) -> Objective:
@@ -57,16 +62,19 @@ def _in_float32(function: Objective) -> Objective:
     """The objective in full precision whatever autocast says, and its terms as metrics, the loss among them."""
 
     @wraps(function)
-    def compute(e: Embeddings, **settings):
+    def compute(e: Embeddings, **settings: Any) -> tuple[torch.Tensor, Terms]:
         with torch.autocast(e.z_v.device.type, enabled=False):
             loss, terms = function(e.full(), **settings)
-        return loss, {name: value.detach() for name, value in {"loss": loss, **terms}.items()}
+        metrics = {"loss": loss, **terms}
+        return loss, {name: value.detach() for name, value in metrics.items()}
 
     return compute
 
 
 @_in_float32
-def levljepa(e: Embeddings, *, lambda_image: float, lambda_text: float, directions: int, seed: int, step: int):
+def levljepa(
+    e: Embeddings, *, lambda_image: float, lambda_text: float, directions: int, seed: int, step: int
+) -> tuple[torch.Tensor, Terms]:
     """Cross-modal prediction with stop-gradient, and SIGReg on both modalities (LeVLJEPA, arXiv 2607.00784).
 
     L = (1 - lv - lt) / 2 * [mean (h_v(z_v) - sg z_t)^2 + mean (h_t(z_t) - sg z_v)^2] + lv SIGReg(z_v) + lt SIGReg(z_t)
@@ -96,19 +104,20 @@ def levljepa_plus(
     directions: int,
     seed: int,
     step: int,
-):
+) -> tuple[torch.Tensor, Terms]:
     """LeVLJEPA+: the centre of an image's crops predicts and is predicted, and the crops are pulled to it.
 
     L = (1 - lv - lt - lm) / 2 * [prediction from and of the centre] + lv mean_v SIGReg(view v) + lt SIGReg(z_t)
       + lm mean (view - centre)^2
     Each view has SIGReg's directions of its own. No stop-gradient in the last term.
     """
-    by_view = [_sigreg(view, index, directions, seed, step) for index, view in enumerate(e.views)]
+    views = _needed(e.views, "views")  # [V, B, E]
+    by_view = [_sigreg(view, index, directions, seed, step) for index, view in enumerate(views)]
     terms = {
         **_prediction(e),
         "sigreg_image": torch.stack(by_view).mean(),
         "sigreg_text": _sigreg(e.z_t, "text", directions, seed, step),
-        "multi_view": (e.views - e.z_v).square().mean(),
+        "multi_view": (views - e.z_v).square().mean(),
     }
     loss = (
         (1 - lambda_image - lambda_text - lambda_multi) * 0.5 * (terms["predict_text"] + terms["predict_image"])
@@ -119,7 +128,8 @@ def levljepa_plus(
     return loss, terms
 
 
-def _prediction(e: Embeddings) -> dict[str, torch.Tensor]:
+def _prediction(e: Embeddings) -> Terms:
+    """How well each modality predicts the other's embedding, which gets no gradient from it."""
     return {
         "predict_text": (e.to_text - e.z_t.detach()).square().mean(),
         "predict_image": (e.to_image - e.z_v.detach()).square().mean(),
@@ -127,30 +137,40 @@ def _prediction(e: Embeddings) -> dict[str, torch.Tensor]:
 
 
 def _sigreg(z: torch.Tensor, key: str | int, directions: int, seed: int, step: int) -> torch.Tensor:
+    """SIGReg of z [B, E] along the directions of this step and modality (or view), `key`."""
     return sigreg(z, random_directions(z.shape[1], directions, seed, step, key, device=z.device))
 
 
 @_in_float32
-def clip(e: Embeddings, **_):
+def clip(e: Embeddings, **_: Any) -> tuple[torch.Tensor, Terms]:
     """InfoNCE over the global batch with a learned temperature (CLIP, arXiv 2103.00020)."""
-    return info_nce(normalize(e.z_v), normalize(e.z_t), e.scale), {"temperature": 1 / e.scale}
+    scale = _needed(e.scale, "scale")
+    return info_nce(normalize(e.z_v), normalize(e.z_t), scale), {"temperature": 1 / scale}
 
 
 @_in_float32
-def siglip(e: Embeddings, **_):
+def siglip(e: Embeddings, **_: Any) -> tuple[torch.Tensor, Terms]:
     """Pairwise sigmoid over the global batch with a learned temperature and bias (SigLIP, arXiv 2303.15343)."""
-    loss = pairwise_sigmoid(normalize(e.z_v), normalize(e.z_t), e.scale, e.bias)
-    return loss, {"temperature": 1 / e.scale, "bias": e.bias}
+    scale, bias = _needed(e.scale, "scale"), _needed(e.bias, "bias")
+    loss = pairwise_sigmoid(normalize(e.z_v), normalize(e.z_t), scale, bias)
+    return loss, {"temperature": 1 / scale, "bias": bias}
+
+
+def _needed(part: torch.Tensor | None, name: str) -> torch.Tensor:
+    """A part of the embeddings that not every objective has."""
+    if part is None:
+        raise ValueError(f"this objective reads the {name} of its embeddings, and the model gave none")
+    return part
 
 
 @torch.no_grad()
 def effective_rank(z: torch.Tensor) -> torch.Tensor:
     """exp of the entropy of the normalised singular values of centred z [B, E] (Roy and Vetterli, 2007), float32.
 
-    The singular values come from the smaller Gram matrix. NaN where z is not finite.
+    The singular values come from the smaller Gram matrix. NaN if z is not finite.
     """
     finite = z.isfinite().all()
-    z = torch.where(finite, z.float(), 0)
+    z = torch.where(finite, z.float(), 0)  # eigvalsh would raise, and looking at `finite` would wait for the device
     centred = z - z.mean(0)
     gram = centred.T @ centred if z.shape[0] >= z.shape[1] else centred @ centred.T
     values = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()

@@ -25,8 +25,8 @@ Leave a tenth free.
 
 import torch
 
-from pretrain.config import BUCKET, PretrainConfig
-from pretrain.contrastive import Logits
+from pretrain.config import REDUCE_BUCKET_SIZE, PretrainConfig
+from pretrain.contrastive import LogitScale
 from pretrain.data.augment import MultiCrop
 from pretrain.data.source import open_captions
 from pretrain.data.tokenizer import vocabulary
@@ -45,7 +45,7 @@ def parameters(config: PretrainConfig) -> dict[str, int]:
     for name, tower in (("image", encoder.image), ("caption", encoder.text)):
         parts |= {f"{name} tower": tower.encoder, f"{name} head": tower.pre_proj, f"{name} predictor": tower.projector}
     if config.objective in ("clip", "siglip"):
-        parts["logits"] = Logits(config.objective)
+        parts["logits"] = LogitScale(config.objective)
     return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
 
 
@@ -57,7 +57,7 @@ def model_states(count: int, stage: int, processes: int) -> dict[str, float]:
         "master copy": 4 * share if stage else 0,
         "gradients": 4 * (share if stage >= 2 else count),
         "moments": 8 * (share if stage else count),
-        "bucket": 4 * BUCKET if stage else 0,
+        "bucket": 4 * REDUCE_BUCKET_SIZE if stage else 0,
     }
 
 

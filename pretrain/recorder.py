@@ -1,10 +1,11 @@
-"""What a run tells of itself while it goes on: metrics.jsonl, the tracker, the progress line, and when to worry."""
+"""Writes a run's metrics: metrics.jsonl, the tracker, the progress line, and a warning of collapse."""
 
 import math
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,15 +19,28 @@ from vlm.run.stopping import Patience
 from vlm.run.trackers import open_tracker
 
 
+class _Step(NamedTuple):
+    """What a step left to be recorded."""
+
+    step: int
+    lr: float
+    metrics: dict[str, torch.Tensor]  # float32[] each, of this rank, on the device
+    probes: dict[str, float]  # of rank 0
+    ids: list[str]  # of this rank's samples
+
+
 class Recorder:
     """Takes every step's scalars; they stay on the device until they are read, every `log_every` steps."""
 
     def __init__(self, run: Path, config: PretrainConfig, start: int):
-        self.path, self.config, self.pending, self.clock = run / "metrics.jsonl", config, [], time.perf_counter()
+        """start: the step that the run begins with; what metrics.jsonl holds of it and later ones is dropped."""
+        self.path, self.config = run / "metrics.jsonl", config
+        self.pending: list[_Step] = []
+        self.clock = time.perf_counter()
         self.bar = progress(config.steps, "pretrain", "step", initial=start, show=is_main())
         self.patience = Patience("lower --lr or raise --lambda-*")
-        self.peaks: dict[str, float] = {}
-        self.warning: str | None = None
+        self.peaks: dict[str, float] = {}  # the highest ranks so far
+        self.warning: str | None = None  # of the last reading of the ranks
         if is_main():
             self.tracker = open_tracker(config.tracker, run, asdict(config), start)
         forget_from(self.path, start)
@@ -38,34 +52,48 @@ class Recorder:
     def add(
         self, step: int, lr: float, metrics: dict[str, torch.Tensor], probes: dict[str, float], ids: list[str]
     ) -> None:
-        """ids: of this rank's samples, for the record of a step that is skipped."""
-        self.pending.append((step, lr, metrics, probes, ids))
+        """Take a step's numbers. ids: of this rank's samples, for the record of a step that is skipped.
+
+        Raises:
+            UserError: nothing has moved for some steps.
+        """
+        self.pending.append(_Step(step, lr, metrics, probes, ids))
         if self.reads(step):
             self.flush()
 
     def flush(self) -> None:
-        """Read the pending steps' means over the ranks in one transfer; `UserError` once nothing moves any more."""
+        """Write the pending steps; collective.
+
+        Raises:
+            UserError: nothing has moved for some steps.
+        """
         if not self.pending:
             return
-        values = torch.stack([value for _, _, metrics, *_ in self.pending for value in metrics.values()])
-        values = iter((all_sum(values) / world_size()).tolist())
+        means = self._means()
         now = time.perf_counter()
         rate = self.config.batch_size * len(self.pending) / (now - self.clock)
         records = []
-        for step, lr, metrics, probes, ids in self.pending:
-            record = {"step": step, **{name: next(values) for name in metrics}}
-            record |= self._verdict(record, ids) | {"lr": lr, "samples_per_s": round(rate, 1), **probes}
+        for step, mean in zip(self.pending, means):
+            record = {"step": step.step, **mean}
+            record |= self._verdict(record, step.ids)
+            record |= {"lr": step.lr, "samples_per_s": round(rate, 1), **step.probes}
             records.append({name: _or_null(value) for name, value in record.items()})
             if is_main():
                 append_jsonl(self.path, records[-1])
-            self.patience.check(step)
+            self.patience.check(step.step)
         if is_main():
             self.tracker(records)
-        self.bar.set_postfix_str(f"loss {record['loss']:.4f}, {rate:.0f} samples/s", refresh=False)
+        self.bar.set_postfix_str(f"loss {means[-1]['loss']:.4f}, {rate:.0f} samples/s", refresh=False)
         self.bar.update(len(self.pending))
         self.pending, self.clock = [], now
 
-    def _verdict(self, record: dict, ids: list[str]) -> dict:
+    def _means(self) -> list[dict[str, float]]:
+        """The pending steps' metrics, averaged over the ranks: one reduction and one transfer for all of them."""
+        on_device = torch.stack([value for step in self.pending for value in step.metrics.values()])
+        values = iter((all_sum(on_device) / world_size()).tolist())
+        return [{name: next(values) for name in step.metrics} for step in self.pending]
+
+    def _verdict(self, record: dict[str, Any], ids: list[str]) -> dict[str, Any]:
         """Whether the step was skipped, for a gradient that is not finite, and with which samples of all ranks.
 
         Else its warning of collapse, if any. The ranks have read the same numbers: they gather the samples together.
@@ -80,19 +108,23 @@ class Recorder:
             self.bar.write(f"step {record['step']}: {words}", sys.stderr)
         return {"skipped": 1, "samples": samples}
 
-    def _collapse(self, record: dict) -> dict[str, str]:
+    def _collapse(self, record: dict[str, Any]) -> dict[str, str]:
         """The record's warning of collapse, if any; it is also printed when it begins."""
         ranks = {name: value for name, value in record.items() if name.startswith("rank_")}
-        self.peaks = {name: max(value, self.peaks.get(name, 0.0)) for name, value in ranks.items()} or self.peaks
-        if not ranks or record["step"] < max(SETTLED, self.config.warmup_steps):
+        if not ranks:  # of this step only the loss was read
+            return {}
+        self.peaks = {name: max(value, self.peaks.get(name, 0.0)) for name, value in ranks.items()}
+        if record["step"] < max(SETTLED, self.config.warmup_steps):
             return {}
         attainable = min(self.config.embed_dim, self.config.batch_size // world_size() - 1)
         before, self.warning = self.warning, collapse(record, self.peaks, attainable)
-        if self.warning and not before and is_main():
+        if not self.warning:
+            return {}
+        if not before and is_main():
             self.bar.write(f"step {record['step']}: {self.warning}")
-        return {"warning": self.warning} if self.warning else {}
+        return {"warning": self.warning}
 
 
-def _or_null(value):
+def _or_null(value: Any) -> Any:
     """JSON has no NaN and no infinity."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

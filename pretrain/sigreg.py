@@ -22,9 +22,11 @@ Sources: LeJEPA (arXiv 2511.08544) for SIGReg, LeVLJEPA (arXiv 2607.00784) for i
 """
 
 import hashlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -32,12 +34,16 @@ from torch.autograd.function import once_differentiable
 from vlm import distributed
 
 KNOTS, SPACING = 16, 3 / 16
+V_COUNT, U_COUNT = 7, 5
 V_ROWS, U_ROWS = slice(0, 7), slice(6, 11)  # of the rows of `_harmonics`; they share the one of ones
-CHUNK = 1 << 15  # elements of one chunk's rows on a CPU: ~16 such rows live in its cache while they are worked on
-SEGMENT = 1024  # samples summed before phi is subtracted: longer float32 sums lose digits of the small C - phi
-BLOCK = 1 << 19  # elements of theta that one large matrix product fills, then of G that another one reads
+SUMS = 2 * KNOTS + 1  # of a direction: B (C_k - phi_k), B S_k and B
+# The directions are worked on in chunks, whose harmonics stay in the CPU's cache, inside larger blocks, whose angles
+# one matrix product makes. Sizes are in elements, directions times samples; a GPU has one size for both.
+CHUNK_ELEMENTS = 1 << 15  # ~16 rows of so many live in the cache at a time
+BLOCK_ELEMENTS = 1 << 19
+GPU_ELEMENTS = 1 << 22  # there launches cost more than memory
+SEGMENT_SAMPLES = 1024  # summed before phi is subtracted: longer float32 sums lose digits of the small C - phi
 MAX_THREADS = 8  # each has buffers and a dz of its own
-GPU_CHUNK = 1 << 22  # on a GPU launches cost more than memory
 
 
 def random_directions(
@@ -73,7 +79,9 @@ def sigreg(z: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
     Under data parallelism that AVERAGES gradients over ranks (DDP, DeepSpeed) the parameters get the gradient of the
     global statistic: dz carries the factor world_size that the average takes away. No gradient reaches `directions`;
     there is no second derivative. Collective: every rank calls it; one all-reduce of [P, 33].
-    Raises ValueError where the shapes do not fit.
+
+    Raises:
+        ValueError: the shapes do not fit.
     """
     if z.ndim != 2 or directions.ndim != 2 or z.shape[1] != directions.shape[0]:
         raise ValueError(
@@ -84,12 +92,24 @@ def sigreg(z: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
         return _SIGReg.apply(z, directions.detach().to(z.dtype))
 
 
+def knots_and_weights() -> tuple[torch.Tensor, torch.Tensor]:
+    """The knots t_k and their weights w_k in the formula above, k = 1..16, float64[16] each; knot 0 adds nothing.
+
+    The trapezoid rule from -t_16 to t_16 counts every knot twice but the last: w_k = 2 dt phi_k, half for k = 16.
+    """
+    knots = SPACING * torch.arange(1, KNOTS + 1, dtype=torch.float64, device="cpu")
+    weights = 2 * SPACING * torch.exp(-knots.square() / 2)
+    weights[-1] /= 2
+    return knots, weights
+
+
 @contextmanager
-def _full_float32():
+def _full_float32() -> Iterator[None]:
     """No TF32 or bfloat16 inside float32 matrix products: they would cost three digits here."""
-    backend = torch.backends.cuda.matmul
+    backend: Any = torch.backends.cuda.matmul
     try:
-        before, off, switch = torch.get_float32_matmul_precision(), "highest", torch.set_float32_matmul_precision
+        before, off = torch.get_float32_matmul_precision(), "highest"
+        switch: Callable[[str], None] = torch.set_float32_matmul_precision
     except RuntimeError:  # it was set through `fp32_precision` (torch >= 2.9), after which the older calls refuse
         before, off, switch = backend.fp32_precision, "ieee", partial(setattr, backend, "fp32_precision")
     if before == off:
@@ -103,9 +123,11 @@ def _full_float32():
 
 
 class _SIGReg(torch.autograd.Function):
+    """The value, whose gradient is computed with it and kept: dz [B, D] is all that the backward pass needs."""
+
     @staticmethod
-    def forward(ctx, z, directions):
-        sums = z.new_zeros(directions.shape[1], 33)
+    def forward(ctx: Any, z: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
+        sums = z.new_zeros(directions.shape[1], SUMS)  # [P, 33], of this rank's rows until they are reduced
         dz = torch.zeros_like(z) if ctx.needs_input_grad[0] else None
         if distributed.active():  # the gradient needs every rank's sums, so the harmonics are computed twice
             _sweep_in_threads(z, directions, sums, None)
@@ -114,128 +136,162 @@ class _SIGReg(torch.autograd.Function):
                 _sweep_in_threads(z, directions, sums, dz, have_sums=True)
         else:
             _sweep_in_threads(z, directions, sums, dz)
-        samples = sums[0, 32]
+        samples = sums[0, -1]  # B of all ranks
         if dz is not None:
             dz *= distributed.world_size() / (directions.shape[1] * samples)
         ctx.save_for_backward(dz)
-        weight = _constants(z.dtype, z.device)[2]
+        # B^2 ((C - phi)^2 + S^2) is in sums squared: weighted and summed over k, then the mean over p, times B / B^2.
+        weight = _constants(z.dtype, z.device).weight
         return (sums.square() @ weight).mean() / samples
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient):
-        (dz,) = ctx.saved_tensors
+    def backward(ctx: Any, *gradients: Any) -> Any:  # pyrefly: ignore[bad-override] once_differentiable is untyped
+        (gradient,), (dz,) = gradients, ctx.saved_tensors
         return gradient * dz, None
 
 
-def _sweep_in_threads(z, directions, sums, dz, have_sums=False):
+def _sweep_in_threads(
+    z: torch.Tensor, directions: torch.Tensor, sums: torch.Tensor, dz: torch.Tensor | None, have_sums: bool = False
+) -> None:
     """`_sweep` with the directions shared out between CPU threads: its many small steps gain nothing from OpenMP."""
     threads = min(torch.get_num_threads(), MAX_THREADS) if z.device.type == "cpu" else 1
     if threads == 1:
         return _sweep(z, directions, sums, dz, have_sums)
 
-    def sweep(part, totals):
-        part_dz = None if dz is None else torch.zeros_like(z)
+    def sweep(own_directions: torch.Tensor, own_sums: torch.Tensor) -> torch.Tensor | None:
+        own_dz = None if dz is None else torch.zeros_like(z)
         with torch.no_grad():  # a setting of each thread
-            _sweep(z, part, totals, part_dz, have_sums)
-        return part_dz
+            _sweep(z, own_directions, own_sums, own_dz, have_sums)
+        return own_dz
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # what new threads start with
     try:
         with ThreadPoolExecutor(threads) as pool:
-            for part_dz in pool.map(sweep, directions.tensor_split(threads, dim=1), sums.tensor_split(threads)):
-                if dz is not None:
+            # `sums` is cut into views, which the threads fill; each dz is a sum over its thread's directions.
+            parts = directions.tensor_split(threads, dim=1), sums.tensor_split(threads)
+            for part_dz in pool.map(sweep, *parts):
+                if dz is not None and part_dz is not None:
                     dz += part_dz
     finally:
         torch.set_num_threads(before)
 
 
-def _sweep(z, directions, sums, dz, have_sums=False):
-    """One pass over the directions: add to sums [P, 33] unless `have_sums`; add to dz [B, D] if it is given.
+def _sweep(
+    z: torch.Tensor, directions: torch.Tensor, sums: torch.Tensor, dz: torch.Tensor | None, have_sums: bool = False
+) -> None:
+    """Go over the directions once: add to sums [P, 33] unless `have_sums`; add to dz [B, D] if it is given.
 
-    sums: B (C_k - phi_k) for k = 1..16, B S_k, B. dz: B P G A^T, for the B of `sums`.
+    sums: B (C_k - phi_k) for k = 1..16, B S_k for k = 1..16, and B. dz: B P G A^T, for the B of `sums`.
     """
     batch, count = len(z), directions.shape[1]
-    if z.device.type == "cpu":
-        chunk, block = CHUNK // max(1, batch), max(256, BLOCK // max(1, batch))
-    else:
-        chunk = block = GPU_CHUNK // max(1, batch)
-    chunk, block = max(1, min(chunk, count)), max(1, min(block, count))
+    chunk, block = _directions_at_a_time(batch, count, z.device)
+    constants = _constants(z.dtype, z.device)
+    # Buffers, used again and again: the allocator would cost more than the arithmetic.
     theta = z.new_empty(block, batch)
-    rows, work, products = (z.new_empty(shape) for shape in ((11, chunk, batch), (chunk, 5, batch), (chunk, 7, 5)))
-    to_sums, to_coefficients, _ = _constants(z.dtype, z.device)
+    rows = z.new_empty(V_COUNT + U_COUNT - 1, chunk, batch)
+    work = z.new_empty(chunk, U_COUNT, batch)
+    products = z.new_empty(chunk, V_COUNT, U_COUNT)
     for start in range(0, count, block):
-        along = directions[:, start : start + block].T
-        angles = theta[: len(along)]
+        along = directions[:, start : start + block].T  # [block, D]
+        angles = theta[: len(along)]  # [block, B]
         torch.addmm(angles, along, z.T, beta=0, alpha=SPACING, out=angles)
         for angle, total in zip(angles.split(chunk), sums[start : start + block].split(chunk)):
+            # angle: [chunk, B], total: [chunk, 33]; the last chunk and block may be smaller
             harmonics, w, vu = rows[:, : len(angle)], work[: len(angle)], products[: len(angle)]
             _harmonics(angle, harmonics, w)
-            v, u = harmonics[V_ROWS].transpose(0, 1), harmonics[U_ROWS].transpose(0, 1)
+            v = harmonics[V_ROWS].transpose(0, 1)  # [chunk, 7, B]
+            u = harmonics[U_ROWS].transpose(0, 1)  # [chunk, 5, B]
             if not have_sums:
-                for v_part, u_part in zip(v.split(SEGMENT, dim=2), u.split(SEGMENT, dim=2)):
-                    torch.bmm(v_part, u_part.transpose(1, 2), out=vu)
-                    total.addmm_(vu.flatten(1), to_sums)
+                for v_part, u_part in zip(v.split(SEGMENT_SAMPLES, dim=2), u.split(SEGMENT_SAMPLES, dim=2)):
+                    torch.bmm(v_part, u_part.transpose(1, 2), out=vu)  # sums over the samples of v_i u_j: [chunk, 7, 5]
+                    total.addmm_(vu.flatten(1), constants.to_sums)  # [chunk, 35] @ [35, 33]
             if dz is not None:
-                torch.bmm((total @ to_coefficients).view(-1, 5, 7), v, out=w)
-                _sum_of_products(w, u, out=angle)  # angle has been read: G takes its place
+                # The same backwards: G_b = sum_ij g_ij v_i u_j, over i here and over j in `_sum_of_products`.
+                coefficients = (total @ constants.to_coefficients).view(-1, U_COUNT, V_COUNT)
+                torch.bmm(coefficients, v, out=w)  # [chunk, 5, B]
+                _sum_of_products(w, u, out=angle)  # angle has been read: G [chunk, B] takes its place
         if dz is not None:
-            dz.addmm_(angles.T, along)
+            dz.addmm_(angles.T, along)  # [B, block] @ [block, D]; `angles` holds G by now
 
 
-def _harmonics(angle, rows, work):
+def _directions_at_a_time(batch: int, count: int, device: torch.device) -> tuple[int, int]:
+    """How many of `count` directions make a chunk and a block, for `batch` samples."""
+    if device.type == "cpu":
+        chunk, block = CHUNK_ELEMENTS // max(1, batch), max(256, BLOCK_ELEMENTS // max(1, batch))
+    else:
+        chunk = block = GPU_ELEMENTS // max(1, batch)
+    return max(1, min(chunk, count)), max(1, min(block, count))
+
+
+def _harmonics(angle: torch.Tensor, rows: torch.Tensor, work: torch.Tensor) -> None:
     """angle [p, B] -> rows [11, p, B]: s3 c3 s2 c2 s1 c1 1 s7 c7 s14 c14, with s2 and s14 halved; work [p, >= 2, B].
 
-    c_{a+b} = c_{a-b} - 2 s_a s_b and s_{a+b} = s_{a-b} + 2 c_a s_b; s_2a / 2 = s_a c_a.
+    c_{a+b} = c_{a-b} - 2 s_a s_b and s_{a+b} = s_{a-b} + 2 c_a s_b; s_2a / 2 = s_a c_a. `work` holds c_4 and a quarter
+    of s_4. The factors 2 that the halves and the quarter lack are in `value`.
     """
     s3, c3, s2, c2, s1, c1, one, s7, c7, s14, c14 = rows
-    s4, c4 = work[:, 0], work[:, 1]  # s4 is a quarter of the sine
-    add = torch.addcmul
+    s4, c4 = work[:, 0], work[:, 1]
+    add = torch.addcmul  # add(x, y, z, value=f, out=r): r = x + f y z
     one.fill_(1)
     torch.sin(angle, out=s1)
     torch.cos(angle, out=c1)
     torch.mul(s1, c1, out=s2)
-    add(one, s1, s1, value=-2, out=c2)
-    add(s1, c2, s1, value=2, out=s3)
-    add(c1, s2, s1, value=-4, out=c3)
+    add(one, s1, s1, value=-2, out=c2)  # c_2 = c_0 - 2 s_1 s_1
+    add(s1, c2, s1, value=2, out=s3)  # s_3 = s_1 + 2 c_2 s_1
+    add(c1, s2, s1, value=-4, out=c3)  # c_3 = c_1 - 2 s_2 s_1
     torch.mul(s2, c2, out=s4)
-    add(one, s2, s2, value=-8, out=c4)
-    add(s1, c4, s3, value=2, out=s7)
-    add(c1, s4, s3, value=-8, out=c7)
+    add(one, s2, s2, value=-8, out=c4)  # c_4 = c_0 - 2 s_2 s_2
+    add(s1, c4, s3, value=2, out=s7)  # s_7 = s_1 + 2 c_4 s_3
+    add(c1, s4, s3, value=-8, out=c7)  # c_7 = c_1 - 2 s_4 s_3
     torch.mul(s7, c7, out=s14)
-    add(one, s7, s7, value=-2, out=c14)
+    add(one, s7, s7, value=-2, out=c14)  # c_14 = c_0 - 2 s_7 s_7
 
 
-def _sum_of_products(w, u, out):
-    """out [p, B] = sum over i of w [p, i, B] * u [p, i, B], whose row u_0 is ones."""
-    w, u = w.unbind(1), u.unbind(1)
-    torch.addcmul(w[0], w[1], u[1], out=out)
-    for i in (2, 3, 4):
-        out.addcmul_(w[i], u[i])
+def _sum_of_products(w: torch.Tensor, u: torch.Tensor, out: torch.Tensor) -> None:
+    """out [p, B] = sum over j of w [p, j, B] * u [p, j, B], whose row u_0 is ones."""
+    w_rows, u_rows = w.unbind(1), u.unbind(1)
+    torch.addcmul(w_rows[0], w_rows[1], u_rows[1], out=out)
+    for j in range(2, U_COUNT):
+        out.addcmul_(w_rows[j], u_rows[j])
+
+
+class _Constants(NamedTuple):
+    """What leads from products to sums, from sums to the coefficients of G, and from squared sums to the value."""
+
+    to_sums: torch.Tensor  # [35, 33]
+    to_coefficients: torch.Tensor  # [33, 35]
+    weight: torch.Tensor  # [33]
 
 
 @lru_cache(maxsize=8)
-def _constants(dtype, device):
-    """(to_sums [35, 33], to_coefficients [33, 35], weight [33]): 35 products -> 33 `sums` -> 35 coefficients of G.
+def _constants(dtype: torch.dtype, device: torch.device) -> _Constants:
+    """The 35 products v_i u_j and the 35 harmonics 1, cos k theta, sin k theta (k <= 17) span the same space.
 
-    The 35 products and the 35 harmonics 1, cos k theta, sin k theta (k <= 17) span the same space, so 35 equally spaced
-    angles give the change of basis; its entries are small integers.
+    So their values at 35 equally spaced angles give the change of basis; its entries are small integers.
     """
     angle = torch.arange(35, dtype=torch.float64, device="cpu") * (2 * torch.pi / 35)
-    rows, work = angle.new_empty(11, 1, 35), angle.new_empty(1, 5, 35)
+    rows, work = angle.new_empty(V_COUNT + U_COUNT - 1, 1, 35), angle.new_empty(1, U_COUNT, 35)
     _harmonics(angle[None], rows, work)
-    products = torch.einsum("ib,jb->bij", rows[V_ROWS, 0], rows[U_ROWS, 0]).flatten(1)
+    products = torch.einsum("ib,jb->bij", rows[V_ROWS, 0], rows[U_ROWS, 0]).flatten(1)  # [35 angles, 35 products]
     k = torch.arange(1, KNOTS + 1, dtype=torch.float64, device="cpu")
     phase = angle[:, None] * k
-    waves = torch.cat([phase.cos(), phase.sin(), torch.ones(35, 1, dtype=torch.float64, device="cpu")], 1)
-    to_waves = torch.linalg.solve(products, waves).round()
-    phi = torch.exp(-((k * SPACING) ** 2) / 2)
-    weight = 2 * SPACING * phi
-    weight[-1] /= 2
-    slope = (2 * weight * SPACING * k)[:, None]
-    cos, sin, one = to_waves.T.split([KNOTS, KNOTS, 1])
-    to_sums = torch.cat([cos - phi[:, None] * one, sin, one]).T
-    to_coefficients = torch.cat([-slope * sin, slope * cos, 0 * one]).view(33, 7, 5).transpose(1, 2).reshape(33, 35)
+    ones = torch.ones(35, 1, dtype=torch.float64, device="cpu")
+    waves = torch.cat([phase.cos(), phase.sin(), ones], 1)  # [35 angles, 33]: what the sums are of
+    to_waves = torch.linalg.solve(products, waves).round()  # products @ to_waves = waves, [35, 33]
+    cos, sin, one = to_waves.T.split([KNOTS, KNOTS, 1])  # [16, 35], [16, 35], [1, 35]
+
+    knots, weight = knots_and_weights()
+    phi = torch.exp(-knots.square() / 2)[:, None]
+    to_sums = torch.cat([cos - phi * one, sin, one]).T
+    # The gradient's formula: C_k - phi_k goes with -sin(k theta), S_k with cos(k theta), each times 2 w_k t_k.
+    slope = (2 * weight * knots)[:, None]
+    by_v_u = torch.cat([-slope * sin, slope * cos, 0 * one]).view(SUMS, V_COUNT, U_COUNT)
+    to_coefficients = by_v_u.transpose(1, 2).reshape(SUMS, -1)
     weights = torch.cat([weight, weight, weight.new_zeros(1)])
-    return tuple(c.to(device=device, dtype=dtype).contiguous() for c in (to_sums, to_coefficients, weights))
+
+    def placed(constant: torch.Tensor) -> torch.Tensor:
+        return constant.to(device=device, dtype=dtype).contiguous()
+
+    return _Constants(placed(to_sums), placed(to_coefficients), placed(weights))

@@ -1,18 +1,23 @@
-"""The pretraining run: set-up, loop, checkpoints, export."""
+"""The pretraining run: set-up, loop, checkpoints, export.
+
+shards -> batches -> Pretrainer -> objective -> DeepSpeed's optimizer step -> recorder
+"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from pretrain import checkpoints
 from pretrain.batchnorm import GlobalBatchNorm1d, RunningStatistics
 from pretrain.config import PretrainConfig
-from pretrain.contrastive import Logits
+from pretrain.contrastive import LogitScale
 from pretrain.data.augment import augmentation
 from pretrain.data.batches import CaptionBatches
+from pretrain.data.pairs import Captions
 from pretrain.data.source import open_captions
 from pretrain.data.tokenizer import load_tokenizer
 from pretrain.health import health
@@ -20,12 +25,13 @@ from pretrain.model import Pretrainer, encoder_config, parameter_groups, use_fas
 from pretrain.objective import objective
 from pretrain.probes.watch import Watch
 from pretrain.recorder import Recorder
-from pretrain.zero import device, gathered, start_engine, start_processes, update
+from pretrain.zero import Engine, device, gathered, set_learning_rate, start_engine, start_processes, update
 from vlm.distributed import AnyRank, barrier, is_main, rank, world_size
 from vlm.encoders.config import CLIP_MEAN, CLIP_STD
 from vlm.encoders.levljepa import Encoder, new_encoder
 from vlm.encoders.tokens import CaptionTokenizer
 from vlm.files import write_json
+from vlm.run.checkpoints import Checkpoints
 from vlm.run.folder import locked
 from vlm.run.schedule import SCHEDULES
 from vlm.run.settings import trajectory
@@ -46,28 +52,18 @@ def compute_dtype(config: PretrainConfig, target: torch.device) -> torch.dtype:
     return {"bf16": torch.bfloat16, "fp32": torch.float32}[config.dtype]
 
 
-def train(config: PretrainConfig) -> None:
-    """Run or continue `config.out`; on return RUN/encoder holds the trained encoder."""
-    start_processes()
-    with locked(Path(config.out)):
-        _train(config)
-
-
-def _train(config: PretrainConfig) -> None:
-    """Set up, loop and export, in a folder that is this run's own."""
-    run, target = Path(config.out), device()
-    data = open_captions(config.data, config.image_column, config.caption_column)
-    encoder = build_encoder(config, load_tokenizer(config.tokenizer, data)).to(target)
+def build_model(config: PretrainConfig, tokenizer: CaptionTokenizer, target: torch.device) -> Pretrainer:
+    """The module that is trained, on its device."""
+    encoder = build_encoder(config, tokenizer).to(target)
     use_fast_attention(encoder, target)
-    logits = Logits(config.objective).to(target) if config.objective in ("clip", "siglip") else None
-    model = Pretrainer(encoder, config.micro_batch_size // world_size(), compute_dtype(config, target), logits)
-    engine = start_engine(model, parameter_groups(model, config.weight_decay), config, world_size())
-    kept = checkpoints.open_checkpoints(run, config, data.fingerprint)
-    start = checkpoints.resume(engine, kept, config)
-    if is_main():
-        write_json(run / "config.json", asdict(config))
+    logits = LogitScale(config.objective).to(target) if config.objective in ("clip", "siglip") else None
+    return Pretrainer(encoder, config.micro_batch_size // world_size(), compute_dtype(config, target), logits)
+
+
+def open_batches(config: PretrainConfig, data: Captions, start: int) -> CaptionBatches:
+    """This rank's batches from step `start` on."""
     transform = augmentation(config, CLIP_MEAN, CLIP_STD)
-    batches = CaptionBatches(
+    return CaptionBatches(
         data,
         transform,
         batch_size=config.batch_size,
@@ -78,54 +74,78 @@ def _train(config: PretrainConfig) -> None:
         world_size=world_size(),
         workers=config.workers,
         fit=math.ceil(config.image_size * transform.enlarges),
-        quarantine=run / "quarantine.jsonl",
+        quarantine=Path(config.out) / "quarantine.jsonl",
         bad_ratio=config.bad_ratio,
     )
-    recorder, watch = Recorder(run, config, start), Watch(encoder, config)
 
-    def save(step: int) -> None:
-        checkpoints.save(engine, kept, step)
 
+def train(config: PretrainConfig) -> None:
+    """Run or continue `config.out`; on return RUN/encoder holds the trained encoder; collective.
+
+    Raises:
+        UserError: the data, the settings or what the folder holds do not allow it, or training has broken down.
+    """
+    start_processes()
+    with locked(Path(config.out)):
+        _train(config)
+
+
+def _train(config: PretrainConfig) -> None:
+    """Set up, loop and export, in a folder that is this run's own."""
+    run, target = Path(config.out), device()
+    data = open_captions(config.data, config.image_column, config.caption_column)
+    model = build_model(config, load_tokenizer(config.tokenizer, data), target)
+    engine = start_engine(model, parameter_groups(model, config.weight_decay), config, world_size())
+    kept = checkpoints.open_checkpoints(run, config, data.fingerprint)
+    start = checkpoints.resume(engine, kept, config)
+    if is_main():
+        write_json(run / "config.json", asdict(config))
+    batches = open_batches(config, data, start)
+    recorder, watch = Recorder(run, config, start), Watch(model.encoder, config)
     with termination() as terminated:
-        loop(engine, batches, recorder, save, watch, config, start, terminated)
-    export(engine, run)
+        loop(engine, model, batches, recorder, watch, kept, config, start, terminated)
+    export(model, run)
 
 
 def loop(
-    engine,
-    batches,
+    engine: Engine,
+    model: Pretrainer,
+    batches: Iterable[dict],
     recorder: Recorder,
-    save: Callable[[int], None],
     watch: Watch,
+    kept: Checkpoints,
     config: PretrainConfig,
     start: int,
     terminated: list,
 ) -> None:
     """Steps `start` to `config.steps`: the learning rate, directions and data are functions of the step alone.
 
-    `terminated`: no longer empty once this rank was told to stop.
+    engine: DeepSpeed's, around `model`. terminated: no longer empty once this rank was told to stop.
     """
-    target, tokenizer = device(), engine.module.encoder.tokenizer
-    schedule, compute = SCHEDULES[config.schedule], objective(config)
-    statistics, told_to_stop = RunningStatistics(engine.module), AnyRank(target)
+    target, schedule, compute = device(), SCHEDULES[config.schedule], objective(config)
+    statistics, told_to_stop = RunningStatistics(model), AnyRank(target)
     for step, batch in enumerate(batches, start=start):
         lr = schedule(step, config.steps, config.warmup_steps, config.lr, config.min_lr)
-        for group in engine.optimizer.param_groups:
-            group["lr"] = lr
-        ids, lengths = tokenizer(batch["captions"])
+        set_learning_rate(engine, lr)
+
+        ids, lengths = model.encoder.tokenizer(batch["captions"])  # int64[B, T], int64[B]
         pixels = to_device(batch["images"], target)
-        embeddings = engine(pixels, to_device(ids, target), lengths)
+        embeddings = engine(pixels, ids.to(target, non_blocking=True), lengths)
         loss, metrics = compute(embeddings, step=step)
-        engine.backward(loss * (1 + 0 * loss.detach()))  # NaN in every gradient where the loss is not finite
+
+        engine.backward(loss * (1 + 0 * loss.detach()))  # NaN in every gradient if the loss is not finite
         metrics["gradient_norm"] = update(engine, config.clip)
         statistics.settle(metrics["gradient_norm"].isfinite())
+
         if recorder.reads(step):
             metrics |= health(embeddings)
-        recorder.add(step, lr, metrics, watch(engine, step + 1), batch["ids"])
-        stop = told_to_stop(bool(terminated)) and step + 1 < config.steps
-        if stop or (step + 1) % config.save_every == 0 or step + 1 == config.steps:
+        recorder.add(step, lr, metrics, watch.after(step + 1), batch["ids"])
+
+        last = step + 1 == config.steps
+        stop = told_to_stop(bool(terminated)) and not last
+        if stop or last or (step + 1) % config.save_every == 0:
             recorder.flush()  # before: a step that a checkpoint holds is not recorded again
-            save(step + 1)
+            checkpoints.save(engine, kept, step + 1)
         if stop:
             leave(step + 1, recorder.bar)
 
@@ -137,12 +157,11 @@ def to_device(tensors: torch.Tensor | list[torch.Tensor], target: torch.device) 
     return [part.to(target, non_blocking=True) for part in tensors]
 
 
-def export(engine, run: Path) -> None:
-    """Write RUN/encoder from the engine's weights, gathered where ZeRO-3 spread them; collective."""
-    with gathered(list(engine.module.parameters())):
+def export(model: Pretrainer, run: Path) -> None:
+    """Write RUN/encoder from the trained weights, gathered from the ranks that ZeRO-3 spread them over; collective."""
+    with gathered(list(model.parameters())):
         if is_main():
-            encoder, logits = engine.module.encoder, engine.module.logits
-            learned = logits.values() if logits else {}
-            encoder.with_config(**learned).save(run / "encoder")
+            scalars: dict[str, Any] = model.logits.values() if model.logits else {}
+            model.encoder.with_config(**scalars).save(run / "encoder")
             print(f"encoder written to {run / 'encoder'}", flush=True)
     barrier()

@@ -4,13 +4,17 @@ import math
 import os
 import socket
 import sys
+from contextlib import AbstractContextManager
+from typing import Any
 
 import deepspeed
 import torch
 from deepspeed.accelerator import get_accelerator
 
-from pretrain.config import BUCKET, PretrainConfig
+from pretrain.config import REDUCE_BUCKET_SIZE, PretrainConfig
 from vlm.errors import UserError
+
+Engine = deepspeed.DeepSpeedEngine
 
 
 def start_processes() -> None:
@@ -29,11 +33,16 @@ def start_processes() -> None:
 
 
 def device() -> torch.device:
+    """This rank's GPU, or the CPU."""
     return torch.device(get_accelerator().current_device_name())
 
 
 def zero_config(config: PretrainConfig, world_size: int) -> dict:
-    """The DeepSpeed configuration: fp32 master weights and reductions; bf16 is autocast's, inside the model."""
+    """The DeepSpeed configuration: fp32 master weights and reductions; bf16 is autocast's, inside the model.
+
+    Raises:
+        UserError: the batch, or the micro-batch, cannot be split over so many processes.
+    """
     if config.batch_size % world_size:
         lower = config.batch_size // world_size * world_size
         raise UserError(
@@ -49,7 +58,7 @@ def zero_config(config: PretrainConfig, world_size: int) -> dict:
         "train_micro_batch_size_per_gpu": config.batch_size // world_size,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": config.clip if config.zero else 0.0,  # else by `update`
-        "zero_optimization": {"stage": config.zero, "reduce_bucket_size": BUCKET},
+        "zero_optimization": {"stage": config.zero, "reduce_bucket_size": REDUCE_BUCKET_SIZE},
         # The optimizer is torch's fused AdamW, given by us.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
@@ -57,31 +66,38 @@ def zero_config(config: PretrainConfig, world_size: int) -> dict:
     }
 
 
-def start_engine(
-    model: torch.nn.Module, groups: list[dict], config: PretrainConfig, world_size: int
-) -> "deepspeed.DeepSpeedEngine":
+def start_engine(model: torch.nn.Module, groups: list[dict], config: PretrainConfig, world_size: int) -> Engine:
     """Wrap `model` and a fused AdamW over its parameter `groups` in a ZeRO engine."""
     optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=True)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=zero_config(config, world_size))
     return engine
 
 
-def update(engine: "deepspeed.DeepSpeedEngine", clip: float) -> torch.Tensor:
-    """One optimizer step -> float32[], the global norm of the gradients; where it is not finite nothing has moved.
+def set_learning_rate(engine: Engine, lr: float) -> None:
+    """For all parameter groups of the engine's optimizer."""
+    optimizer: Any = engine.optimizer  # of a class that depends on the ZeRO stage; every one has the groups
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def update(engine: Engine, clip: float) -> torch.Tensor:
+    """One optimizer step -> float32[], the global norm of the gradients; if it is not finite nothing has moved.
 
     ZeRO reads the norm on the host and skips such a step itself. Without ZeRO nothing would: the fused AdamW is told on
     the device, by the flag that loss scaling uses, to leave weights, moments and its own count of steps as they are.
+    clip: the largest norm, 0 for no clipping; with ZeRO the engine's configuration has it.
     """
     if engine.zero_optimization():
         engine.step()
         norm = engine.get_global_grad_norm() if engine.was_step_applied() else math.inf
         return torch.as_tensor(norm, dtype=torch.float32, device=device())
-    norm = torch.nn.utils.clip_grad_norm_(engine.module.parameters(), clip or math.inf)
-    engine.optimizer.found_inf = (~norm.isfinite()).float()
+    norm = torch.nn.utils.clip_grad_norm_(engine.parameters(), clip or math.inf)
+    fused_adamw: Any = engine.optimizer  # torch's own, which reads `found_inf` as torch.amp.GradScaler sets it
+    fused_adamw.found_inf = (~norm.isfinite()).float()
     engine.step()
     return norm
 
 
-def gathered(parameters: list[torch.nn.Parameter]):
+def gathered(parameters: list[torch.nn.Parameter]) -> AbstractContextManager:
     """A context in which parameters that ZeRO-3 spread over ranks are whole; free in the other stages."""
     return deepspeed.zero.GatheredParameters(parameters, modifier_rank=None)

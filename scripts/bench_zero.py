@@ -83,7 +83,7 @@ def work(stage: int, width: int, steps: int, out: Path) -> None:
     encoder = new_encoder(encoder_config(config, VOCABULARY), 0, norm=GlobalBatchNorm1d)
     largest = max(sum(p.numel() for p in layer.parameters(recurse=False)) for layer in encoder.modules())
     use_fast_attention(encoder, zero.device())
-    zero.BUCKET = int(BUCKET * sum(p.numel() for p in encoder.parameters()))
+    zero.REDUCE_BUCKET_SIZE = int(BUCKET * sum(p.numel() for p in encoder.parameters()))
     engine = zero.start_engine(Pretrainer(encoder), parameter_groups(encoder, config.weight_decay), config, RANKS)
     most: dict[str, int] = {}
 

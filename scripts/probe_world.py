@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from pretrain import probe
+from pretrain.probes.tasks import measure, table_line
 from vlm.encoders.levljepa import load_encoder
 from vlm.errors import run_command
 from vlm.files import write_json
@@ -52,8 +53,8 @@ def main() -> None:
     found = {}
     for task in args.tasks:
         flags = [str(args.encoder), "--task", task, "--data", str(args.world / PLACES[task])]
-        numbers = probe.TASKS[task](encoder, probe.parse(flags))
-        print(probe.table_line(task, numbers), flush=True)
+        numbers = measure(encoder, probe.parse(flags))
+        print(table_line(task, numbers), flush=True)
         found |= prefixed(task, numbers)
     if args.json:
         write_json(args.json, found)

@@ -1,9 +1,9 @@
 """Image-caption pairs as training batches, a pure function of (seed, step).
 
-    source -> open_captions() -> Captions -> CaptionBatches -> {"images", "captions", "ids"}
+    --data -> source.open_captions() -> Captions -> CaptionBatches -> {"images", "captions", "ids"} -> the model
 
-A sample that cannot be used is quarantined with its reason. Its slot must still be filled (BatchNorm and equal ranks
-need full batches): by a sample drawn from the whole set with a key made of (seed, position, attempt), never by its
+A sample that cannot be used is quarantined with its reason. Its slot must still be filled, since BatchNorm and equal
+ranks need full batches: by a sample drawn from the whole set with a key made of (seed, position, attempt), never by its
 neighbour, and the quarantine line names both.
 """
 
@@ -11,13 +11,14 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from pretrain.data.order import Order
+from pretrain.data.order import Order, Stream
 from pretrain.data.pairs import Captions, clean_caption
 from pretrain.data.tars import Damage
 from vlm.distributed import barrier
@@ -25,9 +26,9 @@ from vlm.errors import UserError
 from vlm.images import ImageError, decode
 from vlm.run.quarantine import Limit, Quarantine, merge, refuse_above
 
-ATTEMPTS = 100
-# What a key is for, beside those of pretrain.order.
-FILL, AUGMENT = 3, 4
+ATTEMPTS = 100  # samples drawn for one slot before the run gives up
+Pixels = torch.Tensor | tuple[torch.Tensor, ...]  # of an image, or of its crops by size
+Row = tuple[Pixels, str, str]  # pixels, caption, id "shard:index"
 
 
 class BadSample(Exception):
@@ -37,16 +38,16 @@ class BadSample(Exception):
 class CaptionBatches:
     """Iterates over this rank's rows of the global batches `start_step`, `start_step` + 1, ... (`stop_step` excluded).
 
-    Each item: {"images": float32[B / world_size, 3, H, W] (or what `transform` returns, collated), "captions":
-    list[str], "ids": list["shard:index"]}. Position = step * B + row is all that decides a sample and its
-    augmentation: world size and workers only cut it up, and a run resumes at any step without replay.
-    `transform(image, generator)` gets a torch.Generator of its own for each position; `fit` as in `vlm.images.decode`.
+    Each item: {"images": float32[B / world_size, 3, H, W], or a list of crops [B / world_size, V, 3, h, w] if
+    `transform` gives several, "captions": list[str], "ids": list["shard:index"]}. Position = step * B + row is all
+    that decides a sample and its augmentation: world size and workers only cut it up, and a run resumes at any step
+    without replay.
     """
 
     def __init__(
         self,
         data: Captions,
-        transform: Callable[[Image.Image, torch.Generator], torch.Tensor],
+        transform: Callable[[Image.Image, torch.Generator], Pixels],
         batch_size: int,
         seed: int = 0,
         start_step: int = 0,
@@ -58,6 +59,14 @@ class CaptionBatches:
         quarantine: Path | None = None,
         bad_ratio: float = 0.05,
     ):
+        """batch_size: over all ranks. transform: gets a generator of its own for each position.
+
+        workers: loader processes of this rank. fit: as in `vlm.images.decode`. quarantine, bad_ratio: the list of bad
+        samples, and the share of them that stops the run.
+
+        Raises:
+            UserError: the data is smaller than a batch, or a batch cannot be split evenly over the ranks.
+        """
         if len(data) < batch_size:
             raise UserError(
                 f"the data holds {len(data):,} usable samples, a batch takes {batch_size:,}: "
@@ -68,9 +77,14 @@ class CaptionBatches:
         self.steps = range(start_step, sys.maxsize if stop_step is None else stop_step)
         self.dataset = _Steps(data, transform, batch_size, seed, rank, world_size, fit)
         self.rank, self.workers, self.bad_ratio = rank, workers, bad_ratio
-        self.quarantine = Path(quarantine) if quarantine else None
+        self.quarantine = quarantine
 
     def __iter__(self) -> Iterator[dict]:
+        """Load the batches in order, list their bad samples, and judge how many there are; collective at the end.
+
+        Raises:
+            UserError: too many samples are bad, or the data cannot be read any more.
+        """
         data, listed = self.dataset.data, Quarantine(self.quarantine, self.rank)
         if self.rank == 0:
             listed.add(data.unusable())
@@ -90,6 +104,7 @@ class CaptionBatches:
                 merge(self.quarantine)
 
     def _load(self) -> Iterator[dict]:
+        """The items of `_Steps` in order, made by worker processes if there are any."""
         loader = DataLoader(
             self.dataset,
             batch_size=None,
@@ -116,66 +131,86 @@ def _leave_sigterm(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _as_is(batch: dict) -> dict:
+def _as_is(batch: Any) -> Any:
+    """`_Steps` gives whole batches: there is nothing to collate."""
     return batch
 
 
 class _Steps(Dataset):
-    """Item `step`: this rank's rows of that global batch."""
+    """Item `step`: this rank's rows of that global batch, with "bad": the quarantine records of this rank's slots.
 
-    def __init__(self, data: Captions, transform, batch_size: int, seed: int, rank: int, world_size: int, fit):
+    An "error" in their place ends the run.
+    """
+
+    def __init__(
+        self,
+        data: Captions,
+        transform: Callable[[Image.Image, torch.Generator], Pixels],
+        batch_size: int,
+        seed: int,
+        rank: int,
+        world_size: int,
+        fit: int | None,
+    ):
         self.data, self.transform, self.seed, self.fit = data, transform, seed, fit
         self.batch_size, self.local = batch_size, batch_size // world_size
         self.offset = rank * self.local
         self.order = Order(data.counts, seed)
 
-    def __getitem__(self, step: int) -> dict:
-        first = step * self.batch_size + self.offset
+    def __getitem__(self, index: int) -> dict:
+        first = index * self.batch_size + self.offset  # this rank's first position in the step
         numbers = self.order.indices(first, first + self.local)
-        rows, bad = [None] * self.local, []
+        rows: dict[int, Row] = {}
+        bad: list[dict] = []
         try:
-            for row in np.argsort(numbers):  # read each shard front to back
-                rows[row] = self._fill(first + int(row), int(numbers[row]), bad)
+            for row in np.argsort(numbers).tolist():  # read each shard front to back
+                rows[row] = self._fill(first + row, int(numbers[row]), bad)
         except UserError as error:  # across the process boundary as data, or its one line becomes a traceback
             return {"error": str(error), "bad": bad}
-        images, captions, ids = zip(*rows)
         bad.sort(key=lambda record: record["position"])
-        return {"images": default_collate(images), "captions": list(captions), "ids": list(ids), "bad": bad}
+        in_order = [rows[row] for row in range(self.local)]
+        return {
+            "images": default_collate([pixels for pixels, _, _ in in_order]),
+            "captions": [caption for _, caption, _ in in_order],
+            "ids": [name for _, _, name in in_order],
+            "bad": bad,
+        }
 
-    def _fill(self, position: int, number: int, bad: list[dict]) -> tuple[torch.Tensor, str, str]:
-        """The sample `number`, or the first usable one of those drawn in its place."""
+    def _fill(self, position: int, number: int, bad: list[dict]) -> Row:
+        """The sample `number`, or the first usable one of those drawn in its place; `bad` gets what cannot be used."""
         for attempt in range(ATTEMPTS):
             try:
                 return self._sample(position, number)
             except BadSample as error:
-                key = np.random.PCG64([self.seed, position, attempt, FILL])
-                substitute = int(key.random_raw() % len(self.data))
+                random = np.random.PCG64([self.seed, position, attempt, Stream.FILL])
+                substitute = int(random.random_raw() % len(self.data))
                 shard, index = self.data.identify(number)
                 record = {"shard": shard, "index": index, "key": self._key(number), "reason": str(error)}
                 bad.append(record | {"position": position, "filled_with": self._id(substitute)})
                 number = substitute
         raise UserError(f"{ATTEMPTS} samples in a row cannot be used, the last for: {bad[-1]['reason']}")
 
-    def _sample(self, position: int, number: int) -> tuple[torch.Tensor, str, str]:
+    def _sample(self, position: int, number: int) -> Row:
+        """Read, decode and augment one sample; `BadSample` if it cannot be used."""
         try:
-            data, raw = self.data.read(number)
+            image_bytes, caption_bytes = self.data.read(number)
         except OSError as error:
             raise BadSample(f"read error: {error.strerror}") from error
-        caption = clean_caption(raw)
+        caption = clean_caption(caption_bytes)
         if not caption:
             raise BadSample("empty caption")
-        if data is None:
+        if image_bytes is None:
             raise BadSample("no image")
         try:
-            image = decode(data, fit=self.fit)
+            image = decode(image_bytes, fit=self.fit)
         except ImageError as error:
             raise BadSample(error.reason) from error
-        state = np.random.SeedSequence([self.seed, position, AUGMENT]).generate_state(1, np.uint64)[0]
+        state = np.random.SeedSequence([self.seed, position, Stream.AUGMENT]).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(state) >> 1)
         return self.transform(image, generator), caption, self._id(number)
 
     def _key(self, number: int) -> str | None:
-        """None where the file cannot be read just now: the record that is being made says so already."""
+        """The sample's name; None if the file cannot be read just now, as the record that is being made says."""
         try:
             return self.data.key(number)
         except (OSError, Damage):

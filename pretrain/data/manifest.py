@@ -1,6 +1,11 @@
-"""The manifest of a set of tars: what each shard holds and where, built once, cached on disk, mapped into memory.
+"""The manifest of a set of tars: what each shard holds and where. Built once, cached on disk, mapped into memory.
 
-16 bytes a sample (1.6 GB for 100 million, shared by all processes of a machine), so any sample is one `pread` away.
+    manifest.json     the shards: path, size, time, number of pairs, damage, SHA-256 if asked; the reasons' counts
+    samples.npy       PAIR[n]: where each usable pair lies, shard after shard
+    unusable.npy      int64[m, 2]: shard and index of each sample that cannot be used
+    unusable.jsonl    the same with key and reason, and a line for each short shard
+
+A pair takes 16 bytes (1.6 GB for 100 million, shared by all processes of a machine): any sample is one `pread` away.
 """
 
 import hashlib
@@ -17,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from pretrain.data import tars
-from pretrain.data.pairs import MAX_CAPTION, Captions
+from pretrain.data.pairs import CAPTION_BYTES, Captions
 from vlm.distributed import barrier, is_main
 from vlm.errors import UserError
 from vlm.files import atomic_directory, file_sha256, read_json, read_jsonl, write_json
@@ -25,9 +30,11 @@ from vlm.run.progress import progress
 
 VERSION = 1  # of the files below; another number is built again
 OPEN_FILES = 64
+Stamp = tuple[int, int]  # size in bytes and time of a shard, by which a changed one is noticed
 
 
 def default_cache() -> Path:
+    """Where manifests are kept: ~/.cache/levlm/manifests, or under XDG_CACHE_HOME."""
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "levlm" / "manifests"
 
 
@@ -46,30 +53,32 @@ class TarCaptions(Captions):
 
     @property
     def fingerprint(self) -> str:
-        """Of the shards' names, sizes and numbers of pairs."""
+        """SHA-256 of the shards' names, sizes in bytes and numbers of pairs."""
         shards = [(name, shard["size"], shard["samples"]) for name, shard in zip(self.names, self.record["shards"])]
         return hashlib.sha256(json.dumps(shards).encode()).hexdigest()
 
     def read(self, number: int) -> tuple[bytes, bytes]:
         shard = self._shard(number)
         image, image_size, caption, caption_size = self.samples[number].item()
-        return self._pread(shard, image, image_size), self._pread(shard, caption, min(caption_size, MAX_CAPTION))
+        return self._pread(shard, image, image_size), self._pread(shard, caption, min(caption_size, CAPTION_BYTES))
 
     def caption(self, number: int) -> bytes:
         _, _, caption, size = self.samples[number].item()
-        return self._pread(self._shard(number), caption, min(size, MAX_CAPTION))
+        return self._pread(self._shard(number), caption, min(size, CAPTION_BYTES))
 
     def identify(self, number: int) -> tuple[str, int]:
         """The index counts all samples of the shard, unusable ones too."""
         shard = self._shard(number)
+        place = number - int(self._starts[shard])  # among the usable samples of the shard
+        # The i-th unusable sample, at index u_i, has u_i - i usable ones before it. The sample at `place` comes behind
+        # those that have `place` or fewer, so its index is `place` plus their number.
         first, last = np.searchsorted(self._unusable_at[:, 0], [shard, shard + 1])
-        gaps = self._unusable_at[first:last, 1] - np.arange(last - first)
-        place = number - int(self._starts[shard])
-        return self.names[shard], place + int(np.searchsorted(gaps, place, side="right"))
+        usable_before = self._unusable_at[first:last, 1] - np.arange(last - first)
+        return self.names[shard], place + int(np.searchsorted(usable_before, place, side="right"))
 
     def key(self, number: int) -> str:
         """The member's name up to its first dot, as far as the tar's header holds it (100 bytes)."""
-        header = self._pread(self._shard(number), int(self.samples[number]["image"]) - 1, tars.BLOCK)
+        header = self._pread(self._shard(number), int(self.samples[number]["image"]) - 1, tars.TAR_BLOCK)
         return tars.split_name(tars.parse_header(header)[0])[0]
 
     def unusable(self) -> Iterator[dict]:
@@ -81,35 +90,45 @@ class TarCaptions(Captions):
         return Counter(self.record["reasons"])
 
     def verify(self) -> list[str]:
-        """Names of the shards whose SHA-256 is no longer the recorded one."""
+        """Names of the shards whose SHA-256 is no longer the recorded one.
+
+        Raises:
+            UserError: the manifest was built without hashes.
+        """
         if not all(shard["sha256"] for shard in self.record["shards"]):
             raise UserError("the manifest holds no SHA-256: build it with --sha256 first")
-        return [
-            name
-            for name, path, shard in zip(self.names, self.paths, self.record["shards"])
-            if file_sha256(path) != shard["sha256"]
-        ]
+        changed = []
+        for name, path, shard in zip(self.names, self.paths, self.record["shards"]):
+            if file_sha256(path) != shard["sha256"]:
+                changed.append(name)
+        return changed
 
     def _shard(self, number: int) -> int:
         return int(np.searchsorted(self._starts, number, side="right")) - 1
 
     def _pread(self, shard: int, block: int, size: int) -> bytes:
-        data = os.pread(self._handle(shard), size, block * tars.BLOCK)
+        """`size` bytes of a shard from a block of its tar on."""
+        data = os.pread(self._handle(shard), size, block * tars.TAR_BLOCK)
         if len(data) < size:
             raise UserError(f"{self.paths[shard]} became shorter during the run: restore it, then resume")
         return data
 
     def _handle(self, shard: int) -> int:
-        """An open descriptor of a shard, refused where the file is no longer the one that was listed."""
+        """An open descriptor of a shard; the least recently used one of too many is closed.
+
+        Raises:
+            UserError: the file cannot be opened, or is no longer the one that was listed.
+        """
         if shard not in self._open:
             while len(self._open) >= OPEN_FILES:
-                os.close(self._open.popitem(last=False)[1])
+                _, oldest = self._open.popitem(last=False)
+                os.close(oldest)
             try:
                 handle = os.open(self.paths[shard], os.O_RDONLY)
             except OSError as error:
                 raise UserError(f"cannot read shard {self.paths[shard]}: {error.strerror}") from None
             self._open[shard] = handle
-            if list(_stamp(os.fstat(handle))) != [self.record["shards"][shard][name] for name in ("size", "mtime_ns")]:
+            if _stamp(os.fstat(handle)) != _recorded_stamp(self.record["shards"][shard]):
                 raise UserError(f"{self.paths[shard]} was replaced after it was listed: restore it, or start a new run")
         self._open.move_to_end(shard)
         return self._open[shard]
@@ -122,7 +141,13 @@ def open_tars(
     cache: Path | None = None,
     sha256: bool = False,
 ) -> TarCaptions:
-    """Load the shards' manifest from the cache, or build it (rank 0 first) where there is none or a shard changed."""
+    """Load the shards' manifest from the cache, or build it if there is none or a shard changed; collective.
+
+    images, captions: suffixes as in `tars.scan`. cache: instead of `default_cache()`. sha256: record each shard's hash.
+
+    Raises:
+        UserError: a shard cannot be read or holds no pair, or the cache cannot be written.
+    """
     paths = [Path(path).absolute() for path in paths]
     request = {"version": VERSION, "paths": [str(path) for path in paths], "images": images, "captions": captions}
     digest = hashlib.sha256(json.dumps(request).encode()).hexdigest()[:16]
@@ -136,6 +161,7 @@ def open_tars(
 
 
 def _ensure(folder: Path, paths: list[Path], images: Sequence[str], captions: Sequence[str], sha256: bool) -> None:
+    """Build the manifest in `folder` if it is not there or not current."""
     if not _is_current(folder, paths, sha256):
         _write(folder, paths, *_scan_all(paths, images, captions, sha256))
 
@@ -144,21 +170,24 @@ def _is_current(folder: Path, paths: list[Path], sha256: bool) -> bool:
     """Whether the cached manifest is whole, and every shard still has the size and time that it names."""
     try:
         shards = read_json(folder / "manifest.json")["shards"]
-        current = [_stamp(path.stat()) for path in paths]
-    except OSError as error:
-        raise UserError(f"cannot read shard {error.filename}: {error.strerror}") from None
+        known = [_recorded_stamp(shard) for shard in shards]
     except (UserError, KeyError):
         return False
-    known = [(shard["size"], shard["mtime_ns"]) for shard in shards]
-    return known == current and (not sha256 or all(shard["sha256"] for shard in shards))
+    return known == _stamps(paths) and (not sha256 or all(shard["sha256"] for shard in shards))
 
 
-def _scan_all(paths, images, captions, sha256) -> tuple[list[tuple[int, int]], list[tars.Scan]]:
-    """Scan every shard, in processes where there are many: a shard of 10,000 samples takes about 0.3 s."""
+def _stamps(paths: list[Path]) -> list[Stamp]:
     try:
-        stamps = [_stamp(path.stat()) for path in paths]
+        return [_stamp(path.stat()) for path in paths]
     except OSError as error:
         raise UserError(f"cannot read shard {error.filename}: {error.strerror}") from None
+
+
+def _scan_all(
+    paths: list[Path], images: Sequence[str], captions: Sequence[str], sha256: bool
+) -> tuple[list[Stamp], list[tars.Scan]]:
+    """Scan every shard, in processes if there are many: a shard of 10,000 samples takes about 0.3 s."""
+    stamps = _stamps(paths)  # before: a shard that is replaced while it is scanned is scanned again next time
     one = partial(tars.scan, images=tuple(images), captions=tuple(captions), sha256=sha256)
     processes = min(16, os.cpu_count() or 1, len(paths) // 8)
     scans = []
@@ -175,25 +204,17 @@ def _scan_all(paths, images, captions, sha256) -> tuple[list[tuple[int, int]], l
     return stamps, scans
 
 
-def _write(folder: Path, paths: list[Path], stamps: list[tuple[int, int]], scans: list[tars.Scan]) -> None:
-    """Refuse shards without a single pair, then write the manifest whole or not at all."""
-    empty = [(path, scan) for path, scan in zip(paths, scans) if not len(scan.samples)]
-    if empty:
-        path, scan = empty[0]
-        reasons = Counter(reason for *_, reason in scan.unusable) or "no member named KEY.jpg, .png or .webp"
-        found = f"; its members end in {', '.join(scan.suffixes)}" if scan.suffixes else ""
-        more = f" ({len(empty)} such shards)" if len(empty) > 1 else ""
-        raise UserError(
-            f"{path} holds no image-caption pair: {scan.damage or _words(reasons)}{found}{more}; "
-            "fetch it again, remove it, or name the suffixes with --image-column and --caption-column"
-        )
-    shards = [
-        {"path": str(path), "size": size, "mtime_ns": mtime, "samples": len(scan.samples), "damage": scan.damage}
-        | {"sha256": scan.sha256}
-        for path, (size, mtime), scan in zip(paths, stamps, scans)
-    ]
-    unusable = [(s, index) for s, scan in enumerate(scans) for index, *_ in scan.unusable]
-    reasons = Counter(reason for scan in scans for *_, reason in scan.unusable)
+def _write(folder: Path, paths: list[Path], stamps: list[Stamp], scans: list[tars.Scan]) -> None:
+    """Write the manifest whole or not at all."""
+    _refuse_empty(paths, scans)
+    shards, unusable, reasons = [], [], Counter()
+    for number, (path, (size, mtime), scan) in enumerate(zip(paths, stamps, scans)):
+        stamp = {"size": size, "mtime_ns": mtime}
+        found = {"samples": len(scan.samples), "damage": scan.damage, "sha256": scan.sha256}
+        shards.append({"path": str(path), **stamp, **found})
+        for index, _, reason in scan.unusable:
+            unusable.append((number, index))
+            reasons[reason] += 1
     try:
         with atomic_directory(folder) as building:
             np.save(building / "samples.npy", np.concatenate([scan.samples for scan in scans]))
@@ -209,7 +230,25 @@ def _write(folder: Path, paths: list[Path], stamps: list[tuple[int, int]], scans
             ) from None
 
 
+def _refuse_empty(paths: list[Path], scans: list[tars.Scan]) -> None:
+    """Raise `UserError` if a shard holds not a single pair: it says what the first such shard holds instead."""
+    empty = [(path, scan) for path, scan in zip(paths, scans) if not len(scan.samples)]
+    if not empty:
+        return
+    path, scan = empty[0]
+    reasons = Counter(reason for *_, reason in scan.unusable)
+    counted = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common())
+    problem = scan.damage or counted or "no member named KEY.jpg, .png or .webp"
+    found = f"; its members end in {', '.join(scan.suffixes)}" if scan.suffixes else ""
+    more = f" ({len(empty)} such shards)" if len(empty) > 1 else ""
+    raise UserError(
+        f"{path} holds no image-caption pair: {problem}{found}{more}; "
+        "fetch it again, remove it, or name the suffixes with --image-column and --caption-column"
+    )
+
+
 def _records(scans: list[tars.Scan]) -> Iterator[dict]:
+    """The lines of unusable.jsonl: shards by number, as their names depend on where they lie."""
     for shard, scan in enumerate(scans):
         for index, key, reason in scan.unusable:
             yield {"shard": shard, "index": index, "key": key, "reason": reason}
@@ -224,9 +263,9 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return [str(path.relative_to(common)) for path in paths]
 
 
-def _stamp(status: os.stat_result) -> tuple[int, int]:
+def _stamp(status: os.stat_result) -> Stamp:
     return status.st_size, status.st_mtime_ns
 
 
-def _words(reasons: Counter | str) -> str:
-    return reasons if isinstance(reasons, str) else ", ".join(f"{n} x {reason}" for reason, n in reasons.most_common())
+def _recorded_stamp(shard: dict) -> Stamp:
+    return shard["size"], shard["mtime_ns"]

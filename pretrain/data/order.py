@@ -12,16 +12,26 @@ is shuffled uniformly. Nothing here knows of ranks, workers or batches: they tak
 """
 
 from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any, NamedTuple
 
 import numpy as np
 
-RUN = 10_240
-GROUP = 16 * RUN
-BLOCK = 128
-WINDOW = 64 * BLOCK
+# Sizes of the levels, in samples.
+RUN_SAMPLES = 10_240
+GROUP_SAMPLES = 16 * RUN_SAMPLES
+BLOCK_SAMPLES = 128
+WINDOW_SAMPLES = 64 * BLOCK_SAMPLES
 
-# What a stream of random numbers is for; the last entry of its key.
-RUNS, BLOCKS, SAMPLES = range(3)
+
+class Stream(IntEnum):
+    """What a stream of random numbers is for: the last entry of its key. The last two are the batches'."""
+
+    RUNS = 0
+    BLOCKS = 1
+    SAMPLES = 2
+    FILL = 3
+    AUGMENT = 4
 
 
 def permutation(n: int, *key: int) -> np.ndarray:
@@ -32,10 +42,27 @@ def permutation(n: int, *key: int) -> np.ndarray:
     return np.argsort(np.random.PCG64(list(key)).random_raw(n), kind="stable")
 
 
+class _Epoch(NamedTuple):
+    """The runs of an epoch in their order, cut into groups."""
+
+    runs: np.ndarray  # int64[runs], their numbers
+    group_of_run: np.ndarray  # int64[runs]
+    group_ends: np.ndarray  # int64[groups], places in the epoch
+
+
+class _Group(NamedTuple):
+    """The blocks of a group in their order, cut into windows."""
+
+    starts: np.ndarray  # int64[blocks], each block's first sample
+    sizes: np.ndarray  # int64[blocks]
+    window_of_block: np.ndarray  # int64[blocks]
+    window_ends: np.ndarray  # int64[windows], places in the group
+
+
 class Order:
     """The sequence of sample indices over all epochs, for shards of `counts` samples laid end to end."""
 
-    def __init__(self, counts: Sequence[int], seed: int):
+    def __init__(self, counts: Sequence[int] | np.ndarray, seed: int):
         self.seed = seed
         self.total = int(np.sum(counts, dtype=np.int64))
         self.run_starts, self.run_sizes = _runs(np.asarray(counts, np.int64))
@@ -56,51 +83,59 @@ class Order:
             start += len(piece)
         return np.concatenate(pieces)
 
-    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Permuted runs, the group of each, and the place in the epoch at which each group ends."""
+    def _epoch(self, epoch: int) -> _Epoch:
+        """First level: permute the runs, then cut them into groups."""
         if epoch not in self._epochs:
-            runs = permutation(len(self.run_sizes), self.seed, epoch, RUNS)
-            group, ends = _cut(self.run_sizes[runs], GROUP)
-            self._epochs[epoch] = runs, group, ends
+            runs = permutation(len(self.run_sizes), self.seed, epoch, Stream.RUNS)
+            self._epochs[epoch] = _Epoch(runs, *_cut(self.run_sizes[runs], GROUP_SAMPLES))
         return self._epochs[epoch]
 
-    def _group(self, epoch: int, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Interleaved blocks of a group: their starts, sizes and windows, and the place where each window ends."""
-        if (epoch, number) not in self._groups:
-            runs, group, _ = self._epoch(epoch)
-            runs = runs[group == number]
-            blocks = -(-self.run_sizes[runs] // BLOCK)
-            labels = np.repeat(np.arange(len(runs)), blocks)
-            labels = labels[permutation(len(labels), self.seed, epoch, number, BLOCKS)]
-            ordinal = np.empty_like(labels)  # 0, 1, 2 ... along each run
-            ordinal[np.argsort(labels, kind="stable")] = _counters(blocks)
-            starts = self.run_starts[runs][labels] + ordinal * BLOCK
-            sizes = np.minimum(BLOCK, self.run_sizes[runs][labels] - ordinal * BLOCK)
-            self._groups[epoch, number] = starts, sizes, *_cut(sizes, WINDOW)
-        return self._groups[epoch, number]
+    def _group(self, epoch: int, group: int) -> _Group:
+        """Second level: interleave the blocks of a group's runs, then cut them into windows."""
+        if (epoch, group) not in self._groups:
+            runs = self._epoch(epoch).runs[self._epoch(epoch).group_of_run == group]
+            blocks_of_run = -(-self.run_sizes[runs] // BLOCK_SAMPLES)
+            # A turn a block names its run: [0, 0, 0, 1, 1] for runs of 3 and 2 blocks, shuffled to [1, 0, 0, 1, 0].
+            turns = np.repeat(np.arange(len(runs)), blocks_of_run)
+            turns = turns[permutation(len(turns), self.seed, epoch, group, Stream.BLOCKS)]
+            # At its turn a run gives its next block: [0, 0, 1, 1, 2]. The stable sort lists the turns run by run.
+            ordinal = np.empty_like(turns)
+            ordinal[np.argsort(turns, kind="stable")] = _counters(blocks_of_run)
+            starts = self.run_starts[runs][turns] + ordinal * BLOCK_SAMPLES
+            sizes = np.minimum(BLOCK_SAMPLES, self.run_sizes[runs][turns] - ordinal * BLOCK_SAMPLES)
+            self._groups[epoch, group] = _Group(starts, sizes, *_cut(sizes, WINDOW_SAMPLES))
+        return self._groups[epoch, group]
 
     def _window(self, epoch: int, place: int) -> tuple[int, np.ndarray]:
-        """The window that covers `place` of an epoch: the place at which it starts, and its shuffled samples."""
-        ends = self._epoch(epoch)[2]
-        group = int(np.searchsorted(ends, place, side="right"))
-        group_start = int(ends[group - 1]) if group else 0
-        starts, sizes, windows, window_ends = self._group(epoch, group)
-        number = int(np.searchsorted(window_ends, place - group_start, side="right"))
-        first = group_start + (int(window_ends[number - 1]) if number else 0)
+        """Third level: the window that covers `place` of an epoch, as the place of its start and its samples.
+
+        The samples, int64[about 8,000], are those of the window's blocks, permuted.
+        """
+        group, group_start = _part_at(self._epoch(epoch).group_ends, place)
+        blocks = self._group(epoch, group)
+        window, window_start = _part_at(blocks.window_ends, place - group_start)
+        first = group_start + window_start
         if (epoch, first) not in self._windows:
-            starts, sizes = starts[windows == number], sizes[windows == number]
+            inside = blocks.window_of_block == window
+            starts, sizes = blocks.starts[inside], blocks.sizes[inside]
             samples = np.repeat(starts, sizes) + _counters(sizes)
-            self._windows[epoch, first] = samples[permutation(len(samples), self.seed, epoch, first, SAMPLES)]
+            self._windows[epoch, first] = samples[permutation(len(samples), self.seed, epoch, first, Stream.SAMPLES)]
         return first, self._windows[epoch, first]
 
 
 def _runs(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Shards cut into nearly equal runs of at most RUN samples: the start and size of each."""
+    """Cut shards of `counts` samples into nearly equal runs: the start and size of each, int64[runs].
+
+    A shard of n samples in p runs has its edges at n * 0 // p, n * 1 // p, ..., n * p // p.
+    """
     counts = counts[counts > 0]
-    parts = -(-counts // RUN)
-    ordinal, size, part = _counters(parts), np.repeat(counts, parts), np.repeat(parts, parts)
-    edges = size * ordinal // part, size * (ordinal + 1) // part
-    return np.repeat(np.cumsum(counts) - counts, parts) + edges[0], edges[1] - edges[0]
+    parts = -(-counts // RUN_SAMPLES)
+    # One entry a run: which one of its shard it is, and of its shard the size, the number of runs and the start.
+    ordinal = _counters(parts)
+    shard_size, shard_parts = np.repeat(counts, parts), np.repeat(parts, parts)
+    shard_start = np.repeat(np.cumsum(counts) - counts, parts)
+    left, right = shard_size * ordinal // shard_parts, shard_size * (ordinal + 1) // shard_parts
+    return shard_start + left, right - left
 
 
 def _counters(sizes: np.ndarray) -> np.ndarray:
@@ -112,18 +147,25 @@ def _cut(sizes: np.ndarray, target: int) -> tuple[np.ndarray, np.ndarray]:
     """Cut a row of pieces into parts of about `target` samples: the part of each piece, and the end of each part."""
     ends = np.cumsum(sizes)
     parts = max(1, round(int(ends[-1]) / target))
-    part = (ends - 1) * parts // ends[-1]
-    return part, ends[np.searchsorted(part, np.arange(parts), side="right") - 1]
+    part = (ends - 1) * parts // ends[-1]  # of the piece's last sample
+    last_piece = np.searchsorted(part, np.arange(parts), side="right") - 1
+    return part, ends[last_piece]
 
 
-class _Recent(dict):
+def _part_at(ends: np.ndarray, place: int) -> tuple[int, int]:
+    """The number and the start of the part that covers `place`, of parts that end at `ends`."""
+    part = int(np.searchsorted(ends, place, side="right"))
+    return part, int(ends[part - 1]) if part else 0
+
+
+class _Recent(dict[Any, Any]):
     """A dict that keeps its newest entries."""
 
     def __init__(self, keep: int):
         super().__init__()
         self.keep = keep
 
-    def __setitem__(self, key, value):
+    def __setitem__(self, key: Any, value: Any) -> None:
         super().__setitem__(key, value)
         while len(self) > self.keep:
             del self[next(iter(self))]

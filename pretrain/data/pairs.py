@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-MAX_CHARACTERS = 10_000
-MAX_CAPTION = 65_536  # bytes read of a caption: MAX_CHARACTERS of any script, and some white space
+CAPTION_CHARACTERS = 10_000  # that are kept of a caption
+CAPTION_BYTES = 65_536  # that are read of a caption: so many characters of any script, and some white space
 
 
 class Captions(ABC):
@@ -22,11 +22,14 @@ class Captions(ABC):
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """Changes with the data, not with the place where it lies."""
+        """Says whether two sources hold the same data: it changes with the data, not with the place where it lies.
+
+        A checkpoint records it as `data_fingerprint`, and a run goes on with equal data alone.
+        """
 
     @abstractmethod
     def read(self, number: int) -> tuple[bytes | None, bytes | None]:
-        """The image file's and the caption's bytes; None where the source has none."""
+        """The image file's and the caption's bytes; None for what the source lacks."""
 
     @abstractmethod
     def caption(self, number: int) -> bytes | None:
@@ -55,10 +58,10 @@ class Captions(ABC):
 
 
 def clean_caption(raw: bytes | None) -> str:
-    """UTF-8 with replacement, without NUL, white space normalised, at most 10,000 characters; "" where nothing shows.
+    """Decode a caption: UTF-8 with replacement, without NUL, white space normalised, at most 10,000 characters.
 
-    Zero-width and control characters alone show nothing.
+    A caption of nothing but spaces, zero-width and control characters shows nothing: "".
     """
     words = (raw or b"").decode("utf-8", "replace").replace("\0", "").split()
-    text = " ".join(words)[:MAX_CHARACTERS].rstrip()
+    text = " ".join(words)[:CAPTION_CHARACTERS].rstrip()
     return text if any(unicodedata.category(c) not in ("Cc", "Cf", "Zs") for c in text) else ""

@@ -17,11 +17,14 @@ def open_captions(
     cache: Path | None = None,
     sha256: bool = False,
 ) -> Captions:
-    """Open image-caption pairs.
+    """Open image-caption pairs; collective for tars, whose manifest rank 0 builds.
 
     `source` is a folder or glob of WebDataset tars, of parquet or of Arrow files; a folder written by `save_to_disk`;
     or a data set on the hub. A folder with files named train-* stands for those alone. For tars the two columns are
-    the suffixes of the image and the caption members.
+    the suffixes of the image and the caption members; cache and sha256 are for tars, as in `open_tars`.
+
+    Raises:
+        UserError: nothing is there, or it is of another kind.
     """
     paths = _files(str(source))
     if not paths:
@@ -40,14 +43,14 @@ def open_captions(
 
 
 def _files(source: str) -> list[Path]:
-    """The shards that a path or glob stands for; none where it has to be opened by name."""
+    """The shards that a path or glob stands for; none if it has to be opened by name."""
     if source.startswith("pipe:") or "://" in source:
         raise UserError(f"{source}: only files on this machine are read, no commands and no URLs; download them first")
     path = Path(source)
     if path.is_file():
         return [path]
     if path.is_dir():
-        if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
+        if tabular.is_saved(path):
             return []
         for pattern in ("*.tar", "*.parquet", "*.arrow"):
             if found := sorted(path.glob("train-" + pattern)) or sorted(path.glob(pattern)):
@@ -62,8 +65,9 @@ def _files(source: str) -> list[Path]:
 
 
 def _open_by_name(source: str, image_column: str | None, caption_column: str | None) -> Captions:
+    """A data set that `datasets` opens as a whole: saved, in a folder of the hub's layout, or on the hub."""
     path = Path(source)
-    if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
+    if tabular.is_saved(path):
         return tabular.open_saved(path, image_column, caption_column)
     if path.is_dir() and not any(path.rglob("*.*")):
         raise UserError(f"{source} holds no .tar, .parquet or .arrow file: give the folder with the shards")

@@ -8,18 +8,19 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from pretrain.data.pairs import MAX_CAPTION, Captions
+from pretrain.data.pairs import CAPTION_BYTES, Captions
 from vlm.errors import UserError
 
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
 CAPTION_COLUMNS = ("caption", "text", "txt")
 
-SAMPLED = 16  # rows whose content is in the fingerprint, beside the first and the last
+FINGERPRINT_ROWS = 16  # whose content is in the fingerprint, beside the first and the last
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -46,11 +47,11 @@ class TableCaptions(Captions):
 
     @property
     def fingerprint(self) -> str:
-        """Of the files' names below their common folder and sizes, the columns, and the content of a few rows."""
+        """SHA-256 of the files' names below their common folder and sizes, the columns, and a few rows' content."""
         root = os.path.commonpath([path.parent for path in self.files]) if self.files else ""
         files = [(os.path.relpath(path, root), path.stat().st_size) for path in self.files]
         digest = hashlib.sha256(json.dumps([len(self), self.image_column, self.caption_column, files]).encode())
-        for number in _sampled(len(self)):
+        for number in _fingerprint_rows(len(self)):
             for part in self._content(number):
                 digest.update(hashlib.sha256(part or b"").digest())
         return digest.hexdigest()
@@ -75,14 +76,14 @@ class TableCaptions(Captions):
         import pyarrow.types as types
 
         image, caption = schema.field(self.image_column).type, schema.field(self.caption_column).type
-        binary = (types.is_binary, types.is_large_binary)
-        of_struct = types.is_struct(image) and image.get_field_index("bytes") >= 0
-        if not of_struct and not any(test(image) for test in binary):
+        datasets_image = types.is_struct(image) and image.get_field_index("bytes") >= 0
+        if not datasets_image and not (types.is_binary(image) or types.is_large_binary(image)):
             raise UserError(
                 f"column {self.image_column!r} of {self.name} holds {image}, not encoded images (bytes, or datasets' "
                 f"Image); its columns are {', '.join(schema.names)}: name one with --image-column"
             )
-        if not any(test(caption) for test in (types.is_string, types.is_large_string, *binary)):
+        readable = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
+        if not any(test(caption) for test in readable):
             raise UserError(
                 f"column {self.caption_column!r} of {self.name} holds {caption}, not strings: "
                 "name another with --caption-column"
@@ -104,10 +105,8 @@ def open_files(paths: Sequence[Path], name: str, image_column: str | None, capti
 
 def open_saved(folder: Path, image_column: str | None, caption_column: str | None) -> TableCaptions:
     """A folder written by `save_to_disk`: one split, or several of which `train` is taken."""
-    import datasets
-
-    data = loaded(str(folder), lambda: datasets.load_from_disk(str(folder)))
-    if isinstance(data, datasets.DatasetDict):
+    data = load_saved(folder)
+    if isinstance(data, dict):
         if "train" not in data:
             raise UserError(f"{folder} has the splits {', '.join(data)}, not train: give the folder of one of them")
         data = data["train"]
@@ -117,19 +116,46 @@ def open_saved(folder: Path, image_column: str | None, caption_column: str | Non
 
 def open_named(source: str, image_column: str | None, caption_column: str | None) -> TableCaptions:
     """The split `train` of what `load_dataset` understands: a folder in the hub's layout, or an id like org/name."""
-    import datasets
-
-    if not Path(source).is_dir() and not HUB_ID.fullmatch(source):
-        raise UserError(
-            f"{source} does not exist: give a folder or glob of .tar, .parquet or .arrow files, or a hub id"
-        )
-    name = source if Path(source).is_dir() else f"{source}, which is no path here,"
-    data = loaded(name, lambda: datasets.load_dataset(source, split="train"))
+    data = load_named(source, "train", "a folder or glob of .tar, .parquet or .arrow files, or a hub id")
     files = sorted(Path(source).rglob("*.parquet")) if Path(source).is_dir() else []
     return TableCaptions(data, Path(source).name, image_column, caption_column, files)
 
 
-def loaded(name: str, load):
+def is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` wrote this folder."""
+    return (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists()
+
+
+def load_saved(folder: Path) -> Any:
+    """What `save_to_disk` wrote: a `datasets.Dataset`, or a dict of them by split."""
+    import datasets
+
+    return loaded(str(folder), lambda: datasets.load_from_disk(str(folder)))
+
+
+def load_named(source: str, split: str | None, needed: str) -> Any:
+    """What `load_dataset` understands: the `datasets.Dataset` of a split, or a dict of all by split.
+
+    needed: what may be given, for the error.
+
+    Raises:
+        UserError: it is neither a folder nor an id like org/name, or it cannot be read.
+    """
+    import datasets
+
+    is_folder = Path(source).is_dir()
+    if not is_folder and not HUB_ID.fullmatch(source):
+        raise UserError(f"{source} does not exist: give {needed}")
+    name = source if is_folder else f"{source}, which is no path here,"
+    return loaded(name, lambda: datasets.load_dataset(source, split=split))
+
+
+def loaded(name: str, load: Callable[[], Any]) -> Any:
+    """What `load()` gives.
+
+    Raises:
+        UserError: `datasets` or Arrow cannot read it; the cause in one line.
+    """
     import pyarrow
     from datasets.exceptions import DatasetsError
 
@@ -140,13 +166,20 @@ def loaded(name: str, load):
         raise UserError(f"cannot read {name} as a data set: {' '.join(str(cause).split())[:300]}") from error
 
 
-def _sampled(rows: int) -> list[int]:
+def _fingerprint_rows(rows: int) -> list[int]:
     """First, last, and what a generator keyed by their number draws: the same rows on every machine."""
-    drawn = np.random.default_rng(rows).integers(rows, size=SAMPLED) if rows else []
-    return sorted({0, rows - 1, *map(int, drawn)}) if rows else []
+    if not rows:
+        return []
+    drawn = np.random.default_rng(rows).integers(rows, size=FINGERPRINT_ROWS)
+    return sorted({0, rows - 1, *drawn.tolist()})
 
 
 def choose_column(columns: Sequence[str], wanted: str | None, usual: Sequence[str], kind: str, name: str) -> str:
+    """The column `wanted`, or the first of the `usual` ones that the data set `name` has.
+
+    Raises:
+        UserError: there is none; it lists the columns and names --`kind`-column.
+    """
     if not len(columns):
         raise UserError(f"{name} has no columns: no data set is there")
     for column in (wanted,) if wanted else usual:
@@ -157,7 +190,11 @@ def choose_column(columns: Sequence[str], wanted: str | None, usual: Sequence[st
 
 
 def image_bytes(value) -> bytes | None:
-    """An Arrow struct of bytes and path, as datasets' Image, or plain binary."""
+    """The image file in an Arrow scalar: a struct of bytes and path, as datasets' Image, or plain binary.
+
+    Raises:
+        OSError: the struct names a file that cannot be read.
+    """
     import pyarrow as pa
 
     if not value.is_valid:
@@ -172,5 +209,5 @@ def image_bytes(value) -> bytes | None:
 
 
 def _caption_bytes(value) -> bytes | None:
-    # The buffer, not as_py(): that would raise at the first byte that is not UTF-8.
-    return value.as_buffer().to_pybytes()[:MAX_CAPTION] if value.is_valid else None
+    # The buffer and not as_py(), which would raise at the first byte that is not UTF-8.
+    return value.as_buffer().to_pybytes()[:CAPTION_BYTES] if value.is_valid else None

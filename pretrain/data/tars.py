@@ -6,7 +6,7 @@ every shard either ends with tar's end-of-archive marker or is marked as short w
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,15 +14,16 @@ import numpy as np
 
 from vlm.files import file_sha256
 
-BLOCK = 512
+TAR_BLOCK = 512  # bytes; headers and contents start at multiples of it
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 CAPTION_SUFFIXES = ("txt",)
-MAX_IMAGE = 256 * 2**20  # bytes
-MAX_CAPTION = 16 * 2**20
-MAX_HEADER = 2**20  # of a pax or long-name record
+# Bytes of a member; a larger one is no sample.
+LARGEST_IMAGE = 256 * 2**20
+LARGEST_CAPTION = 16 * 2**20
+LARGEST_NAME = 2**20  # of a pax or long-name record
 
-# A pair in its shard, 16 bytes; members start at multiples of 512 bytes.
-SAMPLE = np.dtype([("image", "<u4"), ("image_size", "<u4"), ("caption", "<u4"), ("caption_size", "<u4")])
+# Where a pair lies in its shard, 16 bytes: starts in blocks of the tar, sizes in bytes.
+PAIR = np.dtype([("image", "<u4"), ("image_size", "<u4"), ("caption", "<u4"), ("caption_size", "<u4")])
 
 _NAME = re.compile(r"^((?:.*/|)[^./]+)[.]([^/]*)$", re.DOTALL)
 
@@ -35,7 +36,7 @@ class Damage(Exception):
 class Scan:
     """What one shard holds."""
 
-    samples: np.ndarray  # SAMPLE[n], the usable pairs in the order of the tar
+    samples: np.ndarray  # PAIR[n], the usable pairs in the order of the tar
     unusable: list[tuple[int, str, str]] = field(default_factory=list)  # (index among all samples, key, reason)
     damage: str | None = None  # why samples may be missing from the end
     suffixes: tuple[str, ...] = ()  # of all its members; for messages
@@ -44,49 +45,87 @@ class Scan:
 
 @dataclass(frozen=True)
 class Member:
+    """A regular file in a tar."""
+
     name: str
     start: int  # of its content, in bytes
     size: int
 
 
-def scan(path: Path, images=IMAGE_SUFFIXES, captions=CAPTION_SUFFIXES, sha256: bool = False) -> Scan:
+@dataclass
+class _Sample:
+    """A run of members with one key, while it is read."""
+
+    key: str
+    images: list[Member] = field(default_factory=list)
+    captions: list[Member] = field(default_factory=list)
+
+    def fault(self) -> str | None:
+        """Why it cannot be used, or None: it needs exactly one image and one caption, of a sensible size."""
+        for kind, found in (("image", self.images), ("caption", self.captions)):
+            if len(found) > 1:
+                return f"two {kind}s"
+            if not found:
+                return f"no {kind}"
+        if self.images[0].size > LARGEST_IMAGE or self.captions[0].size > LARGEST_CAPTION:
+            return "file too large"
+        return None
+
+    def place(self) -> tuple[int, int, int, int]:
+        """The pair as an entry of `PAIR`."""
+        image, caption = self.images[0], self.captions[0]
+        return image.start // TAR_BLOCK, image.size, caption.start // TAR_BLOCK, caption.size
+
+
+def scan(
+    path: Path,
+    images: Sequence[str] = IMAGE_SUFFIXES,
+    captions: Sequence[str] = CAPTION_SUFFIXES,
+    sha256: bool = False,
+) -> Scan:
     """Find the image-caption pairs of one tar. A sample is a run of members with one key, as for webdataset.
 
-    A sample is usable with exactly one image and one caption and a key that the shard has not had before.
+    A sample is usable with exactly one image and one caption and a key that the shard has not had before. images,
+    captions: the suffixes of the members, lower case, without the dot. sha256: also hash the whole file.
     """
-    samples, unusable, keys, suffixes, damage = [], [], set(), set(), None
+    pairs: list[tuple[int, int, int, int]] = []
+    unusable: list[tuple[int, str, str]] = []
+    keys, suffixes = set(), set()
+    damage = None
 
-    def close(key: str, found: dict[str, list[Member]], reason: str | None) -> None:
-        reason = _fault(found, key in keys, reason)
-        keys.add(key)
+    def close(sample: _Sample, cut: bool = False) -> None:
+        """The sample is complete: list it as a pair or as unusable. cut: the shard ended inside it."""
+        reason = "duplicate key" if sample.key in keys else sample.fault()
+        if cut and reason in ("no image", "no caption"):
+            reason = "lost in a cut shard"
+        keys.add(sample.key)
         if reason:
-            unusable.append((len(samples) + len(unusable), key, reason))
+            unusable.append((len(pairs) + len(unusable), sample.key, reason))
         else:
-            image, caption = found["image"][0], found["caption"][0]
-            samples.append((image.start // BLOCK, image.size, caption.start // BLOCK, caption.size))
+            pairs.append(sample.place())
 
-    key, found = None, {}
+    sample: _Sample | None = None
     with open(path, "rb") as file:
         try:
             for member in members(file.fileno()):
-                name, suffix = split_name(member.name)
+                key, suffix = split_name(member.name)
                 if not suffix:
                     continue
-                if name != key:
-                    if key is not None:
-                        close(key, found, None)
-                    key, found = name, {"image": [], "caption": []}
+                if sample is None or key != sample.key:  # the first member of the next sample
+                    if sample is not None:
+                        close(sample)
+                    sample = _Sample(key)
                 suffixes.add(suffix)
                 if suffix in images:
-                    found["image"].append(member)
+                    sample.images.append(member)
                 elif suffix in captions:
-                    found["caption"].append(member)
+                    sample.captions.append(member)
         except Damage as error:
             damage = str(error)
-        if key is not None:
-            close(key, found, "lost in a cut shard" if damage else None)
+        if sample is not None:
+            close(sample, cut=damage is not None)
     digest = file_sha256(path) if sha256 else None
-    return Scan(np.array(samples, SAMPLE), unusable, damage, tuple(sorted(suffixes)[:8]), digest)
+    return Scan(np.array(pairs, PAIR), unusable, damage, tuple(sorted(suffixes)[:8]), digest)
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -95,50 +134,41 @@ def split_name(name: str) -> tuple[str, str]:
     return (match[1], match[2].lower()) if match else ("", "")
 
 
-def _fault(found: dict[str, list[Member]], repeated: bool, cut: str | None) -> str | None:
-    """Why a sample cannot be used, or None. `cut` takes the place of "no image" and "no caption"."""
-    if repeated:
-        return "duplicate key"
-    for kind in ("image", "caption"):
-        if len(found[kind]) > 1:
-            return f"two {kind}s"
-        if not found[kind]:
-            return cut or f"no {kind}"
-    if found["image"][0].size > MAX_IMAGE or found["caption"][0].size > MAX_CAPTION:
-        return "file too large"
-    return None
-
-
 def members(handle: int) -> Iterator[Member]:
-    """The regular files of an open tar, in order; raises `Damage` where it ends without its end marker."""
-    size, position, window = os.fstat(handle).st_size, 0, _Window(handle)
+    """The regular files of an open tar, in order.
+
+    Raises:
+        Damage: the tar ends without its end marker, or a header is smashed.
+    """
+    size, position, window = os.fstat(handle).st_size, 0, _ReadAhead(handle)
     extended: dict[str, str] = {}  # path and size from records that precede a member
     while True:
-        header = window.read(position, BLOCK)
-        if len(header) < BLOCK:
+        # A header of one block, then its content in whole blocks.
+        header = window.read(position, TAR_BLOCK)
+        if len(header) < TAR_BLOCK:
             inside = "cut inside a header" if header else "no end-of-archive marker, it may have been cut"
             raise Damage(f"{inside} (byte {position:,} of {size:,})")
-        if not any(header):
+        if not any(header):  # a block of zeros marks the end
             _check_end(handle, position, size)
             return
         name, length, kind = parse_header(header, position, size)
         name, length = extended.get("path", name), int(extended.get("size", length))
-        start = position + BLOCK
+        start = position + TAR_BLOCK
         if start + length > size:
             raise Damage(f"cut inside {name} (byte {size:,}, it ends at {start + length:,})")
-        position = start + -(-length // BLOCK) * BLOCK
-        if kind in b"xL":
-            if length > MAX_HEADER:
-                raise Damage(f"a name record of {length:,} bytes (byte {start - BLOCK:,} of {size:,})")
+        position = start + -(-length // TAR_BLOCK) * TAR_BLOCK
+        if kind in b"xL":  # pax's or GNU's record of what the next member is called
+            if length > LARGEST_NAME:
+                raise Damage(f"a name record of {length:,} bytes (byte {start - TAR_BLOCK:,} of {size:,})")
             content = os.pread(handle, length, start)
             extended = _pax(content) if kind == b"x" else {"path": _text(content)}
-        elif kind not in b"gK":  # those stand between a long name and its member
+        elif kind not in b"gK":  # those may stand between a long name and its member
             extended = {}
             if kind in b"0\0":
                 yield Member(name, start, length)
 
 
-class _Window:
+class _ReadAhead:
     """pread in pieces of 8 KiB: a caption, a json and the next image's header lie side by side."""
 
     def __init__(self, handle: int):
@@ -146,21 +176,28 @@ class _Window:
 
     def read(self, position: int, length: int) -> bytes:
         if not self.start <= position <= self.start + len(self.data) - length:
-            self.start, self.data = position, os.pread(self.handle, 16 * BLOCK, position)
+            self.start, self.data = position, os.pread(self.handle, 16 * TAR_BLOCK, position)
         return self.data[position - self.start : position - self.start + length]
 
 
 def parse_header(header: bytes, position: int = -1, size: int = -1) -> tuple[str, int, bytes]:
-    """Name, size and type of a 512-byte header; `Damage` where its checksum or size field is wrong."""
+    """Name, size in bytes and type of a 512-byte header (POSIX ustar, with GNU's and the old format's deviations).
+
+    position, size: of the header and of the tar, for messages.
+
+    Raises:
+        Damage: the checksum or the size field is wrong.
+    """
     try:
         stored = int(header[148:156].split(b"\0")[0].strip() or b"0", 8)
-        if header[124] & 0x80:
+        if header[124] & 0x80:  # GNU's binary size, for more than octal digits hold
             length = int.from_bytes(header[125:136], "big")
         else:
             length = int(header[124:136].split(b"\0")[0].strip() or b"0", 8)
     except ValueError:
         stored, length = -1, 0
-    if stored != sum(header[:148]) + 256 + sum(header[156:]) or length < 0:
+    checksum = sum(header[:148]) + 8 * ord(" ") + sum(header[156:])  # its own field counts as spaces
+    if stored != checksum or length < 0:
         if position == 0:
             raise Damage("not a tar file")
         raise Damage(f"smashed header (byte {position:,} of {size:,})")

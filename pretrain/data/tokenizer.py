@@ -8,36 +8,40 @@ from vlm.encoders.tokens import CaptionTokenizer
 from vlm.errors import UserError
 from vlm.files import file_sha256
 
-SAMPLE = 20_000  # captions that a BPE is learnt from
-BYTES = 256  # tokens of a byte-level BPE that has learnt nothing
+LEARNT_FROM = 20_000  # captions of the data, the first ones
+BYTE_TOKENS = 256  # of a byte-level BPE that has learnt nothing
 
 
 def trained_size(name: str) -> int | None:
-    """SIZE of `train:SIZE`, None of `gpt2` or a file; `UserError` for anything else."""
+    """SIZE of `train:SIZE`, None of `gpt2` or a file.
+
+    Raises:
+        UserError: `name` is none of these.
+    """
     kind, _, size = name.partition(":")
-    if kind == "train" and size.isdigit() and int(size) > BYTES:
+    if kind == "train" and size.isdigit() and int(size) > BYTE_TOKENS:
         return int(size)
     if name == "gpt2" or Path(name).is_file():
         return None
     raise UserError(
-        f"--tokenizer {name}: give gpt2, train:SIZE with SIZE above {BYTES}, or the path of a tokenizer.json"
+        f"--tokenizer {name}: give gpt2, train:SIZE with SIZE above {BYTE_TOKENS}, or the path of a tokenizer.json"
     )
 
 
 def load_tokenizer(name: str, data: Captions) -> CaptionTokenizer:
-    """`gpt2`, a tokenizer.json, or `train:SIZE`: a BPE learnt from the first captions of the data, in stored order."""
+    """Load `gpt2` or a tokenizer.json, or learn `train:SIZE` from the first captions of the data, in stored order."""
     if size := trained_size(name):
-        return CaptionTokenizer.train(data.first_captions(SAMPLE), size)
+        return CaptionTokenizer.train(data.first_captions(LEARNT_FROM), size)
     return CaptionTokenizer.gpt2() if name == "gpt2" else CaptionTokenizer.load(name)
 
 
 def vocabulary(name: str) -> int:
-    """Number of tokens, without data or hub; for train:SIZE the SIZE, of which a small data set may fall short."""
+    """Number of tokens, without data or hub; for train:SIZE the SIZE, which a small data set may not reach."""
     if size := trained_size(name):
         return size
     return EncoderConfig.vocab_size if name == "gpt2" else CaptionTokenizer.load(name).vocab_size
 
 
 def identity(name: str) -> str:
-    """`name`, or for a file the hash of its content: a moved file is the same tokenizer, an edited one is not."""
+    """Give `name`, or for a file the hash of its content: a moved file is the same tokenizer, an edited one is not."""
     return name if name == "gpt2" or trained_size(name) else f"sha256:{file_sha256(name)}"

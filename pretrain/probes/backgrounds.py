@@ -21,33 +21,40 @@ VARIANTS = ("original", "mixed_same", "mixed_rand")
 
 
 def with_drops(reading: str, found: dict[str, float]) -> dict[str, float]:
-    """Accuracies by variant and their drops, under the name of the reading."""
+    """Accuracies by variant and their drops, under the name of the reading: zero_shot_original, linear_drop_..."""
     drops = {f"drop_{name}": found["original"] - found[name] for name in VARIANTS[1:]}
     return {f"{reading}_{name}": value for name, value in {**found, **drops}.items()}
 
 
 def _linear(encoder: Encoder, train: Labelled, variants: dict[str, Labelled], seed: int) -> dict[str, float]:
+    """Accuracy on each variant of a linear probe that is fitted on `train`."""
     features = [cls_features(encoder, part.images, "linear") for part in (train, *variants.values())]
     labels = train.labels.to(encoder.device)
     scores, _ = linear_probe(features[0], labels, *features[1:], classes=len(train.classes), seed=seed)
-    return {
-        name: accuracy(found, part.labels.to(encoder.device)) for (name, part), found in zip(variants.items(), scores)
-    }
+    found = {}
+    for (name, part), of_part in zip(variants.items(), scores):
+        found[name] = accuracy(of_part, part.labels.to(encoder.device))
+    return found
 
 
 def background_probe(
     encoder: Encoder, root: str | Path, templates: Sequence[str], given: dict[str, str] | None, seed: int
 ) -> dict:
-    """Accuracy on each variant and the drops, by captions and by a linear probe; templates, given: of the captions."""
+    """Accuracy on each variant and the drops, by captions and by a linear probe.
+
+    templates, given: of the captions, as in `CaptionClassifier.build`.
+
+    Raises:
+        UserError: a variant is missing or has other classes.
+    """
     root = Path(root)
     original = open_class_folders(root / "original" / "val")
     classifier = CaptionClassifier.build(encoder, original.classes, templates, given)
     variants = {"original": original}
     variants |= {name: open_class_folders(root / name / "val", original.classes) for name in VARIANTS[1:]}
-    found = {
-        name: accuracy(classifier(encoder, part.images, name), part.labels.to(encoder.device))
-        for name, part in variants.items()
-    }
+    found = {}
+    for name, part in variants.items():
+        found[name] = accuracy(classifier(encoder, part.images, name), part.labels.to(encoder.device))
     numbers = with_drops("zero_shot", found)
     if (root / "original" / "train").is_dir():
         train = open_class_folders(root / "original" / "train", original.classes)

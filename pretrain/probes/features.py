@@ -1,12 +1,11 @@
-"""What a frozen encoder makes of many images. They are read on the way: two batches of pixels are all that is held.
+"""Features of a frozen encoder over many images, which are read on the way: two batches of pixels are held at a time.
 
-An image set is a sequence that gives a PIL image for a number; the probes' own open a file when they are asked.
+A set of images is a sequence that gives a PIL image for a number; the probes' own open the file when they are asked.
 """
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -15,27 +14,31 @@ from pretrain.objective import Embeddings
 from vlm.encoders.levljepa import Encoder
 from vlm.run.progress import progress
 
-BATCH = 128
+ENCODE_BATCH = 128  # images
 KEPT = 8 << 30  # bytes of patch tokens kept in memory: ADE20K's 20,210 training images on a ViT-B take 6.1 GB
 
 
 def pixel_batches(encoder: Encoder, images: Sequence, batches: Iterable[Sequence[int]]) -> Iterator[torch.Tensor]:
     """float32[b, 3, H, W] on the encoder's device for each batch of numbers; the next one is decoded meanwhile."""
+
+    def pixels(number: int) -> torch.Tensor:
+        return encoder.transform(images[number])
+
+    def stacked(batch: list[Future[torch.Tensor]]) -> torch.Tensor:
+        return torch.stack([future.result() for future in batch]).to(encoder.device)
+
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:  # Pillow decodes and resizes without the GIL
-        ahead = deque()
+        waiting = None
         for numbers in batches:
-            ahead.append([pool.submit(lambda number: encoder.transform(images[number]), n) for n in numbers])
-            if len(ahead) > 1:
-                yield _stacked(ahead.popleft(), encoder.device)
-        while ahead:
-            yield _stacked(ahead.popleft(), encoder.device)
+            submitted = [pool.submit(pixels, number) for number in numbers]
+            if waiting is not None:
+                yield stacked(waiting)
+            waiting = submitted
+        if waiting is not None:
+            yield stacked(waiting)
 
 
-def _stacked(waiting: list, device: torch.device) -> torch.Tensor:
-    return torch.stack([future.result() for future in waiting]).to(device)
-
-
-def in_order(count: int, size: int = BATCH) -> list[range]:
+def in_order(count: int, size: int = ENCODE_BATCH) -> list[range]:
     """0 .. count - 1 in batches."""
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
@@ -49,7 +52,7 @@ def over_images(
     label: of the progress bar; None shows none.
     """
     parts = []
-    with progress(len(images), label, "image", show=label is not None) as bar:
+    with progress(len(images), label or "", "image", show=label is not None) as bar:
         for pixels in pixel_batches(encoder, images, in_order(len(images))):
             parts.append(read(pixels).float())
             bar.update(len(pixels))
@@ -66,16 +69,20 @@ def embed_images(encoder: Encoder, images: Sequence, label: str | None) -> tuple
 
     def read(pixels: torch.Tensor) -> torch.Tensor:
         z_v = encoder.embed_images(pixels)
-        return torch.stack([z_v, encoder.predict_text(z_v)], dim=1)
+        return torch.stack([z_v, encoder.predict_text(z_v)], dim=1)  # [b, 2, E]
 
-    return over_images(encoder, images, read, label).unbind(1)
+    z_v, to_text = over_images(encoder, images, read, label).unbind(1)
+    return z_v, to_text
 
 
 @torch.no_grad()
 def embed_texts(encoder: Encoder, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
     """z_t and the image it predicts, h_t(z_t), each float32[B, E]."""
-    parts = [encoder.embed_texts(texts[part.start : part.stop]) for part in in_order(len(texts))]
-    return torch.cat(parts).float(), torch.cat([encoder.predict_image(part) for part in parts]).float()
+    z_t, to_image = [], []
+    for part in in_order(len(texts)):
+        z_t.append(encoder.embed_texts(texts[part.start : part.stop]))
+        to_image.append(encoder.predict_image(z_t[-1]))
+    return torch.cat(z_t).float(), torch.cat(to_image).float()
 
 
 def embed(encoder: Encoder, images: Sequence, captions: Sequence[str], label: str | None = "images") -> Embeddings:
@@ -93,21 +100,21 @@ def patch_tokens(encoder: Encoder, images: Sequence, batches: Iterable[Sequence[
 
 
 class PatchTokens:
-    """The patch tokens of a training set: kept in memory where they fit, else encoded anew each time they are asked.
+    """The patch tokens of a training set: kept in memory if they fit, else encoded anew each time they are asked.
 
     They are the same float16 numbers either way. mean, std: float32[vision_width] over all tokens.
     """
 
     def __init__(self, encoder: Encoder, images: Sequence):
-        self._encoder, self._images, self._kept = encoder, images, None
+        self._encoder, self._images = encoder, images
         tokens, width = encoder.vision.patch_embed.num_patches, encoder.config.vision_width
-        if 2 * len(images) * tokens * width <= KEPT:
-            self._kept = torch.empty(len(images), tokens, width, dtype=torch.half)
+        fits = 2 * len(images) * tokens * width <= KEPT  # 2 bytes a float16
+        self._kept = torch.empty(len(images), tokens, width, dtype=torch.half) if fits else None
         total, squares = torch.zeros(2, width, dtype=torch.float64, device=encoder.device)
         batches = in_order(len(images))
         with progress(len(images), "patch tokens", "image") as bar:
             for numbers, part in zip(batches, patch_tokens(encoder, images, batches)):
-                flat = part.flatten(0, 1).double()
+                flat = part.flatten(0, 1).double()  # [b * N, vision_width]
                 total += flat.sum(0)
                 squares += flat.square().sum(0)
                 if self._kept is not None:
@@ -120,11 +127,11 @@ class PatchTokens:
     def batches(self, batches: Iterable[Sequence[int]]) -> Iterator[torch.Tensor]:
         """float32[b, N, vision_width] on the encoder's device for each batch of numbers."""
         if self._kept is None:
-            found = patch_tokens(self._encoder, self._images, batches)
+            for part in patch_tokens(self._encoder, self._images, batches):
+                yield part.float()
         else:
-            found = (self._kept[torch.as_tensor(numbers)].to(self._encoder.device) for numbers in batches)
-        for part in found:
-            yield part.float()
+            for numbers in batches:
+                yield self._kept[torch.as_tensor(numbers)].to(self._encoder.device).float()
 
 
 def shuffled(count: int, size: int, steps: int, seed: int) -> Iterator[list[int]]:
@@ -133,8 +140,8 @@ def shuffled(count: int, size: int, steps: int, seed: int) -> Iterator[list[int]
     Fewer rows than `size` make one batch an epoch.
     """
     size = min(size, count)
-    for step in range(steps):
-        epoch, place = divmod(step, count // size)
-        if place == 0:
-            order = np.random.default_rng([seed, epoch]).permutation(count)
-        yield order[place * size : (place + 1) * size].tolist()
+    batches_an_epoch = count // size
+    for first in range(0, steps, batches_an_epoch):
+        order = np.random.default_rng([seed, first // batches_an_epoch]).permutation(count)
+        for place in range(min(batches_an_epoch, steps - first)):
+            yield order[place * size : (place + 1) * size].tolist()

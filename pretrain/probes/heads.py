@@ -3,7 +3,7 @@
 No setting ever sees the validation split: weight decay is chosen on a held-out part of the training split.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from itertools import tee
 
@@ -33,32 +33,49 @@ def accuracy(scores: torch.Tensor, labels: torch.Tensor) -> float:
 def held_out(labels: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Numbers of the rows to fit on and of the held-out rows: a tenth of each class, rounded up, keyed by the seed.
 
-    A class of one row keeps it. Raises `UserError` where all classes have one.
+    A class of one row keeps it.
+
+    Raises:
+        UserError: every class has one row.
     """
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(labels)))
-    rows = [order[labels[order] == label] for label in labels.unique()]
-    out = torch.cat([part[: -(-len(part) // HELD_OUT) if len(part) > 1 else 0] for part in rows])
-    if not len(out):
+    parts = []
+    for label in labels.unique():
+        rows = order[labels[order] == label]
+        parts.append(rows[: -(-len(rows) // HELD_OUT) if len(rows) > 1 else 0])
+    outside = torch.cat(parts).sort().values
+    if not len(outside):
         raise UserError("every class of the train split has one image: weight decay is chosen on a second one")
     inside = torch.ones(len(labels), dtype=torch.bool)
-    inside[out] = False
-    return inside.nonzero()[:, 0], out.sort().values
+    inside[outside] = False
+    return inside.nonzero()[:, 0], outside
 
 
 def knn_scores(
     train: torch.Tensor, labels: torch.Tensor, test: torch.Tensor, classes: int, k: int = NEIGHBOURS
 ) -> torch.Tensor:
-    """DINO's weighted k-NN, float32[test rows, classes]: the k most similar train rows vote, each exp(cos / 0.07)."""
+    """DINO's weighted k-NN, float32[test rows, classes]: the k most similar train rows vote, each exp(cos / 0.07).
+
+    train: float[B, D] with labels int64[B]; test: float[B', D].
+
+    Raises:
+        UserError: there are fewer train rows than neighbours.
+    """
     if len(train) < k:
         raise UserError(f"k-NN asks {k} neighbours, the train split has {len(train)} images: give {k} or more")
     train, test = functional.normalize(train, dim=1), functional.normalize(test, dim=1)
-    nearest = [(rows @ train.T).topk(k, dim=1) for rows in test.split(max(1, ELEMENTS // len(train)))]
-    similarity, number = (torch.cat(part).cpu() for part in zip(*nearest))
+    similarity, neighbour = [], []  # [rows, k] of each piece of test, so that no product is too large
+    for rows in test.split(max(1, ELEMENTS // len(train))):
+        nearest = (rows @ train.T).topk(k, dim=1)
+        similarity.append(nearest.values.cpu())
+        neighbour.append(nearest.indices.cpu())
+    weight = (torch.cat(similarity) / TEMPERATURE).exp()
+    voted = labels.cpu()[torch.cat(neighbour)]  # int64[B', k]
     votes = torch.zeros(len(test), classes)  # on the CPU: a GPU adds them up in an order of its own
-    return votes.scatter_add_(1, labels.cpu()[number], (similarity / TEMPERATURE).exp()).to(test.device)
+    return votes.scatter_add_(1, voted, weight).to(test.device)
 
 
-Linear = tuple[torch.Tensor, torch.Tensor]
+Linear = tuple[torch.Tensor, torch.Tensor]  # W [D, C], b [C]
 
 
 def fit_linear(
@@ -66,7 +83,7 @@ def fit_linear(
 ) -> Linear:
     """(W [D, C], b [C]) that minimise mean loss(x W + b, y) + ridge |W|^2: L-BFGS over all rows, no random number.
 
-    start: where to start, or C, to start from zero.
+    loss: the mean over rows [b, C] and their targets. start: where to start, or C, to start from zero.
     """
     if isinstance(start, int):
         start = x.new_zeros(x.shape[1], start), x.new_zeros(start)
@@ -78,6 +95,7 @@ def fit_linear(
         optimizer.zero_grad()
         total = ridge * weight.square().sum()
         total.backward()
+        # The rows come in pieces, whose gradients add up: each piece counts by its share of the rows.
         for part, target in zip(x.split(rows), y.split(rows)):
             value = loss(part @ weight + bias, target) * (len(part) / len(x))
             value.backward()
@@ -100,21 +118,31 @@ def linear_probe(
     """Softmax regression on standardised features: (float32[rows, classes] for each of `tests`, the ridge chosen).
 
     The ridge is the one of `RIDGES` with the least cross-entropy on the held-out part of train (its accuracy there is
-    a noisy guide where images are few); the fit with it is then made on all of train.
+    a noisy guide if images are few); the fit with it is then made on all of train.
     """
-    train, *tests = standardised(train, *tests)
+    train, *others = standardised(train, *tests)
     inside, outside = held_out(labels.cpu(), seed)
-    x, y, path = train[inside], labels[inside], [classes]
+    fit: Linear | int = classes
+    fits, losses = [], []
     for ridge in RIDGES:
-        path.append(fit_linear(x, y, functional.cross_entropy, ridge, path[-1]))
-    losses = [functional.cross_entropy(train[outside] @ weight + bias, labels[outside]) for weight, bias in path[1:]]
+        fit = fit_linear(train[inside], labels[inside], functional.cross_entropy, ridge, fit)
+        fits.append(fit)
+        losses.append(functional.cross_entropy(_scores(fit, train[outside]), labels[outside]))
     best = int(torch.stack(losses).argmin())
-    weight, bias = fit_linear(train, labels, functional.cross_entropy, RIDGES[best], path[1 + best])
-    return [part @ weight + bias for part in tests], RIDGES[best]
+    fit = fit_linear(train, labels, functional.cross_entropy, RIDGES[best], fits[best])
+    return [_scores(fit, rows) for rows in others], RIDGES[best]
+
+
+def _scores(fit: Linear, rows: torch.Tensor) -> torch.Tensor:
+    weight, bias = fit
+    return rows @ weight + bias
 
 
 class Standardise(nn.Module):
-    """x -> (x - mean) / std, feature by feature."""
+    """x [..., D] -> (x - mean) / std, feature by feature."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(self, mean: torch.Tensor, std: torch.Tensor):
         super().__init__()
@@ -140,9 +168,10 @@ class AttentiveProbe(nn.Module):
         self.classifier = nn.Linear(width, classes)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        attention = self.query(tokens).softmax(dim=1)
-        values = self.value(tokens).unflatten(-1, (self.heads, -1))
-        return self.classifier(torch.einsum("bnh,bnhd->bhd", attention, values).flatten(1))
+        attention = self.query(tokens).softmax(dim=1)  # [B, N, heads], over the tokens
+        values = self.value(tokens).unflatten(-1, (self.heads, -1))  # [B, N, heads, D / heads]
+        read = torch.einsum("bnh,bnhd->bhd", attention, values).flatten(1)  # [B, D]
+        return self.classifier(read)
 
 
 def training_steps(count: int, batch: int) -> int:
@@ -151,7 +180,12 @@ def training_steps(count: int, batch: int) -> int:
 
 
 def train_heads(
-    heads: list[nn.Module], decays: Iterable[float], batches: Iterable, loss: Callable, steps: int, label: str
+    heads: Sequence[nn.Module],
+    decays: Sequence[float],
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    steps: int,
+    label: str,
 ) -> None:
     """AdamW on every head, each with its weight decay, over the same (tokens, targets) batches; lr falls to zero."""
     optimizers = [torch.optim.AdamW(_decaying(head, decay), fused=True) for head, decay in zip(heads, decays)]
@@ -168,7 +202,8 @@ def train_heads(
 
 def _decaying(head: nn.Module, decay: float) -> list[dict]:
     """Parameter groups: matrices decay, biases do not."""
-    matrices, biases = ([p for p in head.parameters() if (p.ndim > 1) == wanted] for wanted in (True, False))
+    matrices = [parameter for parameter in head.parameters() if parameter.ndim > 1]
+    biases = [parameter for parameter in head.parameters() if parameter.ndim <= 1]
     return [{"params": matrices, "weight_decay": decay}, {"params": biases, "weight_decay": 0.0}]
 
 
@@ -184,18 +219,18 @@ def attentive_probe(
     steps = training_steps(len(inside), batch)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        first = nn.Sequential(
-            Standardise(tokens.mean, tokens.std), AttentiveProbe(len(tokens.mean), heads, classes)
-        ).to(labels.device)
+        standardise = Standardise(tokens.mean, tokens.std)
+        first = nn.Sequential(standardise, AttentiveProbe(len(tokens.mean), heads, classes)).to(labels.device)
     probes = [deepcopy(first) for _ in DECAYS]
-    chosen, same = tee(inside[rows] for rows in shuffled(len(inside), batch, steps, seed))
+    chosen, same = tee(inside[rows].tolist() for rows in shuffled(len(inside), batch, steps, seed))
     pairs = zip(tokens.batches(chosen), (labels[rows] for rows in same))
     train_heads(probes, DECAYS, pairs, functional.cross_entropy, steps, "attentive probe")
-    blocks = [outside[rows.start : rows.stop] for rows in in_order(len(outside))]
+
     losses = torch.zeros(len(DECAYS))
+    held = [outside[rows.start : rows.stop].tolist() for rows in in_order(len(outside))]
     with torch.no_grad():
-        for part, rows in zip(tokens.batches(blocks), blocks):
-            found = [functional.cross_entropy(probe(part), labels[rows], reduction="sum") for probe in probes]
-            losses += torch.stack(found).cpu()
+        for part, rows in zip(tokens.batches(held), held):
+            for number, probe in enumerate(probes):
+                losses[number] += functional.cross_entropy(probe(part), labels[rows], reduction="sum").cpu()
     best = int(losses.argmin())
     return probes[best], DECAYS[best]

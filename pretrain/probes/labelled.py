@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -16,7 +17,7 @@ SPLITS = {"train": ("train",), "val": ("val", "validation", "valid", "test")}
 LABEL_COLUMNS = ("label", "labels", "class", "fine_label")
 
 
-class Images(Sequence):
+class Images(Sequence[Image.Image]):
     """`count` images, each read when it is asked for."""
 
     def __init__(self, count: int, read: Callable[[int], Image.Image]):
@@ -25,18 +26,29 @@ class Images(Sequence):
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, number: int) -> Image.Image:
-        if not 0 <= number < self._count:
-            raise IndexError(number)
-        return self._read(number)
+    def __getitem__(self, index: Any) -> Any:  # a number alone; Sequence's own type asks for slices as well
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        return self._read(index)
 
 
 def image_files(paths: Sequence[Path]) -> Images:
+    """The images in these files, in order."""
     return Images(len(paths), lambda number: load_image(paths[number]))
 
 
+def image_paths(folder: Path, pattern: str = "*") -> list[Path]:
+    """The image files of a folder that match `pattern`, sorted; hidden ones are left out."""
+    found = (path for path in folder.glob(pattern) if path.suffix.lower() in SUFFIXES)
+    return sorted(path for path in found if not path.name.startswith("."))
+
+
 def decoded(data: bytes | None, where: str) -> Image.Image:
-    """`vlm.images.decode` whose error says where the image is."""
+    """The image in these bytes.
+
+    Raises:
+        ImageError: they are no usable image; it says `where` they come from.
+    """
     try:
         return decode(data or b"")
     except ImageError as error:
@@ -63,23 +75,19 @@ def open_labelled(
 
     source: a folder of these splits, each of class folders (class folders alone are a `val` split); a data set written
     by `save_to_disk`; parquet in the hub's layout; or an id on the hub. classes: those of train, which the labels of
-    val then refer to. Raises `UserError` where the split is missing, a class is empty or a label unknown.
+    val then refer to.
+
+    Raises:
+        UserError: the split is missing, a class is empty, or a label unknown.
     """
     path = Path(source)
-    saved = (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists()
-    parquet = any(any(path.glob(pattern)) for pattern in ("*.parquet", "*/*.parquet"))
-    if path.is_dir() and not saved and not parquet:
+    if tabular.is_saved(path):
+        data = tabular.load_saved(path)
+    elif path.is_dir() and not any(path.glob("*.parquet")) and not any(path.glob("*/*.parquet")):
         return open_class_folders(_split_folder(path, split), classes)
-    import datasets
-
-    if saved:
-        data = tabular.loaded(str(source), lambda: datasets.load_from_disk(str(source)))
-    elif path.is_dir() or tabular.HUB_ID.fullmatch(str(source)):
-        name = str(source) if path.is_dir() else f"{source}, which is no path here,"
-        data = tabular.loaded(name, lambda: datasets.load_dataset(str(source)))
     else:
-        raise UserError(f"{source} does not exist: give a folder of class folders, a saved data set or a hub id")
-    if isinstance(data, datasets.Dataset):
+        data = tabular.load_named(str(source), None, "a folder of class folders, a saved data set or a hub id")
+    if not isinstance(data, dict):  # one split without a name
         data = {"val": data}
     name = next((name for name in SPLITS[split] if name in data), None)
     if name is None:
@@ -88,7 +96,11 @@ def open_labelled(
 
 
 def open_class_folders(folder: Path, classes: Sequence[str] | None = None) -> Labelled:
-    """`folder/CLASS/**/*.jpg`; the classes are the folders' names, sorted, or those given."""
+    """`folder/CLASS/**/*.jpg`; the classes are the folders' names, sorted, or those given.
+
+    Raises:
+        UserError: there are no class folders, one holds no image, or its name is none of `classes`.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist: a folder of class folders is needed")
     names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
@@ -97,9 +109,7 @@ def open_class_folders(folder: Path, classes: Sequence[str] | None = None) -> La
     paths, labels = [], []
     numbers = _numbered(classes or names)
     for name in names:
-        found = sorted(
-            path for path in (folder / name).rglob("*") if path.suffix.lower() in SUFFIXES and path.name[0] != "."
-        )
+        found = image_paths(folder / name, "**/*")
         if not found:
             raise UserError(f"{folder / name} holds no image ({', '.join(SUFFIXES)}): fill or remove this class")
         paths += found
@@ -108,6 +118,7 @@ def open_class_folders(folder: Path, classes: Sequence[str] | None = None) -> La
 
 
 def _split_folder(root: Path, split: str) -> Path:
+    """The folder of `split` in `root`; class folders without any split are `val`."""
     every = [name for names in SPLITS.values() for name in names]
     there = [name for name in every if (root / name).is_dir()]
     found = [name for name in there if name in SPLITS[split]]
@@ -119,8 +130,10 @@ def _split_folder(root: Path, split: str) -> Path:
     raise UserError(f"{root} has no {' or '.join(SPLITS[split])} folder, only {instead}: this probe needs that split")
 
 
-def _open_table(data, name: str, classes, image_column: str | None, label_column: str | None) -> Labelled:
-    """Rows of a `datasets.Dataset`."""
+def _open_table(
+    data: Any, name: str, classes: Sequence[str] | None, image_column: str | None, label_column: str | None
+) -> Labelled:
+    """The rows of a `datasets.Dataset`."""
     image_column = tabular.choose_column(data.column_names, image_column, tabular.IMAGE_COLUMNS, "image", name)
     label_column = tabular.choose_column(data.column_names, label_column, LABEL_COLUMNS, "label", name)
     values, feature = data.with_format(None)[label_column][:], data.features[label_column]
@@ -148,6 +161,7 @@ def _numbered(classes: Sequence[str]) -> dict[str, int]:
 
 
 def _number(name: str, numbers: dict[str, int], where: str) -> int:
+    """The number of a class; `UserError` if it is none of the known ones."""
     if name not in numbers:
         known = ", ".join(list(numbers)[:3])
         raise UserError(f"{where} has the class {name!r}, not one of {known}, ...: all splits need the same classes")

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -22,26 +23,32 @@ def presence(
 ) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
     """CLS float32[B, W] of the first `limit` images of GQA's scene graphs, which names each shows, bool[B, C], names.
 
-    names: the columns; None takes every name found, sorted. Raises `UserError` where the scene graphs are missing.
+    names: the columns; None takes every name found, sorted.
+
+    Raises:
+        UserError: the scene graphs are missing.
     """
-    graphs = dict(list(read_json(gqa / f"{split}_sceneGraphs.json").items())[:limit])
-    found = [{thing["name"] for thing in graph["objects"].values()} for graph in graphs.values()]
-    names = list(names) if names is not None else sorted(set().union(*found))
-    paths = [gqa / "images" / f"{image}.jpg" for image in graphs]
-    paths = [path if path.exists() else path.with_suffix(".png") for path in paths]
-    features = cls_features(encoder, image_files(paths), split)
-    return features, torch.tensor([[name in present for name in names] for present in found]), names
+    graphs = read_json(gqa / f"{split}_sceneGraphs.json")
+    paths, shown = [], []  # of each image the file, and the set of names
+    for image, graph in islice(graphs.items(), limit):
+        path = gqa / "images" / f"{image}.jpg"
+        paths.append(path if path.exists() else path.with_suffix(".png"))
+        shown.append({thing["name"] for thing in graph["objects"].values()})
+    columns = list(names) if names is not None else sorted(set().union(*shown))
+    labels = torch.tensor([[name in present for name in columns] for present in shown])
+    return cls_features(encoder, image_files(paths), split), labels, columns
 
 
 def area_under_curve(scores: torch.Tensor, labels: torch.Tensor) -> float:
     """ROC AUC of scores float[B] for labels bool[B], ties counted half (Mann-Whitney); NaN without both labels."""
-    order = scores.unique(return_inverse=True)[1]
-    counts = torch.bincount(order)
-    ranks = (counts.cumsum(0) - (counts - 1) / 2)[order]
+    place = scores.unique(return_inverse=True)[1]  # int64[B], among the different scores, lowest first
+    counts = torch.bincount(place)
+    ranks = (counts.cumsum(0) - (counts - 1) / 2)[place]  # 1 .. B, the mean of their ranks for equal scores
     positives, negatives = int(labels.sum()), int((~labels).sum())
     if not positives or not negatives:
         return math.nan
-    return float((ranks[labels].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    lowest_sum = positives * (positives + 1) / 2  # of the positives' ranks, when all of them come first
+    return float((ranks[labels].sum() - lowest_sum) / (positives * negatives))
 
 
 def presence_areas(
@@ -49,7 +56,7 @@ def presence_areas(
 ) -> list[float]:
     """One logistic regression per name on standardised features, fitted on `train`; its AUC on `test`, per name.
 
-    NaN where `test` has the name on all images or on none.
+    train, test: float[B, D] with labels bool[B, C]. NaN for a name that `test` has on all images or on none.
     """
     x, other = standardised(train, test)
     loss = functional.binary_cross_entropy_with_logits
@@ -62,6 +69,9 @@ def object_probe(encoder: Encoder, gqa: str | Path, train_images: int = 2000, te
     """How well CLS tells which objects an image shows: fitted on GQA's train scenes, AUC on val scenes.
 
     The mean runs over the names that some of the val scenes have and some have not.
+
+    Raises:
+        UserError: the folder has no scene graphs, or they name no object that some scenes have and some have not.
     """
     gqa = Path(gqa)
     train, labels, names = presence(encoder, gqa, "train", None, train_images)

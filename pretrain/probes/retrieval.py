@@ -12,7 +12,7 @@ from pretrain.objective import Embeddings, effective_rank
 from pretrain.probes.features import embed
 from pretrain.probes.labelled import Images, decoded
 from pretrain.probes.zero_shot import cross_modal_scores
-from pretrain.sigreg import KNOTS, SPACING, random_directions, sigreg
+from pretrain.sigreg import knots_and_weights, random_directions, sigreg
 from vlm.distributed import is_main
 from vlm.encoders.levljepa import Encoder
 from vlm.errors import UserError
@@ -25,7 +25,8 @@ DIRECTIONS = 4096
 def caption_pool(data: Captions, count: int) -> tuple[Images, list[str]]:
     """The first `count` images and captions that can be used; says how many were passed over.
 
-    Raises `UserError` where there are fewer, or too few for recall.
+    Raises:
+        UserError: there are fewer, or they are too few for recall.
     """
     if count < max(RANKS):
         raise UserError(f"a pool of {count}: R@{max(RANKS)} needs {max(RANKS)} captions or more")
@@ -52,13 +53,14 @@ def usable_pairs(data: Captions, count: int) -> tuple[Images, list[str], int]:
     def read(place: int) -> Image.Image:
         with one_at_a_time:
             content, _ = data.read(numbers[place])
-        return decoded(content, "{}:{}".format(*data.identify(numbers[place])))
+        shard, index = data.identify(numbers[place])
+        return decoded(content, f"{shard}:{index}")
 
     return Images(len(numbers), read), captions, seen - len(numbers)
 
 
 def _usable(data: Captions, number: int) -> str | None:
-    """The caption of a pair, or None where it or the image cannot be used."""
+    """The caption of a pair, or None if it or the image cannot be used."""
     try:
         image, raw = data.read(number)
         caption = clean_caption(raw)
@@ -71,7 +73,7 @@ def _usable(data: Captions, number: int) -> str | None:
 
 
 def tell_passed(passed: int, count: int) -> None:
-    """One line on rank 0 where a pool is not simply the first of the data."""
+    """Print a line on rank 0 if pairs were passed over: the pool is not simply the first of the data."""
     if passed and is_main():
         print(f"{passed} pairs that cannot be used were passed over for the pool of {count}", file=sys.stderr)
 
@@ -81,25 +83,28 @@ def recall_at(scores: torch.Tensor, captions: Sequence[str], k: int) -> float:
 
     scores: float[B, B], images by captions, or the other way round.
     """
-    top = scores.topk(k, dim=1).indices.tolist()
-    return sum(any(captions[j] == captions[i] for j in row) for i, row in enumerate(top)) / len(captions)
+    found = 0
+    for caption, columns in zip(captions, scores.topk(k, dim=1).indices.tolist()):
+        found += any(captions[column] == caption for column in columns)
+    return found / len(captions)
 
 
 def recalls(e: Embeddings, captions: Sequence[str]) -> dict[str, float]:
     """R@1 and R@5 of images among captions and of captions among images."""
     scores = cross_modal_scores(e.z_v, e.z_t, e.to_text, e.to_image)
-    directions = {"image_to_text": scores, "text_to_image": scores.T}
-    return {f"{name}_r{k}": recall_at(part, captions, k) for name, part in directions.items() for k in RANKS}
+    found = {}
+    for name, rows in (("image_to_text", scores), ("text_to_image", scores.T)):
+        for k in RANKS:
+            found[f"{name}_r{k}"] = recall_at(rows, captions, k)
+    return found
 
 
 def expected_sigreg() -> float:
     """What SIGReg averages on samples of the normal distribution that it pulls towards, whatever their number.
 
-    The variance of a sample's characteristic function, 1 - phi(t)^2, under SIGReg's weights.
+    It is the variance of a sample's characteristic function, 1 - phi(t)^2, under SIGReg's weights.
     """
-    t = SPACING * torch.arange(1, KNOTS + 1, dtype=torch.float64)
-    weight = 2 * SPACING * torch.exp(-t.square() / 2)
-    weight[-1] /= 2
+    t, weight = knots_and_weights()
     return float((weight * -torch.expm1(-t.square())).sum())
 
 

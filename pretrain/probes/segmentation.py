@@ -19,15 +19,16 @@ from torch.nn import functional
 
 from pretrain.probes.features import PatchTokens, in_order, patch_tokens, shuffled
 from pretrain.probes.heads import Standardise, train_heads, training_steps
-from pretrain.probes.labelled import SUFFIXES, Images
+from pretrain.probes.labelled import Images, image_paths
 from vlm.encoders.levljepa import Encoder
 from vlm.errors import UserError
 from vlm.images import load_image
 from vlm.run.progress import progress
 
 LABELS = 256  # a mask is 8 bits deep
-BATCH = 16
+TRAIN_BATCH = 16  # images
 DECAY = 0.01
+NOT_COUNTED = -1  # the class of pixels whose label is ignored
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,11 @@ class Pairs:
         return Images(len(self), self.image)
 
     def image(self, number: int) -> Image.Image:
-        """Raises `UserError` where its mask has another size."""
+        """One image.
+
+        Raises:
+            UserError: its mask has another size.
+        """
         image = load_image(self.image_paths[number])
         with _open_mask(self.mask_paths[number]) as mask:
             if mask.size != image.size:
@@ -65,6 +70,7 @@ class Pairs:
 
 
 def _open_mask(path: Path) -> Image.Image:
+    """A PNG of one 8-bit number a pixel; `UserError` for anything else."""
     try:
         mask = Image.open(path, formats=("PNG",))
     except (OSError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -75,23 +81,26 @@ def _open_mask(path: Path) -> Image.Image:
 
 
 def open_pairs(root: Path, split: str) -> Pairs:
-    """The `train` or `val` split in ADE20K's or COCO-Stuff's layout; `UserError` where neither is there."""
-    names = {"train": ("training", "train2017"), "val": ("validation", "val2017")}[split]
-    for name, annotations, ignore in (
-        (names[0], ("annotations",), 0),
-        (names[1], ("annotations", "stuffthingmaps"), 255),
-    ):
-        masks = next((root / folder / name for folder in annotations if (root / folder / name).is_dir()), None)
-        if (root / "images" / name).is_dir() and masks:
-            return _matched(root / "images" / name, masks, ignore)
+    """The `train` or `val` split in ADE20K's or COCO-Stuff's layout.
+
+    Raises:
+        UserError: neither layout is there, or an image has no mask.
+    """
+    ade, coco = {"train": ("training", "train2017"), "val": ("validation", "val2017")}[split]
+    layouts = [("annotations", ade, 0), ("annotations", coco, 255), ("stuffthingmaps", coco, 255)]
+    for annotations, name, ignore in layouts:
+        images, masks = root / "images" / name, root / annotations / name
+        if images.is_dir() and masks.is_dir():
+            return _matched(images, masks, ignore)
     raise UserError(
-        f"{root} has neither ADE20K's images/{names[0]} and annotations/{names[0]} nor COCO-Stuff's images/{names[1]} "
-        f"and annotations/{names[1]} or stuffthingmaps/{names[1]}: give a folder in one of these layouts"
+        f"{root} has neither ADE20K's images/{ade} and annotations/{ade} nor COCO-Stuff's images/{coco} "
+        f"and annotations/{coco} or stuffthingmaps/{coco}: give a folder in one of these layouts"
     )
 
 
 def _matched(images: Path, masks: Path, ignore: int) -> Pairs:
-    found = sorted(path for path in images.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
+    """Each image of a folder with the mask of its name."""
+    found = image_paths(images)
     if not found:
         raise UserError(f"{images} holds no images")
     paths = [masks / f"{path.stem}.png" for path in found]
@@ -113,14 +122,16 @@ def train_masks(pairs: Pairs, size: int) -> torch.Tensor:
 
 def _along(tokens: int, pixels: int, device: torch.device) -> torch.Tensor:
     """Weights float32[pixels, tokens] of linear interpolation along one axis (align_corners=False)."""
-    unit = torch.eye(tokens, device=device)[:, None]
+    # What interpolation makes of each token alone, a row of ones and zeros, is that token's weight in every pixel.
+    unit = torch.eye(tokens, device=device)[:, None]  # [tokens, 1, tokens]
     return functional.interpolate(unit, size=pixels, mode="linear", align_corners=False)[:, 0].T
 
 
 def upsample(logits: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Bilinear, [..., h, w] -> [..., height, width]. As two matrix products its gradient is the same on every run."""
     rows, columns = logits.shape[-2:]
-    return _along(rows, height, logits.device) @ logits @ _along(columns, width, logits.device).T
+    down, across = _along(rows, height, logits.device), _along(columns, width, logits.device)
+    return down @ logits @ across.T  # [height, h] @ [..., h, w] @ [w, width]
 
 
 class SegmentationHead(nn.Module):
@@ -139,9 +150,10 @@ class SegmentationHead(nn.Module):
 
 def pixel_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Mean cross-entropy of logits [B, C, h, w], upsampled, over the pixels of targets int64[B, H, W] but for -1."""
-    pixels = upsample(logits, *targets.shape[1:]).permute(0, 2, 3, 1).flatten(0, 2)
+    height, width = targets.shape[1:]
+    pixels = upsample(logits, height, width).permute(0, 2, 3, 1).flatten(0, 2)  # [B * H * W, C]
     targets = targets.flatten()
-    total = functional.cross_entropy(pixels, targets, ignore_index=-1, reduction="sum")
+    total = functional.cross_entropy(pixels, targets, ignore_index=NOT_COUNTED, reduction="sum")
     return total / (targets >= 0).sum().clamp(min=1)
 
 
@@ -151,48 +163,55 @@ def confusion_matrix(truth: torch.Tensor, found: torch.Tensor, ignore: int) -> t
     truth, found: uint8[H, W].
     """
     counted = truth != ignore
-    pairs = truth[counted].long() * LABELS + found[counted].long()
+    pairs = truth[counted].long() * LABELS + found[counted].long()  # one number for each (i, j)
     return torch.bincount(pairs, minlength=LABELS**2).view(LABELS, LABELS)
 
 
 def intersection_over_union(confusion: torch.Tensor) -> dict[int, float]:
     """IoU of every label that occurs in the truth."""
-    right, truth, found = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    right, truth, found = confusion.diagonal(), confusion.sum(1), confusion.sum(0)  # pixels of each label, int64[256]
     share = right.double() / (truth + found - right).clamp(min=1)
     return {int(label): float(share[label]) for label in truth.nonzero()[:, 0]}
 
 
 def fit_head(encoder: Encoder, pairs: Pairs, seed: int) -> tuple[SegmentationHead, torch.Tensor]:
-    """The linear head fitted on `pairs`, and the label of each of its classes, int64[C]."""
+    """The linear head fitted on `pairs`, and the label of each of its classes, int64[C].
+
+    Raises:
+        UserError: the masks hold no label that counts.
+    """
     masks = train_masks(pairs, encoder.config.image_size)
+    # The head's classes are the labels that occur: class_of[label] is the class, or NOT_COUNTED.
     present = torch.bincount(masks.flatten().int(), minlength=LABELS) > 0
     present[pairs.ignore] = False
     if not present.any():
         raise UserError(f"the masks of {pairs.mask_paths[0].parent} hold nothing but {pairs.ignore}, which is ignored")
     labels = present.nonzero()[:, 0]
-    targets = torch.full((LABELS,), -1)
-    targets[labels] = torch.arange(len(labels))
+    class_of = torch.full((LABELS,), NOT_COUNTED)
+    class_of[labels] = torch.arange(len(labels))
 
     tokens = PatchTokens(encoder, pairs.images())
     head = SegmentationHead(tokens.mean, tokens.std, len(labels)).to(encoder.device)
-    steps = training_steps(len(pairs), BATCH)
-    chosen, same = tee(shuffled(len(pairs), BATCH, steps, seed))
-    batches = zip(tokens.batches(chosen), (targets[masks[rows].long()].to(encoder.device) for rows in same))
-    train_heads([head], [DECAY], batches, pixel_loss, steps, "segmentation head")
+    steps = training_steps(len(pairs), TRAIN_BATCH)
+    chosen, same = tee(shuffled(len(pairs), TRAIN_BATCH, steps, seed))
+    targets = (class_of[masks[rows].long()].to(encoder.device) for rows in same)  # int64[B, size, size] each
+    train_heads([head], [DECAY], zip(tokens.batches(chosen), targets), pixel_loss, steps, "segmentation head")
     return head, labels
 
 
 @torch.no_grad()
 def confusion_on(encoder: Encoder, head: SegmentationHead, labels: torch.Tensor, pairs: Pairs) -> torch.Tensor:
     """The head's confusion matrix int64[256, 256] on all pairs, each at its mask's own size."""
-    labels = labels.to(encoder.device, torch.uint8)
+    label_of_class = labels.to(encoder.device, torch.uint8)
     confusion = torch.zeros(LABELS, LABELS, dtype=torch.int64, device=encoder.device)
     batches = in_order(len(pairs))
     with progress(len(pairs), "segmenting", "image") as bar:
         for numbers, tokens in zip(batches, patch_tokens(encoder, pairs.images(), batches)):
-            for number, logits in zip(numbers, head(tokens.float())):
+            for number, logits in zip(numbers, head(tokens.float())):  # logits: [C, side, side]
                 truth = torch.from_numpy(pairs.mask(number)).to(encoder.device)
-                confusion += confusion_matrix(truth, labels[upsample(logits, *truth.shape).argmax(0)], pairs.ignore)
+                height, width = truth.shape
+                found = label_of_class[upsample(logits, height, width).argmax(0)]
+                confusion += confusion_matrix(truth, found, pairs.ignore)
                 bar.update()
     return confusion
 
@@ -201,8 +220,11 @@ def segmentation_probe(encoder: Encoder, root: str | Path, seed: int) -> dict:
     """Mean IoU on the validation masks over the labels that occur in them.
 
     Training sees images and masks at the encoder's size. A label that no training mask has is never found: IoU 0.
+
+    Raises:
+        UserError: the folder has another layout, or its masks hold no label that counts.
     """
-    train, val = (open_pairs(Path(root), split) for split in ("train", "val"))
+    train, val = open_pairs(Path(root), "train"), open_pairs(Path(root), "val")
     confusion = confusion_on(encoder, *fit_head(encoder, train, seed), val)
     shares = intersection_over_union(confusion)
     if not shares:

@@ -41,6 +41,9 @@ def spoken_name(name: str, given: dict[str, str] | None = None) -> str:
     """How a prompt says a class: as `given`, else its folder's name without number and underscores.
 
     A WordNet id of ImageNet-1k is said by its first lemma: n01440764 -> tench; 02_wheeled vehicle -> wheeled vehicle.
+
+    Raises:
+        UserError: the class is not among the `given` ones, or its folder's name has no letter.
     """
     if given is not None:
         if name not in given:
@@ -56,15 +59,20 @@ def spoken_name(name: str, given: dict[str, str] | None = None) -> str:
 
 @cache
 def _lemmas() -> dict[str, str]:
+    """WordNet id -> lemmas with commas between them, of ImageNet-1k."""
     from timm.data import ImageNetInfo
 
-    return ImageNetInfo().label_descriptions(as_dict=True)
+    info = ImageNetInfo()
+    return dict(zip(info.label_names(), info.label_descriptions()))
 
 
 def read_class_names(path: str | Path) -> dict[str, str]:
     """Lines of a class (a folder's name, a label) and how it is said, as in ImageNet's LOC_synset_mapping.txt.
 
     Of several names with commas between them the first one counts.
+
+    Raises:
+        UserError: the file cannot be read, or a line has no name.
     """
     try:
         lines = [line.split(maxsplit=1) for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -77,7 +85,7 @@ def read_class_names(path: str | Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class CaptionClassifier:
-    """One z_t and one h_t(z_t) a class, each float32[C, E]: the mean direction of the class in all templates."""
+    """One z_t and one h_t(z_t) a class, each float32[C, E]: the mean direction of the class over all templates."""
 
     z_t: torch.Tensor
     to_image: torch.Tensor
@@ -90,14 +98,19 @@ class CaptionClassifier:
         templates: Sequence[str] = TEMPLATES,
         given: dict[str, str] | None = None,
     ) -> "CaptionClassifier":
-        """given: how the classes are said, as in `spoken_name`. `UserError` for a template without exactly one {}."""
+        """Embed every class in every template. given: how the classes are said, as in `spoken_name`.
+
+        Raises:
+            UserError: a template has not exactly one {}, or a class has no name to say.
+        """
         for template in templates:
             if template.count("{}") != 1:
                 raise UserError(f"--template {template!r} needs one {{}}, where the class goes")
         names = [spoken_name(name, given) for name in classes]
         captions = [template.replace("{}", name) for name in names for template in templates]
-        directions = (functional.normalize(part, dim=1) for part in embed_texts(encoder, captions))
-        return cls(*(part.unflatten(0, (len(names), -1)).mean(1) for part in directions))
+        z_t, to_image = (functional.normalize(part, dim=1) for part in embed_texts(encoder, captions))
+        by_class = (len(names), len(templates))  # rows of [C * templates, E] belong to the classes in turn
+        return cls(z_t.unflatten(0, by_class).mean(1), to_image.unflatten(0, by_class).mean(1))
 
     def __call__(self, encoder: Encoder, images: Sequence, label: str = "zero-shot") -> torch.Tensor:
         """Images -> scores float32[B, C]."""

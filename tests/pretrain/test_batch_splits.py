@@ -11,7 +11,7 @@ from tiny.encoders import encoder_config
 
 from pretrain.batchnorm import GlobalBatchNorm1d
 from pretrain.config import OBJECTIVES, from_preset
-from pretrain.contrastive import Logits
+from pretrain.contrastive import LogitScale
 from pretrain.model import Pretrainer
 from pretrain.objective import objective
 from vlm.encoders.levljepa import new_encoder
@@ -34,7 +34,7 @@ def step(name, batch, rows=slice(None), micro_batch_size=0):
     pixels = [part[rows] for part in images] if len(images) > 1 else images[0][rows, 0]
     ids = torch.randint(0, 50, (batch, 12), generator=generator)
     lengths = torch.randint(1, 13, (batch,), generator=generator)
-    logits = Logits(name) if name in ("clip", "siglip") else None
+    logits = LogitScale(name) if name in ("clip", "siglip") else None
     encoder = new_encoder(sizes, seed=0, norm=GlobalBatchNorm1d)
     model = Pretrainer(encoder, micro_batch_size, logits=logits).double()
     loss, _ = objective(config)(model(pixels, ids[rows], lengths[rows]), step=0)
@@ -63,7 +63,7 @@ def ceiling_gradients(rank):
     """The scale's gradient above the ceiling, where the ranks' own gradients have different signs."""
     found = []
     for by_rank in ((3.0, -1.0), (-3.0, 1.0)):
-        logits = Logits("clip")
+        logits = LogitScale("clip")
         logits.scale.data.fill_(5.0)
         (logits()[0] * by_rank[rank]).backward()
         found.append(logits.scale.grad.item())

@@ -9,7 +9,7 @@ from torch.nn.functional import log_softmax, logsigmoid, normalize
 
 from pretrain import contrastive
 from pretrain.config import from_preset
-from pretrain.contrastive import Logits
+from pretrain.contrastive import LogitScale
 from pretrain.objective import Embeddings, clip, effective_rank, levljepa_plus, objective, siglip
 from pretrain.sigreg import random_directions, sigreg
 
@@ -100,14 +100,14 @@ def test_half_precision_embeddings_give_a_float32_loss():
 
 
 def test_scalars_start_where_the_papers_do():
-    assert Logits("clip").values() == {"logit_scale": pytest.approx(2.6593, abs=1e-4)}
-    assert Logits("siglip").values() == {"logit_scale": pytest.approx(2.302585), "logit_bias": -10.0}
-    scale, bias = Logits("clip")()
+    assert LogitScale("clip").values() == {"logit_scale": pytest.approx(2.6593, abs=1e-4)}
+    assert LogitScale("siglip").values() == {"logit_scale": pytest.approx(2.302585), "logit_bias": -10.0}
+    scale, bias = LogitScale("clip")()
     assert scale.item() == pytest.approx(1 / 0.07) and bias.item() == 0
 
 
 def test_temperature_stops_at_its_ceiling_and_comes_back():
-    logits = Logits("clip")
+    logits = LogitScale("clip")
     logits.scale.data.fill_(5.0)
     scale, _ = logits()
     assert scale.item() == pytest.approx(100) and logits.values()["logit_scale"] == pytest.approx(math.log(100))

@@ -68,10 +68,10 @@ def test_one_point_at_the_origin():
 def test_chunks_do_not_change_the_result(monkeypatch):
     z, directions = normal(9, 5), random_directions(5, 600, 0, 0, "image", dtype=torch.float64)
     expected = value_and_gradient(sigreg, z, directions)
-    monkeypatch.setattr(module, "SEGMENT", 4)
+    monkeypatch.setattr(module, "SEGMENT_SAMPLES", 4)
     for chunk in (1, 7 * len(z)):  # 1 and 7 directions in blocks of 256, 256 and 88
-        monkeypatch.setattr(module, "CHUNK", chunk)
-        monkeypatch.setattr(module, "BLOCK", 1)
+        monkeypatch.setattr(module, "CHUNK_ELEMENTS", chunk)
+        monkeypatch.setattr(module, "BLOCK_ELEMENTS", 1)
         value, gradient = value_and_gradient(sigreg, z, directions)
         assert value.item() == pytest.approx(expected[0].item(), rel=1e-13)
         assert relative(gradient, expected[1]) < 1e-13

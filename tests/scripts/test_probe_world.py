@@ -6,6 +6,7 @@ import probe_world
 import pytest
 
 from pretrain import probe
+from pretrain.probes import tasks
 from vlm.encoders.levljepa import load_encoder
 
 
@@ -29,4 +30,4 @@ def test_tasks_share_one_file_and_one_encoder(world_root, make_encoder, tmp_path
     assert loads == [tmp_path / "encoder"]
     assert list(found)[:3] == ["zero-shot: accuracy", "knn: accuracy", "retrieval: image_to_text_r1"]
     args = probe.parse([str(tmp_path / "encoder"), "--task", "knn", "--data", str(world_root / "classes")])
-    assert found["knn: accuracy"] == pytest.approx(probe.knn(load_encoder(tmp_path / "encoder"), args)["accuracy"])
+    assert found["knn: accuracy"] == pytest.approx(tasks.knn(load_encoder(tmp_path / "encoder"), args)["accuracy"])

@@ -1,4 +1,4 @@
-"""RUN/quarantine.jsonl: every sample that could not be used, and why; and the limit above which a run stops.
+"""RUN/quarantine.jsonl lists every sample that could not be used, and why. Too many of them stop the run.
 
 One line: {"shard", "index", "key", "reason"}, and for a sample met while training also "position" (in samples since
 the start of the run) and "filled_with", the id of the sample that took its slot.
@@ -11,50 +11,62 @@ from pathlib import Path
 from vlm.errors import UserError
 from vlm.files import append_jsonl, read_jsonl
 
-WINDOW = 10_000  # samples over which the share of bad ones is judged
-FEWEST = 20  # bad samples that a judgement needs
+JUDGED_SAMPLES = 10_000  # the share of bad samples is that among so many last ones
+FEWEST_BAD = 20  # bad samples that a judgement needs
 
 
 class Quarantine:
     """This rank's list. Rank 0 writes `path`, rank r a file beside it until `merge`; no line is written twice."""
 
     def __init__(self, path: Path | None, rank: int):
-        self.path = path and _rank_file(Path(path), rank)
+        """path: None keeps no list."""
+        self.path = _rank_file(path, rank) if path else None
+        self.listed: set[tuple] = set()
         if self.path:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.known = {_identity(record) for record in _read(self.path)} if self.path else set()
+            self.listed = {_identity(record) for record in _read(self.path)}
 
     def add(self, records: Iterable[dict]) -> None:
+        """Append the records that are not listed yet."""
         for record in records:
-            if self.path and _identity(record) not in self.known:
-                self.known.add(_identity(record))
+            if self.path and _identity(record) not in self.listed:
+                self.listed.add(_identity(record))
                 append_jsonl(self.path, record)
 
 
 class Limit:
-    """Raises `UserError` when more than `ratio` of the last 10,000 samples (and at least 20) were bad."""
+    """Stops the run when more than `ratio` of the last 10,000 samples, and at least 20 of them, were bad."""
 
     def __init__(self, ratio: float):
         self.ratio = ratio
-        self.steps: deque[tuple[int, list[dict]]] = deque()
-        self.seen, self.reasons = 0, Counter()
+        self.steps: deque[tuple[int, list[dict]]] = deque()  # of each step: its samples, and the records of bad ones
+        self.seen, self.reasons = 0, Counter()  # sums over `steps`
 
     def check(self, samples: int, bad: list[dict]) -> None:
-        """Count one step: how many samples it took, and the records of those that could not be used."""
+        """Count one step: how many samples it took, and the records of those that could not be used.
+
+        Raises:
+            UserError: too many of the last samples were bad.
+        """
         self.steps.append((samples, bad))
         self.seen += samples
         self.reasons.update(record["reason"] for record in bad)
-        while self.seen - self.steps[0][0] >= WINDOW:
-            old, records = self.steps.popleft()
-            self.seen -= old
-            self.reasons.subtract(record["reason"] for record in records)
+        # Forget the oldest step as soon as the later ones have samples enough without it.
+        while self.seen - self.steps[0][0] >= JUDGED_SAMPLES:
+            old_samples, old_bad = self.steps.popleft()
+            self.seen -= old_samples
+            self.reasons.subtract(record["reason"] for record in old_bad)
         refuse_above(self.ratio, self.seen, self.reasons, "the last {} samples drawn")
 
 
 def refuse_above(ratio: float, seen: int, reasons: Counter, of: str) -> None:
-    """`UserError` where more than `ratio` of `seen` samples, and at least 20, have a reason against them."""
+    """Judge `seen` samples by the reasons against the bad ones among them; `of` names them, with {} for their number.
+
+    Raises:
+        UserError: more than `ratio` of them, and at least 20, are bad.
+    """
     bad = reasons.total()
-    if bad >= FEWEST and bad > ratio * seen:
+    if bad >= FEWEST_BAD and bad > ratio * seen:
         words = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common() if count)
         raise UserError(
             f"{bad} of {of.format(f'{seen:,}')} ({bad / seen:.1%}, limit {ratio:.1%}) cannot be used: {words}; "
@@ -79,4 +91,5 @@ def _read(path: Path) -> Iterator[dict]:
 
 
 def _identity(record: dict) -> tuple:
+    """What makes two records the same: a resumed run meets the same bad samples again."""
     return record["shard"], record["index"], record["reason"], record.get("position")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pretrain.data.order import BLOCK, Order, permutation
+from pretrain.data.order import BLOCK_SAMPLES, Order, permutation
 
 
 def test_literal_permutation():
@@ -54,7 +54,7 @@ def test_each_shard_is_read_nearly_front_to_back_and_mixed_with_others():
     for shard in range(0, 40, 7):
         inside = sequence[sequence // 5000 == shard] % 5000
         behind = np.maximum.accumulate(inside) - inside
-        assert behind.max() < 16 * BLOCK
+        assert behind.max() < 16 * BLOCK_SAMPLES
         assert np.abs(np.diff(inside)).mean() > 50
 
 

@@ -1,0 +1,43 @@
+"""What pretrain/probe.py is asked to measure; see `vlm.run.settings`."""
+
+from dataclasses import dataclass
+
+from vlm.run.settings import setting
+
+# Each task, and what its --data is. `pretrain.probes.tasks` has a function for each.
+TASKS = {
+    "zero-shot": "classes by captions alone. Class folders, in val/, validation/, valid/ or test/ or by themselves",
+    "linear": "softmax regression on CLS. train/ and val/ (or test/) of class folders, or a `datasets` data set, saved "
+    "or on the hub, with an image and a label column",
+    "attentive": "one cross-attention query over the patch tokens, then a linear layer; data as for linear",
+    "knn": "k-NN on CLS, cosine, k 20, votes exp(cos / 0.07); data as for linear",
+    "segmentation": "one linear layer on the patch tokens, mean IoU over the labels present. ADE20K's layout "
+    "(images/training, annotations/training; 0 = ignore) or COCO-Stuff's (images/train2017, and annotations or "
+    "stuffthingmaps/train2017; 255 = ignore)",
+    "backgrounds": "what other backgrounds cost, zero-shot and, with original/train, by a linear probe fitted on it. "
+    "ImageNet-9: original, mixed_same, mixed_rand, each with val/CLASS",
+    "retrieval": "does an image find its caption among --pool, and a caption its image? Effective rank and SIGReg of "
+    "the embeddings. Captions that were not trained on",
+    "objects": "which objects does an image show? One AUC a name. A GQA folder with train and val scene graphs",
+}
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """One measurement of one encoder."""
+
+    encoder: str = setting(help="RUN/encoder or a released checkpoint's folder", positional=True)
+    task: str = setting(help="what is measured; see below", choices=tuple(TASKS))
+    data: str = setting(help="what it is measured on; see below")
+    template: tuple[str, ...] = setting(
+        (), help="a caption with {} for the class, once or more", repeated=True, default_text="seven of CLIP's"
+    )
+    class_names: str | None = setting(
+        None, help="how classes are said: lines of CLASS NAME", metavar="FILE", default_text="the folders' names"
+    )
+    pool: int = setting(256, help="captions to choose from (retrieval)", least=1)
+    image_column: str | None = setting(None, help="of a data set, if it has none of the usual names")
+    label_column: str | None = setting(None, help="of a labelled data set")
+    caption_column: str | None = setting(None, help="of a captioned data set")
+    seed: int = setting(0, help="of the held-out part, the order and the first weights", least=0)
+    json: str | None = setting(None, help="also write the numbers to this file", metavar="FILE")
