@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import webdataset
-from make_world import make
 from world import captions, draw, files, scenes
+from world.making import make
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "make_world.py"
 
