@@ -1,1 +1,1 @@
-"""A procedural world of small drawn scenes, with captions and questions in the forms of GQA, VQAv2 and POPE."""
+"""Data that is made here: a world of small drawn scenes, and easy-VQA, in the forms of GQA, VQAv2 and POPE."""

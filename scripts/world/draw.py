@@ -99,7 +99,7 @@ def _fine(category: str, pixels: int) -> tuple[np.ndarray, np.ndarray]:
     for step in ((rim, 0), (-rim, 0), (0, rim), (0, -rim)):
         inner = ImageChops.darker(inner, ImageChops.offset(body, *step))
     dark = ImageChops.lighter(ImageChops.subtract(body, inner), ImageChops.darker(parts, body))
-    return tuple(np.asarray(mask, np.float32) / 255 for mask in (body, dark))
+    return np.asarray(body, np.float32) / 255, np.asarray(dark, np.float32) / 255
 
 
 def _shrink(fine: np.ndarray, dx: float, dy: float) -> np.ndarray:
@@ -122,7 +122,8 @@ def _window(thing: Thing) -> tuple[tuple[np.ndarray, ...], tuple[slice, slice], 
     side = masks[0].shape[0]
     top, left = row - side // 2, column - side // 2
     image = (slice(max(top, 0), min(top + side, SIDE)), slice(max(left, 0), min(left + side, SIDE)))
-    mask = tuple(slice(part.start - start, part.stop - start) for part, start in zip(image, (top, left)))
+    rows, columns = image
+    mask = (slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left))
     return masks, image, mask
 
 

@@ -3,6 +3,7 @@
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 from world.draw import bounding_box
 from world.pairs import all_questions
@@ -160,15 +161,21 @@ def choices(questions: dict[str, dict]) -> dict[str, dict[str, list[str]]]:
 
 def scene_graph(scene: Scene) -> dict:
     """The official scene graph of one image: boxes in pixels, colour and size as attributes, every relation."""
-    objects = {}
+    objects: dict[str, dict[str, Any]] = {}
     for thing in scene.things:
-        relations = [
-            {"object": other.id, "name": phrase}
-            for other in scene.things
-            for relation, phrase in RELATIONS.items()
-            if related(thing, relation, other)
-        ]
-        box = dict(zip("xywh", bounding_box(thing)))
-        objects[thing.id] = {"name": thing.category, **box, "attributes": [thing.color, thing.size]}
-        objects[thing.id]["relations"] = relations
+        relations = []
+        for other in scene.things:
+            for relation, phrase in RELATIONS.items():
+                if related(thing, relation, other):
+                    relations.append({"object": other.id, "name": phrase})
+        x, y, w, h = bounding_box(thing)
+        objects[thing.id] = {
+            "name": thing.category,
+            "x": x,
+            "y": y,
+            "w": w,
+            "h": h,
+            "attributes": [thing.color, thing.size],
+            "relations": relations,
+        }
     return {"width": SIDE, "height": SIDE, "objects": objects}

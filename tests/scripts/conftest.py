@@ -15,7 +15,7 @@ def world_arguments():
 
 @pytest.fixture(scope="session")
 def world_root(tmp_path_factory):
-    from make_world import make
+    from world.making import make
 
     out = tmp_path_factory.mktemp("made") / "world"
     make(out, **WORLD)

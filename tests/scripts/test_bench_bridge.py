@@ -11,7 +11,7 @@ SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "i
 
 
 def tiny_config(layers: int) -> LlavaConfig:
-    import bridge_ways
+    from bench import bridge_ways
 
     text = Qwen2Config(**SIZES, num_key_value_heads=2, vocab_size=200, tie_word_embeddings=True)
     vision = {**SIZES, "image_size": 224, "patch_size": 16, "tie_last_hidden_states": True}
@@ -21,18 +21,20 @@ def tiny_config(layers: int) -> LlavaConfig:
 
 @pytest.fixture
 def ways(monkeypatch, tmp_path):
-    import bridge_ways
+    from bench import bridge_ways
 
     monkeypatch.setattr(bridge_ways, "model_config", tiny_config)
     monkeypatch.setattr(bridge_ways, "VOCABULARY", 200)
-    made = [make(2, torch.float32, QUESTIONS, tmp_path) for make in (bridge_ways.Llava, bridge_ways.Bridge)]
+    made = [
+        make(2, torch.float32, QUESTIONS, tmp_path) for make in (bridge_ways.OneQuestionASequence, bridge_ways.Bridge)
+    ]
     for way in made:
         way.model.set_attn_implementation("eager")  # whose products torch's counter sees
     return made
 
 
 def test_our_way_is_frozen_as_the_product_freezes(monkeypatch, tmp_path):
-    import bridge_ways
+    from bench import bridge_ways
 
     monkeypatch.setattr(bridge_ways, "model_config", tiny_config)
     monkeypatch.setattr(bridge_ways, "VOCABULARY", 200)
@@ -55,10 +57,12 @@ def test_both_ways_give_one_loss_and_gradient(ways):
 
 
 def test_operations_are_what_torch_counts(ways, monkeypatch):
-    import bench_bridge
+    from bench import bridge_flops
+    from bench.settings import BridgeCase
 
-    monkeypatch.setattr(bench_bridge, "model_config", tiny_config)
-    expected = bench_bridge.case_flops(bench_bridge.Case("tiny", QUESTIONS, 1, 5, 2), layers=2)
+    monkeypatch.setattr(bridge_flops, "model_config", tiny_config)
+    case = BridgeCase("tiny", QUESTIONS, 1, 5, 2)
+    expected = [count(case, layers=2) for count in (bridge_flops.reference_flops, bridge_flops.bridge_flops)]
     for way, parts in zip(ways, expected):
         with FlopCounterMode(display=False) as counter:
             way.backward()

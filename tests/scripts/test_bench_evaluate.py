@@ -8,26 +8,27 @@ ONE, SIXTEEN = "generate, batch  1", "generate, batch 16"
 
 
 def test_verdicts():
-    import bench_evaluate
+    from bench import evaluate
 
-    assert set(bench_evaluate.NEEDED) == {ONE, SIXTEEN}
-    line, passed = bench_evaluate.judge(ONE, 6.0, 0, exact=True)
+    assert set(evaluate.NEEDED) == {ONE, SIXTEEN}
+    line, passed = evaluate.judge(ONE, 6.0, 0, exact=True)
     assert (line, passed) == ("ours x 6.00 (needed 6: PASS), 0 answers differ (needed 0: PASS)", True)
-    assert bench_evaluate.judge(ONE, 5.99, 0, exact=True)[1] is False
-    assert bench_evaluate.judge(SIXTEEN, 3.0, 1, exact=True)[1] is False
-    assert bench_evaluate.judge(SIXTEEN, 3.0, 1, exact=False)[1] is True  # ties in bf16
-    assert bench_evaluate.judge(SIXTEEN, 2.99, 0, exact=False)[1] is False
+    assert evaluate.judge(ONE, 5.99, 0, exact=True)[1] is False
+    assert evaluate.judge(SIXTEEN, 3.0, 1, exact=True)[1] is False
+    assert evaluate.judge(SIXTEEN, 3.0, 1, exact=False)[1] is True  # ties in bf16
+    assert evaluate.judge(SIXTEEN, 2.99, 0, exact=False)[1] is False
 
 
 def test_the_exit_code_is_the_verdict(monkeypatch, capsys, tiny_vlm):
     import bench_evaluate
+    from bench import evaluate
 
     sizes = ["--images", "1", "--questions", "2", "--rounds", "1", "--precision", "fp32", "--threads", "1"]
     monkeypatch.setattr(sys, "argv", ["bench_evaluate.py", str(tiny_vlm), *sizes])
-    monkeypatch.setattr(bench_evaluate, "NEEDED", {ONE: 0, SIXTEEN: 0})
+    monkeypatch.setattr(evaluate, "NEEDED", {ONE: 0, SIXTEEN: 0})
     bench_evaluate.main()
     assert capsys.readouterr().out.count("PASS), 0 answers differ (needed 0: PASS)") == 2
-    monkeypatch.setattr(bench_evaluate, "NEEDED", {ONE: 0, SIXTEEN: 1e9})
+    monkeypatch.setattr(evaluate, "NEEDED", {ONE: 0, SIXTEEN: 1e9})
     with pytest.raises(SystemExit) as exit:
         bench_evaluate.main()
     assert exit.value.code == 1

@@ -3,8 +3,8 @@
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
-import compare_objectives
-from compare_objectives import summary, table
+from study import objectives
+from study.objectives import summary, table
 
 
 def test_means_and_deviations_of_the_seeds():
@@ -24,22 +24,22 @@ def test_means_and_deviations_of_the_seeds():
 def test_bridges_are_one_for_each_encoder_and_one_on_its_untrained_twin(tmp_path, monkeypatch):
     trained, scored, listed = {}, [], []
     monkeypatch.setattr(
-        compare_objectives, "train_bridge", lambda world, out, seed, *flags: trained.update({(out, seed): flags})
+        objectives, "train_bridge", lambda world, out, seed, *flags: trained.update({(out, seed): flags})
     )
     monkeypatch.setattr(
-        compare_objectives, "score_bridge", lambda world, out, scores, split, limit: scored.append((scores, limit))
+        objectives, "score_bridge", lambda world, out, scores, split, limit: scored.append((scores, limit))
     )
 
     def paper_table(log, script, *arguments):
         listed.extend(arguments)
         (tmp_path / "paper_table.md").write_text("the table")
 
-    monkeypatch.setattr(compare_objectives, "run", paper_table)
+    monkeypatch.setattr(objectives, "run_logged", paper_table)
     args = SimpleNamespace(
         world=tmp_path, out=tmp_path, objectives=["clip", "siglip"], seeds=[3], llm="L", bridge="--lr 1", limit_images=9
     )
     with ThreadPoolExecutor(1) as lanes:
-        assert compare_objectives.paper_table(args, lanes) == "the table"
+        assert objectives.paper_table(args, lanes) == "the table"
     folder = tmp_path / "bridge"
     encoders = {"random": f"random:{tmp_path}/clip-3/encoder", "clip": f"{tmp_path}/clip-3/encoder"}
     encoders["siglip"] = f"{tmp_path}/siglip-3/encoder"

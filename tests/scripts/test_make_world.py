@@ -6,8 +6,8 @@ import re
 import commands
 import numpy as np
 import webdataset
-from make_world import make
 from world import captions, draw, files, scenes
+from world.making import make
 
 from vlm.files import read_json
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import prepare_data
 import pytest
-from data_checks.archives import unpack
+from checks.archives import unpack
 
 from vlm.errors import UserError
 
@@ -139,7 +139,7 @@ def test_a_killed_run_goes_on(tmp_path, monkeypatch):
 def test_another_version_of_an_archive_takes_nothing_over(tmp_path, monkeypatch):
     archive = make_zip(tmp_path / "a.zip", {"a/1": b"old", "a/2": b"old"})
     with monkeypatch.context() as patch:
-        patch.setattr("data_checks.archives._place", lambda *_: None)
+        patch.setattr("checks.archives._place", lambda *_: None)
         unpack(archive, tmp_path)  # as if killed before anything was moved
     assert unpack(make_zip(archive, {"a/1": b"new"}), tmp_path) == 1
     assert tree(tmp_path) == {"a/1": b"new"}

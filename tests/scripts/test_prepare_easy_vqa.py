@@ -1,29 +1,23 @@
 """easy-VQA in VQAv2's files: captions word for word, official records, splits, refusals."""
 
-import importlib.util
 import json
 import sys
 import tarfile
 from pathlib import Path
 
+import prepare_easy_vqa
 import pytest
 from PIL import Image
+from world import easy_vqa
 
 from bridge.data import official
 from bridge.scoring import vqav2
 from vlm.errors import UserError
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_easy_vqa.py"
-
 
 @pytest.fixture(scope="module")
 def easy():
-    spec = importlib.util.spec_from_file_location("prepare_easy_vqa", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    return easy_vqa
 
 
 @pytest.fixture
@@ -142,10 +136,10 @@ def test_refusals(easy, pictures, tmp_path, monkeypatch):
     (tmp_path / "full" / "file").touch()
     monkeypatch.setattr(sys, "argv", ["prepare_easy_vqa.py", str(tmp_path / "full")])
     with pytest.raises(UserError, match="full exists and is not an empty folder"):
-        easy.main()
+        prepare_easy_vqa.main()
     monkeypatch.setattr(sys, "argv", ["prepare_easy_vqa.py", str(tmp_path / "new"), "--val-fraction", "1.5"])
     with pytest.raises(UserError, match=r"--val-fraction 1\.5"):
-        easy.main()
+        prepare_easy_vqa.main()
     monkeypatch.setattr(easy.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install easy-vqa"):
         easy.load("train")

@@ -1,5 +1,6 @@
 """Bridge runs on disk: which encoder, LLM and settings each was trained with, and how it was scored."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +85,27 @@ def read_run(folder: Path, evaluation: str) -> Run | str:
         report=report,
         scores=scores,
     )
+
+
+def read_runs(folders: Sequence[Path], evaluation: str) -> tuple[list[Run], list[str]]:
+    """The runs that have a place in the table, and a line for each folder that has none.
+
+    Raises:
+        UserError: none of the folders has one.
+    """
+    runs, left_out = [], []
+    for folder in dict.fromkeys(folders):
+        if not (folder / "config.json").is_file():
+            left_out.append(f"{folder}: is no bridge run, it has no config.json")
+            continue
+        run = read_run(folder, evaluation)
+        if isinstance(run, Run):
+            runs.append(run)
+        else:
+            left_out.append(f"{folder}: {run}")
+    if not runs:
+        raise UserError(f"none of the {len(folders)} folders has a place in the table ({'; '.join(left_out[:3])})")
+    return runs, left_out
 
 
 def differences(one: Run, other: Run) -> list[str]:

@@ -1,7 +1,8 @@
-"""Two ways to train a connector on the same questions, for scripts/bench_bridge.py: LLaVA's own, and the bridge's."""
+"""Two ways to train a connector on the same questions: one question a sequence in the stock model, and the bridge's."""
 
 import contextlib
 import io
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,8 @@ def model_config(layers: int) -> LlavaConfig:
         rope_parameters={"rope_type": "default", "rope_theta": 1e6},
         rms_norm_eps=1e-6,
     )
-    vision = ViTConfig(layer_norm_eps=1e-6, image_size=224, patch_size=16, tie_last_hidden_states=True)
+    vision = ViTConfig(layer_norm_eps=1e-6, image_size=224, patch_size=16)
+    vision.tie_last_hidden_states = True  # the features are taken after the final norm
     return LlavaConfig(
         vision_config=vision,
         text_config=text,
@@ -86,6 +88,7 @@ def pack(images: list[list[Conversation]]) -> list[list[Row]]:
 
 
 def pictures(folder: Path, count: int) -> list[Path]:
+    """Write `count` pictures of noise, 224 x 224, to the folder."""
     paths = [folder / f"{number}.png" for number in range(count)]
     for number, path in enumerate(paths):
         pixels = np.random.default_rng(number).integers(0, 256, (224, 224, 3), np.uint8)
@@ -93,34 +96,56 @@ def pictures(folder: Path, count: int) -> list[Path]:
     return paths
 
 
-class Way:
-    """A way to train: a model, its data and its optimizer. `step` gives the mean loss over the answer tokens."""
+class Way(ABC):
+    """A way to train the connector: a model, its data and its optimizer."""
 
     def __init__(self, layers: int, dtype: torch.dtype, questions: tuple[int, ...], folder: Path):
         self.model = frozen_model(layers, dtype)
         self.connector = connector(self.model)
-        self.layers = language_model(self.model).layers
         self.images = conversations(questions)
         self.processor = CLIPImageProcessorPil(size={"height": 224, "width": 224}, do_center_crop=False)
         self.load(pictures(folder, len(questions)))
         self.optimizer = torch.optim.AdamW(self.connector.parameters(), lr=1e-3)
 
+    @property
+    def layers(self) -> torch.nn.ModuleList:
+        """The language model's decoder layers."""
+        layers = language_model(self.model).layers
+        assert isinstance(layers, torch.nn.ModuleList)
+        return layers
+
+    @abstractmethod
+    def load(self, paths: list[Path]) -> None:
+        """Prepare what every step uses, from the images' files."""
+
+    @abstractmethod
+    def backward(self) -> float:
+        """Compute the connector's gradients; returns the mean loss over the answer tokens."""
+
+    @abstractmethod
+    def step(self) -> float:
+        """One optimizer step; returns the loss."""
+
     def gradient(self) -> torch.Tensor:
-        return torch.cat([parameter.grad.flatten().float() for parameter in self.connector.parameters()])
+        """The connector's gradients in one row: float32[all its parameters]."""
+        gradients = [parameter.grad for parameter in self.connector.parameters() if parameter.grad is not None]
+        return torch.cat([gradient.flatten().float() for gradient in gradients])
 
 
-class Llava(Way):
+class OneQuestionASequence(Way):
+    """The stock model with labels: each question is a sequence of its own, with the image in it."""
+
     def load(self, paths: list[Path]) -> None:
         pixels = self.processor(images=[Image.open(path) for path in paths], return_tensors="pt")["pixel_values"]
         flat = [(index, item) for index, items in enumerate(self.images) for item in items]
         width = max(len(item.ids) for _, item in flat)
-        ids = torch.full((len(flat), width), END)
+        ids = torch.full((len(flat), width), END)  # [questions, longest], padded on the right
         seen, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
         for row, (_, item) in enumerate(flat):
             ids[row, : len(item.ids)] = torch.tensor(item.ids)
             seen[row, : len(item.ids)] = 1
             labels[row, item.prompt : len(item.ids)] = torch.tensor(item.ids[item.prompt :])
-        pixels = pixels[[index for index, _ in flat]].to(self.model.dtype)
+        pixels = pixels[[index for index, _ in flat]].to(self.model.dtype)  # an image once for each of its questions
         self.inputs = {"input_ids": ids, "attention_mask": seen, "labels": labels, "pixel_values": pixels}
 
     def backward(self) -> float:
@@ -137,9 +162,10 @@ class Llava(Way):
 
 
 class Bridge(Way):
+    """This project's way: cached features, all questions of an image in one row, logits at the labels alone."""
+
     def load(self, paths: list[Path]) -> None:
-        self.paths = paths
-        self.trainee = freeze(self.model, BridgeConfig())  # its attention, its dtypes
+        self.paths, self.trainee = paths, freeze(self.model, BridgeConfig())  # its attention, its dtypes
         encoder = PatchEncoder(vision_tower(self.model), self.processor)
         self.features = FeatureCache(paths[0].parent / "features", encoder)
         with contextlib.redirect_stderr(io.StringIO()):
@@ -148,14 +174,18 @@ class Bridge(Way):
             self.constant = prefill(self.model, OPENING)
 
     def prepare(self) -> StepData:
-        packed = pack(self.images)
-        rows = [row for rows in packed for row in rows]
-        owners = [path for path, rows in zip(self.paths, packed) for _ in rows]
+        """The step's micro-batches, each with its rows' features."""
+        rows: list[Row] = []
+        owners: list[Path] = []  # the image of each row
+        for path, image_rows in zip(self.paths, pack(self.images)):
+            rows += image_rows
+            owners += [path] * len(image_rows)
         batches = load_batches(rows, owners, self.features, MICRO_TOKENS)
         return StepData(batches, sum(map(len, self.images)), sum(len(row.ids) for row in rows))
 
     def sums(self) -> Sums:
-        return backward(self.trainee, self.prepare(), lambda: contextlib.nullcontext(self.constant), stop=False)
+        """Compute the gradients of the whole step."""
+        return backward(self.trainee, self.prepare(), lambda: contextlib.nullcontext(self.constant), False)
 
     def backward(self) -> float:
         return self.sums().loss

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bridge.data.example import Example
-from data_checks.official import DataSet, Need, Split
+from checks.official import DataSet, Need, Split
 from vlm.errors import UserError
 from vlm.images import ImageError, load_image
 from vlm.run.progress import progress

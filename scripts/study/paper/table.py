@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from bridge.evaluation.benchmarks import TITLES
 from bridge.scoring.bootstrap import paired_gain
-from paper.runs import RANDOM, Run, differences
+from study.paper.runs import RANDOM, Run, differences
 from vlm.errors import UserError
 from vlm.files import read_json
 

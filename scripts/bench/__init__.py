@@ -1,0 +1,1 @@
+"""The benches: this project's way of doing a thing against a named reference, with a verdict."""

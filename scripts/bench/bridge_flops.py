@@ -1,0 +1,71 @@
+"""Floating-point operations of a training step, by part: a sum for every way to train the connector."""
+
+import statistics
+
+from transformers import LlavaConfig, Qwen2Config, ViTConfig
+
+from bench.bridge_ways import ANSWER, OPENING, SLOTS, TEXT, conversations, model_config, pack
+from bench.settings import BRIDGE_LAYERS, BridgeCase
+
+
+def step_flops(
+    config: LlavaConfig, rows: float, width: float, keys: float, logits: float, images: float, encoded: float
+) -> dict[str, float]:
+    """Floating-point operations of a training step; a product [m, k] x [k, n] has 2 m k n, norms and such none.
+
+    rows x width: tokens in the LLM, each of which attends to `keys`; images: through the connector; encoded: through
+    the vision tower as well. Forward takes one product a weight, backward one more: nothing but the connector learns.
+    """
+    text, vision = config.text_config, config.vision_config
+    assert isinstance(text, Qwen2Config) and isinstance(vision, ViTConfig)
+    d, v = text.hidden_size, vision.hidden_size
+    grouped = d * (text.num_key_value_heads or text.num_attention_heads) // text.num_attention_heads
+    layer = 2 * d * d + 2 * d * grouped + 3 * d * text.intermediate_size  # weights: queries, output; keys, values; MLP
+    side, patch = vision.image_size, vision.patch_size
+    assert isinstance(side, int) and isinstance(patch, int)  # not height and width apart
+    patches = (side // patch) ** 2
+    # A ViT block's products a token less the factor 2: its weights, and attention over the patches and CLS.
+    block = (patches + 1) * (4 * v * v + 2 * v * vision.intermediate_size) + 2 * (patches + 1) ** 2 * v
+    return {
+        "layers": 4 * rows * width * text.num_hidden_layers * layer,
+        "attention": 12 * rows * width * keys * text.num_hidden_layers * d,
+        "logits": 4 * logits * d * text.vocab_size,
+        "connector": images * patches * (4 * v * d + 6 * d * d),
+        "vision": 2 * encoded * (vision.num_hidden_layers * block + patches * 3 * patch**2 * v),
+    }
+
+
+def reference_flops(case: BridgeCase, layers: int) -> dict[str, float]:
+    """Operations of one step with one question a sequence, padded to the longest."""
+    lengths = [len(item.ids) for items in conversations(case.questions) for item in items]
+    count, longest = len(lengths), max(lengths)
+    return step_flops(model_config(layers), count, longest, longest, count * longest, count, count)
+
+
+def bridge_flops(case: BridgeCase, layers: int) -> dict[str, float]:
+    """Operations of one step of the bridge's way."""
+    images = conversations(case.questions)
+    labels = sum(len(item.ids) - item.prompt for items in images for item in items)
+    rows = [row for rows in pack(images) for row in rows]
+    width = max(len(row.ids) for row in rows)
+    return step_flops(model_config(layers), len(rows), width, width + len(OPENING), labels, len(images), 0)
+
+
+def merged_flops(case: BridgeCase, layers: int) -> dict[str, float]:
+    """An estimate of LLaVA-1.5's own step: all questions of an image in one conversation, which has the image once.
+
+    The vision tower runs in every step, logits are made at every position, and the longest conversation sets the width.
+    """
+    images = conversations(case.questions)
+    longest = max(SLOTS + sum(len(item.ids) - SLOTS for item in items) for items in images)
+    count = len(images)
+    return step_flops(model_config(layers), count, longest, longest, count * longest, count, count)
+
+
+def pass_flops(case: BridgeCase) -> dict[str, float]:
+    """Operations of one pass of the bridge over the whole data set: average questions, each image encoded once."""
+    asked = case.total_questions / case.total_images
+    width = SLOTS + asked * (statistics.mean(range(*TEXT)) - len(OPENING) - 1)
+    labels = case.total_questions * (statistics.mean(range(*ANSWER)) + 1)
+    images = case.total_images
+    return step_flops(model_config(BRIDGE_LAYERS), images, width, width + len(OPENING), labels, images, images)

@@ -1,0 +1,27 @@
+"""What the manifest says of a caption set's shards."""
+
+from pretrain.data.manifest import TarCaptions
+from pretrain.data.pairs import Captions
+from vlm.errors import UserError
+
+
+def list_shards(source: str, data: Captions, verify: bool) -> None:
+    """Print how many pairs there are and what cannot be used; compare the shards with their SHA-256 if asked.
+
+    Raises:
+        UserError: a shard differs from its SHA-256.
+    """
+    if not isinstance(data, TarCaptions):
+        print(f"{source}: {len(data):,} rows; this format needs no manifest")
+        return
+    print(f"{source}: {len(data):,} pairs in {len(data.counts):,} shards, fingerprint {data.fingerprint[:16]}")
+    for reason, count in data.reasons().most_common():
+        print(f"left out: {count:,} x {reason}")
+    for name, shard in zip(data.names, data.record["shards"]):
+        if shard["damage"]:
+            print(f"short shard: {name}: {shard['damage']}")
+    if verify:
+        changed = data.verify()
+        if changed:
+            raise UserError(f"{len(changed)} shards differ from their SHA-256: {', '.join(changed[:10])}")
+        print("every shard equals its SHA-256")

@@ -1,0 +1,76 @@
+"""Every script's command line: help with examples, fast; a bad value is one line and exit code 2."""
+
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+COMMANDS = sorted(path.name for path in SCRIPTS.glob("*.py"))
+WRONG = {
+    "bench_bridge.py": (["--layers", "29"], "error: --layers 29: give 1 to 28"),
+    "bench_evaluate.py": (["--questions", "49"], "error: --questions 49: give 1 to 48"),
+    "bench_loader.py": (["--seconds", "0"], "error: --seconds 0.0: give a number above 0"),
+    "bench_sigreg.py": (["--pairs", "0"], "error: --pairs 0: give 1 or more"),
+    "bench_step.py": (["--pairs", "0"], "error: --pairs 0: give 1 or more"),
+    "bench_zero.py": (["--steps", "0"], "error: --steps 0: give 1 or more"),
+    "compare_objectives.py": (["--steps", "1"], "error: --steps 1: give 2 or more"),
+    "make_world.py": (["x", "--scenes", "3"], "error: --scenes 3: give 4 to 1e+06"),
+    "paper_table.py": (["nowhere", "--out", "x"], "error: none of the 1 folders has a place in the table"),
+    "prepare_data.py": (["gqa", ".", "--check-images", "0"], "error: --check-images 0: give all or a number above 0"),
+    "prepare_easy_vqa.py": (["x", "--val-fraction", "0"], "error: --val-fraction 0.0: give"),
+    "prepare_manifest.py": (["/nowhere/at/all"], "error: /nowhere/at/all"),
+    "probe_world.py": (["nowhere", "nowhere"], "error: "),
+    "seed_check.py": (["--world", "/nowhere"], "error: /nowhere is no world: python scripts/make_world.py /nowhere"),
+}
+
+
+def run(name: str, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, SCRIPTS / name, *arguments], capture_output=True, text=True, cwd=SCRIPTS.parent
+    )
+
+
+def test_every_command_is_tried():
+    assert set(COMMANDS) == set(WRONG)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_fast_and_has_examples(name):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = run(name, "--help")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    assert "examples:\n" in done.stdout and f"python scripts/{name}" in done.stdout
+    assert (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime) < 1
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_bad_value_is_one_line_and_exit_code_2(name):
+    arguments, message = WRONG[name]
+    done = run(name, *arguments)
+    assert done.returncode == 2
+    assert done.stdout == "" or name == "probe_world.py"
+    assert done.stderr.startswith(message) and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_unknown_flags_are_errors(name):
+    done = run(name, "--unheard-of")
+    assert done.returncode == 2
+    assert re.search(r"unrecognized arguments: --unheard-of|required", done.stderr)
+
+
+def test_nothing_in_scripts_hides_an_installed_module():
+    """Python puts scripts/ first on sys.path, before the standard library."""
+    import importlib.machinery
+
+    elsewhere = [path for path in sys.path if Path(path or ".").resolve() != SCRIPTS]
+    names = {path.stem for path in SCRIPTS.iterdir() if path.suffix == ".py" or path.is_dir()} - {"__pycache__"}
+    assert names >= {"bench", "checks", "study", "world"}
+    for name in names:
+        assert name not in sys.stdlib_module_names
+        assert importlib.machinery.PathFinder.find_spec(name, elsewhere) is None, name
