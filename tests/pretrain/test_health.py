@@ -8,7 +8,7 @@ from torch.nn.functional import cosine_similarity
 
 from pretrain.config import from_preset
 from pretrain.health import collapse, health
-from pretrain.objective import Embeddings
+from pretrain.objective import Embeddings, effective_rank
 from pretrain.recorder import Recorder
 
 
@@ -80,3 +80,16 @@ def test_the_log_has_one_line_when_it_begins_and_the_records_say_so(tmp_path, ca
     assert ["rank_text" in record for record in records] == [False, True] * 5
     assert records[-1]["warning"].startswith("collapse? the image embeddings' effective rank is 1.0 of 32")
     assert capsys.readouterr().out.count(f"step {fires[0]}: collapse? ") == 1
+
+
+@pytest.mark.parametrize(("rows", "width"), [(400, 4), (4, 400)])
+def test_effective_rank_of_equal_and_of_collapsed_spectra(rows, width):
+    if rows == 400:  # three directions of four, centred and of equal length
+        random = torch.randn(400, 5, generator=torch.Generator().manual_seed(1))
+        basis = torch.linalg.qr(random)[0]
+        basis = torch.linalg.qr(torch.cat([torch.ones(400, 1), basis], 1))[0][:, 1:4]
+        z, expected = basis @ torch.eye(3, 4), 3.0
+    else:  # one direction of four hundred
+        z, expected = torch.tensor([[1.0], [-1.0], [1.0], [-1.0]]) @ torch.ones(1, 400), 1.0
+    assert z.shape == (rows, width)
+    assert effective_rank(z).item() == pytest.approx(expected, abs=1e-3)

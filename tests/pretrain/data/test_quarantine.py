@@ -88,6 +88,10 @@ def shards(tmp_path):
     return folder
 
 
+def read(path):
+    return list(read_jsonl(path, complete=True))
+
+
 def run(shards, out, rank=0, world_size=1, start=0, stop=8, **options):
     return list(
         CaptionBatches(
@@ -100,7 +104,7 @@ def run(shards, out, rank=0, world_size=1, start=0, stop=8, **options):
 def test_the_quarantine_list_is_exact(shards, tmp_path):
     """8 steps of 16 cover the whole set: every bad sample is listed once, nothing else is, and no pair is mixed up."""
     batches = run(shards, tmp_path)
-    records = list(read_jsonl(tmp_path / "quarantine.jsonl"))
+    records = read(tmp_path / "quarantine.jsonl")
     listed = {(r["shard"], r["index"], r["key"], r["reason"]) for r in records}
     expected = {("b.tar", i, key, reason) for i, (key, (_, reason)) in enumerate(BAD.items(), start=1) if reason}
     expected |= {("a.tar", 100, "good150", "duplicate key"), ("c.tar", 2, "good5", "lost in a cut shard")}
@@ -119,7 +123,7 @@ def test_a_slot_is_filled_by_a_keyed_draw_and_both_are_named(shards, tmp_path):
     batches = run(shards, tmp_path)
     ids = [sample for batch in batches for sample in batch["ids"]]
     bad = {f"b.tar:{i}" for i, (_, reason) in enumerate(BAD.values(), start=1) if reason}
-    records = [record for record in read_jsonl(tmp_path / "quarantine.jsonl") if "position" in record]
+    records = [record for record in read(tmp_path / "quarantine.jsonl") if "position" in record]
     assert len(ids) == 128 and not set(ids) & bad
     last = {record["position"]: record["filled_with"] for record in records}
     assert len(records) >= len(last) >= 11
@@ -140,7 +144,7 @@ def test_ranks_write_apart_and_are_merged(shards, tmp_path, world_size, workers)
     together = [[sample for part in reversed(step) for sample in part["ids"]] for step in zip(*parts)]
     assert together == [batch["ids"] for batch in alone]
     assert [path.name for path in (tmp_path / "ranks").iterdir()] == ["quarantine.jsonl"]
-    both = [sorted(map(json.dumps, read_jsonl(tmp_path / name / "quarantine.jsonl"))) for name in ("alone", "ranks")]
+    both = [sorted(map(json.dumps, read(tmp_path / name / "quarantine.jsonl"))) for name in ("alone", "ranks")]
     assert both[0] == both[1]
 
 
@@ -160,7 +164,7 @@ def test_a_shard_that_fails_under_the_run_costs_its_samples_even_their_names(tmp
     monkeypatch.setattr(data, "_pread", failing)
     (batch,) = CaptionBatches(data, pixels, 20, stop_step=1, quarantine=tmp_path / "bad.jsonl", bad_ratio=1.0)
     assert {name.split(":")[0] for name in batch["ids"]} == {"train-1.tar"}
-    records = list(read_jsonl(tmp_path / "bad.jsonl"))
+    records = read(tmp_path / "bad.jsonl")
     assert {record["index"] for record in records} == set(range(10))
     assert {(r["shard"], r["key"], r["reason"]) for r in records} == {
         ("train-0.tar", None, "read error: Input/output error")
@@ -172,8 +176,7 @@ def test_a_resumed_run_lists_nothing_twice(shards, tmp_path):
     run(shards, tmp_path / "parts", stop=5)
     resumed = run(shards, tmp_path / "parts", start=3)
     assert [batch["ids"] for batch in resumed] == [batch["ids"] for batch in whole[3:]]
-    parts, entire = (list(read_jsonl(tmp_path / name / "quarantine.jsonl")) for name in ("parts", "whole"))
-    assert parts == entire
+    assert read(tmp_path / "parts" / "quarantine.jsonl") == read(tmp_path / "whole" / "quarantine.jsonl")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -188,7 +191,7 @@ def test_too_many_bad_samples_stop_the_run(tmp_path, workers):
     ) as caught:
         list(batches)
     assert sum(int(n) for n in str(caught.value).split("used: ")[1].replace(",", "").split() if n.isdigit()) >= 20
-    assert len(list(read_jsonl(tmp_path / "q.jsonl"))) >= 20
+    assert len(read(tmp_path / "q.jsonl")) >= 20
 
 
 def test_a_set_with_too_many_unusable_samples_is_refused_at_the_start(tmp_path):
