@@ -23,7 +23,8 @@ def test_scores_need_no_file(benchmark_files, tmp_path):
     scores = benchmarks.score(gqa, ANSWERS["gqa"])
     assert scores is not None and (scores["accuracy"], scores["validity"], scores["plausibility"]) == (60.0, 60.0, 20.0)
     scores = benchmarks.score(vqav2, ANSWERS["vqav2"])
-    assert scores is not None and scores["per_question"] == {"101": 100.0, "102": 100.0, "103": 60.0}  # 2 of 10 said "a cat"
+    assert scores is not None
+    assert scores["per_question"] == {"101": 100.0, "102": 100.0, "103": 60.0}  # 2 of 10 said "a cat"
     scores = benchmarks.score(gqa.first_images(1), {"01": "yes"})
     assert scores is not None and scores["per_question"] == {"01": 100.0, "1": 0.0}
 
