@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
-from bridge.scoring.joining import few
+from bridge.scoring.joining import check_mode, few
 from vlm.errors import UserError
 
 AVERAGED = ("accuracy", "precision", "recall", "f1", "yes_ratio")
@@ -45,8 +45,7 @@ def score(labels: Texts | Mapping[str, Texts], answers: Texts | Mapping[str, Tex
     Raises:
         UserError: labels and answers are of different kinds or lengths, or hold something else than text.
     """
-    if mode not in ("official", "lmms"):
-        raise UserError(f"mode {mode!r} is unknown; use official or lmms")
+    check_mode(mode)
     if _are_categories(labels):
         return score_categories(labels, answers, mode)
     truth, given = _by_id(labels, answers)
