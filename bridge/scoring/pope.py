@@ -131,7 +131,7 @@ def _official_metrics(labels: dict[str, str], predicted: dict[str, str]) -> dict
         else:
             counts["tn" if predicted.get(key) == "no" else "fp"] += 1
     yes_ratio = _ratio(list(predicted.values()).count("yes"), len(predicted))
-    return _metrics(counts, counts["tp"] + counts["tn"], len(labels), yes_ratio)
+    return _metrics(counts, len(labels), yes_ratio)
 
 
 def _lmms_metrics(labels: dict[str, str], predicted: dict[str, str]) -> dict:
@@ -144,14 +144,14 @@ def _lmms_metrics(labels: dict[str, str], predicted: dict[str, str]) -> dict:
         "fn": pairs.count(("yes", "no")),
     }
     positive, negative = (sum(truth == word for truth, _ in pairs) for word in ("yes", "no"))
-    return _metrics(counts, counts["tp"] + counts["tn"], len(labels), _ratio(positive, positive + negative))
+    return _metrics(counts, len(labels), _ratio(positive, positive + negative))
 
 
-def _metrics(counts: dict[str, int], right: int, total: int, yes_ratio: float) -> dict:
+def _metrics(counts: dict[str, int], total: int, yes_ratio: float) -> dict:
     precision = _ratio(counts["tp"], counts["tp"] + counts["fp"])
     recall = _ratio(counts["tp"], counts["tp"] + counts["fn"])
     return {
-        "accuracy": _ratio(right, total),
+        "accuracy": _ratio(counts["tp"] + counts["tn"], total),
         "precision": precision,
         "recall": recall,
         "f1": _ratio(2 * precision * recall, precision + recall),
