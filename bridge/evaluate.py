@@ -16,7 +16,7 @@ from bridge.evaluation import details
 from bridge.evaluation.batching import shuffled
 from bridge.evaluation.benchmarks import TITLES, Benchmark, headline, score, submissions
 from bridge.evaluation.captions import captions_by_image
-from bridge.evaluation.predictions import Predictions, answers_origin, open_predictions
+from bridge.evaluation.predictions import answers_origin, open_predictions
 from bridge.evaluation.settings import EvaluateConfig, chosen_benchmarks, parse_config, run_folders
 from vlm.errors import UserError, run_command, writing
 from vlm.files import read_json, write_json
@@ -33,8 +33,7 @@ def main() -> None:
     results.check_comparable(baselines, config.mode, benchmarks)
     images = [image for benchmark in benchmarks for image in benchmark.images]
     captions = captions_by_image(config.oracle, images) if config.oracle is not None else None
-    # torch and transformers take seconds to import: what was given is judged before.
-    import torch
+    import torch  # it and transformers take seconds: what was given is judged before
 
     from bridge.evaluation.answering import Asker, answer, check_questions, chosen_device
     from vlm.llava.model import load
@@ -48,14 +47,15 @@ def main() -> None:
         predictions = None if config.overwrite else open_predictions(out, benchmarks, origin)
         vlm = load(folder, device, dtype, config.load_in)
         check_questions(vlm, benchmarks)
-        if predictions is None:  # only now: what is there is not given up for a model that cannot be loaded
+        if predictions is None:  # --overwrite gives no answers up for a model that cannot be loaded
             predictions = open_predictions(out, benchmarks, origin, anew=True)
         entries = {}
         for benchmark in benchmarks:
             shown = shuffled(benchmark.images) if config.shuffle_images else None
             asker = Asker(vlm, config.max_new_tokens, config.blind, captions, shown)
             outcome = answer(asker, benchmark, predictions[benchmark.name], config.batch_questions)
-            entries[benchmark.name] = _finish(benchmark, predictions[benchmark.name], outcome, config.mode, out)
+            answers = predictions[benchmark.name].answers
+            entries[benchmark.name] = _score(benchmark, answers, outcome, config.mode, out)
         report = _report(config, folder, _name(vlm.model.dtype), origin, out, entries)
         _print_tables(out, baselines, report, benchmarks)
 
@@ -65,16 +65,16 @@ def _name(dtype: object) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _finish(benchmark: Benchmark, predictions: Predictions, outcome: Outcome, mode: str, out: Path) -> dict:
-    """Score, write the submission and per-question files, and say what is partial. The entry of results.json."""
-    title, answers = TITLES[benchmark.name], predictions.answers
+def _score(benchmark: Benchmark, answers: dict[str, str], outcome: Outcome, mode: str, out: Path) -> dict:
+    """Score the answers and write the benchmark's own files. Returns its entry of results.json.
+
+    Raises:
+        UserError: there is not one answer.
+    """
+    title = TITLES[benchmark.name]
     if not answers:
         reason = next(iter(outcome.bad_images.values()))
         raise UserError(f"{title}: not one question could be answered, the first because of {reason}")
-    for name, text in submissions(benchmark, answers).items():
-        with writing(out / name):
-            (out / name).write_text(text, encoding="utf-8")
-    scores = score(benchmark, answers, mode)
     lost = len(benchmark.examples) - len(answers)
     if lost:
         print(
@@ -82,6 +82,8 @@ def _finish(benchmark: Benchmark, predictions: Predictions, outcome: Outcome, mo
             f"{lost} of {len(benchmark.examples)} questions count as wrong; listed in {out / 'results.json'}",
             file=sys.stderr,
         )
+    _write_submissions(benchmark, answers, out)
+    scores = score(benchmark, answers, mode)
     if scores is not None:
         images = {example.question_id: example.image.name for example in benchmark.examples}
         per_question = {"scores": scores.pop("per_question"), "images": images}
@@ -100,6 +102,12 @@ def _finish(benchmark: Benchmark, predictions: Predictions, outcome: Outcome, mo
         "headline": headline(benchmark.name, scores),
         "scores": scores,
     }
+
+
+def _write_submissions(benchmark: Benchmark, answers: dict[str, str], out: Path) -> None:
+    for name, text in submissions(benchmark, answers).items():
+        with writing(out / name):
+            (out / name).write_text(text, encoding="utf-8")
 
 
 def _report(

@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bridge.data.official import Records, gqa_records, pope_records, vqav2_records
+from bridge.data.official import gqa_records, pope_records, vqav2_records
 from bridge.data.records import text_field
 from bridge.evaluation import details
-from bridge.evaluation.settings import MODES
 from bridge.scoring import gqa, pope, vqav2
-from bridge.scoring.joining import check_records, few, refuse_duplicates, refuse_strangers
+from bridge.scoring.joining import MODES, check_records, few, refuse_duplicates, refuse_strangers
 from vlm.errors import UserError, run_command
 from vlm.files import read_json, read_jsonl, write_json
 from vlm.run.settings import parse, setting
@@ -44,8 +43,7 @@ class ScoreConfig:
     mode: str = setting("official", help="lmms: as lmms-eval does", choices=MODES)
     json: str | None = setting(None, help="also write everything, with each question's score", metavar="OUT")
     llava_processing: bool = setting(
-        False,
-        help="gqa, vqav2: first put the predictions through LLaVA's conversion (lower case, some punctuation off)",
+        False, help="gqa, vqav2: first convert the predictions as LLaVA does (lower case, some punctuation off)"
     )
     allow_missing: bool = setting(False, help="vqav2: count unanswered questions as wrong instead of refusing")
 
@@ -89,14 +87,9 @@ def score_vqav2(config: ScoreConfig) -> dict:
             f"{config.questions} and {config.annotations} hold different questions: {len(differ)} ids are in one only "
             f"({few(differ)}); give both files of one split"
         )
-    return vqav2.score(
-        None,
-        list(annotations.values()),
-        _read_predictions(config.predictions, "question_id", "answer"),
-        config.mode,
-        llava_processing=config.llava_processing,
-        allow_missing=config.allow_missing,
-    )
+    predictions = _read_predictions(config.predictions, "question_id", "answer")
+    options = {"llava_processing": config.llava_processing, "allow_missing": config.allow_missing}
+    return vqav2.score(None, list(annotations.values()), predictions, config.mode, **options)
 
 
 def score_pope(config: ScoreConfig) -> dict:
@@ -126,8 +119,8 @@ def _read_predictions(path: str, id_key: str, answer_key: str) -> list[dict]:
 
 def _labels(path: Path) -> dict[str, str]:
     """Question id -> label, in file order."""
-    records: Records = pope_records(path)
-    return {key: text_field(record, "label", f"{path}, question {key}") for key, record in records.items()}
+    records = pope_records(path).items()
+    return {key: text_field(record, "label", f"{path}, question {key}") for key, record in records}
 
 
 def _labels_of_folder(folder: Path) -> dict[str, dict[str, str]]:

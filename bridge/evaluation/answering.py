@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from bridge.evaluation.batching import ROW_SIZE, Unit, make_batches
+from bridge.evaluation.batching import Unit, make_batches
 from bridge.evaluation.benchmarks import TITLES, Benchmark
 from bridge.evaluation.decode import Decoder, PromptGroup, common_prefix, group_prompts, image_features, to_text
 from bridge.evaluation.predictions import Predictions
@@ -50,7 +50,7 @@ class Asker:
         self.blind, self._captions, self._shown = blind, captions, shown
         # Two prompts that differ from the first word on show how all of them begin.
         probes = [self._prompt_ids(text, None if captions is None else text) for text in ("a", "9")]
-        self._decoder = Decoder(vlm.model, probes[0][: common_prefix(probes)], ROW_SIZE)
+        self._decoder = Decoder(vlm.model, probes[0][: common_prefix(probes)])
 
     def answers(self, batches: Iterable[Sequence[Unit]]) -> Iterator[list[Answered]]:
         """The answers of one batch after the other. The next batch's images are read while this one is decoded."""

@@ -16,6 +16,7 @@ unfinished questions of all rows, N an image's slots, D the width of the languag
 """
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -23,6 +24,7 @@ from typing import NamedTuple
 import torch
 from transformers import DynamicCache, LlavaForConditionalGeneration
 
+from bridge.evaluation.batching import ROW_SIZE
 from bridge.forward import CACHE
 from vlm.llava.model import VLM
 from vlm.llava.parts import language_model
@@ -119,7 +121,7 @@ class Decoder:
     row_size: questions that share a row at most; a row's attention grows with the square of its questions.
     """
 
-    def __init__(self, model: LlavaForConditionalGeneration, constant: list[int], row_size: int = 16):
+    def __init__(self, model: LlavaForConditionalGeneration, constant: list[int], row_size: int = ROW_SIZE):
         self.model = model
         self.text = language_model(model)
         self.embed = model.get_input_embeddings()
@@ -138,8 +140,8 @@ class Decoder:
         rows: list[list[list[int]]] = []  # the tails of each row
         parents: list[int] = []  # the group of each row
         for parent, group in enumerate(groups):
-            count = -(-len(group.tails) // self.row_size)
-            size = -(-len(group.tails) // count)  # rows of nearly equal size
+            count = math.ceil(len(group.tails) / self.row_size)
+            size = math.ceil(len(group.tails) / count)  # rows of nearly equal size
             for start in range(0, len(group.tails), size):
                 rows.append(group.tails[start : start + size])
                 parents.append(parent)
@@ -254,7 +256,10 @@ class Decoder:
 
 
 def _tail_tokens(tails: list[list[int]], start: int) -> list[Token]:
-    """The tails of a row side by side; the positions of each begin at `start`, after the prefix."""
+    """The tails of a row side by side, each one's positions from `start` on, which is after the prefix.
+
+    [[7, 8], [9]], 3 -> (0, 7, 3), (0, 8, 4), (1, 9, 3)
+    """
     return [
         Token(question, token_id, start + offset)
         for question, tail in enumerate(tails)

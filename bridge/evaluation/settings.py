@@ -7,10 +7,10 @@ from pathlib import Path
 
 from bridge.config import LOAD_IN, PRECISIONS, WORLD
 from bridge.evaluation.benchmarks import Benchmark, read_gqa, read_pope, read_vqav2
+from bridge.scoring.joining import MODES
 from vlm.errors import UserError
 from vlm.run.settings import parse, setting
 
-MODES = ("official", "lmms")
 EXAMPLES = """examples:
   python bridge/evaluate.py runs/bridge --gqa world/gqa --vqav2 world/vqav2 --pope world/pope
   python bridge/evaluate.py runs/bridge/vlm --gqa gqa --gqa-split testdev --baseline random=runs/random/eval
@@ -24,15 +24,17 @@ class EvaluateConfig:
 
     vlm: str = setting(help="folder saved by bridge/train.py, or its RUN", metavar="RUN/vlm", positional=True)
     gqa: str | None = setting(None, help="folder with {split}_balanced_questions.json and images/", metavar="DIR")
-    vqav2: str | None = setting(None, help="folder with question and annotation files and val2014/", metavar="DIR")
+    vqav2: str | None = setting(None, help="folder with the official files and val2014/", metavar="DIR")
     pope: str | None = setting(None, help="folder with coco_pope_{category}.json and val2014/", metavar="DIR")
     gqa_split: str = setting("testdev", help="train, val, testdev (balanced), or val_all and the like")
     vqav2_split: str | None = setting(
         None, help="val2014, test-dev2015, ...; without annotations: submission file only", default_text="val2014"
     )
     out: str | None = setting(None, help="where everything is written", metavar="DIR", default_text="RUN/eval")
-    limit_images: int | None = setting(None, help="questions about the first N images of each", metavar="N", least=1)
-    max_new_tokens: int = setting(16, help="longest answer", metavar="N", least=1)
+    limit_images: int | None = setting(
+        None, help="only the questions about each benchmark's first N images", metavar="N", least=1
+    )
+    max_new_tokens: int = setting(16, help="longest answer, in tokens", metavar="N", least=1)
     mode: str = setting("official", help="official scores or lmms-eval's", choices=MODES)
     blind: bool = setting(False, help="control: the bare question, without any image slot")
     oracle: str | None = setting(None, help="captions.json: true captions in the images' place", metavar="FILE")
@@ -42,7 +44,7 @@ class EvaluateConfig:
     )
     batch_questions: int = setting(64, help="questions decoded together", metavar="N", least=1)
     precision: str | None = setting(
-        None, help="in fp32 ties cannot flip", choices=PRECISIONS, default_text="bf16 where the device is fast at it"
+        None, help="fp32: ties cannot flip", choices=PRECISIONS, default_text="bf16 where the device is fast at it"
     )
     load_in: str | None = setting(None, help="bitsandbytes quantisation of the LLM", choices=LOAD_IN)
     device: str | None = setting(None, help="cpu, cuda, cuda:1", default_text="cuda if there is one")

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from bridge.scoring.joining import few, index_predictions
+from bridge.scoring.joining import check_mode, few, index_predictions
 from vlm.errors import UserError
 
 # For questions whose detailed type holds "Common" (what do the two have in common?) these replace the choices file.
@@ -55,8 +55,7 @@ def score(
     Raises:
         UserError: no question is balanced, a record lacks what scoring reads, or the choices are of another split.
     """
-    if mode not in ("official", "lmms"):
-        raise UserError(f"mode {mode!r} is unknown; use official or lmms")
+    check_mode(mode)
     questions = {str(question_id): question for question_id, question in questions.items()}
     balanced = _balanced(questions)
     answers = index_predictions(predictions, "questionId", "prediction")

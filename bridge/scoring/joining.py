@@ -6,6 +6,13 @@ from typing import Any
 
 from vlm.errors import UserError
 
+MODES = ("official", "lmms")  # scores of the official evaluators, or of lmms-eval
+
+
+def check_mode(mode: str) -> None:
+    if mode not in MODES:
+        raise UserError(f"mode {mode!r} is unknown; use official or lmms")
+
 
 def few(ids: Iterable[str], limit: int = 3) -> str:
     """The first ids of a collection in sorted order, for an error message: `"1, 2, 3, ..."`."""

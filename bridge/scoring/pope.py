@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
-from bridge.scoring.joining import few
+from bridge.scoring.joining import check_mode, few
 from vlm.errors import UserError
 
 AVERAGED = ("accuracy", "precision", "recall", "f1", "yes_ratio")
@@ -45,8 +45,7 @@ def score(labels: Texts | Mapping[str, Texts], answers: Texts | Mapping[str, Tex
     Raises:
         UserError: labels and answers are of different kinds or lengths, or hold something else than text.
     """
-    if mode not in ("official", "lmms"):
-        raise UserError(f"mode {mode!r} is unknown; use official or lmms")
+    check_mode(mode)
     if _are_categories(labels):
         return score_categories(labels, answers, mode)
     truth, given = _by_id(labels, answers)
@@ -132,7 +131,7 @@ def _official_metrics(labels: dict[str, str], predicted: dict[str, str]) -> dict
         else:
             counts["tn" if predicted.get(key) == "no" else "fp"] += 1
     yes_ratio = _ratio(list(predicted.values()).count("yes"), len(predicted))
-    return _metrics(counts, counts["tp"] + counts["tn"], len(labels), yes_ratio)
+    return _metrics(counts, len(labels), yes_ratio)
 
 
 def _lmms_metrics(labels: dict[str, str], predicted: dict[str, str]) -> dict:
@@ -145,14 +144,14 @@ def _lmms_metrics(labels: dict[str, str], predicted: dict[str, str]) -> dict:
         "fn": pairs.count(("yes", "no")),
     }
     positive, negative = (sum(truth == word for truth, _ in pairs) for word in ("yes", "no"))
-    return _metrics(counts, counts["tp"] + counts["tn"], len(labels), _ratio(positive, positive + negative))
+    return _metrics(counts, len(labels), _ratio(positive, positive + negative))
 
 
-def _metrics(counts: dict[str, int], right: int, total: int, yes_ratio: float) -> dict:
+def _metrics(counts: dict[str, int], total: int, yes_ratio: float) -> dict:
     precision = _ratio(counts["tp"], counts["tp"] + counts["fp"])
     recall = _ratio(counts["tp"], counts["tp"] + counts["fn"])
     return {
-        "accuracy": _ratio(right, total),
+        "accuracy": _ratio(counts["tp"] + counts["tn"], total),
         "precision": precision,
         "recall": recall,
         "f1": _ratio(2 * precision * recall, precision + recall),

@@ -16,7 +16,7 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any
 
-from bridge.scoring.joining import few, index_predictions
+from bridge.scoring.joining import check_mode, few, index_predictions
 from vlm.errors import UserError
 
 # In the official order. Not here, so left alone: ' : $ % & * # ~ ^ | and everything outside ASCII.
@@ -48,8 +48,10 @@ def normalise_answer(text: str) -> str:
 
 
 def process_as_llava(text: str) -> str:
-    """A prediction as LLaVA submits it (m4c_evaluator.py, EvalAIAnswerProcessor): lower case, commas and question marks
-    deleted, possessives split off, then the official steps."""
+    """A prediction as LLaVA submits it (m4c_evaluator.py, EvalAIAnswerProcessor).
+
+    Lower case, commas and question marks deleted, possessives split off, then the official steps.
+    """
     text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
     return _normalise(text, M4C_COMMA)
 
@@ -79,8 +81,7 @@ def score(
     Raises:
         UserError: predictions and annotations name different questions, or an answer is not a string.
     """
-    if mode not in ("official", "lmms"):
-        raise UserError(f"mode {mode!r} is unknown; use official or lmms")
+    check_mode(mode)
     annotated = _annotations_by_id(annotations)
     answers = index_predictions(predictions, "question_id", "answer")
     missing = _check_ids(set(annotated), set(answers), allow_missing)
@@ -202,8 +203,11 @@ def _normalise(text: str, comma: re.Pattern) -> str:
 
 
 def _punctuation(text: str, comma: re.Pattern) -> str:
-    """Every mark becomes one space, or nothing: nothing where that mark stands beside a space anywhere in `text`, and
-    nothing for all marks where a comma stands between digits anywhere."""
+    """Every mark becomes one space, or nothing.
+
+    Nothing if that mark stands beside a space anywhere in `text`, and nothing for all marks if a comma stands between
+    digits anywhere.
+    """
     number = comma.search(text) is not None
     result = text
     for mark in PUNCTUATION:
