@@ -84,15 +84,6 @@ class RunFolder:
         if not is_main():
             return
         rate = round(sums.questions / seconds, 2)
-        line = {
-            "step": step,
-            "loss": sums.loss,
-            "lr": lr,
-            "samples_per_s": rate,
-            "questions_per_s": rate,
-            "questions": sums.questions,
-            "tokens": sums.tokens,
-            "answer_tokens": sums.answer_tokens,
-            "gradient_norm": norm,
-        }
-        append_jsonl(self.folder / "metrics.jsonl", line)
+        line = {"step": step, "loss": sums.loss, "lr": lr, "samples_per_s": rate, "questions_per_s": rate}
+        line |= {"questions": sums.questions, "tokens": sums.tokens, "answer_tokens": sums.answer_tokens}
+        append_jsonl(self.folder / "metrics.jsonl", line | {"gradient_norm": norm})
