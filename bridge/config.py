@@ -120,9 +120,7 @@ class BridgeConfig:
     )
 
     def shares(self) -> list[float] | None:
-        """The part of an epoch that each given data set has, in the order of `SETS`; None: every question once.
-
-        gqa=3,vqav2=1 gives [0.75, 0.25].
+        """The part of an epoch that each given data set has, as [0.75, 0.25]; None: every question once.
 
         Raises:
             UserError: --weights does not give each data set one number of 0 or more.
@@ -139,7 +137,7 @@ class BridgeConfig:
 
 
 def _parse_weights(text: str) -> dict[str, float]:
-    """gqa=3,vqav2=1 -> {"gqa": 3.0, "vqav2": 1.0}; {} for text of another form, or a name that comes twice."""
+    """ "gqa=3,vqav2=1" -> {"gqa": 3.0, "vqav2": 1.0}; {} if it has another form, or a name comes twice."""
     pairs = [part.partition("=") for part in text.split(",")]
     try:
         weights = {name: float(value) for name, _, value in pairs}

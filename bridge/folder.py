@@ -72,11 +72,7 @@ class RunFolder:
         forget_from(self.folder / "metrics.jsonl", step)
 
     def save(self, step: int) -> None:
-        """Commit the checkpoint of `step`; collective.
-
-        Raises:
-            UserError: the disk refuses; the checkpoint before is untouched.
-        """
+        """Commit the checkpoint of `step`; collective. `UserError` if the disk refuses: the last one is untouched."""
         self._checkpoints.save(step, checkpoints.writer(self._weights, self.optimizer))
 
     def record(self, step: int, sums: Sums, lr: float, norm: float | None, seconds: float) -> None:

@@ -36,8 +36,6 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 def build_encoder(name: str, seed: int, normalisation: str | None = None) -> VisionEncoder:
     """`--encoder`: a folder or a timm ViT, either with random weights if asked, or one that sees nothing.
 
-    normalisation: a name in `NORMALISATIONS`, in place of the encoder's own statistics.
-
     Raises:
         UserError: there is no such encoder, or it cannot be read.
     """
@@ -74,15 +72,12 @@ def build_vlm(config: BridgeConfig, device: torch.device, load_in: str | None) -
         raise ValueError("a run needs --llm and --encoder, or --init; `parse_config` sees to it")
     llm = load_llm(config.llm, dtype, load_in, examples=not config.lora)
     vlm = assemble(build_encoder(config.encoder, config.seed, config.normalisation), llm, seed=config.seed)
-    _move(vlm.vision_tower, dtype)  # as it will be loaded and served
+    tower: torch.nn.Module = vlm.vision_tower  # by its base class: transformers' own `to` has no signature
+    model: torch.nn.Module = vlm.model
+    tower.to(dtype)  # as it will be loaded and served
     if load_in is None:
-        _move(vlm.model, device)
+        model.to(device)
     return vlm
-
-
-def _move(model: torch.nn.Module, to: torch.device | torch.dtype) -> None:
-    """`model.to`: transformers' own is wrapped, and the wrapper hides its signature from type checkers."""
-    model.to(to)
 
 
 @dataclass(frozen=True)
