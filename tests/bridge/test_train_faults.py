@@ -12,7 +12,7 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import LlavaForConditionalGeneration
 
-import bridge.checkpoints
+import bridge.folder
 import bridge.loop
 from bridge.config import parse_config
 from bridge.data import official
@@ -54,7 +54,7 @@ def interrupted(whole: Path, out: Path) -> Path:
 @pytest.mark.parametrize(
     ("module", "function", "error", "reason"),
     [
-        (bridge.checkpoints, "save_file", NO_SPACE, "I/O error: No space left on device (os error 28)"),
+        (bridge.folder, "save_file", NO_SPACE, "I/O error: No space left on device (os error 28)"),
         (torch, "save", CUT_OFF, "[enforce fail at inline_container.cc:603] . unexpected pos 128 vs 0"),
     ],
 )
