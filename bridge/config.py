@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from vlm.errors import UserError
@@ -31,71 +32,58 @@ examples:
 """
 
 
+# One heading of `--help` each.
+_part = partial(setting, group="parts", by_content=True)
+_data = partial(setting, group="data")
+_training = partial(setting, group="optimization")
+_speed = partial(setting, group="memory and speed")
+
+
 @dataclass(frozen=True)
 class BridgeConfig:
     """One run. Paths are strings as given."""
 
-    llm: str | None = setting(
-        None,
-        help="a preset, a folder, a hub id or a .gguf file",
-        metavar="smollm2|llama|qwen|PATH",
-        by_content=True,
-        group="parts",
+    llm: str | None = _part(
+        None, help="a preset, a folder, a hub id or a .gguf file", metavar="smollm2|llama|qwen|PATH"
     )
-    encoder: str | None = setting(
+    encoder: str | None = _part(
         None,
         help="an encoder folder, or a plain timm ViT by name with weights from the hub or a safetensors file; either "
         "with random weights; or one without sight",
         metavar="DIR|timm:NAME[@FILE]|random:...|blind",
-        by_content=True,
-        group="parts",
         default_text=str(ENCODER),
     )
-    normalisation: str | None = setting(
-        None,
-        help="pixel statistics in place of the encoder's own",
-        choices=("clip", "imagenet"),
-        by_content=True,
-        group="parts",
+    normalisation: str | None = _part(
+        None, help="pixel statistics in place of the encoder's own", choices=("clip", "imagenet")
     )
-    init: str | None = setting(
-        None,
-        help="go on from a trained VLM: LLM, encoder and connector come from there",
-        metavar="RUN/vlm",
-        by_content=True,
-        group="parts",
+    init: str | None = _part(
+        None, help="go on from a trained VLM: LLM, encoder and connector come from there", metavar="RUN/vlm"
     )
 
-    gqa: str | None = setting(None, help="official GQA folder", metavar="DIR", by_content=True, group="data")
-    gqa_split: str = setting("train", help="train (balanced), train_all, ...", group="data")
-    vqav2: str | None = setting(None, help="official VQAv2 folder", metavar="DIR", by_content=True, group="data")
-    vqav2_split: str = setting("train2014", help="train2014, val2014, ...", group="data")
-    llava: str | None = setting(
-        None,
-        help="LLaVA instruction JSON; each pair of turns is one question",
-        metavar="FILE",
-        by_content=True,
-        group="data",
+    gqa: str | None = _data(None, help="official GQA folder", metavar="DIR", by_content=True)
+    gqa_split: str = _data("train", help="train (balanced), train_all, ...")
+    vqav2: str | None = _data(None, help="official VQAv2 folder", metavar="DIR", by_content=True)
+    vqav2_split: str = _data("train2014", help="train2014, val2014, ...")
+    llava: str | None = _data(
+        None, help="LLaVA instruction JSON; each pair of turns is one question", metavar="FILE", by_content=True
     )
-    llava_images: str | None = setting(
-        None, help="folder that its image names start from", metavar="DIR", by_content=True, group="data"
+    llava_images: str | None = _data(
+        None, help="folder that its image names start from", metavar="DIR", by_content=True
     )
-    weights: str | None = setting(
+    weights: str | None = _data(
         None,
         help="proportions of the questions in each pass, as gqa=3,vqav2=1",
         metavar="SET=W,...",
-        group="data",
         default_text="as many as each set has",
     )
-    vqav2_answers: str = setting(
+    vqav2_answers: str = _data(
         "common",
         help="learn the most common of the ten answers (multiple_choice_answer), or one drawn by votes in each pass",
         choices=("common", "votes"),
-        group="data",
     )
 
     out: str = setting("runs/bridge", help="the run's folder", metavar="RUN", free=True)
-    seed: int = setting(0, help="of the connector's first weights, LoRA's, and the data order", least=0)
+    seed: int = setting(0, help="seed of the connector's first weights, LoRA's, and the data order", least=0)
     resume: str = setting(
         "auto",
         help="auto continues a run found in --out; required fails without one; never fails with anything of one",
@@ -104,57 +92,35 @@ class BridgeConfig:
     )
     save_every: int = setting(100, help="steps between two checkpoints", metavar="STEPS", least=1, free=True)
 
-    steps: int | None = setting(
-        None,
-        help="optimizer steps",
-        least=1,
-        group="optimization",
-        default_text=f"one pass; {WORLD_STEPS} on the embedded world",
+    steps: int | None = _training(
+        None, help="optimizer steps", least=1, default_text=f"one pass; {WORLD_STEPS} on the embedded world"
     )
-    batch_questions: int = setting(56, help="questions a step, on all processes", least=1, group="optimization")
-    row_tokens: int = setting(1024, help="longest packed sequence", least=1, group="optimization")
-    micro_tokens: int = setting(
-        8192, help="tokens per forward pass; less = less memory", least=1, free=True, group="optimization"
-    )
-    lr: float = setting(1e-3, help="peak learning rate", above=0, group="optimization")
-    warmup: float = setting(0.05, help="share of the steps that rise to it", least=0, most=1, group="optimization")
-    weight_decay: float = setting(0.0, help="of AdamW", least=0, group="optimization")
-    clip: float = setting(1.0, help="largest gradient norm; 0: no clipping", least=0, group="optimization")
-    lora: int = setting(
+    batch_questions: int = _training(56, help="questions a step, on all processes", least=1)
+    row_tokens: int = _training(1024, help="longest packed sequence", least=1)
+    micro_tokens: int = _training(8192, help="tokens per forward pass; less = less memory", least=1, free=True)
+    lr: float = _training(1e-3, help="peak learning rate", above=0)
+    warmup: float = _training(0.05, help="share of the steps that rise to it", least=0, most=1)
+    weight_decay: float = _training(0.0, help="weight decay of AdamW", least=0)
+    clip: float = _training(1.0, help="largest gradient norm; 0: no clipping", least=0)
+    lora: int = _training(
         0,
         help="also train rank-R LoRA on the LLM's q, k, v, o; smollm2's prompts then need no worked examples (0: off)",
         metavar="R",
         least=0,
-        group="optimization",
     )
 
-    load_in: str | None = setting(
-        None, help="bitsandbytes quantisation of the frozen LLM", choices=LOAD_IN, group="memory and speed"
+    load_in: str | None = _speed(None, help="bitsandbytes quantisation of the frozen LLM", choices=LOAD_IN)
+    precision: str | None = _speed(
+        None, help="precision of the frozen parts", choices=PRECISIONS, default_text="bf16 if the device is fast at it"
     )
-    precision: str | None = setting(
-        None,
-        help="of the frozen parts",
-        choices=PRECISIONS,
-        group="memory and speed",
-        default_text="bf16 where the device is fast at it",
-    )
-    gradient_checkpointing: bool = setting(
-        False, help="less memory, about a third more time", free=True, group="memory and speed"
-    )
-    cache: bool = setting(True, help="run the vision tower in every step", free=True, group="memory and speed")
-    features: str | None = setting(
-        None,
-        help="feature cache, to share between runs of one encoder",
-        metavar="DIR",
-        free=True,
-        group="memory and speed",
-        default_text="RUN/features",
+    gradient_checkpointing: bool = _speed(False, help="less memory, about a third more time", free=True)
+    cache: bool = _speed(True, help="run the vision tower in every step", free=True)
+    features: str | None = _speed(
+        None, help="feature cache, to share among runs", metavar="DIR", free=True, default_text="RUN/features"
     )
 
     def shares(self) -> list[float] | None:
-        """The part of an epoch that each given data set has, in the order of `SETS`; None: every question once.
-
-        gqa=3,vqav2=1 gives [0.75, 0.25].
+        """The part of an epoch that each given data set has, as [0.75, 0.25]; None: every question once.
 
         Raises:
             UserError: --weights does not give each data set one number of 0 or more.
@@ -163,25 +129,21 @@ class BridgeConfig:
             return None
         given = [name for name in SETS if getattr(self, name)]
         weights = _parse_weights(self.weights)
-        if sorted(weights) != sorted(given) or not 0 < sum(weights.values()) < math.inf or min(weights.values()) < 0:
+        total = sum(weights.values())
+        if sorted(weights) != sorted(given) or not 0 < total < math.inf or min(weights.values()) < 0:
             needed = ",".join(f"{name}=W" for name in given)
             raise UserError(f"--weights {self.weights}: give {needed}, numbers of 0 or more for the data sets named")
-        return [weights[name] / sum(weights.values()) for name in given]
+        return [weights[name] / total for name in given]
 
 
 def _parse_weights(text: str) -> dict[str, float]:
-    """gqa=3,vqav2=1 -> {"gqa": 3.0, "vqav2": 1.0}; {} for text of another form, or a name that comes twice."""
-    weights: dict[str, float] = {}
-    for part in text.split(","):
-        name, _, value = part.partition("=")
-        try:
-            number = float(value)
-        except ValueError:
-            return {}
-        if name in weights:
-            return {}
-        weights[name] = number
-    return weights
+    """ "gqa=3,vqav2=1" -> {"gqa": 3.0, "vqav2": 1.0}; {} if it has another form, or a name comes twice."""
+    pairs = [part.partition("=") for part in text.split(",")]
+    try:
+        weights = {name: float(value) for name, _, value in pairs}
+    except ValueError:
+        return {}
+    return weights if len(weights) == len(pairs) else {}
 
 
 def parse_config(arguments: Sequence[str] | None = None) -> BridgeConfig:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from bridge.data.example import Example
 from bridge.data.mixture import Mixture
 from vlm.files import file_sha256
 from vlm.llava.model import VLM
@@ -36,10 +35,10 @@ def run_content(vlm: VLM, mixture: Mixture, votes: bool) -> dict[str, str]:
 
 def images_content(mixture: Mixture) -> str:
     """A digest of a few images of each data set, evenly spread over its questions."""
-    chosen: dict[Path, None] = {}
+    chosen: list[Path] = []
     for questions in mixture.sets():
-        for index in questions[:: max(1, len(questions) // SET_IMAGES)][:SET_IMAGES]:
-            chosen.setdefault(mixture.examples[index].image)
+        spread = questions[:: max(1, len(questions) // SET_IMAGES)]
+        chosen += [mixture.examples[index].image for index in spread[:SET_IMAGES]]
     return _digest(file_sha256(image) for image in chosen)
 
 
@@ -47,12 +46,9 @@ def _texts(mixture: Mixture, votes: bool) -> Iterator[str]:
     for number, questions in enumerate(mixture.sets()):
         yield f"set {number}"
         for index in questions:
-            yield _text(mixture.examples[index], votes)
-
-
-def _text(example: Example, votes: bool) -> str:
-    answers = example.votes if votes else ()
-    return repr((example.question_id, example.image.name, example.question, example.answer, answers))
+            example = mixture.examples[index]
+            answers = example.votes if votes else ()
+            yield repr((example.question_id, example.image.name, example.question, example.answer, answers))
 
 
 def _weights(model: torch.nn.Module) -> Iterator[str]:

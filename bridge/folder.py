@@ -1,11 +1,12 @@
 """The folder of a bridge run: config.json, metrics.jsonl and checkpoints."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 
-from bridge import checkpoints
 from bridge.config import BridgeConfig
 from bridge.gradients import Sums
 from vlm.distributed import is_main
@@ -16,6 +17,8 @@ from vlm.run.checkpoints import Checkpoints, refuse_changes
 from vlm.run.folder import forget_from
 from vlm.run.resume import starting_step
 from vlm.run.settings import trajectory
+
+WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.pt"  # in a checkpoint
 
 
 def check_folder(config: BridgeConfig) -> None:
@@ -47,7 +50,7 @@ def _is_name(part: str | None) -> bool:
 class RunFolder:
     """The folder of one run, and the optimizer whose state its checkpoints hold."""
 
-    def __init__(self, config: BridgeConfig, weights: checkpoints.Weights, content: dict[str, str]):
+    def __init__(self, config: BridgeConfig, weights: Mapping[str, torch.nn.Parameter], content: dict[str, str]):
         """weights: what is trained. content: digests of what the settings name; see `bridge.content`."""
         self.folder, self.config, self._weights = Path(config.out), config, weights
         self._checkpoints = Checkpoints(self.folder, {**trajectory(config), **content}, same_processes=False)
@@ -62,8 +65,18 @@ class RunFolder:
         step = starting_step(self._checkpoints, self.config.resume, "vlm")
         if step is None:
             return 0
-        checkpoints.load(self._checkpoints.path(step), self._weights, self.optimizer)
+        self._load(self._checkpoints.path(step))
         return step
+
+    def _load(self, folder: Path) -> None:
+        """Copy a checkpoint, whose files were verified before, into the weights and the optimizer."""
+        stored = load_file(folder / WEIGHTS)
+        if stored.keys() != self._weights.keys():
+            raise UserError(f"{folder} holds other weights than this run trains: give another --out")
+        with torch.no_grad():
+            for name, value in stored.items():
+                self._weights[name].copy_(value)
+        self.optimizer.load_state_dict(torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True))
 
     def begin(self, step: int) -> None:
         """Record the settings and drop the metrics of steps that will be repeated."""
@@ -72,27 +85,21 @@ class RunFolder:
         forget_from(self.folder / "metrics.jsonl", step)
 
     def save(self, step: int) -> None:
-        """Commit the checkpoint of `step`; collective.
+        """Commit the checkpoint of `step`; collective. `UserError` if the disk refuses: the last one is untouched."""
+        self._checkpoints.save(step, self._fill)
 
-        Raises:
-            UserError: the disk refuses; the checkpoint before is untouched.
-        """
-        self._checkpoints.save(step, checkpoints.writer(self._weights, self.optimizer))
+    def _fill(self, folder: Path) -> None:
+        """Write a checkpoint's files: the first process alone, since all of them hold the same."""
+        if is_main():
+            tensors = {name: value.detach().cpu().contiguous() for name, value in self._weights.items()}
+            save_file(tensors, folder / WEIGHTS)
+            torch.save(self.optimizer.state_dict(), folder / OPTIMIZER)
 
     def record(self, step: int, sums: Sums, lr: float, norm: float | None, seconds: float) -> None:
         """Append the step's line to metrics.jsonl. norm: of the gradient, None if nothing moved."""
         if not is_main():
             return
         rate = round(sums.questions / seconds, 2)
-        line = {
-            "step": step,
-            "loss": sums.loss,
-            "lr": lr,
-            "samples_per_s": rate,
-            "questions_per_s": rate,
-            "questions": sums.questions,
-            "tokens": sums.tokens,
-            "answer_tokens": sums.answer_tokens,
-            "gradient_norm": norm,
-        }
-        append_jsonl(self.folder / "metrics.jsonl", line)
+        line = {"step": step, "loss": sums.loss, "lr": lr, "samples_per_s": rate, "questions_per_s": rate}
+        line |= {"questions": sums.questions, "tokens": sums.tokens, "answer_tokens": sums.answer_tokens}
+        append_jsonl(self.folder / "metrics.jsonl", line | {"gradient_norm": norm})

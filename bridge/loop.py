@@ -107,7 +107,7 @@ def train(config: BridgeConfig, mixture: Mixture) -> None:
         vlm = build_vlm(config, accelerator.device, config.load_in)
         encoder = PatchEncoder(vlm.vision_tower, vlm.processor.image_processor)
         content = run_content(vlm, mixture, votes=config.vqav2_answers == "votes")
-        content |= {"encoder": encoder.key, "images": images_content(mixture)}
+        content |= {"encoder": encoder.key[:12], "images": images_content(mixture)}
         trainee = freeze(vlm.model, config)
 
         questions = Questions(mixture, vlm.prompts, config)

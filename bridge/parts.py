@@ -49,15 +49,12 @@ def build_vlm(config: BridgeConfig, device: torch.device, load_in: str | None) -
     llm = load_llm(config.llm, dtype, load_in, examples=not config.lora)
     encoder = open_encoder(config.encoder, config.seed, config.normalisation)
     vlm = assemble(encoder, llm, seed=config.seed)
-    _move(vlm.vision_tower, dtype)  # as it will be loaded and served
+    tower: torch.nn.Module = vlm.vision_tower  # by its base class: transformers' own `to` has no signature
+    model: torch.nn.Module = vlm.model
+    tower.to(dtype)  # as it will be loaded and served
     if load_in is None:
-        _move(vlm.model, device)
+        model.to(device)
     return vlm
-
-
-def _move(model: torch.nn.Module, to: torch.device | torch.dtype) -> None:
-    """`model.to`: transformers' own is wrapped, and the wrapper hides its signature from type checkers."""
-    model.to(to)
 
 
 @dataclass(frozen=True)

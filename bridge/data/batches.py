@@ -61,8 +61,5 @@ def load_batches(
 
 def images_of(steps: Iterable[Step], mixture: Mixture) -> list[Path]:
     """The images of some steps, each once, in order of their first use."""
-    used: dict[Path, None] = {}
-    for step in steps:
-        for scheduled in step:
-            used.setdefault(mixture.examples[scheduled.examples[0]].image)
-    return list(used)
+    rows = (scheduled for step in steps for scheduled in step)
+    return list(dict.fromkeys(mixture.examples[row.examples[0]].image for row in rows))

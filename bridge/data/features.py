@@ -44,16 +44,9 @@ class PatchEncoder:
 
     def __init__(self, tower: PreTrainedModel, processor: BaseImageProcessor):
         self._tower, self._processor = tower, processor
+        self.dtype, self.device = tower.dtype, tower.device
         sizes = tower.config
         self.shape: tuple[int, int] = ((sizes.image_size // sizes.patch_size) ** 2, sizes.hidden_size)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self._tower.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self._tower.device
 
     @torch.no_grad()
     def __call__(self, images: Sequence[Path]) -> torch.Tensor:
@@ -86,7 +79,6 @@ class FeatureCache:
         self.folder = Path(folder)
         self._encoder = encoder
         tokens, width = encoder.shape
-        self._image_bytes = tokens * width * encoder.dtype.itemsize
         expected = {"key": encoder.key, "tokens": tokens, "width": width, "dtype": str(encoder.dtype)}
         meta = self.folder / "meta.json"
         if not meta.exists():
@@ -142,7 +134,7 @@ class FeatureCache:
 
     def _forecast(self, images: int, missing: int) -> None:
         tokens, width = self._encoder.shape
-        size = missing * self._image_bytes
+        size = missing * tokens * width * self._encoder.dtype.itemsize
         if not is_main() or not missing:
             return
         print(

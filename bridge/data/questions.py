@@ -26,7 +26,7 @@ class Questions:
         ids, _ = prompts.conversation_ids("Is it?", "yes")
         first_slot, _ = image_slots(ids, self._image_id)
         self.constant = () if config.gradient_checkpointing else tuple(ids[:first_slot])
-        self._shortest = len(ids)  # of any conversation, nearly
+        self._frame = len(ids)  # what the template and the image take, and a few tokens more
 
     def ids(self, step: Step) -> list[str]:
         """The official ids of a step's questions."""
@@ -50,7 +50,7 @@ class Questions:
         Raises:
             UserError: a text holds a control token, is empty, or is too long for a row.
         """
-        room = self._config.row_tokens - self._shortest + len(self.constant)
+        room = self._config.row_tokens - self._frame + len(self.constant)
         allowed = self._prompts.allows
         for index in sorted(examples):
             example = self.mixture.examples[index]

@@ -11,20 +11,29 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from PIL import Image
 from safetensors import SafetensorError
-from transformers import CLIPImageProcessorPil, ViTConfig, ViTModel
+from transformers import (
+    CLIPImageProcessorPil,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedModel,
+    ViTConfig,
+)
 
 from bridge.data import features
 from bridge.data.features import FeatureCache, PatchEncoder
 from vlm.errors import UserError
+from vlm.llava.parts import vision_tower
 from vlm.run.folder import locked
 
 
-def tiny_parts(seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[ViTModel, CLIPImageProcessorPil]:
+def tiny_parts(seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, CLIPImageProcessorPil]:
     torch.manual_seed(seed)
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    config = ViTConfig(**sizes, image_size=8, patch_size=4, initializer_range=0.5, tie_last_hidden_states=True)
+    vision = ViTConfig(**sizes, image_size=8, patch_size=4, initializer_range=0.5, tie_last_hidden_states=True)
+    config = LlavaConfig(vision_config=vision, text_config=LlamaConfig(**sizes, vocab_size=8), image_token_index=3)
     processor = CLIPImageProcessorPil(size={"height": 8, "width": 8}, do_center_crop=False)
-    return ViTModel(config).eval().to(dtype), processor
+    return vision_tower(LlavaForConditionalGeneration(config).eval().to(dtype)), processor
 
 
 @pytest.fixture
