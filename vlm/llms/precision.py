@@ -28,10 +28,9 @@ def default_dtype(device: str | torch.device | None = None) -> torch.dtype:
 
 
 def quantised(load_in: str, dtype: torch.dtype, keep: Sequence[str] = ("lm_head",)) -> dict:
-    """Keyword arguments of from_pretrained that quantise with bitsandbytes. keep: modules that stay as they are.
+    """Keyword arguments of from_pretrained that quantise with bitsandbytes; `UserError` if it is not installed.
 
-    Raises:
-        UserError: `load_in` is neither "4bit" nor "8bit", or bitsandbytes is not installed.
+    load_in: "4bit" or "8bit". keep: modules that stay as they are.
     """
     if load_in not in ("4bit", "8bit"):
         raise UserError(f"cannot load in {load_in!r}: give 4bit or 8bit")
