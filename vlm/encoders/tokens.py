@@ -30,15 +30,13 @@ class CaptionTokenizer:
 
     def __call__(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """texts -> ids int64[B, T] padded to the longest, lengths int64[B] with the end-of-text token counted."""
-        rows = [[*encoding.ids[: CONTEXT - 1], self.end] for encoding in self._encode(texts)]
+        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        rows = [[*encoding.ids[: CONTEXT - 1], self.end] for encoding in encodings]
         lengths = torch.tensor([len(row) for row in rows])
         ids = torch.full((len(rows), int(lengths.max())), self.end)
         for row, tokens in zip(ids, rows):
             row[: len(tokens)] = torch.tensor(tokens)
         return ids, lengths
-
-    def _encode(self, texts: Sequence[str]):
-        return self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
 
     def save(self, path: str | Path) -> None:
         self.backend.save(str(path))

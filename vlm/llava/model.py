@@ -19,6 +19,7 @@ from vlm.images import load_image, upright_rgb
 from vlm.llava import parts
 from vlm.llava.folder import load_folder, save_folder
 from vlm.llava.parity import Fixture
+from vlm.llms.precision import Device
 from vlm.llms.prompt import History, Prompts
 
 Picture = Image.Image | str | Path | None  # an image, a file that holds one, or none
@@ -129,15 +130,12 @@ class _Stop(StoppingCriteria, threading.Event):
 
 
 def load(
-    folder: str | Path,
-    device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
-    load_in: str | None = None,
+    folder: str | Path, device: Device = None, dtype: torch.dtype | None = None, load_in: str | None = None
 ) -> VLM:
     """Read a folder written by `VLM.save`: frozen, in eval mode.
 
-    device: the GPU if there is one, else the CPU. dtype: `default_dtype` of the device. load_in: "4bit" or "8bit"
-    quantises the LLM with bitsandbytes, which then chooses the device.
+    dtype: None is `default_dtype` of the device. load_in: "4bit" or "8bit" quantises the LLM with bitsandbytes, which
+    then chooses the device.
 
     Raises:
         UserError: the folder is something else, a file is missing or damaged, or the vision tower gives other features

@@ -9,9 +9,11 @@ from transformers import PreTrainedModel
 
 from vlm.errors import UserError
 
+Device = str | torch.device | None  # None: the GPU if there is one, else the CPU
 
-def default_dtype(device: str | torch.device | None = None) -> torch.dtype:
-    """bfloat16 if the device computes it fast, else float32. device: None is the GPU if there is one, else the CPU.
+
+def default_dtype(device: Device = None) -> torch.dtype:
+    """bfloat16 if the device computes it fast, else float32.
 
     On a CPU without AVX512-BF16, AMX or Arm's bf16 instructions, bf16 products are emulated, up to 60 times slower.
     """
