@@ -50,7 +50,7 @@ class DoctorSettings:
 
 class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
-        from importlib.metadata import version  # slow, so only if it is asked for
+        from importlib.metadata import version  # takes a moment: only if it is asked for
 
         print(f"levlm {version('levlm')}")
         parser.exit()

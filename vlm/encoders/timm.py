@@ -72,7 +72,7 @@ def _new_vit(name: str, seed: int) -> VisionTransformer:
 
 def _download(name: str, vision: VisionTransformer) -> Path:
     """The weights in the hub's cache, fetched if they are not there yet."""
-    source: Any = vision.pretrained_cfg  # a dict; attributes of a module pass for its submodules
+    source: Any = vision.pretrained_cfg  # a dict, which type checkers take for a submodule
     repository = source.get("hf_hub_id")
     otherwise = f"give timm:{name}@FILE.safetensors, or random:timm:{name} for random weights"
     if not repository:

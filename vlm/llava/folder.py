@@ -16,8 +16,7 @@ from vlm.llava.parity import Fixture, check_parity
 from vlm.llava.parts import connector, language_model, vision_tower
 from vlm.llms.precision import Device, default_dtype, keep_layout, quantised
 
-# Modules that are never quantised. With bare names in place of full prefixes transformers would quantise the vision
-# tower in silence.
+# Modules that are never quantised. By bare names, without the prefixes, the whole model would be, in silence.
 KEEP_FULL = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
 # What transformers and safetensors raise for a folder that was damaged or edited.
 UNREADABLE = (
@@ -40,7 +39,7 @@ def save_folder(
         raise UserError(f"{folder} holds something else than a VLM: give another --out, or move it away")
     with writing(folder), atomic_directory(folder) as partial:
         model.save_pretrained(partial)
-        # Stock code loads the whole model in the dtype of config.json, which must be the language model's.
+        # Stock code loads everything in one dtype: config.json's or, if that is wrong, the first tensor's, the tower's.
         dtype = str(language_model(model).dtype).removeprefix("torch.")
         write_json(partial / "config.json", {**read_json(partial / "config.json"), "dtype": dtype})
         processor.save_pretrained(partial)

@@ -83,7 +83,7 @@ def _convert(file: Path, folder: Path, model_types: tuple[str, ...]) -> None:
 def _restore_rope(file: Path, model: PreTrainedModel) -> None:
     """Put back how Llama 3.1 and later scale their rotary frequencies: transformers skips GGUF's tensor of factors.
 
-    In the config that is Hugging Face's "llama3" rope type, whose other parameters were the same in every release.
+    In the config that is Hugging Face's "llama3" rope type. Its other parameters were the same in every release.
     """
     from gguf import GGUFReader
 
