@@ -1,7 +1,7 @@
-"""RUN/quarantine.jsonl, which lists every sample that could not be used, and the limit above which a run stops.
+"""RUN/quarantine.jsonl: every sample that could not be used, and why; and the limit above which a run stops.
 
-A line is {"shard", "index", "key", "reason"}. For a sample met while training it also has "position", in samples since
-the start of the run, and "filled_with", the id of the sample that took its place.
+One line: {"shard", "index", "key", "reason"}, and for a sample met while training also "position" (in samples since
+the start of the run) and "filled_with", the id of the sample that took its slot.
 """
 
 from collections import Counter, deque
@@ -16,7 +16,7 @@ FEWEST = 20  # bad samples that a judgement needs
 
 
 class Quarantine:
-    """The list of one rank. Rank 0 writes `path`, rank r a file beside it until `merge`. No line is written twice."""
+    """This rank's list. Rank 0 writes `path`, rank r a file beside it until `merge`; no line is written twice."""
 
     def __init__(self, path: Path | None, rank: int):
         self.path = path and _rank_file(Path(path), rank)
@@ -32,7 +32,7 @@ class Quarantine:
 
 
 class Limit:
-    """Stops a run if more than `ratio` of its last `WINDOW` samples, and at least `FEWEST`, cannot be used."""
+    """Raises `UserError` when more than `ratio` of the last 10,000 samples (and at least 20) were bad."""
 
     def __init__(self, ratio: float):
         self.ratio = ratio
@@ -40,7 +40,7 @@ class Limit:
         self.seen, self.reasons = 0, Counter()
 
     def check(self, samples: int, bad: list[dict]) -> None:
-        """Count one step: how many samples it took, and the records of those that could not be used; then judge."""
+        """Count one step: how many samples it took, and the records of those that could not be used."""
         self.steps.append((samples, bad))
         self.seen += samples
         self.reasons.update(record["reason"] for record in bad)
@@ -52,7 +52,7 @@ class Limit:
 
 
 def refuse_above(ratio: float, seen: int, reasons: Counter, of: str) -> None:
-    """Raise `UserError` if more than `ratio` of `seen` samples, and at least `FEWEST`, are bad. of: what was seen."""
+    """`UserError` where more than `ratio` of `seen` samples, and at least 20, have a reason against them."""
     bad = reasons.total()
     if bad >= FEWEST and bad > ratio * seen:
         words = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common() if count)
@@ -63,7 +63,7 @@ def refuse_above(ratio: float, seen: int, reasons: Counter, of: str) -> None:
 
 
 def merge(path: Path) -> None:
-    """Move the lines of the other ranks' files into `path`; for rank 0, once no rank writes any more."""
+    """Move the lines of the other ranks' files into `path`; for rank 0, when no rank writes any more."""
     whole = Quarantine(path, 0)
     for part in sorted(path.parent.glob(f"{path.stem}.rank*{path.suffix}")):
         whole.add(_read(part))
