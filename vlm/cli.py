@@ -2,7 +2,6 @@
 
 import argparse
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +35,6 @@ examples:
 
 @dataclass(frozen=True)
 class ChatSettings:
-    """What `vlm chat` is given."""
-
     folder: str = setting(help="a VLM folder, such as RUN/vlm", positional=True, metavar="DIR")
     image: str | None = setting(None, help="the picture: JPEG, PNG, WEBP or GIF", metavar="FILE")
     question: str | None = setting(None, help="ask this, print the answer alone, and end", metavar="TEXT")
@@ -46,18 +43,14 @@ class ChatSettings:
 
 @dataclass(frozen=True)
 class DoctorSettings:
-    """What `vlm doctor` is given."""
-
     what: tuple[str, ...] = setting(help="a VLM folder, such as RUN/vlm", positional=True, metavar="[labels] DIR")
     question: str = setting("What color is the car?", help="for labels", metavar="TEXT")
     answer: str = setting("red", help="for labels", metavar="TEXT")
 
 
 class _Version(argparse.Action):
-    """`--version`: looked up only if it is asked for."""
-
     def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
-        from importlib.metadata import version
+        from importlib.metadata import version  # takes a moment: only if it is asked for
 
         print(f"levlm {version('levlm')}")
         parser.exit()
@@ -85,43 +78,34 @@ def main() -> None:
 
 def _run() -> None:
     values = given(_parser())
-    command = values.pop("command")
-    # The settings are judged first: what follows imports torch, which takes seconds.
-    if command == "chat":
-        _chat(build(ChatSettings, values))
-    else:
-        _doctor(build(DoctorSettings, values))
+    run = _chat if values.pop("command") == "chat" else _doctor
+    run(values)
 
 
-def _chat(settings: ChatSettings) -> None:
+def _chat(values: dict[str, Any]) -> None:
+    asked = build(ChatSettings, values)
     _quiet()
     from vlm.apps.chat import chat
 
-    chat(settings.folder, settings.image, settings.question, settings.max_new_tokens)
+    chat(asked.folder, asked.image, asked.question, asked.max_new_tokens)
 
 
-def _doctor(settings: DoctorSettings) -> None:
-    folder, labels = _folder_and_labels(settings.what)
+def _doctor(values: dict[str, Any]) -> None:
+    asked = build(DoctorSettings, values)
+    *labels, folder = asked.what
+    if labels not in ([], ["labels"]):
+        raise UserError(f"doctor takes DIR or labels DIR, not {' '.join(asked.what)}")
     _quiet()
     from vlm.apps.doctor import check, show_labels
 
     if labels:
-        show_labels(folder, settings.question, settings.answer)
+        show_labels(folder, asked.question, asked.answer)
     else:
         check(folder)
 
 
-def _folder_and_labels(what: Sequence[str]) -> tuple[str, bool]:
-    """`DIR` or `labels DIR` -> the folder, and whether its labels are asked for."""
-    if len(what) == 1:
-        return what[0], False
-    if len(what) == 2 and what[0] == "labels":
-        return what[1], True
-    raise UserError(f"doctor takes DIR or labels DIR, not {' '.join(what)}")
-
-
 def _quiet() -> None:
-    """Keep transformers from the network, since everything is read from disk, and from talking between the answers."""
+    """Import transformers, which takes seconds; keep it off the network, since all is read from disk, and silent."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from transformers.utils import logging
 

@@ -1,7 +1,4 @@
-"""What the processes of a run share: values that all agree on, and sums that gradients pass through.
-
-In one process every function returns what it is given.
-"""
+"""What the processes of a run share: values that all agree on, and sums that gradients pass through."""
 
 import os
 from collections.abc import Callable
@@ -14,12 +11,10 @@ from vlm.errors import UserError
 
 
 def active() -> bool:
-    """Whether there are several processes."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def rank() -> int:
-    """This process's number, from 0; before the process group starts, what the launcher says."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else int(os.environ.get("RANK", 0))
 
 
@@ -104,11 +99,9 @@ class AnyRank:
         return raised
 
 
+# torch's all_reduce and all_gather have no backward pass of their own.
 class _SumWithGradient(torch.autograd.Function):
-    """y = sum_r x_r. Every rank reads y, so dL/dx_r is the sum over the ranks of dL/dy.
-
-    torch's all_reduce has no backward pass of its own.
-    """
+    """y = sum_r x_r. Every rank reads y, so dL/dx_r is the sum over the ranks of dL/dy."""
 
     @staticmethod
     def forward(ctx, tensor):

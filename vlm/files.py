@@ -1,4 +1,4 @@
-"""Directories that appear whole or not at all, and the hash that tells whether a file still is what was written."""
+"""Files: directories that appear whole or not at all, hashes of content, and JSON."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from typing import Any
 
 from vlm.errors import UserError, writing
 
-# What `atomic_directory` calls its directories: nothing else of a user's is touched.
+# What `atomic_directory` calls its directories; `recover` touches nothing else.
 _LEFT = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.(?P<kind>tmp|old)")
 
 
@@ -37,7 +37,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def atomic_directory(path: str | Path) -> Iterator[Path]:
-    """Give a directory to write into; on success it takes `path`'s place, on failure it is removed.
+    """Give a directory to write into. On success it takes the place of `path`, on failure it is removed.
 
     Everything is flushed before one rename, so a kill never leaves a half-written `path`. An older directory is
     moved aside to `.NAME.*.old` for the moment of the rename and deleted last: its content is never lost.
@@ -72,7 +72,7 @@ def _take_place(partial: Path, path: Path) -> None:
 
 
 def recover(folder: Path) -> None:
-    """Finish what a kill inside `atomic_directory` left in `folder`: only for who alone writes there.
+    """Finish what a kill inside `atomic_directory` left in `folder`, into which nobody else may be writing.
 
     A directory that was moved aside and not replaced yet comes back; half-written ones are deleted.
     """
@@ -87,7 +87,7 @@ def recover(folder: Path) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` beside `path`, flush it to the disk, then rename: a reader sees the old file or the new one."""
+    """Write `value` beside `path`, flush it, then rename: a reader sees the old file or the new one."""
     path = Path(path)
     partial = path.with_name(path.name + ".tmp")
     with writing(path):
@@ -100,17 +100,23 @@ def write_json(path: str | Path, value: Any) -> None:
         os.replace(partial, path)
 
 
-def read_json(path: str | Path) -> Any:
-    """Parse a JSON file; `UserError` where it is missing or is not JSON."""
+@contextmanager
+def _reading(path: str | Path, kind: str) -> Iterator[None]:
+    """Turn what reading a file of JSON raises into a `UserError`. kind: what the file should be."""
     try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
+        yield
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}): fetch or write it again") from None
+        raise UserError(f"{path} is not {kind} ({error}): fetch or write it again") from None
+
+
+def read_json(path: str | Path) -> Any:
+    """Parse a JSON file; `UserError` if it is missing or is not JSON."""
+    with _reading(path, "valid JSON"), open(path, encoding="utf-8") as file:
+        return json.load(file)
 
 
 def append_jsonl(path: str | Path, record: dict) -> None:
@@ -120,20 +126,15 @@ def append_jsonl(path: str | Path, record: dict) -> None:
 
 
 def read_jsonl(path: str | Path, complete: bool = False) -> Iterator[dict]:
-    """The objects of a JSON-lines file; `UserError` where it cannot be read or a line is broken.
+    """Read the objects of a JSON-lines file, without a last line that a kill has torn.
 
-    A last line torn by a kill is left out, as our own append-only files may have one. complete: no line may be torn,
-    for files that others wrote: one that was cut off must not pass for a shorter one.
+    complete: no line may be torn. For files that others wrote: one that was cut off must not pass for a shorter one.
+
+    Raises:
+        UserError: the file cannot be read, or a line is broken.
     """
-    try:
-        with open(path, encoding="utf-8") as file:
-            lines = file.read().split("\n")
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not JSON lines ({error}): fetch or write it again") from None
+    with _reading(path, "JSON lines"), open(path, encoding="utf-8") as file:
+        lines = file.read().split("\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue

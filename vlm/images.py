@@ -1,13 +1,8 @@
 """Images from untrusted bytes to float32 pixels.
 
-The rules, each with a test:
-- only JPEG, PNG, WEBP and GIF are opened;
-- size and shape are judged from the header, before any pixel is decoded;
-- a truncated file is an error;
-- EXIF orientation is applied;
-- 16-bit greys are scaled (not clipped) to 8 bits;
-- alpha is composited on white;
-- an animation gives its first frame.
+The rules, each with a test: only JPEG, PNG, WEBP and GIF are opened; size and shape are judged from the header, before
+any pixel is decoded; a truncated file is an error; EXIF orientation is applied; 16-bit greys are scaled (not
+clipped) to 8 bits; alpha is composited on white; an animation gives its first frame.
 """
 
 import io
@@ -37,15 +32,9 @@ warnings.simplefilter("error", Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
 
 _ORIENTATION_TAG = 0x0112
-_TRANSPOSE = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+# EXIF orientations 2 to 8; 1 is upright.
+_TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
+_TRANSPOSE = {orientation: Image.Transpose[name] for orientation, name in enumerate(_TURNS, start=2)}
 
 
 class ImageError(UserError):
@@ -87,12 +76,7 @@ def decode(data: bytes, *, max_pixels: int = 64_000_000, fit: int | None = None)
 
 
 def load_image(path: str | Path) -> Image.Image:
-    """Read and `decode` one file.
-
-    Raises:
-        UserError: the file is missing.
-        ImageError: it is not a usable image.
-    """
+    """Read and `decode` one file; `UserError` if it is missing, `ImageError` if it is not a usable image."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:

@@ -20,11 +20,7 @@ TURNS = 8  # of the conversation that the model reads again; more would soon fil
 
 
 def chat(folder: str, image_file: str | None, question: str | None, max_new_tokens: int) -> None:
-    """Answer `question` and return, or answer the lines of stdin until it ends or says /quit.
-
-    Raises:
-        UserError: the picture or the folder cannot be used.
-    """
+    """Answer `question` and return, or answer the lines of stdin until it ends or says /quit."""
     image = load_image(image_file) if image_file else None  # before the model: a wrong path is reported at once
     vlm = load(folder)
     if question is not None:
@@ -65,7 +61,6 @@ def converse(vlm: VLM, image: Image.Image | None, lines: Iterable[str], max_new_
 def _say(
     vlm: VLM, image: Image.Image | None, question: str, max_new_tokens: int, history: list[tuple[str, str]]
 ) -> str:
-    """Print the answer piece by piece, and return it whole."""
     pieces = vlm.stream(image, question, max_new_tokens, history)
     answer = ""
     try:
@@ -78,7 +73,6 @@ def _say(
 
 
 def _typed() -> Iterator[str]:
-    """Lines of a terminal, until Ctrl-D."""
     import readline  # noqa: F401  (line editing and history in input())
 
     while True:

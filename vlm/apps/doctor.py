@@ -12,11 +12,7 @@ from vlm.llms.prompt import Prompts
 
 
 def check(folder: str) -> None:
-    """Print one line a check.
-
-    Raises:
-        UserError: a check fails; those after it are left out.
-    """
+    """Print one line a check, and raise `UserError` at the first that fails."""
     vlm = load(folder)
     if vlm.fixture is None:
         print("vision tower: not checked, the folder has no parity.safetensors")
@@ -35,11 +31,7 @@ def check(folder: str) -> None:
 
 
 def show_labels(folder: str, question: str, answer: str) -> None:
-    """Print a conversation as its token ids decode, with the supervised tokens in colour, and then one a line.
-
-    Raises:
-        UserError: the folder is no VLM, or the text cannot be used.
-    """
+    """Print a conversation as its token ids decode, with the supervised tokens in colour, and then one a line."""
     processor = load_processor(folder)
     prompts = Prompts(processor, read_json(f"{folder}/config.json")["image_seq_length"])
     ids, prompt = prompts.conversation_ids(question, answer)

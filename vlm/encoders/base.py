@@ -12,7 +12,7 @@ from vlm.encoders.config import PixelConfig
 from vlm.images import EvalTransform, eval_transform
 
 Config = TypeVar("Config", bound=PixelConfig)
-Encoder = TypeVar("Encoder", bound="VisionEncoder")
+Same = TypeVar("Same", bound="VisionEncoder")
 
 
 class VisionEncoder(nn.Module, Generic[Config]):
@@ -34,7 +34,7 @@ class VisionEncoder(nn.Module, Generic[Config]):
     def device(self) -> torch.device:
         return next(self.vision.parameters()).device
 
-    def with_config(self: Encoder, **changes: Any) -> Encoder:
+    def with_config(self: Same, **changes: Any) -> Same:
         """An encoder with the same weights, not copied, and `changes` to its config."""
         twin = copy.copy(self)
         twin.config = replace(self.config, **changes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the defaults below are also those of a command, whose --help must not wait for torch
     import torch
@@ -14,6 +14,19 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 NORMALISATIONS = {"clip": (CLIP_MEAN, CLIP_STD), "imagenet": (IMAGENET_MEAN, IMAGENET_STD)}
+
+# config.json's section -> its key -> our field.
+TOWERS = {
+    "vision_encoder": {"hidden_size": "vision_width", "num_layers": "vision_layers", "num_heads": "vision_heads"},
+    "text_encoder": {
+        "hidden_size": "text_width",
+        "num_layers": "text_layers",
+        "num_heads": "text_heads",
+        "vocab_size": "vocab_size",
+    },
+}
+HEADS = ("embed_dim", "projector_width", "projector_depth")
+LOGITS = ("logit_scale", "logit_bias")
 
 
 @dataclass(frozen=True)
@@ -52,64 +65,35 @@ class EncoderConfig(PixelConfig):
     training: dict = field(default_factory=dict)
 
     def to_json(self) -> dict:
-        """Give the released `config.json`, plus image and patch size, pixel statistics and, if any, the two scalars of
-        the logits."""
-        logits = {"logit_scale": self.logit_scale, "logit_bias": self.logit_bias}
-        return {
-            "model_type": "levljepa",
-            "vision_encoder": {
-                "architecture": f"vit_patch{self.patch_size}_{self.image_size}",
-                "hidden_size": self.vision_width,
-                "num_layers": self.vision_layers,
-                "num_heads": self.vision_heads,
-                "image_size": self.image_size,
-                "patch_size": self.patch_size,
-            },
-            "text_encoder": {
-                "architecture": "gpt2",
-                "hidden_size": self.text_width,
-                "num_layers": self.text_layers,
-                "num_heads": self.text_heads,
-                "vocab_size": self.vocab_size,
-            },
-            "embed_dim": self.embed_dim,
-            "projector_width": self.projector_width,
-            "projector_depth": self.projector_depth,
-            **{name: value for name, value in logits.items() if value is not None},
-            "normalization": {"mean": list(self.mean), "std": list(self.std)},
-            "training": self.training,
-        }
+        """The released `config.json`, plus image and patch size, pixel statistics and, if any, the logits' scalars."""
+        towers = {section: {key: getattr(self, name) for key, name in keys.items()} for section, keys in TOWERS.items()}
+        towers["vision_encoder"]["architecture"] = f"vit_patch{self.patch_size}_{self.image_size}"
+        towers["vision_encoder"] |= {"image_size": self.image_size, "patch_size": self.patch_size}
+        towers["text_encoder"]["architecture"] = "gpt2"
+        heads = {name: getattr(self, name) for name in HEADS}
+        logits = {name: getattr(self, name) for name in LOGITS if getattr(self, name) is not None}
+        pixels = {"normalization": {"mean": list(self.mean), "std": list(self.std)}}
+        return {"model_type": "levljepa", **towers, **heads, **logits, **pixels, "training": self.training}
 
     @classmethod
     def from_json(cls, config: dict, vision: dict[str, torch.Tensor], text: dict[str, torch.Tensor]) -> EncoderConfig:
         """Read a released or our own `config.json`; image, patch and context sizes come from the weights.
 
         A config without pixel statistics gets those of CLIP: both published training codes use them, although the
-        snippet on the model card shows ImageNet's.
-
-        Raises:
-            KeyError, TypeError: the config or the weights lack something.
+        snippet on the model card shows ImageNet's. `KeyError` or `TypeError` if something is missing.
         """
         patch = vision["encoder.patch_embed.proj.weight"].shape[-1]  # [width, 3, patch, patch]
         patches = vision["encoder.pos_embed"].shape[1] - 1  # [1, CLS + patches, width]
         pixels = config.get("normalization", {})
+        sizes: dict[str, Any] = {name: config[name] for name in HEADS} | {name: config.get(name) for name in LOGITS}
+        for section, keys in TOWERS.items():
+            sizes |= {name: config[section][key] for key, name in keys.items()}
         return cls(
             image_size=round(patches**0.5) * patch,
             patch_size=patch,
-            vision_width=config["vision_encoder"]["hidden_size"],
-            vision_layers=config["vision_encoder"]["num_layers"],
-            vision_heads=config["vision_encoder"]["num_heads"],
-            text_width=config["text_encoder"]["hidden_size"],
-            text_layers=config["text_encoder"]["num_layers"],
-            text_heads=config["text_encoder"]["num_heads"],
-            vocab_size=config["text_encoder"]["vocab_size"],
-            positions=text["encoder.wpe.weight"].shape[0],
-            embed_dim=config["embed_dim"],
-            projector_width=config["projector_width"],
-            projector_depth=config["projector_depth"],
             mean=tuple(pixels.get("mean", CLIP_MEAN)),
             std=tuple(pixels.get("std", CLIP_STD)),
-            logit_scale=config.get("logit_scale"),
-            logit_bias=config.get("logit_bias"),
+            positions=text["encoder.wpe.weight"].shape[0],
             training=config.get("training", {}),
+            **sizes,
         )

@@ -54,14 +54,9 @@ class ImageTower(Tower[VisionTransformer]):
 
     def __init__(self, config: EncoderConfig, norm: Norm):
         backbone = VisionTransformer(
-            img_size=config.image_size,
-            patch_size=config.patch_size,
-            embed_dim=config.vision_width,
-            depth=config.vision_layers,
-            num_heads=config.vision_heads,
-            num_classes=0,
-            dynamic_img_size=True,
-        )
+            img_size=config.image_size, patch_size=config.patch_size, embed_dim=config.vision_width,
+            depth=config.vision_layers, num_heads=config.vision_heads, num_classes=0, dynamic_img_size=True,
+        )  # fmt: skip
         super().__init__(backbone, config.vision_width, config, norm)
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -73,23 +68,12 @@ class TextTower(Tower[GPT2Model]):
     """A GPT-2 that is read at a caption's last token."""
 
     def __init__(self, config: EncoderConfig, norm: Norm):
-        backbone = GPT2Model(
-            GPT2Config(
-                n_embd=config.text_width,
-                n_layer=config.text_layers,
-                n_head=config.text_heads,
-                n_inner=4 * config.text_width,
-                n_positions=config.positions,
-                vocab_size=config.vocab_size,
-                bos_token_id=None,
-                eos_token_id=None,
-                embd_pdrop=0.0,
-                attn_pdrop=0.0,
-                resid_pdrop=0.0,
-                use_cache=False,
-            )
-        )
-        super().__init__(backbone, config.text_width, config, norm)
+        sizes = GPT2Config(
+            n_embd=config.text_width, n_layer=config.text_layers, n_head=config.text_heads,
+            n_inner=4 * config.text_width, n_positions=config.positions, vocab_size=config.vocab_size,
+            bos_token_id=None, eos_token_id=None, embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0, use_cache=False,
+        )  # fmt: skip
+        super().__init__(GPT2Model(sizes), config.text_width, config, norm)
 
     def features(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """ids: int64[B, T] padded on the right, lengths: int64[B] -> last real token [B, text_width].
@@ -186,10 +170,7 @@ def load_encoder(
 
 
 def new_encoder(
-    config: EncoderConfig,
-    seed: int,
-    tokenizer: CaptionTokenizer | None = None,
-    norm: Norm = nn.BatchNorm1d,
+    config: EncoderConfig, seed: int, tokenizer: CaptionTokenizer | None = None, norm: Norm = nn.BatchNorm1d
 ) -> Encoder:
     """An encoder with random weights that depend on `seed` alone; the global RNG is left as it was."""
     with torch.random.fork_rng(devices=[]):

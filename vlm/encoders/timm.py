@@ -39,11 +39,7 @@ class TimmEncoder(VisionEncoder[PixelConfig]):
 
 
 def timm_encoder(name: str) -> TimmEncoder:
-    """Open NAME, with the hub's weights, or NAME@FILE.safetensors: frozen, in eval mode, fp32, on the CPU.
-
-    Raises:
-        UserError: timm has no such plain ViT, or its weights are missing or do not fit.
-    """
+    """Open NAME, with the hub's weights, or NAME@FILE.safetensors: frozen, in eval mode, fp32, on the CPU."""
     architecture, _, file = name.partition("@")
     vision = _new_vit(architecture, seed=0)
     path = Path(file) if file else _download(architecture, vision)
@@ -59,7 +55,6 @@ def random_timm_encoder(name: str, seed: int) -> TimmEncoder:
 
 
 def _new_vit(name: str, seed: int) -> VisionTransformer:
-    """A plain ViT with random weights, without a classifier; the global random state stays as it was."""
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), 3)
         advice = f"did you mean {' or '.join(close)}?" if close else "see timm.list_models('vit_*')"
@@ -77,7 +72,7 @@ def _new_vit(name: str, seed: int) -> VisionTransformer:
 
 def _download(name: str, vision: VisionTransformer) -> Path:
     """The weights in the hub's cache, fetched if they are not there yet."""
-    source: Any = vision.pretrained_cfg  # a dict; attributes of a module pass for its submodules
+    source: Any = vision.pretrained_cfg  # a dict, which type checkers take for a submodule
     repository = source.get("hf_hub_id")
     otherwise = f"give timm:{name}@FILE.safetensors, or random:timm:{name} for random weights"
     if not repository:

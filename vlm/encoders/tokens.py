@@ -13,13 +13,7 @@ CONTEXT = 77  # tokens of a caption at most, the end of text included, as in CLI
 
 
 class CaptionTokenizer:
-    """A byte-level BPE. A caption becomes its first 76 tokens, the end of text, and more of these as padding.
-
-    A control token that a caption spells out stays text.
-
-    Raises:
-        UserError: the tokenizer has no end-of-text token.
-    """
+    """A byte-level BPE. A caption becomes its first 76 tokens, the end of text, and more of these as padding."""
 
     def __init__(self, tokenizer: Tokenizer):
         end = tokenizer.token_to_id(END)
@@ -27,7 +21,7 @@ class CaptionTokenizer:
             raise UserError(f"the tokenizer has no {END} token: captions are read at it")
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        tokenizer.encode_special_tokens = True  # as the text that they are
+        tokenizer.encode_special_tokens = True  # spelt out in a caption they are text
         self.backend, self.end = tokenizer, end
 
     @property
@@ -36,26 +30,20 @@ class CaptionTokenizer:
 
     def __call__(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """texts -> ids int64[B, T] padded to the longest, lengths int64[B] with the end-of-text token counted."""
-        rows = [[*encoding.ids[: CONTEXT - 1], self.end] for encoding in self._encode(texts)]
+        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        rows = [[*encoding.ids[: CONTEXT - 1], self.end] for encoding in encodings]
         lengths = torch.tensor([len(row) for row in rows])
         ids = torch.full((len(rows), int(lengths.max())), self.end)
         for row, tokens in zip(ids, rows):
             row[: len(tokens)] = torch.tensor(tokens)
         return ids, lengths
 
-    def _encode(self, texts: Sequence[str]):
-        return self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
-
     def save(self, path: str | Path) -> None:
         self.backend.save(str(path))
 
     @classmethod
     def load(cls, path: str | Path) -> "CaptionTokenizer":
-        """Read a tokenizer.json.
-
-        Raises:
-            UserError: the file is something else.
-        """
+        """Read a tokenizer.json; `UserError` if the file is something else."""
         try:
             return cls(Tokenizer.from_file(str(path)))
         except UserError:
@@ -65,11 +53,7 @@ class CaptionTokenizer:
 
     @classmethod
     def gpt2(cls) -> "CaptionTokenizer":
-        """GPT-2's tokenizer, from the hub or its local cache.
-
-        Raises:
-            UserError: it is in neither.
-        """
+        """GPT-2's tokenizer, from the hub or its local cache; `UserError` if it is in neither."""
         try:
             return cls(Tokenizer.from_pretrained("openai-community/gpt2"))
         except Exception as error:  # the Rust client raises plain Exception, offline and for a bad answer alike

@@ -11,11 +11,7 @@ from vlm.errors import UserError
 
 
 def read_weights(path: Path, advice: str) -> dict[str, torch.Tensor]:
-    """Read the tensors of a safetensors file.
-
-    Raises:
-        UserError: the file is damaged, or is missing; then the message ends with `advice`.
-    """
+    """Read a safetensors file; `UserError` if it is damaged or missing. advice: what to do if it is missing."""
     try:
         return load_file(path)
     except FileNotFoundError:

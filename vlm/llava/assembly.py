@@ -79,13 +79,8 @@ def _carry_quantisation(model: LlavaForConditionalGeneration, llm: PreTrainedMod
     quantizer.quantization_config.llm_int8_skip_modules = KEEP_FULL
     model.hf_quantizer = quantizer
     model.config.quantization_config = quantizer.quantization_config
-    for name in (
-        "quantization_method",
-        "is_loaded_in_4bit",
-        "is_loaded_in_8bit",
-        "is_4bit_serializable",
-        "is_8bit_serializable",
-    ):
+    loaded, serializable = ("is_loaded_in_4bit", "is_loaded_in_8bit"), ("is_4bit_serializable", "is_8bit_serializable")
+    for name in ("quantization_method", *loaded, *serializable):
         if name in llm.__dict__:
             setattr(model, name, llm.__dict__[name])
     text_config: Any = llm.config

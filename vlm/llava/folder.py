@@ -14,10 +14,9 @@ from vlm.errors import UserError, writing
 from vlm.files import atomic_directory, read_json, write_json
 from vlm.llava.parity import Fixture, check_parity
 from vlm.llava.parts import connector, language_model, vision_tower
-from vlm.llms.precision import default_dtype, keep_layout, quantised
+from vlm.llms.precision import Device, default_dtype, keep_layout, quantised
 
-# Modules that are never quantised. With bare names in place of full prefixes transformers would quantise the vision
-# tower in silence.
+# Modules that are never quantised. By bare names, without the prefixes, the whole model would be, in silence.
 KEEP_FULL = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
 # What transformers and safetensors raise for a folder that was damaged or edited.
 UNREADABLE = (
@@ -30,15 +29,17 @@ def save_folder(
 ) -> None:
     """Write a stock LLaVA folder, whole or not at all, with `connector.safetensors` and `parity.safetensors`.
 
+    An older VLM in its place is replaced.
+
     Raises:
-        UserError: `folder` holds something else than a VLM, or cannot be written. An older VLM is replaced.
+        UserError: `folder` holds something else than a VLM, or cannot be written.
     """
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()) and not _is_llava(folder):
         raise UserError(f"{folder} holds something else than a VLM: give another --out, or move it away")
     with writing(folder), atomic_directory(folder) as partial:
         model.save_pretrained(partial)
-        # Stock code loads the whole model in the dtype of config.json, which must be the language model's.
+        # Stock code loads everything in one dtype: config.json's or, if that is wrong, the first tensor's, the tower's.
         dtype = str(language_model(model).dtype).removeprefix("torch.")
         write_json(partial / "config.json", {**read_json(partial / "config.json"), "dtype": dtype})
         processor.save_pretrained(partial)
@@ -50,17 +51,9 @@ def save_folder(
 
 
 def load_folder(
-    folder: str | Path,
-    device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
-    load_in: str | None = None,
+    folder: str | Path, device: Device = None, dtype: torch.dtype | None = None, load_in: str | None = None
 ) -> tuple[LlavaForConditionalGeneration, LlavaProcessor, Fixture | None]:
-    """Read what `save_folder` wrote: frozen, in eval mode, on `device`. Arguments as for `vlm.load`.
-
-    Raises:
-        UserError: the folder is something else, a file is missing or damaged, or the vision tower gives other features
-            than it did when it was saved.
-    """
+    """Read what `save_folder` wrote: frozen, in eval mode, on `device`. Arguments and errors as for `vlm.load`."""
     folder = Path(folder)
     processor = load_processor(folder)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -93,11 +86,7 @@ def load_folder(
 
 
 def load_processor(folder: str | Path) -> LlavaProcessor:
-    """The processor of a saved VLM, preparing pixels as in training.
-
-    Raises:
-        UserError: the folder is something else, or its processor cannot be read.
-    """
+    """The processor of a saved VLM, which prepares pixels as in training; `UserError` if there is none."""
     folder = Path(folder)
     if not _is_llava(folder):
         raise UserError(f"{folder} is not a VLM: give RUN/vlm of a bridge/train.py run (its config.json says llava)")

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import nn
 from transformers import (
     LlavaForConditionalGeneration,
     LlavaProcessor,
@@ -14,29 +13,23 @@ from transformers import (
     StoppingCriteria,
     TextIteratorStreamer,
 )
+from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from vlm.images import load_image, upright_rgb
 from vlm.llava import parts
 from vlm.llava.folder import load_folder, save_folder
 from vlm.llava.parity import Fixture
+from vlm.llms.precision import Device
 from vlm.llms.prompt import History, Prompts
+
+Picture = Image.Image | str | Path | None  # an image, a file that holds one, or none
 
 
 class VLM:
-    """A stock `LlavaForConditionalGeneration` and `LlavaProcessor` that answer questions about an image.
+    """A stock `LlavaForConditionalGeneration` and `LlavaProcessor` that answer questions about an image."""
 
-    fixture: what the vision tower is checked by, saved with it.
-    """
-
-    def __init__(
-        self,
-        model: LlavaForConditionalGeneration,
-        processor: LlavaProcessor,
-        fixture: Fixture | None = None,
-    ):
-        self.model = model
-        self.processor = processor
-        self.fixture = fixture
+    def __init__(self, model: LlavaForConditionalGeneration, processor: LlavaProcessor, fixture: Fixture | None = None):
+        self.model, self.processor, self.fixture = model, processor, fixture
         self.prompts = Prompts(processor, model.config.image_seq_length)
         self.prompt_ids = self.prompts.prompt_ids
         self.conversation_ids = self.prompts.conversation_ids
@@ -46,23 +39,15 @@ class VLM:
         return parts.vision_tower(self.model)
 
     @property
-    def connector(self) -> nn.Module:
+    def connector(self) -> LlavaMultiModalProjector:
         return parts.connector(self.model)
 
     @property
     def language_model(self) -> PreTrainedModel:
         return parts.language_model(self.model)
 
-    def answer(
-        self,
-        image: Image.Image | str | Path | None,
-        question: str,
-        max_new_tokens: int = 64,
-        history: History = (),
-    ) -> str:
-        """Generate the greedy answer. image: a PIL image, a file, or None for a question without one.
-
-        history: earlier questions and answers, oldest first.
+    def answer(self, image: Picture, question: str, max_new_tokens: int = 64, history: History = ()) -> str:
+        """Generate the greedy answer.
 
         Raises:
             UserError: the image cannot be read, or a text is empty or holds a control token.
@@ -72,22 +57,12 @@ class VLM:
             ids = self.model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
         return self.processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
 
-    def stream(
-        self,
-        image: Image.Image | str | Path | None,
-        question: str,
-        max_new_tokens: int = 64,
-        history: History = (),
-    ) -> Iterator[str]:
-        """Yield the pieces of `answer` as they are made. Closing the iterator stops the generation.
-
-        Raises:
-            UserError: as `answer`; at once, not with the first piece.
-        """
-        inputs = self._inputs(image, question, history)
+    def stream(self, image: Picture, question: str, max_new_tokens: int = 64, history: History = ()) -> Iterator[str]:
+        """Yield the pieces of `answer` as they are made. Closing the iterator stops the generation."""
+        inputs = self._inputs(image, question, history)  # an error is raised now, not with the first piece
         return self._pieces(inputs, max_new_tokens)
 
-    def _inputs(self, image: Image.Image | str | Path | None, question: str, history: History) -> dict:
+    def _inputs(self, image: Picture, question: str, history: History) -> dict:
         ids = torch.tensor([self.prompt_ids(question, image is not None, history=history)], device=self.model.device)
         # Every position is real: nothing is inferred from the pad id, which may also be a token of the prompt.
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -155,15 +130,12 @@ class _Stop(StoppingCriteria, threading.Event):
 
 
 def load(
-    folder: str | Path,
-    device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
-    load_in: str | None = None,
+    folder: str | Path, device: Device = None, dtype: torch.dtype | None = None, load_in: str | None = None
 ) -> VLM:
     """Read a folder written by `VLM.save`: frozen, in eval mode.
 
-    device: the GPU if there is one, else the CPU. dtype: `default_dtype` of the device. load_in: "4bit" or "8bit"
-    quantises the LLM with bitsandbytes, which then chooses the device.
+    dtype: None is `default_dtype` of the device. load_in: "4bit" or "8bit" quantises the LLM with bitsandbytes, which
+    then chooses the device.
 
     Raises:
         UserError: the folder is something else, a file is missing or damaged, or the vision tower gives other features

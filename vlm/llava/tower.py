@@ -15,11 +15,7 @@ if TYPE_CHECKING:  # chat loads no timm
 
 
 def vit_config(vision: VisionTransformer, image_size: int) -> ViTConfig:
-    """The Hugging Face config of a plain timm ViT.
-
-    Raises:
-        UserError: the ViT has parts that ViTModel lacks.
-    """
+    """The Hugging Face config of a plain timm ViT; `UserError` if it has parts that ViTModel lacks."""
     block: Any = vision.blocks[0]
     norm: Any = vision.norm
     extra = {

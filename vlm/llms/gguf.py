@@ -7,6 +7,7 @@ tokenizer, twice for config and weights. The converted folder loads in a second.
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -20,7 +21,6 @@ FORMAT = 1  # part of the folder's name: raise it when the conversion changes
 
 
 def cache_folder() -> Path:
-    """LEVLM_CACHE/llm, or ~/.cache/levlm/llm."""
     return Path(os.environ.get("LEVLM_CACHE") or Path.home() / ".cache" / "levlm") / "llm"
 
 
@@ -49,7 +49,6 @@ def converted_gguf(file: Path, model_types: tuple[str, ...]) -> Path:
 
 
 def _content_hash(file: Path) -> str:
-    """12 hex digits of the SHA-256 of a GGUF file."""
     try:
         with open(file, "rb") as stream:
             magic = stream.read(4)
@@ -61,16 +60,13 @@ def _content_hash(file: Path) -> str:
 
 
 def _convert(file: Path, folder: Path, model_types: tuple[str, ...]) -> None:
-    """Read `file` with transformers and save model and tokenizer to `folder`, whole or not at all."""
     parent, name = str(file.resolve().parent), file.name
     try:
         found = AutoConfig.from_pretrained(parent, gguf_file=name).model_type
         if found not in model_types:
             raise UserError(f"{file} is a {found} model; supported are {', '.join(model_types)}")
-        tokenizer = AutoTokenizer.from_pretrained(parent, gguf_file=name)
+        tokenizer: Any = AutoTokenizer.from_pretrained(parent, gguf_file=name)
         model = AutoModelForCausalLM.from_pretrained(parent, gguf_file=name, dtype=torch.float32)
-        if tokenizer is None:
-            raise UserError(f"{file} has no tokenizer: give a model folder")
     except UserError:
         raise
     except Exception as error:  # a damaged file makes the readers raise nearly anything
@@ -87,10 +83,7 @@ def _convert(file: Path, folder: Path, model_types: tuple[str, ...]) -> None:
 def _restore_rope(file: Path, model: PreTrainedModel) -> None:
     """Put back how Llama 3.1 and later scale their rotary frequencies: transformers skips GGUF's tensor of factors.
 
-    In the config that is Hugging Face's "llama3" rope type, whose other parameters were the same in every release.
-
-    Raises:
-        UserError: the "llama3" type does not give the frequencies that the file's factors give.
+    In the config that is Hugging Face's "llama3" rope type. Its other parameters were the same in every release.
     """
     from gguf import GGUFReader
 

@@ -6,19 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from vlm.errors import UserError
 from vlm.llms.gguf import converted_gguf
@@ -66,9 +60,7 @@ def load_llm(
     with _explained(name_or_path, source):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         _check_architecture(config, name_or_path)
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        if tokenizer is None:
-            raise UserError(f"{name_or_path} has no tokenizer: give a folder that has its tokenizer.json")
+        tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         image_token, image_token_id = _image_token(tokenizer, config.vocab_size, name_or_path)
         template = _chat_template(name_or_path, tokenizer, image_token, examples)
         model, report = AutoModelForCausalLM.from_pretrained(
@@ -109,7 +101,6 @@ def _locate(name: str) -> str:
 
 
 def _in_hub_cache(repository: str) -> bool:
-    """Whether the local Hugging Face cache holds a whole model."""
     return all(
         isinstance(try_to_load_from_cache(repository, name), str)
         for name in ("config.json", "model.safetensors", "tokenizer.json")
@@ -123,8 +114,7 @@ def _packaged_smollm2() -> Path | None:
     return next((file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))), None)
 
 
-def _check_architecture(config: PreTrainedConfig, name: str) -> None:
-    """Refuse models that the bridge was not tested with, and those that are quantised already."""
+def _check_architecture(config: Any, name: str) -> None:
     found = (getattr(config, "architectures", None) or [config.model_type])[0]
     if ARCHITECTURES.get(config.model_type) != found:
         raise UserError(f"{name} is a {found}; supported are {', '.join(ARCHITECTURES.values())}")
@@ -172,15 +162,10 @@ def _explained(name: str, source: str) -> Iterator[None]:
     except (
         OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, StrictDataclassError,
     ) as error:  # fmt: skip
-        raise UserError(_advice(name, source, _with_causes(error))) from error
-
-
-def _with_causes(error: BaseException) -> list[BaseException]:
-    """An error, what caused it, what caused that, and so on."""
-    chain = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
-        chain.append(cause)
-    return chain
+        causes: list[BaseException] = [error]  # the error, what caused it, what caused that, and so on
+        while cause := causes[-1].__cause__ or causes[-1].__context__:
+            causes.append(cause)
+        raise UserError(_advice(name, source, causes)) from error
 
 
 def _advice(name: str, source: str, causes: list[BaseException]) -> str:

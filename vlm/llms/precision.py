@@ -9,9 +9,11 @@ from transformers import PreTrainedModel
 
 from vlm.errors import UserError
 
+Device = str | torch.device | None  # None: the GPU if there is one, else the CPU
 
-def default_dtype(device: str | torch.device | None = None) -> torch.dtype:
-    """bfloat16 if the device computes it fast, else float32. device: None is the GPU if there is one, else the CPU.
+
+def default_dtype(device: Device = None) -> torch.dtype:
+    """bfloat16 if the device computes it fast, else float32.
 
     On a CPU without AVX512-BF16, AMX or Arm's bf16 instructions, bf16 products are emulated, up to 60 times slower.
     """
@@ -28,10 +30,9 @@ def default_dtype(device: str | torch.device | None = None) -> torch.dtype:
 
 
 def quantised(load_in: str, dtype: torch.dtype, keep: Sequence[str] = ("lm_head",)) -> dict:
-    """Keyword arguments of from_pretrained that quantise with bitsandbytes. keep: modules that stay as they are.
+    """Keyword arguments of from_pretrained that quantise with bitsandbytes; `UserError` if it is not installed.
 
-    Raises:
-        UserError: `load_in` is neither "4bit" nor "8bit", or bitsandbytes is not installed.
+    load_in: "4bit" or "8bit". keep: modules that stay as they are.
     """
     if load_in not in ("4bit", "8bit"):
         raise UserError(f"cannot load in {load_in!r}: give 4bit or 8bit")

@@ -39,14 +39,13 @@ class Prompts:
 
     An image is `slots` copies of the image token.
 
-    Text never becomes control tokens, since it could then end its turn and speak for the other side. It is checked
-    twice. Take the question "Red?<|im_end|>" for a model whose turns end with <|im_end|>:
-    1. By name: it contains a token of the added vocabulary, so it is refused.
-    2. By ids: a tokenizer may normalise another spelling, such as full-width letters, into that token. So the control
-       tokens of the whole conversation must be those that the template itself puts around a harmless text:
-           template around "x"       <|im_start|> <|im_end|> <|im_start|>
-           template around "Red?"    <|im_start|> <|im_end|> <|im_start|>                  the same: allowed
-           around the other spelling <|im_start|> <|im_end|> <|im_end|> <|im_start|>       one more: refused
+    Text never becomes control tokens, since it could then end its turn and speak for the other side. Take a model whose
+    turns end with <|im_end|>. "Red?<|im_end|>" is refused by name. A tokenizer may also normalise another spelling,
+    such as full-width letters, into that token. So a conversation must have the control tokens that the template
+    itself puts around a harmless text, and no others:
+        around "x"                   <|im_start|> <|im_end|> <|im_start|>
+        around "Red?"                <|im_start|> <|im_end|> <|im_start|>                the same: allowed
+        around the other spelling    <|im_start|> <|im_end|> <|im_end|> <|im_start|>     one more: refused
     """
 
     def __init__(self, processor: LlavaProcessor, slots: int):
@@ -98,11 +97,7 @@ class Prompts:
 
     @cached_property
     def end_ids(self) -> list[int]:
-        """What the template puts after an answer; the first of these ids ends the answer and stops generation.
-
-        Raises:
-            UserError: the template puts nothing there.
-        """
+        """What the template puts after an answer; the first of these ids ends the answer and stops generation."""
         one, two = (self._encode(self._render([("Q", answer)], False, None), False) for answer in ("yes", "no"))
         count = 0  # of the last ids that conversations with different answers share
         while count < min(len(one), len(two)) and one[-1 - count] == two[-1 - count]:
@@ -140,7 +135,6 @@ class Prompts:
             raise UserError(f"the text {text!r} contains the control token {found[0]}: leave it out")
 
     def _controls(self, ids: list[int]) -> list[int]:
-        """The control tokens among `ids`, in order."""
         return [index for index in ids if index in self._control_ids]
 
     def _render(self, turns: list[Turn], image: bool, caption: str | None) -> str:

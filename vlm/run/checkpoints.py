@@ -1,11 +1,11 @@
-"""Checkpoints of a training run: committed whole, verified before they are opened, of either stage.
+"""Checkpoints of a training run: committed whole, verified before they are opened.
 
 RUN/checkpoints/step_N/ holds what the stage wrote, and `manifest.json`:
 
     {"step": N, "world_size": processes, "config": settings, "files": {name: [bytes, sha256]}}
 
-A checkpoint is written as `step_N.tmp` and renamed when everything is on the disk. So what is called step_N is whole
-until something damages it later, and then its hashes tell.
+A checkpoint is written as `step_N.tmp` and renamed when everything is on the disk. So what is called step_N is whole,
+unless something damages it later, which its hashes then show.
 """
 
 import re
@@ -18,7 +18,7 @@ from vlm.distributed import all_items, barrier, is_main, world_size
 from vlm.errors import UserError, writing
 from vlm.files import file_sha256, read_json, sync, write_json
 
-KEEP = 2
+KEEP = 2  # checkpoints
 
 
 class Checkpoints:
@@ -41,7 +41,7 @@ class Checkpoints:
         return sorted(int(match[1]) for match in names if match)
 
     def newest(self) -> int | None:
-        """Step of the newest whole checkpoint, None without any. A damaged one is passed over with a line.
+        """Step of the newest whole checkpoint, None without any. A damaged one is passed over, with a line on stderr.
 
         Raises:
             UserError: settings or processes differ from the checkpoint's, or checkpoints exist and none is whole.
@@ -77,7 +77,8 @@ class Checkpoints:
         checkpoint stays the newest.
 
         Raises:
-            UserError: the disk refuses; nothing of the new checkpoint is left then.
+            UserError: on rank 0, if the disk of any process refuses; nothing of the new checkpoint is left then.
+            SystemExit: on the other ranks, with code 2.
         """
         partial = self.folder / f"step_{step}.tmp"
         phases = (lambda: self._prepare(partial), lambda: fill(partial), lambda: self._commit(step, partial))
@@ -86,10 +87,10 @@ class Checkpoints:
                 if is_main():
                     shutil.rmtree(partial, ignore_errors=True)
                 barrier()
-                raise UserError(problem) if is_main() else SystemExit(2)  # one line, not one a process
+                raise UserError(problem) if is_main() else SystemExit(2)
 
     def _attempt(self, step: int, phase: Callable[[], None]) -> str | None:
-        """Run `phase` on every process -> the first process's trouble with the disk, which all then know, or None."""
+        """Run `phase` on every process. All of them return the first problem that any had with its disk, or None."""
         problem = None
         try:
             with writing(self.path(step), "the previous checkpoint is untouched, make room and resume"):

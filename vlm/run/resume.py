@@ -1,4 +1,4 @@
-"""Whether a run goes on with what its folder holds, starts anew in it, or must not: --resume."""
+"""--resume: whether a run goes on with what its folder holds, starts anew there, or is refused."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +14,8 @@ def starting_step(
 ) -> int | None:
     """The step of the checkpoint to load, None to start at 0; collective, rank 0 decides.
 
-    resume: one of `vlm.run.settings.RESUME`. result: the folder in the run that holds what training made. A run that
-    starts anew never replaces it, unless it is `worthless`.
+    resume: one of `vlm.run.settings.RESUME`. result: the folder in the run that holds what training made, such as
+    "encoder". A run that starts anew never replaces it, unless it is `worthless`.
 
     Raises:
         UserError: the folder holds something that `resume` does not allow for.
@@ -37,9 +37,9 @@ def _choose(checkpoints: Checkpoints, resume: str, result: str, worthless: Calla
 
 
 def _start_anew(run: Path, resume: str, result: str, worthless: Callable[[Path], bool]) -> None:
-    """Begin where no checkpoint is, and lose nothing.
+    """Start in a folder without checkpoints, and lose nothing that it holds.
 
-    A run that was killed before its first checkpoint starts again, as a queue that restarts it expects; its records are
+    A run that was killed before its first checkpoint starts again, as a queue that restarts it expects. Its records are
     kept in metrics.old-N.jsonl.
     """
     metrics, made = run / "metrics.jsonl", run / result

@@ -28,9 +28,9 @@ SCHEDULES = {"cosine": cosine, "wsd": wsd}
 
 
 def longest_warmup(schedule: str, steps: int) -> int:
-    """Steps of warm-up after which the rate still reaches its peak, and falls from it: else it would jump or stay low.
+    """The most steps of warm-up after which the rate still reaches its peak, and falls from there without a jump.
 
-    Without steps there is no rate: any warm-up will do.
+    A run of no steps has no rate, so any warm-up will do.
     """
     if not steps:
         return sys.maxsize
@@ -38,5 +38,5 @@ def longest_warmup(schedule: str, steps: int) -> int:
 
 
 def shortened_warmup(schedule: str, steps: int, warmup_steps: int) -> int:
-    """A preset's warm-up as it is, or a tenth of the steps where a short run leaves no room for it."""
+    """A preset's warm-up as it is, or a tenth of the steps if the run is too short for it."""
     return warmup_steps if warmup_steps <= longest_warmup(schedule, steps) else steps // 10

@@ -223,9 +223,5 @@ def build(config: type[Config], values: Mapping[str, Any]) -> Config:
 def parse(
     config: type[Config], arguments: Sequence[str] | None = None, *, prog: str, about: str, examples: str
 ) -> Config:
-    """Command line -> checked config.
-
-    Raises:
-        UserError: a value is out of its bounds.
-    """
+    """Command line -> checked config; raises as `build`."""
     return build(config, given(make_parser(config, prog=prog, about=about, examples=examples), arguments))

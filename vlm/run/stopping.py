@@ -1,4 +1,4 @@
-"""When a run ends before its last step: it is told to stop, or its gradients stay unusable."""
+"""Ends a run before its last step: when it is told to stop, or when its gradients stay unusable."""
 
 import signal
 import sys
@@ -17,7 +17,7 @@ PATIENCE = 5  # steps in a row without a finite gradient before a run gives up
 
 @contextmanager
 def termination() -> Iterator[list]:
-    """A list that is no longer empty once SIGTERM has come: the loop then saves and leaves."""
+    """Give a list that is no longer empty once SIGTERM has come, so that the loop can save and leave."""
     signals: list = []
     before = signal.signal(signal.SIGTERM, lambda *_: signals.append(True))
     try:
@@ -27,7 +27,7 @@ def termination() -> Iterator[list]:
 
 
 def leave(step: int, bar: tqdm) -> NoReturn:
-    """End the process as SIGTERM asked; the checkpoint of `step` is there."""
+    """End the process with 143, as SIGTERM asked, once the checkpoint of `step` is saved."""
     bar.close()
     if is_main():
         print(f"terminated: step {step} is saved, the same command goes on from there", file=sys.stderr)
@@ -35,7 +35,7 @@ def leave(step: int, bar: tqdm) -> NoReturn:
 
 
 class Patience:
-    """Counts the steps in a row that moved nothing because their gradient was not finite."""
+    """Counts the steps in a row that moved nothing, because their gradient was not finite."""
 
     def __init__(self, remedy: str):
         """remedy: what the user may try, such as "lower --lr"."""
@@ -46,7 +46,7 @@ class Patience:
         self.failures = self.failures + 1 if skipped else 0
 
     def check(self, step: int) -> None:
-        """Judge, once the record of `step` is written.
+        """Judge, once the record of `step` is written so that the user can look at it.
 
         Raises:
             UserError: nothing has moved for `PATIENCE` steps.

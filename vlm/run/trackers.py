@@ -1,4 +1,4 @@
-"""Where the records of metrics.jsonl also go: TensorBoard, Weights & Biases, Trackio, or nowhere."""
+"""Sends the records of metrics.jsonl to TensorBoard, Weights & Biases or Trackio as well."""
 
 import importlib
 import sys
@@ -15,15 +15,15 @@ Log = Callable[[Iterable[dict]], None]
 
 
 def check_tracker(name: str) -> None:
-    """`UserError` where a tracker that was asked for is not installed."""
+    """Raise `UserError` if a tracker that was asked for is not installed."""
     if name not in ("auto", "none") and find_spec(name) is None:
         raise UserError(f"--tracker {name}: that package is not installed: pip install {name}, or give another tracker")
 
 
 def open_tracker(name: str, run: Path, settings: dict, start: int) -> Log:
-    """What takes records of a run that begins or goes on at step `start`; for rank 0, and before metrics.jsonl is cut.
+    """Open a tracker for a run that begins or goes on at step `start`; for rank 0, before metrics.jsonl is cut.
 
-    A resumed run repeats the steps since its checkpoint; each is shown once. auto: TensorBoard where it is installed.
+    A resumed run repeats the steps since its checkpoint; each is shown once. auto: TensorBoard if it is installed.
     """
     if name == "auto" and not find_spec("tensorboard"):
         print(f"tensorboard is not installed: the run is recorded in {run / 'metrics.jsonl'} alone", file=sys.stderr)
@@ -52,7 +52,7 @@ def _tensorboard(folder: Path, start: int) -> Log:
 
 
 def _hosted(name: str, run: Path, settings: dict) -> Log:
-    """Weights & Biases or Trackio, which has the same calls. They cannot drop steps, so what they have is not sent."""
+    """Weights & Biases, or Trackio, which has the same calls. They cannot drop steps: none is sent twice."""
     tracker = importlib.import_module(name)
     file, metrics = run / f"{name}.json", run / "metrics.jsonl"
     if not file.exists():
@@ -62,7 +62,7 @@ def _hosted(name: str, run: Path, settings: dict) -> Log:
     options = {"id": label, "dir": str(run)} if name == "wandb" else {}
     try:
         tracker.init(project="levlm", name=label, config=settings, resume="allow", **options)
-    except Exception as error:  # each has its own ways to fail: no account, no network
+    except Exception as error:  # each has its own classes for no account or no network
         raise UserError(f"--tracker {name} cannot start: {error}") from error
 
     def log(records: Iterable[dict]) -> None:
