@@ -43,9 +43,6 @@ def background_probe(
     """Accuracy on each variant and the drops, by captions and by a linear probe.
 
     templates, given: of the captions, as in `CaptionClassifier.build`.
-
-    Raises:
-        UserError: a variant is missing or has other classes.
     """
     root = Path(root)
     original = open_class_folders(root / "original" / "val")

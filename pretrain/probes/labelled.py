@@ -44,11 +44,7 @@ def image_paths(folder: Path, pattern: str = "*") -> list[Path]:
 
 
 def decoded(data: bytes | None, where: str) -> Image.Image:
-    """The image in these bytes.
-
-    Raises:
-        ImageError: they are no usable image; it says `where` they come from.
-    """
+    """The image in these bytes."""
     try:
         return decode(data or b"")
     except ImageError as error:
@@ -96,11 +92,7 @@ def open_labelled(
 
 
 def open_class_folders(folder: Path, classes: Sequence[str] | None = None) -> Labelled:
-    """`folder/CLASS/**/*.jpg`; the classes are the folders' names, sorted, or those given.
-
-    Raises:
-        UserError: there are no class folders, one holds no image, or its name is none of `classes`.
-    """
+    """`folder/CLASS/**/*.jpg`; the classes are the folders' names, sorted, or those given."""
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist: a folder of class folders is needed")
     names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))

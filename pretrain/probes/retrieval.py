@@ -92,11 +92,8 @@ def recall_at(scores: torch.Tensor, captions: Sequence[str], k: int) -> float:
 def recalls(e: Embeddings, captions: Sequence[str]) -> dict[str, float]:
     """R@1 and R@5 of images among captions and of captions among images."""
     scores = cross_modal_scores(e.z_v, e.z_t, e.to_text, e.to_image)
-    found = {}
-    for name, rows in (("image_to_text", scores), ("text_to_image", scores.T)):
-        for k in RANKS:
-            found[f"{name}_r{k}"] = recall_at(rows, captions, k)
-    return found
+    directions = {"image_to_text": scores, "text_to_image": scores.T}
+    return {f"{name}_r{k}": recall_at(part, captions, k) for name, part in directions.items() for k in RANKS}
 
 
 def expected_sigreg() -> float:
