@@ -137,17 +137,10 @@ class _Steps(Dataset):
     """
 
     def __init__(
-        self,
-        data: Captions,
-        transform: Transform,
-        batch_size: int,
-        seed: int,
-        rank: int,
-        world_size: int,
-        fit: int | None,
+        self, data: Captions, transform: Transform, batch_size: int, seed: int, rank: int, ranks: int, fit: int | None
     ):
         self.data, self.transform, self.seed, self.fit = data, transform, seed, fit
-        self.batch_size, self.local = batch_size, batch_size // world_size
+        self.batch_size, self.local = batch_size, batch_size // ranks
         self.offset = rank * self.local
         self.order = Order(data.counts, seed)
 

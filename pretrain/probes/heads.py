@@ -116,10 +116,11 @@ def linear_probe(
     """
     train, *others = standardised(train, *tests)
     inside, outside = held_out(labels.cpu(), seed)
+    x, y = train[inside], labels[inside]
     fit: Linear | int = classes
     fits, losses = [], []
     for ridge in RIDGES:
-        fit = fit_linear(train[inside], labels[inside], functional.cross_entropy, ridge, fit)
+        fit = fit_linear(x, y, functional.cross_entropy, ridge, fit)
         fits.append(fit)
         losses.append(functional.cross_entropy(_scores(fit, train[outside]), labels[outside]))
     best = int(torch.stack(losses).argmin())
