@@ -13,7 +13,7 @@ k = 1..16 is 0, 7 or 14 plus or minus at most 3, so cos(k theta) and sin(k theta
 
 and the 35 sums over the batch of v_i u_j hold every C_kp and S_kp: one small matrix product a direction. G is the same
 thing read backwards: 35 coefficients a direction, times v, times u. v and u come from ONE cosine and ONE sine by
-recurrences of the form x_{a+b} = x_{a-b} + 2 s_b (...): where theta is small, as it is here, they keep the digits that
+recurrences of the form x_{a+b} = x_{a-b} + 2 s_b (...): if theta is small, as it is here, they keep the digits that
 y_{k+1} = 2 cos(theta) y_k - y_{k-1} loses (gradient error 3e-7 instead of 2e-6).
 
 The gradient is finished in the forward pass, chunk by chunk of directions; only dz [B, D] is kept for the backward.

@@ -27,7 +27,7 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 class TableCaptions(Captions):
     """Image-caption pairs in the rows of a `datasets.Dataset`, by number; `counts` as for one shard.
 
-    `files`: those that hold the rows, where they are known.
+    `files`: those that hold the rows, if they are known.
     """
 
     def __init__(

@@ -5,7 +5,7 @@
     mixed_rand/val/CLASS/*.jpg    each object before the background of a picture of a random class
 
 The drop is what accuracy loses from `original` to each of the others. Two classifiers are read: captions (zero-shot),
-and, where there is original/train, a linear probe fitted on it, which may learn to rely on the backgrounds.
+and, if there is original/train, a linear probe fitted on it, which may learn to rely on the backgrounds.
 """
 
 from collections.abc import Sequence

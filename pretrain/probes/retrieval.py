@@ -106,7 +106,7 @@ def expected_sigreg() -> float:
 
 
 def spread(e: Embeddings) -> dict[str, float]:
-    """Effective rank and SIGReg of each modality's embeddings; SIGReg grows with the pool where they are not normal."""
+    """Effective rank and SIGReg of each modality's embeddings; SIGReg grows with the pool if they are not normal."""
     directions = random_directions(e.z_v.shape[1], DIRECTIONS, 0, 0, "probe", device=e.z_v.device)
     return {
         "rank_image": float(effective_rank(e.z_v)),
