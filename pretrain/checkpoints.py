@@ -1,6 +1,7 @@
 """What a pretraining checkpoint holds, DeepSpeed's own files, and what a continuation must share with it."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pretrain.config import PretrainConfig
 from pretrain.data.tokenizer import identity
@@ -11,6 +12,9 @@ from vlm.run.checkpoints import Checkpoints
 from vlm.run.resume import starting_step
 from vlm.run.settings import trajectory
 
+if TYPE_CHECKING:  # what a checkpoint must share is read without DeepSpeed
+    from pretrain.zero import Engine
+
 
 def open_checkpoints(run: Path, config: PretrainConfig, data: str) -> Checkpoints:
     """The checkpoints of a run with these settings on the data with fingerprint `data`."""
@@ -18,7 +22,7 @@ def open_checkpoints(run: Path, config: PretrainConfig, data: str) -> Checkpoint
     return Checkpoints(run, settings, same_processes=True)
 
 
-def save(engine, checkpoints: Checkpoints, step: int) -> None:
+def save(engine: "Engine", checkpoints: Checkpoints, step: int) -> None:
     """Commit the engine's state after `step` steps; collective."""
 
     def fill(partial: Path) -> None:
@@ -28,7 +32,7 @@ def save(engine, checkpoints: Checkpoints, step: int) -> None:
     checkpoints.save(step, fill)
 
 
-def resume(engine, checkpoints: Checkpoints, config: PretrainConfig) -> int:
+def resume(engine: "Engine", checkpoints: Checkpoints, config: PretrainConfig) -> int:
     """Load the newest whole checkpoint as --resume asks, and return the step to go on with; collective.
 
     An untrained encoder (--steps 0) may be replaced by a run that starts anew, a trained one never.
@@ -48,6 +52,7 @@ def resume(engine, checkpoints: Checkpoints, config: PretrainConfig) -> int:
 
 
 def _untrained(encoder: Path) -> bool:
+    """Whether a run of --steps 0 wrote this encoder."""
     try:
         return read_json(encoder / "config.json")["training"]["steps"] == 0
     except (UserError, KeyError, TypeError):

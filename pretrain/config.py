@@ -1,6 +1,7 @@
 """Every setting of a pretraining run, flat, and what makes no sense together."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 from pretrain.presets import OBJECTIVES, PRESETS, READ_BY
 from vlm.encoders.config import EncoderConfig
@@ -11,6 +12,13 @@ from vlm.run.trackers import TRACKERS
 
 # Gradients that ZeRO reduces together, in a buffer of 0.2 GB; DeepSpeed's own default takes 2.
 REDUCE_BUCKET_SIZE = 50_000_000
+
+# The headings of `--help`. A run may go on with other records.
+_size = partial(setting, group="sizes", least=1)
+_loss = partial(setting, group="objective")
+_step = partial(setting, group="optimization")
+_data = partial(setting, group="data")
+_record = partial(setting, group="records", free=True)
 
 
 @dataclass(frozen=True)
@@ -45,112 +53,70 @@ class PretrainConfig:
         free=True,
     )
 
-    image_size: int = setting(EncoderConfig.image_size, help="pixels of a side", least=1, group="sizes")
-    patch_size: int = setting(EncoderConfig.patch_size, help="pixels of a patch's side", least=1, group="sizes")
-    vision_width: int = setting(EncoderConfig.vision_width, help="of the ViT", least=1, group="sizes")
-    vision_layers: int = setting(EncoderConfig.vision_layers, help="blocks of the ViT", least=1, group="sizes")
-    vision_heads: int = setting(EncoderConfig.vision_heads, help="attention heads of the ViT", least=1, group="sizes")
-    text_width: int = setting(EncoderConfig.text_width, help="of the text tower", least=1, group="sizes")
-    text_layers: int = setting(EncoderConfig.text_layers, help="blocks of the text tower", least=1, group="sizes")
-    text_heads: int = setting(EncoderConfig.text_heads, help="its attention heads", least=1, group="sizes")
-    embed_dim: int = setting(EncoderConfig.embed_dim, help="of the embeddings z_v and z_t", least=1, group="sizes")
-    projector_width: int = setting(
-        EncoderConfig.projector_width, help="hidden width of heads and predictors", least=1, group="sizes"
+    image_size: int = _size(EncoderConfig.image_size, help="pixels of a side")
+    patch_size: int = _size(EncoderConfig.patch_size, help="pixels of a patch's side")
+    vision_width: int = _size(EncoderConfig.vision_width, help="of the ViT")
+    vision_layers: int = _size(EncoderConfig.vision_layers, help="blocks of the ViT")
+    vision_heads: int = _size(EncoderConfig.vision_heads, help="attention heads of the ViT")
+    text_width: int = _size(EncoderConfig.text_width, help="of the text tower")
+    text_layers: int = _size(EncoderConfig.text_layers, help="blocks of the text tower")
+    text_heads: int = _size(EncoderConfig.text_heads, help="its attention heads")
+    embed_dim: int = _size(EncoderConfig.embed_dim, help="of the embeddings z_v and z_t")
+    projector_width: int = _size(EncoderConfig.projector_width, help="hidden width of heads and predictors")
+    projector_depth: int = _size(
+        EncoderConfig.projector_depth, help="hidden layers of a predictor; clip and siglip have none", least=0
     )
-    projector_depth: int = setting(
-        EncoderConfig.projector_depth,
-        help="hidden layers of a predictor; clip and siglip have none",
-        least=0,
-        group="sizes",
-    )
-    tokenizer: str = setting(
-        "gpt2",
-        help="gpt2, train:SIZE (a BPE learnt from the captions), or a tokenizer.json",
-        by_content=True,
-        group="sizes",
+    tokenizer: str = _size(
+        "gpt2", help="gpt2, train:SIZE (a BPE learnt from captions), or a tokenizer.json", least=None, by_content=True
     )
 
-    directions: int = setting(4096, help="random directions of SIGReg", least=1, group="objective")
-    lambda_image: float = setting(0.02, help="weight of SIGReg on the images' embeddings", group="objective")
-    lambda_text: float = setting(0.02, help="weight of SIGReg on the captions' embeddings", group="objective")
-    lambda_multi: float = setting(
-        0.2, help="weight of levljepa-plus's pull between an image's crops", group="objective"
-    )
+    directions: int = _loss(4096, help="random directions of SIGReg", least=1)
+    lambda_image: float = _loss(0.02, help="weight of SIGReg on the images' embeddings")
+    lambda_text: float = _loss(0.02, help="weight of SIGReg on the captions' embeddings")
+    lambda_multi: float = _loss(0.2, help="weight of levljepa-plus's pull between an image's crops")
 
-    steps: int = setting(200_000, help="optimizer steps; 0 writes the untrained encoder", least=0, group="optimization")
-    batch_size: int = setting(4096, help="samples a step over all processes", least=1, group="optimization")
-    micro_batch_size: int = setting(
-        0,
-        help="samples over all processes whose activations are kept at a time (0: the whole batch)",
-        least=0,
-        free=True,
-        group="optimization",
+    steps: int = _step(200_000, help="optimizer steps; 0 writes the untrained encoder", least=0)
+    batch_size: int = _step(4096, help="samples a step over all processes", least=1)
+    micro_batch_size: int = _step(
+        0, help="samples over all processes whose activations are kept at a time (0: all)", least=0, free=True
     )
-    lr: float = setting(2e-4, help="peak learning rate", least=0, group="optimization")
-    min_lr: float = setting(2e-5, help="learning rate of the last step", least=0, group="optimization")
-    warmup_steps: int = setting(
-        1000,
-        help="steps of linear warm-up; the preset's is shortened to a tenth of --steps where it does not fit",
-        least=0,
-        group="optimization",
+    lr: float = _step(2e-4, help="peak learning rate", least=0)
+    min_lr: float = _step(2e-5, help="learning rate of the last step", least=0)
+    warmup_steps: int = _step(
+        1000, help="steps of linear warm-up; a preset's is shortened to a tenth of --steps if it does not fit", least=0
     )
-    schedule: str = setting(
+    schedule: str = _step(
         "cosine",
         help="cosine; wsd: stable until the last 15 % of the steps, which warm-up must leave free",
         choices=tuple(SCHEDULES),
-        group="optimization",
     )
-    weight_decay: float = setting(0.01, help="of AdamW, on matrices alone", least=0, group="optimization")
-    clip: float = setting(1.0, help="largest gradient norm; 0: no clipping", least=0, group="optimization")
-    zero: int = setting(1, help="DeepSpeed ZeRO stage", choices=(0, 1, 2, 3), group="optimization")
-    dtype: str = setting(
-        "auto",
-        help="auto: bf16 autocast on GPUs, fp32 on CPUs",
-        choices=("auto", "bf16", "fp32"),
-        group="optimization",
-    )
+    weight_decay: float = _step(0.01, help="of AdamW, on matrices alone", least=0)
+    clip: float = _step(1.0, help="largest gradient norm; 0: no clipping", least=0)
+    zero: int = _step(1, help="DeepSpeed ZeRO stage", choices=(0, 1, 2, 3))
+    dtype: str = _step("auto", help="auto: bf16 autocast on GPUs, fp32 on CPUs", choices=("auto", "bf16", "fp32"))
 
-    augmentation: str = setting(
+    augmentation: str = _data(
         "crop-jitter",
         help="squash: none; crop-jitter: mild; dino: the crops of levljepa-plus",
         choices=("crop-jitter", "squash", "dino"),
-        group="data",
     )
-    image_column: str | None = setting(None, help="column or tar suffix of the images [the usual names]", group="data")
-    caption_column: str | None = setting(
-        None, help="column or tar suffix of the captions [the usual names]", group="data"
+    image_column: str | None = _data(None, help="column or tar suffix of the images [the usual names]")
+    caption_column: str | None = _data(None, help="column or tar suffix of the captions [the usual names]")
+    bad_ratio: float = _data(
+        0.05, help="share of the samples that may be unusable before the run stops", least=0, most=1, free=True
     )
-    bad_ratio: float = setting(
-        0.05,
-        help="share of the samples that may be unusable before the run stops",
-        least=0,
-        most=1,
-        free=True,
-        group="data",
-    )
-    workers: int = setting(4, help="loader processes of each rank", least=0, free=True, group="data")
+    workers: int = _data(4, help="loader processes of each rank", least=0, free=True)
 
-    tracker: str = setting(
-        "auto",
-        help="where metrics.jsonl is shown; auto: RUN/tensorboard if TensorBoard is installed",
-        choices=TRACKERS,
-        free=True,
-        group="records",
+    tracker: str = _record(
+        "auto", help="where metrics.jsonl is shown; auto: RUN/tensorboard if TensorBoard is installed", choices=TRACKERS
     )
-    log_every: int = setting(10, help="steps between two readings of the metrics", least=1, free=True, group="records")
-    save_every: int = setting(2000, help="steps between two checkpoints", least=1, free=True, group="records")
-    probe_every: int = setting(
-        0,
-        help="steps between two measurements of retrieval and effective rank, probe_* in metrics.jsonl (0: none)",
-        least=0,
-        free=True,
-        group="records",
+    log_every: int = _record(10, help="steps between two readings of the metrics", least=1)
+    save_every: int = _record(2000, help="steps between two checkpoints", least=1)
+    probe_every: int = _record(
+        0, help="steps between two measurements of retrieval and rank, probe_* in metrics.jsonl (0: none)", least=0
     )
-    probe_data: str | None = setting(
-        None,
-        help="captions held out for --probe-every; the first 256 usable pairs are read",
-        free=True,
-        group="records",
+    probe_data: str | None = _record(
+        None, help="captions held out for --probe-every; the first 256 usable pairs are read"
     )
 
     @property
@@ -159,11 +125,7 @@ class PretrainConfig:
         return max(1, round(self.image_size * 3 / 7 / self.patch_size)) * self.patch_size
 
     def check(self) -> None:
-        """Hold the settings against their bounds and against each other.
-
-        Raises:
-            UserError: naming the flag, what was given and what is needed.
-        """
+        """Raise `UserError` for settings that are out of bounds or contradict each other."""
         check_bounds(self)
         if self.vision_width % self.vision_heads or self.text_width % self.text_heads:
             raise UserError("the width of a tower must be a multiple of its number of heads")

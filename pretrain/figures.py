@@ -34,7 +34,7 @@ def curves(records: Sequence[Mapping]) -> Figure:
     grid = figure.subplots(rows, 3, squeeze=False).flatten()
     for axes, (title, found) in zip(grid, panels.items()):
         for colour, name in zip(COLOURS, found):
-            # None where a step was skipped.
+            # None in a step that was skipped.
             points = [(record["step"], record[name]) for record in records if record.get(name) is not None]
             window = 1 if title in EXACT else max(1, len(points) // 50)
             _line(axes, points, window, colour, name.replace("_", " "))

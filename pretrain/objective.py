@@ -45,10 +45,7 @@ Objective = Callable[..., tuple[torch.Tensor, Terms]]
 def objective(config: PretrainConfig) -> Objective:
     """What --objective names, as a function: (embeddings, step=s) -> (loss, detached scalars for the log)."""
     settings = dict(
-        lambda_image=config.lambda_image,
-        lambda_text=config.lambda_text,
-        directions=config.directions,
-        seed=config.seed,
+        lambda_image=config.lambda_image, lambda_text=config.lambda_text, directions=config.directions, seed=config.seed
     )
     return {
         "levljepa": partial(levljepa, **settings),

@@ -43,11 +43,7 @@ def held_out(source: str) -> str:
 
 @torch.no_grad()
 def draw_encoder(encoder: Encoder, data: Captions) -> dict[str, Figure]:
-    """Spectrum and patch tokens, by caption.
-
-    Raises:
-        UserError: the data holds fewer than two usable pairs.
-    """
+    """Spectrum and patch tokens, by caption."""
     images, captions, passed = usable_pairs(data, EMBEDDED_PAIRS)
     tell_passed(passed, len(images))
     if len(images) < 2:

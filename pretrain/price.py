@@ -1,4 +1,4 @@
-"""What a run will take, before it starts: parameters, memory, samples, hours, disk. Nothing is put on a device.
+"""The price of a run, before it starts: parameters, memory, samples, hours, disk. Nothing is put on a device.
 
 Bytes a process holds of P parameters among N processes. All of it is fp32; bf16 is autocast's alone:
 
@@ -62,7 +62,7 @@ def model_states(count: int, stage: int, processes: int) -> dict[str, float]:
 
 
 def checkpoint_bytes(count: int, stage: int) -> int:
-    """Bytes of a checkpoint on disk: weights and moments, and the master copy where it is another file's."""
+    """Bytes of a checkpoint on disk: weights and moments, and the master copy if it is another file's."""
     return (16 if stage in (1, 2) else 12) * count
 
 
@@ -90,7 +90,7 @@ def _image_bytes(config: PretrainConfig, side: int, a: int) -> int:
 
 
 def describe(config: PretrainConfig, processes: int, throughput: float | None) -> str:
-    """The plan of a run on `processes` GPUs as a table; `throughput` in samples a second over all of them."""
+    """The price of a run on `processes` GPUs as a table; `throughput` in samples a second over all of them."""
     if processes < 1 or config.batch_size % processes:
         raise UserError(f"--batch-size {config.batch_size} is not a multiple of --world-size {processes}")
     if throughput is not None and not throughput > 0:

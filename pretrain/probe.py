@@ -26,11 +26,7 @@ def tasks_explained() -> str:
 
 
 def parse(arguments: list[str] | None = None) -> ProbeConfig:
-    """Command line -> what to measure.
-
-    Raises:
-        UserError: a value is out of its bounds.
-    """
+    """Command line -> what to measure."""
     return settings.parse(
         ProbeConfig,
         arguments,

@@ -52,21 +52,13 @@ class Recorder:
     def add(
         self, step: int, lr: float, metrics: dict[str, torch.Tensor], probes: dict[str, float], ids: list[str]
     ) -> None:
-        """Take a step's numbers. ids: of this rank's samples, for the record of a step that is skipped.
-
-        Raises:
-            UserError: nothing has moved for some steps.
-        """
+        """Take a step's numbers. ids: of this rank's samples, for the record of a step that is skipped."""
         self.pending.append(_Step(step, lr, metrics, probes, ids))
         if self.reads(step):
             self.flush()
 
     def flush(self) -> None:
-        """Write the pending steps; collective.
-
-        Raises:
-            UserError: nothing has moved for some steps.
-        """
+        """Write the pending steps; collective."""
         if not self.pending:
             return
         means = self._means()

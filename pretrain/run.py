@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     price.add_argument(
         "--plan", action="store_true", help="print parameters, memory by ZeRO stage, epochs, hours, disk"
     )
-    price.add_argument("--world-size", type=int, metavar="N", help="processes to plan for [those started]")
+    price.add_argument("--world-size", type=int, metavar="N", help="processes of that run [those started]")
     price.add_argument("--throughput", type=float, metavar="SAMPLES_PER_S", help="of all processes, for the hours")
     return made
 

@@ -13,7 +13,7 @@ k = 1..16 is 0, 7 or 14 plus or minus at most 3, so cos(k theta) and sin(k theta
 
 and the 35 sums over the batch of v_i u_j hold every C_kp and S_kp: one small matrix product a direction. G is the same
 thing read backwards: 35 coefficients a direction, times v, times u. v and u come from ONE cosine and ONE sine by
-recurrences of the form x_{a+b} = x_{a-b} + 2 s_b (...): where theta is small, as it is here, they keep the digits that
+recurrences of the form x_{a+b} = x_{a-b} + 2 s_b (...): if theta is small, as it is here, they keep the digits that
 y_{k+1} = 2 cos(theta) y_k - y_{k-1} loses (gradient error 3e-7 instead of 2e-6).
 
 The gradient is finished in the forward pass, chunk by chunk of directions; only dz [B, D] is kept for the backward.
@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -141,7 +141,7 @@ class _SIGReg(torch.autograd.Function):
             dz *= distributed.world_size() / (directions.shape[1] * samples)
         ctx.save_for_backward(dz)
         # B^2 ((C - phi)^2 + S^2) is in sums squared: weighted and summed over k, then the mean over p, times B / B^2.
-        weight = _constants(z.dtype, z.device).weight
+        weight = _constants(z.dtype, z.device)[2]
         return (sums.square() @ weight).mean() / samples
 
     @staticmethod
@@ -186,8 +186,12 @@ def _sweep(
     sums: B (C_k - phi_k) for k = 1..16, B S_k for k = 1..16, and B. dz: B P G A^T, for the B of `sums`.
     """
     batch, count = len(z), directions.shape[1]
-    chunk, block = _directions_at_a_time(batch, count, z.device)
-    constants = _constants(z.dtype, z.device)
+    if z.device.type == "cpu":
+        chunk, block = CHUNK_ELEMENTS // max(1, batch), max(256, BLOCK_ELEMENTS // max(1, batch))
+    else:
+        chunk = block = GPU_ELEMENTS // max(1, batch)
+    chunk, block = max(1, min(chunk, count)), max(1, min(block, count))
+    to_sums, to_coefficients, _ = _constants(z.dtype, z.device)
     # Buffers, used again and again: the allocator would cost more than the arithmetic.
     theta = z.new_empty(block, batch)
     rows = z.new_empty(V_COUNT + U_COUNT - 1, chunk, batch)
@@ -206,23 +210,14 @@ def _sweep(
             if not have_sums:
                 for v_part, u_part in zip(v.split(SEGMENT_SAMPLES, dim=2), u.split(SEGMENT_SAMPLES, dim=2)):
                     torch.bmm(v_part, u_part.transpose(1, 2), out=vu)  # sums over the samples of v_i u_j: [chunk, 7, 5]
-                    total.addmm_(vu.flatten(1), constants.to_sums)  # [chunk, 35] @ [35, 33]
+                    total.addmm_(vu.flatten(1), to_sums)  # [chunk, 35] @ [35, 33]
             if dz is not None:
                 # The same backwards: G_b = sum_ij g_ij v_i u_j, over i here and over j in `_sum_of_products`.
-                coefficients = (total @ constants.to_coefficients).view(-1, U_COUNT, V_COUNT)
+                coefficients = (total @ to_coefficients).view(-1, U_COUNT, V_COUNT)
                 torch.bmm(coefficients, v, out=w)  # [chunk, 5, B]
                 _sum_of_products(w, u, out=angle)  # angle has been read: G [chunk, B] takes its place
         if dz is not None:
             dz.addmm_(angles.T, along)  # [B, block] @ [block, D]; `angles` holds G by now
-
-
-def _directions_at_a_time(batch: int, count: int, device: torch.device) -> tuple[int, int]:
-    """How many of `count` directions make a chunk and a block, for `batch` samples."""
-    if device.type == "cpu":
-        chunk, block = CHUNK_ELEMENTS // max(1, batch), max(256, BLOCK_ELEMENTS // max(1, batch))
-    else:
-        chunk = block = GPU_ELEMENTS // max(1, batch)
-    return max(1, min(chunk, count)), max(1, min(block, count))
 
 
 def _harmonics(angle: torch.Tensor, rows: torch.Tensor, work: torch.Tensor) -> None:
@@ -257,19 +252,12 @@ def _sum_of_products(w: torch.Tensor, u: torch.Tensor, out: torch.Tensor) -> Non
         out.addcmul_(w_rows[j], u_rows[j])
 
 
-class _Constants(NamedTuple):
-    """What leads from products to sums, from sums to the coefficients of G, and from squared sums to the value."""
-
-    to_sums: torch.Tensor  # [35, 33]
-    to_coefficients: torch.Tensor  # [33, 35]
-    weight: torch.Tensor  # [33]
-
-
 @lru_cache(maxsize=8)
-def _constants(dtype: torch.dtype, device: torch.device) -> _Constants:
-    """The 35 products v_i u_j and the 35 harmonics 1, cos k theta, sin k theta (k <= 17) span the same space.
+def _constants(dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(to_sums [35, 33], to_coefficients [33, 35], weight [33]): 35 products -> 33 `sums` -> 35 coefficients of G.
 
-    So their values at 35 equally spaced angles give the change of basis; its entries are small integers.
+    The 35 products v_i u_j and the 35 harmonics 1, cos k theta, sin k theta (k <= 17) span the same space, so 35
+    equally spaced angles give the change of basis; its entries are small integers.
     """
     angle = torch.arange(35, dtype=torch.float64, device="cpu") * (2 * torch.pi / 35)
     rows, work = angle.new_empty(V_COUNT + U_COUNT - 1, 1, 35), angle.new_empty(1, U_COUNT, 35)
@@ -289,9 +277,8 @@ def _constants(dtype: torch.dtype, device: torch.device) -> _Constants:
     slope = (2 * weight * knots)[:, None]
     by_v_u = torch.cat([-slope * sin, slope * cos, 0 * one]).view(SUMS, V_COUNT, U_COUNT)
     to_coefficients = by_v_u.transpose(1, 2).reshape(SUMS, -1)
-    weights = torch.cat([weight, weight, weight.new_zeros(1)])
-
-    def placed(constant: torch.Tensor) -> torch.Tensor:
-        return constant.to(device=device, dtype=dtype).contiguous()
-
-    return _Constants(placed(to_sums), placed(to_coefficients), placed(weights))
+    of_sums = torch.cat([weight, weight, weight.new_zeros(1)])
+    to_sums, to_coefficients, of_sums = (
+        constant.to(device=device, dtype=dtype).contiguous() for constant in (to_sums, to_coefficients, of_sums)
+    )
+    return to_sums, to_coefficients, of_sums

@@ -28,7 +28,7 @@ from pretrain.recorder import Recorder
 from pretrain.zero import Engine, device, gathered, set_learning_rate, start_engine, start_processes, update
 from vlm.distributed import AnyRank, barrier, is_main, rank, world_size
 from vlm.encoders.config import CLIP_MEAN, CLIP_STD
-from vlm.encoders.levljepa import Encoder, new_encoder
+from vlm.encoders.levljepa import new_encoder
 from vlm.encoders.tokens import CaptionTokenizer
 from vlm.files import write_json
 from vlm.run.checkpoints import Checkpoints
@@ -36,13 +36,6 @@ from vlm.run.folder import locked
 from vlm.run.schedule import SCHEDULES
 from vlm.run.settings import trajectory
 from vlm.run.stopping import leave, termination
-
-
-def build_encoder(config: PretrainConfig, tokenizer: CaptionTokenizer) -> Encoder:
-    """Random towers and heads keyed by the seed, with BatchNorm over all ranks."""
-    training = {**trajectory(config), "tokenizer": config.tokenizer}
-    sizes = encoder_config(config, tokenizer.vocab_size, mean=CLIP_MEAN, std=CLIP_STD, training=training)
-    return new_encoder(sizes, config.seed, tokenizer, GlobalBatchNorm1d)
 
 
 def compute_dtype(config: PretrainConfig, target: torch.device) -> torch.dtype:
@@ -53,8 +46,10 @@ def compute_dtype(config: PretrainConfig, target: torch.device) -> torch.dtype:
 
 
 def build_model(config: PretrainConfig, tokenizer: CaptionTokenizer, target: torch.device) -> Pretrainer:
-    """The module that is trained, on its device."""
-    encoder = build_encoder(config, tokenizer).to(target)
+    """The module that is trained: random weights keyed by the seed, BatchNorm over all ranks, on its device."""
+    training = {**trajectory(config), "tokenizer": config.tokenizer}
+    sizes = encoder_config(config, tokenizer.vocab_size, mean=CLIP_MEAN, std=CLIP_STD, training=training)
+    encoder = new_encoder(sizes, config.seed, tokenizer, GlobalBatchNorm1d).to(target)
     use_fast_attention(encoder, target)
     logits = LogitScale(config.objective).to(target) if config.objective in ("clip", "siglip") else None
     return Pretrainer(encoder, config.micro_batch_size // world_size(), compute_dtype(config, target), logits)

@@ -38,11 +38,7 @@ def device() -> torch.device:
 
 
 def zero_config(config: PretrainConfig, world_size: int) -> dict:
-    """The DeepSpeed configuration: fp32 master weights and reductions; bf16 is autocast's, inside the model.
-
-    Raises:
-        UserError: the batch, or the micro-batch, cannot be split over so many processes.
-    """
+    """The DeepSpeed configuration: fp32 master weights and reductions; bf16 is autocast's, inside the model."""
     if config.batch_size % world_size:
         lower = config.batch_size // world_size * world_size
         raise UserError(

@@ -29,6 +29,7 @@ from vlm.run.quarantine import Limit, Quarantine, merge, refuse_above
 ATTEMPTS = 100  # samples drawn for one slot before the run gives up
 Pixels = torch.Tensor | tuple[torch.Tensor, ...]  # of an image, or of its crops by size
 Row = tuple[Pixels, str, str]  # pixels, caption, id "shard:index"
+Transform = Callable[[Image.Image, torch.Generator], Pixels]
 
 
 class BadSample(Exception):
@@ -47,7 +48,7 @@ class CaptionBatches:
     def __init__(
         self,
         data: Captions,
-        transform: Callable[[Image.Image, torch.Generator], Pixels],
+        transform: Transform,
         batch_size: int,
         seed: int = 0,
         start_step: int = 0,
@@ -59,10 +60,7 @@ class CaptionBatches:
         quarantine: Path | None = None,
         bad_ratio: float = 0.05,
     ):
-        """batch_size: over all ranks. transform: gets a generator of its own for each position.
-
-        workers: loader processes of this rank. fit: as in `vlm.images.decode`. quarantine, bad_ratio: the list of bad
-        samples, and the share of them that stops the run.
+        """batch_size: over all ranks. transform: gets a generator of its own for each position. fit: as for `decode`.
 
         Raises:
             UserError: the data is smaller than a batch, or a batch cannot be split evenly over the ranks.
@@ -80,11 +78,7 @@ class CaptionBatches:
         self.quarantine = quarantine
 
     def __iter__(self) -> Iterator[dict]:
-        """Load the batches in order, list their bad samples, and judge how many there are; collective at the end.
-
-        Raises:
-            UserError: too many samples are bad, or the data cannot be read any more.
-        """
+        """Load the batches in order, list their bad samples, and judge how many there are; collective at the end."""
         data, listed = self.dataset.data, Quarantine(self.quarantine, self.rank)
         if self.rank == 0:
             listed.add(data.unusable())
@@ -143,17 +137,10 @@ class _Steps(Dataset):
     """
 
     def __init__(
-        self,
-        data: Captions,
-        transform: Callable[[Image.Image, torch.Generator], Pixels],
-        batch_size: int,
-        seed: int,
-        rank: int,
-        world_size: int,
-        fit: int | None,
+        self, data: Captions, transform: Transform, batch_size: int, seed: int, rank: int, ranks: int, fit: int | None
     ):
         self.data, self.transform, self.seed, self.fit = data, transform, seed, fit
-        self.batch_size, self.local = batch_size, batch_size // world_size
+        self.batch_size, self.local = batch_size, batch_size // ranks
         self.offset = rank * self.local
         self.order = Order(data.counts, seed)
 
@@ -168,13 +155,8 @@ class _Steps(Dataset):
         except UserError as error:  # across the process boundary as data, or its one line becomes a traceback
             return {"error": str(error), "bad": bad}
         bad.sort(key=lambda record: record["position"])
-        in_order = [rows[row] for row in range(self.local)]
-        return {
-            "images": default_collate([pixels for pixels, _, _ in in_order]),
-            "captions": [caption for _, caption, _ in in_order],
-            "ids": [name for _, _, name in in_order],
-            "bad": bad,
-        }
+        images, captions, ids = (list(column) for column in zip(*(rows[row] for row in range(self.local))))
+        return {"images": default_collate(images), "captions": captions, "ids": ids, "bad": bad}
 
     def _fill(self, position: int, number: int, bad: list[dict]) -> Row:
         """The sample `number`, or the first usable one of those drawn in its place; `bad` gets what cannot be used."""

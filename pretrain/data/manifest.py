@@ -15,6 +15,7 @@ import sys
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -90,18 +91,11 @@ class TarCaptions(Captions):
         return Counter(self.record["reasons"])
 
     def verify(self) -> list[str]:
-        """Names of the shards whose SHA-256 is no longer the recorded one.
-
-        Raises:
-            UserError: the manifest was built without hashes.
-        """
+        """Names of the shards whose SHA-256 is no longer the recorded one."""
         if not all(shard["sha256"] for shard in self.record["shards"]):
             raise UserError("the manifest holds no SHA-256: build it with --sha256 first")
-        changed = []
-        for name, path, shard in zip(self.names, self.paths, self.record["shards"]):
-            if file_sha256(path) != shard["sha256"]:
-                changed.append(name)
-        return changed
+        shards = zip(self.names, self.paths, self.record["shards"])
+        return [name for name, path, shard in shards if file_sha256(path) != shard["sha256"]]
 
     def _shard(self, number: int) -> int:
         return int(np.searchsorted(self._starts, number, side="right")) - 1
@@ -114,11 +108,7 @@ class TarCaptions(Captions):
         return data
 
     def _handle(self, shard: int) -> int:
-        """An open descriptor of a shard; the least recently used one of too many is closed.
-
-        Raises:
-            UserError: the file cannot be opened, or is no longer the one that was listed.
-        """
+        """An open descriptor of a shard; the least recently used one of too many is closed."""
         if shard not in self._open:
             while len(self._open) >= OPEN_FILES:
                 _, oldest = self._open.popitem(last=False)
@@ -191,16 +181,13 @@ def _scan_all(
     one = partial(tars.scan, images=tuple(images), captions=tuple(captions), sha256=sha256)
     processes = min(16, os.cpu_count() or 1, len(paths) // 8)
     scans = []
-    with progress(len(paths), "listing shards", "shard", show=is_main()) as bar:
+    with progress(len(paths), "listing shards", "shard", show=is_main()) as bar, ExitStack() as pools:
+        each = map
         if processes > 1 and sys.platform == "linux":
-            with ProcessPoolExecutor(processes, mp_context=get_context("fork")) as pool:
-                for scan in pool.map(one, paths):
-                    scans.append(scan)
-                    bar.update()
-        else:
-            for path in paths:
-                scans.append(one(path))
-                bar.update()
+            each = pools.enter_context(ProcessPoolExecutor(processes, mp_context=get_context("fork"))).map
+        for scan in each(one, paths):
+            scans.append(scan)
+            bar.update()
     return stamps, scans
 
 
@@ -209,9 +196,8 @@ def _write(folder: Path, paths: list[Path], stamps: list[Stamp], scans: list[tar
     _refuse_empty(paths, scans)
     shards, unusable, reasons = [], [], Counter()
     for number, (path, (size, mtime), scan) in enumerate(zip(paths, stamps, scans)):
-        stamp = {"size": size, "mtime_ns": mtime}
         found = {"samples": len(scan.samples), "damage": scan.damage, "sha256": scan.sha256}
-        shards.append({"path": str(path), **stamp, **found})
+        shards.append({"path": str(path), "size": size, "mtime_ns": mtime, **found})
         for index, _, reason in scan.unusable:
             unusable.append((number, index))
             reasons[reason] += 1

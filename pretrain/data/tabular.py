@@ -27,7 +27,7 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 class TableCaptions(Captions):
     """Image-caption pairs in the rows of a `datasets.Dataset`, by number; `counts` as for one shard.
 
-    `files`: those that hold the rows, where they are known.
+    `files`: those that hold the rows, if they are known.
     """
 
     def __init__(
@@ -151,11 +151,7 @@ def load_named(source: str, split: str | None, needed: str) -> Any:
 
 
 def loaded(name: str, load: Callable[[], Any]) -> Any:
-    """What `load()` gives.
-
-    Raises:
-        UserError: `datasets` or Arrow cannot read it; the cause in one line.
-    """
+    """What `load()` gives."""
     import pyarrow
     from datasets.exceptions import DatasetsError
 
@@ -175,11 +171,7 @@ def _fingerprint_rows(rows: int) -> list[int]:
 
 
 def choose_column(columns: Sequence[str], wanted: str | None, usual: Sequence[str], kind: str, name: str) -> str:
-    """The column `wanted`, or the first of the `usual` ones that the data set `name` has.
-
-    Raises:
-        UserError: there is none; it lists the columns and names --`kind`-column.
-    """
+    """The column `wanted`, or the first of the `usual` ones that the data set `name` has."""
     if not len(columns):
         raise UserError(f"{name} has no columns: no data set is there")
     for column in (wanted,) if wanted else usual:
@@ -190,11 +182,7 @@ def choose_column(columns: Sequence[str], wanted: str | None, usual: Sequence[st
 
 
 def image_bytes(value) -> bytes | None:
-    """The image file in an Arrow scalar: a struct of bytes and path, as datasets' Image, or plain binary.
-
-    Raises:
-        OSError: the struct names a file that cannot be read.
-    """
+    """The image file in an Arrow scalar: a struct of bytes and path, as datasets' Image, or plain binary."""
     import pyarrow as pa
 
     if not value.is_valid:

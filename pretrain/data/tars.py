@@ -78,10 +78,7 @@ class _Sample:
 
 
 def scan(
-    path: Path,
-    images: Sequence[str] = IMAGE_SUFFIXES,
-    captions: Sequence[str] = CAPTION_SUFFIXES,
-    sha256: bool = False,
+    path: Path, images: Sequence[str] = IMAGE_SUFFIXES, captions: Sequence[str] = CAPTION_SUFFIXES, sha256: bool = False
 ) -> Scan:
     """Find the image-caption pairs of one tar. A sample is a run of members with one key, as for webdataset.
 
@@ -184,9 +181,6 @@ def parse_header(header: bytes, position: int = -1, size: int = -1) -> tuple[str
     """Name, size in bytes and type of a 512-byte header (POSIX ustar, with GNU's and the old format's deviations).
 
     position, size: of the header and of the tar, for messages.
-
-    Raises:
-        Damage: the checksum or the size field is wrong.
     """
     try:
         stored = int(header[148:156].split(b"\0")[0].strip() or b"0", 8)

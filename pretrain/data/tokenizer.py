@@ -13,11 +13,7 @@ BYTE_TOKENS = 256  # of a byte-level BPE that has learnt nothing
 
 
 def trained_size(name: str) -> int | None:
-    """SIZE of `train:SIZE`, None of `gpt2` or a file.
-
-    Raises:
-        UserError: `name` is none of these.
-    """
+    """SIZE of `train:SIZE`, None of `gpt2` or a file."""
     kind, _, size = name.partition(":")
     if kind == "train" and size.isdigit() and int(size) > BYTE_TOKENS:
         return int(size)

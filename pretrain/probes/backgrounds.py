@@ -5,7 +5,7 @@
     mixed_rand/val/CLASS/*.jpg    each object before the background of a picture of a random class
 
 The drop is what accuracy loses from `original` to each of the others. Two classifiers are read: captions (zero-shot),
-and, where there is original/train, a linear probe fitted on it, which may learn to rely on the backgrounds.
+and, if there is original/train, a linear probe fitted on it, which may learn to rely on the backgrounds.
 """
 
 from collections.abc import Sequence
@@ -43,9 +43,6 @@ def background_probe(
     """Accuracy on each variant and the drops, by captions and by a linear probe.
 
     templates, given: of the captions, as in `CaptionClassifier.build`.
-
-    Raises:
-        UserError: a variant is missing or has other classes.
     """
     root = Path(root)
     original = open_class_folders(root / "original" / "val")

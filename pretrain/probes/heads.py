@@ -34,9 +34,6 @@ def held_out(labels: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tenso
     """Numbers of the rows to fit on and of the held-out rows: a tenth of each class, rounded up, keyed by the seed.
 
     A class of one row keeps it.
-
-    Raises:
-        UserError: every class has one row.
     """
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(labels)))
     parts = []
@@ -57,9 +54,6 @@ def knn_scores(
     """DINO's weighted k-NN, float32[test rows, classes]: the k most similar train rows vote, each exp(cos / 0.07).
 
     train: float[B, D] with labels int64[B]; test: float[B', D].
-
-    Raises:
-        UserError: there are fewer train rows than neighbours.
     """
     if len(train) < k:
         raise UserError(f"k-NN asks {k} neighbours, the train split has {len(train)} images: give {k} or more")
@@ -122,10 +116,11 @@ def linear_probe(
     """
     train, *others = standardised(train, *tests)
     inside, outside = held_out(labels.cpu(), seed)
+    x, y = train[inside], labels[inside]
     fit: Linear | int = classes
     fits, losses = [], []
     for ridge in RIDGES:
-        fit = fit_linear(train[inside], labels[inside], functional.cross_entropy, ridge, fit)
+        fit = fit_linear(x, y, functional.cross_entropy, ridge, fit)
         fits.append(fit)
         losses.append(functional.cross_entropy(_scores(fit, train[outside]), labels[outside]))
     best = int(torch.stack(losses).argmin())
@@ -180,12 +175,7 @@ def training_steps(count: int, batch: int) -> int:
 
 
 def train_heads(
-    heads: Sequence[nn.Module],
-    decays: Sequence[float],
-    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    steps: int,
-    label: str,
+    heads: Sequence[nn.Module], decays: Sequence[float], batches: Iterable, loss: Callable, steps: int, label: str
 ) -> None:
     """AdamW on every head, each with its weight decay, over the same (tokens, targets) batches; lr falls to zero."""
     optimizers = [torch.optim.AdamW(_decaying(head, decay), fused=True) for head, decay in zip(heads, decays)]

@@ -43,16 +43,12 @@ def image_paths(folder: Path, pattern: str = "*") -> list[Path]:
     return sorted(path for path in found if not path.name.startswith("."))
 
 
-def decoded(data: bytes | None, where: str) -> Image.Image:
-    """The image in these bytes.
-
-    Raises:
-        ImageError: they are no usable image; it says `where` they come from.
-    """
+def decoded(data: bytes | None, source: str) -> Image.Image:
+    """The image in these bytes."""
     try:
         return decode(data or b"")
     except ImageError as error:
-        raise ImageError(error.reason, f"{where}: {error.detail}") from None
+        raise ImageError(error.reason, f"{source}: {error.detail}") from None
 
 
 @dataclass(frozen=True)
@@ -96,11 +92,7 @@ def open_labelled(
 
 
 def open_class_folders(folder: Path, classes: Sequence[str] | None = None) -> Labelled:
-    """`folder/CLASS/**/*.jpg`; the classes are the folders' names, sorted, or those given.
-
-    Raises:
-        UserError: there are no class folders, one holds no image, or its name is none of `classes`.
-    """
+    """`folder/CLASS/**/*.jpg`; the classes are the folders' names, sorted, or those given."""
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist: a folder of class folders is needed")
     names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
@@ -160,9 +152,9 @@ def _numbered(classes: Sequence[str]) -> dict[str, int]:
     return {name: number for number, name in enumerate(classes)}
 
 
-def _number(name: str, numbers: dict[str, int], where: str) -> int:
+def _number(name: str, numbers: dict[str, int], source: str) -> int:
     """The number of a class; `UserError` if it is none of the known ones."""
     if name not in numbers:
         known = ", ".join(list(numbers)[:3])
-        raise UserError(f"{where} has the class {name!r}, not one of {known}, ...: all splits need the same classes")
+        raise UserError(f"{source} has the class {name!r}, not one of {known}, ...: all splits need the same classes")
     return numbers[name]

@@ -24,9 +24,6 @@ def presence(
     """CLS float32[B, W] of the first `limit` images of GQA's scene graphs, which names each shows, bool[B, C], names.
 
     names: the columns; None takes every name found, sorted.
-
-    Raises:
-        UserError: the scene graphs are missing.
     """
     graphs = read_json(gqa / f"{split}_sceneGraphs.json")
     paths, shown = [], []  # of each image the file, and the set of names
@@ -69,9 +66,6 @@ def object_probe(encoder: Encoder, gqa: str | Path, train_images: int = 2000, te
     """How well CLS tells which objects an image shows: fitted on GQA's train scenes, AUC on val scenes.
 
     The mean runs over the names that some of the val scenes have and some have not.
-
-    Raises:
-        UserError: the folder has no scene graphs, or they name no object that some scenes have and some have not.
     """
     gqa = Path(gqa)
     train, labels, names = presence(encoder, gqa, "train", None, train_images)

@@ -92,11 +92,8 @@ def recall_at(scores: torch.Tensor, captions: Sequence[str], k: int) -> float:
 def recalls(e: Embeddings, captions: Sequence[str]) -> dict[str, float]:
     """R@1 and R@5 of images among captions and of captions among images."""
     scores = cross_modal_scores(e.z_v, e.z_t, e.to_text, e.to_image)
-    found = {}
-    for name, rows in (("image_to_text", scores), ("text_to_image", scores.T)):
-        for k in RANKS:
-            found[f"{name}_r{k}"] = recall_at(rows, captions, k)
-    return found
+    directions = {"image_to_text": scores, "text_to_image": scores.T}
+    return {f"{name}_r{k}": recall_at(part, captions, k) for name, part in directions.items() for k in RANKS}
 
 
 def expected_sigreg() -> float:
@@ -109,7 +106,7 @@ def expected_sigreg() -> float:
 
 
 def spread(e: Embeddings) -> dict[str, float]:
-    """Effective rank and SIGReg of each modality's embeddings; SIGReg grows with the pool where they are not normal."""
+    """Effective rank and SIGReg of each modality's embeddings; SIGReg grows with the pool if they are not normal."""
     directions = random_directions(e.z_v.shape[1], DIRECTIONS, 0, 0, "probe", device=e.z_v.device)
     return {
         "rank_image": float(effective_rank(e.z_v)),

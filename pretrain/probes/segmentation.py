@@ -46,11 +46,7 @@ class Pairs:
         return Images(len(self), self.image)
 
     def image(self, number: int) -> Image.Image:
-        """One image.
-
-        Raises:
-            UserError: its mask has another size.
-        """
+        """One image."""
         image = load_image(self.image_paths[number])
         with _open_mask(self.mask_paths[number]) as mask:
             if mask.size != image.size:
@@ -81,11 +77,7 @@ def _open_mask(path: Path) -> Image.Image:
 
 
 def open_pairs(root: Path, split: str) -> Pairs:
-    """The `train` or `val` split in ADE20K's or COCO-Stuff's layout.
-
-    Raises:
-        UserError: neither layout is there, or an image has no mask.
-    """
+    """The `train` or `val` split in ADE20K's or COCO-Stuff's layout."""
     ade, coco = {"train": ("training", "train2017"), "val": ("validation", "val2017")}[split]
     layouts = [("annotations", ade, 0), ("annotations", coco, 255), ("stuffthingmaps", coco, 255)]
     for annotations, name, ignore in layouts:
@@ -175,11 +167,7 @@ def intersection_over_union(confusion: torch.Tensor) -> dict[int, float]:
 
 
 def fit_head(encoder: Encoder, pairs: Pairs, seed: int) -> tuple[SegmentationHead, torch.Tensor]:
-    """The linear head fitted on `pairs`, and the label of each of its classes, int64[C].
-
-    Raises:
-        UserError: the masks hold no label that counts.
-    """
+    """The linear head fitted on `pairs`, and the label of each of its classes, int64[C]."""
     masks = train_masks(pairs, encoder.config.image_size)
     # The head's classes are the labels that occur: class_of[label] is the class, or NOT_COUNTED.
     present = torch.bincount(masks.flatten().int(), minlength=LABELS) > 0

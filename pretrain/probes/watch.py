@@ -21,11 +21,7 @@ class Watch:
     """
 
     def __init__(self, encoder: Encoder, config: PretrainConfig):
-        """Read the pairs, if any are asked for.
-
-        Raises:
-            UserError: the data holds fewer usable pairs than recall needs.
-        """
+        """Read the pairs, if any are asked for."""
         self.encoder, self.every = encoder, config.probe_every
         if not config.probe_data:
             return

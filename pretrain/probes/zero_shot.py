@@ -41,9 +41,6 @@ def spoken_name(name: str, given: dict[str, str] | None = None) -> str:
     """How a prompt says a class: as `given`, else its folder's name without number and underscores.
 
     A WordNet id of ImageNet-1k is said by its first lemma: n01440764 -> tench; 02_wheeled vehicle -> wheeled vehicle.
-
-    Raises:
-        UserError: the class is not among the `given` ones, or its folder's name has no letter.
     """
     if given is not None:
         if name not in given:
