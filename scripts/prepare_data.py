@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from checks.official import DATA_SETS
-from checks.summary import check_folder
 
 from vlm.errors import UserError, run_command
 from vlm.run.settings import parse, setting
@@ -50,12 +49,15 @@ def image_count(text: str | None) -> int | None:
 
 def main() -> None:
     settings = parse(DataSettings, prog="scripts/prepare_data.py", about=__doc__, examples=EXAMPLES)
+    images = image_count(settings.check_images)
+    from checks.summary import check_folder  # after parsing: --help does not wait for torch
+
     check_folder(
         settings.data,
         Path(settings.dir),
         names=settings.splits,
         unzip=settings.unzip,
-        images=image_count(settings.check_images),
+        images=images,
         report=Path(settings.json) if settings.json else None,
     )
 

@@ -111,4 +111,4 @@ class StepBench:
 class ZeroBench:
     stages: tuple[int, ...] = setting((0, 1, 2, 3), help="of ZeRO; the first is the reference", choices=range(4))
     width: int = setting(256, help="of both towers, a multiple of 4", least=4)
-    steps: int = setting(5, help="optimizer steps at each stage", least=1)
+    steps: int = setting(5, help="optimizer steps at each stage; the first has no moments yet", least=2)

@@ -64,13 +64,13 @@ class Measured:
     bytes: float
     planned: float
 
+    def __str__(self) -> str:
+        return f"{mega(self.bytes)} / {mega(self.planned)}"
+
     @property
     def off(self) -> float:
         """By how much the measured bytes miss the plan, relative."""
         return abs(self.bytes / self.planned - 1)
-
-    def __str__(self) -> str:
-        return f"{mega(self.bytes)} / {mega(self.planned)}"
 
 
 def compare_stage(stage: int, ranks: list[dict], count: int) -> dict[str, Measured]:
