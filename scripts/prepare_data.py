@@ -13,7 +13,7 @@ from vlm.errors import UserError, run_command
 from vlm.run.settings import parse, setting
 
 EXAMPLES = """examples:
-  python scripts/prepare_data.py gqa data/gqa                          # what is there, what to fetch from where
+  python scripts/prepare_data.py gqa data/gqa                          # what is there, what to fetch
   python scripts/prepare_data.py gqa data/gqa --unzip --check-images 500
   python scripts/prepare_data.py vqav2 data/vqav2 --splits train2014 --check-images all --json report.json
   python scripts/prepare_data.py pope data/pope
@@ -22,6 +22,8 @@ EXAMPLES = """examples:
 
 @dataclass(frozen=True)
 class DataSettings:
+    """This command's flags."""
+
     data: str = setting(help="which data set", positional=True, choices=tuple(DATA_SETS))
     dir: str = setting(help="the folder that --gqa, --vqav2 or --pope will name", positional=True, metavar="DIR")
     splits: tuple[str, ...] = setting(

@@ -150,7 +150,9 @@ class OneQuestionASequence(Way):
 
     def load(self, paths: list[Path]) -> None:
         pixels = self.processor(images=[Image.open(path) for path in paths], return_tensors="pt")["pixel_values"]
-        flat = [(index, item) for index, items in enumerate(self.images) for item in items]
+        flat = []  # every question, with the place of its image
+        for index, items in enumerate(self.images):
+            flat += [(index, item) for item in items]
         width = max(len(item.ids) for _, item in flat)
         ids = torch.full((len(flat), width), END)  # [questions, longest], padded on the right
         seen, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
@@ -193,10 +195,10 @@ class Bridge(Way):
         for path, image_rows in zip(self.paths, pack(self.images)):
             rows += image_rows
             owners += [path] * len(image_rows)
-        batches = [
-            (make_batch([rows[index] for index in indices]), self.features([owners[index] for index in indices]))
-            for indices in micro_batches(rows, MICRO_TOKENS)
-        ]
+        batches = []
+        for indices in micro_batches(rows, MICRO_TOKENS):
+            batch = make_batch([rows[index] for index in indices])
+            batches.append((batch, self.features([owners[index] for index in indices])))
         return Prepared(batches, sum(map(len, self.images)), sum(len(row.ids) for row in rows))
 
     def sums(self) -> Sums:

@@ -27,6 +27,8 @@ BRIDGE_LAYERS = 28  # Qwen2.5-1.5B's
 
 @dataclass(frozen=True)
 class BridgeBench:
+    """Flags of scripts/bench_bridge.py."""
+
     cases: tuple[str, ...] = setting(
         tuple(BRIDGE_CASES), help="how many questions an image has", choices=tuple(BRIDGE_CASES)
     )
@@ -41,6 +43,8 @@ class BridgeBench:
 
 @dataclass(frozen=True)
 class EvaluateBench:
+    """Flags of scripts/bench_evaluate.py."""
+
     vlm: str | None = setting(
         None, help="a saved VLM", positional=True, metavar="RUN/vlm", default_text="one built on the fly"
     )
@@ -59,6 +63,8 @@ class EvaluateBench:
 
 @dataclass(frozen=True)
 class LoaderBench:
+    """Flags of scripts/bench_loader.py."""
+
     image_size: int = setting(224, help="pixels along each side of the result", least=1)
     images: int = setting(48, help="different JPEGs drawn", least=2)
     rounds: int = setting(4, help="times that each image is timed", least=1)
@@ -89,6 +95,8 @@ COMPILED_BATCH = 256  # the batch at which torch.compile is compared
 
 @dataclass(frozen=True)
 class SigregBench:
+    """Flags of scripts/bench_sigreg.py."""
+
     cases: tuple[str, ...] = setting(tuple(SIGREG_CASES), help="sizes BxD", choices=tuple(SIGREG_CASES))
     pairs: int | None = setting(None, help="timed pairs of every case", least=1, default_text="9, 9, 5, 3")
     threads: int = setting(1, help="of torch", least=1)
@@ -102,6 +110,8 @@ STEP_PARTS = ("step", "text", "shares")
 
 @dataclass(frozen=True)
 class StepBench:
+    """Flags of scripts/bench_step.py."""
+
     parts: tuple[str, ...] = setting(STEP_PARTS, help="what to measure; see above", choices=STEP_PARTS)
     pairs: int = setting(7, help="timed pairs", least=1)
     batch: int = setting(128, help="pairs in a batch of `step`; `text` has twice as many captions", least=2)
@@ -109,6 +119,8 @@ class StepBench:
 
 @dataclass(frozen=True)
 class ZeroBench:
+    """Flags of scripts/bench_zero.py."""
+
     stages: tuple[int, ...] = setting((0, 1, 2, 3), help="of ZeRO; the first is the reference", choices=range(4))
     width: int = setting(256, help="of both towers, a multiple of 4", least=4)
     steps: int = setting(5, help="optimizer steps at each stage; the first has no moments yet", least=2)

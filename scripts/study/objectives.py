@@ -18,6 +18,8 @@ Numbers = dict[str, float]
 
 @dataclass(frozen=True)
 class ObjectivesSettings:
+    """Flags of scripts/compare_objectives.py."""
+
     world: str = setting("runs/world", help="made by scripts/make_world.py, and here if it is not there", metavar="DIR")
     out: str = setting("runs/objectives", help="objectives.json, objectives.md and the runs", metavar="DIR")
     objectives: tuple[str, ...] = setting(tuple(OBJECTIVES), help="what to compare", choices=tuple(OBJECTIVES))

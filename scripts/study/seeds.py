@@ -19,6 +19,8 @@ Scores = dict[str, float]  # {gqa, vqav2, pope, mean}, percentages
 
 @dataclass(frozen=True)
 class SeedsSettings:
+    """Flags of scripts/seed_check.py."""
+
     world: str = setting("runs/world", help="made by scripts/make_world.py", metavar="DIR")
     out: str = setting("runs/seeds", help="seeds.json, seeds.md and the runs", metavar="DIR")
     seeds: tuple[int, ...] = setting((0, 1, 2), help="each trains and scores the whole chain")
