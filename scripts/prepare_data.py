@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from checks.official import DATA_SETS
-from checks.summary import check_folder
 
 from vlm.errors import UserError, run_command
 from vlm.run.settings import parse, setting
 
 EXAMPLES = """examples:
-  python scripts/prepare_data.py gqa data/gqa                          # what is there, what to fetch from where
+  python scripts/prepare_data.py gqa data/gqa                          # what is there, what to fetch
   python scripts/prepare_data.py gqa data/gqa --unzip --check-images 500
   python scripts/prepare_data.py vqav2 data/vqav2 --splits train2014 --check-images all --json report.json
   python scripts/prepare_data.py pope data/pope
@@ -23,6 +22,8 @@ EXAMPLES = """examples:
 
 @dataclass(frozen=True)
 class DataSettings:
+    """This command's flags."""
+
     data: str = setting(help="which data set", positional=True, choices=tuple(DATA_SETS))
     dir: str = setting(help="the folder that --gqa, --vqav2 or --pope will name", positional=True, metavar="DIR")
     splits: tuple[str, ...] = setting(
@@ -50,12 +51,15 @@ def image_count(text: str | None) -> int | None:
 
 def main() -> None:
     settings = parse(DataSettings, prog="scripts/prepare_data.py", about=__doc__, examples=EXAMPLES)
+    images = image_count(settings.check_images)
+    from checks.summary import check_folder  # after parsing: --help does not wait for torch
+
     check_folder(
         settings.data,
         Path(settings.dir),
         names=settings.splits,
         unzip=settings.unzip,
-        images=image_count(settings.check_images),
+        images=images,
         report=Path(settings.json) if settings.json else None,
     )
 

@@ -6,8 +6,8 @@ usage() {
     cat <<'EOF'
 usage: scripts/quickstart.sh [--out DIR] [--seed S]
 
-Makes .venv and installs where needed, then trains and scores everything under DIR (default runs/).
-Run again it goes on where it was.
+Makes .venv and installs if needed, then trains and scores everything under DIR (default runs/).
+Run again, it goes on from there.
 
 examples:
   scripts/quickstart.sh

@@ -75,8 +75,9 @@ def measure_time(case: BridgeCase, layers: int, dtype: torch.dtype, pairs: int, 
         steps = {name: partial(timed, way, LayerClock(way.layers)) for name, way in ways.items()}
         times = take_turns(steps, 1 + pairs)
     rates = {}
-    for kind, count in enumerate((layers, BRIDGE_LAYERS)):
-        reference, bridge = ([step[kind] for step in times[name][1:]] for name in ways)  # the first pair warms up
+    for kind, count in enumerate((layers, BRIDGE_LAYERS)):  # the order of what `timed` returns
+        reference = [step[kind] for step in times[REFERENCE][1:]]  # the first pair warms up
+        bridge = [step[kind] for step in times["bridge"][1:]]
         asked = sum(case.questions)
         rates[count] = Rates(
             asked / statistics.median(reference), asked / statistics.median(bridge), median_ratio(reference, bridge)

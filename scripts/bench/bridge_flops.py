@@ -1,6 +1,7 @@
 """Floating-point operations of a training step, by part: a sum for every way to train the connector."""
 
 import statistics
+from itertools import chain
 
 from transformers import LlavaConfig, Qwen2Config, ViTConfig
 
@@ -37,7 +38,7 @@ def step_flops(
 
 def reference_flops(case: BridgeCase, layers: int) -> dict[str, float]:
     """Operations of one step with one question a sequence, padded to the longest."""
-    lengths = [len(item.ids) for items in conversations(case.questions) for item in items]
+    lengths = [len(item.ids) for item in chain.from_iterable(conversations(case.questions))]
     count, longest = len(lengths), max(lengths)
     return step_flops(model_config(layers), count, longest, longest, count * longest, count, count)
 
@@ -45,8 +46,8 @@ def reference_flops(case: BridgeCase, layers: int) -> dict[str, float]:
 def bridge_flops(case: BridgeCase, layers: int) -> dict[str, float]:
     """Operations of one step of the bridge's way."""
     images = conversations(case.questions)
-    labels = sum(len(item.ids) - item.prompt for items in images for item in items)
-    rows = [row for rows in pack(images) for row in rows]
+    labels = sum(len(item.ids) - item.prompt for item in chain.from_iterable(images))
+    rows = list(chain.from_iterable(pack(images)))
     width = max(len(row.ids) for row in rows)
     return step_flops(model_config(layers), len(rows), width, width + len(OPENING), labels, len(images), 0)
 
@@ -57,8 +58,11 @@ def merged_flops(case: BridgeCase, layers: int) -> dict[str, float]:
     The vision tower runs in every step, logits are made at every position, and the longest conversation sets the width.
     """
     images = conversations(case.questions)
-    longest = max(SLOTS + sum(len(item.ids) - SLOTS for item in items) for items in images)
-    count = len(images)
+    lengths = []  # tokens of each image's conversation: its slots once, and every turn's other tokens
+    for items in images:
+        turns = [len(item.ids) - SLOTS for item in items]
+        lengths.append(SLOTS + sum(turns))
+    count, longest = len(lengths), max(lengths)
     return step_flops(model_config(layers), count, longest, longest, count * longest, count, count)
 
 

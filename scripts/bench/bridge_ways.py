@@ -137,7 +137,9 @@ class OneQuestionASequence(Way):
 
     def load(self, paths: list[Path]) -> None:
         pixels = self.processor(images=[Image.open(path) for path in paths], return_tensors="pt")["pixel_values"]
-        flat = [(index, item) for index, items in enumerate(self.images) for item in items]
+        flat = []  # every question, with the place of its image
+        for index, items in enumerate(self.images):
+            flat += [(index, item) for item in items]
         width = max(len(item.ids) for _, item in flat)
         ids = torch.full((len(flat), width), END)  # [questions, longest], padded on the right
         seen, labels = torch.zeros_like(ids), torch.full_like(ids, -100)

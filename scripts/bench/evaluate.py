@@ -59,11 +59,13 @@ def make_vlm(llm: str, device: str, dtype: torch.dtype) -> VLM:
 def make_examples(images: int, questions: int) -> list[Example]:
     """POPE-like: `questions` different objects asked about each image."""
     things = [f"{colour} {noun}" for noun in NOUNS for colour in COLOURS]
-    return [
-        Example(f"{i}-{q}", Path(f"{i}.jpg"), f"Is there a {things[(7 * i + q) % len(things)]} in the image?", None)
-        for i in range(images)
-        for q in range(questions)
-    ]
+    examples = []
+    for image in range(images):
+        for number in range(questions):
+            thing = things[(7 * image + number) % len(things)]
+            question = f"Is there a {thing} in the image?"
+            examples.append(Example(f"{image}-{number}", Path(f"{image}.jpg"), question, None))
+    return examples
 
 
 class Rival:
@@ -197,7 +199,7 @@ def measure(
     """Each way's answers, and its seconds in each round; the ways take turns after a warm-up on two questions."""
     answers: dict[str, Answers] = {}
 
-    def ask(name: str, part: Sequence[Example]) -> None:
+    def ask(name: str, part: Sequence[Example]) -> None:  # keeps the answers: only the time is returned
         answers[name] = ways[name](part)
 
     for name in ways:

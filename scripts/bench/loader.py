@@ -43,7 +43,7 @@ def photograph(seed: int, width: int = 1024, height: int = 768) -> Image.Image:
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     frequency[0, 0] = 1
 
-    def plane(slope: float) -> np.ndarray:
+    def plane(slope: float) -> np.ndarray:  # float64[height, width], standard deviation 1
         noise = np.fft.irfft2(np.exp(2j * np.pi * rng.random(frequency.shape)) / frequency**slope, (height, width))
         return noise / noise.std()
 

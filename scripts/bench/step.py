@@ -57,12 +57,16 @@ class Step:
         self.number += 1
 
     def objective(self) -> torch.Tensor:
+        """The loss: captions cut to the longest, SIGReg as pretraining computes it."""
         embeddings = self.model(self.pixels, self.ids[:, : int(self.lengths.max())], self.lengths)
         return levljepa(embeddings, **WEIGHTS, directions=DIRECTIONS, seed=0, step=self.number)[0]
 
 
 class PlainStep(Step):
+    """The step without this project's shortcuts."""
+
     def objective(self) -> torch.Tensor:
+        """The loss: captions padded to 77, SIGReg as it is defined."""
         encoder = self.model.encoder
         z_v = encoder.image.pre_proj(encoder.image.features(self.pixels))
         z_t = encoder.text.pre_proj(encoder.text.features(self.ids, self.lengths))

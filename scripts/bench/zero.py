@@ -64,13 +64,13 @@ class Measured:
     bytes: float
     planned: float
 
+    def __str__(self) -> str:
+        return f"{mega(self.bytes)} / {mega(self.planned)}"
+
     @property
     def off(self) -> float:
         """By how much the measured bytes miss the plan, relative."""
         return abs(self.bytes / self.planned - 1)
-
-    def __str__(self) -> str:
-        return f"{mega(self.bytes)} / {mega(self.planned)}"
 
 
 def compare_stage(stage: int, ranks: list[dict], count: int) -> dict[str, Measured]:
@@ -86,7 +86,8 @@ def compare_stage(stage: int, ranks: list[dict], count: int) -> dict[str, Measur
 
 def mean_losses(ranks: list[dict]) -> list[float]:
     """The losses of each step, averaged over the ranks."""
-    return [sum(values) / RANKS for values in zip(*(rank["losses"] for rank in ranks))]
+    by_rank = [rank["losses"] for rank in ranks]
+    return [sum(losses) / RANKS for losses in zip(*by_rank)]
 
 
 def run(settings: ZeroBench) -> Goals:

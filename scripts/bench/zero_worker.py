@@ -31,6 +31,8 @@ VOCABULARY, TOKENS = 1024, 20
 
 @dataclass(frozen=True)
 class WorkerSettings:
+    """Flags of one rank."""
+
     stage: int = setting(help="of ZeRO", choices=range(4))
     width: int = setting(help="of both towers, a multiple of 4", least=4)
     steps: int = setting(help="optimizer steps", least=1)
@@ -55,26 +57,39 @@ def tensors_in(value: Any) -> list[torch.Tensor]:
     """All tensors in nested dicts and lists."""
     if torch.is_tensor(value):
         return [value]
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
-    return [tensor for part in parts for tensor in tensors_in(part)]
+    found: list[torch.Tensor] = []
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for part in value:
+            found += tensors_in(part)
+    return found
 
 
 def holdings(engine: Any) -> dict[str, int]:
-    """Bytes that this process holds now, by kind."""
+    """Bytes that this process holds now, by kind. DeepSpeed keeps them in other attributes at each stage."""
     wrapper, seen = engine.optimizer, set()
     inner, weights = getattr(wrapper, "optimizer", wrapper), list(engine.module.parameters())
     partitions = [p.ds_tensor for p in weights if hasattr(p, "ds_tensor")]
     own = [p.grad for p in weights if p.grad is not None]
     reduced = [getattr(wrapper, name, None) for name in ("averaged_gradients", "grad_partitions_flat_buffer")]
-    moments = [state[name] for state in inner.state.values() for name in ("exp_avg", "exp_avg_sq") if name in state]
+    moments = []
+    for state in inner.state.values():
+        moments += [state[name] for name in ("exp_avg", "exp_avg_sq") if name in state]
     master = [group["params"] for group in inner.param_groups] + getattr(wrapper, "fp32_partitioned_groups_flat", [])
+    buckets = [bucket.buffer for bucket in getattr(wrapper, "ipg_buckets", {}).values()]
     return {  # in this order: gradients on their way are views of the bucket
         "weights": size([p.data for p in weights] + partitions, seen),
-        "bucket": size(tensors_in([bucket.buffer for bucket in getattr(wrapper, "ipg_buckets", {}).values()]), seen),
+        "bucket": size(tensors_in(buckets), seen),
         "gradients": size(own + tensors_in(reduced), seen),
         "moments": size(moments, seen),
         "master copy": size(tensors_in(master), seen),
     }
+
+
+def own_parameters(layer: torch.nn.Module) -> int:
+    """How many parameters a layer has, without those of its parts."""
+    return sum(parameter.numel() for parameter in layer.parameters(recurse=False))
 
 
 def train(engine: Any, config: PretrainConfig, steps: int) -> tuple[dict[str, int], list[float]]:
@@ -114,7 +129,7 @@ def work(settings: WorkerSettings) -> None:
     config = configuration(settings.width, settings.stage)
     with PeakMemory() as memory:
         encoder = new_encoder(encoder_config(config, VOCABULARY), 0, norm=GlobalBatchNorm1d)
-        largest = max(sum(p.numel() for p in layer.parameters(recurse=False)) for layer in encoder.modules())
+        largest = max(map(own_parameters, encoder.modules()))
         use_fast_attention(encoder, zero.device())
         bucket = int(BUCKET * sum(p.numel() for p in encoder.parameters()))
         with patch.object(zero, "BUCKET", bucket):

@@ -29,9 +29,11 @@ class Member:
 
 
 def unpack(archive: Path, folder: Path) -> int:
-    """Unpack what `folder` does not hold yet; returns the number of files moved in, 0 where all were there.
+    """Unpack what `folder` does not hold yet; returns the number of files moved in, 0 if all were there.
 
-    UserError, and nothing changed in `folder`, for a damaged or hostile archive, a full disk, or a file in the way.
+    Raises:
+        UserError: the archive is damaged or hostile, the disk is full, or a file is in the way. Nothing is changed in
+            `folder` then.
     """
     try:
         with zipfile.ZipFile(archive) as file:
@@ -50,7 +52,11 @@ def unpack(archive: Path, folder: Path) -> int:
 
 
 def inspect(archive: Path, file: zipfile.ZipFile) -> list[Member]:
-    """The archive's files; UserError if a name leads out of the folder, or a file is a link, encrypted or a bomb."""
+    """The archive's files.
+
+    Raises:
+        UserError: a name leads out of the folder, a file is a link, encrypted or a bomb, or there is none.
+    """
     members: dict[Path, Member] = {}
     for info in file.infolist():
         name = info.filename
@@ -78,7 +84,11 @@ def inspect(archive: Path, file: zipfile.ZipFile) -> list[Member]:
 
 
 def _same(path: Path, member: Member, archive: Path) -> bool:
-    """Whether the file is in its place already; UserError where something else is."""
+    """Whether the file is in its place already.
+
+    Raises:
+        UserError: something else is there.
+    """
     if not path.exists():
         return False
     if not path.is_file() or path.stat().st_size != member.info.file_size:

@@ -22,6 +22,7 @@ class Download:
 
     @property
     def name(self) -> str:
+        """The file's name."""
         return self.url.rsplit("/", 1)[1]
 
 

@@ -18,7 +18,7 @@ SHOWN = 3  # examples of missing or unreadable images
 
 @dataclass
 class Found:
-    """What the folder holds of a split. `problem` is empty where it can be used; `absent` are the needs not met."""
+    """What the folder holds of a split. `problem` is empty if it can be used; `absent` are the needs not met."""
 
     split: Split
     questions: int = 0
@@ -38,6 +38,7 @@ class Found:
         return "submission" if self.unanswered else "evaluation"
 
     def as_json(self) -> dict:
+        """What the report's JSON file has of this split."""
         return {
             "split": self.split.name,
             "use": self.use,
@@ -91,8 +92,11 @@ def _locate(examples: Sequence[Example], found: Found) -> None:
 
 def decode_images(splits: Sequence[Found], count: int | None) -> None:
     """Decode the images of the splits, or `count` of each split spread evenly over it, as training would."""
-    chosen = {found.split.name: _spread(sorted(set(found.images) - set(found.missing)), count) for found in splits}
-    every = sorted({path for paths in chosen.values() for path in paths})
+    chosen: dict[str, list[Path]] = {}
+    for found in splits:
+        there = sorted(set(found.images) - set(found.missing))
+        chosen[found.split.name] = _spread(there, count)
+    every = sorted(set().union(*chosen.values()))
     reasons: dict[Path, str] = {}
     with (
         progress(len(every), "decoding", "image") as bar,

@@ -89,7 +89,7 @@ def table(found: Sequence[Found]) -> str:
             f"{part.checked:,}" if part.checked else "-",
         ]
         lines.append([part.split.name, *numbers, part.problem or f"ready ({part.use})"])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    widths = [max(map(len, column)) for column in zip(*lines)]
     return "\n".join(_aligned(line, widths) for line in lines)
 
 
@@ -111,7 +111,8 @@ def notes(data: DataSet, folder: Path, found: Sequence[Found]) -> list[str]:
     for part in found:
         if data.title == "POPE" and part.split.name == "random" and part.questions in RANDOM_FILES:
             lines.append(f"note: random is {RANDOM_FILES[part.questions]} ({part.questions} questions)")
-    lines += [f"images: {note}" for part in found for note in image_notes(part)]
+    for part in found:
+        lines += [f"images: {note}" for note in image_notes(part)]
     return lines + _what_to_fetch(folder, found)
 
 

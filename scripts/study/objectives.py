@@ -18,14 +18,16 @@ Numbers = dict[str, float]
 
 @dataclass(frozen=True)
 class ObjectivesSettings:
+    """Flags of scripts/compare_objectives.py."""
+
     world: str = setting("runs/world", help="made by scripts/make_world.py, and here if it is not there", metavar="DIR")
     out: str = setting("runs/objectives", help="objectives.json, objectives.md and the runs", metavar="DIR")
     objectives: tuple[str, ...] = setting(tuple(OBJECTIVES), help="what to compare", choices=tuple(OBJECTIVES))
-    seeds: tuple[int, ...] = setting((0, 1), help="of the weights and of the data's order")
-    steps: int = setting(300, help="of each run", least=2)
+    seeds: tuple[int, ...] = setting((0, 1), help="seeds of the weights and of the data's order")
+    steps: int = setting(300, help="steps of each pretraining run", least=2)
     pretrain_flags: str = setting("", help="more flags of pretrain/run.py for all rows, in one string", metavar="FLAGS")
     bridge: str = setting("", help="also train and score bridges, with these flags of bridge/train.py", metavar="FLAGS")
-    llm: str = setting("smollm2", help="of the bridges")
+    llm: str = setting("smollm2", help="the LLM of the bridges")
     limit_images: int = setting(200, help="images of each benchmark that score a bridge", least=1)
     lanes: int = setting(os.cpu_count() or 2, help="processes side by side, one thread each", least=1)
 

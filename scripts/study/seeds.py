@@ -19,9 +19,11 @@ Scores = dict[str, float]  # {gqa, vqav2, pope, mean}, percentages
 
 @dataclass(frozen=True)
 class SeedsSettings:
+    """Flags of scripts/seed_check.py."""
+
     world: str = setting("runs/world", help="made by scripts/make_world.py", metavar="DIR")
     out: str = setting("runs/seeds", help="seeds.json, seeds.md and the runs", metavar="DIR")
-    seeds: tuple[int, ...] = setting((0, 1, 2), help="each trains and scores the whole chain")
+    seeds: tuple[int, ...] = setting((0, 1, 2), help="seeds; each trains and scores the whole chain")
     split: str = setting("testdev", help="val: to choose settings; testdev: to report", choices=tuple(SPLITS))
     limit_images: int = setting(200, help="images of each benchmark", least=1)
     encoder: str | None = setting(None, help="use this encoder for every seed instead of pretraining one for each")

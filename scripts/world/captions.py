@@ -1,6 +1,7 @@
 """Captions: the loose ones people would write, and the one full true description of a scene."""
 
 import random
+from itertools import product
 
 from world.scenes import PLURAL, Scene, Thing, related
 
@@ -39,15 +40,19 @@ def _noun_phrases(rng: random.Random, things: list[Thing]) -> list[str]:
         if len(group) == 1 or rng.random() < 0.3:
             phrases += [_single(rng, thing) for thing in group]
             continue
-        kept = _attributes(rng, group[0])
-        common = [word for k, word in enumerate(kept) if all((thing.size, thing.color)[k] == word for thing in group)]
+        size, color = _attributes(rng, group[0])
+        common = []  # the attributes that hold for all of them
+        if all(thing.size == size for thing in group):
+            common.append(size)
+        if all(thing.color == color for thing in group):
+            common.append(color)
         phrases.append(" ".join((NUMBERS[len(group)], *common, PLURAL[category])))
     return phrases
 
 
 def _with_relation(rng: random.Random, things: list[Thing]) -> str | None:
-    """ "a star left of a red key, a moon and ..."; None where no two objects stand in a relation."""
-    pairs = [(a, b, name) for a in things for b in things for name in BETWEEN if related(a, name, b)]
+    """ "a star left of a red key, a moon and ..."; None if no two objects stand in a relation."""
+    pairs = [(a, b, name) for a, b, name in product(things, things, BETWEEN) if related(a, name, b)]
     if not pairs:
         return None
     a, b, name = rng.choice(pairs)

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from vlm.errors import UserError
 from vlm.files import write_json
 from vlm.run.progress import progress
+from world.vqav2 import answer_type
 
 SHAPES = ("circle", "rectangle", "triangle")
 COLORS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
@@ -98,6 +99,7 @@ def prepare(out: Path, train: list[Picture], test: list[Picture], val_fraction: 
 
 
 def write_split(root: Path, split: str, pictures: list[Picture], bar: tqdm) -> dict[str, int]:
+    """Write a split's images, official files and shards; returns how many of each there are."""
     folder = root / "vqav2" / FOLDERS[split]
     folder.mkdir(parents=True, exist_ok=True)
     for picture in pictures:
@@ -129,10 +131,10 @@ def official_files(split: str, pictures: list[Picture]) -> dict[str, dict]:
 
 
 def annotation(question: str, answer: str) -> dict[str, Any]:
-    kind = "yes/no" if answer in ("yes", "no") else "number" if answer.isdigit() else "other"
+    """What an official annotation says beside its ids."""
     return {
         "question_type": question_type(question),
-        "answer_type": kind,
+        "answer_type": answer_type(answer),
         "multiple_choice_answer": answer,
         "answers": [{"answer": answer, "answer_confidence": "yes", "answer_id": person} for person in range(1, 11)],
     }

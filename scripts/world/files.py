@@ -42,7 +42,7 @@ def write_shards(folder: Path, split: str, scenes: list[Scene], keep: int) -> li
 
 
 def _link(first: Path, path: Path) -> None:
-    """The same picture under another name: a hard link where the file system has them, else a copy."""
+    """Give a picture another name: a hard link, or a copy if the file system has no links."""
     try:
         os.link(first, path)
     except OSError:
@@ -54,7 +54,7 @@ def _dump(path: Path, value: Any) -> None:
 
 
 def _write_images(root: Path, split: str, scenes: list[Scene], pictures: list[bytes]) -> dict[str, str]:
-    """GQA's and VQAv2's image files; returns path below `root` -> full caption."""
+    """Write GQA's and VQAv2's image files; returns path below `root` -> full caption."""
     (root / "gqa" / "images").mkdir(parents=True, exist_ok=True)
     (root / "vqav2" / vqav2.FOLDERS[split]).mkdir(parents=True)
     captions = {}
@@ -92,7 +92,7 @@ def _write_vqav2(folder: Path, split: str, scenes: list[Scene]) -> int:
 
 
 def _write_pope(root: Path, folder: str, scenes: list[Scene], seed: int) -> dict[str, str]:
-    """The three files and their images, linked to GQA's; returns path below `root` -> full caption."""
+    """Write the three files, and their images as links to GQA's; returns path below `root` -> full caption."""
     chosen = pope.choose_images(scenes, seed)
     (root / folder / "val2014").mkdir(parents=True)
     for mode in pope.MODES:

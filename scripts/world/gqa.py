@@ -10,7 +10,7 @@ from world.pairs import all_questions
 from world.questions import KINDS, Question
 from world.scenes import RELATIONS, SIDE, Scene, related
 
-# How many balanced questions of each family a scene gets where it has them. The shares of the structural types are
+# How many balanced questions of each family a scene gets if it has them. The shares of the structural types are
 # those of the real testdev within six points: query 54 %, verify 18 %, logical 14 %, choose 9 %, compare 5 %. Every
 # object's name is asked, but one colour a scene: any ViT shows colours, shapes must be learnt.
 QUOTA = {
@@ -46,6 +46,7 @@ class Balance:
         return self.counts[family, answer], self.counts[local, answer], self.counts[local]
 
     def add(self, question: Question) -> None:
+        """Count a question that was chosen."""
         family, local, answer = question.family, question.local_group, question.answer
         self.counts.update(((family, answer), (local, answer), local))
 

@@ -1,10 +1,10 @@
 """GQA's questions about two objects or categories: and, or, same colour, relations. See `world.questions`."""
 
 import random
-from itertools import combinations, permutations
+from itertools import combinations, permutations, product
 
 from world.captions import article
-from world.questions import Question, attributes, existence, names, select, yes_no
+from world.questions import Question, attributes, existence, first_of, names, select, yes_no
 from world.scenes import CATEGORIES, OPPOSITE, RELATIONS, Scene, Thing, related
 
 
@@ -14,19 +14,20 @@ def where(relation: str) -> str:
 
 
 def logic(scene: Scene, rng: random.Random) -> list[Question]:
-    """ "Is there a star or a moon?", over present, mixed and absent pairs; "Are there both ...?" where there can be."""
+    """ "Is there a star or a moon?", over present, mixed and absent pairs; "Are there both ...?" if there could be."""
     pairs = [rng.sample(CATEGORIES, 2) for _ in range(3)]
     pairs += [rng.sample(sorted(scene.counts), 2) for _ in range(2) if len(scene.counts) > 1]
     pairs += [rng.sample(scene.absent, 2)]
     templates = (_both, _either) if len(scene.counts) > 1 else (_either,)
-    return [template(scene, a, b) for a, b in pairs for template in templates]
+    return [template(scene, a, b) for (a, b), template in product(pairs, templates)]
 
 
 def _evidence(scene: Scene, a: str, b: str) -> tuple[list, tuple, list]:
     """Which of the two are there, the steps that find out, and the annotations' marks."""
-    things = [next((thing for thing in scene.things if thing.category == name), None) for name in (a, b)]
-    steps = (select(a, things[0]), ("exist", "?", (0,)), select(b, things[1]), ("exist", "?", (2,)))
-    return [thing is not None for thing in things], steps, [(t.category, t.id) for t in things if t]
+    first_a, first_b = first_of(scene, a), first_of(scene, b)
+    steps = (select(a, first_a), ("exist", "?", (0,)), select(b, first_b), ("exist", "?", (2,)))
+    marks = [(thing.category, thing.id) for thing in (first_a, first_b) if thing]
+    return [first_a is not None, first_b is not None], steps, marks
 
 
 def _both(scene: Scene, a: str, b: str) -> Question:
@@ -78,7 +79,7 @@ def comparison(scene: Scene, rng: random.Random) -> list[Question]:
 
 
 def relations(scene: Scene, rng: random.Random) -> list[Question]:
-    """ "What is left of the star?" where one object is, "Is the moon left of the star?" where the two are apart."""
+    """ "What is left of the star?" if just one object is, "Is the moon left of the star?" if the two are apart."""
     found = []
     for b in scene.singles:
         for relation in RELATIONS:
@@ -126,5 +127,8 @@ def all_questions(scene: Scene) -> list[Question]:
     """Every question that the templates can ask about this scene, no text twice."""
     rng = scene.rng("gqa")
     templates = (attributes, names, existence, logic, comparison, relations)
-    found = [question for template in templates for question in template(scene, rng)]
-    return list({question.text: question for question in found}.values())
+    found: dict[str, Question] = {}
+    for template in templates:
+        for question in template(scene, rng):
+            found[question.text] = question
+    return list(found.values())

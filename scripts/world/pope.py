@@ -12,6 +12,7 @@ MODES = ("random", "popular", "adversarial")
 
 
 def image_name(image_id: int) -> str:
+    """The official file name."""
     return f"COCO_val2014_{image_id:012d}.jpg"
 
 
@@ -34,8 +35,11 @@ def questions(scenes: list[Scene], mode: str, seed: int) -> list[dict]:
     """Six questions an image, yes and no in turn; popularity and co-occurrence are counted over these scenes."""
     rng = random.Random(f"{seed}/pope/{mode}")
     listed = [list(scene.counts) for scene in scenes]
-    popular = Counter(name for names in listed for name in names)
-    together = Counter(pair for names in listed for pair in permutations(names, 2))
+    popular: Counter[str] = Counter()
+    together: Counter[tuple[str, str]] = Counter()
+    for names in listed:
+        popular.update(names)
+        together.update(permutations(names, 2))
     ranked = sorted(popular, key=lambda name: (-popular[name], name))
     near = {name: sorted(popular, key=lambda other: (-together[name, other], other)) for name in popular}
     lines = []

@@ -66,7 +66,7 @@ def pictures(seed: int) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def labels(scene: Scene) -> np.ndarray:
-    """uint8[48, 48]: which category each pixel shows, 1 to 8 in their order, 9 where none."""
+    """uint8[48, 48]: which category each pixel shows, 1 to 8 in their order, 9 for none."""
     masks = object_masks(scene)
     return np.where(masks == 0, np.uint8(len(CATEGORIES) + 1), masks)
 

@@ -54,10 +54,12 @@ class Question:
 
     @property
     def types(self) -> tuple[str, str, str]:
+        """GQA's structural, semantic and detailed type."""
         return TYPES[self.family]
 
     @property
     def global_group(self) -> str | None:
+        """What kind of word answers, None for yes and no."""
         if self.types[0] not in ("query", "choose"):
             return None
         kind = self.family.split()[1]
@@ -65,14 +67,22 @@ class Question:
 
 
 def yes_no(truth: bool) -> str:
+    """The answer "yes" or "no"."""
     return "yes" if truth else "no"
 
 
+def first_of(scene: Scene, category: str) -> Thing | None:
+    """The first thing of a category, if the scene has one."""
+    return next((thing for thing in scene.things if thing.category == category), None)
+
+
 def select(category: str, thing: Thing | None) -> Step:
+    """A program's step that picks a category, and the thing if there is one."""
     return ("select", f"{category} ({thing.id if thing else '-'})", ())
 
 
 def in_some_order(rng: random.Random, a: str, b: str) -> tuple[str, str]:
+    """The two as they are, or swapped, with equal chances."""
     return (a, b) if rng.random() < 0.5 else (b, a)
 
 
@@ -82,12 +92,11 @@ def _another(rng: random.Random, true: str, values: tuple[str, ...]) -> str:
 
 def attributes(scene: Scene, rng: random.Random) -> list[Question]:
     """ "What color is the star?", "Is the star red?" (yes and no), "Is the star red or blue?"; size alike."""
-    return [
-        question
-        for thing in scene.singles
-        for kind, true in (("color", thing.color), ("size", thing.size))
-        for question in _attribute(thing, kind, true, rng)
-    ]
+    found = []
+    for thing in scene.singles:
+        found += _attribute(thing, "color", thing.color, rng)
+        found += _attribute(thing, "size", thing.size, rng)
+    return found
 
 
 def _attribute(thing: Thing, kind: str, true: str, rng: random.Random) -> list[Question]:
@@ -124,7 +133,7 @@ def _attribute(thing: Thing, kind: str, true: str, rng: random.Random) -> list[Q
 
 
 def names(scene: Scene, rng: random.Random) -> list[Question]:
-    """ "What is the red object?", "Is the red object a star or a key?", where just one object is red."""
+    """ "What is the red object?", "Is the red object a star or a key?", if just one object is red."""
     found = []
     for thing in scene.things:
         color, name = thing.color, thing.category
@@ -166,7 +175,7 @@ def _hues(scene: Scene, name: str, rng: random.Random) -> list[str]:
 
 
 def _exists(scene: Scene, name: str) -> Question:
-    thing = next((thing for thing in scene.things if thing.category == name), None)
+    thing = first_of(scene, name)
     program = (select(name, thing), ("exist", "?", (0,)))
     full = f"Yes, there is {article(name)}." if thing else f"No, there is no {name}."
     facts = frozenset({("exists" if thing else "absent", name)})

@@ -57,10 +57,12 @@ class Scene:
 
     @property
     def image_id(self) -> int:
+        """The image's number in every file: no two scenes of a world share one."""
         return SPLITS[self.split] + self.index
 
     @cached_property
-    def counts(self) -> Counter:
+    def counts(self) -> Counter[str]:
+        """How many objects of each category there are."""
         return Counter(thing.category for thing in self.things)
 
     @cached_property
@@ -70,9 +72,11 @@ class Scene:
 
     @cached_property
     def absent(self) -> tuple[str, ...]:
+        """Categories that no object has."""
         return tuple(name for name in CATEGORIES if name not in self.counts)
 
     def rng(self, stream: str) -> random.Random:
+        """The generator of one purpose, the same each time."""
         return keyed(self.seed, self.split, self.index, stream)
 
 

@@ -37,14 +37,19 @@ def question_type(question: str) -> str:
 
 
 def answer_type(answer: str) -> str:
-    return "yes/no" if answer in ("yes", "no") else "number" if answer.isdigit() else "other"
+    """VQAv2's kind of an answer."""
+    if answer in ("yes", "no"):
+        return "yes/no"
+    return "number" if answer.isdigit() else "other"
 
 
 def candidates(scene: Scene, rng: random.Random) -> dict[str, list[tuple[str, str]]]:
     """Family -> (question, true answer)."""
     singles, things = scene.singles, scene.things
     colors = Counter(thing.color for thing in things)
-    wrong = {thing.id: rng.choice([color for color in COLORS if color != thing.color]) for thing in things}
+    wrong = {}  # a colour that the thing has not
+    for thing in things:
+        wrong[thing.id] = rng.choice([color for color in COLORS if color != thing.color])
     alone = [thing for thing in things if colors[thing.color] == 1]
     found = {
         "color": [(f"What color is the {thing.category}?", thing.color) for thing in singles],

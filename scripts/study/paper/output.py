@@ -20,10 +20,12 @@ def write_table(table: dict, out: Path) -> str:
 
 
 def as_markdown(table: dict) -> str:
-    """A line each LLM and benchmark; a column each objective, and beside it the paper's where it was asked for."""
+    """A line each LLM and benchmark; a column each objective, and beside it the paper's if asked for."""
     reported = any("reported" in cell for cell in table["cells"])
     names = [NAMES.get(objective, objective) for objective in table["objectives"]]
-    head = ["LLM", "benchmark"] + [text for name in names for text in ([name, "paper"] if reported else [name])]
+    head = ["LLM", "benchmark"]
+    for name in names:
+        head += [name, "paper"] if reported else [name]
     lines = [head, ["---", "---"] + ["---:"] * (len(head) - 2)]
     cells = {(cell["llm"], cell["benchmark"], cell["objective"]): cell for cell in table["cells"]}
     for llm in table["llms"]:
@@ -42,10 +44,15 @@ def as_markdown(table: dict) -> str:
 def _gain(cell: dict) -> str:
     if cell["gain"] is None:
         return "-"
-    star = "*" if any(pair["partial"] for pair in cell["pairs"]) else ""
+    star = "*" if _is_partial(cell) else ""
     if "deviation" in cell:
         return f"{cell['gain']:+.2f} ± {cell['deviation']:.2f} ({len(cell['pairs'])}){star}"
     return f"{cell['gain']:+.2f} [{cell['low']:+.1f}, {cell['high']:+.1f}]{star}"
+
+
+def _is_partial(cell: dict) -> bool:
+    """Whether a run of the cell left questions unanswered."""
+    return any(pair["partial"] for pair in cell["pairs"])
 
 
 def _remarks(table: dict) -> list[str]:
@@ -55,7 +62,7 @@ def _remarks(table: dict) -> list[str]:
         lines.append("± is the standard deviation over seeds, their number in brackets.")
     if any("low" in cell for cell in cells):
         lines.append("One seed: [95 % interval of a paired bootstrap over images].")
-    if any(pair["partial"] for cell in cells for pair in cell["pairs"]):
+    if any(_is_partial(cell) for cell in cells):
         lines.append("* partial: some questions were not answered and count as wrong.")
     lines += [f"No runs: {', '.join(table['no_runs'])}."] if table["no_runs"] else []
     lines += [f"Not paired: {text}." for text in table["unpaired"]]

@@ -51,7 +51,7 @@ def make_table(runs: Sequence[Run], reported: bool) -> dict:
 
 
 def _no_runs(cells: Sequence[dict]) -> list[str]:
-    """ "CLIP with Qwen-1.5B", or "... on POPE" where other benchmarks have runs."""
+    """ "CLIP with Qwen-1.5B", or "... on POPE" if other benchmarks have runs."""
     gains: dict[tuple[str, str], dict[str, float | None]] = {}
     for cell in cells:
         gains.setdefault((cell["objective"], cell["llm"]), {})[TITLES[cell["benchmark"]]] = cell["gain"]
@@ -85,7 +85,11 @@ def _pairs(runs: Sequence[Run]) -> tuple[list[tuple[Run, Run]], list[str]]:
 
 
 def _check_cells(pairs: Sequence[tuple[Run, Run]]) -> None:
-    """UserError where the runs of one cell differ in more than the seed, or not even in that."""
+    """Check that the runs of one cell differ in the seed, and in nothing else.
+
+    Raises:
+        UserError: they do not.
+    """
     first: dict[tuple[str, str], Run] = {}
     seeds: dict[tuple[str, str, int], Run] = {}
     for run, _ in pairs:
@@ -103,23 +107,27 @@ def _check_cells(pairs: Sequence[tuple[Run, Run]]) -> None:
 
 
 def _cell(pairs: Sequence[tuple[Run, Run]], benchmark: str) -> dict:
-    scored = [
-        {
-            "seed": run.seed,
-            "run": str(run.folder),
-            "random_run": str(other.folder),
-            "score": run.report["summary"][benchmark],
-            "random_score": other.report["summary"][benchmark],
-            "partial": any(r.report["benchmarks"][benchmark]["partial"] for r in (run, other)),
-            "pair": (run, other),
-        }
-        for run, other in sorted(pairs, key=lambda pair: pair[0].seed)
-        if None not in (run.report["summary"][benchmark], other.report["summary"][benchmark])
-    ]
+    """One cell's gain, and the scored pairs that it is made of."""
+    scored, intervals = [], []
+    for run, other in sorted(pairs, key=lambda pair: pair[0].seed):
+        score, random_score = (each.report["summary"][benchmark] for each in (run, other))
+        if score is None or random_score is None:
+            continue
+        partial = any(each.report["benchmarks"][benchmark]["partial"] for each in (run, other))
+        scored.append(
+            {
+                "seed": run.seed,
+                "run": str(run.folder),
+                "random_run": str(other.folder),
+                "score": score,
+                "random_score": random_score,
+                "partial": partial,
+            }
+        )
+        intervals.append(_interval(run, other, benchmark))
     if not scored:
         return {"gain": None, "pairs": []}
     gains = [entry["score"] - entry["random_score"] for entry in scored]
-    intervals = [_interval(*entry.pop("pair"), benchmark) for entry in scored]
     cell = {"gain": round(statistics.mean(gains), 2), "pairs": scored}
     if len(gains) > 1:
         return {**cell, "deviation": round(statistics.stdev(gains), 2)}
@@ -127,7 +135,11 @@ def _cell(pairs: Sequence[tuple[Run, Run]], benchmark: str) -> dict:
 
 
 def _interval(run: Run, other: Run, benchmark: str) -> dict:
-    """UserError where the two were scored on different questions."""
+    """The gain of a run over another with its 95 % interval.
+
+    Raises:
+        UserError: the two were scored on different questions.
+    """
     after, before = (read_json(r.scores / "per_question" / f"{benchmark}.json") for r in (run, other))
     try:
         return paired_gain(after["scores"], before["scores"], after["images"])
