@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from bench import bridge_flops, bridge_ways
+from bench.settings import BridgeCase
 from tiny.llava import stock_config
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlavaConfig, Qwen2Config
@@ -11,8 +13,6 @@ SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "i
 
 
 def tiny_config(layers: int) -> LlavaConfig:
-    from bench import bridge_ways
-
     text = Qwen2Config(**SIZES, num_key_value_heads=2, vocab_size=200, tie_word_embeddings=True)
     vision = {**SIZES, "image_size": 224, "patch_size": 16, "tie_last_hidden_states": True}
     slots = bridge_ways.SLOTS
@@ -21,8 +21,6 @@ def tiny_config(layers: int) -> LlavaConfig:
 
 @pytest.fixture
 def ways(monkeypatch, tmp_path):
-    from bench import bridge_ways
-
     monkeypatch.setattr(bridge_ways, "model_config", tiny_config)
     monkeypatch.setattr(bridge_ways, "VOCABULARY", 200)
     made = [
@@ -34,8 +32,6 @@ def ways(monkeypatch, tmp_path):
 
 
 def test_our_way_is_frozen_as_the_product_freezes(monkeypatch, tmp_path):
-    from bench import bridge_ways
-
     monkeypatch.setattr(bridge_ways, "model_config", tiny_config)
     monkeypatch.setattr(bridge_ways, "VOCABULARY", 200)
     way = bridge_ways.Bridge(2, torch.bfloat16, QUESTIONS, tmp_path)
@@ -57,9 +53,6 @@ def test_both_ways_give_one_loss_and_gradient(ways):
 
 
 def test_operations_are_what_torch_counts(ways, monkeypatch):
-    from bench import bridge_flops
-    from bench.settings import BridgeCase
-
     monkeypatch.setattr(bridge_flops, "model_config", tiny_config)
     case = BridgeCase("tiny", QUESTIONS, 1, 5, 2)
     expected = [count(case, layers=2) for count in (bridge_flops.reference_flops, bridge_flops.bridge_flops)]
