@@ -52,13 +52,15 @@ def curves(records: Sequence[Mapping]) -> Figure:
 
 
 def _line(axes: Axes, points: list[tuple[int, float]], window: int, colour: str, label: str) -> None:
+    """Points (step, value), faint, under the mean of the last `window` of them."""
     steps, values = zip(*points)
-    sums = torch.tensor([0.0, *values], dtype=torch.float64).cumsum(0)
+    sums = torch.tensor([0.0, *values], dtype=torch.float64).cumsum(0)  # sums[i]: of the first i values
     last = torch.arange(1, len(values) + 1)
     first = (last - window).clamp(min=0)
+    means = (sums[last] - sums[first]) / (last - first)
     if window > 1:
         axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.7)
-    axes.plot(steps, ((sums[last] - sums[first]) / (last - first)).tolist(), color=colour, linewidth=1.5, label=label)
+    axes.plot(steps, means.tolist(), color=colour, linewidth=1.5, label=label)
 
 
 def _style(axes: Axes, title: str, below: str) -> None:

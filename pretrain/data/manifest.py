@@ -182,10 +182,11 @@ def _scan_all(
     processes = min(16, os.cpu_count() or 1, len(paths) // 8)
     scans = []
     with progress(len(paths), "listing shards", "shard", show=is_main()) as bar, ExitStack() as pools:
-        each = map
+        found = map(one, paths)
         if processes > 1 and sys.platform == "linux":
-            each = pools.enter_context(ProcessPoolExecutor(processes, mp_context=get_context("fork"))).map
-        for scan in each(one, paths):
+            pool = pools.enter_context(ProcessPoolExecutor(processes, mp_context=get_context("fork")))
+            found = pool.map(one, paths)
+        for scan in found:
             scans.append(scan)
             bar.update()
     return stamps, scans
