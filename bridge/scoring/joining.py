@@ -24,9 +24,6 @@ def index_predictions(predictions: Any, id_key: str, answer_key: str) -> dict[st
     """Official predictions `[{id_key: ..., answer_key: ...}]`, or a mapping id -> answer, as a dict by string id.
 
     The last of several predictions for one question counts, as in the official evaluators.
-
-    Raises:
-        UserError: a record has another form.
     """
     if isinstance(predictions, Mapping):
         return {str(question_id): answer for question_id, answer in predictions.items()}
