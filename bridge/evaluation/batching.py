@@ -22,6 +22,9 @@ class Unit:
     questions: tuple[str, ...]
     ids: tuple[tuple[str, ...], ...]
 
+    def all_ids(self) -> set[str]:
+        return set().union(*self.ids)
+
 
 def make_batches(examples: Sequence[Example], batch_questions: int, blind: bool = False) -> list[list[Unit]]:
     """Batches of units with about `batch_questions` questions each, neighbours similar in length.

@@ -72,11 +72,6 @@ def end_ids(model: LlavaForConditionalGeneration) -> set[int]:
     return set(ends if isinstance(ends, list) else [ends]) - {None}
 
 
-def to_text(vlm: VLM, ids: list[int]) -> str:
-    """The answer that new token ids spell."""
-    return vlm.processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
-
-
 class Token(NamedTuple):
     """A token to feed: its question's number in the row (`_PADDING`: none), its id, its position in the prompt."""
 
@@ -260,8 +255,7 @@ def _tail_tokens(tails: list[list[int]], start: int) -> list[Token]:
 
     [[7, 8], [9]], 3 -> (0, 7, 3), (0, 8, 4), (1, 9, 3)
     """
-    return [
-        Token(question, token_id, start + offset)
-        for question, tail in enumerate(tails)
-        for offset, token_id in enumerate(tail)
-    ]
+    tokens: list[Token] = []
+    for question, tail in enumerate(tails):
+        tokens += [Token(question, token_id, position) for position, token_id in enumerate(tail, start)]
+    return tokens

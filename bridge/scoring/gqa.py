@@ -128,7 +128,7 @@ def _check_form(key: str, question: Mapping) -> None:
 
 
 def _is_right(prediction: Any, answer: str, mode: str) -> bool:
-    """lmms: its exact_match with ignore_case and ignore_punctuation; only the prediction is stripped, and before."""
+    """Equal to the character; lmms: exact_match with ignore_case and ignore_punctuation, the prediction stripped."""
     if mode == "official" or not isinstance(prediction, str):
         return prediction == answer
     prediction = prediction.strip().lower().translate(WITHOUT_PUNCTUATION)
