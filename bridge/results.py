@@ -39,8 +39,7 @@ def summary(headlines: Mapping[str, float | None]) -> dict[str, float | None]:
 def read_rows(pairs: Sequence[str]) -> dict[str, Path]:
     """Name -> folder of `NAME=DIR` arguments, in order.
 
-    Raises:
-        UserError: an argument is no such pair, a name comes twice, or a DIR has no results.json.
+    Raises: UserError if an argument is no such pair, a name comes twice, or a DIR has no results.json.
     """
     rows: dict[str, Path] = {}
     for pair in pairs:
@@ -56,11 +55,7 @@ def read_rows(pairs: Sequence[str]) -> dict[str, Path]:
 
 
 def check_comparable(rows: Mapping[str, Path], mode: str, benchmarks: Sequence[Benchmark]) -> None:
-    """See, before hours of work, that `rows` can be set beside these benchmarks scored in `mode`.
-
-    Raises:
-        UserError: a row was scored in another mode or over other questions.
-    """
+    """Raise a UserError, before hours of work, if a row was scored in another mode or over other questions."""
     for name, folder in rows.items():
         report = _read_report(folder)
         _check_mode(name, report["mode"], "this", mode)
@@ -94,9 +89,7 @@ def compare(rows: Mapping[str, Path]) -> dict:
 
     A gain is the reference's number less the row's, in points, with the 95 % interval of a bootstrap over images.
     Rows that see captions are a ceiling and get no gain.
-
-    Raises:
-        UserError: two rows were scored in different modes or over different questions.
+    Raises: UserError if two rows were scored in different modes or over different questions.
     """
     reports = {name: _read_report(folder) for name, folder in rows.items()}
     reference = next(iter(rows))
@@ -211,11 +204,8 @@ def draw(table: dict, file: str | Path) -> None:
         bars = axes.bar(places, values, width * 0.92, label=label, linewidth=0.8, **style)
         axes.bar_label(bars, fmt="%.1f", fontsize=8, padding=2)
     axes.set_xticks(range(len(columns)), [COLUMNS[key] for key in columns], fontsize=11)
-    axes.set_ylabel("score, %")
-    axes.set_ylim(0, 105)
-    axes.set_yticks(range(0, 101, 20))
+    axes.set(ylabel="score, %", ylim=(0, 105), yticks=range(0, 101, 20), axisbelow=True)
     axes.grid(axis="y", linewidth=0.4, alpha=0.6)
-    axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title("Accuracy on questions about images not seen in training", fontsize=12, loc="left")
     figure.legend(loc="outside lower center", ncols=min(len(rows), 4), fontsize=9, frameon=False)

@@ -27,8 +27,8 @@ predictions:
   pope   JSON lines, {"question_id": 1, "answer": "Yes"}; "text" does as well as "answer"; no question_id: by order.
          A folder of questions (coco_pope_*.json) goes with a folder that has one file for each category in its name,
          or with one file that has the question ids of LLaVA's llava_pope_test.jsonl."""
-# In llava_pope_test.jsonl an id is the category's offset plus the number of the line in that category's file.
-LLAVA_POPE_OFFSETS = {"adversarial": 0, "random": 10_000_000, "popular": 20_000_000}
+# In llava_pope_test.jsonl, line n (from 1 on) of the file of category k has the id k * 10,000,000 + n.
+LLAVA_CATEGORIES, LLAVA_OFFSET = ("adversarial", "random", "popular"), 10_000_000
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def score_gqa(config: ScoreConfig) -> dict:
 
 
 def score_vqav2(config: ScoreConfig) -> dict:
-    assert config.annotations is not None  # `parse_config` has seen to it
+    assert config.annotations is not None  # `parse_config` sees to it
     questions = vqav2_records(Path(config.questions), "questions")
     annotations = vqav2_records(Path(config.annotations), "annotations")
     if differ := questions.keys() ^ annotations.keys():  # the official evaluator would not notice
@@ -95,19 +95,19 @@ def score_vqav2(config: ScoreConfig) -> dict:
 def score_pope(config: ScoreConfig) -> dict:
     """POPE's folder, or one of its files."""
     questions, predictions = Path(config.questions), Path(config.predictions)
+    files = sorted(questions.glob("coco_pope_*.json")) if questions.is_dir() else [questions]
+    if not files:
+        raise UserError(f"{questions} has no coco_pope_*.json; give POPE's folder or one of its files")
+    known = {file.stem.removeprefix("coco_pope_"): _labels(file) for file in files}
     if questions.is_dir():
-        labels = _labels_of_folder(questions)
-        records = _answers_of_folder(predictions, labels)
+        records = _answers_of_folder(predictions, known)
     else:
-        category = questions.stem.removeprefix("coco_pope_")
-        labels = {category: _labels(questions)}
-        records = {category: _read_lines(predictions)}
-    joined_labels: dict[str, pope.Texts] = {}
-    joined_answers: dict[str, pope.Texts] = {}
+        records = {category: _read_lines(predictions) for category in known}
+    labels: dict[str, pope.Texts] = {}
+    answers: dict[str, pope.Texts] = {}
     for category, lines in records.items():
-        place = f"{predictions}, {category}"
-        joined_labels[category], joined_answers[category] = _joined(labels[category], lines, place)
-    return pope.score_categories(joined_labels, joined_answers, config.mode)
+        labels[category], answers[category] = _joined(known[category], lines, f"{predictions}, {category}")
+    return pope.score_categories(labels, answers, config.mode)
 
 
 def _read_predictions(path: str, id_key: str, answer_key: str) -> list[dict]:
@@ -121,14 +121,6 @@ def _labels(path: Path) -> dict[str, str]:
     """Question id -> label, in file order."""
     records = pope_records(path).items()
     return {key: text_field(record, "label", f"{path}, question {key}") for key, record in records}
-
-
-def _labels_of_folder(folder: Path) -> dict[str, dict[str, str]]:
-    """Category -> `_labels`."""
-    files = sorted(folder.glob("coco_pope_*.json"))
-    if not files:
-        raise UserError(f"{folder} has no coco_pope_*.json; give POPE's folder or one of its files")
-    return {file.stem.removeprefix("coco_pope_"): _labels(file) for file in files}
 
 
 def _answers_of_folder(path: Path, labels: dict[str, dict[str, str]]) -> dict[str, list[dict]]:
@@ -150,23 +142,15 @@ def _split_llava(records: list[dict], labels: dict[str, dict[str, str]]) -> dict
     parts: dict[str, list[dict]] = {category: [] for category in labels}
     for record in records:
         number = record.get("question_id")
-        category, line = _llava_place(number)
-        if category not in labels or line > len(own_ids[category]):
+        place, index = divmod(number - 1, LLAVA_OFFSET) if isinstance(number, int) else (-1, 0)
+        category = LLAVA_CATEGORIES[place] if place in range(len(LLAVA_CATEGORIES)) else ""
+        if category not in labels or index >= len(own_ids[category]):
             raise UserError(
                 f"question id {number!r} is not one of llava_pope_test.jsonl; for other answers give a folder with one "
                 f"file for each category ({', '.join(labels)})"
             )
-        parts[category].append({**record, "question_id": own_ids[category][line - 1]})
+        parts[category].append({**record, "question_id": own_ids[category][index]})
     return parts
-
-
-def _llava_place(number: object) -> tuple[str, int]:
-    """10000003 -> ("random", 3): category, and line from 1 on. ("", 0) for what is no such id."""
-    if isinstance(number, int):
-        for category, offset in sorted(LLAVA_POPE_OFFSETS.items(), key=lambda item: item[1], reverse=True):
-            if number > offset:
-                return category, number - offset
-    return "", 0
 
 
 def _joined(labels: dict[str, str], lines: list[dict], place: str) -> tuple[pope.Texts, pope.Texts]:

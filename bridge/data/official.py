@@ -39,9 +39,7 @@ def read_gqa(directory: str | Path, split: str, allow_missing: bool = False) -> 
 
     A folder `{split}_questions/` of chunks stands for the file, as train_all is distributed. With `allow_missing`,
     examples without an image file stay in the list.
-
-    Raises:
-        UserError: a file or folder is missing, or what it holds is broken.
+    Raises: UserError if a file or folder is missing, or what it holds is broken; so do the other readers.
     """
     directory = _directory(directory, "GQA")
     name = split if split.endswith(("_balanced", "_all")) else f"{split}_balanced"
@@ -63,7 +61,7 @@ def read_vqav2(directory: str | Path, split: str, allow_missing: bool = False) -
     """Questions and annotations of VQAv2's `split`: train2014, val2014, test-dev2015, test2015, minival2014, ...
 
     The answer is `multiple_choice_answer` (the most common of the ten), None if the split has no annotation file.
-    Images of test-dev2015 lie in test2015/, those of minival2014 in val2014/. Errors as in `read_gqa`.
+    Images of test-dev2015 lie in test2015/, those of minival2014 in val2014/.
     """
     directory = _directory(directory, "VQAv2")
     file = directory / f"v2_OpenEnded_mscoco_{split}_questions.json"
@@ -87,10 +85,7 @@ def read_vqav2(directory: str | Path, split: str, allow_missing: bool = False) -
 
 
 def pope(directory: str | Path, category: str, allow_missing: bool = False) -> list[Example]:
-    """POPE's questions of one category (random, popular, adversarial) in file order; the answer is the label.
-
-    Errors as in `read_gqa`.
-    """
+    """POPE's questions of one category (random, popular, adversarial) in file order; the answer is the label."""
     directory = _directory(directory, "POPE")
     file = directory / f"coco_pope_{category}.json"
     if not file.is_file():
@@ -121,8 +116,7 @@ def gqa_files(path: Path) -> list[Path]:
 def gqa_records(path: Path) -> Records:
     """The records of a questions or choices file of GQA, or of all its chunks (`gqa_files`).
 
-    Raises:
-        UserError: there is no file, one is of another kind, or two chunks hold the same id.
+    Raises: UserError if there is no file, one is of another kind, or two chunks hold the same id.
     """
     files = gqa_files(path)
     if not files:
@@ -140,7 +134,7 @@ def gqa_records(path: Path) -> Records:
 
 
 def vqav2_records(file: Path, kind: Literal["questions", "annotations"]) -> Records:
-    """The records of a questions or annotations file of VQAv2, in file order. Errors as in `gqa_records`."""
+    """The records of a questions or annotations file of VQAv2, in file order."""
     document = read_json(file)
     if not isinstance(document, dict) or not isinstance(document.get(kind), list):
         raise UserError(f"{file} is not an official VQAv2 file: it needs a list under {kind!r}")
@@ -148,7 +142,7 @@ def vqav2_records(file: Path, kind: Literal["questions", "annotations"]) -> Reco
 
 
 def pope_records(file: Path) -> Records:
-    """The lines of a questions file of POPE, in file order. Errors as in `gqa_records`."""
+    """The lines of a questions file of POPE, in file order."""
     return _by_id(read_jsonl(file, complete=True), file)
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from bridge.evaluation.batching import Unit, make_batches
 from bridge.evaluation.benchmarks import TITLES, Benchmark
-from bridge.evaluation.decode import Decoder, common_prefix, group_prompts, image_features
+from bridge.evaluation.decode import Decoder, common_prefix, group_prompts
 from bridge.evaluation.predictions import Predictions
 from bridge.scoring.joining import few
 from vlm.errors import UserError
@@ -92,7 +92,10 @@ class Asker:
         features: Sequence[torch.Tensor | None] = [None] * len(units)
         if images[0] is not None:
             pixels = self.vlm.processor.image_processor(images=list(images), return_tensors="pt")["pixel_values"]
-            features = list(image_features(self.vlm, pixels))  # [N, D] of each image
+            pixels = pixels.to(next(self.vlm.vision_tower.parameters()))  # float[B, 3, H, W]
+            output = self.vlm.model.get_image_features(pixel_values=pixels)
+            assert not isinstance(output, tuple) and output.pooler_output is not None  # as it is unless asked otherwise
+            features = list(output.pooler_output)  # of each image what the LLM reads in place of its slots, [N, D]
         groups = []
         for unit, own in zip(units, features):
             caption = None if self._captions is None or unit.image is None else self._captions[unit.image]
@@ -103,17 +106,11 @@ class Asker:
         return self.vlm.prompt_ids(question, image=not self.blind and caption is None, caption=caption)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How the answering of a benchmark went. bad_images: image -> why it could not be read."""
+def answer(asker: Asker, benchmark: Benchmark, predictions: Predictions, batch_questions: int) -> dict:
+    """Answer what `predictions` does not hold yet, appending batch by batch.
 
-    bad_images: dict[str, str]
-    answered_now: int
-    seconds: float
-
-
-def answer(asker: Asker, benchmark: Benchmark, predictions: Predictions, batch_questions: int) -> Outcome:
-    """Answer what `predictions` does not hold yet, appending batch by batch."""
+    Returns how it went: bad_images (image -> why it could not be read), answered_now, seconds, questions_per_s.
+    """
     images = {example.question_id: example.image for example in benchmark.examples}
     already = len(predictions.answers)
     batches = make_batches(benchmark.examples, batch_questions, asker.blind)
@@ -131,7 +128,9 @@ def answer(asker: Asker, benchmark: Benchmark, predictions: Predictions, batch_q
                 new += [record for record in records if record["question_id"] not in predictions.answers]
             predictions.append(new)
             bar.update(len(new))
-    return Outcome(bad_images, len(predictions.answers) - already, time.perf_counter() - start)
+    seconds, count = time.perf_counter() - start, len(predictions.answers) - already
+    speed = round(count / seconds, 2) if count else None
+    return {"bad_images": bad_images, "answered_now": count, "seconds": round(seconds, 2), "questions_per_s": speed}
 
 
 def _records(answered: Answered, images: Mapping[str, Path]) -> Iterator[dict[str, str]]:

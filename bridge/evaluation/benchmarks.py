@@ -135,11 +135,8 @@ def _pope_submissions(benchmark: Benchmark, answers: Mapping[str, str]) -> dict[
     files: dict[str, str] = {}
     for example in benchmark.examples:
         category, question_id = example.question_id.split("/", 1)
-        row = {
-            "question": example.question,
-            "answer": answers.get(example.question_id, ""),
-            "question_id": _as_number(question_id),
-        }
+        answer = answers.get(example.question_id, "")
+        row = {"question": example.question, "answer": answer, "question_id": _as_number(question_id)}
         if example.question_id not in answers:
             row["answered"] = False
         name = f"pope_{category}_answers.json"

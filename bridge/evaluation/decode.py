@@ -26,7 +26,6 @@ from transformers import DynamicCache, LlavaForConditionalGeneration
 
 from bridge.evaluation.batching import ROW_SIZE
 from bridge.forward import CACHE
-from vlm.llava.model import VLM
 from vlm.llava.parts import language_model
 
 _SHARED, _PADDING = -1, -2  # owners of keys: the prefix, seen by all questions of a row; right padding, seen by none
@@ -56,14 +55,6 @@ def group_prompts(prompts: Sequence[list[int]], features: torch.Tensor | None = 
     """Split whole prompts, one per question about the same image, into shared prefix and tails."""
     shared = common_prefix(prompts)
     return PromptGroup(prompts[0][:shared], [ids[shared:] for ids in prompts], features)
-
-
-def image_features(vlm: VLM, pixels: torch.Tensor) -> torch.Tensor:
-    """pixels: float32[B, 3, H, W] -> what the LLM reads in place of the image slots, [B, N, D]."""
-    tower = next(vlm.vision_tower.parameters())
-    output = vlm.model.get_image_features(pixel_values=pixels.to(tower))
-    assert not isinstance(output, tuple) and output.pooler_output is not None  # as it is unless one asks for a tuple
-    return torch.stack(list(output.pooler_output))
 
 
 def end_ids(model: LlavaForConditionalGeneration) -> set[int]:
@@ -196,7 +187,9 @@ class Decoder:
         """
         answers: list[list[list[int]]] = [[[] for _ in row] for row in rows]
         alive = list(range(len(rows)))  # rows with an unfinished question; row i of every tensor is row alive[i]
-        keys = self._prefix_keys(starts, cache.get_seq_length())
+        # The cache holds the prefixes: row r's first starts[r] columns are seen by all its questions, the rest by none.
+        columns = torch.arange(cache.get_seq_length(), device=self.device).expand(len(rows), -1)  # int64[R, K]
+        keys = Placed(torch.where(columns < self._tensor(starts)[:, None], _SHARED, _PADDING), columns)
         # The first step feeds every tail whole, each later one the newest token of each unfinished question.
         step = [_tail_tokens(row, start) for row, start in zip(rows, starts)]
         for _ in range(budget):
@@ -213,12 +206,6 @@ class Decoder:
                 keys = keys.rows(kept)
                 alive, step = [alive[i] for i in kept], [step[i] for i in kept]
         return answers
-
-    def _prefix_keys(self, starts: list[int], width: int) -> Placed:
-        """The prefixes in a cache of `width` columns: row r's first starts[r] are shared, the others padding."""
-        columns = torch.arange(width, device=self.device).expand(len(starts), -1)  # int64[R, K]
-        is_prefix = columns < self._tensor(starts)[:, None]
-        return Placed(torch.where(is_prefix, _SHARED, _PADDING), columns)
 
     def _feed(self, step: list[list[Token]], keys: Placed, cache: DynamicCache) -> tuple[list[list[Token]], Placed]:
         """One forward pass over the tokens of each row.

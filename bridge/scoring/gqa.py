@@ -82,10 +82,12 @@ def _metrics(
     """The numbers of `score`; correct: of every question, balanced or not."""
     consistency, left_out = _consistency(balanced, questions, answers, correct)
     breakdowns = _breakdowns(balanced, correct)
+    # So "choose" and "compare" are binary, although their answers are not yes and no.
+    binary = [key for key, question in balanced.items() if question["types"]["structural"] != "query"]
     return {
         "accuracy": _percent([correct[key] for key in balanced]),
-        "binary": _percent([correct[key] for key, question in balanced.items() if not _is_open(question)]),
-        "open": _percent([correct[key] for key, question in balanced.items() if _is_open(question)]),
+        "binary": _percent([correct[key] for key in binary]),
+        "open": _percent([correct[key] for key in balanced.keys() - binary]),
         "validity": _percent(_belongs(balanced, answers, choices, "valid")),
         "plausibility": _percent(_belongs(balanced, answers, choices, "plausible")),
         "consistency": consistency,
@@ -133,11 +135,6 @@ def _is_right(prediction: Any, answer: str, mode: str) -> bool:
         return prediction == answer
     prediction = prediction.strip().lower().translate(WITHOUT_PUNCTUATION)
     return prediction == answer.lower().translate(WITHOUT_PUNCTUATION)
-
-
-def _is_open(question: Mapping) -> bool:
-    # So "choose" and "compare" are binary, although their answers are not yes and no.
-    return question["types"]["structural"] == "query"
 
 
 def _steps(question: Mapping) -> int:
