@@ -14,7 +14,7 @@ from bridge.evaluation.batching import shuffled
 from bridge.evaluation.benchmarks import TITLES, Benchmark, headline, score, submissions
 from bridge.evaluation.captions import captions_by_image
 from bridge.evaluation.predictions import answers_origin, open_predictions
-from bridge.evaluation.settings import EvaluateConfig, chosen_benchmarks, parse_config, run_folders
+from bridge.evaluation.settings import chosen_benchmarks, parse_config, run_folders
 from vlm.errors import UserError, run_command, writing
 from vlm.files import read_json, write_json
 
@@ -50,7 +50,9 @@ def main() -> None:
             outcome = answer(asker, benchmark, predictions[benchmark.name], config.batch_questions)
             answers = predictions[benchmark.name].answers
             entries[benchmark.name] = _score(benchmark, answers, outcome, config.mode, out)
-        report = _report(config, folder, _name(vlm.model.dtype), origin, out, entries)
+        settings = {name: getattr(config, name) for name in ("sees", "mode", "max_new_tokens", "limit_images")}
+        head = {"model": str(folder), "dtype": _name(vlm.model.dtype), **settings, "origin": origin}
+        report = _report(head, out, entries)
         _print_tables(out, baselines, report, benchmarks)
 
 
@@ -93,12 +95,8 @@ def _score(benchmark: Benchmark, answers: dict[str, str], outcome: dict, mode: s
     }
 
 
-def _report(
-    config: EvaluateConfig, folder: Path, dtype: str, origin: dict, out: Path, entries: dict[str, dict]
-) -> dict:
-    """Write results.json: what all of its benchmarks were answered and scored with, and their entries."""
-    settings = {name: getattr(config, name) for name in ("sees", "mode", "max_new_tokens", "limit_images")}
-    head = {"model": str(folder), "dtype": dtype, **settings, "origin": origin}
+def _report(head: dict, out: Path, entries: dict[str, dict]) -> dict:
+    """Write results.json. head: what all of its benchmarks were answered and scored with."""
     entries = {**_earlier(out / "results.json", head), **entries}
     summary = results.summary({name: entry["headline"] for name, entry in entries.items()})
     report = {**head, "benchmarks": {name: entries[name] for name in TITLES if name in entries}, "summary": summary}

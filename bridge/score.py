@@ -98,7 +98,10 @@ def score_pope(config: ScoreConfig) -> dict:
     files = sorted(questions.glob("coco_pope_*.json")) if questions.is_dir() else [questions]
     if not files:
         raise UserError(f"{questions} has no coco_pope_*.json; give POPE's folder or one of its files")
-    known = {file.stem.removeprefix("coco_pope_"): _labels(file) for file in files}
+    known: dict[str, dict[str, str]] = {}  # category -> question id -> label, in file order
+    for file in files:
+        own = {key: text_field(line, "label", f"{file}, question {key}") for key, line in pope_records(file).items()}
+        known[file.stem.removeprefix("coco_pope_")] = own
     if questions.is_dir():
         records = _answers_of_folder(predictions, known)
     else:
@@ -115,12 +118,6 @@ def _read_predictions(path: str, id_key: str, answer_key: str) -> list[dict]:
     check_records(predictions, id_key, answer_key)
     refuse_duplicates((record[id_key] for record in predictions), path)
     return predictions
-
-
-def _labels(path: Path) -> dict[str, str]:
-    """Question id -> label, in file order."""
-    records = pope_records(path).items()
-    return {key: text_field(record, "label", f"{path}, question {key}") for key, record in records}
 
 
 def _answers_of_folder(path: Path, labels: dict[str, dict[str, str]]) -> dict[str, list[dict]]:

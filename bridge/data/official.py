@@ -75,11 +75,7 @@ def read_vqav2(directory: str | Path, split: str, allow_missing: bool = False) -
     for key, record in vqav2_records(file, "questions").items():
         where = f"{file}, question {key}"
         image = images.find(f"COCO_{subtype}_{field(record, 'image_id', (int,), where):012d}.jpg")
-        if annotations is not None and key not in annotations:
-            raise UserError(
-                f"{annotation_file} has no annotation of question {key}: the two files do not belong together"
-            )
-        answer, votes = _answers(annotations[key], f"{annotation_file}, question {key}") if annotations else (None, ())
+        answer, votes = (None, ()) if annotations is None else _answers(annotations, key, annotation_file)
         examples.append(Example(key, image, text_field(record, "question", where), answer, votes))
     return checked(examples, images, file, allow_missing), annotations or {}
 
@@ -159,8 +155,11 @@ def _by_id(records: Iterable[dict[str, Any]], file: Path) -> Records:
     return found
 
 
-def _answers(annotation: dict[str, Any], where: str) -> tuple[str, tuple[str, ...]]:
-    """The most common answer of a VQAv2 annotation, and all annotators' answers."""
+def _answers(annotations: Records, key: str, file: Path) -> tuple[str, tuple[str, ...]]:
+    """The most common answer to the question `key` of VQAv2, and all annotators' answers. file: of the annotations."""
+    if key not in annotations:
+        raise UserError(f"{file} has no annotation of question {key}: the two files do not belong together")
+    annotation, where = annotations[key], f"{file}, question {key}"
     votes = tuple(text_field(vote, "answer", where) for vote in field(annotation, "answers", (list,), where))
     return text_field(annotation, "multiple_choice_answer", where), votes
 

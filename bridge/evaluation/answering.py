@@ -57,13 +57,11 @@ class Asker:
         """The answers of one batch after the other. The next batch's images are read while this one is decoded."""
         with ThreadPoolExecutor(max_workers=2) as pool:
             waiting: Reading = []
-            for batch in batches:
+            for batch in [*batches, []]:  # the empty one brings out the answers of the last
                 following = [(unit, pool.submit(self._load, unit)) for unit in batch]
                 if waiting:
                     yield self._answer(waiting)
                 waiting = following
-            if waiting:
-                yield self._answer(waiting)
 
     def _load(self, unit: Unit) -> Image.Image | None:
         """What a unit is shown, if anything. Raises a UserError for an image that cannot be read."""
@@ -120,12 +118,8 @@ def answer(asker: Asker, benchmark: Benchmark, predictions: Predictions, batch_q
     start = time.perf_counter()
     with progress(len(benchmark.examples), TITLES[benchmark.name], "q", initial=already) as bar:
         for batch in asker.answers(open_batches):
-            new: list[dict[str, str]] = []
-            for answered in batch:
-                if answered.problem:
-                    bad_images[str(answered.unit.image)] = answered.problem
-                records = _records(answered, images)
-                new += [record for record in records if record["question_id"] not in predictions.answers]
+            bad_images |= {str(answered.unit.image): answered.problem for answered in batch if answered.problem}
+            new = [record for record in _records(batch, images) if record["question_id"] not in predictions.answers]
             predictions.append(new)
             bar.update(len(new))
     seconds, count = time.perf_counter() - start, len(predictions.answers) - already
@@ -133,11 +127,12 @@ def answer(asker: Asker, benchmark: Benchmark, predictions: Predictions, batch_q
     return {"bad_images": bad_images, "answered_now": count, "seconds": round(seconds, 2), "questions_per_s": speed}
 
 
-def _records(answered: Answered, images: Mapping[str, Path]) -> Iterator[dict[str, str]]:
+def _records(batch: Sequence[Answered], images: Mapping[str, Path]) -> Iterator[dict[str, str]]:
     """The lines of the predictions file. images: question id -> image."""
-    for ids, question, text in zip(answered.unit.ids, answered.unit.questions, answered.texts):
-        for key in ids:
-            yield {"question_id": key, "image": images[key].name, "question": question, "answer": text}
+    for answered in batch:
+        for ids, question, text in zip(answered.unit.ids, answered.unit.questions, answered.texts):
+            for key in ids:
+                yield {"question_id": key, "image": images[key].name, "question": question, "answer": text}
 
 
 def check_questions(vlm: VLM, benchmarks: Sequence[Benchmark]) -> None:

@@ -37,8 +37,6 @@ class Benchmark:
 
     def first_images(self, count: int | None) -> "Benchmark":
         """Only the questions about the first `count` images; None: all."""
-        if count is None:
-            return self
         kept = set(self.images[:count])
         return replace(self, examples=tuple(example for example in self.examples if example.image in kept))
 

@@ -117,7 +117,10 @@ class Decoder:
         self.slot = model.config.image_token_id
         self.row_size = row_size
         self.constant = constant[: constant.index(self.slot)] if self.slot in constant else list(constant)
-        self._constant_cache = self._prefill_constant()
+        self._constant_cache = DynamicCache()
+        if self.constant:
+            with torch.inference_mode():
+                self.text(input_ids=self._tensor([self.constant]), use_cache=True, **{CACHE: self._constant_cache})
 
     @torch.inference_mode()
     def decode(self, groups: Sequence[PromptGroup], max_new_tokens: int) -> list[list[list[int]]]:
@@ -141,13 +144,6 @@ class Decoder:
 
     def _tensor(self, values: Sequence) -> torch.Tensor:
         return torch.tensor(values, device=self.device, dtype=torch.int64)
-
-    @torch.inference_mode()
-    def _prefill_constant(self) -> DynamicCache:
-        cache = DynamicCache()
-        if self.constant:
-            self.text(input_ids=self._tensor([self.constant]), use_cache=True, **{CACHE: cache})
-        return cache
 
     def _prefill(self, groups: Sequence[PromptGroup]) -> tuple[DynamicCache, list[int]]:
         """Keys and values of every group's prefix, one row each, right-padded; and the prefixes' lengths.

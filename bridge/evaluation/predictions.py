@@ -22,8 +22,6 @@ class Predictions:
         """questions: id -> text. Raises: UserError if the origin on disk is another, or an answered question is."""
         self.path = Path(path)
         self.answers: dict[str, str] = {}
-        with writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
         origin_file = self.path.with_suffix(".origin.json")
         if not self.path.exists():
             write_json(origin_file, origin)

@@ -51,9 +51,8 @@ def score(labels: Texts | Mapping[str, Texts], answers: Texts | Mapping[str, Tex
     _check_strings("labels", truth)
     _check_strings("answers", answered)
     predicted = {key: _reading(text, mode) for key, text in answered.items()}
-    metrics = _official_metrics(truth, predicted) if mode == "official" else _lmms_metrics(truth, predicted)
     return {
-        **metrics,
+        **_metrics(truth, predicted, mode),
         "per_question": {key: float(predicted.get(key) == _truth(label)) for key, label in truth.items()},
         "mode": mode,
         "questions": len(truth),
@@ -112,31 +111,25 @@ def _truth(label: str) -> str:
     return "no" if label == "no" else "yes"
 
 
-def _official_metrics(labels: dict[str, str], predicted: dict[str, str]) -> dict:
-    """Positive is yes. A missing answer counts as whichever is wrong, and not at all in yes_ratio."""
-    counts = {"tp": 0, "fp": 0, "tn": 0, "fn": 0}
-    for key, label in labels.items():
-        if _truth(label) == "yes":
-            counts["tp" if predicted.get(key) == "yes" else "fn"] += 1
-        else:
-            counts["tn" if predicted.get(key) == "no" else "fp"] += 1
-    yes_ratio = _ratio(list(predicted.values()).count("yes"), len(predicted))
-    return _metrics(counts, len(labels), yes_ratio)
-
-
-def _lmms_metrics(labels: dict[str, str], predicted: dict[str, str]) -> dict:
-    """Answers other than yes and no are wrong, but are in none of the four counts."""
-    pairs = [(label.lower().strip(), predicted.get(key)) for key, label in labels.items()]
-    cells = {"tp": ("yes", "yes"), "fp": ("no", "yes"), "tn": ("no", "no"), "fn": ("yes", "no")}  # (label, answer)
-    counts = {name: pairs.count(pair) for name, pair in cells.items()}
-    positive, negative = (sum(truth == word for truth, _ in pairs) for word in ("yes", "no"))
-    return _metrics(counts, len(labels), _ratio(positive, positive + negative))
-
-
-def _metrics(counts: dict[str, int], total: int, yes_ratio: float) -> dict:
+def _metrics(labels: dict[str, str], predicted: dict[str, str], mode: str) -> dict:
+    """The five metrics and the four counts. Positive is yes."""
+    if mode == "official":
+        # A missing answer counts as whichever is wrong, and not at all in yes_ratio.
+        truths = [_truth(label) for label in labels.values()]
+        wrong = {"yes": "no", "no": "yes"}
+        pairs = [(truth, predicted.get(key, wrong[truth])) for key, truth in zip(labels, truths)]
+        said = list(predicted.values())
+    else:
+        # An answer other than yes and no is wrong, but in none of the four counts; yes_ratio is that of the labels.
+        pairs = [(label.lower().strip(), predicted.get(key, "")) for key, label in labels.items()]
+        said = [truth for truth, _ in pairs]
+    cells = {"tp": ("yes", "yes"), "fp": ("no", "yes"), "tn": ("no", "no"), "fn": ("yes", "no")}  # (truth, answer)
+    counts = {name: pairs.count(cell) for name, cell in cells.items()}
+    accuracy = _ratio(counts["tp"] + counts["tn"], len(labels))
     precision = _ratio(counts["tp"], counts["tp"] + counts["fp"])
     recall = _ratio(counts["tp"], counts["tp"] + counts["fn"])
-    accuracy, f1 = _ratio(counts["tp"] + counts["tn"], total), _ratio(2 * precision * recall, precision + recall)
+    f1 = _ratio(2 * precision * recall, precision + recall)
+    yes_ratio = _ratio(said.count("yes"), said.count("yes") + said.count("no"))
     return dict(zip(AVERAGED, (accuracy, precision, recall, f1, yes_ratio))) | counts
 
 
