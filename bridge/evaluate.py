@@ -67,8 +67,7 @@ def _score(benchmark: Benchmark, answers: dict[str, str], outcome: dict, mode: s
     if not answers:
         reason = next(iter(outcome["bad_images"].values()))
         raise UserError(f"{title}: not one question could be answered, the first because of {reason}")
-    lost = len(benchmark.examples) - len(answers)
-    if lost:
+    if lost := len(benchmark.examples) - len(answers):
         print(
             f"warning: {title} is partial: {len(outcome['bad_images'])} images could not be read, "
             f"{lost} of {len(benchmark.examples)} questions count as wrong; listed in {out / 'results.json'}",
@@ -109,8 +108,7 @@ def _earlier(file: Path, head: dict) -> dict[str, dict]:
     old = read_json(file) if file.is_file() else None
     if not isinstance(old, dict):
         return {}
-    differ = [name for name in head if name != "model" and old.get(name) != head[name]]
-    if differ:
+    if differ := [name for name in head if name != "model" and old.get(name) != head[name]]:
         names = ", ".join(TITLES[name] for name in old.get("benchmarks", {}))
         print(f"{file} held scores of another run ({names}; {', '.join(differ)} differ): replaced", file=sys.stderr)
         return {}

@@ -77,11 +77,9 @@ def _read_report(folder: Path) -> dict:
     return report
 
 
-def _check_mode(name: str, mode: str, reference: str, expected: str) -> None:
+def _check_mode(name: str, mode: str, other: str, expected: str) -> None:
     if mode != expected:
-        raise UserError(
-            f"{name} was scored in mode {mode}, {reference} in {expected}; evaluate both in the same --mode"
-        )
+        raise UserError(f"{name} was scored in mode {mode}, {other} in {expected}; evaluate both in the same --mode")
 
 
 def compare(rows: Mapping[str, Path]) -> dict:
@@ -97,8 +95,8 @@ def compare(rows: Mapping[str, Path]) -> dict:
     for name, report in reports.items():
         _check_mode(name, report["mode"], reference, reports[reference]["mode"])
         partial = [key for key, entry in report["benchmarks"].items() if entry["partial"]]
-        row = {**report["summary"], "sees": report["sees"], "partial": partial, "folder": str(rows[name])}
-        table["rows"][name] = row
+        about = {"sees": report["sees"], "partial": partial, "folder": str(rows[name])}
+        table["rows"][name] = {**report["summary"], **about}
         if name != reference and report["sees"] != "captions":
             table["gains"][name] = _gains(reference, name, rows, table["rows"])
     return table
@@ -173,9 +171,8 @@ def as_markdown(table: dict) -> str:
     return "\n".join([*lines, "", " ".join(_notes(table)), ""])
 
 
-def write(table: dict, out: str | Path) -> None:
+def write(table: dict, out: Path) -> None:
     """OUT/results.md and OUT/results.png."""
-    out = Path(out)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         (out / "results.md").write_text(as_markdown(table), encoding="utf-8")
@@ -191,12 +188,10 @@ def draw(table: dict, file: str | Path) -> None:
     width = 0.8 / len(rows)  # of a bar; the bars of a benchmark stand side by side, their middle at its number
     figure = Figure(figsize=(max(6.5, 1.1 + 0.55 * len(columns) * (len(rows) + 1)), 4.4), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    colours = iter(_COLOURS * len(rows))
+    colours, hatched = iter(_COLOURS * len(rows)), {"facecolor": "white", "edgecolor": "#555555", "hatch": "///"}
     for index, (name, row) in enumerate(rows):
         ceiling = row["sees"] == "captions"
-        style: dict[str, Any] = {"facecolor": "white", "edgecolor": "#555555", "hatch": "///"}
-        if not ceiling:
-            style = {"color": next(colours)}
+        style: dict[str, Any] = hatched if ceiling else {"color": next(colours)}
         shift = (index - (len(rows) - 1) / 2) * width
         known = [(number, row[key]) for number, key in enumerate(columns) if row[key] is not None]
         places, values = [number + shift for number, _ in known], [value for _, value in known]
@@ -216,7 +211,7 @@ def main() -> None:
     config = parse(ResultsConfig, prog="python bridge/results.py", about=__doc__, examples=EXAMPLES)
     table = compare(read_rows(config.rows))
     write_json(Path(config.out) / "results.json", table)
-    write(table, config.out)
+    write(table, Path(config.out))
     print(as_text(table))
 
 

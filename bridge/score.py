@@ -11,7 +11,7 @@ from bridge.scoring import gqa, pope, vqav2
 from bridge.scoring.joining import MODES, check_records, few, refuse_duplicates, refuse_strangers
 from vlm.errors import UserError, run_command
 from vlm.files import read_json, read_jsonl, write_json
-from vlm.run.settings import parse, setting
+from vlm.run.settings import flag, parse, setting
 
 EXAMPLES = """examples:
   python bridge/score.py gqa --questions testdev_balanced_questions.json --predictions predictions.json
@@ -62,7 +62,7 @@ def parse_config(arguments: Sequence[str] | None = None) -> ScoreConfig:
     belongs = {"annotations": "vqav2", "choices": "gqa", "allow_missing": "vqav2"}
     for name, benchmark in belongs.items():
         if getattr(config, name) and config.benchmark != benchmark:
-            raise UserError(f"--{name.replace('_', '-')} is for {benchmark}, not for {config.benchmark}")
+            raise UserError(f"{flag(name)} is for {benchmark}, not for {config.benchmark}")
     if config.benchmark == "vqav2" and not config.annotations:
         raise UserError("vqav2 needs --annotations (v2_mscoco_..._annotations.json)")
     if config.llava_processing and config.benchmark == "pope":
@@ -138,7 +138,7 @@ def _split_llava(records: list[dict], labels: dict[str, dict[str, str]]) -> dict
     own_ids = {category: list(known) for category, known in labels.items()}
     parts: dict[str, list[dict]] = {category: [] for category in labels}
     for record in records:
-        number = record.get("question_id")
+        number = record.get("question_id")  # 10000003 -> 1, 2: the third line of "random"
         place, index = divmod(number - 1, LLAVA_OFFSET) if isinstance(number, int) else (-1, 0)
         category = LLAVA_CATEGORIES[place] if place in range(len(LLAVA_CATEGORIES)) else ""
         if category not in labels or index >= len(own_ids[category]):

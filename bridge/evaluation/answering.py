@@ -92,8 +92,8 @@ class Asker:
             pixels = self.vlm.processor.image_processor(images=list(images), return_tensors="pt")["pixel_values"]
             pixels = pixels.to(next(self.vlm.vision_tower.parameters()))  # float[B, 3, H, W]
             output = self.vlm.model.get_image_features(pixel_values=pixels)
-            assert not isinstance(output, tuple) and output.pooler_output is not None  # as it is unless asked otherwise
-            features = list(output.pooler_output)  # of each image what the LLM reads in place of its slots, [N, D]
+            assert not isinstance(output, tuple) and output.pooler_output is not None  # no tuple was asked for
+            features = list(output.pooler_output)  # what the LLM reads in place of the slots, [N, D] for each image
         groups = []
         for unit, own in zip(units, features):
             caption = None if self._captions is None or unit.image is None else self._captions[unit.image]
@@ -138,8 +138,7 @@ def _records(batch: Sequence[Answered], images: Mapping[str, Path]) -> Iterator[
 def check_questions(vlm: VLM, benchmarks: Sequence[Benchmark]) -> None:
     """Raise a UserError that names the questions which no prompt may hold, if there are any."""
     for benchmark in benchmarks:
-        bad = [example.question_id for example in benchmark.examples if not vlm.prompts.allows(example.question)]
-        if bad:
+        if bad := [each.question_id for each in benchmark.examples if not vlm.prompts.allows(each.question)]:
             raise UserError(
                 f"{len(bad)} questions of {TITLES[benchmark.name]} are empty or hold control tokens of this model "
                 f"(question ids {few(bad)}): correct the questions file or leave them out"

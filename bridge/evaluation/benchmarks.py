@@ -77,8 +77,7 @@ def score(benchmark: Benchmark, answers: Mapping[str, str], mode: str = "officia
     convert = mode == "official"
     if benchmark.name == "gqa":
         return gqa_scoring.score(truth, answers, benchmark.choices, mode, llava_processing=convert)
-    annotations = list(truth.values())
-    return vqav2_scoring.score(None, annotations, answers, mode, llava_processing=convert, allow_missing=True)
+    return vqav2_scoring.score(None, list(truth.values()), answers, mode, llava_processing=convert, allow_missing=True)
 
 
 def _score_pope(benchmark: Benchmark, answers: Mapping[str, str], mode: str) -> dict:

@@ -81,12 +81,6 @@ class Placed:
     owners: torch.Tensor
     positions: torch.Tensor
 
-    def followed_by(self, more: "Placed") -> "Placed":
-        return Placed(torch.cat([self.owners, more.owners], 1), torch.cat([self.positions, more.positions], 1))
-
-    def rows(self, kept: list[int]) -> "Placed":
-        return Placed(self.owners[kept], self.positions[kept])
-
 
 def additive_mask(queries: Placed, keys: Placed, dtype: torch.dtype) -> torch.Tensor:
     """[R, 1, W, K]: 0 where a query sees a key, the lowest number of `dtype` elsewhere.
@@ -199,7 +193,7 @@ class Decoder:
                 break
             if len(kept) < len(alive):
                 cache.batch_select_indices(self._tensor(kept))
-                keys = keys.rows(kept)
+                keys = Placed(keys.owners[kept], keys.positions[kept])
                 alive, step = [alive[i] for i in kept], [step[i] for i in kept]
         return answers
 
@@ -212,7 +206,8 @@ class Decoder:
         padded = [row + [Token(_PADDING, 0, 0)] * (width - len(row)) for row in step]
         owners, ids, positions = self._tensor(padded).unbind(-1)  # int64[R, W] each
         queries = Placed(owners, positions)
-        keys = keys.followed_by(queries)  # the cache grows by the same columns
+        # The cache grows by the same columns.
+        keys = Placed(torch.cat([keys.owners, owners], dim=1), torch.cat([keys.positions, positions], dim=1))
         hidden = self.text(
             input_ids=ids,
             attention_mask=additive_mask(queries, keys, self.dtype),  # [R, 1, W, K]

@@ -22,14 +22,14 @@ def as_text(rows: Iterable[Row]) -> str:
 
 def brief(name: str, scores: Mapping) -> list[str]:
     """A line for each breakdown; VQAv2's 65 question types and GQA's steps are left to `rows`."""
+    if name == "vqav2":
+        return [f"VQAv2 by answer type: {_joined(scores['per_answer_type'], {})}"]
     lines: list[str] = []
     if name == "pope":
         for category, part in _categories(scores).items():
             numbers = ", ".join(f"{number.replace('_', ' ')} {100 * part[number]:.2f}" for number in AVERAGED)
             lines.append(f"POPE {category}: {numbers}, {part['unparsed']} answers neither yes nor no")
         return lines
-    if name == "vqav2":
-        return [f"VQAv2 by answer type: {_joined(scores['per_answer_type'], {})}"]
     lines.append("GQA: " + ", ".join(f"{number} {scores[number]:.2f}" for number in GQA_NUMBERS[1:]))
     for kind in ("structural", "semantic"):
         values, counts = scores[f"per_{kind}_type"], scores["counts"][f"{kind}_type"]

@@ -27,8 +27,7 @@ class Predictions:
             write_json(origin_file, origin)
             return
         found = read_json(origin_file) if origin_file.exists() else {}
-        differ = sorted(key for key in found.keys() | origin.keys() if found.get(key) != origin.get(key))
-        if differ:
+        if differ := sorted(key for key in found.keys() | origin.keys() if found.get(key) != origin.get(key)):
             raise UserError(
                 f"{self.path} holds answers of another run (it differs in: {', '.join(differ)}); "
                 "choose another --out, or give --overwrite to discard them"
@@ -73,13 +72,9 @@ def answers_origin(config: EvaluateConfig, folder: Path, dtype: str) -> dict:
     digest = hashlib.sha256()  # over names and contents of the saved VLM's files
     for path in sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".jinja")):
         digest.update(f"{path.name} {file_sha256(path)}\n".encode())
-    origin = {
-        "model": digest.hexdigest(),
-        "dtype": dtype,
-        "max_new_tokens": config.max_new_tokens,
-        "batch_questions": config.batch_questions,  # which questions are decoded together rounds them differently
-        "sees": config.sees,
-    }
+    # `batch_questions` too: which questions are decoded together rounds them differently.
+    settings = {name: getattr(config, name) for name in ("max_new_tokens", "batch_questions", "sees")}
+    origin = {"model": digest.hexdigest(), "dtype": dtype, **settings}
     if config.oracle:
         origin["captions"] = file_sha256(config.oracle)
     if config.load_in:

@@ -81,10 +81,7 @@ def run_folders(config: EvaluateConfig) -> tuple[Path, Path]:
 
 
 def chosen_benchmarks(config: EvaluateConfig) -> list[Benchmark]:
-    """The benchmarks that are named, or the embedded world's, with all that scoring needs.
-
-    Raises: UserError if none is named and there is no embedded world, or a file is missing or broken.
-    """
+    """The benchmarks that are named, or the embedded world's; a UserError if there are neither."""
     gqa, vqav2, pope = config.gqa, config.vqav2, config.pope
     vqav2_split = config.vqav2_split or "val2014"
     if not (gqa or vqav2 or pope):

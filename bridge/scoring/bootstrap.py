@@ -26,8 +26,7 @@ def paired_gain(
     Returns gain, low and high in the unit of the scores, questions and samples. The same seed gives the same interval.
     Raises: UserError if the two are over different questions, or over none.
     """
-    differ = after.keys() ^ before.keys()
-    if differ:
+    if differ := after.keys() ^ before.keys():
         raise UserError(f"the two results are not over the same questions: {len(differ)} differ ({few(differ)})")
     if not after:
         raise UserError("there are no questions to compare")

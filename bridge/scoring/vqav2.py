@@ -83,22 +83,19 @@ def score(
     annotated = _annotations_by_id(annotations)
     answers = index_predictions(predictions, "question_id", "answer")
     missing = _check_ids(set(annotated), set(answers), allow_missing)
-    if wrong := [question_id for question_id, answer in answers.items() if not isinstance(answer, str)]:
-        raise UserError(
-            f"{len(wrong)} predicted answers are not strings (question ids {few(wrong)}); write them as text"
-        )
+    if bad := [key for key, answer in answers.items() if not isinstance(answer, str)]:
+        raise UserError(f"{len(bad)} predicted answers are not strings (question ids {few(bad)}); write them as text")
     if llava_processing:
-        answers = {question_id: process_as_llava(answer) for question_id, answer in answers.items()}
+        answers = {key: process_as_llava(answer) for key, answer in answers.items()}
     question_score = _official_question_score if mode == "official" else _lmms_question_score
-    values = {
-        question_id: 0.0 if question_id in missing else question_score(annotation["answers"], answers[question_id])
-        for question_id, annotation in annotated.items()
-    }
+    values = dict.fromkeys(annotated, 0.0)
+    for key in annotated.keys() - missing:
+        values[key] = question_score(annotated[key]["answers"], answers[key])
     scores = {
         "overall": _percent(list(values.values())),
         "per_answer_type": _per_type(annotated, values, "answer_type"),
         "per_question_type": _per_type(annotated, values, "question_type"),
-        "per_question": {question_id: round(100 * value, 2) for question_id, value in values.items()},
+        "per_question": {key: round(100 * value, 2) for key, value in values.items()},
         "mode": mode,
         "predictions": "processed as LLaVA does" if llava_processing else "as given",
         "questions": len(values),
@@ -126,7 +123,7 @@ def _annotations_by_id(annotations: Any) -> dict[str, Mapping]:
     annotated = {str(record["question_id"]): record for record in records}
     if len(annotated) != len(records):
         raise UserError(f"{len(records)} annotations name only {len(annotated)} questions; each may occur once")
-    if empty := [question_id for question_id, record in annotated.items() if not record["answers"]]:
+    if empty := [key for key, record in annotated.items() if not record["answers"]]:
         raise UserError(f"{len(empty)} annotations have no answers (question ids {few(empty)}); they cannot be scored")
     return annotated
 
