@@ -179,7 +179,7 @@ def write(table: dict, out: Path) -> None:
         draw(table, out / "results.png")
 
 
-def draw(table: dict, file: str | Path) -> None:
+def draw(table: dict, file: Path) -> None:
     """Bars by benchmark, a colour a row; rows that see the caption as text are a hatched outline, as a ceiling."""
     from matplotlib.figure import Figure  # takes a second to import
 
@@ -188,7 +188,8 @@ def draw(table: dict, file: str | Path) -> None:
     width = 0.8 / len(rows)  # of a bar; the bars of a benchmark stand side by side, their middle at its number
     figure = Figure(figsize=(max(6.5, 1.1 + 0.55 * len(columns) * (len(rows) + 1)), 4.4), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    colours, hatched = iter(_COLOURS * len(rows)), {"facecolor": "white", "edgecolor": "#555555", "hatch": "///"}
+    colours = iter(_COLOURS * len(rows))
+    hatched = {"facecolor": "white", "edgecolor": "#555555", "hatch": "///"}
     for index, (name, row) in enumerate(rows):
         ceiling = row["sees"] == "captions"
         style: dict[str, Any] = hatched if ceiling else {"color": next(colours)}

@@ -28,7 +28,8 @@ predictions:
          A folder of questions (coco_pope_*.json) goes with a folder that has one file for each category in its name,
          or with one file that has the question ids of LLaVA's llava_pope_test.jsonl."""
 # In llava_pope_test.jsonl, line n (from 1 on) of the file of category k has the id k * 10,000,000 + n.
-LLAVA_CATEGORIES, LLAVA_OFFSET = ("adversarial", "random", "popular"), 10_000_000
+LLAVA_CATEGORIES = ("adversarial", "random", "popular")
+LLAVA_OFFSET = 10_000_000
 
 
 @dataclass(frozen=True)

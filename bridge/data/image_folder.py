@@ -43,7 +43,7 @@ class ImageFolder:
 
 
 def checked(examples: list[Example], images: ImageFolder, file: Path, allow_missing: bool) -> list[Example]:
-    """`examples` of `file` as they are. Raises: UserError if there are none, or images are missing and must not be."""
+    """Return `examples` as they are. Raises: UserError if there are none, or images are missing and may not be."""
     if not examples:
         raise UserError(f"{file} holds no question about an image")
     if images.missing and not allow_missing:

@@ -19,7 +19,7 @@ class Predictions:
     """
 
     def __init__(self, path: str | Path, origin: dict, questions: dict[str, str]):
-        """questions: id -> text. Raises: UserError if the origin on disk is another, or an answered question is."""
+        """questions: id -> text. Raises: UserError if the file's origin or an answered question differs."""
         self.path = Path(path)
         self.answers: dict[str, str] = {}
         origin_file = self.path.with_suffix(".origin.json")

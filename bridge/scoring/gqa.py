@@ -130,10 +130,10 @@ def _check_form(key: str, question: Mapping) -> None:
 
 
 def _is_right(prediction: Any, answer: str, mode: str) -> bool:
-    """Equal to the character; lmms: exact_match with ignore_case and ignore_punctuation, the prediction stripped."""
+    """official: equal to the character; lmms: as its exact_match with ignore_case and ignore_punctuation."""
     if mode == "official" or not isinstance(prediction, str):
         return prediction == answer
-    prediction = prediction.strip().lower().translate(WITHOUT_PUNCTUATION)
+    prediction = prediction.strip().lower().translate(WITHOUT_PUNCTUATION)  # only it is stripped, and before
     return prediction == answer.lower().translate(WITHOUT_PUNCTUATION)
 
 
