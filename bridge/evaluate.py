@@ -5,11 +5,8 @@ per_question/*.json, results.json, details.txt (scores by type of question); wit
 results.png.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bridge import results
 from bridge.evaluation import details
@@ -17,12 +14,9 @@ from bridge.evaluation.batching import shuffled
 from bridge.evaluation.benchmarks import TITLES, Benchmark, headline, score, submissions
 from bridge.evaluation.captions import captions_by_image
 from bridge.evaluation.predictions import answers_origin, open_predictions
-from bridge.evaluation.settings import EvaluateConfig, chosen_benchmarks, parse_config, run_folders
+from bridge.evaluation.settings import chosen_benchmarks, parse_config, run_folders
 from vlm.errors import UserError, run_command, writing
 from vlm.files import read_json, write_json
-
-if TYPE_CHECKING:
-    from bridge.evaluation.answering import Outcome
 
 
 def main() -> None:
@@ -56,7 +50,9 @@ def main() -> None:
             outcome = answer(asker, benchmark, predictions[benchmark.name], config.batch_questions)
             answers = predictions[benchmark.name].answers
             entries[benchmark.name] = _score(benchmark, answers, outcome, config.mode, out)
-        report = _report(config, folder, _name(vlm.model.dtype), origin, out, entries)
+        settings = {name: getattr(config, name) for name in ("sees", "mode", "max_new_tokens", "limit_images")}
+        head = {"model": str(folder), "dtype": _name(vlm.model.dtype), **settings, "origin": origin}
+        report = _report(head, out, entries)
         _print_tables(out, baselines, report, benchmarks)
 
 
@@ -65,24 +61,21 @@ def _name(dtype: object) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _score(benchmark: Benchmark, answers: dict[str, str], outcome: Outcome, mode: str, out: Path) -> dict:
-    """Score the answers and write the benchmark's own files. Returns its entry of results.json.
-
-    Raises:
-        UserError: there is not one answer.
-    """
+def _score(benchmark: Benchmark, answers: dict[str, str], outcome: dict, mode: str, out: Path) -> dict:
+    """Score the answers and write the benchmark's own files. Returns its entry of results.json."""
     title = TITLES[benchmark.name]
     if not answers:
-        reason = next(iter(outcome.bad_images.values()))
+        reason = next(iter(outcome["bad_images"].values()))
         raise UserError(f"{title}: not one question could be answered, the first because of {reason}")
-    lost = len(benchmark.examples) - len(answers)
-    if lost:
+    if lost := len(benchmark.examples) - len(answers):
         print(
-            f"warning: {title} is partial: {len(outcome.bad_images)} images could not be read, "
+            f"warning: {title} is partial: {len(outcome['bad_images'])} images could not be read, "
             f"{lost} of {len(benchmark.examples)} questions count as wrong; listed in {out / 'results.json'}",
             file=sys.stderr,
         )
-    _write_submissions(benchmark, answers, out)
+    for name, text in submissions(benchmark, answers).items():
+        with writing(out / name):
+            (out / name).write_text(text, encoding="utf-8")
     scores = score(benchmark, answers, mode)
     if scores is not None:
         images = {example.question_id: example.image.name for example in benchmark.examples}
@@ -95,34 +88,14 @@ def _score(benchmark: Benchmark, answers: dict[str, str], outcome: Outcome, mode
         "images": len(benchmark.images),
         "partial": lost > 0,
         "unanswered": lost,
-        "bad_images": outcome.bad_images,
-        "answered_now": outcome.answered_now,
-        "seconds": round(outcome.seconds, 2),
-        "questions_per_s": round(outcome.answered_now / outcome.seconds, 2) if outcome.answered_now else None,
+        **outcome,
         "headline": headline(benchmark.name, scores),
         "scores": scores,
     }
 
 
-def _write_submissions(benchmark: Benchmark, answers: dict[str, str], out: Path) -> None:
-    for name, text in submissions(benchmark, answers).items():
-        with writing(out / name):
-            (out / name).write_text(text, encoding="utf-8")
-
-
-def _report(
-    config: EvaluateConfig, folder: Path, dtype: str, origin: dict, out: Path, entries: dict[str, dict]
-) -> dict:
-    """Write results.json: what all of its benchmarks were answered and scored with, and their entries."""
-    head = {
-        "model": str(folder),
-        "dtype": dtype,
-        "sees": config.sees,
-        "mode": config.mode,
-        "max_new_tokens": config.max_new_tokens,
-        "limit_images": config.limit_images,
-        "origin": origin,
-    }
+def _report(head: dict, out: Path, entries: dict[str, dict]) -> dict:
+    """Write results.json. head: what all of its benchmarks were answered and scored with."""
     entries = {**_earlier(out / "results.json", head), **entries}
     summary = results.summary({name: entry["headline"] for name, entry in entries.items()})
     report = {**head, "benchmarks": {name: entries[name] for name in TITLES if name in entries}, "summary": summary}
@@ -132,13 +105,10 @@ def _report(
 
 def _earlier(file: Path, head: dict) -> dict[str, dict]:
     """The benchmarks that another call scored into the same results.json, if all that `head` says was the same."""
-    if not file.is_file():
-        return {}
-    old = read_json(file)
+    old = read_json(file) if file.is_file() else None
     if not isinstance(old, dict):
         return {}
-    differ = [name for name in head if name != "model" and old.get(name) != head[name]]
-    if differ:
+    if differ := [name for name in head if name != "model" and old.get(name) != head[name]]:
         names = ", ".join(TITLES[name] for name in old.get("benchmarks", {}))
         print(f"{file} held scores of another run ({names}; {', '.join(differ)} differ): replaced", file=sys.stderr)
         return {}

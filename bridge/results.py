@@ -39,8 +39,7 @@ def summary(headlines: Mapping[str, float | None]) -> dict[str, float | None]:
 def read_rows(pairs: Sequence[str]) -> dict[str, Path]:
     """Name -> folder of `NAME=DIR` arguments, in order.
 
-    Raises:
-        UserError: an argument is no such pair, a name comes twice, or a DIR has no results.json.
+    Raises: UserError if an argument is no such pair, a name comes twice, or a DIR has no results.json.
     """
     rows: dict[str, Path] = {}
     for pair in pairs:
@@ -56,11 +55,7 @@ def read_rows(pairs: Sequence[str]) -> dict[str, Path]:
 
 
 def check_comparable(rows: Mapping[str, Path], mode: str, benchmarks: Sequence[Benchmark]) -> None:
-    """See, before hours of work, that `rows` can be set beside these benchmarks scored in `mode`.
-
-    Raises:
-        UserError: a row was scored in another mode or over other questions.
-    """
+    """Raise a UserError, before hours of work, if a row was scored in another mode or over other questions."""
     for name, folder in rows.items():
         report = _read_report(folder)
         _check_mode(name, report["mode"], "this", mode)
@@ -82,11 +77,9 @@ def _read_report(folder: Path) -> dict:
     return report
 
 
-def _check_mode(name: str, mode: str, reference: str, expected: str) -> None:
+def _check_mode(name: str, mode: str, other: str, expected: str) -> None:
     if mode != expected:
-        raise UserError(
-            f"{name} was scored in mode {mode}, {reference} in {expected}; evaluate both in the same --mode"
-        )
+        raise UserError(f"{name} was scored in mode {mode}, {other} in {expected}; evaluate both in the same --mode")
 
 
 def compare(rows: Mapping[str, Path]) -> dict:
@@ -94,9 +87,7 @@ def compare(rows: Mapping[str, Path]) -> dict:
 
     A gain is the reference's number less the row's, in points, with the 95 % interval of a bootstrap over images.
     Rows that see captions are a ceiling and get no gain.
-
-    Raises:
-        UserError: two rows were scored in different modes or over different questions.
+    Raises: UserError if two rows were scored in different modes or over different questions.
     """
     reports = {name: _read_report(folder) for name, folder in rows.items()}
     reference = next(iter(rows))
@@ -104,8 +95,8 @@ def compare(rows: Mapping[str, Path]) -> dict:
     for name, report in reports.items():
         _check_mode(name, report["mode"], reference, reports[reference]["mode"])
         partial = [key for key, entry in report["benchmarks"].items() if entry["partial"]]
-        row = {**report["summary"], "sees": report["sees"], "partial": partial, "folder": str(rows[name])}
-        table["rows"][name] = row
+        about = {"sees": report["sees"], "partial": partial, "folder": str(rows[name])}
+        table["rows"][name] = {**report["summary"], **about}
         if name != reference and report["sees"] != "captions":
             table["gains"][name] = _gains(reference, name, rows, table["rows"])
     return table
@@ -180,16 +171,15 @@ def as_markdown(table: dict) -> str:
     return "\n".join([*lines, "", " ".join(_notes(table)), ""])
 
 
-def write(table: dict, out: str | Path) -> None:
+def write(table: dict, out: Path) -> None:
     """OUT/results.md and OUT/results.png."""
-    out = Path(out)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         (out / "results.md").write_text(as_markdown(table), encoding="utf-8")
         draw(table, out / "results.png")
 
 
-def draw(table: dict, file: str | Path) -> None:
+def draw(table: dict, file: Path) -> None:
     """Bars by benchmark, a colour a row; rows that see the caption as text are a hatched outline, as a ceiling."""
     from matplotlib.figure import Figure  # takes a second to import
 
@@ -199,11 +189,10 @@ def draw(table: dict, file: str | Path) -> None:
     figure = Figure(figsize=(max(6.5, 1.1 + 0.55 * len(columns) * (len(rows) + 1)), 4.4), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     colours = iter(_COLOURS * len(rows))
+    hatched = {"facecolor": "white", "edgecolor": "#555555", "hatch": "///"}
     for index, (name, row) in enumerate(rows):
         ceiling = row["sees"] == "captions"
-        style: dict[str, Any] = {"facecolor": "white", "edgecolor": "#555555", "hatch": "///"}
-        if not ceiling:
-            style = {"color": next(colours)}
+        style: dict[str, Any] = hatched if ceiling else {"color": next(colours)}
         shift = (index - (len(rows) - 1) / 2) * width
         known = [(number, row[key]) for number, key in enumerate(columns) if row[key] is not None]
         places, values = [number + shift for number, _ in known], [value for _, value in known]
@@ -211,11 +200,8 @@ def draw(table: dict, file: str | Path) -> None:
         bars = axes.bar(places, values, width * 0.92, label=label, linewidth=0.8, **style)
         axes.bar_label(bars, fmt="%.1f", fontsize=8, padding=2)
     axes.set_xticks(range(len(columns)), [COLUMNS[key] for key in columns], fontsize=11)
-    axes.set_ylabel("score, %")
-    axes.set_ylim(0, 105)
-    axes.set_yticks(range(0, 101, 20))
+    axes.set(ylabel="score, %", ylim=(0, 105), yticks=range(0, 101, 20), axisbelow=True)
     axes.grid(axis="y", linewidth=0.4, alpha=0.6)
-    axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title("Accuracy on questions about images not seen in training", fontsize=12, loc="left")
     figure.legend(loc="outside lower center", ncols=min(len(rows), 4), fontsize=9, frameon=False)
@@ -226,7 +212,7 @@ def main() -> None:
     config = parse(ResultsConfig, prog="python bridge/results.py", about=__doc__, examples=EXAMPLES)
     table = compare(read_rows(config.rows))
     write_json(Path(config.out) / "results.json", table)
-    write(table, config.out)
+    write(table, Path(config.out))
     print(as_text(table))
 
 

@@ -11,7 +11,7 @@ from bridge.scoring import gqa, pope, vqav2
 from bridge.scoring.joining import MODES, check_records, few, refuse_duplicates, refuse_strangers
 from vlm.errors import UserError, run_command
 from vlm.files import read_json, read_jsonl, write_json
-from vlm.run.settings import parse, setting
+from vlm.run.settings import flag, parse, setting
 
 EXAMPLES = """examples:
   python bridge/score.py gqa --questions testdev_balanced_questions.json --predictions predictions.json
@@ -27,8 +27,9 @@ predictions:
   pope   JSON lines, {"question_id": 1, "answer": "Yes"}; "text" does as well as "answer"; no question_id: by order.
          A folder of questions (coco_pope_*.json) goes with a folder that has one file for each category in its name,
          or with one file that has the question ids of LLaVA's llava_pope_test.jsonl."""
-# In llava_pope_test.jsonl an id is the category's offset plus the number of the line in that category's file.
-LLAVA_POPE_OFFSETS = {"adversarial": 0, "random": 10_000_000, "popular": 20_000_000}
+# In llava_pope_test.jsonl, line n (from 1 on) of the file of category k has the id k * 10,000,000 + n.
+LLAVA_CATEGORIES = ("adversarial", "random", "popular")
+LLAVA_OFFSET = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def parse_config(arguments: Sequence[str] | None = None) -> ScoreConfig:
     belongs = {"annotations": "vqav2", "choices": "gqa", "allow_missing": "vqav2"}
     for name, benchmark in belongs.items():
         if getattr(config, name) and config.benchmark != benchmark:
-            raise UserError(f"--{name.replace('_', '-')} is for {benchmark}, not for {config.benchmark}")
+            raise UserError(f"{flag(name)} is for {benchmark}, not for {config.benchmark}")
     if config.benchmark == "vqav2" and not config.annotations:
         raise UserError("vqav2 needs --annotations (v2_mscoco_..._annotations.json)")
     if config.llava_processing and config.benchmark == "pope":
@@ -79,7 +80,7 @@ def score_gqa(config: ScoreConfig) -> dict:
 
 
 def score_vqav2(config: ScoreConfig) -> dict:
-    assert config.annotations is not None  # `parse_config` has seen to it
+    assert config.annotations is not None  # `parse_config` sees to it
     questions = vqav2_records(Path(config.questions), "questions")
     annotations = vqav2_records(Path(config.annotations), "annotations")
     if differ := questions.keys() ^ annotations.keys():  # the official evaluator would not notice
@@ -95,19 +96,22 @@ def score_vqav2(config: ScoreConfig) -> dict:
 def score_pope(config: ScoreConfig) -> dict:
     """POPE's folder, or one of its files."""
     questions, predictions = Path(config.questions), Path(config.predictions)
+    files = sorted(questions.glob("coco_pope_*.json")) if questions.is_dir() else [questions]
+    if not files:
+        raise UserError(f"{questions} has no coco_pope_*.json; give POPE's folder or one of its files")
+    known: dict[str, dict[str, str]] = {}  # category -> question id -> label, in file order
+    for file in files:
+        own = {key: text_field(line, "label", f"{file}, question {key}") for key, line in pope_records(file).items()}
+        known[file.stem.removeprefix("coco_pope_")] = own
     if questions.is_dir():
-        labels = _labels_of_folder(questions)
-        records = _answers_of_folder(predictions, labels)
+        records = _answers_of_folder(predictions, known)
     else:
-        category = questions.stem.removeprefix("coco_pope_")
-        labels = {category: _labels(questions)}
-        records = {category: _read_lines(predictions)}
-    joined_labels: dict[str, pope.Texts] = {}
-    joined_answers: dict[str, pope.Texts] = {}
+        records = {category: _read_lines(predictions) for category in known}
+    labels: dict[str, pope.Texts] = {}
+    answers: dict[str, pope.Texts] = {}
     for category, lines in records.items():
-        place = f"{predictions}, {category}"
-        joined_labels[category], joined_answers[category] = _joined(labels[category], lines, place)
-    return pope.score_categories(joined_labels, joined_answers, config.mode)
+        labels[category], answers[category] = _joined(known[category], lines, f"{predictions}, {category}")
+    return pope.score_categories(labels, answers, config.mode)
 
 
 def _read_predictions(path: str, id_key: str, answer_key: str) -> list[dict]:
@@ -115,20 +119,6 @@ def _read_predictions(path: str, id_key: str, answer_key: str) -> list[dict]:
     check_records(predictions, id_key, answer_key)
     refuse_duplicates((record[id_key] for record in predictions), path)
     return predictions
-
-
-def _labels(path: Path) -> dict[str, str]:
-    """Question id -> label, in file order."""
-    records = pope_records(path).items()
-    return {key: text_field(record, "label", f"{path}, question {key}") for key, record in records}
-
-
-def _labels_of_folder(folder: Path) -> dict[str, dict[str, str]]:
-    """Category -> `_labels`."""
-    files = sorted(folder.glob("coco_pope_*.json"))
-    if not files:
-        raise UserError(f"{folder} has no coco_pope_*.json; give POPE's folder or one of its files")
-    return {file.stem.removeprefix("coco_pope_"): _labels(file) for file in files}
 
 
 def _answers_of_folder(path: Path, labels: dict[str, dict[str, str]]) -> dict[str, list[dict]]:
@@ -149,24 +139,16 @@ def _split_llava(records: list[dict], labels: dict[str, dict[str, str]]) -> dict
     own_ids = {category: list(known) for category, known in labels.items()}
     parts: dict[str, list[dict]] = {category: [] for category in labels}
     for record in records:
-        number = record.get("question_id")
-        category, line = _llava_place(number)
-        if category not in labels or line > len(own_ids[category]):
+        number = record.get("question_id")  # 10000003 -> 1, 2: the third line of "random"
+        place, index = divmod(number - 1, LLAVA_OFFSET) if isinstance(number, int) else (-1, 0)
+        category = LLAVA_CATEGORIES[place] if place in range(len(LLAVA_CATEGORIES)) else ""
+        if category not in labels or index >= len(own_ids[category]):
             raise UserError(
                 f"question id {number!r} is not one of llava_pope_test.jsonl; for other answers give a folder with one "
                 f"file for each category ({', '.join(labels)})"
             )
-        parts[category].append({**record, "question_id": own_ids[category][line - 1]})
+        parts[category].append({**record, "question_id": own_ids[category][index]})
     return parts
-
-
-def _llava_place(number: object) -> tuple[str, int]:
-    """10000003 -> ("random", 3): category, and line from 1 on. ("", 0) for what is no such id."""
-    if isinstance(number, int):
-        for category, offset in sorted(LLAVA_POPE_OFFSETS.items(), key=lambda item: item[1], reverse=True):
-            if number > offset:
-                return category, number - offset
-    return "", 0
 
 
 def _joined(labels: dict[str, str], lines: list[dict], place: str) -> tuple[pope.Texts, pope.Texts]:

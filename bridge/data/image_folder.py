@@ -31,26 +31,19 @@ class ImageFolder:
             path = self.root / name
             if Path(name).is_absolute() or ".." in Path(name).parts:
                 raise UserError(f"image name {name!r} leads out of {self.root}: names must lie inside the image folder")
-            listing = self._listing(path.parent)
+            folder = path.parent
+            if folder not in self._listings:
+                self._listings[folder] = frozenset(os.listdir(folder) if folder.is_dir() else ())
             twins = [path.name, *(path.stem + suffix for suffix in SUFFIXES)]
-            present = [path.with_name(twin) for twin in twins if twin in listing]
+            present = [path.with_name(twin) for twin in twins if twin in self._listings[folder]]
             if not present:
                 self.missing.add(path)
             self._found[name] = present[0] if present else path
         return self._found[name]
 
-    def _listing(self, folder: Path) -> frozenset[str]:
-        if folder not in self._listings:
-            self._listings[folder] = frozenset(os.listdir(folder) if folder.is_dir() else ())
-        return self._listings[folder]
-
 
 def checked(examples: list[Example], images: ImageFolder, file: Path, allow_missing: bool) -> list[Example]:
-    """`examples` of `file` as they are, if they can be used.
-
-    Raises:
-        UserError: there are none; or some of their images are missing and `allow_missing` is false.
-    """
+    """Return `examples` as they are. Raises: UserError if there are none, or images are missing and may not be."""
     if not examples:
         raise UserError(f"{file} holds no question about an image")
     if images.missing and not allow_missing:

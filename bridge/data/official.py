@@ -39,9 +39,7 @@ def read_gqa(directory: str | Path, split: str, allow_missing: bool = False) -> 
 
     A folder `{split}_questions/` of chunks stands for the file, as train_all is distributed. With `allow_missing`,
     examples without an image file stay in the list.
-
-    Raises:
-        UserError: a file or folder is missing, or what it holds is broken.
+    Raises: UserError if a file or folder is missing, or what it holds is broken; so do the other readers.
     """
     directory = _directory(directory, "GQA")
     name = split if split.endswith(("_balanced", "_all")) else f"{split}_balanced"
@@ -63,7 +61,7 @@ def read_vqav2(directory: str | Path, split: str, allow_missing: bool = False) -
     """Questions and annotations of VQAv2's `split`: train2014, val2014, test-dev2015, test2015, minival2014, ...
 
     The answer is `multiple_choice_answer` (the most common of the ten), None if the split has no annotation file.
-    Images of test-dev2015 lie in test2015/, those of minival2014 in val2014/. Errors as in `read_gqa`.
+    Images of test-dev2015 lie in test2015/, those of minival2014 in val2014/.
     """
     directory = _directory(directory, "VQAv2")
     file = directory / f"v2_OpenEnded_mscoco_{split}_questions.json"
@@ -77,20 +75,13 @@ def read_vqav2(directory: str | Path, split: str, allow_missing: bool = False) -
     for key, record in vqav2_records(file, "questions").items():
         where = f"{file}, question {key}"
         image = images.find(f"COCO_{subtype}_{field(record, 'image_id', (int,), where):012d}.jpg")
-        if annotations is not None and key not in annotations:
-            raise UserError(
-                f"{annotation_file} has no annotation of question {key}: the two files do not belong together"
-            )
-        answer, votes = _answers(annotations[key], f"{annotation_file}, question {key}") if annotations else (None, ())
+        answer, votes = (None, ()) if annotations is None else _answers(annotations, key, annotation_file)
         examples.append(Example(key, image, text_field(record, "question", where), answer, votes))
     return checked(examples, images, file, allow_missing), annotations or {}
 
 
 def pope(directory: str | Path, category: str, allow_missing: bool = False) -> list[Example]:
-    """POPE's questions of one category (random, popular, adversarial) in file order; the answer is the label.
-
-    Errors as in `read_gqa`.
-    """
+    """POPE's questions of one category (random, popular, adversarial) in file order; the answer is the label."""
     directory = _directory(directory, "POPE")
     file = directory / f"coco_pope_{category}.json"
     if not file.is_file():
@@ -121,8 +112,7 @@ def gqa_files(path: Path) -> list[Path]:
 def gqa_records(path: Path) -> Records:
     """The records of a questions or choices file of GQA, or of all its chunks (`gqa_files`).
 
-    Raises:
-        UserError: there is no file, one is of another kind, or two chunks hold the same id.
+    Raises: UserError if there is no file, one is of another kind, or two chunks hold the same id.
     """
     files = gqa_files(path)
     if not files:
@@ -140,7 +130,7 @@ def gqa_records(path: Path) -> Records:
 
 
 def vqav2_records(file: Path, kind: Literal["questions", "annotations"]) -> Records:
-    """The records of a questions or annotations file of VQAv2, in file order. Errors as in `gqa_records`."""
+    """The records of a questions or annotations file of VQAv2, in file order."""
     document = read_json(file)
     if not isinstance(document, dict) or not isinstance(document.get(kind), list):
         raise UserError(f"{file} is not an official VQAv2 file: it needs a list under {kind!r}")
@@ -148,7 +138,7 @@ def vqav2_records(file: Path, kind: Literal["questions", "annotations"]) -> Reco
 
 
 def pope_records(file: Path) -> Records:
-    """The lines of a questions file of POPE, in file order. Errors as in `gqa_records`."""
+    """The lines of a questions file of POPE, in file order."""
     return _by_id(read_jsonl(file, complete=True), file)
 
 
@@ -165,8 +155,11 @@ def _by_id(records: Iterable[dict[str, Any]], file: Path) -> Records:
     return found
 
 
-def _answers(annotation: dict[str, Any], where: str) -> tuple[str, tuple[str, ...]]:
-    """The most common answer of a VQAv2 annotation, and all annotators' answers."""
+def _answers(annotations: Records, key: str, file: Path) -> tuple[str, tuple[str, ...]]:
+    """The most common answer to the question `key` of VQAv2, and all annotators' answers. file: of the annotations."""
+    if key not in annotations:
+        raise UserError(f"{file} has no annotation of question {key}: the two files do not belong together")
+    annotation, where = annotations[key], f"{file}, question {key}"
     votes = tuple(text_field(vote, "answer", where) for vote in field(annotation, "answers", (list,), where))
     return text_field(annotation, "multiple_choice_answer", where), votes
 

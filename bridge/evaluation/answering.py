@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from PIL import Image
 
 from bridge.evaluation.batching import Unit, make_batches
 from bridge.evaluation.benchmarks import TITLES, Benchmark
-from bridge.evaluation.decode import Decoder, PromptGroup, common_prefix, group_prompts, image_features, to_text
+from bridge.evaluation.decode import Decoder, common_prefix, group_prompts
 from bridge.evaluation.predictions import Predictions
 from bridge.scoring.joining import few
 from vlm.errors import UserError
@@ -35,7 +36,7 @@ class Asker:
     """Answers batches of units with one VLM.
 
     blind: the prompt is the bare question. captions: image -> the text that stands in its place (oracle). shown:
-    image -> the image shown for it; without any of them an image itself is shown.
+    image -> the image shown for it. By default an image itself is shown.
     """
 
     def __init__(
@@ -56,13 +57,11 @@ class Asker:
         """The answers of one batch after the other. The next batch's images are read while this one is decoded."""
         with ThreadPoolExecutor(max_workers=2) as pool:
             waiting: Reading = []
-            for batch in batches:
+            for batch in [*batches, []]:  # the empty one brings out the answers of the last
                 following = [(unit, pool.submit(self._load, unit)) for unit in batch]
                 if waiting:
                     yield self._answer(waiting)
                 waiting = following
-            if waiting:
-                yield self._answer(waiting)
 
     def _load(self, unit: Unit) -> Image.Image | None:
         """What a unit is shown, if anything. Raises a UserError for an image that cannot be read."""
@@ -81,75 +80,65 @@ class Asker:
             except UserError as error:
                 unreadable.append(Answered(unit, [], str(error)))
         decoded = self.decode(units, images) if units else []
-        texts = [[to_text(self.vlm, ids) for ids in answers] for answers in decoded]
-        return [*unreadable, *(Answered(unit, answers) for unit, answers in zip(units, texts))]
+        to_text = partial(self.vlm.processor.tokenizer.decode, skip_special_tokens=True)
+        answered = [Answered(unit, [to_text(ids).strip() for ids in answers]) for unit, answers in zip(units, decoded)]
+        return unreadable + answered
 
     @torch.inference_mode()
     def decode(self, units: Sequence[Unit], images: Sequence[Image.Image | None]) -> list[list[list[int]]]:
-        """The new token ids of every question of every unit.
-
-        images: what each unit is shown, or None for all of them.
-        """
+        """The new token ids of every question of every unit. images: what each is shown, or None for all of them."""
         features: Sequence[torch.Tensor | None] = [None] * len(units)
         if images[0] is not None:
             pixels = self.vlm.processor.image_processor(images=list(images), return_tensors="pt")["pixel_values"]
-            features = list(image_features(self.vlm, pixels))  # [N, D] of each image
-        groups = [self._prompts(unit, own) for unit, own in zip(units, features)]
+            pixels = pixels.to(next(self.vlm.vision_tower.parameters()))  # float[B, 3, H, W]
+            output = self.vlm.model.get_image_features(pixel_values=pixels)
+            assert not isinstance(output, tuple) and output.pooler_output is not None  # no tuple was asked for
+            features = list(output.pooler_output)  # what the LLM reads in place of the slots, [N, D] for each image
+        groups = []
+        for unit, own in zip(units, features):
+            caption = None if self._captions is None or unit.image is None else self._captions[unit.image]
+            groups.append(group_prompts([self._prompt_ids(question, caption) for question in unit.questions], own))
         return self._decoder.decode(groups, self.max_new_tokens)
 
-    def _prompts(self, unit: Unit, features: torch.Tensor | None) -> PromptGroup:
-        caption = None if self._captions is None or unit.image is None else self._captions[unit.image]
-        return group_prompts([self._prompt_ids(question, caption) for question in unit.questions], features)
-
     def _prompt_ids(self, question: str, caption: str | None) -> list[int]:
-        image = not self.blind and caption is None
-        return self.vlm.prompt_ids(question, image=image, caption=caption)
+        return self.vlm.prompt_ids(question, image=not self.blind and caption is None, caption=caption)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How the answering of a benchmark went. bad_images: image -> why it could not be read."""
+def answer(asker: Asker, benchmark: Benchmark, predictions: Predictions, batch_questions: int) -> dict:
+    """Answer what `predictions` does not hold yet, appending batch by batch.
 
-    bad_images: dict[str, str]
-    answered_now: int
-    seconds: float
-
-
-def answer(asker: Asker, benchmark: Benchmark, predictions: Predictions, batch_questions: int) -> Outcome:
-    """Answer what `predictions` does not hold yet, appending batch by batch."""
+    Returns how it went: bad_images (image -> why it could not be read), answered_now, seconds, questions_per_s.
+    """
     images = {example.question_id: example.image for example in benchmark.examples}
     already = len(predictions.answers)
     batches = make_batches(benchmark.examples, batch_questions, asker.blind)
     # A batch that a kill cut in two is decoded whole again: in another company an answer could round differently.
-    open_batches = [batch for batch in batches if not _all_ids(batch) <= predictions.answers.keys()]
+    open_batches = [batch for batch in batches if any(unit.all_ids() - predictions.answers.keys() for unit in batch)]
     bad_images: dict[str, str] = {}
     start = time.perf_counter()
     with progress(len(benchmark.examples), TITLES[benchmark.name], "q", initial=already) as bar:
         for batch in asker.answers(open_batches):
             bad_images |= {str(answered.unit.image): answered.problem for answered in batch if answered.problem}
-            records = [record for answered in batch for record in _records(answered, images)]
-            new = [record for record in records if record["question_id"] not in predictions.answers]
+            new = [record for record in _records(batch, images) if record["question_id"] not in predictions.answers]
             predictions.append(new)
             bar.update(len(new))
-    return Outcome(bad_images, len(predictions.answers) - already, time.perf_counter() - start)
+    seconds, count = time.perf_counter() - start, len(predictions.answers) - already
+    speed = round(count / seconds, 2) if count else None
+    return {"bad_images": bad_images, "answered_now": count, "seconds": round(seconds, 2), "questions_per_s": speed}
 
 
-def _all_ids(batch: Sequence[Unit]) -> set[str]:
-    return {key for unit in batch for ids in unit.ids for key in ids}
-
-
-def _records(answered: Answered, images: Mapping[str, Path]) -> Iterator[dict[str, str]]:
+def _records(batch: Sequence[Answered], images: Mapping[str, Path]) -> Iterator[dict[str, str]]:
     """The lines of the predictions file. images: question id -> image."""
-    for ids, question, text in zip(answered.unit.ids, answered.unit.questions, answered.texts):
-        for key in ids:
-            yield {"question_id": key, "image": images[key].name, "question": question, "answer": text}
+    for answered in batch:
+        for ids, question, text in zip(answered.unit.ids, answered.unit.questions, answered.texts):
+            for key in ids:
+                yield {"question_id": key, "image": images[key].name, "question": question, "answer": text}
 
 
 def check_questions(vlm: VLM, benchmarks: Sequence[Benchmark]) -> None:
     """Raise a UserError that names the questions which no prompt may hold, if there are any."""
     for benchmark in benchmarks:
-        bad = [example.question_id for example in benchmark.examples if not vlm.prompts.allows(example.question)]
-        if bad:
+        if bad := [each.question_id for each in benchmark.examples if not vlm.prompts.allows(each.question)]:
             raise UserError(
                 f"{len(bad)} questions of {TITLES[benchmark.name]} are empty or hold control tokens of this model "
                 f"(question ids {few(bad)}): correct the questions file or leave them out"

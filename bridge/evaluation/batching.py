@@ -22,6 +22,9 @@ class Unit:
     questions: tuple[str, ...]
     ids: tuple[tuple[str, ...], ...]
 
+    def all_ids(self) -> set[str]:
+        return set().union(*self.ids)
+
 
 def make_batches(examples: Sequence[Example], batch_questions: int, blind: bool = False) -> list[list[Unit]]:
     """Batches of units with about `batch_questions` questions each, neighbours similar in length.
@@ -58,11 +61,8 @@ def _units(examples: Sequence[Example], blind: bool) -> list[Unit]:
 
 
 def _cut(units: list[Unit], batch_questions: int) -> list[list[Unit]]:
-    """Units sorted by the length of their text, cut into batches of `batch_questions` at most; a larger unit is alone.
-
-    Padding is paid for the longest of a batch.
-    """
-    batches: list[list[Unit]] = []
+    """Sort units by the length of their text, cut them into batches of `batch_questions`; a larger unit is alone."""
+    batches: list[list[Unit]] = []  # of units alike in length: padding is paid for the longest of a batch
     for unit in sorted(units, key=lambda unit: sum(len(question) for question in unit.questions)):
         if batches and _count(batches[-1]) + len(unit.questions) <= batch_questions:
             batches[-1].append(unit)
@@ -75,12 +75,12 @@ def _count(units: Sequence[Unit]) -> int:
     return sum(len(unit.questions) for unit in units)
 
 
-def shuffled(images: Sequence[Path], seed: int = 0) -> dict[Path, Path]:
+def shuffled(images: Sequence[Path]) -> dict[Path, Path]:
     """Every image -> another one: a control that keeps the questions and the pictures but not their pairs.
 
     Which one depends on the whole list: in a random order, each is shown the one before. A UserError for one image.
     """
     if len(images) < 2:
         raise UserError("shuffling needs at least two images; there is only one")
-    order = np.random.default_rng([seed, len(images)]).permutation(len(images))
+    order = np.random.default_rng([0, len(images)]).permutation(len(images))
     return {images[own]: images[other] for own, other in zip(order, np.roll(order, 1))}

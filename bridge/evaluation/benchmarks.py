@@ -37,8 +37,6 @@ class Benchmark:
 
     def first_images(self, count: int | None) -> "Benchmark":
         """Only the questions about the first `count` images; None: all."""
-        if count is None:
-            return self
         kept = set(self.images[:count])
         return replace(self, examples=tuple(example for example in self.examples if example.image in kept))
 
@@ -79,8 +77,7 @@ def score(benchmark: Benchmark, answers: Mapping[str, str], mode: str = "officia
     convert = mode == "official"
     if benchmark.name == "gqa":
         return gqa_scoring.score(truth, answers, benchmark.choices, mode, llava_processing=convert)
-    annotations = list(truth.values())
-    return vqav2_scoring.score(None, annotations, answers, mode, llava_processing=convert, allow_missing=True)
+    return vqav2_scoring.score(None, list(truth.values()), answers, mode, llava_processing=convert, allow_missing=True)
 
 
 def _score_pope(benchmark: Benchmark, answers: Mapping[str, str], mode: str) -> dict:
@@ -135,11 +132,8 @@ def _pope_submissions(benchmark: Benchmark, answers: Mapping[str, str]) -> dict[
     files: dict[str, str] = {}
     for example in benchmark.examples:
         category, question_id = example.question_id.split("/", 1)
-        row = {
-            "question": example.question,
-            "answer": answers.get(example.question_id, ""),
-            "question_id": _as_number(question_id),
-        }
+        answer = answers.get(example.question_id, "")
+        row = {"question": example.question, "answer": answer, "question_id": _as_number(question_id)}
         if example.question_id not in answers:
             row["answered"] = False
         name = f"pope_{category}_answers.json"

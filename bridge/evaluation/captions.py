@@ -17,13 +17,11 @@ def read_captions(file: str | Path) -> dict[str, str]:
 
 def caption_of(image: Path, captions: Mapping[str, str], root: Path) -> str:
     """The caption of `image`, by its path below `root` or else by its last three parts; UserError if missing."""
-    key = image.resolve()
-    key = key.relative_to(root.resolve()) if key.is_relative_to(root.resolve()) else Path(*key.parts[-3:])
-    if key.as_posix() not in captions:
-        raise UserError(
-            f"there is no caption of {image} (key {key.as_posix()!r}): the oracle row needs one of each image"
-        )
-    return captions[key.as_posix()]
+    path, root = image.resolve(), root.resolve()
+    key = (path.relative_to(root) if path.is_relative_to(root) else Path(*path.parts[-3:])).as_posix()
+    if key not in captions:
+        raise UserError(f"there is no caption of {image} (key {key!r}): the oracle row needs one of each image")
+    return captions[key]
 
 
 def captions_by_image(file: str | Path, images: Iterable[Path]) -> dict[Path, str]:

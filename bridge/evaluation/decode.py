@@ -26,7 +26,6 @@ from transformers import DynamicCache, LlavaForConditionalGeneration
 
 from bridge.evaluation.batching import ROW_SIZE
 from bridge.forward import CACHE
-from vlm.llava.model import VLM
 from vlm.llava.parts import language_model
 
 _SHARED, _PADDING = -1, -2  # owners of keys: the prefix, seen by all questions of a row; right padding, seen by none
@@ -58,23 +57,10 @@ def group_prompts(prompts: Sequence[list[int]], features: torch.Tensor | None = 
     return PromptGroup(prompts[0][:shared], [ids[shared:] for ids in prompts], features)
 
 
-def image_features(vlm: VLM, pixels: torch.Tensor) -> torch.Tensor:
-    """pixels: float32[B, 3, H, W] -> what the LLM reads in place of the image slots, [B, N, D]."""
-    tower = next(vlm.vision_tower.parameters())
-    output = vlm.model.get_image_features(pixel_values=pixels.to(tower))
-    assert not isinstance(output, tuple) and output.pooler_output is not None  # as it is unless one asks for a tuple
-    return torch.stack(list(output.pooler_output))
-
-
 def end_ids(model: LlavaForConditionalGeneration) -> set[int]:
     """The tokens at which stock `generate` stops."""
     ends = model.generation_config.eos_token_id
     return set(ends if isinstance(ends, list) else [ends]) - {None}
-
-
-def to_text(vlm: VLM, ids: list[int]) -> str:
-    """The answer that new token ids spell."""
-    return vlm.processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
 
 class Token(NamedTuple):
@@ -94,12 +80,6 @@ class Placed:
 
     owners: torch.Tensor
     positions: torch.Tensor
-
-    def followed_by(self, more: "Placed") -> "Placed":
-        return Placed(torch.cat([self.owners, more.owners], 1), torch.cat([self.positions, more.positions], 1))
-
-    def rows(self, kept: list[int]) -> "Placed":
-        return Placed(self.owners[kept], self.positions[kept])
 
 
 def additive_mask(queries: Placed, keys: Placed, dtype: torch.dtype) -> torch.Tensor:
@@ -131,7 +111,10 @@ class Decoder:
         self.slot = model.config.image_token_id
         self.row_size = row_size
         self.constant = constant[: constant.index(self.slot)] if self.slot in constant else list(constant)
-        self._constant_cache = self._prefill_constant()
+        self._constant_cache = DynamicCache()
+        if self.constant:
+            with torch.inference_mode():
+                self.text(input_ids=self._tensor([self.constant]), use_cache=True, **{CACHE: self._constant_cache})
 
     @torch.inference_mode()
     def decode(self, groups: Sequence[PromptGroup], max_new_tokens: int) -> list[list[list[int]]]:
@@ -155,13 +138,6 @@ class Decoder:
 
     def _tensor(self, values: Sequence) -> torch.Tensor:
         return torch.tensor(values, device=self.device, dtype=torch.int64)
-
-    @torch.inference_mode()
-    def _prefill_constant(self) -> DynamicCache:
-        cache = DynamicCache()
-        if self.constant:
-            self.text(input_ids=self._tensor([self.constant]), use_cache=True, **{CACHE: cache})
-        return cache
 
     def _prefill(self, groups: Sequence[PromptGroup]) -> tuple[DynamicCache, list[int]]:
         """Keys and values of every group's prefix, one row each, right-padded; and the prefixes' lengths.
@@ -201,7 +177,9 @@ class Decoder:
         """
         answers: list[list[list[int]]] = [[[] for _ in row] for row in rows]
         alive = list(range(len(rows)))  # rows with an unfinished question; row i of every tensor is row alive[i]
-        keys = self._prefix_keys(starts, cache.get_seq_length())
+        # The cache holds the prefixes: row r's first starts[r] columns are seen by all its questions, the rest by none.
+        columns = torch.arange(cache.get_seq_length(), device=self.device).expand(len(rows), -1)  # int64[R, K]
+        keys = Placed(torch.where(columns < self._tensor(starts)[:, None], _SHARED, _PADDING), columns)
         # The first step feeds every tail whole, each later one the newest token of each unfinished question.
         step = [_tail_tokens(row, start) for row, start in zip(rows, starts)]
         for _ in range(budget):
@@ -215,15 +193,9 @@ class Decoder:
                 break
             if len(kept) < len(alive):
                 cache.batch_select_indices(self._tensor(kept))
-                keys = keys.rows(kept)
+                keys = Placed(keys.owners[kept], keys.positions[kept])
                 alive, step = [alive[i] for i in kept], [step[i] for i in kept]
         return answers
-
-    def _prefix_keys(self, starts: list[int], width: int) -> Placed:
-        """The prefixes in a cache of `width` columns: row r's first starts[r] are shared, the others padding."""
-        columns = torch.arange(width, device=self.device).expand(len(starts), -1)  # int64[R, K]
-        is_prefix = columns < self._tensor(starts)[:, None]
-        return Placed(torch.where(is_prefix, _SHARED, _PADDING), columns)
 
     def _feed(self, step: list[list[Token]], keys: Placed, cache: DynamicCache) -> tuple[list[list[Token]], Placed]:
         """One forward pass over the tokens of each row.
@@ -234,7 +206,8 @@ class Decoder:
         padded = [row + [Token(_PADDING, 0, 0)] * (width - len(row)) for row in step]
         owners, ids, positions = self._tensor(padded).unbind(-1)  # int64[R, W] each
         queries = Placed(owners, positions)
-        keys = keys.followed_by(queries)  # the cache grows by the same columns
+        # The cache grows by the same columns.
+        keys = Placed(torch.cat([keys.owners, owners], dim=1), torch.cat([keys.positions, positions], dim=1))
         hidden = self.text(
             input_ids=ids,
             attention_mask=additive_mask(queries, keys, self.dtype),  # [R, 1, W, K]
@@ -260,8 +233,7 @@ def _tail_tokens(tails: list[list[int]], start: int) -> list[Token]:
 
     [[7, 8], [9]], 3 -> (0, 7, 3), (0, 8, 4), (1, 9, 3)
     """
-    return [
-        Token(question, token_id, start + offset)
-        for question, tail in enumerate(tails)
-        for offset, token_id in enumerate(tail)
-    ]
+    tokens: list[Token] = []
+    for question, tail in enumerate(tails):
+        tokens += [Token(question, token_id, position) for position, token_id in enumerate(tail, start)]
+    return tokens

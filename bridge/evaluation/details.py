@@ -22,28 +22,25 @@ def as_text(rows: Iterable[Row]) -> str:
 
 def brief(name: str, scores: Mapping) -> list[str]:
     """A line for each breakdown; VQAv2's 65 question types and GQA's steps are left to `rows`."""
-    if name == "pope":
-        return [_pope_line(category, part) for category, part in _categories(scores).items()]
     if name == "vqav2":
-        return [f"VQAv2 by answer type: {_joined(scores['per_answer_type'])}"]
-    lines = ["GQA: " + ", ".join(f"{number} {scores[number]:.2f}" for number in GQA_NUMBERS[1:])]
+        return [f"VQAv2 by answer type: {_joined(scores['per_answer_type'], {})}"]
+    lines: list[str] = []
+    if name == "pope":
+        for category, part in _categories(scores).items():
+            numbers = ", ".join(f"{number.replace('_', ' ')} {100 * part[number]:.2f}" for number in AVERAGED)
+            lines.append(f"POPE {category}: {numbers}, {part['unparsed']} answers neither yes nor no")
+        return lines
+    lines.append("GQA: " + ", ".join(f"{number} {scores[number]:.2f}" for number in GQA_NUMBERS[1:]))
     for kind in ("structural", "semantic"):
         values, counts = scores[f"per_{kind}_type"], scores["counts"][f"{kind}_type"]
         lines.append(f"GQA by {kind} type: {_joined(values, counts)}")
     return lines
 
 
-def _pope_line(category: str, part: Mapping) -> str:
-    numbers = ", ".join(f"{number.replace('_', ' ')} {100 * part[number]:.2f}" for number in AVERAGED)
-    return f"POPE {category}: {numbers}, {part['unparsed']} answers neither yes nor no"
-
-
-def _joined(scores: Mapping[str, float], counts: Mapping[str, int] | None = None) -> str:
-    """{"attr": 50.0}, {"attr": 2} -> "attr 50.00 of 2" """
-    pairs = sorted(scores.items())
-    if counts is None:
-        return ", ".join(f"{key} {value:.2f}" for key, value in pairs)
-    return ", ".join(f"{key} {value:.2f} of {counts[key]}" for key, value in pairs)
+def _joined(scores: Mapping[str, float], counts: Mapping[str, int]) -> str:
+    """{"attr": 50.0}, {"attr": 2} -> "attr 50.00 of 2"; without a count "attr 50.00" """
+    of_count = {key: f" of {count}" for key, count in counts.items()}
+    return ", ".join(f"{key} {value:.2f}{of_count.get(key, '')}" for key, value in sorted(scores.items()))
 
 
 def _gqa(scores: Mapping) -> list[Row]:

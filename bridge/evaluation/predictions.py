@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from bridge.evaluation.benchmarks import Benchmark
@@ -19,41 +19,32 @@ class Predictions:
     """
 
     def __init__(self, path: str | Path, origin: dict, questions: dict[str, str]):
-        """questions: id -> text.
-
-        Raises:
-            UserError: the file's origin differs from `origin`, or an answered question has changed.
-        """
+        """questions: id -> text. Raises: UserError if the file's origin or an answered question differs."""
         self.path = Path(path)
         self.answers: dict[str, str] = {}
-        with writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
         origin_file = self.path.with_suffix(".origin.json")
-        if self.path.exists():
-            self._check_origin(read_json(origin_file) if origin_file.exists() else {}, origin)
-            _drop_torn_line(self.path)
-            for record in read_jsonl(self.path):
-                self._take(record, questions)
-        else:
+        if not self.path.exists():
             write_json(origin_file, origin)
+            return
+        found = read_json(origin_file) if origin_file.exists() else {}
+        if differ := sorted(key for key in found.keys() | origin.keys() if found.get(key) != origin.get(key)):
+            raise UserError(
+                f"{self.path} holds answers of another run (it differs in: {', '.join(differ)}); "
+                "choose another --out, or give --overwrite to discard them"
+            )
+        with open(self.path, "r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)  # a line that a kill has torn goes
+        for record in read_jsonl(self.path):
+            self._take(record, questions)
 
-    def append(self, records: Iterable[dict]) -> None:
+    def append(self, records: Sequence[dict]) -> None:
         """Add `{"question_id", "question", "answer", ...}` lines; on the disk when this returns."""
-        records = list(records)
         lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         with writing(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(lines)
             file.flush()
             os.fsync(file.fileno())
         self.answers |= {record["question_id"]: record["answer"] for record in records}
-
-    def _check_origin(self, found: dict, expected: dict) -> None:
-        differ = sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key))
-        if differ:
-            raise UserError(
-                f"{self.path} holds answers of another run (it differs in: {', '.join(differ)}); "
-                "choose another --out, or give --overwrite to discard them"
-            )
 
     def _take(self, record: dict, questions: dict[str, str]) -> None:
         try:
@@ -76,23 +67,14 @@ def discard(path: str | Path) -> None:
     Path(path).with_suffix(".origin.json").unlink(missing_ok=True)
 
 
-def _drop_torn_line(path: Path) -> None:
-    with open(path, "r+b") as file:
-        content = file.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            file.truncate(whole)
-
-
 def answers_origin(config: EvaluateConfig, folder: Path, dtype: str) -> dict:
     """What answers depend on beside the question, for `Predictions`. folder: of the VLM; dtype: as "float32"."""
-    origin = {
-        "model": folder_digest(folder),
-        "dtype": dtype,
-        "max_new_tokens": config.max_new_tokens,
-        "batch_questions": config.batch_questions,  # which questions are decoded together rounds them differently
-        "sees": config.sees,
-    }
+    digest = hashlib.sha256()  # over names and contents of the saved VLM's files
+    for path in sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".jinja")):
+        digest.update(f"{path.name} {file_sha256(path)}\n".encode())
+    # `batch_questions` too: which questions are decoded together rounds them differently.
+    settings = {name: getattr(config, name) for name in ("max_new_tokens", "batch_questions", "sees")}
+    origin = {"model": digest.hexdigest(), "dtype": dtype, **settings}
     if config.oracle:
         origin["captions"] = file_sha256(config.oracle)
     if config.load_in:
@@ -100,18 +82,10 @@ def answers_origin(config: EvaluateConfig, folder: Path, dtype: str) -> dict:
     return origin
 
 
-def folder_digest(folder: Path) -> str:
-    """SHA-256 over names and contents of a saved VLM's files."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".jinja")):
-        digest.update(f"{path.name} {file_sha256(path)}\n".encode())
-    return digest.hexdigest()
-
-
 def open_predictions(
     out: Path, benchmarks: Sequence[Benchmark], origin: dict, anew: bool = False
 ) -> dict[str, Predictions]:
-    """Each benchmark's answers so far, by its name; with `anew` they are discarded. Errors as of `Predictions`."""
+    """Each benchmark's answers so far, by its name; with `anew` they are discarded."""
     opened = {}
     for benchmark in benchmarks:
         path = out / "predictions" / f"{benchmark.name}.jsonl"

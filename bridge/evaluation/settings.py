@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from bridge.config import LOAD_IN, PRECISIONS, WORLD
@@ -16,6 +17,8 @@ EXAMPLES = """examples:
   python bridge/evaluate.py runs/bridge/vlm --gqa gqa --gqa-split testdev --baseline random=runs/random/eval
   python bridge/evaluate.py runs/bridge --vqav2 vqav2 --vqav2-split test-dev2015      submission file for EvalAI
   python bridge/evaluate.py runs/bridge --pope world/pope --oracle world/captions.json --out runs/bridge/oracle"""
+
+_count = partial(setting, metavar="N", least=1)
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,8 @@ class EvaluateConfig:
         None, help="val2014, test-dev2015, ...; without annotations: submission file only", default_text="val2014"
     )
     out: str | None = setting(None, help="where everything is written", metavar="DIR", default_text="RUN/eval")
-    limit_images: int | None = setting(
-        None, help="only the questions about each benchmark's first N images", metavar="N", least=1
-    )
-    max_new_tokens: int = setting(16, help="longest answer, in tokens", metavar="N", least=1)
+    limit_images: int | None = _count(None, help="only the questions about each benchmark's first N images")
+    max_new_tokens: int = _count(16, help="longest answer, in tokens")
     mode: str = setting("official", help="official scores or lmms-eval's", choices=MODES)
     blind: bool = setting(False, help="control: the bare question, without any image slot")
     oracle: str | None = setting(None, help="captions.json: true captions in the images' place", metavar="FILE")
@@ -42,7 +43,7 @@ class EvaluateConfig:
     baseline: tuple[str, ...] = setting(
         (), help="another run's eval folder to compare with; may be repeated", metavar="NAME=DIR", repeated=True
     )
-    batch_questions: int = setting(64, help="questions decoded together", metavar="N", least=1)
+    batch_questions: int = _count(64, help="questions decoded together")
     precision: str | None = setting(
         None, help="fp32: ties cannot flip", choices=PRECISIONS, default_text="bf16 where the device is fast at it"
     )
@@ -80,11 +81,7 @@ def run_folders(config: EvaluateConfig) -> tuple[Path, Path]:
 
 
 def chosen_benchmarks(config: EvaluateConfig) -> list[Benchmark]:
-    """The benchmarks that are named, or the embedded world's, with all that scoring needs.
-
-    Raises:
-        UserError: none is named and there is no embedded world, or a file is missing or broken.
-    """
+    """The benchmarks that are named, or the embedded world's; a UserError if there are neither."""
     gqa, vqav2, pope = config.gqa, config.vqav2, config.pope
     vqav2_split = config.vqav2_split or "val2014"
     if not (gqa or vqav2 or pope):

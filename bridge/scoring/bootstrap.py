@@ -24,12 +24,9 @@ def paired_gain(
         resampling them singly gives intervals that are too narrow.
 
     Returns gain, low and high in the unit of the scores, questions and samples. The same seed gives the same interval.
-
-    Raises:
-        UserError: the two are over different questions, or over none.
+    Raises: UserError if the two are over different questions, or over none.
     """
-    differ = after.keys() ^ before.keys()
-    if differ:
+    if differ := after.keys() ^ before.keys():
         raise UserError(f"the two results are not over the same questions: {len(differ)} differ ({few(differ)})")
     if not after:
         raise UserError("there are no questions to compare")
@@ -49,10 +46,5 @@ def paired_gain(
         drawn = rng.multinomial(len(sums), counts / counts.sum(), size=min(CHUNK, samples - start))  # [chunk, kinds]
         gains.append((drawn @ kinds[:, 0]) / (drawn @ kinds[:, 1]))
     low, high = np.quantile(np.concatenate(gains), [0.025, 0.975])
-    return {
-        "gain": float(differences.mean()),
-        "low": float(low),
-        "high": float(high),
-        "questions": len(differences),
-        "samples": samples,
-    }
+    interval = {"low": float(low), "high": float(high)}
+    return {"gain": float(differences.mean()), **interval, "questions": len(differences), "samples": samples}

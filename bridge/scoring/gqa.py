@@ -18,6 +18,9 @@ COMMON_CHOICES = ("color", "material", "shape")
 UNCOUNTED_STEPS = ("exist", "query: name", "choose name")
 WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
+Questions = dict[str, Mapping]  # question id -> question object
+Choices = Mapping[str, Mapping] | None  # question id -> {"valid": [...], "plausible": [...]}
+
 
 def process_as_llava(text: str) -> str:
     """A prediction as LLaVA converts it (convert_gqa_for_eval.py): periods at the end go, then lower case."""
@@ -27,7 +30,7 @@ def process_as_llava(text: str) -> str:
 def score(
     questions: Mapping[str, Mapping],
     predictions: Any,
-    choices: Mapping[str, Mapping] | None = None,
+    choices: Choices = None,
     mode: str = "official",
     *,
     llava_processing: bool = False,
@@ -51,9 +54,7 @@ def score(
     per_structural_type, per_semantic_type, per_steps (name or number of steps -> accuracy); per_question (balanced
     id -> 0.0 or 100.0); counts (the number of questions behind each of the three breakdowns); mode, predictions
     ("as given" or "processed as LLaVA does"), questions (balanced ones), missing, extra, and entailed_left_out.
-
-    Raises:
-        UserError: no question is balanced, a record lacks what scoring reads, or the choices are of another split.
+    Raises: UserError if no question is balanced, a record lacks what scoring reads, or choices are of another split.
     """
     check_mode(mode)
     questions = {str(question_id): question for question_id, question in questions.items()}
@@ -62,8 +63,9 @@ def score(
     extra = len(answers.keys() - questions.keys())
     if llava_processing:
         answers = {key: process_as_llava(text) if isinstance(text, str) else text for key, text in answers.items()}
-    matches = _exact if mode == "official" else _lenient
-    correct = {key: key in answers and matches(answers[key], question["answer"]) for key, question in questions.items()}
+    correct = {
+        key: key in answers and _is_right(answers[key], question["answer"], mode) for key, question in questions.items()
+    }
     return {
         **_metrics(balanced, questions, answers, correct, choices),
         "mode": mode,
@@ -75,19 +77,17 @@ def score(
 
 
 def _metrics(
-    balanced: dict[str, Mapping],
-    questions: dict[str, Mapping],
-    answers: dict[str, Any],
-    correct: dict[str, bool],
-    choices: Mapping[str, Mapping] | None,
+    balanced: Questions, questions: Questions, answers: dict[str, Any], correct: dict[str, bool], choices: Choices
 ) -> dict:
     """The numbers of `score`; correct: of every question, balanced or not."""
     consistency, left_out = _consistency(balanced, questions, answers, correct)
     breakdowns = _breakdowns(balanced, correct)
+    # So "choose" and "compare" are binary, although their answers are not yes and no.
+    binary = [key for key, question in balanced.items() if question["types"]["structural"] != "query"]
     return {
         "accuracy": _percent([correct[key] for key in balanced]),
-        "binary": _percent([correct[key] for key, question in balanced.items() if not _is_open(question)]),
-        "open": _percent([correct[key] for key, question in balanced.items() if _is_open(question)]),
+        "binary": _percent([correct[key] for key in binary]),
+        "open": _percent([correct[key] for key in balanced.keys() - binary]),
         "validity": _percent(_belongs(balanced, answers, choices, "valid")),
         "plausibility": _percent(_belongs(balanced, answers, choices, "plausible")),
         "consistency": consistency,
@@ -99,7 +99,7 @@ def _metrics(
     }
 
 
-def _balanced(questions: dict[str, Mapping]) -> dict[str, Mapping]:
+def _balanced(questions: Questions) -> Questions:
     """The balanced questions; a UserError if there are none, or if they carry no answers."""
     if other := [key for key, question in questions.items() if not isinstance(question, Mapping)]:
         raise UserError(f"{few(other)} is no GQA question: needed is a GQA questions file, question id -> record")
@@ -115,8 +115,7 @@ def _balanced(questions: dict[str, Mapping]) -> dict[str, Mapping]:
 
 def _check_form(key: str, question: Mapping) -> None:
     """Raise a UserError if a balanced question lacks what scoring reads."""
-    absent = [field for field in ("answer", "types", "groups", "semantic") if field not in question]
-    if absent:
+    if absent := [field for field in ("answer", "types", "groups", "semantic") if field not in question]:
         raise UserError(
             f"question {key} has no {absent[0]!r}: the files of the hidden splits (test, challenge, submission) "
             "cannot be scored here; use train, val or testdev"
@@ -125,27 +124,17 @@ def _check_form(key: str, question: Mapping) -> None:
         if not isinstance(question[field], Mapping) or not all(part in question[field] for part in parts):
             raise UserError(f"question {key}: {field!r} must be an object with {', '.join(parts)}, as in GQA's files")
     steps = question["semantic"]
-    if not isinstance(steps, list) or not all(
-        isinstance(step, Mapping) and {"operation", "argument"} <= step.keys() for step in steps
-    ):
+    needed = {"operation", "argument"}
+    if not isinstance(steps, list) or not all(isinstance(step, Mapping) and needed <= step.keys() for step in steps):
         raise UserError(f"question {key}: 'semantic' must be a list of operations with arguments, as in GQA's files")
 
 
-def _exact(prediction: Any, answer: str) -> bool:
-    return prediction == answer
-
-
-def _lenient(prediction: Any, answer: str) -> bool:
-    """lmms-eval's exact_match with ignore_case and ignore_punctuation; only the prediction is stripped, and before."""
-    if not isinstance(prediction, str):
-        return False
-    prediction = prediction.strip().lower().translate(WITHOUT_PUNCTUATION)
+def _is_right(prediction: Any, answer: str, mode: str) -> bool:
+    """official: equal to the character; lmms: as its exact_match with ignore_case and ignore_punctuation."""
+    if mode == "official" or not isinstance(prediction, str):
+        return prediction == answer
+    prediction = prediction.strip().lower().translate(WITHOUT_PUNCTUATION)  # only it is stripped, and before
     return prediction == answer.lower().translate(WITHOUT_PUNCTUATION)
-
-
-def _is_open(question: Mapping) -> bool:
-    # So "choose" and "compare" are binary, although their answers are not yes and no.
-    return question["types"]["structural"] == "query"
 
 
 def _steps(question: Mapping) -> int:
@@ -153,7 +142,7 @@ def _steps(question: Mapping) -> int:
     return sum(not any(part in text for part in UNCOUNTED_STEPS) for text in texts)
 
 
-def _breakdowns(balanced: dict[str, Mapping], correct: dict[str, bool]) -> dict[str, dict[Any, list[bool]]]:
+def _breakdowns(balanced: Questions, correct: dict[str, bool]) -> dict[str, dict[Any, list[bool]]]:
     """Correctness of the balanced questions in groups, in order of first occurrence."""
     breakdowns: dict[str, dict[Any, list[bool]]] = {"structural_type": {}, "semantic_type": {}, "steps": {}}
     for key, question in balanced.items():
@@ -163,14 +152,11 @@ def _breakdowns(balanced: dict[str, Mapping], correct: dict[str, bool]) -> dict[
     return breakdowns
 
 
-def _belongs(
-    balanced: dict[str, Mapping], answers: dict[str, Any], choices: Mapping[str, Mapping] | None, kind: str
-) -> list[bool]:
+def _belongs(balanced: Questions, answers: dict[str, Any], choices: Choices, kind: str) -> list[bool]:
     """For every balanced question, if its prediction is among the `kind` of choices ("valid" or "plausible")."""
     if not choices:
         return [False] * len(balanced)
-    without = [key for key in balanced if key not in choices]
-    if without:
+    if without := [key for key in balanced if key not in choices]:
         raise UserError(
             f"the choices have no entry for {len(without)} of {len(balanced)} balanced questions ({few(without)}); "
             "give the choices file of the same split, or none"
@@ -183,7 +169,7 @@ def _belongs(
 
 
 def _consistency(
-    balanced: dict[str, Mapping], questions: dict[str, Mapping], answers: dict[str, Any], correct: dict[str, bool]
+    balanced: Questions, questions: Questions, answers: dict[str, Any], correct: dict[str, bool]
 ) -> tuple[float, int]:
     """How often what follows from a correct answer is answered correctly too.
 
@@ -202,7 +188,7 @@ def _consistency(
     return _percent(shares), left_out
 
 
-def _chi_square(balanced: dict[str, Mapping], answers: dict[str, Any]) -> float:
+def _chi_square(balanced: Questions, answers: dict[str, Any]) -> float:
     """Distance of the predicted from the true answers in each global group, weighted by the group's size.
 
     A predicted answer that is never true in its group adds nothing. 0 if no question has a group: there the official

@@ -14,19 +14,16 @@ def check_mode(mode: str) -> None:
         raise UserError(f"mode {mode!r} is unknown; use official or lmms")
 
 
-def few(ids: Iterable[str], limit: int = 3) -> str:
-    """The first ids of a collection in sorted order, for an error message: `"1, 2, 3, ..."`."""
+def few(ids: Iterable[str]) -> str:
+    """The first three ids of a collection in sorted order, for an error message: `"1, 2, 3, ..."`."""
     ordered = sorted(ids)
-    return ", ".join(ordered[:limit]) + (", ..." if len(ordered) > limit else "")
+    return ", ".join(ordered[:3]) + (", ..." if len(ordered) > 3 else "")
 
 
 def index_predictions(predictions: Any, id_key: str, answer_key: str) -> dict[str, Any]:
     """Official predictions `[{id_key: ..., answer_key: ...}]`, or a mapping id -> answer, as a dict by string id.
 
     The last of several predictions for one question counts, as in the official evaluators.
-
-    Raises:
-        UserError: a record has another form.
     """
     if isinstance(predictions, Mapping):
         return {str(question_id): answer for question_id, answer in predictions.items()}

@@ -5,7 +5,7 @@ A division by zero, which it does not guard, gives 0.0 here.
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeGuard
+from typing import Any
 
 from bridge.scoring.joining import check_mode, few
 from vlm.errors import UserError
@@ -41,42 +41,32 @@ def score(labels: Texts | Mapping[str, Texts], answers: Texts | Mapping[str, Tex
     Returns fractions, unrounded: accuracy, precision, recall, f1, yes_ratio; tp, fp, tn, fn; per_question (id, or
     position from 0 as a string -> 0.0 or 1.0); mode; questions, missing, extra; and unparsed, the number of answers
     that say neither yes nor no (officially they count as yes).
-
-    Raises:
-        UserError: labels and answers are of different kinds or lengths, or hold something else than text.
+    Raises: UserError if labels and answers are of different kinds or lengths, or hold something else than text.
     """
     check_mode(mode)
-    if _are_categories(labels):
+    if isinstance(labels, Mapping) and any(not isinstance(label, str) for label in labels.values()):
         return score_categories(labels, answers, mode)
     truth, given = _by_id(labels, answers)
     answered = {key: given[key] for key in truth if key in given}
     _check_strings("labels", truth)
     _check_strings("answers", answered)
-    read, is_unparsed = (parse_yes_no, _says_neither) if mode == "official" else (_lmms_reading, _lmms_unparsed)
-    predicted = {key: read(text) for key, text in answered.items()}
-    metrics = _official_metrics(truth, predicted) if mode == "official" else _lmms_metrics(truth, predicted)
+    predicted = {key: _reading(text, mode) for key, text in answered.items()}
     return {
-        **metrics,
+        **_metrics(truth, predicted, mode),
         "per_question": {key: float(predicted.get(key) == _truth(label)) for key, label in truth.items()},
         "mode": mode,
         "questions": len(truth),
         "missing": len(truth) - len(answered),
         "extra": len(given) - len(answered),
-        "unparsed": sum(is_unparsed(text) for text in answered.values()),
+        "unparsed": sum(_says_neither(text, mode) for text in answered.values()),
     }
-
-
-def _are_categories(labels: Any) -> TypeGuard[Mapping[str, Texts]]:
-    return isinstance(labels, Mapping) and any(not isinstance(label, str) for label in labels.values())
 
 
 def score_categories(labels: Mapping[str, Texts], answers: Any, mode: str = "official") -> dict:
     """Category -> `score` of it, plus "mean": the plain mean over the categories of each of the five metrics.
 
     In lmms mode also "pooled": all categories as one set, which is what its `pope` task reports.
-
-    Raises:
-        UserError: there are no categories, or those of `answers` are others.
+    Raises: UserError if there are no categories, or those of `answers` are others.
     """
     if not isinstance(answers, Mapping) or set(labels) != set(answers):
         given = sorted(answers) if isinstance(answers, Mapping) else type(answers).__name__
@@ -113,8 +103,7 @@ def _by_id(labels: Any, answers: Any) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _check_strings(what: str, texts: dict[str, str]) -> None:
-    wrong = [key for key, text in texts.items() if not isinstance(text, str)]
-    if wrong:
+    if wrong := [key for key, text in texts.items() if not isinstance(text, str)]:
         raise UserError(f"{len(wrong)} {what} are not strings (questions {few(wrong)}); give them as text")
 
 
@@ -122,55 +111,38 @@ def _truth(label: str) -> str:
     return "no" if label == "no" else "yes"
 
 
-def _official_metrics(labels: dict[str, str], predicted: dict[str, str]) -> dict:
-    """Positive is yes. A missing answer counts as whichever is wrong, and not at all in yes_ratio."""
-    counts = {"tp": 0, "fp": 0, "tn": 0, "fn": 0}
-    for key, label in labels.items():
-        if _truth(label) == "yes":
-            counts["tp" if predicted.get(key) == "yes" else "fn"] += 1
-        else:
-            counts["tn" if predicted.get(key) == "no" else "fp"] += 1
-    yes_ratio = _ratio(list(predicted.values()).count("yes"), len(predicted))
-    return _metrics(counts, len(labels), yes_ratio)
-
-
-def _lmms_metrics(labels: dict[str, str], predicted: dict[str, str]) -> dict:
-    """Answers other than yes and no are wrong, but are in none of the four counts."""
-    pairs = [(label.lower().strip(), predicted.get(key)) for key, label in labels.items()]
-    counts = {
-        "tp": pairs.count(("yes", "yes")),
-        "fp": pairs.count(("no", "yes")),
-        "tn": pairs.count(("no", "no")),
-        "fn": pairs.count(("yes", "no")),
-    }
-    positive, negative = (sum(truth == word for truth, _ in pairs) for word in ("yes", "no"))
-    return _metrics(counts, len(labels), _ratio(positive, positive + negative))
-
-
-def _metrics(counts: dict[str, int], total: int, yes_ratio: float) -> dict:
+def _metrics(labels: dict[str, str], predicted: dict[str, str], mode: str) -> dict:
+    """The five metrics and the four counts. Positive is yes."""
+    if mode == "official":
+        # A missing answer counts as whichever is wrong, and not at all in yes_ratio.
+        truths = [_truth(label) for label in labels.values()]
+        wrong = {"yes": "no", "no": "yes"}
+        pairs = [(truth, predicted.get(key, wrong[truth])) for key, truth in zip(labels, truths)]
+        said = list(predicted.values())
+    else:
+        # An answer other than yes and no is wrong, but in none of the four counts; yes_ratio is that of the labels.
+        pairs = [(label.lower().strip(), predicted.get(key, "")) for key, label in labels.items()]
+        said = [truth for truth, _ in pairs]
+    cells = {"tp": ("yes", "yes"), "fp": ("no", "yes"), "tn": ("no", "no"), "fn": ("yes", "no")}  # (truth, answer)
+    counts = {name: pairs.count(cell) for name, cell in cells.items()}
+    accuracy = _ratio(counts["tp"] + counts["tn"], len(labels))
     precision = _ratio(counts["tp"], counts["tp"] + counts["fp"])
     recall = _ratio(counts["tp"], counts["tp"] + counts["fn"])
-    return {
-        "accuracy": _ratio(counts["tp"] + counts["tn"], total),
-        "precision": precision,
-        "recall": recall,
-        "f1": _ratio(2 * precision * recall, precision + recall),
-        "yes_ratio": yes_ratio,
-        **counts,
-    }
+    f1 = _ratio(2 * precision * recall, precision + recall)
+    yes_ratio = _ratio(said.count("yes"), said.count("yes") + said.count("no"))
+    return dict(zip(AVERAGED, (accuracy, precision, recall, f1, yes_ratio))) | counts
 
 
 def _ratio(numerator: float, denominator: float) -> float:
     return numerator / denominator if denominator else 0.0
 
 
-def _says_neither(text: str) -> bool:
-    return parse_yes_no(text) == "yes" and YES_WORD.search(text) is None
+def _reading(text: str, mode: str) -> str:
+    return parse_yes_no(text) if mode == "official" else text.lower().strip()
 
 
-def _lmms_reading(text: str) -> str:
-    return text.lower().strip()
-
-
-def _lmms_unparsed(text: str) -> bool:
-    return _lmms_reading(text) not in ("yes", "no")
+def _says_neither(text: str, mode: str) -> bool:
+    reading = _reading(text, mode)
+    if mode == "official":  # where everything that is not no is read as yes
+        return reading == "yes" and YES_WORD.search(text) is None
+    return reading not in ("yes", "no")

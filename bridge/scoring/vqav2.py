@@ -77,27 +77,25 @@ def score(
     Returns overall, per_answer_type, per_question_type and per_question (id -> score) in percent, rounded to two
     decimals as officially; also mode, predictions ("as given" or "processed as LLaVA does"), questions and missing
     (counts). In lmms mode also exact_match, its unrounded fraction.
-
-    Raises:
-        UserError: predictions and annotations name different questions, or an answer is not a string.
+    Raises: UserError if predictions and annotations name different questions, or an answer is not a string.
     """
     check_mode(mode)
     annotated = _annotations_by_id(annotations)
     answers = index_predictions(predictions, "question_id", "answer")
     missing = _check_ids(set(annotated), set(answers), allow_missing)
-    _check_strings(answers)
+    if bad := [key for key, answer in answers.items() if not isinstance(answer, str)]:
+        raise UserError(f"{len(bad)} predicted answers are not strings (question ids {few(bad)}); write them as text")
     if llava_processing:
-        answers = {question_id: process_as_llava(answer) for question_id, answer in answers.items()}
+        answers = {key: process_as_llava(answer) for key, answer in answers.items()}
     question_score = _official_question_score if mode == "official" else _lmms_question_score
-    values = {
-        question_id: 0.0 if question_id in missing else question_score(annotation["answers"], answers[question_id])
-        for question_id, annotation in annotated.items()
-    }
+    values = dict.fromkeys(annotated, 0.0)
+    for key in annotated.keys() - missing:
+        values[key] = question_score(annotated[key]["answers"], answers[key])
     scores = {
         "overall": _percent(list(values.values())),
         "per_answer_type": _per_type(annotated, values, "answer_type"),
         "per_question_type": _per_type(annotated, values, "question_type"),
-        "per_question": {question_id: round(100 * value, 2) for question_id, value in values.items()},
+        "per_question": {key: round(100 * value, 2) for key, value in values.items()},
         "mode": mode,
         "predictions": "processed as LLaVA does" if llava_processing else "as given",
         "questions": len(values),
@@ -115,23 +113,19 @@ def _annotations_by_id(annotations: Any) -> dict[str, Mapping]:
         raise UserError('annotations hold no questions; needed is the official object with a list under "annotations"')
     needed = ("question_id", "question_type", "answer_type", "answers")
     for number, record in enumerate(records, start=1):
-        absent = [key for key in needed if not isinstance(record, Mapping) or key not in record]
-        if absent:
+        if absent := [key for key in needed if not isinstance(record, Mapping) or key not in record]:
             raise UserError(f"annotation {number} has no {absent[0]!r}; needed are {', '.join(needed)}")
         answers = record["answers"]
-        if not isinstance(answers, list) or not all(_is_answer(answer) for answer in answers):
+        if not isinstance(answers, list) or not all(
+            isinstance(answer, Mapping) and isinstance(answer.get("answer"), str) for answer in answers
+        ):
             raise UserError(f'annotation {number}: its answers are not objects with a text under "answer"')
     annotated = {str(record["question_id"]): record for record in records}
     if len(annotated) != len(records):
         raise UserError(f"{len(records)} annotations name only {len(annotated)} questions; each may occur once")
-    empty = [question_id for question_id, record in annotated.items() if not record["answers"]]
-    if empty:
+    if empty := [key for key, record in annotated.items() if not record["answers"]]:
         raise UserError(f"{len(empty)} annotations have no answers (question ids {few(empty)}); they cannot be scored")
     return annotated
-
-
-def _is_answer(answer: Any) -> bool:
-    return isinstance(answer, Mapping) and isinstance(answer.get("answer"), str)
 
 
 def _check_ids(annotated: set[str], answered: set[str], allow_missing: bool) -> set[str]:
@@ -145,14 +139,6 @@ def _check_ids(annotated: set[str], answered: set[str], allow_missing: bool) -> 
             parts.append(f"{len(extra)} predictions are for other questions ({few(extra)})")
         raise UserError("; ".join(parts) + ": give predictions for exactly the annotated questions")
     return missing
-
-
-def _check_strings(answers: dict[str, Any]) -> None:
-    wrong = [question_id for question_id, answer in answers.items() if not isinstance(answer, str)]
-    if wrong:
-        raise UserError(
-            f"{len(wrong)} predicted answers are not strings (question ids {few(wrong)}); write them as text"
-        )
 
 
 def _official_question_score(answers: Sequence[Mapping], prediction: str) -> float:
@@ -199,7 +185,8 @@ def _strip(text: str) -> str:
 
 @lru_cache(maxsize=1 << 18)
 def _normalise(text: str, comma: re.Pattern) -> str:
-    return _words(_punctuation(_strip(text), comma))
+    words = [NUMBER_WORDS.get(word, word) for word in _punctuation(_strip(text), comma).lower().split()]
+    return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
 def _punctuation(text: str, comma: re.Pattern) -> str:
@@ -214,8 +201,3 @@ def _punctuation(text: str, comma: re.Pattern) -> str:
         beside_space = mark + " " in text or " " + mark in text
         result = result.replace(mark, "" if number or beside_space else " ")
     return PERIOD.sub("", result, count=PERIODS_DELETED)
-
-
-def _words(text: str) -> str:
-    words = [NUMBER_WORDS.get(word, word) for word in text.lower().split()]
-    return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
