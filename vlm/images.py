@@ -42,8 +42,7 @@ class ImageError(UserError):
 
     def __init__(self, reason: str, detail: str):
         super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
+        self.reason, self.detail = reason, detail
 
     def __reduce__(self):
         return type(self), (self.reason, self.detail)
@@ -54,9 +53,7 @@ def decode(data: bytes, *, max_pixels: int = 64_000_000, fit: int | None = None)
 
     fit: the short side that the image will be resized to. A JPEG is then decoded at 1/2, 1/4 or 1/8 of its size if at
     least `DRAFT_MARGIN` * `fit` pixels remain on the short side. The image shows the same field either way.
-
-    Raises:
-        ImageError: the bytes are no image, a damaged one, or one of a size or shape that cannot be used.
+    Raises: ImageError if the bytes are no image, a damaged one, or one of a size or shape that cannot be used.
     """
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # other libraries set it for the whole process; it makes grey halves
     image = _open(data, max_pixels)
@@ -94,7 +91,10 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """Squash to (image_size, image_size) with PIL's bicubic filter, divide by 255, normalise: float32[3, H, W]."""
+    """Squash to (image_size, image_size) with PIL's bicubic filter, divide by 255, normalise: float32[3, H, W].
+
+    The transform everywhere outside augmentation; it equals CLIPImageProcessorPil without its centre crop.
+    """
 
     image_size: int
     mean: tuple[float, ...]
@@ -105,17 +105,12 @@ class EvalTransform:
         return to_tensor(upright_rgb(image).resize(size, Image.Resampling.BICUBIC), self.mean, self.std)
 
 
-def eval_transform(image_size: int, mean: Sequence[float], std: Sequence[float]) -> EvalTransform:
-    """The transform everywhere outside augmentation; it equals CLIPImageProcessorPil without its centre crop."""
-    return EvalTransform(image_size, tuple(mean), tuple(std))
-
-
 def resize_uint8(image: Image.Image, height: int, width: int) -> torch.Tensor:
     """RGB image -> uint8[3, height, width] by torch's antialiased bicubic filter.
 
     For training: on a CPU with AVX2 it takes a quarter to an eighth of the time of PIL's filter. Its weights have fewer
     bits. Results differ by at most one level of 255 when shrinking by 2 or more; 4 levels were seen near 1 : 1. What
-    must equal the processors of transformers uses `eval_transform`.
+    must equal the processors of transformers uses `EvalTransform`.
     """
     return _interpolate(image, size=(height, width))
 

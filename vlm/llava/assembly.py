@@ -30,10 +30,7 @@ def assemble(encoder: VisionEncoder, llm: LLM, connector_hidden: int | None = No
     The LLM's modules are used as they are, not copied. The ViT is copied. seed: of the connector's initial weights;
     the global random state stays as it was. connector_hidden: the connector's hidden units, by default as many as the
     LLM is wide. A stock connector has no fewer, so the others get zero weights, which gradients leave at zero.
-
-    Raises:
-        UserError: the encoder is not a plain ViT, the LLM's chat template cannot serve, or `connector_hidden` is out of
-            its bounds.
+    Raises: UserError if the encoder is not a plain ViT, the chat template cannot serve, or the connector is too wide.
     """
     vision_config = vit_config(encoder.vision, encoder.config.image_size)
     config = LlavaConfig(
@@ -114,13 +111,11 @@ def _processor(encoder: VisionEncoder, llm: LLM) -> LlavaProcessor:
 
     Stock code that loads it resizes with torchvision instead, which differs by at most 2 of 255 grey levels.
     """
-    side = {"height": encoder.config.image_size, "width": encoder.config.image_size}
+    config = encoder.config
+    side = {"height": config.image_size, "width": config.image_size}
+    mean, std = list(config.mean), list(config.std)
     image_processor = CLIPImageProcessorPil(
-        size=side,
-        crop_size=side,
-        do_center_crop=False,
-        image_mean=list(encoder.config.mean),
-        image_std=list(encoder.config.std),
+        size=side, crop_size=side, do_center_crop=False, image_mean=mean, image_std=std
     )
     tokenizer = copy.deepcopy(llm.tokenizer)
     tokenizer.chat_template = llm.chat_template
@@ -130,7 +125,7 @@ def _processor(encoder: VisionEncoder, llm: LLM) -> LlavaProcessor:
     return LlavaProcessor(
         image_processor,
         tokenizer,
-        patch_size=encoder.config.patch_size,
+        patch_size=config.patch_size,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
         image_token=llm.image_token,

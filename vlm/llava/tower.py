@@ -67,15 +67,10 @@ def vit_model(vision: VisionTransformer, config: ViTConfig, device: torch.device
     }
     blocks: list[Any] = list(vision.blocks)
     for index, block in enumerate(blocks):
-        modules = {
-            "layernorm_before": block.norm1,
-            "attention.o_proj": block.attn.proj,
-            "layernorm_after": block.norm2,
-            "mlp.fc1": block.mlp.fc1,
-            "mlp.fc2": block.mlp.fc2,
-        }
+        norms = {"layernorm_before": block.norm1, "layernorm_after": block.norm2}
+        linears = {"attention.o_proj": block.attn.proj, "mlp.fc1": block.mlp.fc1, "mlp.fc2": block.mlp.fc2}
         for kind in ("weight", "bias"):
-            for name, module in modules.items():
+            for name, module in (norms | linears).items():
                 weights[f"layers.{index}.{name}.{kind}"] = getattr(module, kind)
             # timm keeps query, key and value in one layer of 3 x width outputs.
             for name, part in zip("qkv", getattr(block.attn.qkv, kind).chunk(3)):

@@ -51,12 +51,10 @@ def load_llm(
     dtype: None is `default_dtype()`. load_in: "4bit" or "8bit" quantises the linear layers with bitsandbytes.
     examples: whether smollm2's prompts open with worked examples, which it needs unless it is itself trained.
     Foreign files run no code: safetensors only, never a repository's own Python.
-
-    Raises:
-        UserError: weights are missing, a repository is gated, or the model has an architecture or tokenizer that
-            cannot serve; the message says what to do.
+    Raises: UserError if weights are missing, a repository is gated, or architecture or tokenizer cannot serve.
     """
     source, dtype = _locate(str(name_or_path)), dtype or default_dtype()
+    options = {"dtype": dtype, **(quantised(load_in, dtype) if load_in else {})}
     with _explained(name_or_path, source):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         _check_architecture(config, name_or_path)
@@ -64,12 +62,7 @@ def load_llm(
         image_token, image_token_id = _image_token(tokenizer, config.vocab_size, name_or_path)
         template = _chat_template(name_or_path, tokenizer, image_token, examples)
         model, report = AutoModelForCausalLM.from_pretrained(
-            source,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **(quantised(load_in, dtype) if load_in else {}),
+            source, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options
         )
     # transformers only warns, and gives a missing tensor random values.
     if missing := sorted(report["missing_keys"]):

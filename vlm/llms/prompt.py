@@ -70,9 +70,7 @@ class Prompts:
         """Ids up to where the answer begins; the image's slots are in place.
 
         caption: text in the image's place, for a text-only ceiling. history: the picture belongs to its first question.
-
-        Raises:
-            UserError: a text is empty or holds a control token.
+        Raises: UserError if a text is empty or holds a control token.
         """
         return self._ids([*history, (question, None)], image, caption)
 
@@ -81,8 +79,7 @@ class Prompts:
     ) -> tuple[list[int], int]:
         """Ids of prompt and answer through the token that ends the answer's turn, and the number of prompt ids.
 
-        Raises:
-            UserError: the template's prompt is not the beginning of its full conversation, or a text cannot be used.
+        Raises: UserError if the template's prompt does not begin its full conversation, or a text cannot be used.
         """
         prompt = self._ids([(question, None)], image, caption)
         full = self._ids([(question, answer)], image, caption)  # prompt, answer, tail

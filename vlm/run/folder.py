@@ -23,9 +23,7 @@ def locked(folder: Path, option: str = "--out") -> Iterator[None]:
     """Keep `folder` to this run; collective. However the process ends, the lock ends with it.
 
     option: the flag that named the folder, for messages.
-
-    Raises:
-        UserError: another run holds the folder, or it cannot be written.
+    Raises: UserError if another run holds the folder, or it cannot be written.
     """
     with ExitStack() as held:
         on_main(lambda: _lock(folder, option, held))
