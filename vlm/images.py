@@ -56,17 +56,17 @@ def decode(data: bytes, *, max_pixels: int = 64_000_000, fit: int | None = None)
     Raises: ImageError if the bytes are no image, a damaged one, or one of a size or shape that cannot be used.
     """
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # other libraries set it for the whole process; it makes grey halves
-    image = _open(data, max_pixels)
-    width, height = image.size
-    if fit is not None and image.format in ("JPEG", "MPO"):
-        side = max(1, math.ceil(fit * DRAFT_MARGIN))
-        image.draft(None, (side, side))
     try:
+        image = _open(data, max_pixels)
+        width, height = image.size
+        if fit is not None and image.format in ("JPEG", "MPO"):
+            side = max(1, math.ceil(fit * DRAFT_MARGIN))
+            image.draft(None, (side, side))
         image.load()
         reduction = math.ceil(width / image.width)  # 1, 2, 4 or 8; a reduced width is rounded up
         whole_field = _trim(_to_rgb(image), width / reduction, height / reduction)
         return _turned(whole_field, _orientation(image))
-    except MemoryError:
+    except (ImageError, MemoryError):
         raise
     except Exception as error:  # Pillow's plugins answer crafted bytes with nearly any exception class
         raise ImageError("damaged image", str(error) or type(error).__name__) from error
@@ -75,11 +75,9 @@ def decode(data: bytes, *, max_pixels: int = 64_000_000, fit: int | None = None)
 def load_image(path: str | Path) -> Image.Image:
     """Read and `decode` one file; `UserError` if it is missing, `ImageError` if it is not a usable image."""
     try:
-        data = Path(path).read_bytes()
+        return decode(Path(path).read_bytes())
     except OSError as error:
         raise UserError(f"cannot read the image {path}: {error.strerror}") from None
-    try:
-        return decode(data)
     except ImageError as error:
         raise ImageError(error.reason, f"{path}: {error.detail}") from None
 
@@ -146,10 +144,6 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         raise ImageError("not an image", f"no {'/'.join(FORMATS)} file, it starts with {data[:12]!r}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError("too many pixels", str(error)) from None
-    except MemoryError:
-        raise
-    except Exception as error:  # as in `decode`
-        raise ImageError("damaged image", str(error) or type(error).__name__) from error
     if width * height > max_pixels:
         raise ImageError("too many pixels", f"{width} x {height} is above {max_pixels / 1e6:g} megapixels")
     if min(width, height) < MIN_SIDE:

@@ -88,12 +88,6 @@ class EncoderConfig(PixelConfig):
         sizes: dict[str, Any] = {name: config[name] for name in HEADS} | {name: config.get(name) for name in LOGITS}
         for section, keys in TOWERS.items():
             sizes |= {name: config[section][key] for key, name in keys.items()}
-        return cls(
-            image_size=round(patches**0.5) * patch,
-            patch_size=patch,
-            mean=tuple(pixels["mean"]),
-            std=tuple(pixels["std"]),
-            positions=text["encoder.wpe.weight"].shape[0],
-            training=config.get("training", {}),
-            **sizes,
-        )
+        image_size, mean, std = round(patches**0.5) * patch, tuple(pixels["mean"]), tuple(pixels["std"])
+        sizes["positions"] = text["encoder.wpe.weight"].shape[0]  # [positions, width]
+        return cls(image_size, patch, mean, std, training=config.get("training", {}), **sizes)

@@ -42,11 +42,10 @@ class Tower(nn.Module, Generic[Backbone]):
         hidden, embed = config.projector_width, config.embed_dim
         self.encoder = encoder
         self.pre_proj = nn.Sequential(nn.Linear(width, hidden), norm(hidden), nn.GELU(), nn.Linear(hidden, embed))
+        self.projector: nn.Module = nn.Identity()
         if config.projector_depth:
             layers = [hidden] * config.projector_depth + [embed]
-            self.projector: nn.Module = MLP(embed, layers, norm_layer=norm, activation_layer=nn.GELU)
-        else:
-            self.projector = nn.Identity()
+            self.projector = MLP(embed, layers, norm_layer=norm, activation_layer=nn.GELU)
 
 
 class ImageTower(Tower[VisionTransformer]):

@@ -33,15 +33,12 @@ def assemble(encoder: VisionEncoder, llm: LLM, connector_hidden: int | None = No
     Raises: UserError if the encoder is not a plain ViT, the chat template cannot serve, or the connector is too wide.
     """
     vision_config = vit_config(encoder.vision, encoder.config.image_size)
+    patches = (encoder.config.image_size // encoder.config.patch_size) ** 2
     config = LlavaConfig(
-        vision_config=vision_config,
-        text_config=llm.model.config,
-        image_token_index=llm.image_token_id,
-        image_seq_length=(encoder.config.image_size // encoder.config.patch_size) ** 2,
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="default",
-        projector_hidden_act="gelu",
-    )
+        vision_config=vision_config, text_config=llm.model.config, projector_hidden_act="gelu",
+        image_token_index=llm.image_token_id, image_seq_length=patches,
+        vision_feature_layer=-1, vision_feature_select_strategy="default",  # the last layer, without CLS
+    )  # fmt: skip
     text_config: Any = config.text_config
     text_config._name_or_path = ""  # a path on this machine says nothing elsewhere
     model = _compose(config, vit_model(encoder.vision, vision_config, llm.model.device), llm.model)
@@ -114,23 +111,16 @@ def _processor(encoder: VisionEncoder, llm: LLM) -> LlavaProcessor:
     config = encoder.config
     side = {"height": config.image_size, "width": config.image_size}
     mean, std = list(config.mean), list(config.std)
-    image_processor = CLIPImageProcessorPil(
-        size=side, crop_size=side, do_center_crop=False, image_mean=mean, image_std=std
-    )
+    images = CLIPImageProcessorPil(size=side, crop_size=side, do_center_crop=False, image_mean=mean, image_std=std)
     tokenizer = copy.deepcopy(llm.tokenizer)
     tokenizer.chat_template = llm.chat_template
     tokenizer.padding_side = "left"  # where stock tools pad a batch for generation
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return LlavaProcessor(
-        image_processor,
-        tokenizer,
-        patch_size=config.patch_size,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        image_token=llm.image_token,
-        chat_template=llm.chat_template,
-    )
+        images, tokenizer, image_token=llm.image_token, chat_template=llm.chat_template,
+        patch_size=config.patch_size, num_additional_image_tokens=1, vision_feature_select_strategy="default",
+    )  # fmt: skip
 
 
 def _greedy(original: GenerationConfig, end: int) -> GenerationConfig:

@@ -57,8 +57,8 @@ def load_folder(
     processor = load_processor(folder)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = dtype or default_dtype(device)
-    options = {"dtype": dtype, **(quantised(load_in, dtype, KEEP_FULL) if load_in else {})}
-    options |= {"local_files_only": True, "output_loading_info": True}
+    quantisation = quantised(load_in, dtype, KEEP_FULL) if load_in else {}
+    options = {"dtype": dtype, "local_files_only": True, "output_loading_info": True, **quantisation}
     try:
         model, report = AutoModelForImageTextToText.from_pretrained(
             folder, use_safetensors=True, trust_remote_code=False, **options

@@ -38,17 +38,11 @@ def vit_config(vision: VisionTransformer, image_size: int) -> ViTConfig:
     # Without it LLaVA reads hidden states from before the final norm; older transformers ignore it in silence.
     after_norm: dict[str, Any] = {"tie_last_hidden_states": True}
     return ViTConfig(
-        hidden_size=vision.embed_dim,
-        num_hidden_layers=len(vision.blocks),
-        num_attention_heads=block.attn.num_heads,
-        intermediate_size=block.mlp.fc1.out_features,
-        layer_norm_eps=norm.eps,
-        hidden_act="gelu",
-        qkv_bias=True,
-        image_size=image_size,
-        patch_size=vision.patch_embed.patch_size[0],
+        image_size=image_size, patch_size=vision.patch_embed.patch_size[0],
+        hidden_size=vision.embed_dim, num_hidden_layers=len(vision.blocks), num_attention_heads=block.attn.num_heads,
+        intermediate_size=block.mlp.fc1.out_features, hidden_act="gelu", qkv_bias=True, layer_norm_eps=norm.eps,
         **after_norm,
-    )
+    )  # fmt: skip
 
 
 def vit_model(vision: VisionTransformer, config: ViTConfig, device: torch.device) -> ViTModel:

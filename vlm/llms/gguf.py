@@ -46,9 +46,8 @@ def converted_gguf(file: Path, model_types: tuple[str, ...]) -> Path:
 def _content_hash(file: Path) -> str:
     try:
         with open(file, "rb") as stream:
-            magic = stream.read(4)
-        if magic != b"GGUF":
-            raise UserError(f"{file} is not a GGUF file: download it again")
+            if stream.read(4) != b"GGUF":
+                raise UserError(f"{file} is not a GGUF file: download it again")
         return file_sha256(file)[:12]
     except OSError as error:
         raise UserError(f"cannot read the language model {file}: {error.strerror}") from None
@@ -76,10 +75,7 @@ def _convert(file: Path, folder: Path, model_types: tuple[str, ...]) -> None:
 
 
 def _restore_rope(file: Path, model: PreTrainedModel) -> None:
-    """Put back how Llama 3.1 and later scale their rotary frequencies: transformers skips GGUF's tensor of factors.
-
-    In the config that is Hugging Face's "llama3" rope type.
-    """
+    """Put back how Llama 3.1 and later scale their rotary frequencies: transformers skips GGUF's tensor of factors."""
     from gguf import GGUFReader
 
     tensors = {tensor.name: tensor.data for tensor in GGUFReader(file).tensors}

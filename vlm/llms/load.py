@@ -54,15 +54,15 @@ def load_llm(
     Raises: UserError if weights are missing, a repository is gated, or architecture or tokenizer cannot serve.
     """
     source, dtype = _locate(str(name_or_path)), dtype or default_dtype()
-    options = {"dtype": dtype, **(quantised(load_in, dtype) if load_in else {})}
     with _explained(name_or_path, source):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         _check_architecture(config, name_or_path)
         tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         image_token, image_token_id = _image_token(tokenizer, config.vocab_size, name_or_path)
         template = _chat_template(name_or_path, tokenizer, image_token, examples)
+        quantisation = quantised(load_in, dtype) if load_in else {}
         model, report = AutoModelForCausalLM.from_pretrained(
-            source, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options
+            source, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **quantisation
         )
     # transformers only warns, and gives a missing tensor random values.
     if missing := sorted(report["missing_keys"]):
@@ -94,10 +94,8 @@ def _locate(name: str) -> str:
 
 
 def _in_hub_cache(repository: str) -> bool:
-    return all(
-        isinstance(try_to_load_from_cache(repository, name), str)
-        for name in ("config.json", "model.safetensors", "tokenizer.json")
-    )
+    names = ("config.json", "model.safetensors", "tokenizer.json")
+    return all(isinstance(try_to_load_from_cache(repository, name), str) for name in names)
 
 
 def _packaged_smollm2() -> Path | None:

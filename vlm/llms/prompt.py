@@ -74,15 +74,13 @@ class Prompts:
         """
         return self._ids([*history, (question, None)], image, caption)
 
-    def conversation_ids(
-        self, question: str, answer: str, image: bool = True, caption: str | None = None
-    ) -> tuple[list[int], int]:
+    def conversation_ids(self, question: str, answer: str) -> tuple[list[int], int]:
         """Ids of prompt and answer through the token that ends the answer's turn, and the number of prompt ids.
 
         Raises: UserError if the template's prompt does not begin its full conversation, or a text cannot be used.
         """
-        prompt = self._ids([(question, None)], image, caption)
-        full = self._ids([(question, answer)], image, caption)  # prompt, answer, tail
+        prompt = self._ids([(question, None)], image=True, caption=None)
+        full = self._ids([(question, answer)], image=True, caption=None)  # prompt, answer, tail
         tail = self.end_ids
         begins, ends = full[: len(prompt)] == prompt, full[-len(tail) :] == tail
         if not begins or not ends or len(full) <= len(prompt) + len(tail):

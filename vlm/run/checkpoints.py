@@ -109,12 +109,8 @@ class Checkpoints:
         files = sorted(path for path in partial.rglob("*") if path.is_file())
         for path in files:
             sync(path)
-        manifest = {
-            "step": step,
-            "world_size": world_size(),
-            "config": self.settings,
-            "files": {str(path.relative_to(partial)): [path.stat().st_size, file_sha256(path)] for path in files},
-        }
+        hashes = {str(path.relative_to(partial)): [path.stat().st_size, file_sha256(path)] for path in files}
+        manifest = {"step": step, "world_size": world_size(), "config": self.settings, "files": hashes}
         write_json(partial / "manifest.json", manifest)
         sync(partial)
         shutil.rmtree(self.path(step), ignore_errors=True)
@@ -138,7 +134,7 @@ def _damage(folder: Path) -> str | None:
 
 
 def refuse_changes(run: Path, old: dict, new: dict) -> None:
-    """Raise `UserError` if the settings that `run` was started with differ from the `new` ones; it has both values."""
+    """Raise `UserError`, naming both values, if settings that `run` was started with differ from the `new` ones."""
     names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     if names:
         changed = ", ".join(f"{name} {old.get(name)!r} -> {new.get(name)!r}" for name in names)

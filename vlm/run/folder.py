@@ -45,10 +45,8 @@ def _lock(folder: Path, option: str, held: ExitStack) -> None:
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
-            print(
-                f"warning: {folder} cannot be locked ({error.strerror}): make sure that no second run writes there",
-                file=sys.stderr,
-            )
+            notice = f"warning: {folder} cannot be locked ({error.strerror}): make sure that no second run writes there"
+            print(notice, file=sys.stderr)
         file.truncate(0)
         print(f"process {os.getpid()} on {socket.gethostname()}", file=file, flush=True)
         recover(folder)

@@ -16,10 +16,12 @@ FEWEST_BAD = 20  # bad samples that a judgement needs
 
 
 class Quarantine:
-    """This rank's list. Rank 0 writes `path`, rank r a file beside it until `merge`; no line is written twice."""
+    """This rank's list. Rank 0 writes `path`, rank r a file beside it until `merge`; no line is written twice.
+
+    path: None keeps no list.
+    """
 
     def __init__(self, path: Path | None, rank: int):
-        """path: None keeps no list."""
         self.path = path.with_name(f"{path.stem}.rank{rank}{path.suffix}") if path and rank else path
         self.listed: set[tuple] = set()
         if self.path:

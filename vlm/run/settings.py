@@ -76,7 +76,7 @@ def trajectory(config: Any) -> dict[str, Any]:
 
 
 def check_bounds(config: Any) -> None:
-    """Raise `UserError` if a field is outside its choices or bounds; it has the flag, the value and what is needed."""
+    """Raise `UserError` if a field is outside its choices or bounds, naming flag, value and what is needed."""
     for declared in fields(config):
         known, value = known_of(declared), getattr(config, declared.name)
         name = declared.name if known.positional else flag(declared.name)
@@ -100,8 +100,7 @@ def _in_bounds(value: float, known: Setting) -> bool:
 
 def _bounds(known: Setting) -> str:
     """The bounds in words: "a number above 0", "1 or more", "0 to 1"."""
-    bounds = (known.least, known.above, known.most)
-    least, above, most = ("" if bound is None else str(bound) for bound in bounds)
+    least, above, most = ("" if bound is None else str(bound) for bound in (known.least, known.above, known.most))
     if least and most:
         return f"{least} to {most}"
     if least:

@@ -42,7 +42,6 @@ class Patience:
         self.failures, self.remedy = 0, remedy
 
     def count(self, skipped: bool) -> None:
-        """Count one step."""
         self.failures = self.failures + 1 if skipped else 0
 
     def check(self, step: int) -> None:
