@@ -78,6 +78,7 @@ class Checkpoints:
         """
         partial = self.folder / f"step_{step}.tmp"
         phases = (lambda: self._prepare(partial), lambda: fill(partial), lambda: self._commit(step, partial))
+        # All processes agree after each phase: none goes on to wait for one whose disk has refused.
         for phase in phases:
             if problem := self._attempt(step, phase):
                 if is_main():

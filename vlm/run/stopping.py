@@ -45,6 +45,6 @@ class Patience:
         self.failures = self.failures + 1 if skipped else 0
 
     def check(self, step: int) -> None:
-        """Raise `UserError` if nothing has moved for `PATIENCE` steps. Call it when the record of `step` is written."""
+        """Raise `UserError` if nothing has moved for `PATIENCE` steps; call it once the record of `step` is on disk."""
         if self.failures >= PATIENCE:
             raise UserError(f"no finite gradient for {PATIENCE} steps up to step {step}: {self.remedy}")
