@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlm.errors import UserError, run_command
-from vlm.run.settings import add_settings, build, given, setting
+from vlm.run.settings import PARSING, add_settings, build, given, setting
 
 EXAMPLES = """\
 examples:
@@ -57,16 +57,15 @@ class _Version(argparse.Action):
 
 
 def _parser() -> argparse.ArgumentParser:
-    raw: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
     about = "Talk to a trained VLM, and check one."
-    parser = argparse.ArgumentParser(prog="vlm", description=about, epilog=EXAMPLES, **raw)
+    parser = argparse.ArgumentParser(prog="vlm", description=about, epilog=EXAMPLES, **PARSING)
     parser.add_argument("--version", action=_Version, nargs=0, default=argparse.SUPPRESS, help="show the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, settings, line, description, examples in (
         ("chat", ChatSettings, "ask questions about a picture", CHAT, CHAT_EXAMPLES),
         ("doctor", DoctorSettings, "check a VLM folder; show what its training is given", DOCTOR, DOCTOR_EXAMPLES),
     ):
-        command = commands.add_parser(name, help=line, description=description, epilog=examples, **raw)
+        command = commands.add_parser(name, help=line, description=description, epilog=examples, **PARSING)
         add_settings(command, settings)
     return parser
 

@@ -59,9 +59,7 @@ def all_items(items: list) -> list:
 def on_main(function: Callable[[], Any]) -> Any:
     """Call `function` on rank 0 and return its result on every rank.
 
-    Raises:
-        UserError: on rank 0, if `function` raised it.
-        SystemExit: then, on the other ranks, with code 2: a user reads one line, not one a rank.
+    Raises: UserError on rank 0 if `function` does, SystemExit(2) on the others: a user reads one line, not one a rank.
     """
     value = problem = None
     if is_main():

@@ -28,14 +28,10 @@ def writing(path: str | Path, advice: str = "make room or give another folder") 
     """Turn a failure to write `path` into a `UserError` that names it and ends with `advice`.
 
     Libraries have their own exceptions for a full disk: torch.save raises RuntimeError, safetensors SafetensorError.
-
-    Raises:
-        UserError: the disk or the system refuses. Other errors pass through as they are.
+    Other errors pass through as they are.
     """
     try:
         yield
-    except UserError:
-        raise
     except (OSError, RuntimeError, SafetensorError) as error:
         if isinstance(error, RuntimeError) and not any(name in str(error) for name in _TORCH_WRITER):
             raise  # such as a CUDA error, which says nothing about the disk

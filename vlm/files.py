@@ -129,9 +129,7 @@ def read_jsonl(path: str | Path, complete: bool = False) -> Iterator[dict]:
     """Read the objects of a JSON-lines file, without a last line that a kill has torn.
 
     complete: no line may be torn. For files that others wrote: one that was cut off must not pass for a shorter one.
-
-    Raises:
-        UserError: the file cannot be read, or a line is broken.
+    Raises: UserError if the file cannot be read, or a line is broken.
     """
     with _reading(path, "JSON lines"), open(path, encoding="utf-8") as file:
         lines = file.read().split("\n")

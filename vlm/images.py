@@ -42,8 +42,7 @@ class ImageError(UserError):
 
     def __init__(self, reason: str, detail: str):
         super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
+        self.reason, self.detail = reason, detail
 
     def __reduce__(self):
         return type(self), (self.reason, self.detail)
@@ -54,22 +53,20 @@ def decode(data: bytes, *, max_pixels: int = 64_000_000, fit: int | None = None)
 
     fit: the short side that the image will be resized to. A JPEG is then decoded at 1/2, 1/4 or 1/8 of its size if at
     least `DRAFT_MARGIN` * `fit` pixels remain on the short side. The image shows the same field either way.
-
-    Raises:
-        ImageError: the bytes are no image, a damaged one, or one of a size or shape that cannot be used.
+    Raises: ImageError if the bytes are no image, a damaged one, or one of a size or shape that cannot be used.
     """
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # other libraries set it for the whole process; it makes grey halves
-    image = _open(data, max_pixels)
-    width, height = image.size
-    if fit is not None and image.format in ("JPEG", "MPO"):
-        side = max(1, math.ceil(fit * DRAFT_MARGIN))
-        image.draft(None, (side, side))
     try:
+        image = _open(data, max_pixels)
+        width, height = image.size
+        if fit is not None and image.format in ("JPEG", "MPO"):
+            side = max(1, math.ceil(fit * DRAFT_MARGIN))
+            image.draft(None, (side, side))
         image.load()
         reduction = math.ceil(width / image.width)  # 1, 2, 4 or 8; a reduced width is rounded up
         whole_field = _trim(_to_rgb(image), width / reduction, height / reduction)
         return _turned(whole_field, _orientation(image))
-    except MemoryError:
+    except (ImageError, MemoryError):
         raise
     except Exception as error:  # Pillow's plugins answer crafted bytes with nearly any exception class
         raise ImageError("damaged image", str(error) or type(error).__name__) from error
@@ -78,11 +75,9 @@ def decode(data: bytes, *, max_pixels: int = 64_000_000, fit: int | None = None)
 def load_image(path: str | Path) -> Image.Image:
     """Read and `decode` one file; `UserError` if it is missing, `ImageError` if it is not a usable image."""
     try:
-        data = Path(path).read_bytes()
+        return decode(Path(path).read_bytes())
     except OSError as error:
         raise UserError(f"cannot read the image {path}: {error.strerror}") from None
-    try:
-        return decode(data)
     except ImageError as error:
         raise ImageError(error.reason, f"{path}: {error.detail}") from None
 
@@ -94,7 +89,10 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """Squash to (image_size, image_size) with PIL's bicubic filter, divide by 255, normalise: float32[3, H, W]."""
+    """Squash to (image_size, image_size) with PIL's bicubic filter, divide by 255, normalise: float32[3, H, W].
+
+    The transform everywhere outside augmentation; it equals CLIPImageProcessorPil without its centre crop.
+    """
 
     image_size: int
     mean: tuple[float, ...]
@@ -105,17 +103,12 @@ class EvalTransform:
         return to_tensor(upright_rgb(image).resize(size, Image.Resampling.BICUBIC), self.mean, self.std)
 
 
-def eval_transform(image_size: int, mean: Sequence[float], std: Sequence[float]) -> EvalTransform:
-    """The transform everywhere outside augmentation; it equals CLIPImageProcessorPil without its centre crop."""
-    return EvalTransform(image_size, tuple(mean), tuple(std))
-
-
 def resize_uint8(image: Image.Image, height: int, width: int) -> torch.Tensor:
     """RGB image -> uint8[3, height, width] by torch's antialiased bicubic filter.
 
     For training: on a CPU with AVX2 it takes a quarter to an eighth of the time of PIL's filter. Its weights have fewer
     bits. Results differ by at most one level of 255 when shrinking by 2 or more; 4 levels were seen near 1 : 1. What
-    must equal the processors of transformers uses `eval_transform`.
+    must equal the processors of transformers uses `EvalTransform`.
     """
     return _interpolate(image, size=(height, width))
 
@@ -151,10 +144,6 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         raise ImageError("not an image", f"no {'/'.join(FORMATS)} file, it starts with {data[:12]!r}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError("too many pixels", str(error)) from None
-    except MemoryError:
-        raise
-    except Exception as error:  # as in `decode`
-        raise ImageError("damaged image", str(error) or type(error).__name__) from error
     if width * height > max_pixels:
         raise ImageError("too many pixels", f"{width} x {height} is above {max_pixels / 1e6:g} megapixels")
     if min(width, height) < MIN_SIDE:

@@ -1,0 +1,1 @@
+"""Questions about images: official files and conversations in, packed training sequences out."""

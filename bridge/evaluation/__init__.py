@@ -1,0 +1,1 @@
+"""Benchmarks: their questions, the answers that a VLM generates, and the files with its predictions."""

@@ -27,7 +27,7 @@ from pretrain.data.batches import CaptionBatches
 from pretrain.data.source import open_captions
 from vlm import images
 from vlm.encoders.config import CLIP_MEAN, CLIP_STD
-from vlm.images import DRAFT_MARGIN, decode, eval_transform, to_tensor
+from vlm.images import DRAFT_MARGIN, EvalTransform, decode, to_tensor
 
 REFERENCE = "full decode, PIL bicubic"
 REDUCED = "reduced decode, PIL bicubic"
@@ -71,7 +71,7 @@ Pipeline = Callable[[bytes], torch.Tensor]
 
 def pipelines(size: int) -> dict[str, Pipeline]:
     """Name -> function from a JPEG's bytes to float32[3, size, size]; the first is the reference."""
-    stock, squash = eval_transform(size, CLIP_MEAN, CLIP_STD), Squash(size, CLIP_MEAN, CLIP_STD)
+    stock, squash = EvalTransform(size, CLIP_MEAN, CLIP_STD), Squash(size, CLIP_MEAN, CLIP_STD)
     return {
         REFERENCE: lambda data: stock(decode(data)),
         REDUCED: lambda data: stock(decode(data, fit=size)),
@@ -128,7 +128,7 @@ def report_decoding(size: int, count: int, rounds: int, shape: tuple[int, int], 
             goals.at_least(ratio, NEEDED) if name == TRAINING else f"{ratio:.2f}x",
             f"{difference(reference, function, files):.3f}",
         )
-    stock = eval_transform(size, CLIP_MEAN, CLIP_STD)
+    stock = EvalTransform(size, CLIP_MEAN, CLIP_STD)
     loss = levels([(stock(image) - reference(data)).abs().mean() for image, data in zip(originals, files)])
     print(f"yardsticks: the JPEG's own loss {loss:.3f}, bilinear for bicubic {bilinear(size, files):.3f}")
 

@@ -12,7 +12,7 @@ from tiny.pictures import encoded
 
 from vlm.encoders.config import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 from vlm.errors import UserError
-from vlm.images import ImageError, decode, eval_transform, load_image, resize_uint8, to_tensor, upright_rgb
+from vlm.images import EvalTransform, ImageError, decode, load_image, resize_uint8, to_tensor, upright_rgb
 
 pytestmark = pytest.mark.filterwarnings("ignore:Image size", "ignore:Corrupt EXIF")
 
@@ -123,7 +123,7 @@ def test_a_pil_image_of_any_mode_gives_the_pixels_of_its_file(tmp_path):
     exif[0x0112] = 6
     colours = Image.fromarray(alpha[..., :3])
     images = [Image.fromarray(alpha), Image.fromarray(alpha[..., 0]), Image.fromarray(rows * 20), colours.quantize(9)]
-    transform = eval_transform(24, CLIP_MEAN, CLIP_STD)
+    transform = EvalTransform(24, CLIP_MEAN, CLIP_STD)
     for image, options in [*((image, {}) for image in images), (colours, {"exif": exif})]:
         image.save(tmp_path / "a.png", **options)
         expected = transform(load_image(tmp_path / "a.png"))
@@ -234,12 +234,12 @@ def test_eval_transform_equals_transformers_to_the_bit(width, height):
     size = {"height": 64, "width": 64}
     stock = CLIPImageProcessorPil(size=size, do_center_crop=False, resample=Image.Resampling.BICUBIC)
     expected = stock(image, return_tensors="pt").pixel_values[0]
-    got = eval_transform(64, CLIP_MEAN, CLIP_STD)(image)
+    got = EvalTransform(64, CLIP_MEAN, CLIP_STD)(image)
     assert (got.dtype, tuple(got.shape)) == (expected.dtype, (3, 64, 64))
     assert (got == expected).all()
     stock = CLIPImageProcessorPil(size=size, do_center_crop=False, image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD)
     expected = stock(image, return_tensors="pt").pixel_values[0]
-    assert (eval_transform(64, IMAGENET_MEAN, IMAGENET_STD)(image) == expected).all()
+    assert (EvalTransform(64, IMAGENET_MEAN, IMAGENET_STD)(image) == expected).all()
 
 
 @pytest.mark.parametrize(("width", "height", "levels"), [(300, 200, 1), (50, 90, 4)])

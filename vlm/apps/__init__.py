@@ -1,0 +1,1 @@
+"""What the `vlm` command does with a trained model: chat, and a check of its folder."""

@@ -9,6 +9,7 @@ from PIL import Image
 from vlm.errors import UserError
 from vlm.images import load_image
 from vlm.llava.model import VLM, load
+from vlm.llms.prompt import History
 
 HELP = """Type a question. Or:
   /image PATH   look at another picture; the conversation starts afresh
@@ -58,9 +59,7 @@ def converse(vlm: VLM, image: Image.Image | None, lines: Iterable[str], max_new_
             print("error: " + " ".join(str(error).split()), file=sys.stderr)
 
 
-def _say(
-    vlm: VLM, image: Image.Image | None, question: str, max_new_tokens: int, history: list[tuple[str, str]]
-) -> str:
+def _say(vlm: VLM, image: Image.Image | None, question: str, max_new_tokens: int, history: History) -> str:
     pieces = vlm.stream(image, question, max_new_tokens, history)
     answer = ""
     try:

@@ -9,7 +9,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from vlm.encoders.config import PixelConfig
-from vlm.images import EvalTransform, eval_transform
+from vlm.images import EvalTransform
 
 Config = TypeVar("Config", bound=PixelConfig)
 Same = TypeVar("Same", bound="VisionEncoder")
@@ -28,7 +28,7 @@ class VisionEncoder(nn.Module, Generic[Config]):
     @property
     def transform(self) -> EvalTransform:
         """PIL image -> float32[3, H, W], as this encoder reads it."""
-        return eval_transform(self.config.image_size, self.config.mean, self.config.std)
+        return EvalTransform(self.config.image_size, self.config.mean, self.config.std)
 
     @property
     def device(self) -> torch.device:

@@ -16,9 +16,7 @@ def open_encoder(name: str, seed: int = 0, normalisation: str | None = None) -> 
         blind                            a ViT that gives the same tokens for every image
 
     normalisation: a key of `NORMALISATIONS`, in place of the encoder's own pixel statistics.
-
-    Raises:
-        UserError: there is no such encoder, or its weights cannot be used.
+    Raises: UserError if there is no such encoder, or its weights cannot be used.
     """
     source, is_random = name.removeprefix("random:"), name.startswith("random:")
     architecture, is_timm = source.removeprefix("timm:"), source.startswith("timm:")

@@ -84,16 +84,10 @@ class EncoderConfig(PixelConfig):
         """
         patch = vision["encoder.patch_embed.proj.weight"].shape[-1]  # [width, 3, patch, patch]
         patches = vision["encoder.pos_embed"].shape[1] - 1  # [1, CLS + patches, width]
-        pixels = config.get("normalization", {})
+        pixels = {"mean": CLIP_MEAN, "std": CLIP_STD} | config.get("normalization", {})
         sizes: dict[str, Any] = {name: config[name] for name in HEADS} | {name: config.get(name) for name in LOGITS}
         for section, keys in TOWERS.items():
             sizes |= {name: config[section][key] for key, name in keys.items()}
-        return cls(
-            image_size=round(patches**0.5) * patch,
-            patch_size=patch,
-            mean=tuple(pixels.get("mean", CLIP_MEAN)),
-            std=tuple(pixels.get("std", CLIP_STD)),
-            positions=text["encoder.wpe.weight"].shape[0],
-            training=config.get("training", {}),
-            **sizes,
-        )
+        image_size, mean, std = round(patches**0.5) * patch, tuple(pixels["mean"]), tuple(pixels["std"])
+        sizes["positions"] = text["encoder.wpe.weight"].shape[0]  # [positions, width]
+        return cls(image_size, patch, mean, std, training=config.get("training", {}), **sizes)

@@ -21,7 +21,7 @@ from transformers import GPT2Config, GPT2Model
 from vlm.encoders.base import VisionEncoder
 from vlm.encoders.config import EncoderConfig
 from vlm.encoders.tokens import CaptionTokenizer
-from vlm.encoders.weights import load_exactly, read_weights
+from vlm.encoders.weights import load_exactly, on_disk, read_weights
 from vlm.errors import UserError
 from vlm.files import atomic_directory, read_json, write_json
 
@@ -42,11 +42,10 @@ class Tower(nn.Module, Generic[Backbone]):
         hidden, embed = config.projector_width, config.embed_dim
         self.encoder = encoder
         self.pre_proj = nn.Sequential(nn.Linear(width, hidden), norm(hidden), nn.GELU(), nn.Linear(hidden, embed))
+        self.projector: nn.Module = nn.Identity()
         if config.projector_depth:
             layers = [hidden] * config.projector_depth + [embed]
-            self.projector: nn.Module = MLP(embed, layers, norm_layer=norm, activation_layer=nn.GELU)
-        else:
-            self.projector = nn.Identity()
+            self.projector = MLP(embed, layers, norm_layer=norm, activation_layer=nn.GELU)
 
 
 class ImageTower(Tower[VisionTransformer]):
@@ -130,12 +129,7 @@ class Encoder(VisionEncoder[EncoderConfig]):
         """Write the released layout to `folder`, whole or not at all: fp32, without BatchNorm's counters."""
         with atomic_directory(folder) as partial_folder:
             for tower, name in ((self.image, "vision_encoder"), (self.text, "text_encoder")):
-                weights = {
-                    key: value.detach().float().cpu().contiguous()
-                    for key, value in tower.state_dict().items()
-                    if not key.endswith("num_batches_tracked")
-                }
-                save_file(weights, partial_folder / f"{name}.safetensors")
+                save_file(on_disk(tower), partial_folder / f"{name}.safetensors")
             write_json(partial_folder / "config.json", self.config.to_json())
             if self._tokenizer is not None:
                 self._tokenizer.save(partial_folder / "tokenizer.json")
@@ -148,9 +142,7 @@ def load_encoder(
 
     mean, std: override the pixel statistics. The published weights (LeVLJEPA-ViT-B-DataComp) are CC BY-NC 4.0:
     non-commercial use only.
-
-    Raises:
-        UserError: a file is missing, damaged, or of another shape.
+    Raises: UserError if a file is missing, damaged, or of another shape.
     """
     folder = Path(folder)
     found = read_json(folder / "config.json")

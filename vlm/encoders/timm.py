@@ -25,13 +25,8 @@ class TimmEncoder(VisionEncoder[PixelConfig]):
     def __init__(self, vision: VisionTransformer):
         super().__init__()
         pixels = resolve_model_data_config(vision)
-        self._vit = vision
-        self.config = PixelConfig(
-            image_size=pixels["input_size"][-1],
-            patch_size=vision.patch_embed.patch_size[0],
-            mean=tuple(pixels["mean"]),
-            std=tuple(pixels["std"]),
-        )
+        size, patch_size = pixels["input_size"][-1], vision.patch_embed.patch_size[0]
+        self._vit, self.config = vision, PixelConfig(size, patch_size, tuple(pixels["mean"]), tuple(pixels["std"]))
 
     @property
     def vision(self) -> VisionTransformer:

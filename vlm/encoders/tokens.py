@@ -45,11 +45,10 @@ class CaptionTokenizer:
     def load(cls, path: str | Path) -> "CaptionTokenizer":
         """Read a tokenizer.json; `UserError` if the file is something else."""
         try:
-            return cls(Tokenizer.from_file(str(path)))
-        except UserError:
-            raise
+            tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the Rust tokenizer raises plain Exception
             raise UserError(f"{path} is not a tokenizer.json ({error})") from None
+        return cls(tokenizer)
 
     @classmethod
     def gpt2(cls) -> "CaptionTokenizer":
@@ -68,11 +67,9 @@ class CaptionTokenizer:
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
         trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size,
-            special_tokens=[END],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
+            vocab_size=vocab_size, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
         )
         tokenizer.train_from_iterator(captions, trainer)
         return cls(tokenizer)

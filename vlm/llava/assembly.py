@@ -30,21 +30,15 @@ def assemble(encoder: VisionEncoder, llm: LLM, connector_hidden: int | None = No
     The LLM's modules are used as they are, not copied. The ViT is copied. seed: of the connector's initial weights;
     the global random state stays as it was. connector_hidden: the connector's hidden units, by default as many as the
     LLM is wide. A stock connector has no fewer, so the others get zero weights, which gradients leave at zero.
-
-    Raises:
-        UserError: the encoder is not a plain ViT, the LLM's chat template cannot serve, or `connector_hidden` is out of
-            its bounds.
+    Raises: UserError if the encoder is not a plain ViT, the chat template cannot serve, or the connector is too wide.
     """
     vision_config = vit_config(encoder.vision, encoder.config.image_size)
+    patches = (encoder.config.image_size // encoder.config.patch_size) ** 2
     config = LlavaConfig(
-        vision_config=vision_config,
-        text_config=llm.model.config,
-        image_token_index=llm.image_token_id,
-        image_seq_length=(encoder.config.image_size // encoder.config.patch_size) ** 2,
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="default",
-        projector_hidden_act="gelu",
-    )
+        vision_config=vision_config, text_config=llm.model.config, projector_hidden_act="gelu",
+        image_token_index=llm.image_token_id, image_seq_length=patches,
+        vision_feature_layer=-1, vision_feature_select_strategy="default",  # the last layer, without CLS
+    )  # fmt: skip
     text_config: Any = config.text_config
     text_config._name_or_path = ""  # a path on this machine says nothing elsewhere
     model = _compose(config, vit_model(encoder.vision, vision_config, llm.model.device), llm.model)
@@ -114,28 +108,19 @@ def _processor(encoder: VisionEncoder, llm: LLM) -> LlavaProcessor:
 
     Stock code that loads it resizes with torchvision instead, which differs by at most 2 of 255 grey levels.
     """
-    side = {"height": encoder.config.image_size, "width": encoder.config.image_size}
-    image_processor = CLIPImageProcessorPil(
-        size=side,
-        crop_size=side,
-        do_center_crop=False,
-        image_mean=list(encoder.config.mean),
-        image_std=list(encoder.config.std),
-    )
+    config = encoder.config
+    side = {"height": config.image_size, "width": config.image_size}
+    mean, std = list(config.mean), list(config.std)
+    images = CLIPImageProcessorPil(size=side, crop_size=side, do_center_crop=False, image_mean=mean, image_std=std)
     tokenizer = copy.deepcopy(llm.tokenizer)
     tokenizer.chat_template = llm.chat_template
     tokenizer.padding_side = "left"  # where stock tools pad a batch for generation
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return LlavaProcessor(
-        image_processor,
-        tokenizer,
-        patch_size=encoder.config.patch_size,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        image_token=llm.image_token,
-        chat_template=llm.chat_template,
-    )
+        images, tokenizer, image_token=llm.image_token, chat_template=llm.chat_template,
+        patch_size=config.patch_size, num_additional_image_tokens=1, vision_feature_select_strategy="default",
+    )  # fmt: skip
 
 
 def _greedy(original: GenerationConfig, end: int) -> GenerationConfig:

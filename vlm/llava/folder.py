@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
 
+from vlm.encoders.weights import on_disk
 from vlm.errors import UserError, writing
 from vlm.files import atomic_directory, read_json, write_json
 from vlm.llava.parity import Fixture, check_parity
@@ -30,9 +31,7 @@ def save_folder(
     """Write a stock LLaVA folder, whole or not at all, with `connector.safetensors` and `parity.safetensors`.
 
     An older VLM in its place is replaced.
-
-    Raises:
-        UserError: `folder` holds something else than a VLM, or cannot be written.
+    Raises: UserError if `folder` holds something else than a VLM, or cannot be written.
     """
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()) and not _is_llava(folder):
@@ -59,15 +58,10 @@ def load_folder(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = dtype or default_dtype(device)
     quantisation = quantised(load_in, dtype, KEEP_FULL) if load_in else {}
+    options = {"dtype": dtype, "local_files_only": True, "output_loading_info": True, **quantisation}
     try:
         model, report = AutoModelForImageTextToText.from_pretrained(
-            folder,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-            **quantisation,
+            folder, use_safetensors=True, trust_remote_code=False, **options
         )
         fixture = load_file(folder / "parity.safetensors") if (folder / "parity.safetensors").exists() else None
     except UNREADABLE as error:
@@ -102,17 +96,11 @@ def _is_llava(folder: Path) -> bool:
 
 def save_connector(model: LlavaForConditionalGeneration, file: str | Path) -> None:
     """Write the connector alone (a few MB), with the fingerprint of the vision tower that it was trained for."""
-    state = connector(model).state_dict()
-    weights = {name: value.detach().float().cpu().contiguous() for name, value in state.items()}
-    save_file(weights, file, metadata={"vision_tower": _tower_fingerprint(model)})
+    save_file(on_disk(connector(model)), file, metadata={"vision_tower": _tower_fingerprint(model)})
 
 
 def load_connector(model: LlavaForConditionalGeneration, file: str | Path) -> None:
-    """Put a saved connector into `model`.
-
-    Raises:
-        UserError: the file cannot be read, or was trained for another encoder or another width of LLM.
-    """
+    """Put a saved connector into `model`; `UserError` if it is unreadable, or of another encoder or width of LLM."""
     try:
         with safe_open(file, "pt") as stream:
             metadata = stream.metadata() or {}

@@ -47,14 +47,9 @@ class VLM:
         return parts.language_model(self.model)
 
     def answer(self, image: Picture, question: str, max_new_tokens: int = 64, history: History = ()) -> str:
-        """Generate the greedy answer.
-
-        Raises:
-            UserError: the image cannot be read, or a text is empty or holds a control token.
-        """
+        """The greedy answer; `UserError` if the image cannot be read, or a text is empty or holds a control token."""
         inputs = self._inputs(image, question, history)
-        with torch.no_grad():
-            ids = self.model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
+        ids = self._generate(inputs, max_new_tokens)
         return self.processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
 
     def stream(self, image: Picture, question: str, max_new_tokens: int = 64, history: History = ()) -> Iterator[str]:
@@ -72,6 +67,10 @@ class VLM:
             inputs["pixel_values"] = pixels.to(self.model.device)
         return inputs
 
+    @torch.no_grad()
+    def _generate(self, inputs: dict, max_new_tokens: int, **streaming) -> torch.Tensor:
+        return self.model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens, **streaming)
+
     def _pieces(self, inputs: dict, max_new_tokens: int) -> Iterator[str]:
         """Generate on a thread, and yield what its streamer brings."""
         streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
@@ -80,14 +79,7 @@ class VLM:
 
         def generate() -> None:
             try:
-                with torch.no_grad():
-                    self.model.generate(
-                        **inputs,
-                        do_sample=False,
-                        max_new_tokens=max_new_tokens,
-                        streamer=streamer,
-                        stopping_criteria=[stop],
-                    )
+                self._generate(inputs, max_new_tokens, streamer=streamer, stopping_criteria=[stop])
             except BaseException as error:  # raised again where the pieces are read
                 errors.append(error)
                 streamer.end()
@@ -136,9 +128,7 @@ def load(
 
     dtype: None is `default_dtype` of the device. load_in: "4bit" or "8bit" quantises the LLM with bitsandbytes, which
     then chooses the device.
-
-    Raises:
-        UserError: the folder is something else, a file is missing or damaged, or the vision tower gives other features
-            than it did when it was saved.
+    Raises: UserError if the folder is something else, a file is missing or damaged, or the vision tower gives other
+    features than it did when it was saved.
     """
     return VLM(*load_folder(folder, device, dtype, load_in))

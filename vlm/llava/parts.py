@@ -1,4 +1,4 @@
-"""The three parts of a stock LLaVA. Nothing else knows at which attributes transformers keeps them."""
+"""The three parts of a stock LLaVA. Only assembly.py also knows at which attributes transformers keeps them."""
 
 from transformers import LlavaForConditionalGeneration, PreTrainedModel
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector

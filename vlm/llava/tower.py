@@ -38,17 +38,11 @@ def vit_config(vision: VisionTransformer, image_size: int) -> ViTConfig:
     # Without it LLaVA reads hidden states from before the final norm; older transformers ignore it in silence.
     after_norm: dict[str, Any] = {"tie_last_hidden_states": True}
     return ViTConfig(
-        hidden_size=vision.embed_dim,
-        num_hidden_layers=len(vision.blocks),
-        num_attention_heads=block.attn.num_heads,
-        intermediate_size=block.mlp.fc1.out_features,
-        layer_norm_eps=norm.eps,
-        hidden_act="gelu",
-        qkv_bias=True,
-        image_size=image_size,
-        patch_size=vision.patch_embed.patch_size[0],
+        image_size=image_size, patch_size=vision.patch_embed.patch_size[0],
+        hidden_size=vision.embed_dim, num_hidden_layers=len(vision.blocks), num_attention_heads=block.attn.num_heads,
+        intermediate_size=block.mlp.fc1.out_features, hidden_act="gelu", qkv_bias=True, layer_norm_eps=norm.eps,
         **after_norm,
-    )
+    )  # fmt: skip
 
 
 def vit_model(vision: VisionTransformer, config: ViTConfig, device: torch.device) -> ViTModel:
@@ -67,15 +61,10 @@ def vit_model(vision: VisionTransformer, config: ViTConfig, device: torch.device
     }
     blocks: list[Any] = list(vision.blocks)
     for index, block in enumerate(blocks):
-        modules = {
-            "layernorm_before": block.norm1,
-            "attention.o_proj": block.attn.proj,
-            "layernorm_after": block.norm2,
-            "mlp.fc1": block.mlp.fc1,
-            "mlp.fc2": block.mlp.fc2,
-        }
+        norms = {"layernorm_before": block.norm1, "layernorm_after": block.norm2}
+        linears = {"attention.o_proj": block.attn.proj, "mlp.fc1": block.mlp.fc1, "mlp.fc2": block.mlp.fc2}
         for kind in ("weight", "bias"):
-            for name, module in modules.items():
+            for name, module in (norms | linears).items():
                 weights[f"layers.{index}.{name}.{kind}"] = getattr(module, kind)
             # timm keeps query, key and value in one layer of 3 x width outputs.
             for name, part in zip("qkv", getattr(block.attn.qkv, kind).chunk(3)):

@@ -1,0 +1,1 @@
+"""Frozen language models, loaded from wherever they are, and the prompts that they are given."""

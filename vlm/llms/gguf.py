@@ -20,19 +20,14 @@ from vlm.files import atomic_directory, file_sha256
 FORMAT = 1  # part of the folder's name: raise it when the conversion changes
 
 
-def cache_folder() -> Path:
-    return Path(os.environ.get("LEVLM_CACHE") or Path.home() / ".cache" / "levlm") / "llm"
-
-
 def converted_gguf(file: Path, model_types: tuple[str, ...]) -> Path:
     """Give the folder with the model of `file` as float32 safetensors, and its tokenizer; convert it first if need be.
 
     The name of the folder holds a hash of the file's content. Of several processes one converts and the others wait.
-
-    Raises:
-        UserError: the file is missing, is not GGUF, or is none of `model_types`; or the folder cannot be written.
+    Raises: UserError if the file is missing, is not GGUF, or is none of `model_types`; or the folder cannot be written.
     """
-    folder = cache_folder() / f"{file.stem}-{_content_hash(file)}-{FORMAT}"
+    cache = Path(os.environ.get("LEVLM_CACHE") or Path.home() / ".cache" / "levlm")
+    folder = cache / "llm" / f"{file.stem}-{_content_hash(file)}-{FORMAT}"
     if folder.is_dir():
         return folder
     try:
@@ -51,9 +46,8 @@ def converted_gguf(file: Path, model_types: tuple[str, ...]) -> Path:
 def _content_hash(file: Path) -> str:
     try:
         with open(file, "rb") as stream:
-            magic = stream.read(4)
-        if magic != b"GGUF":
-            raise UserError(f"{file} is not a GGUF file: download it again")
+            if stream.read(4) != b"GGUF":
+                raise UserError(f"{file} is not a GGUF file: download it again")
         return file_sha256(file)[:12]
     except OSError as error:
         raise UserError(f"cannot read the language model {file}: {error.strerror}") from None
@@ -81,10 +75,7 @@ def _convert(file: Path, folder: Path, model_types: tuple[str, ...]) -> None:
 
 
 def _restore_rope(file: Path, model: PreTrainedModel) -> None:
-    """Put back how Llama 3.1 and later scale their rotary frequencies: transformers skips GGUF's tensor of factors.
-
-    In the config that is Hugging Face's "llama3" rope type. Its other parameters were the same in every release.
-    """
+    """Put back how Llama 3.1 and later scale their rotary frequencies: transformers skips GGUF's tensor of factors."""
     from gguf import GGUFReader
 
     tensors = {tensor.name: tensor.data for tensor in GGUFReader(file).tensors}
@@ -94,14 +85,9 @@ def _restore_rope(file: Path, model: PreTrainedModel) -> None:
     config, width = model.config, 2 * len(factors)
     theta = config.rope_parameters["rope_theta"]
     plain = 1 / theta ** (torch.arange(0, width, 2) / width)  # theta^(-2i / width), as in RoFormer
-    config.rope_parameters = {
-        "rope_type": "llama3",
-        "rope_theta": theta,
-        "factor": float(factors.max()),
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
-    }
+    in_all_releases = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+    scaling = {"rope_type": "llama3", "rope_theta": theta, "factor": float(factors.max())}
+    config.rope_parameters = scaling | in_all_releases
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
     if not torch.allclose(scaled, plain / factors, rtol=1e-3):
         raise UserError(f"{file} scales its rotary positions in an unknown way: give the model's Hugging Face folder")

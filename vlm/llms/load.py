@@ -51,10 +51,7 @@ def load_llm(
     dtype: None is `default_dtype()`. load_in: "4bit" or "8bit" quantises the linear layers with bitsandbytes.
     examples: whether smollm2's prompts open with worked examples, which it needs unless it is itself trained.
     Foreign files run no code: safetensors only, never a repository's own Python.
-
-    Raises:
-        UserError: weights are missing, a repository is gated, or the model has an architecture or tokenizer that
-            cannot serve; the message says what to do.
+    Raises: UserError if weights are missing, a repository is gated, or architecture or tokenizer cannot serve.
     """
     source, dtype = _locate(str(name_or_path)), dtype or default_dtype()
     with _explained(name_or_path, source):
@@ -63,13 +60,9 @@ def load_llm(
         tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         image_token, image_token_id = _image_token(tokenizer, config.vocab_size, name_or_path)
         template = _chat_template(name_or_path, tokenizer, image_token, examples)
+        quantisation = quantised(load_in, dtype) if load_in else {}
         model, report = AutoModelForCausalLM.from_pretrained(
-            source,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **(quantised(load_in, dtype) if load_in else {}),
+            source, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **quantisation
         )
     # transformers only warns, and gives a missing tensor random values.
     if missing := sorted(report["missing_keys"]):
@@ -101,10 +94,8 @@ def _locate(name: str) -> str:
 
 
 def _in_hub_cache(repository: str) -> bool:
-    return all(
-        isinstance(try_to_load_from_cache(repository, name), str)
-        for name in ("config.json", "model.safetensors", "tokenizer.json")
-    )
+    names = ("config.json", "model.safetensors", "tokenizer.json")
+    return all(isinstance(try_to_load_from_cache(repository, name), str) for name in names)
 
 
 def _packaged_smollm2() -> Path | None:

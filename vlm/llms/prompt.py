@@ -70,22 +70,17 @@ class Prompts:
         """Ids up to where the answer begins; the image's slots are in place.
 
         caption: text in the image's place, for a text-only ceiling. history: the picture belongs to its first question.
-
-        Raises:
-            UserError: a text is empty or holds a control token.
+        Raises: UserError if a text is empty or holds a control token.
         """
         return self._ids([*history, (question, None)], image, caption)
 
-    def conversation_ids(
-        self, question: str, answer: str, image: bool = True, caption: str | None = None
-    ) -> tuple[list[int], int]:
+    def conversation_ids(self, question: str, answer: str) -> tuple[list[int], int]:
         """Ids of prompt and answer through the token that ends the answer's turn, and the number of prompt ids.
 
-        Raises:
-            UserError: the template's prompt is not the beginning of its full conversation, or a text cannot be used.
+        Raises: UserError if the template's prompt does not begin its full conversation, or a text cannot be used.
         """
-        prompt = self._ids([(question, None)], image, caption)
-        full = self._ids([(question, answer)], image, caption)  # prompt, answer, tail
+        prompt = self._ids([(question, None)], image=True, caption=None)
+        full = self._ids([(question, answer)], image=True, caption=None)  # prompt, answer, tail
         tail = self.end_ids
         begins, ends = full[: len(prompt)] == prompt, full[-len(tail) :] == tail
         if not begins or not ends or len(full) <= len(prompt) + len(tail):

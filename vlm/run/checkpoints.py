@@ -43,8 +43,7 @@ class Checkpoints:
     def newest(self) -> int | None:
         """Step of the newest whole checkpoint, None without any. A damaged one is passed over, with a line on stderr.
 
-        Raises:
-            UserError: settings or processes differ from the checkpoint's, or checkpoints exist and none is whole.
+        Raises: UserError if settings or processes differ from the checkpoint's, or checkpoints exist and none is whole.
         """
         for step in reversed(self.steps()):
             if problem := _damage(self.path(step)):
@@ -74,14 +73,12 @@ class Checkpoints:
         """Commit the checkpoint of `step`, then drop all but the last `KEEP`; collective.
 
         fill: writes this process's files into the folder that it is given. Until the last rename the previous
-        checkpoint stays the newest.
-
-        Raises:
-            UserError: on rank 0, if the disk of any process refuses; nothing of the new checkpoint is left then.
-            SystemExit: on the other ranks, with code 2.
+        checkpoint stays the newest. If the disk of any process refuses, nothing of the new one is left.
+        Raises: UserError then on rank 0, SystemExit(2) on the other ranks.
         """
         partial = self.folder / f"step_{step}.tmp"
         phases = (lambda: self._prepare(partial), lambda: fill(partial), lambda: self._commit(step, partial))
+        # All processes agree after each phase: none goes on to wait for one whose disk has refused.
         for phase in phases:
             if problem := self._attempt(step, phase):
                 if is_main():
@@ -113,12 +110,8 @@ class Checkpoints:
         files = sorted(path for path in partial.rglob("*") if path.is_file())
         for path in files:
             sync(path)
-        manifest = {
-            "step": step,
-            "world_size": world_size(),
-            "config": self.settings,
-            "files": {str(path.relative_to(partial)): [path.stat().st_size, file_sha256(path)] for path in files},
-        }
+        hashes = {str(path.relative_to(partial)): [path.stat().st_size, file_sha256(path)] for path in files}
+        manifest = {"step": step, "world_size": world_size(), "config": self.settings, "files": hashes}
         write_json(partial / "manifest.json", manifest)
         sync(partial)
         shutil.rmtree(self.path(step), ignore_errors=True)
@@ -142,11 +135,7 @@ def _damage(folder: Path) -> str | None:
 
 
 def refuse_changes(run: Path, old: dict, new: dict) -> None:
-    """Compare the settings that `run` was started with against those that it shall go on with.
-
-    Raises:
-        UserError: naming each setting that differs, with both values.
-    """
+    """Raise `UserError`, naming both values, if settings that `run` was started with differ from the `new` ones."""
     names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     if names:
         changed = ", ".join(f"{name} {old.get(name)!r} -> {new.get(name)!r}" for name in names)

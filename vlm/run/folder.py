@@ -23,9 +23,7 @@ def locked(folder: Path, option: str = "--out") -> Iterator[None]:
     """Keep `folder` to this run; collective. However the process ends, the lock ends with it.
 
     option: the flag that named the folder, for messages.
-
-    Raises:
-        UserError: another run holds the folder, or it cannot be written.
+    Raises: UserError if another run holds the folder, or it cannot be written.
     """
     with ExitStack() as held:
         on_main(lambda: _lock(folder, option, held))
@@ -47,10 +45,8 @@ def _lock(folder: Path, option: str, held: ExitStack) -> None:
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
-            print(
-                f"warning: {folder} cannot be locked ({error.strerror}): make sure that no second run writes there",
-                file=sys.stderr,
-            )
+            notice = f"warning: {folder} cannot be locked ({error.strerror}): make sure that no second run writes there"
+            print(notice, file=sys.stderr)
         file.truncate(0)
         print(f"process {os.getpid()} on {socket.gethostname()}", file=file, flush=True)
         recover(folder)

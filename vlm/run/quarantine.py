@@ -5,7 +5,7 @@ the start of the run) and "filled_with", the id of the sample that took its slot
 """
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from vlm.errors import UserError
@@ -16,15 +16,18 @@ FEWEST_BAD = 20  # bad samples that a judgement needs
 
 
 class Quarantine:
-    """This rank's list. Rank 0 writes `path`, rank r a file beside it until `merge`; no line is written twice."""
+    """This rank's list. Rank 0 writes `path`, rank r a file beside it until `merge`; no line is written twice.
+
+    path: None keeps no list.
+    """
 
     def __init__(self, path: Path | None, rank: int):
-        """path: None keeps no list."""
-        self.path = _rank_file(path, rank) if path else None
+        self.path = path.with_name(f"{path.stem}.rank{rank}{path.suffix}") if path and rank else path
         self.listed: set[tuple] = set()
         if self.path:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.listed = {_identity(record) for record in _read(self.path)}
+            if self.path.exists():
+                self.listed = {_identity(record) for record in read_jsonl(self.path)}
 
     def add(self, records: Iterable[dict]) -> None:
         """Append the records that are not listed yet."""
@@ -45,8 +48,7 @@ class Limit:
     def check(self, samples: int, bad: list[dict]) -> None:
         """Count one step: how many samples it took, and the records of those that could not be used.
 
-        Raises:
-            UserError: too many of the last samples were bad.
+        Raises: UserError if too many of the last samples were bad.
         """
         self.steps.append((samples, bad))
         self.seen += samples
@@ -62,8 +64,7 @@ class Limit:
 def refuse_above(ratio: float, seen: int, reasons: Counter, of: str) -> None:
     """Judge `seen` samples by the reasons against the bad ones among them; `of` names them, with {} for their number.
 
-    Raises:
-        UserError: more than `ratio` of them, and at least 20, are bad.
+    Raises: UserError if more than `ratio` of them, and at least 20, are bad.
     """
     bad = reasons.total()
     if bad >= FEWEST_BAD and bad > ratio * seen:
@@ -78,16 +79,8 @@ def merge(path: Path) -> None:
     """Move the lines of the other ranks' files into `path`; for rank 0, when no rank writes any more."""
     whole = Quarantine(path, 0)
     for part in sorted(path.parent.glob(f"{path.stem}.rank*{path.suffix}")):
-        whole.add(_read(part))
+        whole.add(read_jsonl(part))
         part.unlink()
-
-
-def _rank_file(path: Path, rank: int) -> Path:
-    return path if rank == 0 else path.with_name(f"{path.stem}.rank{rank}{path.suffix}")
-
-
-def _read(path: Path) -> Iterator[dict]:
-    return read_jsonl(path) if path.exists() else iter(())
 
 
 def _identity(record: dict) -> tuple:

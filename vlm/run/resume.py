@@ -16,24 +16,22 @@ def starting_step(
 
     resume: one of `vlm.run.settings.RESUME`. result: the folder in the run that holds what training made, such as
     "encoder". A run that starts anew never replaces it, unless it is `worthless`.
-
-    Raises:
-        UserError: the folder holds something that `resume` does not allow for.
+    Raises: UserError if the folder holds something that `resume` does not allow for.
     """
-    return on_main(lambda: _choose(checkpoints, resume, result, worthless))
 
+    def choose() -> int | None:
+        run, step = checkpoints.run, checkpoints.newest()
+        if resume == "never" and step is not None:
+            raise UserError(f"{run} holds a run at step {step}: give another --out, or --resume auto to continue it")
+        if resume == "required" and step is None:
+            raise UserError(f"--resume required, but {run} has no checkpoint: use --resume auto to start one")
+        if step is None:
+            _start_anew(run, resume, result, worthless)
+        else:
+            checkpoints.set_aside(step)
+        return step
 
-def _choose(checkpoints: Checkpoints, resume: str, result: str, worthless: Callable[[Path], bool]) -> int | None:
-    run, step = checkpoints.run, checkpoints.newest()
-    if resume == "never" and step is not None:
-        raise UserError(f"{run} holds a run at step {step}: give another --out, or --resume auto to continue it")
-    if resume == "required" and step is None:
-        raise UserError(f"--resume required, but {run} has no checkpoint: use --resume auto to start one")
-    if step is None:
-        _start_anew(run, resume, result, worthless)
-    else:
-        checkpoints.set_aside(step)
-    return step
+    return on_main(choose)
 
 
 def _start_anew(run: Path, resume: str, result: str, worthless: Callable[[Path], bool]) -> None:

@@ -29,6 +29,8 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from vlm.errors import UserError
 
 Config = TypeVar("Config")
+# How every command parses: the line breaks of its examples stay, and a flag is not guessed from its beginning.
+PARSING: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
 RESUME = ("auto", "required", "never")  # what --resume of either stage may be
 
 
@@ -74,11 +76,7 @@ def trajectory(config: Any) -> dict[str, Any]:
 
 
 def check_bounds(config: Any) -> None:
-    """Hold every field against its choices and bounds.
-
-    Raises:
-        UserError: naming the flag, what was given and what is needed.
-    """
+    """Raise `UserError` if a field is outside its choices or bounds, naming flag, value and what is needed."""
     for declared in fields(config):
         known, value = known_of(declared), getattr(config, declared.name)
         name = declared.name if known.positional else flag(declared.name)
@@ -102,7 +100,7 @@ def _in_bounds(value: float, known: Setting) -> bool:
 
 def _bounds(known: Setting) -> str:
     """The bounds in words: "a number above 0", "1 or more", "0 to 1"."""
-    least, above, most = (_number(bound) for bound in (known.least, known.above, known.most))
+    least, above, most = ("" if bound is None else str(bound) for bound in (known.least, known.above, known.most))
     if least and most:
         return f"{least} to {most}"
     if least:
@@ -112,21 +110,9 @@ def _bounds(known: Setting) -> str:
     return f"{most} or less" if most else "a finite number"
 
 
-def _number(bound: float | None) -> str:
-    if bound is None:
-        return ""
-    return str(bound) if isinstance(bound, int) else f"{bound:g}"
-
-
 def make_parser(config: type, *, prog: str, about: str, examples: str) -> argparse.ArgumentParser:
     """A parser with one argument a field; only what was given is in its result, so that presets can fill the rest."""
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=about,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = argparse.ArgumentParser(prog=prog, description=about, epilog=examples, **PARSING)
     add_settings(parser, config)
     return parser
 
@@ -142,6 +128,7 @@ def add_settings(parser: argparse.ArgumentParser, config: type) -> None:
                 groups[known.group] = parser.add_argument_group(known.group)
             target = groups[known.group]
         plain, several = _plain(kinds[declared.name])
+        has_default = declared.default is not MISSING
         options: dict[str, Any] = {"help": _help(declared, known), "default": argparse.SUPPRESS}
         if known.metavar:
             options["metavar"] = known.metavar
@@ -151,10 +138,18 @@ def add_settings(parser: argparse.ArgumentParser, config: type) -> None:
         options["type"] = plain
         if known.choices:
             options["choices"] = known.choices
+        if several and known.repeated:
+            options["action"] = "append"
+        elif several:
+            options["nargs"] = "*" if known.positional and has_default else "+"
+        elif known.positional and has_default:
+            options["nargs"] = "?"
         if known.positional:
-            _add_positional(target, declared, several, options)
+            # Without a metavar argparse would show the choices in place of the name.
+            options.setdefault("metavar", declared.name)
+            target.add_argument(declared.name, **options)
         else:
-            _add_flag(target, declared, several, options)
+            target.add_argument(flag(declared.name), required=not has_default, **options)
 
 
 def _add_switch(target: Any, declared: Field, options: dict[str, Any]) -> None:
@@ -165,23 +160,6 @@ def _add_switch(target: Any, declared: Field, options: dict[str, Any]) -> None:
         target.add_argument(flag("no_" + declared.name), dest=declared.name, action="store_false", **options)
     else:
         target.add_argument(flag(declared.name), action="store_true", **options)
-
-
-def _add_positional(target: Any, declared: Field, several: bool, options: dict[str, Any]) -> None:
-    if declared.default is not MISSING:
-        options["nargs"] = "*" if several else "?"
-    elif several:
-        options["nargs"] = "+"
-    # Else argparse would show the choices in place of the name.
-    target.add_argument(declared.name, **{"metavar": declared.name, **options})
-
-
-def _add_flag(target: Any, declared: Field, several: bool, options: dict[str, Any]) -> None:
-    if several and known_of(declared).repeated:
-        options["action"] = "append"
-    elif several:
-        options["nargs"] = "+"
-    target.add_argument(flag(declared.name), required=declared.default is MISSING, **options)
 
 
 def _plain(kind: Any) -> tuple[type, bool]:
@@ -210,11 +188,7 @@ def given(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = Non
 
 
 def build(config: type[Config], values: Mapping[str, Any]) -> Config:
-    """A checked config from the settings that were given; defaults fill the rest.
-
-    Raises:
-        UserError: a value is out of its bounds.
-    """
+    """A checked config from the settings that were given; defaults fill the rest. Raises as `check_bounds`."""
     made = config(**values)
     check_bounds(made)
     return made

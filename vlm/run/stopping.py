@@ -42,14 +42,9 @@ class Patience:
         self.failures, self.remedy = 0, remedy
 
     def count(self, skipped: bool) -> None:
-        """Count one step."""
         self.failures = self.failures + 1 if skipped else 0
 
     def check(self, step: int) -> None:
-        """Judge, once the record of `step` is written so that the user can look at it.
-
-        Raises:
-            UserError: nothing has moved for `PATIENCE` steps.
-        """
+        """Raise `UserError` if nothing has moved for `PATIENCE` steps; call it once the record of `step` is on disk."""
         if self.failures >= PATIENCE:
             raise UserError(f"no finite gradient for {PATIENCE} steps up to step {step}: {self.remedy}")

@@ -15,7 +15,7 @@ from pretrain.data.pairs import clean_caption
 from pretrain.data.source import open_captions
 from vlm.encoders.config import CLIP_MEAN, CLIP_STD
 from vlm.errors import UserError
-from vlm.images import eval_transform
+from vlm.images import EvalTransform
 
 pytestmark = pytest.mark.usefixtures("own_caches")
 
@@ -25,7 +25,7 @@ def numbers_of(batch):
 
 
 def noisy(image, generator):
-    return eval_transform(8, CLIP_MEAN, CLIP_STD)(image) + torch.rand(1, generator=generator)
+    return EvalTransform(8, CLIP_MEAN, CLIP_STD)(image) + torch.rand(1, generator=generator)
 
 
 @pytest.fixture
