@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from vlm.errors import UserError
-from vlm.run.settings import RESUME, parse, setting
+from vlm.run.settings import parse, resume_setting, setting
 
 WORLD = Path("runs/world")
 ENCODER = Path("runs/pretrain/encoder")
@@ -32,8 +32,9 @@ examples:
 """
 
 
-# One heading of `--help` each.
-_part = partial(setting, group="parts", by_content=True)
+# One heading of `--help` each. What names files is compared by its content when a run goes on.
+_part = partial(setting, None, group="parts", by_content=True)
+_files = partial(setting, None, group="data", by_content=True)
 _data = partial(setting, group="data")
 _training = partial(setting, group="optimization")
 _speed = partial(setting, group="memory and speed")
@@ -43,33 +44,26 @@ _speed = partial(setting, group="memory and speed")
 class BridgeConfig:
     """One run. Paths are strings as given."""
 
-    llm: str | None = _part(
-        None, help="a preset, a folder, a hub id or a .gguf file", metavar="smollm2|llama|qwen|PATH"
-    )
+    llm: str | None = _part(help="a preset, a folder, a hub id or a .gguf file", metavar="smollm2|llama|qwen|PATH")
     encoder: str | None = _part(
-        None,
         help="an encoder folder, or a plain timm ViT by name with weights from the hub or a safetensors file; either "
         "with random weights; or one without sight",
         metavar="DIR|timm:NAME[@FILE]|random:...|blind",
         default_text=str(ENCODER),
     )
     normalisation: str | None = _part(
-        None, help="pixel statistics in place of the encoder's own", choices=("clip", "imagenet")
+        help="pixel statistics in place of the encoder's own", choices=("clip", "imagenet")
     )
     init: str | None = _part(
-        None, help="go on from a trained VLM: LLM, encoder and connector come from there", metavar="RUN/vlm"
+        help="go on from a trained VLM: LLM, encoder and connector come from there", metavar="RUN/vlm"
     )
 
-    gqa: str | None = _data(None, help="official GQA folder", metavar="DIR", by_content=True)
+    gqa: str | None = _files(help="official GQA folder", metavar="DIR")
     gqa_split: str = _data("train", help="train (balanced), train_all, ...")
-    vqav2: str | None = _data(None, help="official VQAv2 folder", metavar="DIR", by_content=True)
+    vqav2: str | None = _files(help="official VQAv2 folder", metavar="DIR")
     vqav2_split: str = _data("train2014", help="train2014, val2014, ...")
-    llava: str | None = _data(
-        None, help="LLaVA instruction JSON; each pair of turns is one question", metavar="FILE", by_content=True
-    )
-    llava_images: str | None = _data(
-        None, help="folder that its image names start from", metavar="DIR", by_content=True
-    )
+    llava: str | None = _files(help="LLaVA instruction JSON; each pair of turns is one question", metavar="FILE")
+    llava_images: str | None = _files(help="folder that its image names start from", metavar="DIR")
     weights: str | None = _data(
         None,
         help="proportions of the questions in each pass, as gqa=3,vqav2=1",
@@ -84,12 +78,7 @@ class BridgeConfig:
 
     out: str = setting("runs/bridge", help="the run's folder", metavar="RUN", free=True)
     seed: int = setting(0, help="seed of the connector's first weights, LoRA's, and the data order", least=0)
-    resume: str = setting(
-        "auto",
-        help="auto continues a run found in --out; required fails without one; never fails with anything of one",
-        choices=RESUME,
-        free=True,
-    )
+    resume: str = resume_setting()
     save_every: int = setting(100, help="steps between two checkpoints", metavar="STEPS", least=1, free=True)
 
     steps: int | None = _training(
@@ -120,11 +109,7 @@ class BridgeConfig:
     )
 
     def shares(self) -> list[float] | None:
-        """The part of an epoch that each given data set has, as [0.75, 0.25]; None: every question once.
-
-        Raises:
-            UserError: --weights does not give each data set one number of 0 or more.
-        """
+        """The part of an epoch that each given data set has, as [0.75, 0.25]; None: every question once."""
         if self.weights is None:
             return None
         given = [name for name in SETS if getattr(self, name)]
@@ -149,8 +134,7 @@ def _parse_weights(text: str) -> dict[str, float]:
 def parse_config(arguments: Sequence[str] | None = None) -> BridgeConfig:
     """The command line -> checked config, with the embedded world filled in if no data are named.
 
-    Raises:
-        UserError: settings are out of bounds or contradict each other, or a default is not there.
+    Raises: UserError if settings are out of bounds or contradict each other, or a default is not there.
     """
     config = parse(BridgeConfig, arguments, prog="python bridge/train.py", about=ABOUT, examples=EXAMPLES)
     if (config.llm is None) == (config.init is None):

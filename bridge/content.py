@@ -18,7 +18,7 @@ SET_IMAGES = 16  # files of each data set that are read: all of them would take 
 
 
 def run_content(vlm: VLM, mixture: Mixture, votes: bool) -> dict[str, str]:
-    """{"questions", "chat_template", "llm_weights", "connector", "dtype"} of an assembled VLM, before it is trained.
+    """Digests of an assembled VLM, before it is trained, and of its questions, by name.
 
     votes: whether the annotators' answers are trained on, and not only the most common one.
     """
@@ -45,8 +45,7 @@ def images_content(mixture: Mixture) -> str:
 def _texts(mixture: Mixture, votes: bool) -> Iterator[str]:
     for number, questions in enumerate(mixture.sets()):
         yield f"set {number}"
-        for index in questions:
-            example = mixture.examples[index]
+        for example in mixture.examples[questions.start : questions.stop]:
             answers = example.votes if votes else ()
             yield repr((example.question_id, example.image.name, example.question, example.answer, answers))
 

@@ -24,8 +24,7 @@ WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.pt"  # in a checkpoint
 def check_folder(config: BridgeConfig) -> None:
     """Compare `config` with the run that --out holds, if any, before anything is loaded.
 
-    Raises:
-        UserError: --out holds something else than this run.
+    Raises: UserError if --out holds something else than this run.
     """
     run = Path(config.out)
     if run.exists() and not run.is_dir():
@@ -41,10 +40,8 @@ def check_folder(config: BridgeConfig) -> None:
 
 
 def _is_name(part: str | None) -> bool:
-    """Whether a part is named by `--llm` or `--encoder`, and nothing in it is a path."""
-    if part is None:
-        return False
-    return part in PRESETS or part == "blind" or (part.startswith("timm:") and "@" not in part)
+    """Whether nothing in a part that `--llm` or `--encoder` names is a path."""
+    return part in (*PRESETS, "blind") or (part is not None and part.startswith("timm:") and "@" not in part)
 
 
 class RunFolder:
@@ -59,17 +56,12 @@ class RunFolder:
     def resume(self) -> int:
         """Load the newest whole checkpoint as --resume asks -> the step to go on with; collective.
 
-        Raises:
-            UserError: the folder holds something that --resume does not allow for.
+        Raises: UserError if the folder holds something that --resume does not allow for.
         """
         step = starting_step(self._checkpoints, self.config.resume, "vlm")
         if step is None:
             return 0
-        self._load(self._checkpoints.path(step))
-        return step
-
-    def _load(self, folder: Path) -> None:
-        """Copy a checkpoint, whose files were verified before, into the weights and the optimizer."""
+        folder = self._checkpoints.path(step)
         stored = load_file(folder / WEIGHTS)
         if stored.keys() != self._weights.keys():
             raise UserError(f"{folder} holds other weights than this run trains: give another --out")
@@ -77,6 +69,7 @@ class RunFolder:
             for name, value in stored.items():
                 self._weights[name].copy_(value)
         self.optimizer.load_state_dict(torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True))
+        return step
 
     def begin(self, step: int) -> None:
         """Record the settings and drop the metrics of steps that will be repeated."""
@@ -86,14 +79,14 @@ class RunFolder:
 
     def save(self, step: int) -> None:
         """Commit the checkpoint of `step`; collective. `UserError` if the disk refuses: the last one is untouched."""
-        self._checkpoints.save(step, self._fill)
 
-    def _fill(self, folder: Path) -> None:
-        """Write a checkpoint's files: the first process alone, since all of them hold the same."""
-        if is_main():
-            tensors = {name: value.detach().cpu().contiguous() for name, value in self._weights.items()}
-            save_file(tensors, folder / WEIGHTS)
-            torch.save(self.optimizer.state_dict(), folder / OPTIMIZER)
+        def fill(folder: Path) -> None:
+            if is_main():  # all processes hold the same
+                tensors = {name: value.detach().cpu().contiguous() for name, value in self._weights.items()}
+                save_file(tensors, folder / WEIGHTS)
+                torch.save(self.optimizer.state_dict(), folder / OPTIMIZER)
+
+        self._checkpoints.save(step, fill)
 
     def record(self, step: int, sums: Sums, lr: float, norm: float | None, seconds: float) -> None:
         """Append the step's line to metrics.jsonl. norm: of the gradient, None if nothing moved."""

@@ -12,14 +12,11 @@ from bridge.forward import KeysAndValues, loss_sum, prefill, shared_prefill
 from bridge.parts import Trainee
 from vlm.distributed import all_sum
 
-Constant = Callable[[], AbstractContextManager[KeysAndValues]]
+Constant = Callable[[], AbstractContextManager[KeysAndValues]]  # gives a step the states of the text before the image
 
 
 def constant_text(trainee: Trainee, ids: Sequence[int]) -> Constant:
-    """What gives each step the keys and values of the text that opens every prompt.
-
-    They are computed once if the language model stays as it is, and anew in each step if LoRA changes it.
-    """
+    """The states of `ids`, computed once if the language model stays as it is, in each step if LoRA changes it."""
     if trainee.adapter is not None:
         return lambda: shared_prefill(trainee.model, ids)
     with torch.no_grad():

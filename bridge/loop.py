@@ -2,10 +2,10 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from accelerate import Accelerator
 
@@ -25,9 +25,6 @@ from vlm.run.progress import progress
 from vlm.run.schedule import cosine
 from vlm.run.stopping import Patience, leave, termination
 
-Item = TypeVar("Item")
-Made = TypeVar("Made")
-
 
 def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
     """Linear warm-up over the share `warmup` of the steps, then a cosine to zero after the last one."""
@@ -35,24 +32,19 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
     return cosine(step, steps + 1, rising, peak, floor=0.0)  # + 1: the last step still moves
 
 
-def prefetched(items: Iterable[Item], function: Callable[[Item], Made]) -> Iterator[Made]:
-    """`function` of each item, in order, computed on a thread while the one before is used.
+def prefetched(steps: Sequence[Step], prepare: Callable[[Step], StepData]) -> Iterator[StepData]:
+    """Each step's data, in order; a thread prepares a step while the caller trains on the one before.
 
-        thread    f(0)  f(1)  f(2)  ...
-        caller          0     1     2
-
-    So a step's tokenising, packing and reading cost no time unless they take longer than the step before. One result
-    waits at most. An error of `function` is raised where its result is asked for.
+    So tokenising, packing and reading cost no time unless they take longer than a training step.
     """
     with ThreadPoolExecutor(1) as pool:
-        current: Future[Made] | None = None
-        for item in items:
-            following = pool.submit(function, item)  # starts when `current` is done, and goes on behind the yield
-            if current is not None:
-                yield current.result()
-            current = following
-        if current is not None:
-            yield current.result()
+        ahead: list[Future[StepData]] = []
+        for step in steps:
+            ahead.append(pool.submit(prepare, step))
+            if len(ahead) > 1:
+                yield ahead.pop(0).result()  # the thread goes on behind the yield
+        for last in ahead:
+            yield last.result()
 
 
 def loop(run: RunFolder, trainee: Trainee, questions: Questions, features: Features, steps: list[Step], start: int):
@@ -60,14 +52,11 @@ def loop(run: RunFolder, trainee: Trainee, questions: Questions, features: Featu
     config = run.config
     constant = constant_text(trainee, questions.constant)
     patience = Patience("lower --lr")
-    done = sum(len(indices(step)) for step in steps[:start])
-    total = sum(len(indices(step)) for step in steps)
-
-    def prepare(step: Step) -> StepData:
-        return step_data(step, questions, features, config.micro_tokens)
-
+    prepare = partial(step_data, questions=questions, features=features, micro_tokens=config.micro_tokens)
+    sizes = [len(indices(step)) for step in steps]
+    bar = progress(sum(sizes), "bridge", "q", initial=sum(sizes[:start]), show=is_main())
     clock = time.perf_counter()
-    with termination() as terminated, progress(total, "bridge", "q", initial=done, show=is_main()) as bar:
+    with termination() as terminated, bar:
         for number, data in enumerate(prefetched(steps[start:], prepare), start=start):
             # 1. Gradients and update.
             lr = learning_rate(number, len(steps), config.lr, config.warmup)
@@ -98,8 +87,7 @@ def loop(run: RunFolder, trainee: Trainee, questions: Questions, features: Featu
 def train(config: BridgeConfig, mixture: Mixture) -> None:
     """Run or continue `config.out` on the mixture's questions; on return RUN/vlm is a stock LLaVA folder.
 
-    Raises:
-        UserError: --out holds something else than this run, a part or a question cannot be used, or the disk refuses.
+    Raises: UserError if --out holds another run, a part or a question cannot be used, or the disk refuses.
     """
     accelerator = Accelerator()  # starts the process group
     on_main(lambda: check_folder(config))
@@ -109,7 +97,6 @@ def train(config: BridgeConfig, mixture: Mixture) -> None:
         content = run_content(vlm, mixture, votes=config.vqav2_answers == "votes")
         content |= {"encoder": encoder.key[:12], "images": images_content(mixture)}
         trainee = freeze(vlm.model, config)
-
         questions = Questions(mixture, vlm.prompts, config)
         steps = scheduled_steps(config, mixture, vlm.prompts.slots)
         questions.check({index for step in steps for index in indices(step)})
@@ -132,15 +119,12 @@ def train(config: BridgeConfig, mixture: Mixture) -> None:
 def scheduled_steps(config: BridgeConfig, mixture: Mixture, image_slots: int) -> list[Step]:
     """Every step of the run. image_slots: tokens that an image takes in a row.
 
-    The text before the image may take some of a row as well, with --gradient-checkpointing. It is not counted here, so
-    that a run can go on with or without that flag: the same questions meet in a step, and `fill_rows` splits a row that
-    is then too long.
+    With --gradient-checkpointing the text before the image is in the row as well. It is not counted here, so that a run
+    can go on with or without that flag: the same questions meet in a step, and `fill_rows` splits a row that is then
+    too long.
     """
+    room = config.row_tokens - image_slots
     schedule = Schedule(
-        mixture,
-        seed=config.seed,
-        batch_questions=config.batch_questions,
-        question_tokens=config.row_tokens - image_slots,
-        shares=config.shares(),
+        mixture, seed=config.seed, batch_questions=config.batch_questions, question_tokens=room, shares=config.shares()
     )
     return schedule.steps(config.steps)

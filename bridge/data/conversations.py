@@ -36,7 +36,6 @@ def llava(file: str | Path, images: str | Path, allow_missing: bool = False) -> 
         for turn, (question, answer) in enumerate(zip(values[0::2], values[1::2])):
             question = question.replace("<image>", "").strip().removesuffix(LLAVA_FORMAT_PROMPT)
             examples.append(Example(f"{index}:{turn}", image, question, answer))
-    text_only = sum("image" not in record for record in records)
-    if text_only:
+    if text_only := sum("image" not in record for record in records):
         print(f"{file}: {text_only} of {len(records)} records have no image and are left out", file=sys.stderr)
     return checked(examples, folder, Path(file), allow_missing)

@@ -115,9 +115,7 @@ def make_row(conversations: Sequence[Conversation], constant: int) -> Row:
 def fill_rows(conversations: Sequence[Conversation], image_id: int, constant: int, row_tokens: int) -> list[Row]:
     """One image's conversations as few rows as fit `row_tokens` tokens each, in order.
 
-    Raises:
-        UserError: one question with its image does not fit; it is named.
-        ValueError: the conversations do not share the text through the image.
+    Raises: UserError that names a question which does not fit with its image.
     """
     _, image_end = image_slots(conversations[0].ids, image_id)
     for conversation in conversations:

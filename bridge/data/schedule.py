@@ -41,7 +41,6 @@ class Schedule:
     def __init__(
         self,
         mixture: Mixture,
-        *,
         seed: int,
         batch_questions: int,
         question_tokens: int,
@@ -57,9 +56,9 @@ class Schedule:
 
     def steps(self, count: int | None) -> list[Step]:
         """The first `count` steps, over as many epochs as they take; None: one epoch."""
-        steps: list[Step] = []
-        epoch = 0
-        while epoch == 0 or (count is not None and len(steps) < count):
+        steps = self._epoch(0)
+        epoch = 1
+        while count is not None and len(steps) < count:
             steps += self._epoch(epoch)
             epoch += 1
         return steps[:count]
@@ -69,10 +68,7 @@ class Schedule:
         random = np.random.default_rng([self._seed, epoch])
         sets: list[list[ScheduledRow]] = []
         for images in self._images:
-            rows = []
-            for image in images:
-                rows += self._split(image, epoch, random)
-            sets.append(rows)
+            sets.append([row for image in images for row in self._split(image, epoch, random)])
         for rows in sets:
             random.shuffle(rows)
         if self._shares is not None:
@@ -83,8 +79,7 @@ class Schedule:
 
     def _split(self, image: list[int], epoch: int, random: np.random.Generator) -> list[ScheduledRow]:
         """An image's questions in random order, in as few rows of even size as their number and length allow."""
-        tokens = sum(self._tokens[index] for index in image)
-        by_tokens = math.ceil(tokens / self._question_tokens)
+        by_tokens = math.ceil(sum(self._tokens[index] for index in image) / self._question_tokens)
         by_number = math.ceil(len(image) / self._batch_questions)
         rows = min(max(by_tokens, by_number), len(image))
         parts = np.array_split(random.permutation(image), rows)

@@ -29,7 +29,6 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from vlm.errors import UserError
 
 Config = TypeVar("Config")
-RESUME = ("auto", "required", "never")  # what --resume of either stage may be
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,16 @@ class Setting:
 def setting(default: Any = MISSING, *, help: str, **more: Any) -> Any:
     """Declare one field of a settings dataclass; `more` are the other fields of `Setting`, by name."""
     return field(default=default, metadata={"setting": Setting(help, **more)})
+
+
+def resume_setting() -> Any:
+    """Declare `--resume`, which both stages have."""
+    return setting(
+        "auto",
+        help="auto continues a run found in --out; required fails without one; never fails with anything of one",
+        choices=("auto", "required", "never"),
+        free=True,
+    )
 
 
 def flag(name: str) -> str:
