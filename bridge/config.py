@@ -31,7 +31,6 @@ examples:
   accelerate launch --num_processes 4 bridge/train.py --llm llama --gqa data/gqa --out runs/llama
 """
 
-
 # One heading of `--help` each. What names files is compared by its content when a run goes on.
 _part = partial(setting, None, group="parts", by_content=True)
 _files = partial(setting, None, group="data", by_content=True)
@@ -113,29 +112,21 @@ class BridgeConfig:
         if self.weights is None:
             return None
         given = [name for name in SETS if getattr(self, name)]
-        weights = _parse_weights(self.weights)
+        pairs = [part.partition("=") for part in self.weights.split(",")]  # "gqa=3,vqav2=1"
+        try:
+            weights = {name: float(value) for name, _, value in pairs}
+        except ValueError:
+            weights = {}
         total = sum(weights.values())
-        if sorted(weights) != sorted(given) or not 0 < total < math.inf or min(weights.values()) < 0:
+        named_once = sorted(name for name, _, _ in pairs) == sorted(given)
+        if not named_once or not 0 < total < math.inf or min(weights.values()) < 0:
             needed = ",".join(f"{name}=W" for name in given)
             raise UserError(f"--weights {self.weights}: give {needed}, numbers of 0 or more for the data sets named")
         return [weights[name] / total for name in given]
 
 
-def _parse_weights(text: str) -> dict[str, float]:
-    """ "gqa=3,vqav2=1" -> {"gqa": 3.0, "vqav2": 1.0}; {} if it has another form, or a name comes twice."""
-    pairs = [part.partition("=") for part in text.split(",")]
-    try:
-        weights = {name: float(value) for name, _, value in pairs}
-    except ValueError:
-        return {}
-    return weights if len(weights) == len(pairs) else {}
-
-
 def parse_config(arguments: Sequence[str] | None = None) -> BridgeConfig:
-    """The command line -> checked config, with the embedded world filled in if no data are named.
-
-    Raises: UserError if settings are out of bounds or contradict each other, or a default is not there.
-    """
+    """The command line -> checked config, with the embedded world filled in if no data are named."""
     config = parse(BridgeConfig, arguments, prog="python bridge/train.py", about=ABOUT, examples=EXAMPLES)
     if (config.llm is None) == (config.init is None):
         raise UserError("give --llm smollm2|llama|qwen|PATH, or --init RUN/vlm to go on from a trained VLM")
@@ -144,21 +135,18 @@ def parse_config(arguments: Sequence[str] | None = None) -> BridgeConfig:
     if (config.llava is None) != (config.llava_images is None):
         raise UserError("--llava FILE and --llava-images DIR belong together")
     if not (config.gqa or config.vqav2 or config.llava):
-        config = _embedded_world(config)
+        if not WORLD.is_dir():
+            raise UserError(
+                f"no data given and the embedded world {WORLD} does not exist: run `python scripts/make_world.py "
+                f"{WORLD}`, or give --gqa DIR and --vqav2 DIR"
+            )
+        if os.environ.get("RANK", "0") == "0":
+            print(f"no data given: the embedded world in {WORLD}", file=sys.stderr)
+        steps = config.steps or WORLD_STEPS
+        config = replace(config, gqa=str(WORLD / "gqa"), vqav2=str(WORLD / "vqav2"), steps=steps)
     config.shares()  # to refuse bad weights before any work
     if config.encoder is None and config.init is None:
         if not ENCODER.is_dir():
             raise UserError(f"{ENCODER} does not exist: run `deepspeed pretrain/run.py` first, or give --encoder DIR")
         config = replace(config, encoder=str(ENCODER))
     return config
-
-
-def _embedded_world(config: BridgeConfig) -> BridgeConfig:
-    if not WORLD.is_dir():
-        raise UserError(
-            f"no data given and the embedded world {WORLD} does not exist: run `python scripts/make_world.py {WORLD}`, "
-            "or give --gqa DIR and --vqav2 DIR"
-        )
-    if os.environ.get("RANK", "0") == "0":
-        print(f"no data given: the embedded world in {WORLD}", file=sys.stderr)
-    return replace(config, gqa=str(WORLD / "gqa"), vqav2=str(WORLD / "vqav2"), steps=config.steps or WORLD_STEPS)

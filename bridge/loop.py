@@ -10,16 +10,15 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from bridge.config import BridgeConfig
-from bridge.content import images_content, run_content
-from bridge.data.batches import StepData, images_of, step_data
+from bridge.data.batches import StepData, step_data
 from bridge.data.features import FeatureCache, Features, PatchEncoder
 from bridge.data.mixture import Mixture
 from bridge.data.questions import Questions
 from bridge.data.schedule import Schedule, Step, indices
-from bridge.folder import RunFolder, check_folder
+from bridge.folder import RunFolder, check_folder, images_content, run_content
 from bridge.gradients import backward, constant_text, update
 from bridge.parts import Trainee, build_vlm, freeze, save_result
-from vlm.distributed import barrier, is_main, on_main
+from vlm.distributed import is_main, on_main
 from vlm.run.folder import locked
 from vlm.run.progress import progress
 from vlm.run.schedule import cosine
@@ -67,7 +66,8 @@ def loop(run: RunFolder, trainee: Trainee, questions: Questions, features: Featu
             # 2. A step without a finite gradient moves nothing; too many in a row end the run.
             patience.count(skipped=norm is None)
             if norm is None and is_main():
-                names = ", ".join(questions.ids(steps[number])[:5])
+                examples = [questions.mixture.examples[index] for index in indices(steps[number])[:5]]
+                names = ", ".join(example.question_id for example in examples)
                 bar.write(f"step {number}: loss {sums.loss}, nothing updated (questions {names}, ...)", sys.stderr)
             now = time.perf_counter()
             run.record(number, sums, lr, norm, now - clock)
@@ -77,18 +77,15 @@ def loop(run: RunFolder, trainee: Trainee, questions: Questions, features: Featu
             bar.update(sums.questions)
 
             # 3. Checkpoints, and the end that SIGTERM asks for.
-            last = number + 1 == len(steps)
-            if sums.stop or last or (number + 1) % config.save_every == 0:
-                run.save(number + 1)
-            if sums.stop and not last:
-                leave(number + 1, bar)
+            done = number + 1
+            if sums.stop or done == len(steps) or done % config.save_every == 0:
+                run.save(done)
+            if sums.stop and done < len(steps):
+                leave(done, bar)
 
 
 def train(config: BridgeConfig, mixture: Mixture) -> None:
-    """Run or continue `config.out` on the mixture's questions; on return RUN/vlm is a stock LLaVA folder.
-
-    Raises: UserError if --out holds another run, a part or a question cannot be used, or the disk refuses.
-    """
+    """Run or continue `config.out` on the mixture's questions; on return RUN/vlm is a stock LLaVA folder."""
     accelerator = Accelerator()  # starts the process group
     on_main(lambda: check_folder(config))
     with locked(Path(config.out)):
@@ -107,12 +104,10 @@ def train(config: BridgeConfig, mixture: Mixture) -> None:
         features: Features = encoder
         if config.cache:
             features = cache = FeatureCache(config.features or run.folder / "features", encoder)
-            cache.fill(images_of(steps[start:], mixture))
+            ahead = (row for step in steps[start:] for row in step)
+            cache.fill(mixture.examples[row.examples[0]].image for row in ahead)
         loop(run, trainee, questions, features, steps, start)
         on_main(lambda: save_result(vlm, trainee, config, run.folder))
-        if is_main():
-            print(f"saved {run.folder / 'vlm'}; score it with: python bridge/evaluate.py {run.folder / 'vlm'}")
-        barrier()
     accelerator.end_training()
 
 
@@ -124,7 +119,4 @@ def scheduled_steps(config: BridgeConfig, mixture: Mixture, image_slots: int) ->
     too long.
     """
     room = config.row_tokens - image_slots
-    schedule = Schedule(
-        mixture, seed=config.seed, batch_questions=config.batch_questions, question_tokens=room, shares=config.shares()
-    )
-    return schedule.steps(config.steps)
+    return Schedule(mixture, config.seed, config.batch_questions, room, config.shares()).steps(config.steps)

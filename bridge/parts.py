@@ -22,10 +22,6 @@ from vlm.llms.precision import chosen_dtype
 if TYPE_CHECKING:  # it loads bitsandbytes: seconds, and its warnings
     from peft import PeftModel
 
-# The language model's attention only: the vision tower's layers have projections of the same names.
-LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj)"
-CONNECTOR = "multi_modal_projector"
-
 
 def build_vlm(config: BridgeConfig, device: torch.device, load_in: str | None) -> VLM:
     """Encoder + LLM + fresh connector, or the VLM that `--init` names, on `device` in the run's precision.
@@ -61,11 +57,8 @@ def freeze(model: LlavaForConditionalGeneration, config: BridgeConfig) -> Traine
     model.eval().requires_grad_(False)
     projector, text = connector(model), language_model(model)
     projector.float()  # before peft keeps a copy of it: both then have one dtype
-    adapter = None
-    if config.lora:
-        adapter = _with_lora(model, config.lora, config.seed)
-    else:
-        projector.requires_grad_(True)
+    projector.requires_grad_(not config.lora)  # else peft trains that copy
+    adapter = _with_lora(model, config.lora, config.seed) if config.lora else None
     weights = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     for parameter in weights.values():
         parameter.data = parameter.data.float()
@@ -81,14 +74,16 @@ def _with_lora(model: LlavaForConditionalGeneration, rank: int, seed: int) -> Pe
     """Put LoRA of `rank` into the model's attention; its first weights are a function of the seed."""
     from peft import LoraConfig, get_peft_model
 
-    lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS, modules_to_save=[CONNECTOR])
+    # The language model's attention only: the vision tower's layers have projections of the same names.
+    targets, whole = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj)", ["multi_modal_projector"]
+    lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, modules_to_save=whole)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return get_peft_model(model, lora).eval()
 
 
 def save_result(vlm: VLM, trainee: Trainee, config: BridgeConfig, run: Path) -> None:
-    """Write RUN/vlm, a stock LLaVA folder in full precision, and, with LoRA, RUN/adapter.
+    """Write RUN/vlm, a stock LLaVA folder in full precision, and, with LoRA, RUN/adapter; say so.
 
     A quantised LLM is not saved, the one that it came from is: what was trained fits it, and a folder that was
     quantised once can still be loaded in any precision.
@@ -97,16 +92,17 @@ def save_result(vlm: VLM, trainee: Trainee, config: BridgeConfig, run: Path) -> 
     if adapter is not None:
         with writing(run / "adapter"), atomic_directory(run / "adapter") as partial:
             adapter.save_pretrained(str(partial), save_embedding_layers=False)
-        if config.load_in is None:
-            vlm.model = adapter.merge_and_unload()
     if config.load_in is not None:
         trained = vlm.connector.state_dict()
         vlm = build_vlm(config, torch.device("cpu"), load_in=None)
-        if adapter is not None:
+        if adapter is None:
+            vlm.connector.load_state_dict(trained)
+        else:
             from peft import PeftModel
 
             vlm.model = PeftModel.from_pretrained(vlm.model, run / "adapter").merge_and_unload()
-        else:
-            vlm.connector.load_state_dict(trained)
+    elif adapter is not None:
+        vlm.model = adapter.merge_and_unload()
     vlm.connector.to(vlm.language_model.dtype)
     vlm.save(run / "vlm")
+    print(f"saved {run / 'vlm'}; score it with: python bridge/evaluate.py {run / 'vlm'}")

@@ -1,13 +1,12 @@
 """Packed rows -> micro-batches with the features of their images: what a forward pass takes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from bridge.data.features import Features
-from bridge.data.mixture import Mixture
 from bridge.data.packing import Batch, Row, make_batch, micro_batches
 from bridge.data.questions import Questions
 from bridge.data.schedule import Step
@@ -51,9 +50,3 @@ def load_batches(rows: Sequence[Row], images: Sequence[Path], features: Features
         patches = features([images[index] for index in members])
         batches.append(MicroBatch(make_batch([rows[index] for index in members]), patches))
     return batches
-
-
-def images_of(steps: Iterable[Step], mixture: Mixture) -> list[Path]:
-    """The images of some steps, each once, in order of their first use."""
-    rows = (scheduled for step in steps for scheduled in step)
-    return list(dict.fromkeys(mixture.examples[row.examples[0]].image for row in rows))

@@ -1,9 +1,9 @@
 """Patch tokens of the frozen vision tower: computed live, or once per image into memory-mapped shards.
 
-Training does not change the tower, so its output for an image is always the same: a run of ten epochs reads nine times
-what it computed once. A cache is a folder of `meta.json`, which says whose features they are, and of safetensors
-shards. A shard holds `features` [images, N, D] and, in its metadata, which files they come from. It is written under
-another name and renamed, so what has a name is whole, and a killed run goes on with the images that no shard holds.
+Training does not change the tower: a run of ten epochs reads nine times what it computed once. A cache is a folder of
+`meta.json`, which says whose features they are, and of safetensors shards. A shard holds `features` [images, N, D] and,
+in its metadata, which files they come from. It is written under another name and renamed, so what has a name is whole,
+and a killed run goes on with the images that no shard holds.
 """
 
 import hashlib
@@ -70,25 +70,21 @@ class FeatureCache:
     """Features of one encoder on disk. Every rank may fill and read the same folder."""
 
     def __init__(self, folder: str | Path, encoder: PatchEncoder):
-        """Open or create the cache; collective.
-
-        Raises: UserError if it holds another encoder's features, or a shard is damaged.
-        """
+        """Open or create the cache; collective. `UserError` if it holds another encoder's features or is damaged."""
         self.folder, self._encoder = Path(folder), encoder
         tokens, width = encoder.shape
         expected = {"key": encoder.key, "tokens": tokens, "width": width, "dtype": str(encoder.dtype)}
         meta = self.folder / "meta.json"
-        if not meta.exists():
-            if is_main():
-                write_json(meta, expected)
-        elif (found := read_json(meta)) != expected:
+        if is_main() and not meta.exists():
+            write_json(meta, expected)
+        barrier()
+        if (found := read_json(meta)) != expected:
             known = found if isinstance(found, dict) else {}
             changed = ", ".join(name for name, value in expected.items() if known.get(name) != value)
             raise UserError(
                 f"{self.folder} holds features of another encoder or of other preprocessing ({changed} differ): "
                 "give another folder with --features, or delete it"
             )
-        barrier()
         self._places: dict[str, tuple[Path, int]] = {}  # which shard holds an image, and at which index
         self._open: dict[Path, Any] = {}  # a shard's features [images, N, D], memory-mapped: an index reads [N, D]
         self._scan()
@@ -96,8 +92,8 @@ class FeatureCache:
     def fill(self, images: Iterable[Path]) -> None:
         """Compute what is missing, each rank its share, and announce the size before; collective.
 
-        Raises: UserError if another run is filling the same folder, the disk is too small, or an image cannot be read.
-        What was computed before is kept.
+        Raises: UserError if another run is filling the folder, the disk is too small, or an image cannot be read; what
+            was computed before is kept.
         """
         images = list(dict.fromkeys(images))  # each once
         self._scan()

@@ -7,7 +7,7 @@ from bridge.config import BridgeConfig
 from bridge.data.example import Example, with_sampled_answer
 from bridge.data.mixture import Mixture, answer_of
 from bridge.data.packing import Conversation, Row, fill_rows, image_slots
-from bridge.data.schedule import ScheduledRow, Step, indices
+from bridge.data.schedule import ScheduledRow
 from vlm.errors import UserError
 from vlm.llms.prompt import Prompts
 
@@ -28,10 +28,6 @@ class Questions:
         self.constant = () if config.gradient_checkpointing else tuple(ids[:first_slot])
         self._frame = len(ids)  # what the template and the image take, and a few tokens more
 
-    def ids(self, step: Step) -> list[str]:
-        """The official ids of a step's questions."""
-        return [self.mixture.examples[index].question_id for index in indices(step)]
-
     def pack(self, scheduled: ScheduledRow) -> list[Row]:
         """Tokenise the questions of one image and pack them into one row; into more if they do not fit one."""
         examples = [self.mixture.examples[index] for index in scheduled.examples]
@@ -44,11 +40,9 @@ class Questions:
         return fill_rows(conversations, self._image_id, len(self.constant), self._config.row_tokens)
 
     def check(self, examples: Iterable[int]) -> None:
-        """Tokenise now what might stop the run hours later.
+        """Tokenise now what might stop the run hours later: texts with control tokens, empty or too long for a row.
 
         A token has one byte of text at least, so most questions are known to fit without being tokenised.
-
-        Raises: UserError if a text holds a control token, is empty, or is too long for a row.
         """
         room = self._config.row_tokens - self._frame + len(self.constant)
         allowed = self._prompts.allows

@@ -28,6 +28,7 @@ class ScheduledRow:
 
 
 Step = tuple[ScheduledRow, ...]
+Shares = Sequence[float] | None  # each data set's part of an epoch, 1 together; None: all of every set
 
 
 def indices(step: Step) -> list[int]:
@@ -38,17 +39,8 @@ def indices(step: Step) -> list[int]:
 class Schedule:
     """The order of a mixture's questions. Rows of different data sets are kept apart."""
 
-    def __init__(
-        self,
-        mixture: Mixture,
-        seed: int,
-        batch_questions: int,
-        question_tokens: int,
-        shares: Sequence[float] | None = None,
-    ):
-        """batch_questions: the most questions of a step. question_tokens: what a row leaves for questions, its budget
-        less the image. shares: the part of an epoch that each data set has, 1 together; None: all of every set.
-        """
+    def __init__(self, mixture: Mixture, seed: int, batch_questions: int, question_tokens: int, shares: Shares = None):
+        """batch_questions: the most in a step. question_tokens: what a row holds of them, beside the image."""
         self._seed, self._batch_questions, self._shares = seed, batch_questions, shares
         self._question_tokens = max(1, question_tokens)
         self._tokens = [_estimate(example) for example in mixture.examples]
@@ -120,8 +112,5 @@ def _weighted(sets: list[list[ScheduledRow]], shares: Sequence[float]) -> list[l
     """
     counts = [np.cumsum([len(row.examples) for row in rows]) for rows in sets]  # questions up to and with each row
     total = min(count[-1] / share for count, share in zip(counts, shares) if share > 0)
-    kept = []
-    for rows, count, share in zip(sets, counts, shares):
-        fitting = np.searchsorted(count, share * total, side="right")
-        kept.append(rows[: int(fitting)])
-    return kept
+    fitting = [int(np.searchsorted(count, share * total, side="right")) for count, share in zip(counts, shares)]
+    return [rows[:number] for rows, number in zip(sets, fitting)]
