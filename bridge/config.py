@@ -118,8 +118,8 @@ class BridgeConfig:
         except ValueError:
             weights = {}
         total = sum(weights.values())
-        named_once = sorted(name for name, _, _ in pairs) == sorted(given)
-        if not named_once or not 0 < total < math.inf or min(weights.values()) < 0:
+        each_once = sorted(name for name, _, _ in pairs) == sorted(given)
+        if not (each_once and 0 < total < math.inf and min(weights.values()) >= 0):
             needed = ",".join(f"{name}=W" for name in given)
             raise UserError(f"--weights {self.weights}: give {needed}, numbers of 0 or more for the data sets named")
         return [weights[name] / total for name in given]

@@ -32,9 +32,8 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
 
 
 def prefetched(steps: Sequence[Step], prepare: Callable[[Step], StepData]) -> Iterator[StepData]:
-    """Each step's data, in order; a thread prepares a step while the caller trains on the one before.
-
-    So tokenising, packing and reading cost no time unless they take longer than a training step.
+    """Each step's data, in order. A thread prepares it while the caller trains on the step before, so that tokenising,
+    packing and reading cost no time unless they take longer than that.
     """
     with ThreadPoolExecutor(1) as pool:
         ahead: list[Future[StepData]] = []
