@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from vlm.errors import UserError
-from vlm.run.settings import RESUME, parse, setting
+from vlm.run.settings import parse, resume_setting, setting
 
 WORLD = Path("runs/world")
 ENCODER = Path("runs/pretrain/encoder")
@@ -31,9 +31,9 @@ examples:
   accelerate launch --num_processes 4 bridge/train.py --llm llama --gqa data/gqa --out runs/llama
 """
 
-
-# One heading of `--help` each.
-_part = partial(setting, group="parts", by_content=True)
+# One heading of `--help` each. What names files is compared by its content when a run goes on.
+_part = partial(setting, None, group="parts", by_content=True)
+_files = partial(setting, None, group="data", by_content=True)
 _data = partial(setting, group="data")
 _training = partial(setting, group="optimization")
 _speed = partial(setting, group="memory and speed")
@@ -43,33 +43,26 @@ _speed = partial(setting, group="memory and speed")
 class BridgeConfig:
     """One run. Paths are strings as given."""
 
-    llm: str | None = _part(
-        None, help="a preset, a folder, a hub id or a .gguf file", metavar="smollm2|llama|qwen|PATH"
-    )
+    llm: str | None = _part(help="a preset, a folder, a hub id or a .gguf file", metavar="smollm2|llama|qwen|PATH")
     encoder: str | None = _part(
-        None,
         help="an encoder folder, or a plain timm ViT by name with weights from the hub or a safetensors file; either "
         "with random weights; or one without sight",
         metavar="DIR|timm:NAME[@FILE]|random:...|blind",
         default_text=str(ENCODER),
     )
     normalisation: str | None = _part(
-        None, help="pixel statistics in place of the encoder's own", choices=("clip", "imagenet")
+        help="pixel statistics in place of the encoder's own", choices=("clip", "imagenet")
     )
     init: str | None = _part(
-        None, help="go on from a trained VLM: LLM, encoder and connector come from there", metavar="RUN/vlm"
+        help="go on from a trained VLM: LLM, encoder and connector come from there", metavar="RUN/vlm"
     )
 
-    gqa: str | None = _data(None, help="official GQA folder", metavar="DIR", by_content=True)
+    gqa: str | None = _files(help="official GQA folder", metavar="DIR")
     gqa_split: str = _data("train", help="train (balanced), train_all, ...")
-    vqav2: str | None = _data(None, help="official VQAv2 folder", metavar="DIR", by_content=True)
+    vqav2: str | None = _files(help="official VQAv2 folder", metavar="DIR")
     vqav2_split: str = _data("train2014", help="train2014, val2014, ...")
-    llava: str | None = _data(
-        None, help="LLaVA instruction JSON; each pair of turns is one question", metavar="FILE", by_content=True
-    )
-    llava_images: str | None = _data(
-        None, help="folder that its image names start from", metavar="DIR", by_content=True
-    )
+    llava: str | None = _files(help="LLaVA instruction JSON; each pair of turns is one question", metavar="FILE")
+    llava_images: str | None = _files(help="folder that its image names start from", metavar="DIR")
     weights: str | None = _data(
         None,
         help="proportions of the questions in each pass, as gqa=3,vqav2=1",
@@ -84,12 +77,7 @@ class BridgeConfig:
 
     out: str = setting("runs/bridge", help="the run's folder", metavar="RUN", free=True)
     seed: int = setting(0, help="seed of the connector's first weights, LoRA's, and the data order", least=0)
-    resume: str = setting(
-        "auto",
-        help="auto continues a run found in --out; required fails without one; never fails with anything of one",
-        choices=RESUME,
-        free=True,
-    )
+    resume: str = resume_setting()
     save_every: int = setting(100, help="steps between two checkpoints", metavar="STEPS", least=1, free=True)
 
     steps: int | None = _training(
@@ -120,38 +108,25 @@ class BridgeConfig:
     )
 
     def shares(self) -> list[float] | None:
-        """The part of an epoch that each given data set has, as [0.75, 0.25]; None: every question once.
-
-        Raises:
-            UserError: --weights does not give each data set one number of 0 or more.
-        """
+        """The part of an epoch that each given data set has, as [0.75, 0.25]; None: every question once."""
         if self.weights is None:
             return None
         given = [name for name in SETS if getattr(self, name)]
-        weights = _parse_weights(self.weights)
+        pairs = [part.partition("=") for part in self.weights.split(",")]  # "gqa=3,vqav2=1"
+        try:
+            weights = {name: float(value) for name, _, value in pairs}
+        except ValueError:
+            weights = {}
         total = sum(weights.values())
-        if sorted(weights) != sorted(given) or not 0 < total < math.inf or min(weights.values()) < 0:
+        each_once = sorted(name for name, _, _ in pairs) == sorted(given)
+        if not (each_once and 0 < total < math.inf and min(weights.values()) >= 0):
             needed = ",".join(f"{name}=W" for name in given)
             raise UserError(f"--weights {self.weights}: give {needed}, numbers of 0 or more for the data sets named")
         return [weights[name] / total for name in given]
 
 
-def _parse_weights(text: str) -> dict[str, float]:
-    """ "gqa=3,vqav2=1" -> {"gqa": 3.0, "vqav2": 1.0}; {} if it has another form, or a name comes twice."""
-    pairs = [part.partition("=") for part in text.split(",")]
-    try:
-        weights = {name: float(value) for name, _, value in pairs}
-    except ValueError:
-        return {}
-    return weights if len(weights) == len(pairs) else {}
-
-
 def parse_config(arguments: Sequence[str] | None = None) -> BridgeConfig:
-    """The command line -> checked config, with the embedded world filled in if no data are named.
-
-    Raises:
-        UserError: settings are out of bounds or contradict each other, or a default is not there.
-    """
+    """The command line -> checked config, with the embedded world filled in if no data are named."""
     config = parse(BridgeConfig, arguments, prog="python bridge/train.py", about=ABOUT, examples=EXAMPLES)
     if (config.llm is None) == (config.init is None):
         raise UserError("give --llm smollm2|llama|qwen|PATH, or --init RUN/vlm to go on from a trained VLM")
@@ -160,21 +135,18 @@ def parse_config(arguments: Sequence[str] | None = None) -> BridgeConfig:
     if (config.llava is None) != (config.llava_images is None):
         raise UserError("--llava FILE and --llava-images DIR belong together")
     if not (config.gqa or config.vqav2 or config.llava):
-        config = _embedded_world(config)
+        if not WORLD.is_dir():
+            raise UserError(
+                f"no data given and the embedded world {WORLD} does not exist: run `python scripts/make_world.py "
+                f"{WORLD}`, or give --gqa DIR and --vqav2 DIR"
+            )
+        if os.environ.get("RANK", "0") == "0":
+            print(f"no data given: the embedded world in {WORLD}", file=sys.stderr)
+        steps = config.steps or WORLD_STEPS
+        config = replace(config, gqa=str(WORLD / "gqa"), vqav2=str(WORLD / "vqav2"), steps=steps)
     config.shares()  # to refuse bad weights before any work
     if config.encoder is None and config.init is None:
         if not ENCODER.is_dir():
             raise UserError(f"{ENCODER} does not exist: run `deepspeed pretrain/run.py` first, or give --encoder DIR")
         config = replace(config, encoder=str(ENCODER))
     return config
-
-
-def _embedded_world(config: BridgeConfig) -> BridgeConfig:
-    if not WORLD.is_dir():
-        raise UserError(
-            f"no data given and the embedded world {WORLD} does not exist: run `python scripts/make_world.py {WORLD}`, "
-            "or give --gqa DIR and --vqav2 DIR"
-        )
-    if os.environ.get("RANK", "0") == "0":
-        print(f"no data given: the embedded world in {WORLD}", file=sys.stderr)
-    return replace(config, gqa=str(WORLD / "gqa"), vqav2=str(WORLD / "vqav2"), steps=config.steps or WORLD_STEPS)

@@ -27,15 +27,14 @@ def main() -> None:
     results.check_comparable(baselines, config.mode, benchmarks)
     images = [image for benchmark in benchmarks for image in benchmark.images]
     captions = captions_by_image(config.oracle, images) if config.oracle is not None else None
-    import torch  # it and transformers take seconds: what was given is judged before
-
+    # torch and transformers take seconds to import: what was given is judged before.
     from bridge.evaluation.answering import Asker, answer, check_questions, chosen_device
     from vlm.llava.model import load
-    from vlm.llms.precision import default_dtype
+    from vlm.llms.precision import chosen_dtype
     from vlm.run.folder import locked
 
     device = chosen_device(config.device)
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, None: default_dtype(device)}[config.precision]
+    dtype = chosen_dtype(config.precision, device)
     origin = answers_origin(config, folder, _name(dtype))
     with locked(out):
         predictions = None if config.overwrite else open_predictions(out, benchmarks, origin)

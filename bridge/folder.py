@@ -1,6 +1,11 @@
-"""The folder of a bridge run: config.json, metrics.jsonl and checkpoints."""
+"""The folder of a bridge run: config.json, metrics.jsonl, checkpoints, and the content that a run goes on with.
 
-from collections.abc import Mapping
+The content is short digests of what the settings name. Paths are not compared: a data folder may be moved or spelled
+otherwise; a question that changed in it is noticed.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -8,10 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bridge.config import BridgeConfig
+from bridge.data.mixture import Mixture
 from bridge.gradients import Sums
 from vlm.distributed import is_main
 from vlm.errors import UserError
-from vlm.files import append_jsonl, read_json, write_json
+from vlm.files import append_jsonl, file_sha256, read_json, write_json
+from vlm.llava.model import VLM
 from vlm.llms.load import PRESETS
 from vlm.run.checkpoints import Checkpoints, refuse_changes
 from vlm.run.folder import forget_from
@@ -19,14 +26,12 @@ from vlm.run.resume import starting_step
 from vlm.run.settings import trajectory
 
 WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.pt"  # in a checkpoint
+WEIGHT_ELEMENTS = 1024  # of each tensor: enough to tell two models of the same sizes apart, in no time
+SET_IMAGES = 16  # files of each data set that are read: all of them would take hours
 
 
 def check_folder(config: BridgeConfig) -> None:
-    """Compare `config` with the run that --out holds, if any, before anything is loaded.
-
-    Raises:
-        UserError: --out holds something else than this run.
-    """
+    """Refuse by a `UserError`, before anything is loaded, an --out that holds something else than this run."""
     run = Path(config.out)
     if run.exists() and not run.is_dir():
         raise UserError(f"{run} is a file: give a folder as --out")
@@ -41,35 +46,25 @@ def check_folder(config: BridgeConfig) -> None:
 
 
 def _is_name(part: str | None) -> bool:
-    """Whether a part is named by `--llm` or `--encoder`, and nothing in it is a path."""
-    if part is None:
-        return False
-    return part in PRESETS or part == "blind" or (part.startswith("timm:") and "@" not in part)
+    """Whether `--llm` or `--encoder` gives a name, in which no path hides."""
+    return part in (*PRESETS, "blind") or (part is not None and part.startswith("timm:") and "@" not in part)
 
 
 class RunFolder:
     """The folder of one run, and the optimizer whose state its checkpoints hold."""
 
     def __init__(self, config: BridgeConfig, weights: Mapping[str, torch.nn.Parameter], content: dict[str, str]):
-        """weights: what is trained. content: digests of what the settings name; see `bridge.content`."""
+        """weights: what is trained. content: what `run_content` and `images_content` give."""
         self.folder, self.config, self._weights = Path(config.out), config, weights
         self._checkpoints = Checkpoints(self.folder, {**trajectory(config), **content}, same_processes=False)
         self.optimizer = torch.optim.AdamW(list(weights.values()), lr=config.lr, weight_decay=config.weight_decay)
 
     def resume(self) -> int:
-        """Load the newest whole checkpoint as --resume asks -> the step to go on with; collective.
-
-        Raises:
-            UserError: the folder holds something that --resume does not allow for.
-        """
+        """Load the newest whole checkpoint, if --resume allows for it -> the step to go on with; collective."""
         step = starting_step(self._checkpoints, self.config.resume, "vlm")
         if step is None:
             return 0
-        self._load(self._checkpoints.path(step))
-        return step
-
-    def _load(self, folder: Path) -> None:
-        """Copy a checkpoint, whose files were verified before, into the weights and the optimizer."""
+        folder = self._checkpoints.path(step)
         stored = load_file(folder / WEIGHTS)
         if stored.keys() != self._weights.keys():
             raise UserError(f"{folder} holds other weights than this run trains: give another --out")
@@ -77,6 +72,7 @@ class RunFolder:
             for name, value in stored.items():
                 self._weights[name].copy_(value)
         self.optimizer.load_state_dict(torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True))
+        return step
 
     def begin(self, step: int) -> None:
         """Record the settings and drop the metrics of steps that will be repeated."""
@@ -86,14 +82,14 @@ class RunFolder:
 
     def save(self, step: int) -> None:
         """Commit the checkpoint of `step`; collective. `UserError` if the disk refuses: the last one is untouched."""
-        self._checkpoints.save(step, self._fill)
 
-    def _fill(self, folder: Path) -> None:
-        """Write a checkpoint's files: the first process alone, since all of them hold the same."""
-        if is_main():
-            tensors = {name: value.detach().cpu().contiguous() for name, value in self._weights.items()}
-            save_file(tensors, folder / WEIGHTS)
-            torch.save(self.optimizer.state_dict(), folder / OPTIMIZER)
+        def fill(folder: Path) -> None:
+            if is_main():  # all processes hold the same
+                tensors = {name: value.detach().cpu().contiguous() for name, value in self._weights.items()}
+                save_file(tensors, folder / WEIGHTS)
+                torch.save(self.optimizer.state_dict(), folder / OPTIMIZER)
+
+        self._checkpoints.save(step, fill)
 
     def record(self, step: int, sums: Sums, lr: float, norm: float | None, seconds: float) -> None:
         """Append the step's line to metrics.jsonl. norm: of the gradient, None if nothing moved."""
@@ -103,3 +99,49 @@ class RunFolder:
         line = {"step": step, "loss": sums.loss, "lr": lr, "samples_per_s": rate, "questions_per_s": rate}
         line |= {"questions": sums.questions, "tokens": sums.tokens, "answer_tokens": sums.answer_tokens}
         append_jsonl(self.folder / "metrics.jsonl", line | {"gradient_norm": norm})
+
+
+def run_content(vlm: VLM, mixture: Mixture, votes: bool) -> dict[str, str]:
+    """Digests of an assembled VLM, before it is trained, and of its questions, by name.
+
+    votes: whether the annotators' answers are trained on, and not only the most common one.
+    """
+    embeddings = vlm.model.get_input_embeddings().weight  # a quantised model's other weights have another dtype
+    example_ids = vlm.conversation_ids("Is it?", "yes")  # by which a changed tokenizer shows
+    return {
+        "questions": _digest(_question_texts(mixture, votes)),
+        "chat_template": _digest([repr(example_ids), str(vlm.processor.chat_template)]),
+        "llm_weights": _digest(_weight_beginnings(vlm.language_model)),
+        "connector": _digest(_weight_beginnings(vlm.connector)),  # of --init; else it follows from the seed
+        "dtype": str(embeddings.dtype).removeprefix("torch."),
+    }
+
+
+def images_content(mixture: Mixture) -> str:
+    """A digest of a few images of each data set, evenly spread over its questions."""
+    chosen: list[Path] = []
+    for questions in mixture.sets():
+        spread = questions[:: max(1, len(questions) // SET_IMAGES)]
+        chosen += [mixture.examples[index].image for index in spread[:SET_IMAGES]]
+    return _digest(file_sha256(image) for image in chosen)
+
+
+def _question_texts(mixture: Mixture, votes: bool) -> Iterator[str]:
+    for number, questions in enumerate(mixture.sets()):
+        yield f"set {number}"
+        for example in mixture.examples[questions.start : questions.stop]:
+            answers = example.votes if votes else ()
+            yield repr((example.question_id, example.image.name, example.question, example.answer, answers))
+
+
+def _weight_beginnings(model: torch.nn.Module) -> Iterator[str]:
+    for name, value in sorted(model.state_dict().items()):
+        beginning = value.detach().flatten()[:WEIGHT_ELEMENTS].cpu().contiguous().view(torch.uint8)
+        yield f"{name} {value.dtype} {tuple(value.shape)} {beginning.numpy().tobytes().hex()}"
+
+
+def _digest(parts: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode() + b"\n")
+    return digest.hexdigest()[:12]

@@ -56,8 +56,15 @@ def label_logits(
     without an image. constant: `prefill` of the C tokens that were left out of the rows, or empty.
     """
     embeddings = model.get_input_embeddings()(batch.ids)  # [B, T, width]
-    if features is not None:
-        embeddings = _with_image(model, batch, embeddings, features)
+    if features is not None:  # projected, they take the place of the image slots
+        projector = connector(model)
+        weight = next(projector.parameters())  # fp32, whatever the frozen parts are
+        projected = projector(features.to(weight.dtype)).to(embeddings.dtype)  # [B, N, D] -> [B, N, width]
+        # A row begins with the image, or with the constant text and then the image: the same slots in every row.
+        start, end = image_slots(batch.ids[0].tolist(), model.config.image_token_id)
+        if end - start != projected.shape[1]:
+            raise ValueError(f"the prompt has {end - start} image slots, the encoder gives {projected.shape[1]} tokens")
+        embeddings = torch.cat([embeddings[:, :start], projected, embeddings[:, end:]], dim=1)
     # The rows share the constant text's states: expanded, not copied. A fresh cache each time: the layers' `update`
     # grows the cache object that they are given.
     rows = len(batch.ids)
@@ -73,22 +80,6 @@ def label_logits(
     # The head is a third of a small model: it sees the L places that predict a label, not all B * T.
     predicting = hidden.flatten(0, 1)[batch.label_at]  # [B * T, width] -> [L, width]
     return model.lm_head(predicting)
-
-
-def _with_image(
-    model: LlavaForConditionalGeneration, batch: Batch, embeddings: torch.Tensor, features: torch.Tensor
-) -> torch.Tensor:
-    """Put projected patch tokens in place of the image slots' embeddings, [B, T, width].
-
-    A row begins with the image, or with the constant text and then the image, so the slots are the same in every row.
-    """
-    projector = connector(model)
-    weight = next(projector.parameters())  # fp32, whatever the frozen parts are
-    projected = projector(features.to(weight.dtype)).to(embeddings.dtype)  # [B, N, D] -> [B, N, width]
-    start, end = image_slots(batch.ids[0].tolist(), model.config.image_token_id)
-    if end - start != projected.shape[1]:
-        raise ValueError(f"the prompt has {end - start} image slots, the encoder gives {projected.shape[1]} tokens")
-    return torch.cat([embeddings[:, :start], projected, embeddings[:, end:]], dim=1)
 
 
 def loss_sum(

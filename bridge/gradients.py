@@ -12,14 +12,11 @@ from bridge.forward import KeysAndValues, loss_sum, prefill, shared_prefill
 from bridge.parts import Trainee
 from vlm.distributed import all_sum
 
-Constant = Callable[[], AbstractContextManager[KeysAndValues]]
+Constant = Callable[[], AbstractContextManager[KeysAndValues]]  # gives a step the states of the text before the image
 
 
 def constant_text(trainee: Trainee, ids: Sequence[int]) -> Constant:
-    """What gives each step the keys and values of the text that opens every prompt.
-
-    They are computed once if the language model stays as it is, and anew in each step if LoRA changes it.
-    """
+    """The states of `ids`, computed once if the language model stays as it is, in each step if LoRA changes it."""
     if trainee.adapter is not None:
         return lambda: shared_prefill(trainee.model, ids)
     with torch.no_grad():
@@ -59,25 +56,19 @@ def backward(trainee: Trainee, data: StepData, constant: Constant, stop: bool) -
             answers += len(batch.rows.labels)
     counts = torch.tensor([loss, answers, data.tokens, data.questions, stop], dtype=torch.float64)
     loss, answers, tokens, questions, stopping = all_sum(counts.to(device)).tolist()
-    _sum_gradients(weights, divisor=max(1, answers))
-    return Sums(loss / max(1, answers), int(answers), int(tokens), int(questions), stopping > 0)
-
-
-def _sum_gradients(weights: Sequence[torch.nn.Parameter], divisor: float) -> None:
-    """Add the gradients of all ranks, as one vector: one exchange between ranks in place of one a weight."""
-    # A rank without a share of the step has no gradient, and takes part with zeros.
+    # The gradients are added as one vector: one exchange between the ranks in place of one a weight. A rank without a
+    # share of the step has no gradient, and takes part with zeros.
     own = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
-    total = all_sum(torch.cat([gradient.flatten() for gradient in own])) / divisor  # [elements of all weights]
-    sizes = [weight.numel() for weight in weights]
-    for weight, gradient in zip(weights, total.split(sizes)):
+    mean = all_sum(torch.cat([gradient.flatten() for gradient in own])) / max(1, answers)  # [elements of all weights]
+    for weight, gradient in zip(weights, mean.split([weight.numel() for weight in weights])):
         weight.grad = gradient.view_as(weight)
+    return Sums(loss / max(1, answers), int(answers), int(tokens), int(questions), stopping > 0)
 
 
 def update(
     weights: Iterable[torch.nn.Parameter], optimizer: torch.optim.Optimizer, loss: float, clip: float
 ) -> float | None:
     """Take one optimizer step -> the gradients' norm before clipping; None, and nothing moved, if it is not finite.
-
     clip: the largest norm, 0 for any.
     """
     norm = torch.nn.utils.clip_grad_norm_(list(weights), clip or math.inf).item()

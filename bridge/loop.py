@@ -2,31 +2,27 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from accelerate import Accelerator
 
 from bridge.config import BridgeConfig
-from bridge.content import images_content, run_content
-from bridge.data.batches import StepData, images_of, step_data
+from bridge.data.batches import StepData, step_data
 from bridge.data.features import FeatureCache, Features, PatchEncoder
 from bridge.data.mixture import Mixture
 from bridge.data.questions import Questions
 from bridge.data.schedule import Schedule, Step, indices
-from bridge.folder import RunFolder, check_folder
+from bridge.folder import RunFolder, check_folder, images_content, run_content
 from bridge.gradients import backward, constant_text, update
 from bridge.parts import Trainee, build_vlm, freeze, save_result
-from vlm.distributed import barrier, is_main, on_main
+from vlm.distributed import is_main, on_main
 from vlm.run.folder import locked
 from vlm.run.progress import progress
 from vlm.run.schedule import cosine
 from vlm.run.stopping import Patience, leave, termination
-
-Item = TypeVar("Item")
-Made = TypeVar("Made")
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
@@ -35,24 +31,18 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
     return cosine(step, steps + 1, rising, peak, floor=0.0)  # + 1: the last step still moves
 
 
-def prefetched(items: Iterable[Item], function: Callable[[Item], Made]) -> Iterator[Made]:
-    """`function` of each item, in order, computed on a thread while the one before is used.
-
-        thread    f(0)  f(1)  f(2)  ...
-        caller          0     1     2
-
-    So a step's tokenising, packing and reading cost no time unless they take longer than the step before. One result
-    waits at most. An error of `function` is raised where its result is asked for.
+def prefetched(steps: Sequence[Step], prepare: Callable[[Step], StepData]) -> Iterator[StepData]:
+    """Each step's data, in order. A thread prepares it while the caller trains on the step before, so that tokenising,
+    packing and reading cost no time unless they take longer than that.
     """
     with ThreadPoolExecutor(1) as pool:
-        current: Future[Made] | None = None
-        for item in items:
-            following = pool.submit(function, item)  # starts when `current` is done, and goes on behind the yield
-            if current is not None:
-                yield current.result()
-            current = following
-        if current is not None:
-            yield current.result()
+        ahead: list[Future[StepData]] = []
+        for step in steps:
+            ahead.append(pool.submit(prepare, step))
+            if len(ahead) > 1:
+                yield ahead.pop(0).result()  # the thread goes on behind the yield
+        for last in ahead:
+            yield last.result()
 
 
 def loop(run: RunFolder, trainee: Trainee, questions: Questions, features: Features, steps: list[Step], start: int):
@@ -60,14 +50,11 @@ def loop(run: RunFolder, trainee: Trainee, questions: Questions, features: Featu
     config = run.config
     constant = constant_text(trainee, questions.constant)
     patience = Patience("lower --lr")
-    done = sum(len(indices(step)) for step in steps[:start])
-    total = sum(len(indices(step)) for step in steps)
-
-    def prepare(step: Step) -> StepData:
-        return step_data(step, questions, features, config.micro_tokens)
-
+    prepare = partial(step_data, questions=questions, features=features, micro_tokens=config.micro_tokens)
+    sizes = [len(indices(step)) for step in steps]
+    bar = progress(sum(sizes), "bridge", "q", initial=sum(sizes[:start]), show=is_main())
     clock = time.perf_counter()
-    with termination() as terminated, progress(total, "bridge", "q", initial=done, show=is_main()) as bar:
+    with termination() as terminated, bar:
         for number, data in enumerate(prefetched(steps[start:], prepare), start=start):
             # 1. Gradients and update.
             lr = learning_rate(number, len(steps), config.lr, config.warmup)
@@ -78,7 +65,8 @@ def loop(run: RunFolder, trainee: Trainee, questions: Questions, features: Featu
             # 2. A step without a finite gradient moves nothing; too many in a row end the run.
             patience.count(skipped=norm is None)
             if norm is None and is_main():
-                names = ", ".join(questions.ids(steps[number])[:5])
+                examples = [questions.mixture.examples[index] for index in indices(steps[number])[:5]]
+                names = ", ".join(example.question_id for example in examples)
                 bar.write(f"step {number}: loss {sums.loss}, nothing updated (questions {names}, ...)", sys.stderr)
             now = time.perf_counter()
             run.record(number, sums, lr, norm, now - clock)
@@ -88,19 +76,15 @@ def loop(run: RunFolder, trainee: Trainee, questions: Questions, features: Featu
             bar.update(sums.questions)
 
             # 3. Checkpoints, and the end that SIGTERM asks for.
-            last = number + 1 == len(steps)
-            if sums.stop or last or (number + 1) % config.save_every == 0:
-                run.save(number + 1)
-            if sums.stop and not last:
-                leave(number + 1, bar)
+            done = number + 1
+            if sums.stop or done == len(steps) or done % config.save_every == 0:
+                run.save(done)
+            if sums.stop and done < len(steps):
+                leave(done, bar)
 
 
 def train(config: BridgeConfig, mixture: Mixture) -> None:
-    """Run or continue `config.out` on the mixture's questions; on return RUN/vlm is a stock LLaVA folder.
-
-    Raises:
-        UserError: --out holds something else than this run, a part or a question cannot be used, or the disk refuses.
-    """
+    """Run or continue `config.out` on the mixture's questions; on return RUN/vlm is a stock LLaVA folder."""
     accelerator = Accelerator()  # starts the process group
     on_main(lambda: check_folder(config))
     with locked(Path(config.out)):
@@ -109,7 +93,6 @@ def train(config: BridgeConfig, mixture: Mixture) -> None:
         content = run_content(vlm, mixture, votes=config.vqav2_answers == "votes")
         content |= {"encoder": encoder.key[:12], "images": images_content(mixture)}
         trainee = freeze(vlm.model, config)
-
         questions = Questions(mixture, vlm.prompts, config)
         steps = scheduled_steps(config, mixture, vlm.prompts.slots)
         questions.check({index for step in steps for index in indices(step)})
@@ -120,27 +103,19 @@ def train(config: BridgeConfig, mixture: Mixture) -> None:
         features: Features = encoder
         if config.cache:
             features = cache = FeatureCache(config.features or run.folder / "features", encoder)
-            cache.fill(images_of(steps[start:], mixture))
+            ahead = (row for step in steps[start:] for row in step)
+            cache.fill(mixture.examples[row.examples[0]].image for row in ahead)
         loop(run, trainee, questions, features, steps, start)
         on_main(lambda: save_result(vlm, trainee, config, run.folder))
-        if is_main():
-            print(f"saved {run.folder / 'vlm'}; score it with: python bridge/evaluate.py {run.folder / 'vlm'}")
-        barrier()
     accelerator.end_training()
 
 
 def scheduled_steps(config: BridgeConfig, mixture: Mixture, image_slots: int) -> list[Step]:
     """Every step of the run. image_slots: tokens that an image takes in a row.
 
-    The text before the image may take some of a row as well, with --gradient-checkpointing. It is not counted here, so
-    that a run can go on with or without that flag: the same questions meet in a step, and `fill_rows` splits a row that
-    is then too long.
+    With --gradient-checkpointing the text before the image is in the row as well. It is not counted here, so that a run
+    can go on with or without that flag: the same questions meet in a step, and `fill_rows` splits a row that is then
+    too long.
     """
-    schedule = Schedule(
-        mixture,
-        seed=config.seed,
-        batch_questions=config.batch_questions,
-        question_tokens=config.row_tokens - image_slots,
-        shares=config.shares(),
-    )
-    return schedule.steps(config.steps)
+    room = config.row_tokens - image_slots
+    return Schedule(mixture, config.seed, config.batch_questions, room, config.shares()).steps(config.steps)

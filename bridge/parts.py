@@ -17,43 +17,29 @@ from vlm.llava.assembly import assemble
 from vlm.llava.model import VLM, load
 from vlm.llava.parts import connector, language_model
 from vlm.llms.load import load_llm
-from vlm.llms.precision import default_dtype
-from vlm.llms.prompt import without_examples
+from vlm.llms.precision import chosen_dtype
 
 if TYPE_CHECKING:  # it loads bitsandbytes: seconds, and its warnings
     from peft import PeftModel
-
-# The language model's attention only: the vision tower's layers have projections of the same names.
-LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj)"
-CONNECTOR = "multi_modal_projector"
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def build_vlm(config: BridgeConfig, device: torch.device, load_in: str | None) -> VLM:
     """Encoder + LLM + fresh connector, or the VLM that `--init` names, on `device` in the run's precision.
 
     load_in: quantisation of the LLM, which the result of a run is assembled without.
-
-    Raises:
-        UserError: one of the parts cannot be used.
     """
-    dtype = default_dtype(device) if config.precision is None else DTYPES[config.precision]
+    dtype = chosen_dtype(config.precision, device)
+    examples = not config.lora  # in the prompts of smollm2, which needs them unless it is itself trained
     if config.init:
-        vlm = load(config.init, device, dtype, load_in)
-        if config.lora:
-            template = without_examples(str(vlm.processor.chat_template))
-            vlm.processor.chat_template = vlm.processor.tokenizer.chat_template = template
-        return vlm
+        return load(config.init, device, dtype, load_in, examples)
     if config.llm is None or config.encoder is None:
         raise ValueError("a run needs --llm and --encoder, or --init; `parse_config` sees to it")
-    llm = load_llm(config.llm, dtype, load_in, examples=not config.lora)
+    llm = load_llm(config.llm, dtype, load_in, examples)
     encoder = open_encoder(config.encoder, config.seed, config.normalisation)
     vlm = assemble(encoder, llm, seed=config.seed)
-    tower: torch.nn.Module = vlm.vision_tower  # by its base class: transformers' own `to` has no signature
-    model: torch.nn.Module = vlm.model
-    tower.to(dtype)  # as it will be loaded and served
+    torch.nn.Module.to(vlm.vision_tower, dtype)  # as it will be loaded and served; transformers' `to` has no signature
     if load_in is None:
-        model.to(device)
+        torch.nn.Module.to(vlm.model, device)
     return vlm
 
 
@@ -67,18 +53,12 @@ class Trainee:
 
 
 def freeze(model: LlavaForConditionalGeneration, config: BridgeConfig) -> Trainee:
-    """Freeze everything, then unfreeze what is trained: the connector, and LoRA if asked.
-
-    This is the only place that decides.
-    """
+    """Freeze everything, then unfreeze what is trained: the connector, and LoRA if asked. Nothing else decides it."""
     model.eval().requires_grad_(False)
     projector, text = connector(model), language_model(model)
     projector.float()  # before peft keeps a copy of it: both then have one dtype
-    adapter = None
-    if config.lora:
-        adapter = _with_lora(model, config.lora, config.seed)
-    else:
-        projector.requires_grad_(True)
+    projector.requires_grad_(not config.lora)  # else peft trains that copy
+    adapter = _with_lora(model, config.lora, config.seed) if config.lora else None
     weights = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     for parameter in weights.values():
         parameter.data = parameter.data.float()
@@ -94,35 +74,35 @@ def _with_lora(model: LlavaForConditionalGeneration, rank: int, seed: int) -> Pe
     """Put LoRA of `rank` into the model's attention; its first weights are a function of the seed."""
     from peft import LoraConfig, get_peft_model
 
-    lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS, modules_to_save=[CONNECTOR])
+    # The language model's attention only: the vision tower's layers have projections of the same names.
+    targets, whole = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj)", ["multi_modal_projector"]
+    lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, modules_to_save=whole)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return get_peft_model(model, lora).eval()
 
 
 def save_result(vlm: VLM, trainee: Trainee, config: BridgeConfig, run: Path) -> None:
-    """Write RUN/vlm, a stock LLaVA folder in full precision, and, with LoRA, RUN/adapter.
+    """Write RUN/vlm, a stock LLaVA folder in full precision, and, with LoRA, RUN/adapter; say so.
 
     A quantised LLM is not saved, the one that it came from is: what was trained fits it, and a folder that was
     quantised once can still be loaded in any precision.
-
-    Raises:
-        UserError: the disk refuses.
     """
     adapter = trainee.adapter
     if adapter is not None:
         with writing(run / "adapter"), atomic_directory(run / "adapter") as partial:
             adapter.save_pretrained(str(partial), save_embedding_layers=False)
-        if config.load_in is None:
-            vlm.model = adapter.merge_and_unload()
     if config.load_in is not None:
         trained = vlm.connector.state_dict()
         vlm = build_vlm(config, torch.device("cpu"), load_in=None)
-        if adapter is not None:
+        if adapter is None:
+            vlm.connector.load_state_dict(trained)
+        else:
             from peft import PeftModel
 
             vlm.model = PeftModel.from_pretrained(vlm.model, run / "adapter").merge_and_unload()
-        else:
-            vlm.connector.load_state_dict(trained)
+    elif adapter is not None:
+        vlm.model = adapter.merge_and_unload()
     vlm.connector.to(vlm.language_model.dtype)
     vlm.save(run / "vlm")
+    print(f"saved {run / 'vlm'}; score it with: python bridge/evaluate.py {run / 'vlm'}")

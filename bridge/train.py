@@ -7,11 +7,7 @@ from vlm.errors import run_command
 
 
 def load_examples(config: BridgeConfig) -> Mixture:
-    """Read the data sets that the config names, in the order of `bridge.config.SETS`.
-
-    Raises:
-        UserError: a file or an image is missing or broken, or a question has no answer.
-    """
+    """Read the data sets that the config names, in the order of `bridge.config.SETS`."""
     sets = []
     if config.gqa:
         sets.append(official.gqa(config.gqa, config.gqa_split))
@@ -23,11 +19,9 @@ def load_examples(config: BridgeConfig) -> Mixture:
 
 
 def main() -> None:
-    """Parse, read the questions, train."""
     config = parse_config()
     mixture = load_examples(config)
-    # torch and transformers take seconds to import: settings and data are judged before.
-    from bridge.loop import train
+    from bridge.loop import train  # torch and transformers take seconds: settings and data are judged before
 
     train(config, mixture)
 

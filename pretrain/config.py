@@ -7,7 +7,7 @@ from pretrain.presets import OBJECTIVES, PRESETS, READ_BY
 from vlm.encoders.config import EncoderConfig
 from vlm.errors import UserError
 from vlm.run.schedule import SCHEDULES, longest_warmup, shortened_warmup
-from vlm.run.settings import RESUME, check_bounds, flag, setting
+from vlm.run.settings import check_bounds, flag, resume_setting, setting
 from vlm.run.trackers import TRACKERS
 
 # Gradients that ZeRO reduces together, in a buffer of 0.2 GB; DeepSpeed's own default takes 2.
@@ -46,12 +46,7 @@ class PretrainConfig:
         choices=tuple(OBJECTIVES),
     )
     seed: int = setting(0, help="of weights, directions, data order and augmentation", least=0)
-    resume: str = setting(
-        "auto",
-        help="auto continues a run found in --out; required fails without one; never fails with anything of one",
-        choices=RESUME,
-        free=True,
-    )
+    resume: str = resume_setting()
 
     image_size: int = _size(EncoderConfig.image_size, help="pixels of a side")
     patch_size: int = _size(EncoderConfig.patch_size, help="pixels of a patch's side")

@@ -1,13 +1,12 @@
 """Packed rows -> micro-batches with the features of their images: what a forward pass takes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from bridge.data.features import Features
-from bridge.data.mixture import Mixture
 from bridge.data.packing import Batch, Row, make_batch, micro_batches
 from bridge.data.questions import Questions
 from bridge.data.schedule import Step
@@ -16,10 +15,10 @@ from vlm.distributed import rank, world_size
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """B rows and, in the same order, the patch tokens of their images, [B, N, D]; None for rows without an image."""
+    """B rows and, in the same order, the patch tokens of their images, [B, N, D]."""
 
     rows: Batch
-    features: torch.Tensor | None
+    features: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -38,28 +37,16 @@ def step_data(step: Step, questions: Questions, features: Features, micro_tokens
     images: list[Path] = []  # of each row; an image comes again if its questions fill several rows
     for scheduled in share:
         packed = questions.pack(scheduled)
-        image = questions.mixture.examples[scheduled.examples[0]].image
         rows += packed
-        images += [image] * len(packed)
-    return StepData(
-        load_batches(rows, images, features, micro_tokens),
-        questions=sum(len(scheduled.examples) for scheduled in share),
-        tokens=sum(len(row.ids) for row in rows),
-    )
+        images += [questions.mixture.examples[scheduled.examples[0]].image] * len(packed)
+    batches = load_batches(rows, images, features, micro_tokens)
+    return StepData(batches, sum(len(scheduled.examples) for scheduled in share), sum(len(row.ids) for row in rows))
 
 
-def load_batches(
-    rows: Sequence[Row], images: Sequence[Path], features: Features, micro_tokens: int
-) -> list[MicroBatch]:
-    """Batch rows of similar length and read their images' features. images: one for each row."""
+def load_batches(rows: Sequence[Row], images: Sequence[Path], features: Features, budget: int) -> list[MicroBatch]:
+    """Batch rows of similar length, as `micro_batches` does, and read their features. images: one for each row."""
     batches = []
-    for members in micro_batches(rows, micro_tokens):
+    for members in micro_batches(rows, budget):
         patches = features([images[index] for index in members])
         batches.append(MicroBatch(make_batch([rows[index] for index in members]), patches))
     return batches
-
-
-def images_of(steps: Iterable[Step], mixture: Mixture) -> list[Path]:
-    """The images of some steps, each once, in order of their first use."""
-    rows = (scheduled for step in steps for scheduled in step)
-    return list(dict.fromkeys(mixture.examples[row.examples[0]].image for row in rows))

@@ -12,7 +12,7 @@ from vlm.files import read_json
 LLAVA_FORMAT_PROMPT = "\nAnswer the question using a single word or phrase."
 
 
-def llava(file: str | Path, images: str | Path, allow_missing: bool = False) -> list[Example]:
+def llava(file: str | Path, images: str | Path) -> list[Example]:
     """A LLaVA-instruct JSON: each (human, gpt) pair of turns becomes one isolated question, id `{index}:{turn}`.
 
     `<image>` and LLaVA's one-word prompt are cut from the human's text: the chat template writes them. Records without
@@ -36,7 +36,6 @@ def llava(file: str | Path, images: str | Path, allow_missing: bool = False) -> 
         for turn, (question, answer) in enumerate(zip(values[0::2], values[1::2])):
             question = question.replace("<image>", "").strip().removesuffix(LLAVA_FORMAT_PROMPT)
             examples.append(Example(f"{index}:{turn}", image, question, answer))
-    text_only = sum("image" not in record for record in records)
-    if text_only:
+    if text_only := sum("image" not in record for record in records):
         print(f"{file}: {text_only} of {len(records)} records have no image and are left out", file=sys.stderr)
-    return checked(examples, folder, Path(file), allow_missing)
+    return checked(examples, folder, Path(file), allow_missing=False)

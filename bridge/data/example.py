@@ -9,10 +9,8 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One question about one image.
-
-    `question_id` is the official id as a string (POPE numbers each category's file from 1 on). `answer` is None where
-    the file has none; `votes` are all annotators' answers (VQAv2), empty elsewhere.
+    """question_id: the official one as a string (POPE numbers each category's file from 1 on). answer: None if the file
+    has none. votes: all annotators' answers (VQAv2), empty elsewhere.
     """
 
     question_id: str

@@ -1,9 +1,9 @@
 """Patch tokens of the frozen vision tower: computed live, or once per image into memory-mapped shards.
 
-Training does not change the tower, so its output for an image is always the same: a run of ten epochs reads nine times
-what it computed once. A cache is a folder of `meta.json`, which says whose features they are, and of safetensors
-shards. A shard holds `features` [images, N, D] and, in its metadata, which files they come from. It is written under
-another name and renamed, so what has a name is whole, and a killed run goes on with the images that no shard holds.
+Training does not change the tower: a run of ten epochs reads nine times what it computed once. A cache is a folder of
+`meta.json`, which says whose features they are, and of safetensors shards. A shard holds `features` [images, N, D] and,
+in its metadata, which files they come from. It is written under another name and renamed, so what has a name is whole,
+and a killed run goes on with the images that no shard holds.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from vlm.distributed import barrier, from_main, is_main, rank, world_size
+from vlm.distributed import barrier, from_main, is_main, on_main, rank, world_size
 from vlm.errors import UserError, writing
 from vlm.files import read_json, sync, write_json
 from vlm.images import load_image
@@ -43,8 +43,7 @@ class PatchEncoder:
     """
 
     def __init__(self, tower: PreTrainedModel, processor: BaseImageProcessor):
-        self._tower, self._processor = tower, processor
-        self.dtype, self.device = tower.dtype, tower.device
+        self._tower, self._processor, self.dtype, self.device = tower, processor, tower.dtype, tower.device
         sizes = tower.config
         self.shape: tuple[int, int] = ((sizes.image_size // sizes.patch_size) ** 2, sizes.hidden_size)
 
@@ -71,28 +70,21 @@ class FeatureCache:
     """Features of one encoder on disk. Every rank may fill and read the same folder."""
 
     def __init__(self, folder: str | Path, encoder: PatchEncoder):
-        """Open or create the cache; collective.
-
-        Raises:
-            UserError: it holds another encoder's features.
-        """
-        self.folder = Path(folder)
-        self._encoder = encoder
+        """Open or create the cache; collective. `UserError` if it holds another encoder's features or is damaged."""
+        self.folder, self._encoder = Path(folder), encoder
         tokens, width = encoder.shape
         expected = {"key": encoder.key, "tokens": tokens, "width": width, "dtype": str(encoder.dtype)}
         meta = self.folder / "meta.json"
-        if not meta.exists():
-            if is_main():
-                write_json(meta, expected)
-        elif (found := read_json(meta)) != expected:
-            changed = ", ".join(
-                name for name in expected if not isinstance(found, dict) or found.get(name) != expected[name]
-            )
+        if is_main() and not meta.exists():
+            write_json(meta, expected)
+        barrier()
+        if (found := read_json(meta)) != expected:
+            known = found if isinstance(found, dict) else {}
+            changed = ", ".join(name for name, value in expected.items() if known.get(name) != value)
             raise UserError(
                 f"{self.folder} holds features of another encoder or of other preprocessing ({changed} differ): "
                 "give another folder with --features, or delete it"
             )
-        barrier()
         self._places: dict[str, tuple[Path, int]] = {}  # which shard holds an image, and at which index
         self._open: dict[Path, Any] = {}  # a shard's features [images, N, D], memory-mapped: an index reads [N, D]
         self._scan()
@@ -100,9 +92,8 @@ class FeatureCache:
     def fill(self, images: Iterable[Path]) -> None:
         """Compute what is missing, each rank its share, and announce the size before; collective.
 
-        Raises:
-            UserError: another run is filling the same folder, the disk is too small, or an image cannot be read. What
-                was computed before is kept.
+        Raises: UserError if another run is filling the folder, the disk is too small, or an image cannot be read; what
+            was computed before is kept.
         """
         images = list(dict.fromkeys(images))  # each once
         self._scan()
@@ -111,7 +102,7 @@ class FeatureCache:
                 self._scan()
                 # One list for all: a rank that looked later could miss an image that another's new shard holds.
                 missing = from_main(self._missing(images))
-                self._forecast(len(images), len(missing))
+                on_main(lambda: self._forecast(len(images), len(missing)))
                 mine = missing[rank() :: world_size()]
                 with progress(len(mine), "features", "image", show=is_main() and bool(mine)) as bar:
                     for start in range(0, len(mine), SHARD_IMAGES):
@@ -133,15 +124,12 @@ class FeatureCache:
         return torch.stack(rows).to(self._encoder.device)
 
     def _forecast(self, images: int, missing: int) -> None:
-        tokens, width = self._encoder.shape
-        size = missing * tokens * width * self._encoder.dtype.itemsize
-        if not is_main() or not missing:
+        if not missing:
             return
-        print(
-            f"features: {missing} of {images} images to encode, {tokens} x {width} {self._encoder.dtype} each, "
-            f"{size / 1e6:,.1f} MB in {self.folder}",
-            file=sys.stderr,
-        )
+        (tokens, width), dtype = self._encoder.shape, self._encoder.dtype
+        size = missing * tokens * width * dtype.itemsize
+        each = f"{tokens} x {width} {dtype} each, {size / 1e6:,.1f} MB in {self.folder}"
+        print(f"features: {missing} of {images} images to encode, {each}", file=sys.stderr)
         free = shutil.disk_usage(self.folder).free
         if size > free:
             raise UserError(
@@ -158,28 +146,21 @@ class FeatureCache:
                 bar.update(len(batch))
         finally:  # also when an image is unreadable: the next attempt goes on behind the finished batches
             if parts:
-                done = torch.cat(parts)  # [finished images, N, D]
-                self._write_shard(done, images[: len(done)])
+                self._write_shard(torch.cat(parts), images)
 
     def _write_shard(self, features: torch.Tensor, images: list[Path]) -> None:
-        path = self._free_name()
+        """features: [finished, N, D], of the first `finished` of the images."""
+        # After this rank's last shard: if a damaged one was deleted, the count of shards is the name of a good one.
+        names = (re.fullmatch(r"rank\d+_(\d+)", path.stem) for path in self.folder.glob(f"rank{rank()}_*.safetensors"))
+        number = max((int(name[1]) + 1 for name in names if name), default=0)
+        path = self.folder / f"rank{rank()}_{number:05d}.safetensors"
         partial = path.with_suffix(".tmp")
+        identities = [_identity(image) for image in images[: len(features)]]
         with writing(path):
-            save_file({"features": features}, partial, {"images": json.dumps([_identity(image) for image in images])})
+            save_file({"features": features}, partial, {"images": json.dumps(identities)})
             partial.chmod(0o644)  # safetensors writes for the owner alone
             sync(partial)
             os.replace(partial, path)
-
-    def _free_name(self) -> Path:
-        """The number after this rank's last shard.
-
-        Not the count of shards: if a damaged one was deleted, the count is the name of a good one.
-        """
-        number = 0
-        for path in self.folder.glob(f"rank{rank()}_*.safetensors"):
-            if match := re.fullmatch(r"rank\d+_(\d+)", path.stem):
-                number = max(number, int(match[1]) + 1)
-        return self.folder / f"rank{rank()}_{number:05d}.safetensors"
 
     def _scan(self) -> None:
         """Look anew at what is there: images of a shard that is gone are missing again."""

@@ -1,7 +1,5 @@
 """The training questions of a run: its data sets laid end to end, once."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -21,17 +19,12 @@ class Mixture:
     ends: tuple[int, ...]
 
     @classmethod
-    def of(cls, sets: Iterable[Sequence[Example]]) -> Mixture:
-        """Lay data sets end to end, in the order given.
-
-        Raises:
-            UserError: a question has no answer, so nothing can be learnt from it.
-        """
+    def of(cls, sets: Iterable[Sequence[Example]]) -> "Mixture":
+        """Lay data sets end to end, in the order given; `UserError` if a question has no answer to learn from."""
         examples: list[Example] = []
         ends: list[int] = []
         for questions in sets:
-            unanswered = [example.question_id for example in questions if not example.answer]
-            if unanswered:
+            if unanswered := [example.question_id for example in questions if not example.answer]:
                 raise UserError(
                     f"{len(unanswered)} training questions have no answer, the first: {unanswered[0]}; "
                     "train on a split whose answers are public and whose annotation file is beside the questions"

@@ -84,11 +84,7 @@ def image_slots(ids: Sequence[int], image_id: int) -> tuple[int, int]:
 
 def make_row(conversations: Sequence[Conversation], constant: int) -> Row:
     """Merge what conversations begin with, without their first `constant` ids; labels come in the order of the tree."""
-    ids: list[int] = []
-    positions: list[int] = []
-    ends: list[int] = []
-    label_at: list[int] = []
-    labels: list[int] = []
+    ids, positions, ends, label_at, labels = [], [], [], [], []
     path: list[int] = []  # where the previous conversation's tokens are in the row, from its first to its last
     # Sorted, conversations that begin alike are neighbours, and every subtree is one stretch of the row.
     for conversation in sorted(conversations, key=lambda conversation: conversation.ids):
@@ -113,12 +109,7 @@ def make_row(conversations: Sequence[Conversation], constant: int) -> Row:
 
 
 def fill_rows(conversations: Sequence[Conversation], image_id: int, constant: int, row_tokens: int) -> list[Row]:
-    """One image's conversations as few rows as fit `row_tokens` tokens each, in order.
-
-    Raises:
-        UserError: one question with its image does not fit; it is named.
-        ValueError: the conversations do not share the text through the image.
-    """
+    """One image's conversations, in order, in as few rows of `row_tokens` as fit; `UserError` if one alone does not."""
     _, image_end = image_slots(conversations[0].ids, image_id)
     for conversation in conversations:
         if conversation.ids[:image_end] != conversations[0].ids[:image_end]:
@@ -163,9 +154,7 @@ def micro_batches(rows: Sequence[Row], tokens: int) -> list[list[int]]:
 def make_batch(rows: Sequence[Row]) -> Batch:
     """Pad rows on the right to the longest; a pad sees what is before it, and nothing sees a pad but itself."""
     width = max(len(row.ids) for row in rows)
-    ids, positions, ends = [], [], []
-    label_at: list[int] = []
-    labels: list[int] = []
+    ids, positions, ends, label_at, labels = [], [], [], [], []
     for number, row in enumerate(rows):
         length = len(row.ids)
         pads = [0] * (width - length)

@@ -28,6 +28,7 @@ class ScheduledRow:
 
 
 Step = tuple[ScheduledRow, ...]
+Shares = Sequence[float] | None  # each data set's part of an epoch, 1 together; None: all of every set
 
 
 def indices(step: Step) -> list[int]:
@@ -38,18 +39,8 @@ def indices(step: Step) -> list[int]:
 class Schedule:
     """The order of a mixture's questions. Rows of different data sets are kept apart."""
 
-    def __init__(
-        self,
-        mixture: Mixture,
-        *,
-        seed: int,
-        batch_questions: int,
-        question_tokens: int,
-        shares: Sequence[float] | None = None,
-    ):
-        """batch_questions: the most questions of a step. question_tokens: what a row leaves for questions, its budget
-        less the image. shares: the part of an epoch that each data set has, 1 together; None: all of every set.
-        """
+    def __init__(self, mixture: Mixture, seed: int, batch_questions: int, question_tokens: int, shares: Shares = None):
+        """batch_questions: the most in a step. question_tokens: what a row holds of them, beside the image."""
         self._seed, self._batch_questions, self._shares = seed, batch_questions, shares
         self._question_tokens = max(1, question_tokens)
         self._tokens = [_estimate(example) for example in mixture.examples]
@@ -57,9 +48,9 @@ class Schedule:
 
     def steps(self, count: int | None) -> list[Step]:
         """The first `count` steps, over as many epochs as they take; None: one epoch."""
-        steps: list[Step] = []
-        epoch = 0
-        while epoch == 0 or (count is not None and len(steps) < count):
+        steps = self._epoch(0)
+        epoch = 1
+        while count is not None and len(steps) < count:
             steps += self._epoch(epoch)
             epoch += 1
         return steps[:count]
@@ -69,10 +60,7 @@ class Schedule:
         random = np.random.default_rng([self._seed, epoch])
         sets: list[list[ScheduledRow]] = []
         for images in self._images:
-            rows = []
-            for image in images:
-                rows += self._split(image, epoch, random)
-            sets.append(rows)
+            sets.append([row for image in images for row in self._split(image, epoch, random)])
         for rows in sets:
             random.shuffle(rows)
         if self._shares is not None:
@@ -83,8 +71,7 @@ class Schedule:
 
     def _split(self, image: list[int], epoch: int, random: np.random.Generator) -> list[ScheduledRow]:
         """An image's questions in random order, in as few rows of even size as their number and length allow."""
-        tokens = sum(self._tokens[index] for index in image)
-        by_tokens = math.ceil(tokens / self._question_tokens)
+        by_tokens = math.ceil(sum(self._tokens[index] for index in image) / self._question_tokens)
         by_number = math.ceil(len(image) / self._batch_questions)
         rows = min(max(by_tokens, by_number), len(image))
         parts = np.array_split(random.permutation(image), rows)
@@ -125,8 +112,5 @@ def _weighted(sets: list[list[ScheduledRow]], shares: Sequence[float]) -> list[l
     """
     counts = [np.cumsum([len(row.examples) for row in rows]) for rows in sets]  # questions up to and with each row
     total = min(count[-1] / share for count, share in zip(counts, shares) if share > 0)
-    kept = []
-    for rows, count, share in zip(sets, counts, shares):
-        fitting = np.searchsorted(count, share * total, side="right")
-        kept.append(rows[: int(fitting)])
-    return kept
+    fitting = [int(np.searchsorted(count, share * total, side="right")) for count, share in zip(counts, shares)]
+    return [rows[:number] for rows, number in zip(sets, fitting)]

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import bridge.loop
-from bridge.content import run_content
 from bridge.data.example import Example
 from bridge.data.mixture import Mixture
+from bridge.folder import run_content
 from bridge.gradients import update
 from vlm.errors import UserError
 from vlm.llava.model import load

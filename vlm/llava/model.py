@@ -20,7 +20,7 @@ from vlm.llava import parts
 from vlm.llava.folder import load_folder, save_folder
 from vlm.llava.parity import Fixture
 from vlm.llms.precision import Device
-from vlm.llms.prompt import History, Prompts
+from vlm.llms.prompt import History, Prompts, without_examples
 
 Picture = Image.Image | str | Path | None  # an image, a file that holds one, or none
 
@@ -122,13 +122,21 @@ class _Stop(StoppingCriteria, threading.Event):
 
 
 def load(
-    folder: str | Path, device: Device = None, dtype: torch.dtype | None = None, load_in: str | None = None
+    folder: str | Path,
+    device: Device = None,
+    dtype: torch.dtype | None = None,
+    load_in: str | None = None,
+    examples: bool = True,
 ) -> VLM:
     """Read a folder written by `VLM.save`: frozen, in eval mode.
 
     dtype: None is `default_dtype` of the device. load_in: "4bit" or "8bit" quantises the LLM with bitsandbytes, which
-    then chooses the device.
+    then chooses the device. examples: False takes smollm2's worked examples out of its prompts, for a language model
+    that is going to be trained.
     Raises: UserError if the folder is something else, a file is missing or damaged, or the vision tower gives other
     features than it did when it was saved.
     """
-    return VLM(*load_folder(folder, device, dtype, load_in))
+    model, processor, fixture = load_folder(folder, device, dtype, load_in)
+    if not examples:
+        processor.chat_template = processor.tokenizer.chat_template = without_examples(str(processor.chat_template))
+    return VLM(model, processor, fixture)

@@ -29,6 +29,12 @@ def default_dtype(device: Device = None) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+def chosen_dtype(precision: str | None, device: Device = None) -> torch.dtype:
+    """The dtype that `--precision` names, "fp32" or "bf16"; without it `default_dtype`."""
+    named = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    return default_dtype(device) if precision is None else named[precision]
+
+
 def quantised(load_in: str, dtype: torch.dtype, keep: Sequence[str] = ("lm_head",)) -> dict:
     """Keyword arguments of from_pretrained that quantise with bitsandbytes; `UserError` if it is not installed.
 

@@ -14,8 +14,8 @@ def starting_step(
 ) -> int | None:
     """The step of the checkpoint to load, None to start at 0; collective, rank 0 decides.
 
-    resume: one of `vlm.run.settings.RESUME`. result: the folder in the run that holds what training made, such as
-    "encoder". A run that starts anew never replaces it, unless it is `worthless`.
+    resume: auto, required or never. result: the folder in the run that holds what training made, such as "encoder". A
+    run that starts anew never replaces it, unless it is `worthless`.
     Raises: UserError if the folder holds something that `resume` does not allow for.
     """
 

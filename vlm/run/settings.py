@@ -31,7 +31,6 @@ from vlm.errors import UserError
 Config = TypeVar("Config")
 # How every command parses: the line breaks of its examples stay, and a flag is not guessed from its beginning.
 PARSING: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
-RESUME = ("auto", "required", "never")  # what --resume of either stage may be
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,16 @@ class Setting:
 def setting(default: Any = MISSING, *, help: str, **more: Any) -> Any:
     """Declare one field of a settings dataclass; `more` are the other fields of `Setting`, by name."""
     return field(default=default, metadata={"setting": Setting(help, **more)})
+
+
+def resume_setting() -> Any:
+    """Declare `--resume`, which both stages have."""
+    return setting(
+        "auto",
+        help="auto continues a run found in --out; required fails without one; never fails with anything of one",
+        choices=("auto", "required", "never"),
+        free=True,
+    )
 
 
 def flag(name: str) -> str:
