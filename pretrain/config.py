@@ -13,10 +13,10 @@ from vlm.run.trackers import TRACKERS
 # Gradients that ZeRO reduces together, in a buffer of 0.2 GB; DeepSpeed's own default takes 2.
 REDUCE_BUCKET_SIZE = 50_000_000
 
-# The headings of `--help`. A run may go on with other records.
+# The headings of `--help`, and what most fields under them share. A run may go on with other records.
 _size = partial(setting, group="sizes", least=1)
 _loss = partial(setting, group="objective")
-_step = partial(setting, group="optimization")
+_step = partial(setting, group="optimization", least=0)
 _data = partial(setting, group="data")
 _record = partial(setting, group="records", free=True)
 
@@ -75,23 +75,23 @@ class PretrainConfig:
     lambda_text: float = _loss(0.02, help="weight of SIGReg on the captions' embeddings")
     lambda_multi: float = _loss(0.2, help="weight of levljepa-plus's pull between an image's crops")
 
-    steps: int = _step(200_000, help="optimizer steps; 0 writes the untrained encoder", least=0)
+    steps: int = _step(200_000, help="optimizer steps; 0 writes the untrained encoder")
     batch_size: int = _step(4096, help="samples a step over all processes", least=1)
     micro_batch_size: int = _step(
-        0, help="samples over all processes whose activations are kept at a time (0: all)", least=0, free=True
+        0, help="samples over all processes whose activations are kept at a time (0: all)", free=True
     )
-    lr: float = _step(2e-4, help="peak learning rate", least=0)
-    min_lr: float = _step(2e-5, help="learning rate of the last step", least=0)
+    lr: float = _step(2e-4, help="peak learning rate")
+    min_lr: float = _step(2e-5, help="learning rate of the last step")
     warmup_steps: int = _step(
-        1000, help="steps of linear warm-up; a preset's is shortened to a tenth of --steps if it does not fit", least=0
+        1000, help="steps of linear warm-up; a preset's is shortened to a tenth of --steps if it does not fit"
     )
     schedule: str = _step(
         "cosine",
         help="cosine; wsd: stable until the last 15 % of the steps, which warm-up must leave free",
         choices=tuple(SCHEDULES),
     )
-    weight_decay: float = _step(0.01, help="of AdamW, on matrices alone", least=0)
-    clip: float = _step(1.0, help="largest gradient norm; 0: no clipping", least=0)
+    weight_decay: float = _step(0.01, help="of AdamW, on matrices alone")
+    clip: float = _step(1.0, help="largest gradient norm; 0: no clipping")
     zero: int = _step(1, help="DeepSpeed ZeRO stage", choices=(0, 1, 2, 3))
     dtype: str = _step("auto", help="auto: bf16 autocast on GPUs, fp32 on CPUs", choices=("auto", "bf16", "fp32"))
 
@@ -125,7 +125,7 @@ class PretrainConfig:
         return max(1, round(self.image_size * 3 / 7 / self.patch_size)) * self.patch_size
 
     def check(self) -> None:
-        """Raise `UserError` for settings that are out of bounds or contradict each other."""
+        """Raises: UserError for settings that are out of bounds or contradict each other."""
         check_bounds(self)
         if self.vision_width % self.vision_heads or self.text_width % self.text_heads:
             raise UserError("the width of a tower must be a multiple of its number of heads")
@@ -170,8 +170,7 @@ def from_preset(preset: str, **changes) -> PretrainConfig:
 
     A warm-up that is not among the `changes` is shortened if the steps leave no room for it.
 
-    Raises:
-        UserError: a setting has no effect, is out of its bounds, or contradicts another.
+    Raises: UserError if a setting has no effect, is out of its bounds, or contradicts another.
     """
     objective = OBJECTIVES[changes.get("objective", PretrainConfig.objective)]
     config = PretrainConfig(preset=preset, **{**PRESETS[preset], **objective, **changes})
@@ -179,7 +178,6 @@ def from_preset(preset: str, **changes) -> PretrainConfig:
         if name in changes and config.objective not in readers:
             raise UserError(f"{flag(name)} has no effect with --objective {config.objective}: leave it out")
     if "warmup_steps" not in changes and config.steps > 0:
-        shortened = shortened_warmup(config.schedule, config.steps, config.warmup_steps)
-        config = replace(config, warmup_steps=shortened)
+        config = replace(config, warmup_steps=shortened_warmup(config.schedule, config.steps, config.warmup_steps))
     config.check()
     return config
