@@ -26,8 +26,7 @@ def save(engine: "Engine", checkpoints: Checkpoints, step: int) -> None:
     """Commit the engine's state after `step` steps; collective."""
 
     def fill(partial: Path) -> None:
-        folder, tag = str(partial.parent), partial.name
-        engine.save_checkpoint(folder, tag=tag, client_state={"step": step}, save_latest=False)
+        engine.save_checkpoint(str(partial.parent), tag=partial.name, client_state={"step": step}, save_latest=False)
 
     checkpoints.save(step, fill)
 

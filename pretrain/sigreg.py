@@ -47,7 +47,13 @@ MAX_THREADS = 8  # each has buffers and a dz of its own
 
 
 def random_directions(
-    dim: int, count: int, seed: int, step: int, modality: str | int, device: Any = None, dtype: Any = torch.float32
+    dim: int,
+    count: int,
+    seed: int,
+    step: int,
+    modality: str | int,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
     """Directions uniform on the sphere: dtype[dim, count] with unit columns, a pure function of (seed, step, modality).
 
@@ -104,6 +110,9 @@ def _full_float32() -> Iterator[None]:
         switch: Callable[[str], None] = torch.set_float32_matmul_precision
     except RuntimeError:  # it was set through `fp32_precision` (torch >= 2.9), after which the older calls refuse
         before, off, switch = backend.fp32_precision, "ieee", partial(setattr, backend, "fp32_precision")
+    if before == off:
+        yield
+        return
     switch(off)
     try:
         yield

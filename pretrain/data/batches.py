@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -118,12 +119,12 @@ class CaptionBatches(Dataset):
                 f"a loader worker died, often for want of memory: lower --workers, then resume ({error})"
             ) from error
 
-    def __getitem__(self, step: int) -> dict:
-        """This rank's rows of the global batch `step`, with "bad": the quarantine records of its slots.
+    def __getitem__(self, index: int) -> dict:
+        """This rank's rows of the global batch of step `index`, with "bad": the quarantine records of its slots.
 
         An "error" in place of the rows ends the run.
         """
-        first = step * self.batch_size + self.rank * self.local  # this rank's first position in the step
+        first = index * self.batch_size + self.rank * self.local  # this rank's first position in the step
         numbers = self.order.indices(first, first + self.local)
         rows: dict[int, Row] = {}
         bad: list[dict] = []
@@ -181,7 +182,7 @@ class CaptionBatches(Dataset):
         return f"{shard}:{index}"
 
 
-def _as_is(batch: dict) -> dict:
+def _as_is(batch: Any) -> Any:
     return batch
 
 
