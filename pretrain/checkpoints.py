@@ -41,10 +41,8 @@ def resume(engine: "Engine", checkpoints: Checkpoints, config: PretrainConfig) -
         return 0
     path, _ = engine.load_checkpoint(str(checkpoints.folder), tag=f"step_{step}")
     if path is None:
-        raise UserError(
-            f"a process cannot load {checkpoints.path(step)}, which the first one found whole: "
-            "put --out on storage that all nodes share"
-        )
+        missing = f"{checkpoints.path(step)}, which the first one found whole"
+        raise UserError(f"a process cannot load {missing}: put --out on storage that all nodes share")
     if is_main():
         print(f"resuming {checkpoints.run} at step {step} of {config.steps}", flush=True)
     return step

@@ -31,11 +31,8 @@ class Embeddings:
 
     def full(self) -> "Embeddings":
         """The same in float32 (float64 stays): in half precision SIGReg and cross entropy lose digits that matter."""
-        promoted = {}
-        for name, part in vars(self).items():
-            if part is not None:
-                promoted[name] = part.to(torch.promote_types(part.dtype, torch.float32))
-        return Embeddings(**promoted)
+        there = {name: part for name, part in vars(self).items() if part is not None}
+        return Embeddings(**{name: z.to(torch.promote_types(z.dtype, torch.float32)) for name, z in there.items()})
 
 
 Terms = dict[str, torch.Tensor]  # float32[] each, for the log

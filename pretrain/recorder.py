@@ -68,7 +68,7 @@ class Recorder:
         rate = self.config.batch_size * len(self.pending) / (now - self.clock)
         records = []
         for step, mean in zip(self.pending, means):
-            record = {"step": step.step, **mean}
+            record: dict[str, Any] = {"step": step.step, **mean}
             record |= self._verdict(record, step.ids)
             record |= {"lr": step.lr, "samples_per_s": round(rate, 1), **step.probes}
             for name, value in record.items():

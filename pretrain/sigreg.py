@@ -127,13 +127,12 @@ class _SIGReg(torch.autograd.Function):
     def forward(ctx: Any, z: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
         sums = z.new_zeros(directions.shape[1], SUMS)  # [P, 33], of this rank's rows until they are reduced
         dz = torch.zeros_like(z) if ctx.needs_input_grad[0] else None
-        if distributed.active():  # the gradient needs every rank's sums, so the harmonics are computed twice
-            _sweep_in_threads(z, directions, sums, None)
+        several = distributed.active()  # the gradient needs every rank's sums: then the harmonics are computed twice
+        _sweep_in_threads(z, directions, sums, None if several else dz)
+        if several:
             sums = distributed.all_sum(sums)
             if dz is not None:
                 _sweep_in_threads(z, directions, sums, dz, have_sums=True)
-        else:
-            _sweep_in_threads(z, directions, sums, dz)
         samples = sums[0, -1]  # B of all ranks
         if dz is not None:
             dz *= distributed.world_size() / (directions.shape[1] * samples)

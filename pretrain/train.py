@@ -16,7 +16,6 @@ from pretrain.config import PretrainConfig
 from pretrain.contrastive import INITIAL, LogitScale
 from pretrain.data.augment import augmentation
 from pretrain.data.batches import CaptionBatches
-from pretrain.data.pairs import Captions
 from pretrain.data.source import open_captions
 from pretrain.data.tokenizer import load_tokenizer
 from pretrain.health import health
@@ -49,48 +48,38 @@ def build_model(config: PretrainConfig, tokenizer: CaptionTokenizer, target: tor
     return Pretrainer(encoder, config.micro_batch_size // world_size(), dtype, logits)
 
 
-def open_batches(config: PretrainConfig, data: Captions, start: int) -> CaptionBatches:
-    """This rank's batches from step `start` on."""
-    transform = augmentation(config, CLIP_MEAN, CLIP_STD)
-    return CaptionBatches(
-        data,
-        transform,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        start_step=start,
-        stop_step=config.steps,
-        rank=rank(),
-        world_size=world_size(),
-        workers=config.workers,
-        fit=math.ceil(config.image_size * transform.enlarges),
-        quarantine=Path(config.out) / "quarantine.jsonl",
-        bad_ratio=config.bad_ratio,
-    )
-
-
 def train(config: PretrainConfig) -> None:
     """Run or continue `config.out`; on return RUN/encoder holds the trained encoder; collective.
 
     Raises: UserError if data, settings or what the folder holds do not allow it, or training has broken down.
     """
     start_processes()
-    with locked(Path(config.out)):
-        _train(config)
-
-
-def _train(config: PretrainConfig) -> None:
     run, target = Path(config.out), device()
-    data = open_captions(config.data, config.image_column, config.caption_column)
-    model = build_model(config, load_tokenizer(config.tokenizer, data), target)
-    engine = start_engine(model, parameter_groups(model, config.weight_decay), config, world_size())
-    kept = checkpoints.open_checkpoints(run, config, data.fingerprint)
-    start = checkpoints.resume(engine, kept, config)
-    if is_main():
-        write_json(run / "config.json", asdict(config))
-    batches = open_batches(config, data, start)
-    recorder, watch = Recorder(run, config, start), Watch(model.encoder, config)
-    loop(engine, batches, recorder, watch, kept, config)
-    export(model, run)
+    with locked(run):
+        data = open_captions(config.data, config.image_column, config.caption_column)
+        model = build_model(config, load_tokenizer(config.tokenizer, data), target)
+        engine = start_engine(model, parameter_groups(model, config.weight_decay), config, world_size())
+        kept = checkpoints.open_checkpoints(run, config, data.fingerprint)
+        start = checkpoints.resume(engine, kept, config)
+        if is_main():
+            write_json(run / "config.json", asdict(config))
+        transform = augmentation(config, CLIP_MEAN, CLIP_STD)
+        batches = CaptionBatches(
+            data,
+            transform,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            start_step=start,
+            stop_step=config.steps,
+            rank=rank(),
+            world_size=world_size(),
+            workers=config.workers,
+            fit=math.ceil(config.image_size * transform.enlarges),
+            quarantine=run / "quarantine.jsonl",
+            bad_ratio=config.bad_ratio,
+        )
+        loop(engine, batches, Recorder(run, config, start), Watch(model.encoder, config), kept, config)
+        export(model, run)
 
 
 def loop(

@@ -10,6 +10,7 @@ neighbour, and the quarantine line names both.
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,8 @@ class CaptionBatches(Dataset):
         Raises: UserError if the data is smaller than a batch, or a batch cannot be split evenly over the ranks.
         """
         if len(data) < batch_size:
-            raise UserError(
-                f"the data holds {len(data):,} usable samples, a batch takes {batch_size:,}: "
-                f"lower --batch-size to {len(data):,} or less, or give more data"
-            )
+            remedy = f"lower --batch-size to {len(data):,} or less, or give more data"
+            raise UserError(f"the data holds {len(data):,} usable samples, a batch takes {batch_size:,}: {remedy}")
         if batch_size % world_size:
             raise UserError(f"--batch-size {batch_size} cannot be split evenly over {world_size} processes")
         self.data, self.transform, self.seed, self.fit = data, transform, seed, fit
@@ -115,9 +114,8 @@ class CaptionBatches(Dataset):
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
-            raise UserError(
-                f"a loader worker died, often for want of memory: lower --workers, then resume ({error})"
-            ) from error
+            problem = "a loader worker died, often for want of memory"
+            raise UserError(f"{problem}: lower --workers, then resume ({error})") from error
 
     def __getitem__(self, index: int) -> dict:
         """This rank's rows of the global batch of step `index`, with "bad": the quarantine records of its slots.
@@ -146,7 +144,10 @@ class CaptionBatches(Dataset):
                 random = np.random.PCG64([self.seed, position, attempt, Stream.FILL])
                 substitute = int(random.random_raw() % len(self.data))
                 shard, index = self.data.identify(number)
-                record = {"shard": shard, "index": index, "key": self._key(number), "reason": str(error)}
+                key = None  # stays so if the file cannot be read just now, as the reason says
+                with suppress(OSError, Damage):
+                    key = self.data.key(number)
+                record = {"shard": shard, "index": index, "key": key, "reason": str(error)}
                 bad.append(record | {"position": position, "filled_with": self._id(substitute)})
                 number = substitute
         raise UserError(f"{ATTEMPTS} samples in a row cannot be used, the last for: {bad[-1]['reason']}")
@@ -169,13 +170,6 @@ class CaptionBatches(Dataset):
         state = np.random.SeedSequence([self.seed, position, Stream.AUGMENT]).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(state) >> 1)
         return self.transform(image, generator), caption, self._id(number)
-
-    def _key(self, number: int) -> str | None:
-        """The sample's name; None if the file cannot be read just now, as the record that is being made says."""
-        try:
-            return self.data.key(number)
-        except (OSError, Damage):
-            return None
 
     def _id(self, number: int) -> str:
         shard, index = self.data.identify(number)

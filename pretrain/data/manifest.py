@@ -54,9 +54,8 @@ class TarCaptions(Captions):
         return hashlib.sha256(json.dumps(shards).encode()).hexdigest()
 
     def read(self, number: int) -> tuple[bytes, bytes]:
-        shard = self._shard(number)
-        image, image_size, caption, caption_size = self.samples[number].item()
-        return self._pread(shard, image, image_size), self._pread(shard, caption, min(caption_size, CAPTION_BYTES))
+        image, size, _, _ = self.samples[number].item()
+        return self._pread(self._shard(number), image, size), self.caption(number)
 
     def caption(self, number: int) -> bytes:
         _, _, caption, size = self.samples[number].item()
@@ -105,9 +104,8 @@ class TarCaptions(Captions):
     def _handle(self, shard: int) -> int:
         """An open descriptor of a shard; the least recently used one of too many is closed."""
         if shard not in self._open:
-            while len(self._open) >= OPEN_FILES:
-                _, oldest = self._open.popitem(last=False)
-                os.close(oldest)
+            if len(self._open) == OPEN_FILES:
+                os.close(self._open.popitem(last=False)[1])
             try:
                 handle = os.open(self.paths[shard], os.O_RDONLY)
             except OSError as error:
@@ -203,9 +201,8 @@ def _write(folder: Path, paths: list[Path], scans: list[tars.Scan]) -> None:
             write_json(building / "manifest.json", {"version": VERSION, "reasons": reasons, "shards": shards})
     except OSError as error:
         if not _is_current(folder, paths, False):  # else another process wrote the same a moment ago
-            raise UserError(
-                f"cannot write the manifest to {folder}: {error.strerror}; set XDG_CACHE_HOME to a writable folder"
-            ) from None
+            problem = f"cannot write the manifest to {folder}: {error.strerror}"
+            raise UserError(f"{problem}; set XDG_CACHE_HOME to a writable folder") from None
 
 
 def _refuse_empty(paths: list[Path], scans: list[tars.Scan]) -> None:
@@ -219,10 +216,8 @@ def _refuse_empty(paths: list[Path], scans: list[tars.Scan]) -> None:
     problem = scan.damage or counted or "no member named KEY.jpg, .png or .webp"
     found = f"; its members end in {', '.join(scan.suffixes)}" if scan.suffixes else ""
     more = f" ({len(empty)} such shards)" if len(empty) > 1 else ""
-    raise UserError(
-        f"{path} holds no image-caption pair: {problem}{found}{more}; "
-        "fetch it again, remove it, or name the suffixes with --image-column and --caption-column"
-    )
+    remedy = "fetch it again, remove it, or name the suffixes with --image-column and --caption-column"
+    raise UserError(f"{path} holds no image-caption pair: {problem}{found}{more}; {remedy}")
 
 
 def _records(scans: list[tars.Scan]) -> Iterator[dict]:

@@ -30,9 +30,8 @@ def open_captions(
         return tabular.open_by_name(str(source), image_column, caption_column)
     kinds = sorted({path.suffix for path in paths})
     if len(kinds) > 1 or kinds[0] not in (".tar", ".parquet", ".arrow"):
-        raise UserError(
-            f"{source} is {', '.join(kinds)}; captions come as .tar, .parquet or .arrow, one kind at a time"
-        )
+        needed = "captions come as .tar, .parquet or .arrow, one kind at a time"
+        raise UserError(f"{source} is {', '.join(kinds)}; {needed}")
     if kinds == [".tar"]:
         images = (image_column.lower().lstrip("."),) if image_column else IMAGE_SUFFIXES
         captions = (caption_column.lower().lstrip("."),) if caption_column else CAPTION_SUFFIXES

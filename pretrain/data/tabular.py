@@ -20,7 +20,6 @@ from vlm.errors import UserError
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
 CAPTION_COLUMNS = ("caption", "text", "txt")
 FINGERPRINT_ROWS = 16  # whose content is in the fingerprint, beside the first and the last
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class TableCaptions(Captions):
@@ -70,16 +69,13 @@ class TableCaptions(Captions):
         image, caption = schema.field(self.image_column).type, schema.field(self.caption_column).type
         datasets_image = types.is_struct(image) and image.get_field_index("bytes") >= 0
         if not datasets_image and not (types.is_binary(image) or types.is_large_binary(image)):
-            raise UserError(
-                f"column {self.image_column!r} of {self.name} holds {image}, not encoded images (bytes, or datasets' "
-                f"Image); its columns are {', '.join(schema.names)}: name one with --image-column"
-            )
+            given = f"column {self.image_column!r} of {self.name} holds {image}, not encoded images"
+            columns = f"its columns are {', '.join(schema.names)}: name one with --image-column"
+            raise UserError(f"{given} (bytes, or datasets' Image); {columns}")
         readable = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
         if not any(test(caption) for test in readable):
-            raise UserError(
-                f"column {self.caption_column!r} of {self.name} holds {caption}, not strings: "
-                "name another with --caption-column"
-            )
+            given = f"column {self.caption_column!r} of {self.name} holds {caption}, not strings"
+            raise UserError(f"{given}: name another with --caption-column")
 
 
 def open_files(paths: Sequence[Path], image_column: str | None, caption_column: str | None) -> TableCaptions:
@@ -138,7 +134,7 @@ def load_named(source: str, split: str | None, needed: str) -> Any:
     import datasets
 
     is_folder = Path(source).is_dir()
-    if not is_folder and not HUB_ID.fullmatch(source):
+    if not is_folder and not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
         raise UserError(f"{source} does not exist: give {needed}")
     name = source if is_folder else f"{source}, which is no path here,"
     return _loaded(name, lambda: datasets.load_dataset(source, split=split))

@@ -205,11 +205,6 @@ def _text(field: bytes) -> str:
 
 def _check_end(handle: int, position: int, size: int) -> None:
     """After the end marker only padding may follow; zeros can also be a hole where data was."""
-    start = position
-    while position < size:
-        piece = os.pread(handle, 2**20, position)
-        if not piece:
-            return
-        if piece.strip(b"\0"):
-            raise Damage(f"data after the end-of-archive marker (byte {start:,} of {size:,})")
-        position += len(piece)
+    for start in range(position, size, 2**20):
+        if os.pread(handle, 2**20, start).strip(b"\0"):
+            raise Damage(f"data after the end-of-archive marker (byte {position:,} of {size:,})")
