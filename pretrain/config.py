@@ -13,7 +13,7 @@ from vlm.run.trackers import TRACKERS
 # Gradients that ZeRO reduces together, in a buffer of 0.2 GB; DeepSpeed's own default takes 2.
 REDUCE_BUCKET_SIZE = 50_000_000
 
-# What a preset changes of the settings.
+# What a preset changes of the settings below.
 # tiny: the embedded world on two CPU cores in minutes. small: a ViT-S on one GPU. base: the released ViT-B recipe.
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": dict(
@@ -24,9 +24,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         steps=5400, batch_size=32, lr=7e-4, min_lr=7e-6, warmup_steps=200, weight_decay=0.05,
         augmentation="squash", workers=0, save_every=1000,
     ),
-    "small": dict(
-        vision_width=384, vision_heads=6, text_width=384, text_heads=6, batch_size=1024, steps=50_000, embed_dim=256
-    ),
+    "small": dict(vision_width=384, vision_heads=6, text_width=384, text_heads=6, embed_dim=256,
+                  batch_size=1024, steps=50_000),
     "base": {},
 }  # fmt: skip
 
@@ -38,11 +37,9 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "siglip": dict(projector_depth=0),
 }
 
-# Settings that only some objectives read.
-READ_BY: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("directions", "lambda_image", "lambda_text"), ("levljepa", "levljepa-plus")),
-    "lambda_multi": ("levljepa-plus",),
-}
+# Settings that only some objectives read, and those objectives.
+PREDICTING, CROPPING = ("levljepa", "levljepa-plus"), ("levljepa-plus",)
+READ_BY = {"directions": PREDICTING, "lambda_image": PREDICTING, "lambda_text": PREDICTING, "lambda_multi": CROPPING}
 
 # The headings of `--help`, and what most fields under them share. A run may go on with other records.
 _size = partial(setting, group="sizes", least=1)
@@ -111,7 +108,7 @@ class PretrainConfig:
     )
     image_column: str | None = _data(None, help="column or tar suffix of the images [the usual names]")
     caption_column: str | None = _data(None, help="column or tar suffix of the captions [the usual names]")
-    bad_ratio: float = _data(0.05, help="share of unusable samples that is borne", least=0, most=1, free=True)
+    bad_ratio: float = _data(0.05, help="largest share of samples that may be unusable", least=0, most=1, free=True)
     workers: int = _data(4, help="loader processes of each rank", least=0, free=True)
 
     tracker: str = _record("auto", help="auto: RUN/tensorboard if TensorBoard is installed", choices=TRACKERS)
@@ -126,7 +123,7 @@ class PretrainConfig:
         return max(1, round(self.image_size * 3 / 7 / self.patch_size)) * self.patch_size
 
     def check(self) -> None:
-        """Raises: UserError for settings that are out of bounds or contradict each other."""
+        """Hold the settings against their bounds and each other. Raises: UserError."""
         check_bounds(self)
         if self.vision_width % self.vision_heads or self.text_width % self.text_heads:
             raise UserError("the width of a tower must be a multiple of its number of heads")
@@ -141,14 +138,8 @@ class PretrainConfig:
             raise UserError(f"{given}: give a number of steps, and captions that are not trained on")
         if (micro := self.micro_batch_size) > self.batch_size:
             raise UserError(f"--micro-batch-size {micro} is above --batch-size {self.batch_size}: leave it out")
-        self._check_objective()
-        if self.warmup_steps > (longest := longest_warmup(self.schedule, self.steps)):
-            of = f"of --steps {self.steps} and --schedule {self.schedule} at most {longest} can be warm-up"
-            raise UserError(f"--warmup-steps {self.warmup_steps}: {of}")
-
-    def _check_objective(self) -> None:
-        """Hold against each other what depends on the objective: weights, predictors, augmentation."""
-        predicts, crops = self.objective.startswith("levljepa"), self.objective == "levljepa-plus"
+        # The objective decides on weights, predictors and augmentation.
+        predicts, crops = self.objective in PREDICTING, self.objective in CROPPING
         weights = [self.lambda_image, self.lambda_text] + ([self.lambda_multi] if crops else [])
         if predicts and not (min(weights) >= 0 and sum(weights) < 1):
             raise UserError(f"the --lambda-* are {weights}: each at least 0, together below 1, for the prediction loss")
@@ -158,13 +149,15 @@ class PretrainConfig:
         if crops != (self.augmentation == "dino"):
             needed = "dino" if crops else "crop-jitter or squash"
             raise UserError(f"--augmentation {self.augmentation}: --objective {self.objective} needs {needed}")
+        if self.warmup_steps > (longest := longest_warmup(self.schedule, self.steps)):
+            of = f"of --steps {self.steps} and --schedule {self.schedule} at most {longest} can be warm-up"
+            raise UserError(f"--warmup-steps {self.warmup_steps}: {of}")
 
 
 def from_preset(preset: str, **changes) -> PretrainConfig:
     """The preset's configuration with the objective's settings and then `changes` applied, checked.
 
     A warm-up that is not among the `changes` is shortened if the steps leave no room for it.
-
     Raises: UserError if a setting has no effect, is out of its bounds, or contradicts another.
     """
     objective = OBJECTIVES[changes.get("objective", PretrainConfig.objective)]

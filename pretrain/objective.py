@@ -41,9 +41,7 @@ Objective = Callable[..., tuple[torch.Tensor, Terms]]
 
 def objective(config: PretrainConfig) -> Objective:
     """What --objective names, as a function: (embeddings, step=s) -> (loss, detached scalars for the log)."""
-    settings = dict(
-        lambda_image=config.lambda_image, lambda_text=config.lambda_text, directions=config.directions, seed=config.seed
-    )
+    settings = {name: getattr(config, name) for name in ("lambda_image", "lambda_text", "directions", "seed")}
     return {
         "levljepa": partial(levljepa, **settings),
         "levljepa-plus": partial(levljepa_plus, lambda_multi=config.lambda_multi, **settings),

@@ -68,12 +68,11 @@ def checkpoint_bytes(count: int, stage: int) -> int:
 
 def activation_bytes(config: PretrainConfig, processes: int) -> int:
     """Bytes of activations and inputs that a process keeps at the end of its forward pass; see above."""
-    half = config.dtype != "fp32"
-    a = 2 if half else 4
+    a = 4 if config.dtype == "fp32" else 2
     several = {config.image_size: 2, config.local_size: MultiCrop.LOCAL}
     crops = several if config.objective == "levljepa-plus" else {config.image_size: 1}  # number of each size
     images = [_image_bytes(config, side, a) for side in crops]
-    text = CONTEXT * config.text_width * (config.text_layers * (8 + (38 if half else 26) * a) + 4)
+    text = CONTEXT * config.text_width * (config.text_layers * (8 + (38 if a == 2 else 26) * a) + 4)
     heads = 3 * (sum(crops.values()) + 1 + 2 * config.projector_depth) * config.projector_width * a
     pixels = sum(views * 3 * side**2 * 4 for side, views in crops.items())
     local, micro = config.batch_size // processes, config.micro_batch_size // processes

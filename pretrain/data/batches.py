@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -101,10 +100,9 @@ class CaptionBatches(Dataset):
         context = "fork" if self.workers and sys.platform == "linux" else None
         loader = DataLoader(
             self,
-            batch_size=None,  # an item is a whole batch
+            batch_size=None,  # an item is a whole batch, nothing is collated
             sampler=self.steps,
             num_workers=self.workers,
-            collate_fn=_as_is,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_leave_sigterm,
             multiprocessing_context=context,
@@ -174,10 +172,6 @@ class CaptionBatches(Dataset):
     def _id(self, number: int) -> str:
         shard, index = self.data.identify(number)
         return f"{shard}:{index}"
-
-
-def _as_is(batch: Any) -> Any:
-    return batch
 
 
 def _leave_sigterm(worker: int) -> None:

@@ -52,10 +52,7 @@ class Order:
         self._epochs, self._groups, self._windows = _Recent(2), _Recent(2), _Recent(4)
 
     def indices(self, start: int, stop: int) -> np.ndarray:
-        """int64[stop - start]: the samples at positions start..stop of the whole run, across epochs if need be.
-
-        Position p is place p % total of epoch p // total.
-        """
+        """int64[stop - start]: the samples at these positions of the run; p is place p % total of epoch p // total."""
         pieces = [np.empty(0, np.int64)]
         while start < stop:
             epoch, place = divmod(start, self.total)

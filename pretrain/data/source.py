@@ -22,7 +22,6 @@ def open_captions(
     `source` is a folder or glob of WebDataset tars, of parquet or of Arrow files; a folder written by `save_to_disk`;
     or a data set on the hub. A folder with files named train-* stands for those alone. For tars the two columns are
     the suffixes of the image and the caption members; cache and sha256 are for tars, as in `open_tars`.
-
     Raises: UserError if nothing is there, or it is of another kind.
     """
     paths = _files(str(source))
