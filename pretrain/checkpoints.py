@@ -26,8 +26,7 @@ def save(engine: "Engine", checkpoints: Checkpoints, step: int) -> None:
     """Commit the engine's state after `step` steps; collective."""
 
     def fill(partial: Path) -> None:
-        folder, tag = str(partial.parent), partial.name
-        engine.save_checkpoint(folder, tag=tag, client_state={"step": step}, save_latest=False)
+        engine.save_checkpoint(str(partial.parent), tag=partial.name, client_state={"step": step}, save_latest=False)
 
     checkpoints.save(step, fill)
 
@@ -42,10 +41,8 @@ def resume(engine: "Engine", checkpoints: Checkpoints, config: PretrainConfig) -
         return 0
     path, _ = engine.load_checkpoint(str(checkpoints.folder), tag=f"step_{step}")
     if path is None:
-        raise UserError(
-            f"a process cannot load {checkpoints.path(step)}, which the first one found whole: "
-            "put --out on storage that all nodes share"
-        )
+        missing = f"{checkpoints.path(step)}, which the first one found whole"
+        raise UserError(f"a process cannot load {missing}: put --out on storage that all nodes share")
     if is_main():
         print(f"resuming {checkpoints.run} at step {step} of {config.steps}", flush=True)
     return step

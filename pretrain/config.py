@@ -1,9 +1,9 @@
-"""Every setting of a pretraining run, flat, and what makes no sense together."""
+"""Every setting of a pretraining run, flat, what a preset or an objective changes, and what makes no sense together."""
 
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
-from pretrain.presets import OBJECTIVES, PRESETS, READ_BY
 from vlm.encoders.config import EncoderConfig
 from vlm.errors import UserError
 from vlm.run.schedule import SCHEDULES, longest_warmup, shortened_warmup
@@ -13,10 +13,38 @@ from vlm.run.trackers import TRACKERS
 # Gradients that ZeRO reduces together, in a buffer of 0.2 GB; DeepSpeed's own default takes 2.
 REDUCE_BUCKET_SIZE = 50_000_000
 
-# The headings of `--help`. A run may go on with other records.
+# What a preset changes of the settings below.
+# tiny: the embedded world on two CPU cores in minutes. small: a ViT-S on one GPU. base: the released ViT-B recipe.
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": dict(
+        image_size=48, patch_size=12, vision_width=128, vision_layers=3, vision_heads=2,
+        text_width=96, text_layers=2, text_heads=2, tokenizer="train:1024",
+        embed_dim=64, projector_width=256, projector_depth=2,
+        directions=256, lambda_image=0.04, lambda_text=0.04,
+        steps=5400, batch_size=32, lr=7e-4, min_lr=7e-6, warmup_steps=200, weight_decay=0.05,
+        augmentation="squash", workers=0, save_every=1000,
+    ),
+    "small": dict(vision_width=384, vision_heads=6, text_width=384, text_heads=6, embed_dim=256,
+                  batch_size=1024, steps=50_000),
+    "base": {},
+}  # fmt: skip
+
+# What an objective settles whatever the preset; all else is the same for all of them.
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "levljepa": {},
+    "levljepa-plus": dict(augmentation="dino"),
+    "clip": dict(projector_depth=0),
+    "siglip": dict(projector_depth=0),
+}
+
+# Settings that only some objectives read, and those objectives.
+PREDICTING, CROPPING = ("levljepa", "levljepa-plus"), ("levljepa-plus",)
+READ_BY = {"directions": PREDICTING, "lambda_image": PREDICTING, "lambda_text": PREDICTING, "lambda_multi": CROPPING}
+
+# The headings of `--help`, and what most fields under them share. A run may go on with other records.
 _size = partial(setting, group="sizes", least=1)
 _loss = partial(setting, group="objective")
-_step = partial(setting, group="optimization")
+_step = partial(setting, group="optimization", least=0)
 _data = partial(setting, group="data")
 _record = partial(setting, group="records", free=True)
 
@@ -26,24 +54,14 @@ class PretrainConfig:
     """Defaults are the published v2 recipe on a ViT-B; a preset changes sizes and budget, a flag changes anything."""
 
     data: str = setting(
-        "runs/world/captions",
-        help="captions: a folder or glob of WebDataset tars, parquet or Arrow files, or a Hugging Face data set",
-        by_content=True,
+        "runs/world/captions", help="WebDataset tars, parquet or Arrow, or a Hugging Face data set", by_content=True
     )
-    out: str = setting(
-        "runs/pretrain",
-        help="the run's folder: config.json, metrics.jsonl, checkpoints/, encoder/; on storage that all nodes share",
-        free=True,
-    )
+    out: str = setting("runs/pretrain", help="the run's folder, on storage that all nodes share", free=True)
     preset: str = setting(
-        "tiny",
-        help="tiny: the embedded world on a CPU; small: ViT-S on a GPU; base: the released ViT-B recipe",
-        choices=tuple(PRESETS),
+        "tiny", help="tiny: the world on a CPU; small: ViT-S on a GPU; base: the released ViT-B", choices=tuple(PRESETS)
     )
     objective: str = setting(
-        "levljepa",
-        help="levljepa; levljepa-plus: 2 global and 4 local crops an image; clip, siglip: the paper's baselines",
-        choices=tuple(OBJECTIVES),
+        "levljepa", help="levljepa-plus: with local crops; clip, siglip: the baselines", choices=tuple(OBJECTIVES)
     )
     seed: int = setting(0, help="of weights, directions, data order and augmentation", least=0)
     resume: str = resume_setting()
@@ -58,61 +76,41 @@ class PretrainConfig:
     text_heads: int = _size(EncoderConfig.text_heads, help="its attention heads")
     embed_dim: int = _size(EncoderConfig.embed_dim, help="of the embeddings z_v and z_t")
     projector_width: int = _size(EncoderConfig.projector_width, help="hidden width of heads and predictors")
-    projector_depth: int = _size(
-        EncoderConfig.projector_depth, help="hidden layers of a predictor; clip and siglip have none", least=0
-    )
-    tokenizer: str = _size(
-        "gpt2", help="gpt2, train:SIZE (a BPE learnt from captions), or a tokenizer.json", least=None, by_content=True
-    )
+    projector_depth: int = _size(EncoderConfig.projector_depth, help="of predictors; 0 for clip and siglip", least=0)
+    tokenizer: str = _size("gpt2", help="gpt2, train:SIZE (learns one), or a tokenizer.json", by_content=True)
 
     directions: int = _loss(4096, help="random directions of SIGReg", least=1)
     lambda_image: float = _loss(0.02, help="weight of SIGReg on the images' embeddings")
     lambda_text: float = _loss(0.02, help="weight of SIGReg on the captions' embeddings")
     lambda_multi: float = _loss(0.2, help="weight of levljepa-plus's pull between an image's crops")
 
-    steps: int = _step(200_000, help="optimizer steps; 0 writes the untrained encoder", least=0)
+    steps: int = _step(200_000, help="optimizer steps; 0 writes the untrained encoder")
     batch_size: int = _step(4096, help="samples a step over all processes", least=1)
-    micro_batch_size: int = _step(
-        0, help="samples over all processes whose activations are kept at a time (0: all)", least=0, free=True
-    )
-    lr: float = _step(2e-4, help="peak learning rate", least=0)
-    min_lr: float = _step(2e-5, help="learning rate of the last step", least=0)
-    warmup_steps: int = _step(
-        1000, help="steps of linear warm-up; a preset's is shortened to a tenth of --steps if it does not fit", least=0
-    )
+    micro_batch_size: int = _step(0, help="samples of them whose activations live at a time (0: all)", free=True)
+    lr: float = _step(2e-4, help="peak learning rate")
+    min_lr: float = _step(2e-5, help="learning rate of the last step")
+    warmup_steps: int = _step(1000, help="linear; a preset's becomes a tenth of --steps if it does not fit")
     schedule: str = _step(
-        "cosine",
-        help="cosine; wsd: stable until the last 15 % of the steps, which warm-up must leave free",
-        choices=tuple(SCHEDULES),
+        "cosine", help="wsd: stable until the last 15 % of the steps, free of warm-up", choices=tuple(SCHEDULES)
     )
-    weight_decay: float = _step(0.01, help="of AdamW, on matrices alone", least=0)
-    clip: float = _step(1.0, help="largest gradient norm; 0: no clipping", least=0)
+    weight_decay: float = _step(0.01, help="of AdamW, on matrices alone")
+    clip: float = _step(1.0, help="largest gradient norm; 0: no clipping")
     zero: int = _step(1, help="DeepSpeed ZeRO stage", choices=(0, 1, 2, 3))
     dtype: str = _step("auto", help="auto: bf16 autocast on GPUs, fp32 on CPUs", choices=("auto", "bf16", "fp32"))
 
     augmentation: str = _data(
-        "crop-jitter",
-        help="squash: none; crop-jitter: mild; dino: the crops of levljepa-plus",
-        choices=("crop-jitter", "squash", "dino"),
+        "crop-jitter", help="squash: none; dino: the crops of levljepa-plus", choices=("crop-jitter", "squash", "dino")
     )
     image_column: str | None = _data(None, help="column or tar suffix of the images [the usual names]")
     caption_column: str | None = _data(None, help="column or tar suffix of the captions [the usual names]")
-    bad_ratio: float = _data(
-        0.05, help="share of the samples that may be unusable before the run stops", least=0, most=1, free=True
-    )
+    bad_ratio: float = _data(0.05, help="largest share of samples that may be unusable", least=0, most=1, free=True)
     workers: int = _data(4, help="loader processes of each rank", least=0, free=True)
 
-    tracker: str = _record(
-        "auto", help="where metrics.jsonl is shown; auto: RUN/tensorboard if TensorBoard is installed", choices=TRACKERS
-    )
+    tracker: str = _record("auto", help="auto: RUN/tensorboard if TensorBoard is installed", choices=TRACKERS)
     log_every: int = _record(10, help="steps between two readings of the metrics", least=1)
     save_every: int = _record(2000, help="steps between two checkpoints", least=1)
-    probe_every: int = _record(
-        0, help="steps between two measurements of retrieval and rank, probe_* in metrics.jsonl (0: none)", least=0
-    )
-    probe_data: str | None = _record(
-        None, help="captions held out for --probe-every; the first 256 usable pairs are read"
-    )
+    probe_every: int = _record(0, help="steps between two probes of retrieval and rank (0: none)", least=0)
+    probe_data: str | None = _record(None, help="captions held out for the probes; 256 usable pairs are read")
 
     @property
     def local_size(self) -> int:
@@ -120,7 +118,7 @@ class PretrainConfig:
         return max(1, round(self.image_size * 3 / 7 / self.patch_size)) * self.patch_size
 
     def check(self) -> None:
-        """Raise `UserError` for settings that are out of bounds or contradict each other."""
+        """Hold the settings against their bounds and each other. Raises: UserError."""
         check_bounds(self)
         if self.vision_width % self.vision_heads or self.text_width % self.text_heads:
             raise UserError("the width of a tower must be a multiple of its number of heads")
@@ -131,24 +129,12 @@ class PretrainConfig:
         if self.min_lr > self.lr:
             raise UserError(f"--min-lr {self.min_lr} is above --lr {self.lr}: lower it as well")
         if bool(self.probe_every) != bool(self.probe_data):
-            raise UserError(
-                f"--probe-every {self.probe_every} --probe-data {self.probe_data}: give a number of steps, "
-                "and captions that are not trained on"
-            )
-        if self.micro_batch_size > self.batch_size:
-            raise UserError(
-                f"--micro-batch-size {self.micro_batch_size} is above --batch-size {self.batch_size}: leave it out"
-            )
-        self._check_objective()
-        if self.warmup_steps > (longest := longest_warmup(self.schedule, self.steps)):
-            raise UserError(
-                f"--warmup-steps {self.warmup_steps}: of --steps {self.steps} and --schedule {self.schedule} "
-                f"at most {longest} can be warm-up"
-            )
-
-    def _check_objective(self) -> None:
-        """Hold against each other what depends on the objective: weights, predictors, augmentation."""
-        predicts, crops = self.objective.startswith("levljepa"), self.objective == "levljepa-plus"
+            given = f"--probe-every {self.probe_every} --probe-data {self.probe_data}"
+            raise UserError(f"{given}: give a number of steps, and captions that are not trained on")
+        if (micro := self.micro_batch_size) > self.batch_size:
+            raise UserError(f"--micro-batch-size {micro} is above --batch-size {self.batch_size}: leave it out")
+        # The objective decides on weights, predictors and augmentation.
+        predicts, crops = self.objective in PREDICTING, self.objective in CROPPING
         weights = [self.lambda_image, self.lambda_text] + ([self.lambda_multi] if crops else [])
         if predicts and not (min(weights) >= 0 and sum(weights) < 1):
             raise UserError(f"the --lambda-* are {weights}: each at least 0, together below 1, for the prediction loss")
@@ -158,15 +144,16 @@ class PretrainConfig:
         if crops != (self.augmentation == "dino"):
             needed = "dino" if crops else "crop-jitter or squash"
             raise UserError(f"--augmentation {self.augmentation}: --objective {self.objective} needs {needed}")
+        if self.warmup_steps > (longest := longest_warmup(self.schedule, self.steps)):
+            of = f"of --steps {self.steps} and --schedule {self.schedule} at most {longest} can be warm-up"
+            raise UserError(f"--warmup-steps {self.warmup_steps}: {of}")
 
 
 def from_preset(preset: str, **changes) -> PretrainConfig:
     """The preset's configuration with the objective's settings and then `changes` applied, checked.
 
     A warm-up that is not among the `changes` is shortened if the steps leave no room for it.
-
-    Raises:
-        UserError: a setting has no effect, is out of its bounds, or contradicts another.
+    Raises: UserError if a setting has no effect, is out of its bounds, or contradicts another.
     """
     objective = OBJECTIVES[changes.get("objective", PretrainConfig.objective)]
     config = PretrainConfig(preset=preset, **{**PRESETS[preset], **objective, **changes})
@@ -174,7 +161,6 @@ def from_preset(preset: str, **changes) -> PretrainConfig:
         if name in changes and config.objective not in readers:
             raise UserError(f"{flag(name)} has no effect with --objective {config.objective}: leave it out")
     if "warmup_steps" not in changes and config.steps > 0:
-        shortened = shortened_warmup(config.schedule, config.steps, config.warmup_steps)
-        config = replace(config, warmup_steps=shortened)
+        config = replace(config, warmup_steps=shortened_warmup(config.schedule, config.steps, config.warmup_steps))
     config.check()
     return config

@@ -91,9 +91,8 @@ def pairwise_sigmoid(z_v: torch.Tensor, z_t: torch.Tensor, scale: torch.Tensor, 
         """Over the pairs of this rank's images with `captions`; its logits [B, CHUNK] are computed again backwards."""
         return functional.softplus(scale * z_v @ captions.T + bias).sum()
 
-    chunks = gather_with_gradient(z_t).split(CHUNK)
     everywhere = z_v.new_zeros(())
-    for chunk in chunks:
+    for chunk in gather_with_gradient(z_t).split(CHUNK):
         everywhere = everywhere + checkpoint(softplus_sum, chunk, use_reentrant=False)
     matched = scale * (z_v * z_t).sum() + bias * len(z_v)
     return (everywhere - matched) / len(z_v)

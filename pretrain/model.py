@@ -56,11 +56,8 @@ def text_features(tower: TextTower, ids: torch.Tensor, lengths: torch.Tensor) ->
     order = lengths.argsort(descending=True, stable=True)  # row numbers, longest caption first
     size = max(-(-len(order) // LENGTH_GROUPS), min(len(order), GROUP_ROWS))
     longest = lengths[order[::size]].tolist()  # of each group, its first
-
-    def moved(part: torch.Tensor) -> torch.Tensor:
-        return part.to(ids.device, non_blocking=True)
-
-    to_sorted, to_given, sorted_lengths = moved(order), moved(order.argsort()), moved(lengths[order])
+    by_rows = order, order.argsort(), lengths[order]
+    to_sorted, to_given, sorted_lengths = (part.to(ids.device, non_blocking=True) for part in by_rows)
     groups = zip(ids[to_sorted].split(size), sorted_lengths.split(size), longest)
     read = [tower.features(rows[:, :most], row_lengths) for rows, row_lengths, most in groups]  # [size, W] each
     return torch.cat(read)[to_given]
@@ -116,13 +113,10 @@ class Pretrainer(nn.Module):
         if isinstance(pixels, torch.Tensor):
             return image.pre_proj(self._in_micro_batches(image.features, pixels)), None
         batch, global_crops = pixels[0].shape[:2]
-        features = []
-        for crops in pixels:  # [B, V, 3, h, w], V crops of one size
-            view_by_view = crops.transpose(0, 1).flatten(0, 1)  # [V * B, 3, h, w]
-            features.append(self._in_micro_batches(image.features, view_by_view))
+        view_by_view = [crops.transpose(0, 1).flatten(0, 1) for crops in pixels]  # of each size [V * B, 3, h, w]
+        features = [self._in_micro_batches(image.features, crops) for crops in view_by_view]
         views = image.pre_proj(torch.cat(features)).unflatten(0, (-1, batch))  # [all views, B, E]
-        in_float32 = torch.promote_types(views.dtype, torch.float32)
-        return views[:global_crops].mean(0, dtype=in_float32), views
+        return views[:global_crops].mean(0, dtype=torch.promote_types(views.dtype, torch.float32)), views
 
     def _in_micro_batches(self, tower: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
         """`tower(*inputs)`, piece by piece along the rows; each piece is computed again in the backward pass."""

@@ -31,11 +31,8 @@ class Embeddings:
 
     def full(self) -> "Embeddings":
         """The same in float32 (float64 stays): in half precision SIGReg and cross entropy lose digits that matter."""
-        promoted = {}
-        for name, part in vars(self).items():
-            if part is not None:
-                promoted[name] = part.to(torch.promote_types(part.dtype, torch.float32))
-        return Embeddings(**promoted)
+        there = {name: part for name, part in vars(self).items() if part is not None}
+        return Embeddings(**{name: z.to(torch.promote_types(z.dtype, torch.float32)) for name, z in there.items()})
 
 
 Terms = dict[str, torch.Tensor]  # float32[] each, for the log
@@ -44,9 +41,7 @@ Objective = Callable[..., tuple[torch.Tensor, Terms]]
 
 def objective(config: PretrainConfig) -> Objective:
     """What --objective names, as a function: (embeddings, step=s) -> (loss, detached scalars for the log)."""
-    settings = dict(
-        lambda_image=config.lambda_image, lambda_text=config.lambda_text, directions=config.directions, seed=config.seed
-    )
+    settings = {name: getattr(config, name) for name in ("lambda_image", "lambda_text", "directions", "seed")}
     return {
         "levljepa": partial(levljepa, **settings),
         "levljepa-plus": partial(levljepa_plus, lambda_multi=config.lambda_multi, **settings),
@@ -62,8 +57,7 @@ def _in_float32(function: Objective) -> Objective:
     def compute(e: Embeddings, **settings: Any) -> tuple[torch.Tensor, Terms]:
         with torch.autocast(e.z_v.device.type, enabled=False):
             loss, terms = function(e.full(), **settings)
-        metrics = {"loss": loss, **terms}
-        return loss, {name: value.detach() for name, value in metrics.items()}
+        return loss, {name: value.detach() for name, value in {"loss": loss, **terms}.items()}
 
     return compute
 
@@ -78,17 +72,10 @@ def levljepa(
     over the global batch: the prediction terms are means over this rank's rows, to be averaged over equal ranks;
     SIGReg reads every rank's rows.
     """
-    terms = {
-        **_prediction(e),
-        "sigreg_image": _sigreg(e.z_v, "image", directions, seed, step),
-        "sigreg_text": _sigreg(e.z_t, "text", directions, seed, step),
-    }
-    loss = (
-        (1 - lambda_image - lambda_text) * 0.5 * (terms["predict_text"] + terms["predict_image"])
-        + lambda_image * terms["sigreg_image"]
-        + lambda_text * terms["sigreg_text"]
-    )
-    return loss, terms
+    terms = _prediction(e)
+    terms["sigreg_image"] = _sigreg(e.z_v, "image", directions, seed, step)
+    terms["sigreg_text"] = _sigreg(e.z_t, "text", directions, seed, step)
+    return _weighted(terms, sigreg_image=lambda_image, sigreg_text=lambda_text), terms
 
 
 @_in_float32
@@ -110,27 +97,28 @@ def levljepa_plus(
     """
     views = _needed(e.views, "views")  # [V, B, E]
     by_view = [_sigreg(view, index, directions, seed, step) for index, view in enumerate(views)]
-    terms = {
-        **_prediction(e),
-        "sigreg_image": torch.stack(by_view).mean(),
-        "sigreg_text": _sigreg(e.z_t, "text", directions, seed, step),
-        "multi_view": (views - e.z_v).square().mean(),
-    }
-    loss = (
-        (1 - lambda_image - lambda_text - lambda_multi) * 0.5 * (terms["predict_text"] + terms["predict_image"])
-        + lambda_image * terms["sigreg_image"]
-        + lambda_text * terms["sigreg_text"]
-        + lambda_multi * terms["multi_view"]
-    )
-    return loss, terms
+    terms = _prediction(e)
+    terms["sigreg_image"] = torch.stack(by_view).mean()
+    terms["sigreg_text"] = _sigreg(e.z_t, "text", directions, seed, step)
+    terms["multi_view"] = (views - e.z_v).square().mean()
+    return _weighted(terms, sigreg_image=lambda_image, sigreg_text=lambda_text, multi_view=lambda_multi), terms
 
 
 def _prediction(e: Embeddings) -> Terms:
     """How well each modality predicts the other's embedding, which gets no gradient from it."""
-    return {
-        "predict_text": (e.to_text - e.z_t.detach()).square().mean(),
-        "predict_image": (e.to_image - e.z_v.detach()).square().mean(),
-    }
+    to_text, to_image = e.to_text - e.z_t.detach(), e.to_image - e.z_v.detach()
+    return {"predict_text": to_text.square().mean(), "predict_image": to_image.square().mean()}
+
+
+def _weighted(terms: Terms, **weights: float) -> torch.Tensor:
+    """The weighted sum of the terms; the two predictions share what the `weights` of the others leave of 1."""
+    rest = 1.0
+    for weight in weights.values():
+        rest -= weight
+    loss = rest * 0.5 * (terms["predict_text"] + terms["predict_image"])
+    for name, weight in weights.items():
+        loss = loss + weight * terms[name]
+    return loss
 
 
 def _sigreg(z: torch.Tensor, key: str | int, directions: int, seed: int, step: int) -> torch.Tensor:

@@ -26,7 +26,7 @@ Leave a tenth free.
 import torch
 
 from pretrain.config import REDUCE_BUCKET_SIZE, PretrainConfig
-from pretrain.contrastive import LogitScale
+from pretrain.contrastive import INITIAL, LogitScale
 from pretrain.data.augment import MultiCrop
 from pretrain.data.source import open_captions
 from pretrain.data.tokenizer import vocabulary
@@ -44,7 +44,7 @@ def parameters(config: PretrainConfig) -> dict[str, int]:
     parts = {}
     for name, tower in (("image", encoder.image), ("caption", encoder.text)):
         parts |= {f"{name} tower": tower.encoder, f"{name} head": tower.pre_proj, f"{name} predictor": tower.projector}
-    if config.objective in ("clip", "siglip"):
+    if config.objective in INITIAL:
         parts["logits"] = LogitScale(config.objective)
     return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
 
@@ -68,15 +68,12 @@ def checkpoint_bytes(count: int, stage: int) -> int:
 
 def activation_bytes(config: PretrainConfig, processes: int) -> int:
     """Bytes of activations and inputs that a process keeps at the end of its forward pass; see above."""
-    half = config.dtype != "fp32"
-    a = 2 if half else 4
-    crops = {config.image_size: 1}
-    if config.objective == "levljepa-plus":
-        crops = {config.image_size: 2, config.local_size: MultiCrop.LOCAL}
+    a = 4 if config.dtype == "fp32" else 2
+    several = {config.image_size: 2, config.local_size: MultiCrop.LOCAL}
+    crops = several if config.objective == "levljepa-plus" else {config.image_size: 1}  # number of each size
     images = [_image_bytes(config, side, a) for side in crops]
-    text = CONTEXT * config.text_width * (config.text_layers * (8 + (38 if half else 26) * a) + 4)
-    layers = sum(crops.values()) + 1 + 2 * config.projector_depth
-    heads = 3 * layers * config.projector_width * a
+    text = CONTEXT * config.text_width * (config.text_layers * (8 + (38 if a == 2 else 26) * a) + 4)
+    heads = 3 * (sum(crops.values()) + 1 + 2 * config.projector_depth) * config.projector_width * a
     pixels = sum(views * 3 * side**2 * 4 for side, views in crops.items())
     local, micro = config.batch_size // processes, config.micro_batch_size // processes
     whole = sum(views * image for views, image in zip(crops.values(), images)) + text

@@ -20,13 +20,13 @@ from vlm.run.trackers import open_tracker
 
 
 class _Step(NamedTuple):
-    """What a step left to be recorded."""
+    """What a step left to be recorded; fields as `Recorder.add` takes them."""
 
     step: int
     lr: float
-    metrics: dict[str, torch.Tensor]  # float32[] each, of this rank, on the device
-    probes: dict[str, float]  # of rank 0
-    ids: list[str]  # of this rank's samples
+    metrics: dict[str, torch.Tensor]
+    probes: dict[str, float]
+    ids: list[str]
 
 
 class Recorder:
@@ -52,7 +52,10 @@ class Recorder:
     def add(
         self, step: int, lr: float, metrics: dict[str, torch.Tensor], probes: dict[str, float], ids: list[str]
     ) -> None:
-        """Take a step's numbers. ids: of this rank's samples, for the record of a step that is skipped."""
+        """Take a step's numbers: of this rank and on its device the metrics, float32[] each; of rank 0 the probes.
+
+        ids: of this rank's samples, for the record of a step that is skipped.
+        """
         self.pending.append(_Step(step, lr, metrics, probes, ids))
         if self.reads(step):
             self.flush()
@@ -61,17 +64,19 @@ class Recorder:
         """Write the pending steps; collective."""
         if not self.pending:
             return
-        means = self._means()
-        now = time.perf_counter()
+        means, now = self._means(), time.perf_counter()
         rate = self.config.batch_size * len(self.pending) / (now - self.clock)
         records = []
         for step, mean in zip(self.pending, means):
-            record = {"step": step.step, **mean}
+            record: dict[str, Any] = {"step": step.step, **mean}
             record |= self._verdict(record, step.ids)
             record |= {"lr": step.lr, "samples_per_s": round(rate, 1), **step.probes}
-            records.append({name: _or_null(value) for name, value in record.items()})
+            for name, value in record.items():
+                if isinstance(value, float) and not math.isfinite(value):
+                    record[name] = None  # JSON has no NaN and no infinity
+            records.append(record)
             if is_main():
-                append_jsonl(self.path, records[-1])
+                append_jsonl(self.path, record)
             self.patience.check(step.step)
         if is_main():
             self.tracker(records)
@@ -115,8 +120,3 @@ class Recorder:
         if not before and is_main():
             self.bar.write(f"step {record['step']}: {self.warning}")
         return {"warning": self.warning}
-
-
-def _or_null(value: Any) -> Any:
-    """JSON has no NaN and no infinity."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -27,41 +27,35 @@ def parser() -> argparse.ArgumentParser:
     made = make_parser(PretrainConfig, prog="pretrain/run.py", about=ABOUT, examples=EXAMPLES)
     # Given by the deepspeed launcher; the rank comes from the environment.
     made.add_argument("--local_rank", "--local-rank", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    price = made.add_argument_group("the price of a run, instead of the run")
-    price.add_argument(
-        "--plan", action="store_true", help="print parameters, memory by ZeRO stage, epochs, hours, disk"
-    )
-    price.add_argument("--world-size", type=int, metavar="N", help="processes of that run [those started]")
-    price.add_argument("--throughput", type=float, metavar="SAMPLES_PER_S", help="of all processes, for the hours")
+    add = made.add_argument_group("the price of a run, instead of the run").add_argument
+    add("--plan", action="store_true", help="print parameters, memory by ZeRO stage, epochs, hours, disk")
+    add("--world-size", type=int, metavar="N", help="processes of that run [those started]")
+    add("--throughput", type=float, metavar="SAMPLES_PER_S", help="of all processes, for the hours")
     return made
 
 
 def parse(arguments: list[str] | None = None) -> PretrainConfig:
     """Command line -> configuration: the preset's settings, then the flags that were given."""
-    return _split(given(parser(), arguments))[0]
+    return _config(given(parser(), arguments))
 
 
-def _split(flags: dict[str, Any]) -> tuple[PretrainConfig, dict[str, Any]]:
-    """The flags as configuration, and those that ask for the price of a run instead."""
-    price = {name: flags.pop(name) for name in ("plan", "world_size", "throughput")}
-    flags.pop("local_rank", None)
-    return from_preset(flags.pop("preset", PretrainConfig.preset), **flags), price
-
-
-def print_price(config: PretrainConfig, world_size: int | None, throughput: float | None) -> None:
-    """Once, on whatever processes the command was started."""
-    from pretrain.price import describe
-
-    processes = world_size or int(os.environ.get("WORLD_SIZE", 1))
-    if os.environ.get("RANK", "0") == "0":
-        print(describe(config, processes, throughput))
+def _config(flags: dict[str, Any]) -> PretrainConfig:
+    """The flags that are settings; the others ask for the price of a run, or come from the launcher."""
+    settings = {name: value for name, value in flags.items() if hasattr(PretrainConfig, name)}
+    return from_preset(settings.pop("preset", PretrainConfig.preset), **settings)
 
 
 def main() -> None:
-    config, price = _split(given(parser()))
-    if price["plan"]:
-        return print_price(config, price["world_size"], price["throughput"])
-    if price["world_size"] or price["throughput"]:
+    flags = given(parser())
+    config = _config(flags)
+    if flags["plan"]:
+        from pretrain.price import describe
+
+        if os.environ.get("RANK", "0") == "0":  # once, on whatever processes the command was started
+            processes = flags["world_size"] or int(os.environ.get("WORLD_SIZE", 1))
+            print(describe(config, processes, flags["throughput"]))
+        return
+    if flags["world_size"] or flags["throughput"]:
         raise UserError("--world-size and --throughput are for --plan: the processes of a run are its launcher's")
     check_tracker(config.tracker)
     from pretrain.train import train  # after parsing: --help must not wait for torch and deepspeed

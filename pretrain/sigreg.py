@@ -80,13 +80,11 @@ def sigreg(z: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
     global statistic: dz carries the factor world_size that the average takes away. No gradient reaches `directions`;
     there is no second derivative. Collective: every rank calls it; one all-reduce of [P, 33].
 
-    Raises:
-        ValueError: the shapes do not fit.
+    Raises: ValueError if the shapes do not fit.
     """
     if z.ndim != 2 or directions.ndim != 2 or z.shape[1] != directions.shape[0]:
-        raise ValueError(
-            f"sigreg needs z [B, D] and directions [D, P], got {tuple(z.shape)}, {tuple(directions.shape)}"
-        )
+        given = f"{tuple(z.shape)}, {tuple(directions.shape)}"
+        raise ValueError(f"sigreg needs z [B, D] and directions [D, P], got {given}")
     z = z if z.dtype == torch.float64 else z.float()
     with torch.autocast(z.device.type, enabled=False), _full_float32():
         return _SIGReg.apply(z, directions.detach().to(z.dtype))
@@ -129,13 +127,12 @@ class _SIGReg(torch.autograd.Function):
     def forward(ctx: Any, z: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
         sums = z.new_zeros(directions.shape[1], SUMS)  # [P, 33], of this rank's rows until they are reduced
         dz = torch.zeros_like(z) if ctx.needs_input_grad[0] else None
-        if distributed.active():  # the gradient needs every rank's sums, so the harmonics are computed twice
-            _sweep_in_threads(z, directions, sums, None)
+        several = distributed.active()  # the gradient needs every rank's sums: then the harmonics are computed twice
+        _sweep_in_threads(z, directions, sums, None if several else dz)
+        if several:
             sums = distributed.all_sum(sums)
             if dz is not None:
                 _sweep_in_threads(z, directions, sums, dz, have_sums=True)
-        else:
-            _sweep_in_threads(z, directions, sums, dz)
         samples = sums[0, -1]  # B of all ranks
         if dz is not None:
             dz *= distributed.world_size() / (directions.shape[1] * samples)
@@ -185,11 +182,9 @@ def _sweep(
 
     sums: B (C_k - phi_k) for k = 1..16, B S_k for k = 1..16, and B. dz: B P G A^T, for the B of `sums`.
     """
-    batch, count = len(z), directions.shape[1]
-    if z.device.type == "cpu":
-        chunk, block = CHUNK_ELEMENTS // max(1, batch), max(256, BLOCK_ELEMENTS // max(1, batch))
-    else:
-        chunk = block = GPU_ELEMENTS // max(1, batch)
+    batch, count, on_cpu = len(z), directions.shape[1], z.device.type == "cpu"
+    chunk = (CHUNK_ELEMENTS if on_cpu else GPU_ELEMENTS) // max(1, batch)
+    block = max(256, BLOCK_ELEMENTS // max(1, batch)) if on_cpu else chunk
     chunk, block = max(1, min(chunk, count)), max(1, min(block, count))
     to_sums, to_coefficients, _ = _constants(z.dtype, z.device)
     # Buffers, used again and again: the allocator would cost more than the arithmetic.
@@ -212,10 +207,13 @@ def _sweep(
                     torch.bmm(v_part, u_part.transpose(1, 2), out=vu)  # sums over the samples of v_i u_j: [chunk, 7, 5]
                     total.addmm_(vu.flatten(1), to_sums)  # [chunk, 35] @ [35, 33]
             if dz is not None:
-                # The same backwards: G_b = sum_ij g_ij v_i u_j, over i here and over j in `_sum_of_products`.
+                # The same backwards: G_b = sum_ij g_ij v_i u_j, over i by bmm and then over j.
                 coefficients = (total @ to_coefficients).view(-1, U_COUNT, V_COUNT)
                 torch.bmm(coefficients, v, out=w)  # [chunk, 5, B]
-                _sum_of_products(w, u, out=angle)  # angle has been read: G [chunk, B] takes its place
+                # angle has been read: G [chunk, B] takes its place, the sum over j of w_j u_j, where u_0 = 1
+                torch.addcmul(w[:, 0], w[:, 1], u[:, 1], out=angle)
+                for j in range(2, U_COUNT):
+                    angle.addcmul_(w[:, j], u[:, j])
         if dz is not None:
             dz.addmm_(angles.T, along)  # [B, block] @ [block, D]; `angles` holds G by now
 
@@ -244,14 +242,6 @@ def _harmonics(angle: torch.Tensor, rows: torch.Tensor, work: torch.Tensor) -> N
     add(one, s7, s7, value=-2, out=c14)  # c_14 = c_0 - 2 s_7 s_7
 
 
-def _sum_of_products(w: torch.Tensor, u: torch.Tensor, out: torch.Tensor) -> None:
-    """out [p, B] = sum over j of w [p, j, B] * u [p, j, B], whose row u_0 is ones."""
-    w_rows, u_rows = w.unbind(1), u.unbind(1)
-    torch.addcmul(w_rows[0], w_rows[1], u_rows[1], out=out)
-    for j in range(2, U_COUNT):
-        out.addcmul_(w_rows[j], u_rows[j])
-
-
 @lru_cache(maxsize=8)
 def _constants(dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(to_sums [35, 33], to_coefficients [33, 35], weight [33]): 35 products -> 33 `sums` -> 35 coefficients of G.
@@ -263,10 +253,8 @@ def _constants(dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, 
     rows, work = angle.new_empty(V_COUNT + U_COUNT - 1, 1, 35), angle.new_empty(1, U_COUNT, 35)
     _harmonics(angle[None], rows, work)
     products = torch.einsum("ib,jb->bij", rows[V_ROWS, 0], rows[U_ROWS, 0]).flatten(1)  # [35 angles, 35 products]
-    k = torch.arange(1, KNOTS + 1, dtype=torch.float64, device="cpu")
-    phase = angle[:, None] * k
-    ones = torch.ones(35, 1, dtype=torch.float64, device="cpu")
-    waves = torch.cat([phase.cos(), phase.sin(), ones], 1)  # [35 angles, 33]: what the sums are of
+    phase = angle[:, None] * torch.arange(1, KNOTS + 1, device="cpu")  # k theta: [35 angles, 16]
+    waves = torch.cat([phase.cos(), phase.sin(), angle.new_ones(35, 1)], 1)  # [35 angles, 33]: what the sums are of
     to_waves = torch.linalg.solve(products, waves).round()  # products @ to_waves = waves, [35, 33]
     cos, sin, one = to_waves.T.split([KNOTS, KNOTS, 1])  # [16, 35], [16, 35], [1, 35]
 
@@ -278,7 +266,8 @@ def _constants(dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, 
     by_v_u = torch.cat([-slope * sin, slope * cos, 0 * one]).view(SUMS, V_COUNT, U_COUNT)
     to_coefficients = by_v_u.transpose(1, 2).reshape(SUMS, -1)
     of_sums = torch.cat([weight, weight, weight.new_zeros(1)])
-    to_sums, to_coefficients, of_sums = (
-        constant.to(device=device, dtype=dtype).contiguous() for constant in (to_sums, to_coefficients, of_sums)
-    )
-    return to_sums, to_coefficients, of_sums
+
+    def ready(constant: torch.Tensor) -> torch.Tensor:
+        return constant.to(device=device, dtype=dtype).contiguous()
+
+    return ready(to_sums), ready(to_coefficients), ready(of_sums)

@@ -4,7 +4,6 @@ shards -> batches -> Pretrainer -> objective -> DeepSpeed's optimizer step -> re
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,9 @@ import torch
 from pretrain import checkpoints
 from pretrain.batchnorm import GlobalBatchNorm1d, RunningStatistics
 from pretrain.config import PretrainConfig
-from pretrain.contrastive import LogitScale
+from pretrain.contrastive import INITIAL, LogitScale
 from pretrain.data.augment import augmentation
 from pretrain.data.batches import CaptionBatches
-from pretrain.data.pairs import Captions
 from pretrain.data.source import open_captions
 from pretrain.data.tokenizer import load_tokenizer
 from pretrain.health import health
@@ -38,118 +36,93 @@ from vlm.run.settings import trajectory
 from vlm.run.stopping import leave, termination
 
 
-def compute_dtype(config: PretrainConfig, target: torch.device) -> torch.dtype:
-    """bf16 autocast on GPUs, fp32 on CPUs, unless --dtype says otherwise."""
-    if config.dtype == "auto":
-        return torch.bfloat16 if target.type == "cuda" else torch.float32
-    return {"bf16": torch.bfloat16, "fp32": torch.float32}[config.dtype]
-
-
 def build_model(config: PretrainConfig, tokenizer: CaptionTokenizer, target: torch.device) -> Pretrainer:
     """The module that is trained: random weights keyed by the seed, BatchNorm over all ranks, on its device."""
     training = {**trajectory(config), "tokenizer": config.tokenizer}
     sizes = encoder_config(config, tokenizer.vocab_size, mean=CLIP_MEAN, std=CLIP_STD, training=training)
     encoder = new_encoder(sizes, config.seed, tokenizer, GlobalBatchNorm1d).to(target)
     use_fast_attention(encoder, target)
-    logits = LogitScale(config.objective).to(target) if config.objective in ("clip", "siglip") else None
-    return Pretrainer(encoder, config.micro_batch_size // world_size(), compute_dtype(config, target), logits)
-
-
-def open_batches(config: PretrainConfig, data: Captions, start: int) -> CaptionBatches:
-    """This rank's batches from step `start` on."""
-    transform = augmentation(config, CLIP_MEAN, CLIP_STD)
-    return CaptionBatches(
-        data,
-        transform,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        start_step=start,
-        stop_step=config.steps,
-        rank=rank(),
-        world_size=world_size(),
-        workers=config.workers,
-        fit=math.ceil(config.image_size * transform.enlarges),
-        quarantine=Path(config.out) / "quarantine.jsonl",
-        bad_ratio=config.bad_ratio,
-    )
+    logits = LogitScale(config.objective).to(target) if config.objective in INITIAL else None
+    half = config.dtype == "bf16" or (config.dtype == "auto" and target.type == "cuda")
+    dtype = torch.bfloat16 if half else torch.float32
+    return Pretrainer(encoder, config.micro_batch_size // world_size(), dtype, logits)
 
 
 def train(config: PretrainConfig) -> None:
     """Run or continue `config.out`; on return RUN/encoder holds the trained encoder; collective.
 
-    Raises:
-        UserError: the data, the settings or what the folder holds do not allow it, or training has broken down.
+    Raises: UserError if data, settings or what the folder holds do not allow it, or training has broken down.
     """
     start_processes()
-    with locked(Path(config.out)):
-        _train(config)
-
-
-def _train(config: PretrainConfig) -> None:
-    """Set up, loop and export, in a folder that is this run's own."""
     run, target = Path(config.out), device()
-    data = open_captions(config.data, config.image_column, config.caption_column)
-    model = build_model(config, load_tokenizer(config.tokenizer, data), target)
-    engine = start_engine(model, parameter_groups(model, config.weight_decay), config, world_size())
-    kept = checkpoints.open_checkpoints(run, config, data.fingerprint)
-    start = checkpoints.resume(engine, kept, config)
-    if is_main():
-        write_json(run / "config.json", asdict(config))
-    batches = open_batches(config, data, start)
-    recorder, watch = Recorder(run, config, start), Watch(model.encoder, config)
-    with termination() as terminated:
-        loop(engine, model, batches, recorder, watch, kept, config, start, terminated)
-    export(model, run)
+    with locked(run):
+        data = open_captions(config.data, config.image_column, config.caption_column)
+        model = build_model(config, load_tokenizer(config.tokenizer, data), target)
+        engine = start_engine(model, parameter_groups(model, config.weight_decay), config, world_size())
+        kept = checkpoints.open_checkpoints(run, config, data.fingerprint)
+        start = checkpoints.resume(engine, kept, config)
+        if is_main():
+            write_json(run / "config.json", asdict(config))
+        transform = augmentation(config, CLIP_MEAN, CLIP_STD)
+        batches = CaptionBatches(
+            data,
+            transform,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            start_step=start,
+            stop_step=config.steps,
+            rank=rank(),
+            world_size=world_size(),
+            workers=config.workers,
+            fit=math.ceil(config.image_size * transform.enlarges),
+            quarantine=run / "quarantine.jsonl",
+            bad_ratio=config.bad_ratio,
+        )
+        loop(engine, batches, Recorder(run, config, start), Watch(model.encoder, config), kept, config)
+        export(model, run)
 
 
 def loop(
-    engine: Engine,
-    model: Pretrainer,
-    batches: Iterable[dict],
-    recorder: Recorder,
-    watch: Watch,
-    kept: Checkpoints,
-    config: PretrainConfig,
-    start: int,
-    terminated: list,
+    engine: Engine, batches: CaptionBatches, recorder: Recorder, watch: Watch, kept: Checkpoints, config: PretrainConfig
 ) -> None:
-    """Steps `start` to `config.steps`: the learning rate, directions and data are functions of the step alone.
+    """The steps of `batches`: the learning rate, directions and data are functions of the step alone.
 
-    engine: DeepSpeed's, around `model`. terminated: no longer empty once this rank was told to stop.
+    engine: DeepSpeed's, around a `Pretrainer`. SIGTERM ends the loop with a checkpoint of the step that is under way.
     """
     target, schedule, compute = device(), SCHEDULES[config.schedule], objective(config)
+    model: Any = engine.module
     statistics, told_to_stop = RunningStatistics(model), AnyRank(target)
-    for step, batch in enumerate(batches, start=start):
-        lr = schedule(step, config.steps, config.warmup_steps, config.lr, config.min_lr)
-        set_learning_rate(engine, lr)
+    with termination() as terminated:
+        for step, batch in enumerate(batches, start=batches.steps.start):
+            lr = schedule(step, config.steps, config.warmup_steps, config.lr, config.min_lr)
+            set_learning_rate(engine, lr)
 
-        ids, lengths = model.encoder.tokenizer(batch["captions"])  # int64[B, T], int64[B]
-        pixels = to_device(batch["images"], target)
-        embeddings = engine(pixels, ids.to(target, non_blocking=True), lengths)
-        loss, metrics = compute(embeddings, step=step)
+            ids, lengths = model.encoder.tokenizer(batch["captions"])  # int64[B, T], int64[B]
+            pixels = _to_device(batch["images"], target)
+            embeddings = engine(pixels, ids.to(target, non_blocking=True), lengths)
+            loss, metrics = compute(embeddings, step=step)
 
-        engine.backward(loss * (1 + 0 * loss.detach()))  # NaN in every gradient if the loss is not finite
-        metrics["gradient_norm"] = update(engine, config.clip)
-        statistics.settle(metrics["gradient_norm"].isfinite())
+            engine.backward(loss * (1 + 0 * loss.detach()))  # NaN in every gradient if the loss is not finite
+            metrics["gradient_norm"] = update(engine, config.clip)
+            statistics.settle(metrics["gradient_norm"].isfinite())
 
-        if recorder.reads(step):
-            metrics |= health(embeddings)
-        recorder.add(step, lr, metrics, watch.after(step + 1), batch["ids"])
+            if recorder.reads(step):
+                metrics |= health(embeddings)
+            recorder.add(step, lr, metrics, watch.after(step + 1), batch["ids"])
 
-        last = step + 1 == config.steps
-        stop = told_to_stop(bool(terminated)) and not last
-        if stop or last or (step + 1) % config.save_every == 0:
-            recorder.flush()  # before: a step that a checkpoint holds is not recorded again
-            checkpoints.save(engine, kept, step + 1)
-        if stop:
-            leave(step + 1, recorder.bar)
+            last = step + 1 == config.steps
+            stop = told_to_stop(bool(terminated)) and not last
+            if stop or last or (step + 1) % config.save_every == 0:
+                recorder.flush()  # before: a step that a checkpoint holds is not recorded again
+                checkpoints.save(engine, kept, step + 1)
+            if stop:
+                leave(step + 1, recorder.bar)
 
 
-def to_device(tensors: torch.Tensor | list[torch.Tensor], target: torch.device) -> torch.Tensor | list[torch.Tensor]:
-    """A tensor, or each of a list of crops, on its way to the device."""
-    if isinstance(tensors, torch.Tensor):
-        return tensors.to(target, non_blocking=True)
-    return [part.to(target, non_blocking=True) for part in tensors]
+def _to_device(images: torch.Tensor | list[torch.Tensor], target: torch.device) -> torch.Tensor | list[torch.Tensor]:
+    if isinstance(images, torch.Tensor):
+        return images.to(target, non_blocking=True)
+    return [crops.to(target, non_blocking=True) for crops in images]
 
 
 def export(model: Pretrainer, run: Path) -> None:

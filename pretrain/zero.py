@@ -26,9 +26,10 @@ def start_processes() -> None:
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     # DeepSpeed builds its shared-memory op with the `ninja` beside this interpreter, whether the venv is active or not.
     os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
-    if get_accelerator().device_name() == "cuda":
+    on_gpu = get_accelerator().device_name() == "cuda"
+    if on_gpu:
         get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))
-    backend = "nccl" if get_accelerator().device_name() == "cuda" else "gloo"
+    backend = "nccl" if on_gpu else "gloo"
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
 
 
@@ -41,14 +42,10 @@ def zero_config(config: PretrainConfig, world_size: int) -> dict:
     """The DeepSpeed configuration: fp32 master weights and reductions; bf16 is autocast's, inside the model."""
     if config.batch_size % world_size:
         lower = config.batch_size // world_size * world_size
-        raise UserError(
-            f"--batch-size {config.batch_size} is not a multiple of {world_size} processes: "
-            f"take {lower} or {lower + world_size}"
-        )
-    if 0 < config.micro_batch_size < world_size:
-        raise UserError(
-            f"--micro-batch-size {config.micro_batch_size} leaves nothing to some of {world_size} processes"
-        )
+        remedy = f"take {lower} or {lower + world_size}"
+        raise UserError(f"--batch-size {config.batch_size} is not a multiple of {world_size} processes: {remedy}")
+    if 0 < (micro := config.micro_batch_size) < world_size:
+        raise UserError(f"--micro-batch-size {micro} leaves nothing to some of {world_size} processes")
     return {
         "train_batch_size": config.batch_size,
         "train_micro_batch_size_per_gpu": config.batch_size // world_size,

@@ -20,15 +20,14 @@ class CropJitter:
     enlarges = 0.8**-0.5  # the smallest crop is stretched by this much, so the image is decoded that much larger
 
     def __init__(self, image_size: int, mean: tuple, std: tuple):
-        self.pipeline = v2.Compose(
-            [
-                v2.RandomResizedCrop(image_size, scale=(0.8, 1.0), interpolation=BICUBIC),
-                v2.RandomHorizontalFlip(),
-                v2.RandomApply([v2.ColorJitter(0.2, 0.2, 0.2, 0.02)], p=0.3),
-                v2.RandomGrayscale(p=0.05),
-                v2.Lambda(partial(to_tensor, mean=mean, std=std)),
-            ]
-        )
+        steps = [
+            v2.RandomResizedCrop(image_size, scale=(0.8, 1.0), interpolation=BICUBIC),
+            v2.RandomHorizontalFlip(),
+            v2.RandomApply([v2.ColorJitter(0.2, 0.2, 0.2, 0.02)], p=0.3),
+            v2.RandomGrayscale(p=0.05),
+            v2.Lambda(partial(to_tensor, mean=mean, std=std)),
+        ]
+        self.pipeline = v2.Compose(steps)
 
     def __call__(self, image: Image.Image, generator: torch.Generator) -> torch.Tensor:
         """An RGB image -> float32[3, H, W]; the draw depends on the generator's seed alone."""
@@ -63,17 +62,16 @@ class MultiCrop:
         blur = v2.Lambda(partial(_blur, pixel=image_size / 224))
 
         def view(size: int, scale: tuple[float, float], blurred: float, solarised: float = 0.0) -> v2.Compose:
-            return v2.Compose(
-                [
-                    v2.RandomResizedCrop(size, scale=scale, interpolation=BICUBIC),
-                    v2.RandomHorizontalFlip(),
-                    v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.2, 0.1)], p=0.8),
-                    v2.RandomGrayscale(p=0.2),
-                    v2.RandomApply([blur], p=blurred),
-                    v2.RandomSolarize(threshold=128, p=solarised),
-                    v2.Lambda(partial(to_tensor, mean=mean, std=std)),
-                ]
-            )
+            steps = [
+                v2.RandomResizedCrop(size, scale=scale, interpolation=BICUBIC),
+                v2.RandomHorizontalFlip(),
+                v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.2, 0.1)], p=0.8),
+                v2.RandomGrayscale(p=0.2),
+                v2.RandomApply([blur], p=blurred),
+                v2.RandomSolarize(threshold=128, p=solarised),
+                v2.Lambda(partial(to_tensor, mean=mean, std=std)),
+            ]
+            return v2.Compose(steps)
 
         self.global_views = view(image_size, (0.4, 1.0), blurred=1.0), view(image_size, (0.4, 1.0), 0.1, solarised=0.2)
         self.local_view = view(local_size, (0.05, 0.4), blurred=0.5)

@@ -10,8 +10,8 @@ neighbour, and the quarantine line names both.
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ class BadSample(Exception):
     """A sample that cannot be used; its only argument is the reason."""
 
 
-class CaptionBatches:
+class CaptionBatches(Dataset):
     """Iterates over this rank's rows of the global batches `start_step`, `start_step` + 1, ... (`stop_step` excluded).
 
     Each item: {"images": float32[B / world_size, 3, H, W], or a list of crops [B / world_size, V, 3, h, w] if
@@ -62,31 +62,28 @@ class CaptionBatches:
     ):
         """batch_size: over all ranks. transform: gets a generator of its own for each position. fit: as for `decode`.
 
-        Raises:
-            UserError: the data is smaller than a batch, or a batch cannot be split evenly over the ranks.
+        Raises: UserError if the data is smaller than a batch, or a batch cannot be split evenly over the ranks.
         """
         if len(data) < batch_size:
-            raise UserError(
-                f"the data holds {len(data):,} usable samples, a batch takes {batch_size:,}: "
-                f"lower --batch-size to {len(data):,} or less, or give more data"
-            )
+            remedy = f"lower --batch-size to {len(data):,} or less, or give more data"
+            raise UserError(f"the data holds {len(data):,} usable samples, a batch takes {batch_size:,}: {remedy}")
         if batch_size % world_size:
             raise UserError(f"--batch-size {batch_size} cannot be split evenly over {world_size} processes")
+        self.data, self.transform, self.seed, self.fit = data, transform, seed, fit
+        self.order = Order(data.counts, seed)
+        self.batch_size, self.local, self.rank = batch_size, batch_size // world_size, rank
         self.steps = range(start_step, sys.maxsize if stop_step is None else stop_step)
-        self.dataset = _Steps(data, transform, batch_size, seed, rank, world_size, fit)
-        self.rank, self.workers, self.bad_ratio = rank, workers, bad_ratio
-        self.quarantine = quarantine
+        self.workers, self.quarantine, self.bad_ratio = workers, quarantine, bad_ratio
 
     def __iter__(self) -> Iterator[dict]:
         """Load the batches in order, list their bad samples, and judge how many there are; collective at the end."""
-        data, listed = self.dataset.data, Quarantine(self.quarantine, self.rank)
+        listed, left_out = Quarantine(self.quarantine, self.rank), self.data.reasons()
         if self.rank == 0:
-            listed.add(data.unusable())
-        left_out = data.reasons()
-        refuse_above(self.bad_ratio, len(data) + left_out.total(), left_out, "all {} samples")
+            listed.add(self.data.unusable())
+        refuse_above(self.bad_ratio, len(self.data) + left_out.total(), left_out, "all {} samples")
         limit = Limit(self.bad_ratio)
         for batch in self._load():
-            bad = batch.pop("bad", [])
+            bad = batch.pop("bad")
             listed.add(bad)
             if "error" in batch:
                 raise UserError(batch["error"])
@@ -98,54 +95,32 @@ class CaptionBatches:
                 merge(self.quarantine)
 
     def _load(self) -> Iterator[dict]:
-        """The items of `_Steps` in order, made by worker processes if there are any."""
+        """self[step] for all steps in order, made by worker processes if there are any."""
+        # The manifest and the open shards are shared, not pickled to each worker.
+        context = "fork" if self.workers and sys.platform == "linux" else None
         loader = DataLoader(
-            self.dataset,
-            batch_size=None,
+            self,
+            batch_size=None,  # an item is a whole batch, nothing is collated
             sampler=self.steps,
             num_workers=self.workers,
-            collate_fn=_as_is,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_leave_sigterm,
-            # The manifest and the open shards are shared, not pickled to each worker.
-            multiprocessing_context="fork" if self.workers and sys.platform == "linux" else None,
+            multiprocessing_context=context,
         )
         try:
             yield from loader
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
-            raise UserError(
-                f"a loader worker died, often for want of memory: lower --workers, then resume ({error})"
-            ) from error
-
-
-def _leave_sigterm(worker: int) -> None:
-    """A whole process group may be told to stop; the run then still needs its loaders for the step that it finishes."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def _as_is(batch: Any) -> Any:
-    """`_Steps` gives whole batches: there is nothing to collate."""
-    return batch
-
-
-class _Steps(Dataset):
-    """Item `step`: this rank's rows of that global batch, with "bad": the quarantine records of this rank's slots.
-
-    An "error" in their place ends the run.
-    """
-
-    def __init__(
-        self, data: Captions, transform: Transform, batch_size: int, seed: int, rank: int, ranks: int, fit: int | None
-    ):
-        self.data, self.transform, self.seed, self.fit = data, transform, seed, fit
-        self.batch_size, self.local = batch_size, batch_size // ranks
-        self.offset = rank * self.local
-        self.order = Order(data.counts, seed)
+            problem = "a loader worker died, often for want of memory"
+            raise UserError(f"{problem}: lower --workers, then resume ({error})") from error
 
     def __getitem__(self, index: int) -> dict:
-        first = index * self.batch_size + self.offset  # this rank's first position in the step
+        """This rank's rows of the global batch of step `index`, with "bad": the quarantine records of its slots.
+
+        An "error" in place of the rows ends the run.
+        """
+        first = index * self.batch_size + self.rank * self.local  # this rank's first position in the step
         numbers = self.order.indices(first, first + self.local)
         rows: dict[int, Row] = {}
         bad: list[dict] = []
@@ -167,13 +142,16 @@ class _Steps(Dataset):
                 random = np.random.PCG64([self.seed, position, attempt, Stream.FILL])
                 substitute = int(random.random_raw() % len(self.data))
                 shard, index = self.data.identify(number)
-                record = {"shard": shard, "index": index, "key": self._key(number), "reason": str(error)}
+                key = None  # stays so if the file cannot be read just now, as the reason says
+                with suppress(OSError, Damage):
+                    key = self.data.key(number)
+                record = {"shard": shard, "index": index, "key": key, "reason": str(error)}
                 bad.append(record | {"position": position, "filled_with": self._id(substitute)})
                 number = substitute
         raise UserError(f"{ATTEMPTS} samples in a row cannot be used, the last for: {bad[-1]['reason']}")
 
     def _sample(self, position: int, number: int) -> Row:
-        """Read, decode and augment one sample; `BadSample` if it cannot be used."""
+        """Read, decode and augment one sample. Raises: BadSample if it cannot be used."""
         try:
             image_bytes, caption_bytes = self.data.read(number)
         except OSError as error:
@@ -191,13 +169,11 @@ class _Steps(Dataset):
         generator = torch.Generator().manual_seed(int(state) >> 1)
         return self.transform(image, generator), caption, self._id(number)
 
-    def _key(self, number: int) -> str | None:
-        """The sample's name; None if the file cannot be read just now, as the record that is being made says."""
-        try:
-            return self.data.key(number)
-        except (OSError, Damage):
-            return None
-
     def _id(self, number: int) -> str:
         shard, index = self.data.identify(number)
         return f"{shard}:{index}"
+
+
+def _leave_sigterm(worker: int) -> None:
+    """A whole process group may be told to stop; the run then still needs its loaders for the step that it finishes."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -31,19 +31,14 @@ from vlm.run.progress import progress
 
 VERSION = 1  # of the files below; another number is built again
 OPEN_FILES = 64
-Stamp = tuple[int, int]  # size in bytes and time of a shard, by which a changed one is noticed
-
-
-def default_cache() -> Path:
-    """Where manifests are kept: ~/.cache/levlm/manifests, or under XDG_CACHE_HOME."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "levlm" / "manifests"
 
 
 class TarCaptions(Captions):
     """Image-caption pairs in WebDataset tars, from their manifest's folder."""
 
     def __init__(self, folder: Path, paths: Sequence[Path]):
-        self.paths, self.names = list(paths), _names(paths)
+        self.paths, common = list(paths), os.path.commonpath([path.parent for path in paths])
+        self.names = [str(path.relative_to(common)) for path in paths]
         self.record = read_json(folder / "manifest.json")
         self.samples = np.load(folder / "samples.npy", mmap_mode="r")
         self.counts = np.array([shard["samples"] for shard in self.record["shards"]], np.int64)
@@ -59,9 +54,8 @@ class TarCaptions(Captions):
         return hashlib.sha256(json.dumps(shards).encode()).hexdigest()
 
     def read(self, number: int) -> tuple[bytes, bytes]:
-        shard = self._shard(number)
-        image, image_size, caption, caption_size = self.samples[number].item()
-        return self._pread(shard, image, image_size), self._pread(shard, caption, min(caption_size, CAPTION_BYTES))
+        image, size, _, _ = self.samples[number].item()
+        return self._pread(self._shard(number), image, size), self.caption(number)
 
     def caption(self, number: int) -> bytes:
         _, _, caption, size = self.samples[number].item()
@@ -110,75 +104,64 @@ class TarCaptions(Captions):
     def _handle(self, shard: int) -> int:
         """An open descriptor of a shard; the least recently used one of too many is closed."""
         if shard not in self._open:
-            while len(self._open) >= OPEN_FILES:
-                _, oldest = self._open.popitem(last=False)
-                os.close(oldest)
+            if len(self._open) == OPEN_FILES:
+                os.close(self._open.popitem(last=False)[1])
             try:
                 handle = os.open(self.paths[shard], os.O_RDONLY)
             except OSError as error:
                 raise UserError(f"cannot read shard {self.paths[shard]}: {error.strerror}") from None
             self._open[shard] = handle
-            if _stamp(os.fstat(handle)) != _recorded_stamp(self.record["shards"][shard]):
+            if not _unchanged(os.fstat(handle), self.record["shards"][shard]):
                 raise UserError(f"{self.paths[shard]} was replaced after it was listed: restore it, or start a new run")
         self._open.move_to_end(shard)
         return self._open[shard]
 
 
 def open_tars(
-    paths: Sequence[Path],
-    images: Sequence[str] = tars.IMAGE_SUFFIXES,
-    captions: Sequence[str] = tars.CAPTION_SUFFIXES,
-    cache: Path | None = None,
-    sha256: bool = False,
+    paths: Sequence[Path], images: Sequence[str], captions: Sequence[str], cache: Path | None, sha256: bool
 ) -> TarCaptions:
     """Load the shards' manifest from the cache, or build it if there is none or a shard changed; collective.
 
-    images, captions: suffixes as in `tars.scan`. cache: instead of `default_cache()`. sha256: record each shard's hash.
+    images, captions: suffixes as in `tars.scan`. cache: instead of ~/.cache/levlm/manifests (~/.cache stands for
+    $XDG_CACHE_HOME). sha256: record each shard's hash.
 
-    Raises:
-        UserError: a shard cannot be read or holds no pair, or the cache cannot be written.
+    Raises: UserError if a shard cannot be read or holds no pair, or the cache cannot be written.
     """
     paths = [Path(path).absolute() for path in paths]
+    cache = cache or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "levlm" / "manifests"
     request = {"version": VERSION, "paths": [str(path) for path in paths], "images": images, "captions": captions}
     digest = hashlib.sha256(json.dumps(request).encode()).hexdigest()[:16]
-    folder = (cache or default_cache()) / f"{paths[0].parent.name or 'shards'}-{digest}"
+    folder = cache / f"{paths[0].parent.name or 'shards'}-{digest}"
+
+    def ensure() -> None:
+        if not _is_current(folder, paths, sha256):
+            _write(folder, paths, _scan_all(paths, images, captions, sha256))
+
     if is_main():
-        _ensure(folder, paths, images, captions, sha256)
+        ensure()
     barrier()
     if not is_main():
-        _ensure(folder, paths, images, captions, sha256)  # a node with its own cache builds its own
+        ensure()  # a node with its own cache builds its own
     return TarCaptions(folder, paths)
-
-
-def _ensure(folder: Path, paths: list[Path], images: Sequence[str], captions: Sequence[str], sha256: bool) -> None:
-    """Build the manifest in `folder` if it is not there or not current."""
-    if not _is_current(folder, paths, sha256):
-        _write(folder, paths, *_scan_all(paths, images, captions, sha256))
 
 
 def _is_current(folder: Path, paths: list[Path], sha256: bool) -> bool:
     """Whether the cached manifest is whole, and every shard still has the size and time that it names."""
     try:
         shards = read_json(folder / "manifest.json")["shards"]
-        known = [_recorded_stamp(shard) for shard in shards]
-    except (UserError, KeyError):
+        current = all(_unchanged(path.stat(), shard) for path, shard in zip(paths, shards, strict=True))
+    except (UserError, KeyError, ValueError, OSError):  # a shard that is gone is reported by the scan
         return False
-    return known == _stamps(paths) and (not sha256 or all(shard["sha256"] for shard in shards))
+    return current and (not sha256 or all(shard["sha256"] for shard in shards))
 
 
-def _stamps(paths: list[Path]) -> list[Stamp]:
-    try:
-        return [_stamp(path.stat()) for path in paths]
-    except OSError as error:
-        raise UserError(f"cannot read shard {error.filename}: {error.strerror}") from None
+def _unchanged(status: os.stat_result, shard: dict) -> bool:
+    return (status.st_size, status.st_mtime_ns) == (shard["size"], shard["mtime_ns"])
 
 
-def _scan_all(
-    paths: list[Path], images: Sequence[str], captions: Sequence[str], sha256: bool
-) -> tuple[list[Stamp], list[tars.Scan]]:
+def _scan_all(paths: list[Path], images: Sequence[str], captions: Sequence[str], sha256: bool) -> list[tars.Scan]:
     """Scan every shard, in processes if there are many: a shard of 10,000 samples takes about 0.3 s."""
-    stamps = _stamps(paths)  # before: a shard that is replaced while it is scanned is scanned again next time
-    one = partial(tars.scan, images=tuple(images), captions=tuple(captions), sha256=sha256)
+    one = partial(_scan, images=images, captions=captions, sha256=sha256)
     processes = min(16, os.cpu_count() or 1, len(paths) // 8)
     scans = []
     with progress(len(paths), "listing shards", "shard", show=is_main()) as bar, ExitStack() as pools:
@@ -189,19 +172,25 @@ def _scan_all(
         for scan in found:
             scans.append(scan)
             bar.update()
-    return stamps, scans
+    return scans
 
 
-def _write(folder: Path, paths: list[Path], stamps: list[Stamp], scans: list[tars.Scan]) -> None:
+def _scan(path: Path, images: Sequence[str], captions: Sequence[str], sha256: bool) -> tars.Scan:
+    try:
+        return tars.scan(path, images, captions, sha256)
+    except OSError as error:
+        raise UserError(f"cannot read shard {path}: {error.strerror}") from None
+
+
+def _write(folder: Path, paths: list[Path], scans: list[tars.Scan]) -> None:
     """Write the manifest whole or not at all."""
     _refuse_empty(paths, scans)
-    shards, unusable, reasons = [], [], Counter()
-    for number, (path, (size, mtime), scan) in enumerate(zip(paths, stamps, scans)):
+    shards = []
+    for path, scan in zip(paths, scans):
         found = {"samples": len(scan.samples), "damage": scan.damage, "sha256": scan.sha256}
-        shards.append({"path": str(path), "size": size, "mtime_ns": mtime, **found})
-        for index, _, reason in scan.unusable:
-            unusable.append((number, index))
-            reasons[reason] += 1
+        shards.append({"path": str(path), "size": scan.size, "mtime_ns": scan.mtime_ns, **found})
+    unusable = [(shard, index) for shard, scan in enumerate(scans) for index, _, _ in scan.unusable]
+    reasons = Counter(reason for scan in scans for _, _, reason in scan.unusable)
     try:
         with atomic_directory(folder) as building:
             np.save(building / "samples.npy", np.concatenate([scan.samples for scan in scans]))
@@ -212,9 +201,8 @@ def _write(folder: Path, paths: list[Path], stamps: list[Stamp], scans: list[tar
             write_json(building / "manifest.json", {"version": VERSION, "reasons": reasons, "shards": shards})
     except OSError as error:
         if not _is_current(folder, paths, False):  # else another process wrote the same a moment ago
-            raise UserError(
-                f"cannot write the manifest to {folder}: {error.strerror}; set XDG_CACHE_HOME to a writable folder"
-            ) from None
+            problem = f"cannot write the manifest to {folder}: {error.strerror}"
+            raise UserError(f"{problem}; set XDG_CACHE_HOME to a writable folder") from None
 
 
 def _refuse_empty(paths: list[Path], scans: list[tars.Scan]) -> None:
@@ -228,10 +216,8 @@ def _refuse_empty(paths: list[Path], scans: list[tars.Scan]) -> None:
     problem = scan.damage or counted or "no member named KEY.jpg, .png or .webp"
     found = f"; its members end in {', '.join(scan.suffixes)}" if scan.suffixes else ""
     more = f" ({len(empty)} such shards)" if len(empty) > 1 else ""
-    raise UserError(
-        f"{path} holds no image-caption pair: {problem}{found}{more}; "
-        "fetch it again, remove it, or name the suffixes with --image-column and --caption-column"
-    )
+    remedy = "fetch it again, remove it, or name the suffixes with --image-column and --caption-column"
+    raise UserError(f"{path} holds no image-caption pair: {problem}{found}{more}; {remedy}")
 
 
 def _records(scans: list[tars.Scan]) -> Iterator[dict]:
@@ -242,17 +228,3 @@ def _records(scans: list[tars.Scan]) -> Iterator[dict]:
         if scan.damage:
             after = len(scan.samples) + len(scan.unusable)
             yield {"shard": shard, "index": after, "key": None, "reason": f"short shard: {scan.damage}"}
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """Each shard's path below the folder that all of them share."""
-    common = os.path.commonpath([path.parent for path in paths])
-    return [str(path.relative_to(common)) for path in paths]
-
-
-def _stamp(status: os.stat_result) -> Stamp:
-    return status.st_size, status.st_mtime_ns
-
-
-def _recorded_stamp(shard: dict) -> Stamp:
-    return shard["size"], shard["mtime_ns"]

@@ -13,7 +13,7 @@ is shuffled uniformly. Nothing here knows of ranks, workers or batches: they tak
 
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -42,23 +42,6 @@ def permutation(n: int, *key: int) -> np.ndarray:
     return np.argsort(np.random.PCG64(list(key)).random_raw(n), kind="stable")
 
 
-class _Epoch(NamedTuple):
-    """The runs of an epoch in their order, cut into groups."""
-
-    runs: np.ndarray  # int64[runs], their numbers
-    group_of_run: np.ndarray  # int64[runs]
-    group_ends: np.ndarray  # int64[groups], places in the epoch
-
-
-class _Group(NamedTuple):
-    """The blocks of a group in their order, cut into windows."""
-
-    starts: np.ndarray  # int64[blocks], each block's first sample
-    sizes: np.ndarray  # int64[blocks]
-    window_of_block: np.ndarray  # int64[blocks]
-    window_ends: np.ndarray  # int64[windows], places in the group
-
-
 class Order:
     """The sequence of sample indices over all epochs, for shards of `counts` samples laid end to end."""
 
@@ -68,12 +51,8 @@ class Order:
         self.run_starts, self.run_sizes = _runs(np.asarray(counts, np.int64))
         self._epochs, self._groups, self._windows = _Recent(2), _Recent(2), _Recent(4)
 
-    def at(self, position: int) -> int:
-        """The sample at `position` of the whole run: epoch position // total, place position % total."""
-        return int(self.indices(position, position + 1)[0])
-
     def indices(self, start: int, stop: int) -> np.ndarray:
-        """int64[stop - start]: the samples at positions start..stop of the whole run, across epochs if need be."""
+        """int64[stop - start]: the samples at these positions of the run; p is place p % total of epoch p // total."""
         pieces = [np.empty(0, np.int64)]
         while start < stop:
             epoch, place = divmod(start, self.total)
@@ -83,17 +62,25 @@ class Order:
             start += len(piece)
         return np.concatenate(pieces)
 
-    def _epoch(self, epoch: int) -> _Epoch:
-        """First level: permute the runs, then cut them into groups."""
+    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """First level: permute the runs, then cut them into groups.
+
+        -> the runs' numbers in their order and the group of each, int64[runs]; the groups' ends in the epoch.
+        """
         if epoch not in self._epochs:
             runs = permutation(len(self.run_sizes), self.seed, epoch, Stream.RUNS)
-            self._epochs[epoch] = _Epoch(runs, *_cut(self.run_sizes[runs], GROUP_SAMPLES))
+            self._epochs[epoch] = runs, *_cut(self.run_sizes[runs], GROUP_SAMPLES)
         return self._epochs[epoch]
 
-    def _group(self, epoch: int, group: int) -> _Group:
-        """Second level: interleave the blocks of a group's runs, then cut them into windows."""
+    def _group(self, epoch: int, group: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Second level: interleave the blocks of a group's runs, then cut them into windows.
+
+        -> the blocks' first samples and sizes in their order and the window of each, int64[blocks]; the windows' ends
+        in the group.
+        """
         if (epoch, group) not in self._groups:
-            runs = self._epoch(epoch).runs[self._epoch(epoch).group_of_run == group]
+            all_runs, group_of_run, _ = self._epoch(epoch)
+            runs = all_runs[group_of_run == group]
             blocks_of_run = -(-self.run_sizes[runs] // BLOCK_SAMPLES)
             # A turn a block names its run: [0, 0, 0, 1, 1] for runs of 3 and 2 blocks, shuffled to [1, 0, 0, 1, 0].
             turns = np.repeat(np.arange(len(runs)), blocks_of_run)
@@ -103,7 +90,7 @@ class Order:
             ordinal[np.argsort(turns, kind="stable")] = _counters(blocks_of_run)
             starts = self.run_starts[runs][turns] + ordinal * BLOCK_SAMPLES
             sizes = np.minimum(BLOCK_SAMPLES, self.run_sizes[runs][turns] - ordinal * BLOCK_SAMPLES)
-            self._groups[epoch, group] = _Group(starts, sizes, *_cut(sizes, WINDOW_SAMPLES))
+            self._groups[epoch, group] = starts, sizes, *_cut(sizes, WINDOW_SAMPLES)
         return self._groups[epoch, group]
 
     def _window(self, epoch: int, place: int) -> tuple[int, np.ndarray]:
@@ -111,13 +98,14 @@ class Order:
 
         The samples, int64[about 8,000], are those of the window's blocks, permuted.
         """
-        group, group_start = _part_at(self._epoch(epoch).group_ends, place)
-        blocks = self._group(epoch, group)
-        window, window_start = _part_at(blocks.window_ends, place - group_start)
+        _, _, group_ends = self._epoch(epoch)
+        group, group_start = _part_at(group_ends, place)
+        starts, sizes, window_of_block, window_ends = self._group(epoch, group)
+        window, window_start = _part_at(window_ends, place - group_start)
         first = group_start + window_start
         if (epoch, first) not in self._windows:
-            inside = blocks.window_of_block == window
-            starts, sizes = blocks.starts[inside], blocks.sizes[inside]
+            inside = window_of_block == window
+            starts, sizes = starts[inside], sizes[inside]
             samples = np.repeat(starts, sizes) + _counters(sizes)
             self._windows[epoch, first] = samples[permutation(len(samples), self.seed, epoch, first, Stream.SAMPLES)]
         return first, self._windows[epoch, first]
@@ -162,10 +150,9 @@ class _Recent(dict[Any, Any]):
     """A dict that keeps its newest entries."""
 
     def __init__(self, keep: int):
-        super().__init__()
         self.keep = keep
 
     def __setitem__(self, key: Any, value: Any) -> None:
         super().__setitem__(key, value)
-        while len(self) > self.keep:
+        if len(self) > self.keep:
             del self[next(iter(self))]

@@ -22,10 +22,7 @@ class Captions(ABC):
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """Says whether two sources hold the same data: it changes with the data, not with the place where it lies.
-
-        A checkpoint records it as `data_fingerprint`, and a run goes on with equal data alone.
-        """
+        """Changes with the data, not with the place where it lies; a run goes on with equal data alone."""
 
     @abstractmethod
     def read(self, number: int) -> tuple[bytes | None, bytes | None]:

@@ -22,24 +22,20 @@ def open_captions(
     `source` is a folder or glob of WebDataset tars, of parquet or of Arrow files; a folder written by `save_to_disk`;
     or a data set on the hub. A folder with files named train-* stands for those alone. For tars the two columns are
     the suffixes of the image and the caption members; cache and sha256 are for tars, as in `open_tars`.
-
-    Raises:
-        UserError: nothing is there, or it is of another kind.
+    Raises: UserError if nothing is there, or it is of another kind.
     """
     paths = _files(str(source))
     if not paths:
-        return _open_by_name(str(source), image_column, caption_column)
+        return tabular.open_by_name(str(source), image_column, caption_column)
     kinds = sorted({path.suffix for path in paths})
     if len(kinds) > 1 or kinds[0] not in (".tar", ".parquet", ".arrow"):
-        raise UserError(
-            f"{source} is {', '.join(kinds)}; captions come as .tar, .parquet or .arrow, one kind at a time"
-        )
+        needed = "captions come as .tar, .parquet or .arrow, one kind at a time"
+        raise UserError(f"{source} is {', '.join(kinds)}; {needed}")
     if kinds == [".tar"]:
         images = (image_column.lower().lstrip("."),) if image_column else IMAGE_SUFFIXES
         captions = (caption_column.lower().lstrip("."),) if caption_column else CAPTION_SUFFIXES
         return open_tars(paths, images, captions, cache, sha256)
-    name = paths[0].parent.name if len(paths) > 1 else paths[0].name
-    return tabular.open_files(paths, name, image_column, caption_column)
+    return tabular.open_files(paths, image_column, caption_column)
 
 
 def _files(source: str) -> list[Path]:
@@ -49,26 +45,13 @@ def _files(source: str) -> list[Path]:
     path = Path(source)
     if path.is_file():
         return [path]
-    if path.is_dir():
-        if tabular.is_saved(path):
-            return []
+    if path.is_dir() and not tabular.is_saved(path):
         for pattern in ("*.tar", "*.parquet", "*.arrow"):
             if found := sorted(path.glob("train-" + pattern)) or sorted(path.glob(pattern)):
                 return found
-        return []
-    if glob.has_magic(source):
+    elif glob.has_magic(source) and not path.is_dir():
         found = sorted(Path(name) for name in glob.glob(source, recursive=True))
         if not found:
             raise UserError(f"no file matches {source}: check the pattern")
         return found
     return []
-
-
-def _open_by_name(source: str, image_column: str | None, caption_column: str | None) -> Captions:
-    """A data set that `datasets` opens as a whole: saved, in a folder of the hub's layout, or on the hub."""
-    path = Path(source)
-    if tabular.is_saved(path):
-        return tabular.open_saved(path, image_column, caption_column)
-    if path.is_dir() and not any(path.rglob("*.*")):
-        raise UserError(f"{source} holds no .tar, .parquet or .arrow file: give the folder with the shards")
-    return tabular.open_named(source, image_column, caption_column)

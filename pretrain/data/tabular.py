@@ -19,9 +19,7 @@ from vlm.errors import UserError
 
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
 CAPTION_COLUMNS = ("caption", "text", "txt")
-
 FINGERPRINT_ROWS = 16  # whose content is in the fingerprint, beside the first and the last
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class TableCaptions(Captions):
@@ -31,14 +29,9 @@ class TableCaptions(Captions):
     """
 
     def __init__(
-        self,
-        data,
-        name: str,
-        image_column: str | None = None,
-        caption_column: str | None = None,
-        files: Sequence[Path] = (),
+        self, data: Any, name: str, image_column: str | None, caption_column: str | None, files: Sequence[Path]
     ):
-        self.name, self.files = name, list(files)
+        self.name, self.files = name, files
         self.image_column = choose_column(data.column_names, image_column, IMAGE_COLUMNS, "image", name)
         self.caption_column = choose_column(data.column_names, caption_column, CAPTION_COLUMNS, "caption", name)
         self._check_types(data.data.schema)
@@ -52,15 +45,13 @@ class TableCaptions(Captions):
         files = [(os.path.relpath(path, root), path.stat().st_size) for path in self.files]
         digest = hashlib.sha256(json.dumps([len(self), self.image_column, self.caption_column, files]).encode())
         for number in _fingerprint_rows(len(self)):
-            for part in self._content(number):
+            try:
+                parts = self.read(number)
+            except OSError:  # an image in a file of its own; training will list it as bad, if it is drawn
+                parts = None, self.caption(number)
+            for part in parts:
                 digest.update(hashlib.sha256(part or b"").digest())
         return digest.hexdigest()
-
-    def _content(self, number: int) -> tuple[bytes | None, bytes | None]:
-        try:
-            return self.read(number)
-        except OSError:  # an image in a file of its own; training will list it as bad, if it is drawn
-            return None, self.caption(number)
 
     def read(self, number: int) -> tuple[bytes | None, bytes | None]:
         row = self.data[number]
@@ -72,53 +63,55 @@ class TableCaptions(Captions):
     def identify(self, number: int) -> tuple[str, int]:
         return self.name, number
 
-    def _check_types(self, schema) -> None:
+    def _check_types(self, schema: Any) -> None:
         import pyarrow.types as types
 
         image, caption = schema.field(self.image_column).type, schema.field(self.caption_column).type
         datasets_image = types.is_struct(image) and image.get_field_index("bytes") >= 0
         if not datasets_image and not (types.is_binary(image) or types.is_large_binary(image)):
-            raise UserError(
-                f"column {self.image_column!r} of {self.name} holds {image}, not encoded images (bytes, or datasets' "
-                f"Image); its columns are {', '.join(schema.names)}: name one with --image-column"
-            )
+            given = f"column {self.image_column!r} of {self.name} holds {image}, not encoded images"
+            columns = f"its columns are {', '.join(schema.names)}: name one with --image-column"
+            raise UserError(f"{given} (bytes, or datasets' Image); {columns}")
         readable = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
         if not any(test(caption) for test in readable):
-            raise UserError(
-                f"column {self.caption_column!r} of {self.name} holds {caption}, not strings: "
-                "name another with --caption-column"
-            )
+            given = f"column {self.caption_column!r} of {self.name} holds {caption}, not strings"
+            raise UserError(f"{given}: name another with --caption-column")
 
 
-def open_files(paths: Sequence[Path], name: str, image_column: str | None, caption_column: str | None) -> TableCaptions:
+def open_files(paths: Sequence[Path], image_column: str | None, caption_column: str | None) -> TableCaptions:
     """Rows of .parquet files, or of .arrow files, in the order given."""
     import datasets
 
+    name = paths[0].parent.name if len(paths) > 1 else paths[0].name
     if paths[0].suffix == ".arrow":
-        parts = [loaded(str(path), lambda path=path: datasets.Dataset.from_file(str(path))) for path in paths]
-        data = loaded(name, lambda: datasets.concatenate_datasets(parts))
+        parts = [_loaded(str(path), lambda path=path: datasets.Dataset.from_file(str(path))) for path in paths]
+        data = _loaded(name, lambda: datasets.concatenate_datasets(parts))
     else:
         files = [str(path) for path in paths]
-        data = loaded(name, lambda: datasets.load_dataset("parquet", data_files=files, split="train"))
+        data = _loaded(name, lambda: datasets.load_dataset("parquet", data_files=files, split="train"))
     return TableCaptions(data, name, image_column, caption_column, paths)
 
 
-def open_saved(folder: Path, image_column: str | None, caption_column: str | None) -> TableCaptions:
-    """A folder written by `save_to_disk`: one split, or several of which `train` is taken."""
-    data = load_saved(folder)
-    if isinstance(data, dict):
-        if "train" not in data:
-            raise UserError(f"{folder} has the splits {', '.join(data)}, not train: give the folder of one of them")
-        data = data["train"]
-    files = [Path(file["filename"]) for file in data.cache_files]
-    return TableCaptions(data, folder.name, image_column, caption_column, files)
+def open_by_name(source: str, image_column: str | None, caption_column: str | None) -> TableCaptions:
+    """What `datasets` opens as a whole: a folder by `save_to_disk`, one in the hub's layout, or an id like org/name.
 
-
-def open_named(source: str, image_column: str | None, caption_column: str | None) -> TableCaptions:
-    """The split `train` of what `load_dataset` understands: a folder in the hub's layout, or an id like org/name."""
-    data = load_named(source, "train", "a folder or glob of .tar, .parquet or .arrow files, or a hub id")
-    files = sorted(Path(source).rglob("*.parquet")) if Path(source).is_dir() else []
-    return TableCaptions(data, Path(source).name, image_column, caption_column, files)
+    Of several splits `train` is taken.
+    """
+    path, files = Path(source), []
+    if is_saved(path):
+        data = load_saved(path)
+        if isinstance(data, dict):
+            if "train" not in data:
+                raise UserError(f"{path} has the splits {', '.join(data)}, not train: give the folder of one of them")
+            data = data["train"]
+        files = [Path(file["filename"]) for file in data.cache_files]
+    elif path.is_dir() and not any(path.rglob("*.*")):
+        raise UserError(f"{source} holds no .tar, .parquet or .arrow file: give the folder with the shards")
+    else:
+        data = load_named(source, "train", "a folder or glob of .tar, .parquet or .arrow files, or a hub id")
+        if path.is_dir():
+            files = sorted(path.rglob("*.parquet"))
+    return TableCaptions(data, path.name, image_column, caption_column, files)
 
 
 def is_saved(folder: Path) -> bool:
@@ -130,28 +123,25 @@ def load_saved(folder: Path) -> Any:
     """What `save_to_disk` wrote: a `datasets.Dataset`, or a dict of them by split."""
     import datasets
 
-    return loaded(str(folder), lambda: datasets.load_from_disk(str(folder)))
+    return _loaded(str(folder), lambda: datasets.load_from_disk(str(folder)))
 
 
 def load_named(source: str, split: str | None, needed: str) -> Any:
     """What `load_dataset` understands: the `datasets.Dataset` of a split, or a dict of all by split.
 
-    needed: what may be given, for the error.
-
-    Raises:
-        UserError: it is neither a folder nor an id like org/name, or it cannot be read.
+    needed: what may be given, for the error. Raises: UserError if the source is not there or cannot be read.
     """
     import datasets
 
     is_folder = Path(source).is_dir()
-    if not is_folder and not HUB_ID.fullmatch(source):
+    if not is_folder and not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
         raise UserError(f"{source} does not exist: give {needed}")
     name = source if is_folder else f"{source}, which is no path here,"
-    return loaded(name, lambda: datasets.load_dataset(source, split=split))
+    return _loaded(name, lambda: datasets.load_dataset(source, split=split))
 
 
-def loaded(name: str, load: Callable[[], Any]) -> Any:
-    """What `load()` gives."""
+def _loaded(name: str, load: Callable[[], Any]) -> Any:
+    """What `load()` gives; the libraries' many errors become one line about `name`."""
     import pyarrow
     from datasets.exceptions import DatasetsError
 
@@ -181,7 +171,7 @@ def choose_column(columns: Sequence[str], wanted: str | None, usual: Sequence[st
     raise UserError(f"{name} has {missing}; its columns are {', '.join(columns)}: name one with --{kind}-column")
 
 
-def image_bytes(value) -> bytes | None:
+def image_bytes(value: Any) -> bytes | None:
     """The image file in an Arrow scalar: a struct of bytes and path, as datasets' Image, or plain binary."""
     import pyarrow as pa
 
@@ -196,6 +186,6 @@ def image_bytes(value) -> bytes | None:
     return value.as_buffer().to_pybytes()
 
 
-def _caption_bytes(value) -> bytes | None:
+def _caption_bytes(value: Any) -> bytes | None:
     # The buffer and not as_py(), which would raise at the first byte that is not UTF-8.
     return value.as_buffer().to_pybytes()[:CAPTION_BYTES] if value.is_valid else None

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,11 +22,8 @@ CAPTION_SUFFIXES = ("txt",)
 LARGEST_IMAGE = 256 * 2**20
 LARGEST_CAPTION = 16 * 2**20
 LARGEST_NAME = 2**20  # of a pax or long-name record
-
 # Where a pair lies in its shard, 16 bytes: starts in blocks of the tar, sizes in bytes.
 PAIR = np.dtype([("image", "<u4"), ("image_size", "<u4"), ("caption", "<u4"), ("caption_size", "<u4")])
-
-_NAME = re.compile(r"^((?:.*/|)[^./]+)[.]([^/]*)$", re.DOTALL)
 
 
 class Damage(Exception):
@@ -36,15 +34,16 @@ class Damage(Exception):
 class Scan:
     """What one shard holds."""
 
+    size: int  # in bytes, with the time when the scan began: a later change is noticed by them
+    mtime_ns: int
     samples: np.ndarray  # PAIR[n], the usable pairs in the order of the tar
-    unusable: list[tuple[int, str, str]] = field(default_factory=list)  # (index among all samples, key, reason)
-    damage: str | None = None  # why samples may be missing from the end
-    suffixes: tuple[str, ...] = ()  # of all its members; for messages
-    sha256: str | None = None
+    unusable: list[tuple[int, str, str]]  # (index among all samples, key, reason)
+    damage: str | None  # why samples may be missing from the end
+    suffixes: tuple[str, ...]  # of all its members, the first 8; for messages
+    sha256: str | None
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """A regular file in a tar."""
 
     name: str
@@ -88,7 +87,8 @@ def scan(
     pairs: list[tuple[int, int, int, int]] = []
     unusable: list[tuple[int, str, str]] = []
     keys, suffixes = set(), set()
-    damage = None
+    damage: str | None = None
+    sample: _Sample | None = None
 
     def close(sample: _Sample, cut: bool = False) -> None:
         """The sample is complete: list it as a pair or as unusable. cut: the shard ended inside it."""
@@ -101,8 +101,8 @@ def scan(
         else:
             pairs.append(sample.place())
 
-    sample: _Sample | None = None
     with open(path, "rb") as file:
+        status = os.fstat(file.fileno())
         try:
             for member in members(file.fileno()):
                 key, suffix = split_name(member.name)
@@ -122,29 +122,26 @@ def scan(
         if sample is not None:
             close(sample, cut=damage is not None)
     digest = file_sha256(path) if sha256 else None
-    return Scan(np.array(pairs, PAIR), unusable, damage, tuple(sorted(suffixes)[:8]), digest)
+    size, mtime = status.st_size, status.st_mtime_ns
+    return Scan(size, mtime, np.array(pairs, PAIR), unusable, damage, tuple(sorted(suffixes)[:8]), digest)
 
 
 def split_name(name: str) -> tuple[str, str]:
     """Key and lower-case suffix, cut at the first dot of the file's name as webdataset does; no dot: ("", "")."""
-    match = _NAME.match(name)
+    match = re.match(r"^((?:.*/|)[^./]+)[.]([^/]*)$", name, re.DOTALL)
     return (match[1], match[2].lower()) if match else ("", "")
 
 
 def members(handle: int) -> Iterator[Member]:
-    """The regular files of an open tar, in order.
-
-    Raises:
-        Damage: the tar ends without its end marker, or a header is smashed.
-    """
+    """The regular files of an open tar, in order. Raises: Damage if it has no end marker, or a header is smashed."""
     size, position, window = os.fstat(handle).st_size, 0, _ReadAhead(handle)
     extended: dict[str, str] = {}  # path and size from records that precede a member
     while True:
         # A header of one block, then its content in whole blocks.
         header = window.read(position, TAR_BLOCK)
         if len(header) < TAR_BLOCK:
-            inside = "cut inside a header" if header else "no end-of-archive marker, it may have been cut"
-            raise Damage(f"{inside} (byte {position:,} of {size:,})")
+            problem = "cut inside a header" if header else "no end-of-archive marker, it may have been cut"
+            raise Damage(f"{problem} (byte {position:,} of {size:,})")
         if not any(header):  # a block of zeros marks the end
             _check_end(handle, position, size)
             return
@@ -178,10 +175,7 @@ class _ReadAhead:
 
 
 def parse_header(header: bytes, position: int = -1, size: int = -1) -> tuple[str, int, bytes]:
-    """Name, size in bytes and type of a 512-byte header (POSIX ustar, with GNU's and the old format's deviations).
-
-    position, size: of the header and of the tar, for messages.
-    """
+    """Name, size in bytes and type of a 512-byte header (POSIX ustar, with GNU's and the old format's deviations)."""
     try:
         stored = int(header[148:156].split(b"\0")[0].strip() or b"0", 8)
         if header[124] & 0x80:  # GNU's binary size, for more than octal digits hold
@@ -192,9 +186,7 @@ def parse_header(header: bytes, position: int = -1, size: int = -1) -> tuple[str
         stored, length = -1, 0
     checksum = sum(header[:148]) + 8 * ord(" ") + sum(header[156:])  # its own field counts as spaces
     if stored != checksum or length < 0:
-        if position == 0:
-            raise Damage("not a tar file")
-        raise Damage(f"smashed header (byte {position:,} of {size:,})")
+        raise Damage(f"smashed header (byte {position:,} of {size:,})" if position else "not a tar file")
     name = _text(header[:100])
     if header[257:263] == b"ustar\0" and header[345]:
         name = _text(header[345:500]) + "/" + name
@@ -213,11 +205,6 @@ def _text(field: bytes) -> str:
 
 def _check_end(handle: int, position: int, size: int) -> None:
     """After the end marker only padding may follow; zeros can also be a hole where data was."""
-    start = position
-    while position < size:
-        piece = os.pread(handle, 2**20, position)
-        if not piece:
-            return
-        if piece.strip(b"\0"):
-            raise Damage(f"data after the end-of-archive marker (byte {start:,} of {size:,})")
-        position += len(piece)
+    for start in range(position, size, 2**20):
+        if os.pread(handle, 2**20, start).strip(b"\0"):
+            raise Damage(f"data after the end-of-archive marker (byte {position:,} of {size:,})")

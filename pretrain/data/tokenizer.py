@@ -19,9 +19,8 @@ def trained_size(name: str) -> int | None:
         return int(size)
     if name == "gpt2" or Path(name).is_file():
         return None
-    raise UserError(
-        f"--tokenizer {name}: give gpt2, train:SIZE with SIZE above {BYTE_TOKENS}, or the path of a tokenizer.json"
-    )
+    sizes = f"train:SIZE with SIZE above {BYTE_TOKENS}"
+    raise UserError(f"--tokenizer {name}: give gpt2, {sizes}, or the path of a tokenizer.json")
 
 
 def load_tokenizer(name: str, data: Captions) -> CaptionTokenizer:

@@ -36,7 +36,7 @@ def test_any_slice_equals_the_whole_sequence():
     rng = np.random.default_rng(0)
     for start in (0, total - 5, total, *rng.integers(0, 2 * total - 500, 20)):
         assert np.array_equal(Order(counts, seed=1).indices(start, start + 500), whole[start : start + 500])
-    assert Order(counts, seed=1).at(total + 7) == whole[total + 7]
+    assert Order(counts, seed=1).indices(total + 7, total + 8)[0] == whole[total + 7]
 
 
 def test_a_seek_into_a_hundred_million_samples_is_cheap():
@@ -61,5 +61,5 @@ def test_each_shard_is_read_nearly_front_to_back_and_mixed_with_others():
 def test_small_sets_are_shuffled_uniformly():
     """One window: each of 100 samples is equally likely at the first place (chi-square over 1000 epochs)."""
     order = Order([30, 70], seed=9)
-    firsts = np.bincount([order.at(100 * epoch) for epoch in range(1000)], minlength=100)
+    firsts = np.bincount([order.indices(100 * epoch, 100 * epoch + 1)[0] for epoch in range(1000)], minlength=100)
     assert ((firsts - 10) ** 2 / 10).sum() < 149  # the 99.9 % quantile of chi-square with 99 degrees of freedom

@@ -132,9 +132,9 @@ def test_a_slot_is_filled_by_a_keyed_draw_and_both_are_named(shards, tmp_path):
     for record in records:
         first.setdefault(record["position"], f"{record['shard']}:{record['index']}")
     data = open_captions(shards)
-    order = CaptionBatches(data, pixels, 16, 5).dataset.order
+    order = CaptionBatches(data, pixels, 16, 5).order
     for position, sample in enumerate(ids):
-        assert first.get(position, sample) == "{}:{}".format(*data.identify(order.at(position)))
+        assert first.get(position, sample) == "{}:{}".format(*data.identify(order.indices(position, position + 1)[0]))
 
 
 @pytest.mark.parametrize(("world_size", "workers"), [(2, 0), (4, 1)])
