@@ -8,8 +8,10 @@ The drop is what accuracy loses from `original` to each of the others. Two class
 and, if there is original/train, a linear probe fitted on it, which may learn to rely on the backgrounds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+import torch
 
 from pretrain.probes.features import cls_features
 from pretrain.probes.heads import accuracy, linear_probe
@@ -28,13 +30,16 @@ def with_drops(reading: str, found: dict[str, float]) -> dict[str, float]:
 
 def _linear(encoder: Encoder, train: Labelled, variants: dict[str, Labelled], seed: int) -> dict[str, float]:
     """Accuracy on each variant of a linear probe that is fitted on `train`."""
-    features = [cls_features(encoder, part.images, "linear") for part in (train, *variants.values())]
+    x, *tests = (cls_features(encoder, part.images, "linear") for part in (train, *variants.values()))
     labels = train.labels.to(encoder.device)
-    scores, _ = linear_probe(features[0], labels, *features[1:], classes=len(train.classes), seed=seed)
-    found = {}
-    for (name, part), of_part in zip(variants.items(), scores):
-        found[name] = accuracy(of_part, part.labels.to(encoder.device))
-    return found
+    scores, _ = linear_probe(x, labels, *tests, classes=len(train.classes), seed=seed)
+    return _accuracies(scores, variants)
+
+
+def _accuracies(scores: Iterable[torch.Tensor], variants: dict[str, Labelled]) -> dict[str, float]:
+    """scores: float32[B, classes] of each variant in turn."""
+    pairs = zip(variants.items(), scores)
+    return {name: accuracy(of_part, part.labels.to(of_part.device)) for (name, part), of_part in pairs}
 
 
 def background_probe(
@@ -49,10 +54,8 @@ def background_probe(
     classifier = CaptionClassifier.build(encoder, original.classes, templates, given)
     variants = {"original": original}
     variants |= {name: open_class_folders(root / name / "val", original.classes) for name in VARIANTS[1:]}
-    found = {}
-    for name, part in variants.items():
-        found[name] = accuracy(classifier(encoder, part.images, name), part.labels.to(encoder.device))
-    numbers = with_drops("zero_shot", found)
+    scores = (classifier(encoder, part.images, name) for name, part in variants.items())
+    numbers = with_drops("zero_shot", _accuracies(scores, variants))
     if (root / "original" / "train").is_dir():
         train = open_class_folders(root / "original" / "train", original.classes)
         numbers |= with_drops("linear", _linear(encoder, train, variants, seed))

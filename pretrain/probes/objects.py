@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from pretrain.probes.features import cls_features
@@ -16,12 +17,13 @@ from vlm.errors import UserError
 from vlm.files import read_json
 
 RIDGE = 1e-3
+TRAIN_SCENES, TEST_SCENES = 2000, 1000
 
 
 def presence(
     encoder: Encoder, gqa: Path, split: str, names: Sequence[str] | None, limit: int
-) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
-    """CLS float32[B, W] of the first `limit` images of GQA's scene graphs, which names each shows, bool[B, C], names.
+) -> tuple[Tensor, Tensor, list[str]]:
+    """Of GQA's first `limit` scenes: CLS float32[B, W], which names each shows, bool[B, C], and the names of columns.
 
     names: the columns; None takes every name found, sorted.
     """
@@ -32,11 +34,11 @@ def presence(
         paths.append(path if path.exists() else path.with_suffix(".png"))
         shown.append({thing["name"] for thing in graph["objects"].values()})
     columns = list(names) if names is not None else sorted(set().union(*shown))
-    labels = torch.tensor([[name in present for name in columns] for present in shown])
+    labels = torch.tensor([[name in of_image for name in columns] for of_image in shown])
     return cls_features(encoder, image_files(paths), split), labels, columns
 
 
-def area_under_curve(scores: torch.Tensor, labels: torch.Tensor) -> float:
+def area_under_curve(scores: Tensor, labels: Tensor) -> float:
     """ROC AUC of scores float[B] for labels bool[B], ties counted half (Mann-Whitney); NaN without both labels."""
     place = scores.unique(return_inverse=True)[1]  # int64[B], among the different scores, lowest first
     counts = torch.bincount(place)
@@ -48,9 +50,7 @@ def area_under_curve(scores: torch.Tensor, labels: torch.Tensor) -> float:
     return float((ranks[labels].sum() - lowest_sum) / (positives * negatives))
 
 
-def presence_areas(
-    train: torch.Tensor, labels: torch.Tensor, test: torch.Tensor, test_labels: torch.Tensor
-) -> list[float]:
+def presence_areas(train: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor) -> list[float]:
     """One logistic regression per name on standardised features, fitted on `train`; its AUC on `test`, per name.
 
     train, test: float[B, D] with labels bool[B, C]. NaN for a name that `test` has on all images or on none.
@@ -62,16 +62,16 @@ def presence_areas(
     return [area_under_curve(scores[:, column], test_labels[:, column]) for column in range(labels.shape[1])]
 
 
-def object_probe(encoder: Encoder, gqa: str | Path, train_images: int = 2000, test_images: int = 1000) -> dict:
+def object_probe(encoder: Encoder, gqa: str | Path) -> dict:
     """How well CLS tells which objects an image shows: fitted on GQA's train scenes, AUC on val scenes.
 
     The mean runs over the names that some of the val scenes have and some have not.
     """
     gqa = Path(gqa)
-    train, labels, names = presence(encoder, gqa, "train", None, train_images)
+    train, labels, names = presence(encoder, gqa, "train", None, TRAIN_SCENES)
     if len(train) < 2 or not names:
         raise UserError(f"{gqa}/train_sceneGraphs.json names no objects: the probe needs labelled scenes")
-    test, test_labels, _ = presence(encoder, gqa, "val", names, test_images)
+    test, test_labels, _ = presence(encoder, gqa, "val", names, TEST_SCENES)
     areas = presence_areas(train, labels.to(train.device), test, test_labels.to(test.device))
     per_name = {name: area for name, area in zip(names, areas) if not math.isnan(area)}
     if not per_name:
