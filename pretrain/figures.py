@@ -37,8 +37,10 @@ LOGARITHMIC = ("parts of the loss", "gradient norm before clipping")
 def curves(records: Sequence[Mapping]) -> Figure:
     """A panel for each kind of value there is; what is noisy is faint under its running mean over a fiftieth of it."""
     names = sorted({name for record in records for name, value in record.items() if isinstance(value, (int, float))})
-    panels = {title: [name for name in names if name.startswith(starts)] for title, starts in PANELS.items()}
-    panels = {title: found for title, found in panels.items() if found}
+    panels: dict[str, list[str]] = {}
+    for title, starts in PANELS.items():
+        if found := [name for name in names if name.startswith(starts)]:
+            panels[title] = found
     rows = -(-len(panels) // 3)  # of three panels, rounded up
     figure = Figure(figsize=(12, 3 * rows), dpi=110, layout="constrained")
     grid = figure.subplots(rows, 3, squeeze=False).flatten()
@@ -51,7 +53,7 @@ def curves(records: Sequence[Mapping]) -> Figure:
         _style(axes, title, "step")
         if title in LOGARITHMIC:
             axes.set_yscale("log")
-            axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+            axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))  # the ticks 1, 2, 5, 10, ... have numbers
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_formatter("{x:g}")
         if len(found) > 1:
@@ -126,8 +128,7 @@ def patches(images: torch.Tensor, tokens: torch.Tensor) -> Figure:
         grid[0, column].imshow(image.permute(1, 2, 0))
         grid[1, column].imshow(colour, interpolation="nearest")
     for axes in grid.flat:
-        axes.set_xticks([])
-        axes.set_yticks([])
+        axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
     grid[0, 0].set_ylabel("image", fontsize=9)
     grid[1, 0].set_ylabel("patch tokens", fontsize=9)

@@ -22,24 +22,13 @@ from vlm.encoders.levljepa import Encoder
 VARIANTS = ("original", "mixed_same", "mixed_rand")
 
 
-def with_drops(reading: str, found: dict[str, float]) -> dict[str, float]:
-    """Accuracies by variant and their drops, under the name of the reading: zero_shot_original, linear_drop_..."""
+def with_drops(reading: str, variants: dict[str, Labelled], scores: Iterable[torch.Tensor]) -> dict[str, float]:
+    """Accuracies and their drops of scores float32[B, classes] of each variant in turn: READING_original, ..."""
+    found = {}
+    for (name, part), of_part in zip(variants.items(), scores):
+        found[name] = accuracy(of_part, part.labels.to(of_part.device))
     drops = {f"drop_{name}": found["original"] - found[name] for name in VARIANTS[1:]}
     return {f"{reading}_{name}": value for name, value in {**found, **drops}.items()}
-
-
-def _linear(encoder: Encoder, train: Labelled, variants: dict[str, Labelled], seed: int) -> dict[str, float]:
-    """Accuracy on each variant of a linear probe that is fitted on `train`."""
-    x, *tests = (cls_features(encoder, part.images, "linear") for part in (train, *variants.values()))
-    labels = train.labels.to(encoder.device)
-    scores, _ = linear_probe(x, labels, *tests, classes=len(train.classes), seed=seed)
-    return _accuracies(scores, variants)
-
-
-def _accuracies(scores: Iterable[torch.Tensor], variants: dict[str, Labelled]) -> dict[str, float]:
-    """scores: float32[B, classes] of each variant in turn."""
-    pairs = zip(variants.items(), scores)
-    return {name: accuracy(of_part, part.labels.to(of_part.device)) for (name, part), of_part in pairs}
 
 
 def background_probe(
@@ -55,8 +44,11 @@ def background_probe(
     variants = {"original": original}
     variants |= {name: open_class_folders(root / name / "val", original.classes) for name in VARIANTS[1:]}
     scores = (classifier(encoder, part.images, name) for name, part in variants.items())
-    numbers = with_drops("zero_shot", _accuracies(scores, variants))
+    numbers = with_drops("zero_shot", variants, scores)
     if (root / "original" / "train").is_dir():
         train = open_class_folders(root / "original" / "train", original.classes)
-        numbers |= with_drops("linear", _linear(encoder, train, variants, seed))
+        x, *tests = (cls_features(encoder, part.images, "linear") for part in (train, *variants.values()))
+        labels = train.labels.to(encoder.device)
+        scores, _ = linear_probe(x, labels, *tests, classes=len(train.classes), seed=seed)
+        numbers |= with_drops("linear", variants, scores)
     return {**numbers, "images": len(original.images)}

@@ -44,10 +44,7 @@ def in_order(count: int, size: int = ENCODE_BATCH) -> list[range]:
 
 @torch.no_grad()
 def over_images(encoder: Encoder, images: Sequence, read: Callable[[Tensor], Tensor], label: str | None) -> Tensor:
-    """`read` of the pixels of all images, in order: float32[len(images), ...] on the encoder's device.
-
-    label: of the progress bar; None shows none.
-    """
+    """`read` of all images' pixels, in order: float32[B, ...] on the encoder's device. A label of None shows no bar."""
     parts = []
     with progress(len(images), label or "", "image", show=label is not None) as bar:
         for pixels in pixel_batches(encoder, images, in_order(len(images))):
@@ -132,11 +129,8 @@ class PatchTokens:
 
 
 def shuffled(count: int, size: int, steps: int, seed: int) -> Iterator[list[int]]:
-    """Row numbers of `steps` batches. Every epoch is a permutation keyed by (seed, epoch); its short rest is left out.
-
-    Fewer rows than `size` make one batch an epoch.
-    """
-    size = min(size, count)
+    """Row numbers of `steps` batches. An epoch is a permutation keyed by (seed, epoch), its short rest is left out."""
+    size = min(size, count)  # fewer rows than `size` make one batch an epoch
     batches_an_epoch = count // size
     for first in range(0, steps, batches_an_epoch):
         order = np.random.default_rng([seed, first // batches_an_epoch]).permutation(count)

@@ -111,29 +111,20 @@ def linear_probe(train: Tensor, labels: Tensor, *tests: Tensor, classes: int, se
     fit: Linear | int = classes
     fits, losses = [], []
     for ridge in RIDGES:
-        fit = fit_linear(x, y, functional.cross_entropy, ridge, fit)
+        weight, bias = fit = fit_linear(x, y, functional.cross_entropy, ridge, fit)
         fits.append(fit)
-        losses.append(functional.cross_entropy(_scores(fit, train[outside]), labels[outside]))
+        losses.append(functional.cross_entropy(train[outside] @ weight + bias, labels[outside]))
     best = int(torch.stack(losses).argmin())
-    fit = fit_linear(train, labels, functional.cross_entropy, RIDGES[best], fits[best])
-    return [_scores(fit, rows) for rows in others], RIDGES[best]
-
-
-def _scores(fit: Linear, rows: Tensor) -> Tensor:
-    weight, bias = fit
-    return rows @ weight + bias
+    weight, bias = fit_linear(train, labels, functional.cross_entropy, RIDGES[best], fits[best])
+    return [rows @ weight + bias for rows in others], RIDGES[best]
 
 
 class Standardise(nn.Module):
     """x [..., D] -> (x - mean) / std, feature by feature."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, mean: Tensor, std: Tensor):
         super().__init__()
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
+        self.mean, self.std = nn.Buffer(mean), nn.Buffer(std)
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std
@@ -209,8 +200,8 @@ def attentive_probe(
     train_heads(probes, DECAYS, batches, functional.cross_entropy, steps, "attentive probe")
 
     losses = torch.zeros(len(DECAYS))
-    held = [outside[rows.start : rows.stop].tolist() for rows in in_order(len(outside))]
     with torch.no_grad():
+        held = [outside[rows.start : rows.stop].tolist() for rows in in_order(len(outside))]
         for part, rows in zip(tokens.batches(held), held):
             for number, probe in enumerate(probes):
                 losses[number] += functional.cross_entropy(probe(part), labels[rows], reduction="sum").cpu()

@@ -58,8 +58,7 @@ def presence_areas(train: Tensor, labels: Tensor, test: Tensor, test_labels: Ten
     x, other = standardised(train, test)
     loss = functional.binary_cross_entropy_with_logits
     weight, bias = fit_linear(x, labels.float(), loss, RIDGE, labels.shape[1])
-    scores = other @ weight + bias
-    return [area_under_curve(scores[:, column], test_labels[:, column]) for column in range(labels.shape[1])]
+    return [area_under_curve(*of_name) for of_name in zip((other @ weight + bias).T, test_labels.T)]
 
 
 def object_probe(encoder: Encoder, gqa: str | Path) -> dict:

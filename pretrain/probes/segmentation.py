@@ -25,8 +25,7 @@ from vlm.images import load_image
 from vlm.run.progress import progress
 
 LABELS = 256  # a mask is 8 bits deep
-TRAIN_BATCH = 16  # images
-DECAY = 0.01
+TRAIN_BATCH, DECAY = 16, 0.01  # images a step, weight decay
 NOT_COUNTED = -1  # the class of pixels whose label is ignored
 
 
@@ -73,26 +72,23 @@ def _open_mask(path: Path) -> Image.Image:
 
 
 def open_pairs(root: Path, split: str) -> Pairs:
-    """The `train` or `val` split in ADE20K's or COCO-Stuff's layout."""
+    """The `train` or `val` split in ADE20K's or COCO-Stuff's layout: each image with the mask of its name."""
     ade, coco = {"train": ("training", "train2017"), "val": ("validation", "val2017")}[split]
     layouts = [("annotations", ade, 0), ("annotations", coco, 255), ("stuffthingmaps", coco, 255)]
-    for annotations, name, ignore in layouts:
-        images, masks = root / "images" / name, root / annotations / name
-        if images.is_dir() and masks.is_dir():
-            return _matched(images, masks, ignore)
-    raise UserError(
-        f"{root} has neither ADE20K's images/{ade} and annotations/{ade} nor COCO-Stuff's images/{coco} "
-        f"and annotations/{coco} or stuffthingmaps/{coco}: give a folder in one of these layouts"
-    )
-
-
-def _matched(images: Path, masks: Path, ignore: int) -> Pairs:
+    folders = [(root / "images" / name, root / masks / name, ignore) for masks, name, ignore in layouts]
+    there = [(images, masks, ignore) for images, masks, ignore in folders if images.is_dir() and masks.is_dir()]
+    if not there:
+        raise UserError(
+            f"{root} has neither ADE20K's images/{ade} and annotations/{ade} nor COCO-Stuff's images/{coco} "
+            f"and annotations/{coco} or stuffthingmaps/{coco}: give a folder in one of these layouts"
+        )
+    images, masks, ignore = there[0]
     found = image_paths(images)
     if not found:
         raise UserError(f"{images} holds no images")
     paths = [masks / f"{path.stem}.png" for path in found]
-    there = {path.name for path in masks.iterdir()}
-    if missing := [path for path in paths if path.name not in there]:
+    names = {path.name for path in masks.iterdir()}
+    if missing := [path for path in paths if path.name not in names]:
         raise UserError(f"{len(missing)} images of {images} have no mask, the first is {missing[0]}")
     return Pairs(found, paths, ignore)
 
@@ -209,11 +205,6 @@ def segmentation_probe(encoder: Encoder, root: str | Path, seed: int) -> dict:
     shares = intersection_over_union(confusion)
     if not shares:
         raise UserError(f"the masks of {val.mask_paths[0].parent} hold nothing but {val.ignore}, which is ignored")
-    return {
-        "miou": sum(shares.values()) / len(shares),
-        "pixel_accuracy": float(confusion.diagonal().sum() / confusion.sum()),
-        "labels": len(shares),
-        "train_images": len(train),
-        "images": len(val),
-        "iou_per_label": shares,
-    }
+    miou, pixels_right = sum(shares.values()) / len(shares), float(confusion.diagonal().sum() / confusion.sum())
+    counts = {"labels": len(shares), "train_images": len(train), "images": len(val)}
+    return {"miou": miou, "pixel_accuracy": pixels_right, **counts, "iou_per_label": shares}

@@ -88,7 +88,6 @@ TASKS: dict[str, Callable[[Encoder, ProbeConfig], Numbers]] = {
 
 
 def measure(encoder: Encoder, config: ProbeConfig) -> Numbers:
-    """What --task asks."""
     return TASKS[config.task](encoder, config)
 
 

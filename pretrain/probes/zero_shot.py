@@ -69,11 +69,12 @@ def read_class_names(path: str | Path) -> dict[str, str]:
     Raises: UserError if the file cannot be read, or a line has no name.
     """
     try:
-        lines = [line.split(maxsplit=1) for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+        text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--class-names {path} cannot be read: {error}") from None
-    if short := next((line for line in lines if len(line) < 2), None):
-        raise UserError(f"--class-names {path}: the line {short[0]!r} has no name; each is CLASS NAME")
+    lines = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
+    if short := [line for line in lines if len(line) < 2]:
+        raise UserError(f"--class-names {path}: the line {short[0][0]!r} has no name; each is CLASS NAME")
     return {name: spoken.split(",")[0].strip() for name, spoken in lines}
 
 
