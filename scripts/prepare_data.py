@@ -22,8 +22,6 @@ EXAMPLES = """examples:
 
 @dataclass(frozen=True)
 class DataSettings:
-    """This command's flags."""
-
     data: str = setting(help="which data set", positional=True, choices=tuple(DATA_SETS))
     dir: str = setting(help="the folder that --gqa, --vqav2 or --pope will name", positional=True, metavar="DIR")
     splits: tuple[str, ...] = setting(
@@ -37,8 +35,7 @@ class DataSettings:
 def image_count(text: str | None) -> int | None:
     """How many images of each split to decode: "all" -> -1, None -> None.
 
-    Raises:
-        UserError: the text is neither all nor a number above 0.
+    Raises: UserError if the text is neither all nor a number above 0.
     """
     if text is None:
         return None

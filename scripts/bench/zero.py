@@ -22,8 +22,7 @@ SCRIPTS = Path(__file__).resolve().parents[1]
 def launch(stage: int, width: int, steps: int, out: Path) -> list[dict]:
     """Train at one stage on two processes; returns what each rank left.
 
-    Raises:
-        UserError: a process failed.
+    Raises: UserError if a process failed.
     """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(RANKS)]
     command += ["--module", "bench.zero_worker", "--stage", str(stage), "--width", str(width)]
@@ -93,8 +92,7 @@ def mean_losses(ranks: list[dict]) -> list[float]:
 def run(settings: ZeroBench) -> Goals:
     """Train at every stage, print a row for each, and return the verdicts.
 
-    Raises:
-        UserError: the width is no multiple of 4, or a stage failed.
+    Raises: UserError if the width is no multiple of 4, or a stage failed.
     """
     if settings.width % 4:
         raise UserError(f"--width {settings.width}: give a multiple of 4")

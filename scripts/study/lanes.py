@@ -18,8 +18,7 @@ SPLITS = {
 def run_logged(log: Path, *command: str) -> None:
     """Run a command of this project on one thread, its output in `log`.
 
-    Raises:
-        UserError: the command failed; the message has the last line of its output.
+    Raises: UserError if the command failed; the message has the last line of its output.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}

@@ -87,8 +87,7 @@ def _pairs(runs: Sequence[Run]) -> tuple[list[tuple[Run, Run]], list[str]]:
 def _check_cells(pairs: Sequence[tuple[Run, Run]]) -> None:
     """Check that the runs of one cell differ in the seed, and in nothing else.
 
-    Raises:
-        UserError: they do not.
+    Raises: UserError if they do not.
     """
     first: dict[tuple[str, str], Run] = {}
     seeds: dict[tuple[str, str, int], Run] = {}
@@ -137,8 +136,7 @@ def _cell(pairs: Sequence[tuple[Run, Run]], benchmark: str) -> dict:
 def _interval(run: Run, other: Run, benchmark: str) -> dict:
     """The gain of a run over another with its 95 % interval.
 
-    Raises:
-        UserError: the two were scored on different questions.
+    Raises: UserError if the two were scored on different questions.
     """
     after, before = (read_json(r.scores / "per_question" / f"{benchmark}.json") for r in (run, other))
     try:
