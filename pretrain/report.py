@@ -78,10 +78,7 @@ def page(title: str, rows: dict[str, str], drawn: "dict[str, Figure]") -> str:
 
 
 def write_report(run: Path, data: str | None) -> Path:
-    """Write RUN/report.html; data: captions to embed, found by itself if None.
-
-    Raises: UserError if `run` holds no pretraining run with a first step, or the captions cannot be read.
-    """
+    """Write RUN/report.html. data: captions to embed, found by itself if None. UserError if the run has no step yet."""
     from pretrain import figures  # imports torch and matplotlib
 
     config, metrics, bad = read_json(run / "config.json"), run / "metrics.jsonl", run / "quarantine.jsonl"

@@ -34,10 +34,7 @@ def with_drops(reading: str, variants: dict[str, Labelled], scores: Iterable[tor
 def background_probe(
     encoder: Encoder, root: str | Path, templates: Sequence[str], given: dict[str, str] | None, seed: int
 ) -> dict:
-    """Accuracy on each variant and the drops, by captions and by a linear probe.
-
-    templates, given: of the captions, as in `CaptionClassifier.build`.
-    """
+    """Accuracies and drops. templates, given: of the captions, as in `CaptionClassifier.build`."""
     root = Path(root)
     original = open_class_folders(root / "original" / "val")
     classifier = CaptionClassifier.build(encoder, original.classes, templates, given)

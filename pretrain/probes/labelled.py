@@ -70,9 +70,7 @@ def open_labelled(
 
     source: a folder of these splits, each of class folders (class folders alone are a `val` split); a data set written
     by `save_to_disk`; parquet in the hub's layout; or an id on the hub. classes: those of train, which the labels of
-    val then refer to.
-
-    Raises: UserError if the split is missing, a class is empty, or a label unknown.
+    val then refer to. UserError if the split is missing, a class is empty, or a label unknown.
     """
     path = Path(source)
     if tabular.is_saved(path):

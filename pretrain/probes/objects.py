@@ -44,7 +44,7 @@ def area_under_curve(scores: Tensor, labels: Tensor) -> float:
     counts = torch.bincount(place)
     ranks = (counts.cumsum(0) - (counts - 1) / 2)[place]  # 1 .. B, the mean of their ranks for equal scores
     positives, negatives = int(labels.sum()), int((~labels).sum())
-    if not positives or not negatives:
+    if not positives * negatives:
         return math.nan
     lowest_sum = positives * (positives + 1) / 2  # of the positives' ranks, when all of them come first
     return float((ranks[labels].sum() - lowest_sum) / (positives * negatives))
@@ -62,16 +62,14 @@ def presence_areas(train: Tensor, labels: Tensor, test: Tensor, test_labels: Ten
 
 
 def object_probe(encoder: Encoder, gqa: str | Path) -> dict:
-    """How well CLS tells which objects an image shows: fitted on GQA's train scenes, AUC on val scenes.
-
-    The mean runs over the names that some of the val scenes have and some have not.
-    """
+    """How well CLS tells which objects an image shows: fitted on GQA's train scenes, AUC on val scenes."""
     gqa = Path(gqa)
     train, labels, names = presence(encoder, gqa, "train", None, TRAIN_SCENES)
     if len(train) < 2 or not names:
         raise UserError(f"{gqa}/train_sceneGraphs.json names no objects: the probe needs labelled scenes")
     test, test_labels, _ = presence(encoder, gqa, "val", names, TEST_SCENES)
     areas = presence_areas(train, labels.to(train.device), test, test_labels.to(test.device))
+    # The mean runs over the names that some of the val scenes have and some have not.
     per_name = {name: area for name, area in zip(names, areas) if not math.isnan(area)}
     if not per_name:
         raise UserError(f"{gqa}/val_sceneGraphs.json shows every object on all scenes or on none: no AUC is defined")

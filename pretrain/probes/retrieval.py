@@ -24,10 +24,7 @@ DIRECTIONS = 4096
 
 
 def caption_pool(data: Captions, count: int) -> tuple[Images, list[str]]:
-    """The first `count` images and captions that can be used; says how many were passed over.
-
-    Raises: UserError if there are fewer, or they are too few for recall.
-    """
+    """The first `count` images and captions that can be used; UserError if there are fewer, or too few for recall."""
     if count < max(RANKS):
         raise UserError(f"a pool of {count}: R@{max(RANKS)} needs {max(RANKS)} captions or more")
     images, captions, passed = usable_pairs(data, count)
@@ -75,10 +72,7 @@ def tell_passed(passed: int, count: int) -> None:
 
 
 def recall_at(scores: Tensor, captions: Sequence[str], k: int) -> float:
-    """Share of rows whose own column is among the k largest; a column with an equal caption also counts.
-
-    scores: float[B, B], images by captions, or the other way round.
-    """
+    """Share of rows of scores float[B, B] whose own column, or one with an equal caption, is among the k largest."""
     nearest = scores.topk(k, dim=1).indices.tolist()  # k columns a row
     found = [caption in [captions[column] for column in columns] for caption, columns in zip(captions, nearest)]
     return sum(found) / len(found)

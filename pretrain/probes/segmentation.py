@@ -198,7 +198,6 @@ def segmentation_probe(encoder: Encoder, root: str | Path, seed: int) -> dict:
     """Mean IoU on the validation masks over the labels that occur in them.
 
     Training sees images and masks at the encoder's size. A label that no training mask has is never found: IoU 0.
-    Raises: UserError if the folder has another layout, or its masks hold no label that counts.
     """
     train, val = open_pairs(Path(root), "train"), open_pairs(Path(root), "val")
     confusion = confusion_on(encoder, *fit_head(encoder, train, seed), val)

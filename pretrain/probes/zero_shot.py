@@ -64,9 +64,7 @@ def _lemmas() -> dict[str, str]:
 def read_class_names(path: str | Path) -> dict[str, str]:
     """Lines of a class (a folder's name, a label) and how it is said, as in ImageNet's LOC_synset_mapping.txt.
 
-    Of several names with commas between them the first one counts.
-
-    Raises: UserError if the file cannot be read, or a line has no name.
+    Of several names with commas between them the first one counts. UserError if a line has no name.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -89,10 +87,7 @@ class CaptionClassifier:
     def build(
         cls, encoder: Encoder, classes: Sequence[str], templates: Sequence[str], given: dict[str, str] | None = None
     ) -> "CaptionClassifier":
-        """Embed every class in every template. given: how the classes are said, as in `spoken_name`.
-
-        Raises: UserError if a template has not exactly one {}, or a class has no name to say.
-        """
+        """Embed every class in every template, which has one {}. given: how the classes are said (`spoken_name`)."""
         for template in templates:
             if template.count("{}") != 1:
                 raise UserError(f"--template {template!r} needs one {{}}, where the class goes")
