@@ -51,14 +51,8 @@ def main() -> None:
     images = image_count(settings.check_images)
     from checks.summary import check_folder  # after parsing: --help does not wait for torch
 
-    check_folder(
-        settings.data,
-        Path(settings.dir),
-        names=settings.splits,
-        unzip=settings.unzip,
-        images=images,
-        report=Path(settings.json) if settings.json else None,
-    )
+    report = Path(settings.json) if settings.json else None
+    check_folder(settings.data, Path(settings.dir), settings.splits, settings.unzip, images, report)
 
 
 if __name__ == "__main__":

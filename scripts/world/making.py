@@ -12,10 +12,7 @@ from world.files import VERSION, write_world
 
 
 def reusable(out: Path, asked: dict[str, int]) -> bool:
-    """Whether `out` is this very world already; False if it is free.
-
-    Raises: UserError if `out` holds anything else.
-    """
+    """Whether `out` is this very world already, or free (False); UserError if it holds anything else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     if not (out / "world.json").is_file():

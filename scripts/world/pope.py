@@ -12,7 +12,6 @@ MODES = ("random", "popular", "adversarial")
 
 
 def image_name(image_id: int) -> str:
-    """The official file name."""
     return f"COCO_val2014_{image_id:012d}.jpg"
 
 
