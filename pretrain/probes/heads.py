@@ -185,10 +185,9 @@ def _groups(head: nn.Module, decay: float) -> list[dict]:
 def attentive_probe(
     tokens: PatchTokens, labels: Tensor, heads: int, classes: int, seed: int, batch: int = 256
 ) -> tuple[nn.Module, float]:
-    """The attentive classifier of patch tokens, and its weight decay.
+    """The attentive classifier of patch tokens, and its weight decay: the best of `DECAYS` on the held-out part.
 
-    One probe for each of `DECAYS` learns from the same batches of train without its held-out part; the one with the
-    least cross-entropy there is returned.
+    One probe for each learns from the same batches of the rest; least cross-entropy is best.
     """
     inside, outside = held_out(labels.cpu(), seed)
     with torch.random.fork_rng(devices=[]):

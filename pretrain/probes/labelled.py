@@ -123,10 +123,9 @@ def _open_table(
     label_column = tabular.choose_column(data.column_names, label_column, LABEL_COLUMNS, "label", name)
     values, feature = data.with_format(None)[label_column][:], data.features[label_column]
     if wrong := [value for value in values if value == -1 or not isinstance(value, int | str)]:
-        raise UserError(
-            f"column {label_column!r} of {name} has {len(wrong)} rows whose label is no class, the first is "
-            f"{wrong[0]}: take another split, or another column with --label-column"
-        )
+        found = f"column {label_column!r} of {name} has {len(wrong)} rows whose label is no class"
+        advice = "take another split, or another column with --label-column"
+        raise UserError(f"{found}, the first is {wrong[0]}: {advice}")
     if found := getattr(feature, "names", None):  # ClassLabel
         values = [found[value] for value in values]
     else:

@@ -1,7 +1,6 @@
 """Which objects does an image show? A linear probe on the frozen CLS, one ROC AUC an object name."""
 
 import math
-from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -20,22 +19,15 @@ RIDGE = 1e-3
 TRAIN_SCENES, TEST_SCENES = 2000, 1000
 
 
-def presence(
-    encoder: Encoder, gqa: Path, split: str, names: Sequence[str] | None, limit: int
-) -> tuple[Tensor, Tensor, list[str]]:
-    """Of GQA's first `limit` scenes: CLS float32[B, W], which names each shows, bool[B, C], and the names of columns.
-
-    names: the columns; None takes every name found, sorted.
-    """
+def read_scenes(encoder: Encoder, gqa: Path, split: str, limit: int) -> tuple[Tensor, list[set[str]]]:
+    """CLS float32[B, W] of the first `limit` images of GQA's scene graphs, and the names of what each shows."""
     graphs = read_json(gqa / f"{split}_sceneGraphs.json")
-    paths, shown = [], []  # of each image the file, and the set of names
+    paths, shown = [], []
     for image, graph in islice(graphs.items(), limit):
         path = gqa / "images" / f"{image}.jpg"
         paths.append(path if path.exists() else path.with_suffix(".png"))
         shown.append({thing["name"] for thing in graph["objects"].values()})
-    columns = list(names) if names is not None else sorted(set().union(*shown))
-    labels = torch.tensor([[name in of_image for name in columns] for of_image in shown])
-    return cls_features(encoder, image_files(paths), split), labels, columns
+    return cls_features(encoder, image_files(paths), split), shown
 
 
 def area_under_curve(scores: Tensor, labels: Tensor) -> float:
@@ -64,11 +56,15 @@ def presence_areas(train: Tensor, labels: Tensor, test: Tensor, test_labels: Ten
 def object_probe(encoder: Encoder, gqa: str | Path) -> dict:
     """How well CLS tells which objects an image shows: fitted on GQA's train scenes, AUC on val scenes."""
     gqa = Path(gqa)
-    train, labels, names = presence(encoder, gqa, "train", None, TRAIN_SCENES)
+    train, shown = read_scenes(encoder, gqa, "train", TRAIN_SCENES)
+    names = sorted(set().union(*shown))
     if len(train) < 2 or not names:
         raise UserError(f"{gqa}/train_sceneGraphs.json names no objects: the probe needs labelled scenes")
-    test, test_labels, _ = presence(encoder, gqa, "val", names, TEST_SCENES)
-    areas = presence_areas(train, labels.to(train.device), test, test_labels.to(test.device))
+    test, test_shown = read_scenes(encoder, gqa, "val", TEST_SCENES)
+    # Which of the names each image shows: bool[B, C].
+    labels = torch.tensor([[name in image for name in names] for image in shown], device=train.device)
+    test_labels = torch.tensor([[name in image for name in names] for image in test_shown], device=test.device)
+    areas = presence_areas(train, labels, test, test_labels)
     # The mean runs over the names that some of the val scenes have and some have not.
     per_name = {name: area for name, area in zip(names, areas) if not math.isnan(area)}
     if not per_name:
