@@ -1,12 +1,22 @@
 """Pictures of a pretraining run: its curves, the spectrum of its embeddings, and what its patch tokens tell apart."""
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
+from pretrain.data.source import open_captions
+from pretrain.objective import effective_rank
+from pretrain.probes.features import embed
+from pretrain.probes.retrieval import tell_passed, usable_pairs
+from vlm.encoders.levljepa import load_encoder
+from vlm.errors import UserError
+
+EMBEDDED_PAIRS, SHOWN_IMAGES = 512, 8
 COLOURS = ("#1f6f8b", "#e0a458", "#7a5c8e", "#5b8e5b", "#b5524c", "#8d99ae")
 # Title -> how the names of the records' values in it begin.
 PANELS = {
@@ -27,9 +37,11 @@ LOGARITHMIC = ("parts of the loss", "gradient norm before clipping")
 def curves(records: Sequence[Mapping]) -> Figure:
     """A panel for each kind of value there is; what is noisy is faint under its running mean over a fiftieth of it."""
     names = sorted({name for record in records for name, value in record.items() if isinstance(value, (int, float))})
-    panels = {title: [name for name in names if name.startswith(starts)] for title, starts in PANELS.items()}
-    panels = {title: found for title, found in panels.items() if found}
-    rows = -(-len(panels) // 3)
+    panels: dict[str, list[str]] = {}
+    for title, starts in PANELS.items():
+        if found := [name for name in names if name.startswith(starts)]:
+            panels[title] = found
+    rows = -(-len(panels) // 3)  # of three panels, rounded up
     figure = Figure(figsize=(12, 3 * rows), dpi=110, layout="constrained")
     grid = figure.subplots(rows, 3, squeeze=False).flatten()
     for axes, (title, found) in zip(grid, panels.items()):
@@ -41,7 +53,7 @@ def curves(records: Sequence[Mapping]) -> Figure:
         _style(axes, title, "step")
         if title in LOGARITHMIC:
             axes.set_yscale("log")
-            axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+            axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))  # the ticks 1, 2, 5, 10, ... have numbers
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_formatter("{x:g}")
         if len(found) > 1:
@@ -116,9 +128,27 @@ def patches(images: torch.Tensor, tokens: torch.Tensor) -> Figure:
         grid[0, column].imshow(image.permute(1, 2, 0))
         grid[1, column].imshow(colour, interpolation="nearest")
     for axes in grid.flat:
-        axes.set_xticks([])
-        axes.set_yticks([])
+        axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
     grid[0, 0].set_ylabel("image", fontsize=9)
     grid[1, 0].set_ylabel("patch tokens", fontsize=9)
     return figure
+
+
+@torch.no_grad()
+def of_encoder(folder: Path, source: str, image_column: str | None, caption_column: str | None) -> dict[str, Figure]:
+    """Spectrum and patch tokens of a saved encoder on the captions of `source`, by caption of the figure."""
+    encoder = load_encoder(folder).to("cuda" if torch.cuda.is_available() else "cpu")
+    images, captions, passed = usable_pairs(open_captions(source, image_column, caption_column), EMBEDDED_PAIRS)
+    tell_passed(passed, len(images))
+    if len(images) < 2:
+        raise UserError("the captions hold fewer than 2 usable pairs: give others with --data")
+    e = embed(encoder, images, captions)
+    embeddings = {"image": e.z_v, "caption": e.z_t}
+    ranks = {name: float(effective_rank(z)) for name, z in embeddings.items()}
+    pixels = torch.stack([encoder.transform(image) for image in islice(images, SHOWN_IMAGES)])
+    tokens = encoder.patch_tokens(pixels.to(encoder.device)).float().cpu()
+    mean, std = (torch.tensor(values)[:, None, None] for values in (encoder.config.mean, encoder.config.std))
+    shown = (pixels * std + mean).clamp(0, 1)  # float32[8, 3, H, W]
+    coloured = "Patch tokens, coloured by their first three principal components over all images shown."
+    return {f"Embeddings of {len(images)} pairs.": spectrum(embeddings, ranks), coloured: patches(shown, tokens)}

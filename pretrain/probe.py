@@ -1,4 +1,4 @@
-"""The command `python pretrain/probe.py`: measure what a saved encoder has learnt."""
+"""The command `python pretrain/probe.py`: measure what a saved encoder has learnt. Nothing on top imports torch."""
 
 import textwrap
 
@@ -26,20 +26,14 @@ def tasks_explained() -> str:
 
 
 def parse(arguments: list[str] | None = None) -> ProbeConfig:
-    """Command line -> what to measure."""
-    return settings.parse(
-        ProbeConfig,
-        arguments,
-        prog="pretrain/probe.py",
-        about="Measure a frozen encoder.",
-        examples=f"{EXAMPLES}\n{tasks_explained()}\n\n{WEIGHT_DECAY}",
-    )
+    examples = f"{EXAMPLES}\n{tasks_explained()}\n\n{WEIGHT_DECAY}"
+    about = "Measure a frozen encoder."
+    return settings.parse(ProbeConfig, arguments, prog="pretrain/probe.py", about=about, examples=examples)
 
 
 def main() -> None:
     config = parse()
-    # After parsing: --help must not wait for torch.
-    import torch
+    import torch  # after parsing: --help must not wait for it
 
     from pretrain.probes.tasks import measure, table_line
     from vlm.encoders.levljepa import load_encoder

@@ -1,16 +1,36 @@
-"""The command `python pretrain/report.py RUN`: draw a run on one page, RUN/report.html."""
+"""The command `python pretrain/report.py RUN`: draw a run on one HTML page that needs no other file."""
 
+import base64
+import html
+import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vlm.errors import run_command
+from vlm.errors import UserError, run_command
+from vlm.files import read_json, read_jsonl
 from vlm.run.settings import parse, setting
+
+if TYPE_CHECKING:  # --help must not wait for torch and matplotlib
+    from matplotlib.figure import Figure
 
 EXAMPLES = """examples:
   python pretrain/report.py runs/pretrain
   python pretrain/report.py runs/cc12m --data '/data/coco/val-*.tar'
 
 Curves are there from the first step on; spectrum and patch tokens once the run has written RUN/encoder.
+"""
+PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>{title}</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1100px; margin: 2em auto; padding: 0 1em }}
+img {{ max-width: 100% }} figure {{ margin: 2em 0 }} figcaption, td:first-child {{ color: #555 }}
+td {{ padding: 0 1.5em 0 0 }}
+</style>
+<h1>{title}</h1>
+<table>{rows}</table>
+{figures}
+</html>
 """
 
 
@@ -24,15 +44,61 @@ class ReportConfig:
     )
 
 
-def main() -> None:
-    config = parse(
-        ReportConfig,
-        prog="pretrain/report.py",
-        about="Draw a pretraining run: curves, spectrum of the embeddings, patch tokens.",
-        examples=EXAMPLES,
-    )
-    from pretrain.page import write_report  # after parsing: --help must not wait for torch and matplotlib
+def held_out(source: str) -> str:
+    """A shard beside train-* shards that is none of them; `source` itself if there is no such file."""
+    files = sorted(path for path in Path(source).glob("*") if path.suffix in (".tar", ".parquet", ".arrow"))
+    others = [path for path in files if not path.name.startswith("train-")]
+    return str(others[0]) if 0 < len(others) < len(files) else source
 
+
+def facts(config: dict, records: list[dict], quarantined: int) -> dict[str, str]:
+    """The table at the head of the page."""
+    losses = [record["loss"] for record in records if record["loss"] is not None]
+    return {
+        "objective": f"{config['objective']}, preset {config['preset']}, seed {config['seed']}",
+        "steps": f"{len(records):,} of {config['steps']:,}, {config['batch_size']:,} pairs each",
+        "last loss": f"{losses[-1]:.4f}" if losses else "none finite",
+        "steps skipped": str(sum(record.get("skipped", 0) for record in records)),
+        "samples that could not be used": f"{quarantined:,}",
+        "data": config["data"],
+    }
+
+
+def page(title: str, rows: dict[str, str], drawn: "dict[str, Figure]") -> str:
+    """One HTML page. rows: of the table; drawn: figures by caption, which are inlined as PNG."""
+    parts = []
+    for words, figure in drawn.items():
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png")
+        source = "data:image/png;base64," + base64.b64encode(picture.getvalue()).decode()
+        caption = html.escape(words)
+        parts.append(f'<figure><img alt="{caption}" src="{source}"><figcaption>{caption}</figcaption></figure>')
+    cells = (f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>" for name, value in rows.items())
+    return PAGE.format(title=html.escape(title), rows="".join(cells), figures="\n".join(parts))
+
+
+def write_report(run: Path, data: str | None) -> Path:
+    """Write RUN/report.html. data: captions to embed, found by itself if None. UserError if the run has no step yet."""
+    from pretrain import figures  # imports torch and matplotlib
+
+    config, metrics, bad = read_json(run / "config.json"), run / "metrics.jsonl", run / "quarantine.jsonl"
+    records = list(read_jsonl(metrics)) if metrics.exists() else []
+    if not records or "objective" not in config:
+        raise UserError(f"{run} holds no pretraining run with a first step: give the --out of pretrain/run.py")
+    rows = facts(config, records, sum(1 for _ in read_jsonl(bad)) if bad.exists() else 0)
+    drawn = {"What is noisy is faint under its running mean.": figures.curves(records)}
+    if (run / "encoder").is_dir():
+        source = data or held_out(config["data"])
+        drawn |= figures.of_encoder(run / "encoder", source, config["image_column"], config["caption_column"])
+        rows["embedded"] = source + ("" if data or source != config["data"] else " (the training data)")
+    report = run / "report.html"
+    report.write_text(page(f"Pretraining {run}", rows, drawn), encoding="utf-8")
+    return report
+
+
+def main() -> None:
+    about = "Draw a pretraining run: curves, spectrum of the embeddings, patch tokens."
+    config = parse(ReportConfig, prog="pretrain/report.py", about=about, examples=EXAMPLES)
     print(f"report written to {write_report(Path(config.run), config.data)}")
 
 

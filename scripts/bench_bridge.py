@@ -14,10 +14,10 @@ Memory is the growth of the peak resident size in the first step of a fresh proc
 The exit code is 1 if a goal is missed.
 """
 
+from bench.harness import run_bench
 from bench.settings import BridgeBench
 
 from vlm.errors import run_command
-from vlm.run.settings import parse
 
 EXAMPLES = """examples:
   python scripts/bench_bridge.py                      # both cases, about 10 GB of memory
@@ -27,10 +27,7 @@ EXAMPLES = """examples:
 
 
 def main() -> None:
-    settings = parse(BridgeBench, prog="scripts/bench_bridge.py", about=__doc__, examples=EXAMPLES)
-    from bench.bridge import run  # after parsing: --help does not wait for torch
-
-    run(settings).exit()
+    run_bench("bridge", BridgeBench, __doc__, EXAMPLES)
 
 
 if __name__ == "__main__":

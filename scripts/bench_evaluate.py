@@ -6,10 +6,10 @@ must give the same answers in fp32; those that differ are counted, with the gap 
 exit code is 1 if something needed is not reached.
 """
 
+from bench.harness import run_bench
 from bench.settings import EvaluateBench
 
 from vlm.errors import run_command
-from vlm.run.settings import parse
 
 EXAMPLES = """examples:
   python scripts/bench_evaluate.py      # SmolLM2-135M behind a small random ViT with 196 image tokens
@@ -18,10 +18,7 @@ EXAMPLES = """examples:
 
 
 def main() -> None:
-    settings = parse(EvaluateBench, prog="scripts/bench_evaluate.py", about=__doc__, examples=EXAMPLES)
-    from bench.evaluate import run  # after parsing: --help does not wait for torch
-
-    run(settings).exit()
+    run_bench("evaluate", EvaluateBench, __doc__, EXAMPLES)
 
 
 if __name__ == "__main__":

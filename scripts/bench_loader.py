@@ -7,10 +7,10 @@ of 255, beside two yardsticks: the loss of the JPEG itself, and PIL's bilinear f
 The exit code is 1 if a goal is missed.
 """
 
+from bench.harness import run_bench
 from bench.settings import LoaderBench
 
 from vlm.errors import run_command
-from vlm.run.settings import parse
 
 EXAMPLES = """examples:
   python scripts/bench_loader.py
@@ -20,10 +20,7 @@ EXAMPLES = """examples:
 
 
 def main() -> None:
-    settings = parse(LoaderBench, prog="scripts/bench_loader.py", about=__doc__, examples=EXAMPLES)
-    from bench.loader import run  # after parsing: --help does not wait for torch
-
-    run(settings).exit()
+    run_bench("loader", LoaderBench, __doc__, EXAMPLES)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@ Ours and the reference take turns in one process; the ratio is the median of the
 the peak resident size in a fresh process. The exit code is 1 if a goal is missed.
 """
 
+from bench.harness import run_bench
 from bench.settings import SigregBench
 
 from vlm.errors import run_command
-from vlm.run.settings import parse
 
 EXAMPLES = """examples:
   python scripts/bench_sigreg.py                              # all four sizes: some minutes, 7 GB of memory
@@ -17,10 +17,7 @@ EXAMPLES = """examples:
 
 
 def main() -> None:
-    settings = parse(SigregBench, prog="scripts/bench_sigreg.py", about=__doc__, examples=EXAMPLES)
-    from bench.sigreg import run  # after parsing: --help does not wait for torch
-
-    run(settings).exit()
+    run_bench("sigreg", SigregBench, __doc__, EXAMPLES)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ shares floating-point operations of a ViT-B's step (forward and backward) by par
        FlopCounterMode counts them, on tensors without data; SIGReg's by hand, its elementwise ones included.
 """
 
+from bench.harness import run_bench
 from bench.settings import StepBench
 
 from vlm.errors import run_command
-from vlm.run.settings import parse
 
 EXAMPLES = """examples:
   python scripts/bench_step.py
@@ -23,10 +23,7 @@ EXAMPLES = """examples:
 
 
 def main() -> None:
-    settings = parse(StepBench, prog="scripts/bench_step.py", about=__doc__, examples=EXAMPLES)
-    from bench.step import run  # after parsing: --help does not wait for torch
-
-    run(settings).exit()
+    run_bench("step", StepBench, __doc__, EXAMPLES)
 
 
 if __name__ == "__main__":

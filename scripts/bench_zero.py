@@ -4,10 +4,10 @@ The steps are those of pretraining on random pixels and tokens. Totals and check
 and the losses of all stages must agree. The exit code is 1 if they do not.
 """
 
+from bench.harness import run_bench
 from bench.settings import ZeroBench
 
 from vlm.errors import run_command
-from vlm.run.settings import parse
 
 EXAMPLES = """examples:
   python scripts/bench_zero.py                                # a few minutes
@@ -16,10 +16,7 @@ EXAMPLES = """examples:
 
 
 def main() -> None:
-    settings = parse(ZeroBench, prog="scripts/bench_zero.py", about=__doc__, examples=EXAMPLES)
-    from bench.zero import run  # after parsing: --help does not wait for torch
-
-    run(settings).exit()
+    run_bench("zero", ZeroBench, __doc__, EXAMPLES)
 
 
 if __name__ == "__main__":

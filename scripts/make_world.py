@@ -18,8 +18,6 @@ EXAMPLES = """examples:
 
 @dataclass(frozen=True)
 class WorldSettings:
-    """This command's flags."""
-
     out: str = setting(help="folder to make; one with other contents is refused", positional=True, metavar="OUT")
     scenes: int = setting(20_000, help="training scenes", least=4, most=1_000_000)
     seed: int = setting(0, help="every scene follows from seed, split and index")

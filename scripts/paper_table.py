@@ -22,8 +22,6 @@ EXAMPLES = """examples:
 
 @dataclass(frozen=True)
 class TableSettings:
-    """This command's flags."""
-
     runs: tuple[str, ...] = setting(help="folders of bridge/train.py", positional=True, metavar="RUN")
     out: str = setting(help="where paper_table.md, .json and .png go", metavar="DIR")
     eval: str = setting("eval", help="folder of the scores in each RUN", metavar="NAME")

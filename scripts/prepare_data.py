@@ -22,8 +22,6 @@ EXAMPLES = """examples:
 
 @dataclass(frozen=True)
 class DataSettings:
-    """This command's flags."""
-
     data: str = setting(help="which data set", positional=True, choices=tuple(DATA_SETS))
     dir: str = setting(help="the folder that --gqa, --vqav2 or --pope will name", positional=True, metavar="DIR")
     splits: tuple[str, ...] = setting(
@@ -37,8 +35,7 @@ class DataSettings:
 def image_count(text: str | None) -> int | None:
     """How many images of each split to decode: "all" -> -1, None -> None.
 
-    Raises:
-        UserError: the text is neither all nor a number above 0.
+    Raises: UserError if the text is neither all nor a number above 0.
     """
     if text is None:
         return None
@@ -54,14 +51,8 @@ def main() -> None:
     images = image_count(settings.check_images)
     from checks.summary import check_folder  # after parsing: --help does not wait for torch
 
-    check_folder(
-        settings.data,
-        Path(settings.dir),
-        names=settings.splits,
-        unzip=settings.unzip,
-        images=images,
-        report=Path(settings.json) if settings.json else None,
-    )
+    report = Path(settings.json) if settings.json else None
+    check_folder(settings.data, Path(settings.dir), settings.splits, settings.unzip, images, report)
 
 
 if __name__ == "__main__":

@@ -26,8 +26,6 @@ EXAMPLES = """examples:
 
 @dataclass(frozen=True)
 class EasyVQASettings:
-    """This command's flags."""
-
     out: str = setting(help="folder to make; one that has files in it is refused", positional=True, metavar="OUT")
     val_fraction: float = setting(0.1, help="share of the train images for minival2014, below 1", above=0, most=1)
 

@@ -15,8 +15,6 @@ EXAMPLES = """examples:
 
 @dataclass(frozen=True)
 class ManifestSettings:
-    """This command's flags."""
-
     data: str = setting(help="folder or glob of WebDataset tars (other formats need no manifest)", positional=True)
     image_column: str | None = setting(None, help="suffix of the image members", default_text="jpg, jpeg, png or webp")
     caption_column: str | None = setting(None, help="suffix of the caption members", default_text="txt")

@@ -26,8 +26,6 @@ PLACES = {
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """This command's flags."""
-
     encoder: str = setting(help="RUN/encoder", positional=True)
     world: str = setting(help="the folder that scripts/make_world.py made", positional=True)
     tasks: tuple[str, ...] = setting(tuple(PLACES), help="what to measure", choices=tuple(PLACES))

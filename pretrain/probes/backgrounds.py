@@ -8,8 +8,10 @@ The drop is what accuracy loses from `original` to each of the others. Two class
 and, if there is original/train, a linear probe fitted on it, which may learn to rely on the backgrounds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+import torch
 
 from pretrain.probes.features import cls_features
 from pretrain.probes.heads import accuracy, linear_probe
@@ -20,40 +22,30 @@ from vlm.encoders.levljepa import Encoder
 VARIANTS = ("original", "mixed_same", "mixed_rand")
 
 
-def with_drops(reading: str, found: dict[str, float]) -> dict[str, float]:
-    """Accuracies by variant and their drops, under the name of the reading: zero_shot_original, linear_drop_..."""
-    drops = {f"drop_{name}": found["original"] - found[name] for name in VARIANTS[1:]}
-    return {f"{reading}_{name}": value for name, value in {**found, **drops}.items()}
-
-
-def _linear(encoder: Encoder, train: Labelled, variants: dict[str, Labelled], seed: int) -> dict[str, float]:
-    """Accuracy on each variant of a linear probe that is fitted on `train`."""
-    features = [cls_features(encoder, part.images, "linear") for part in (train, *variants.values())]
-    labels = train.labels.to(encoder.device)
-    scores, _ = linear_probe(features[0], labels, *features[1:], classes=len(train.classes), seed=seed)
+def with_drops(reading: str, variants: dict[str, Labelled], scores: Iterable[torch.Tensor]) -> dict[str, float]:
+    """Accuracies and their drops of scores float32[B, classes] of each variant in turn: READING_original, ..."""
     found = {}
     for (name, part), of_part in zip(variants.items(), scores):
-        found[name] = accuracy(of_part, part.labels.to(encoder.device))
-    return found
+        found[name] = accuracy(of_part, part.labels.to(of_part.device))
+    drops = {f"drop_{name}": found["original"] - found[name] for name in VARIANTS[1:]}
+    return {f"{reading}_{name}": value for name, value in {**found, **drops}.items()}
 
 
 def background_probe(
     encoder: Encoder, root: str | Path, templates: Sequence[str], given: dict[str, str] | None, seed: int
 ) -> dict:
-    """Accuracy on each variant and the drops, by captions and by a linear probe.
-
-    templates, given: of the captions, as in `CaptionClassifier.build`.
-    """
+    """Accuracies and drops. templates, given: of the captions, as in `CaptionClassifier.build`."""
     root = Path(root)
     original = open_class_folders(root / "original" / "val")
     classifier = CaptionClassifier.build(encoder, original.classes, templates, given)
     variants = {"original": original}
     variants |= {name: open_class_folders(root / name / "val", original.classes) for name in VARIANTS[1:]}
-    found = {}
-    for name, part in variants.items():
-        found[name] = accuracy(classifier(encoder, part.images, name), part.labels.to(encoder.device))
-    numbers = with_drops("zero_shot", found)
+    scores = (classifier(encoder, part.images, name) for name, part in variants.items())
+    numbers = with_drops("zero_shot", variants, scores)
     if (root / "original" / "train").is_dir():
         train = open_class_folders(root / "original" / "train", original.classes)
-        numbers |= with_drops("linear", _linear(encoder, train, variants, seed))
+        x, *tests = (cls_features(encoder, part.images, "linear") for part in (train, *variants.values()))
+        labels = train.labels.to(encoder.device)
+        scores, _ = linear_probe(x, labels, *tests, classes=len(train.classes), seed=seed)
+        numbers |= with_drops("linear", variants, scores)
     return {**numbers, "images": len(original.images)}

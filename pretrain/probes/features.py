@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pretrain.objective import Embeddings
 from vlm.encoders.levljepa import Encoder
@@ -18,24 +19,22 @@ ENCODE_BATCH = 128  # images
 KEPT = 8 << 30  # bytes of patch tokens kept in memory: ADE20K's 20,210 training images on a ViT-B take 6.1 GB
 
 
-def pixel_batches(encoder: Encoder, images: Sequence, batches: Iterable[Sequence[int]]) -> Iterator[torch.Tensor]:
+def pixel_batches(encoder: Encoder, images: Sequence, batches: Iterable[Sequence[int]]) -> Iterator[Tensor]:
     """float32[b, 3, H, W] on the encoder's device for each batch of numbers; the next one is decoded meanwhile."""
 
-    def pixels(number: int) -> torch.Tensor:
+    def pixels(number: int) -> Tensor:
         return encoder.transform(images[number])
 
-    def stacked(batch: list[Future[torch.Tensor]]) -> torch.Tensor:
-        return torch.stack([future.result() for future in batch]).to(encoder.device)
+    def next_batch() -> list[Future[Tensor]]:
+        return [pool.submit(pixels, number) for number in next(rest, ())]
 
+    rest = iter(batches)
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:  # Pillow decodes and resizes without the GIL
-        waiting = None
-        for numbers in batches:
-            submitted = [pool.submit(pixels, number) for number in numbers]
-            if waiting is not None:
-                yield stacked(waiting)
-            waiting = submitted
-        if waiting is not None:
-            yield stacked(waiting)
+        batch = next_batch()
+        while batch:
+            following = next_batch()
+            yield torch.stack([future.result() for future in batch]).to(encoder.device)
+            batch = following
 
 
 def in_order(count: int, size: int = ENCODE_BATCH) -> list[range]:
@@ -44,13 +43,8 @@ def in_order(count: int, size: int = ENCODE_BATCH) -> list[range]:
 
 
 @torch.no_grad()
-def over_images(
-    encoder: Encoder, images: Sequence, read: Callable[[torch.Tensor], torch.Tensor], label: str | None
-) -> torch.Tensor:
-    """`read` of the pixels of all images, in order: float32[len(images), ...] on the encoder's device.
-
-    label: of the progress bar; None shows none.
-    """
+def over_images(encoder: Encoder, images: Sequence, read: Callable[[Tensor], Tensor], label: str | None) -> Tensor:
+    """`read` of all images' pixels, in order: float32[B, ...] on the encoder's device. A label of None shows no bar."""
     parts = []
     with progress(len(images), label or "", "image", show=label is not None) as bar:
         for pixels in pixel_batches(encoder, images, in_order(len(images))):
@@ -59,24 +53,24 @@ def over_images(
     return torch.cat(parts)
 
 
-def cls_features(encoder: Encoder, images: Sequence, label: str) -> torch.Tensor:
+def cls_features(encoder: Encoder, images: Sequence, label: str) -> Tensor:
     """CLS after the final norm, float32[B, vision_width]."""
     return over_images(encoder, images, encoder.image.features, label)
 
 
-def embed_images(encoder: Encoder, images: Sequence, label: str | None) -> tuple[torch.Tensor, torch.Tensor]:
+def embed_images(encoder: Encoder, images: Sequence, label: str | None) -> tuple[Tensor, Tensor]:
     """z_v and the caption it predicts, h_v(z_v), each float32[B, E]."""
 
-    def read(pixels: torch.Tensor) -> torch.Tensor:
+    def read(pixels: Tensor) -> Tensor:
         z_v = encoder.embed_images(pixels)
         return torch.stack([z_v, encoder.predict_text(z_v)], dim=1)  # [b, 2, E]
 
-    z_v, to_text = over_images(encoder, images, read, label).unbind(1)
-    return z_v, to_text
+    both = over_images(encoder, images, read, label)  # [B, 2, E]
+    return both[:, 0], both[:, 1]
 
 
 @torch.no_grad()
-def embed_texts(encoder: Encoder, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+def embed_texts(encoder: Encoder, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
     """z_t and the image it predicts, h_t(z_t), each float32[B, E]."""
     z_t, to_image = [], []
     for part in in_order(len(texts)):
@@ -93,7 +87,7 @@ def embed(encoder: Encoder, images: Sequence, captions: Sequence[str], label: st
 
 
 @torch.no_grad()
-def patch_tokens(encoder: Encoder, images: Sequence, batches: Iterable[Sequence[int]]) -> Iterator[torch.Tensor]:
+def patch_tokens(encoder: Encoder, images: Sequence, batches: Iterable[Sequence[int]]) -> Iterator[Tensor]:
     """Patch tokens after the final norm of each batch of numbers, [b, N, vision_width], rounded to float16."""
     for pixels in pixel_batches(encoder, images, batches):
         yield encoder.patch_tokens(pixels).half()
@@ -124,7 +118,7 @@ class PatchTokens:
         variance = squares / (len(images) * tokens) - mean.square()
         self.mean, self.std = mean.float(), variance.clamp(min=1e-12).sqrt().float()
 
-    def batches(self, batches: Iterable[Sequence[int]]) -> Iterator[torch.Tensor]:
+    def batches(self, batches: Iterable[Sequence[int]]) -> Iterator[Tensor]:
         """float32[b, N, vision_width] on the encoder's device for each batch of numbers."""
         if self._kept is None:
             for part in patch_tokens(self._encoder, self._images, batches):
@@ -135,11 +129,8 @@ class PatchTokens:
 
 
 def shuffled(count: int, size: int, steps: int, seed: int) -> Iterator[list[int]]:
-    """Row numbers of `steps` batches. Every epoch is a permutation keyed by (seed, epoch); its short rest is left out.
-
-    Fewer rows than `size` make one batch an epoch.
-    """
-    size = min(size, count)
+    """Row numbers of `steps` batches. An epoch is a permutation keyed by (seed, epoch), its short rest is left out."""
+    size = min(size, count)  # fewer rows than `size` make one batch an epoch
     batches_an_epoch = count // size
     for first in range(0, steps, batches_an_epoch):
         order = np.random.default_rng([seed, first // batches_an_epoch]).permutation(count)

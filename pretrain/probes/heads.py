@@ -3,13 +3,13 @@
 No setting ever sees the validation split: weight decay is chosen on a held-out part of the training split.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from itertools import tee
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from pretrain.probes.features import PatchTokens, in_order, shuffled
@@ -25,16 +25,13 @@ LEARNING_RATE, EPOCHS, MIN_STEPS = 1e-3, 20, 500
 ELEMENTS = 1 << 26  # of the largest matrix that is formed at a time
 
 
-def accuracy(scores: torch.Tensor, labels: torch.Tensor) -> float:
+def accuracy(scores: Tensor, labels: Tensor) -> float:
     """Share of rows of float[B, C] whose largest score is at the label."""
     return int((scores.argmax(1) == labels).sum()) / len(labels)
 
 
-def held_out(labels: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Numbers of the rows to fit on and of the held-out rows: a tenth of each class, rounded up, keyed by the seed.
-
-    A class of one row keeps it.
-    """
+def held_out(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Rows to fit on and rows held out: a tenth of each class, rounded up, keyed by the seed, but no only row."""
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(labels)))
     parts = []
     for label in labels.unique():
@@ -48,9 +45,7 @@ def held_out(labels: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tenso
     return inside.nonzero()[:, 0], outside
 
 
-def knn_scores(
-    train: torch.Tensor, labels: torch.Tensor, test: torch.Tensor, classes: int, k: int = NEIGHBOURS
-) -> torch.Tensor:
+def knn_scores(train: Tensor, labels: Tensor, test: Tensor, classes: int, k: int = NEIGHBOURS) -> Tensor:
     """DINO's weighted k-NN, float32[test rows, classes]: the k most similar train rows vote, each exp(cos / 0.07).
 
     train: float[B, D] with labels int64[B]; test: float[B', D].
@@ -69,12 +64,10 @@ def knn_scores(
     return votes.scatter_add_(1, voted, weight).to(test.device)
 
 
-Linear = tuple[torch.Tensor, torch.Tensor]  # W [D, C], b [C]
+Linear = tuple[Tensor, Tensor]  # W [D, C], b [C]
 
 
-def fit_linear(
-    x: torch.Tensor, y: torch.Tensor, loss: Callable, ridge: float, start: Linear | int, steps: int = 200
-) -> Linear:
+def fit_linear(x: Tensor, y: Tensor, loss: Callable, ridge: float, start: Linear | int) -> Linear:
     """(W [D, C], b [C]) that minimise mean loss(x W + b, y) + ridge |W|^2: L-BFGS over all rows, no random number.
 
     loss: the mean over rows [b, C] and their targets. start: where to start, or C, to start from zero.
@@ -82,10 +75,10 @@ def fit_linear(
     if isinstance(start, int):
         start = x.new_zeros(x.shape[1], start), x.new_zeros(start)
     weight, bias = (part.clone().requires_grad_() for part in start)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=steps, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
     rows = max(1, ELEMENTS // len(bias))
 
-    def closure() -> torch.Tensor:
+    def closure() -> Tensor:
         optimizer.zero_grad()
         total = ridge * weight.square().sum()
         total.backward()
@@ -100,15 +93,13 @@ def fit_linear(
     return weight.detach(), bias.detach()
 
 
-def standardised(train: torch.Tensor, *others: torch.Tensor) -> list[torch.Tensor]:
+def standardised(train: Tensor, *others: Tensor) -> list[Tensor]:
     """All of them less the mean of `train`, over its standard deviation, feature by feature."""
     mean, std = train.mean(0), train.std(0).clamp(min=1e-6)
     return [(part - mean) / std for part in (train, *others)]
 
 
-def linear_probe(
-    train: torch.Tensor, labels: torch.Tensor, *tests: torch.Tensor, classes: int, seed: int
-) -> tuple[list[torch.Tensor], float]:
+def linear_probe(train: Tensor, labels: Tensor, *tests: Tensor, classes: int, seed: int) -> tuple[list[Tensor], float]:
     """Softmax regression on standardised features: (float32[rows, classes] for each of `tests`, the ridge chosen).
 
     The ridge is the one of `RIDGES` with the least cross-entropy on the held-out part of train (its accuracy there is
@@ -120,31 +111,22 @@ def linear_probe(
     fit: Linear | int = classes
     fits, losses = [], []
     for ridge in RIDGES:
-        fit = fit_linear(x, y, functional.cross_entropy, ridge, fit)
+        weight, bias = fit = fit_linear(x, y, functional.cross_entropy, ridge, fit)
         fits.append(fit)
-        losses.append(functional.cross_entropy(_scores(fit, train[outside]), labels[outside]))
+        losses.append(functional.cross_entropy(train[outside] @ weight + bias, labels[outside]))
     best = int(torch.stack(losses).argmin())
-    fit = fit_linear(train, labels, functional.cross_entropy, RIDGES[best], fits[best])
-    return [_scores(fit, rows) for rows in others], RIDGES[best]
-
-
-def _scores(fit: Linear, rows: torch.Tensor) -> torch.Tensor:
-    weight, bias = fit
-    return rows @ weight + bias
+    weight, bias = fit_linear(train, labels, functional.cross_entropy, RIDGES[best], fits[best])
+    return [rows @ weight + bias for rows in others], RIDGES[best]
 
 
 class Standardise(nn.Module):
     """x [..., D] -> (x - mean) / std, feature by feature."""
 
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def __init__(self, mean: torch.Tensor, std: torch.Tensor):
+    def __init__(self, mean: Tensor, std: Tensor):
         super().__init__()
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
+        self.mean, self.std = nn.Buffer(mean), nn.Buffer(std)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std
 
 
@@ -162,23 +144,28 @@ class AttentiveProbe(nn.Module):
         self.value = nn.Linear(width, width)
         self.classifier = nn.Linear(width, classes)
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+    def forward(self, tokens: Tensor) -> Tensor:
         attention = self.query(tokens).softmax(dim=1)  # [B, N, heads], over the tokens
         values = self.value(tokens).unflatten(-1, (self.heads, -1))  # [B, N, heads, D / heads]
         read = torch.einsum("bnh,bnhd->bhd", attention, values).flatten(1)  # [B, D]
         return self.classifier(read)
 
 
-def training_steps(count: int, batch: int) -> int:
-    """`EPOCHS` over `count` rows, and at least `MIN_STEPS`."""
-    return max(MIN_STEPS, EPOCHS * (count // min(batch, count)))
+def training_batches(
+    tokens: PatchTokens, rows: Tensor, targets: Callable[[list[int]], Tensor], size: int, seed: int
+) -> tuple[int, Iterator[tuple[Tensor, Tensor]]]:
+    """The number of steps and the (tokens, targets) of each: `EPOCHS` over `rows`, and at least `MIN_STEPS`."""
+    steps = max(MIN_STEPS, EPOCHS * (len(rows) // min(size, len(rows))))
+    # Tokens are read a batch ahead of the targets: each has an iterator over the row numbers.
+    chosen, same = tee(rows[places].tolist() for places in shuffled(len(rows), size, steps, seed))
+    return steps, zip(tokens.batches(chosen), map(targets, same))
 
 
 def train_heads(
     heads: Sequence[nn.Module], decays: Sequence[float], batches: Iterable, loss: Callable, steps: int, label: str
 ) -> None:
     """AdamW on every head, each with its weight decay, over the same (tokens, targets) batches; lr falls to zero."""
-    optimizers = [torch.optim.AdamW(_decaying(head, decay), fused=True) for head, decay in zip(heads, decays)]
+    optimizers = [torch.optim.AdamW(_groups(head, decay), fused=True) for head, decay in zip(heads, decays)]
     with progress(steps, label, "step") as bar:
         for step, (tokens, targets) in enumerate(batches):
             for head, optimizer in zip(heads, optimizers):
@@ -190,35 +177,30 @@ def train_heads(
             bar.update()
 
 
-def _decaying(head: nn.Module, decay: float) -> list[dict]:
-    """Parameter groups: matrices decay, biases do not."""
-    matrices = [parameter for parameter in head.parameters() if parameter.ndim > 1]
-    biases = [parameter for parameter in head.parameters() if parameter.ndim <= 1]
-    return [{"params": matrices, "weight_decay": decay}, {"params": biases, "weight_decay": 0.0}]
+def _groups(head: nn.Module, decay: float) -> list[dict]:
+    """One group a parameter: matrices decay, biases do not."""
+    return [{"params": [part], "weight_decay": decay if part.ndim > 1 else 0.0} for part in head.parameters()]
 
 
 def attentive_probe(
-    tokens: PatchTokens, labels: torch.Tensor, heads: int, classes: int, seed: int, batch: int = 256
+    tokens: PatchTokens, labels: Tensor, heads: int, classes: int, seed: int, batch: int = 256
 ) -> tuple[nn.Module, float]:
-    """The attentive classifier of patch tokens, and its weight decay.
+    """The attentive classifier of patch tokens, and its weight decay: the best of `DECAYS` on the held-out part.
 
-    One probe for each of `DECAYS` learns from the same batches of train without its held-out part; the one with the
-    least cross-entropy there is returned.
+    One probe for each learns from the same batches of the rest; least cross-entropy is best.
     """
     inside, outside = held_out(labels.cpu(), seed)
-    steps = training_steps(len(inside), batch)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         standardise = Standardise(tokens.mean, tokens.std)
         first = nn.Sequential(standardise, AttentiveProbe(len(tokens.mean), heads, classes)).to(labels.device)
     probes = [deepcopy(first) for _ in DECAYS]
-    chosen, same = tee(inside[rows].tolist() for rows in shuffled(len(inside), batch, steps, seed))
-    pairs = zip(tokens.batches(chosen), (labels[rows] for rows in same))
-    train_heads(probes, DECAYS, pairs, functional.cross_entropy, steps, "attentive probe")
+    steps, batches = training_batches(tokens, inside, lambda rows: labels[rows], batch, seed)
+    train_heads(probes, DECAYS, batches, functional.cross_entropy, steps, "attentive probe")
 
     losses = torch.zeros(len(DECAYS))
-    held = [outside[rows.start : rows.stop].tolist() for rows in in_order(len(outside))]
     with torch.no_grad():
+        held = [outside[rows.start : rows.stop].tolist() for rows in in_order(len(outside))]
         for part, rows in zip(tokens.batches(held), held):
             for number, probe in enumerate(probes):
                 losses[number] += functional.cross_entropy(probe(part), labels[rows], reduction="sum").cpu()

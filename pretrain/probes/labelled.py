@@ -44,7 +44,6 @@ def image_paths(folder: Path, pattern: str = "*") -> list[Path]:
 
 
 def decoded(data: bytes | None, source: str) -> Image.Image:
-    """The image in these bytes."""
     try:
         return decode(data or b"")
     except ImageError as error:
@@ -71,10 +70,7 @@ def open_labelled(
 
     source: a folder of these splits, each of class folders (class folders alone are a `val` split); a data set written
     by `save_to_disk`; parquet in the hub's layout; or an id on the hub. classes: those of train, which the labels of
-    val then refer to.
-
-    Raises:
-        UserError: the split is missing, a class is empty, or a label unknown.
+    val then refer to. UserError if the split is missing, a class is empty, or a label unknown.
     """
     path = Path(source)
     if tabular.is_saved(path):
@@ -98,23 +94,20 @@ def open_class_folders(folder: Path, classes: Sequence[str] | None = None) -> La
     names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not names:
         raise UserError(f"{folder} holds no class folders: put the images of each class in a folder of its name")
-    paths, labels = [], []
-    numbers = _numbered(classes or names)
+    paths, shown = [], []
     for name in names:
         found = image_paths(folder / name, "**/*")
         if not found:
             raise UserError(f"{folder / name} holds no image ({', '.join(SUFFIXES)}): fill or remove this class")
         paths += found
-        labels += [_number(name, numbers, str(folder))] * len(found)
-    return Labelled(image_files(paths), torch.tensor(labels), tuple(numbers))
+        shown += [name] * len(found)
+    return _labelled(image_files(paths), shown, classes or names, str(folder))
 
 
 def _split_folder(root: Path, split: str) -> Path:
     """The folder of `split` in `root`; class folders without any split are `val`."""
-    every = [name for names in SPLITS.values() for name in names]
-    there = [name for name in every if (root / name).is_dir()]
-    found = [name for name in there if name in SPLITS[split]]
-    if found:
+    there = [name for names in SPLITS.values() for name in names if (root / name).is_dir()]
+    if found := [name for name in there if name in SPLITS[split]]:
         return root / found[0]
     if split == "val" and not there:
         return root
@@ -130,31 +123,25 @@ def _open_table(
     label_column = tabular.choose_column(data.column_names, label_column, LABEL_COLUMNS, "label", name)
     values, feature = data.with_format(None)[label_column][:], data.features[label_column]
     if wrong := [value for value in values if value == -1 or not isinstance(value, int | str)]:
-        raise UserError(
-            f"column {label_column!r} of {name} has {len(wrong)} rows whose label is no class, the first is "
-            f"{wrong[0]}: take another split, or another column with --label-column"
-        )
-    if names := getattr(feature, "names", None):  # ClassLabel
-        values, found = [names[value] for value in values], names
+        found = f"column {label_column!r} of {name} has {len(wrong)} rows whose label is no class"
+        advice = "take another split, or another column with --label-column"
+        raise UserError(f"{found}, the first is {wrong[0]}: {advice}")
+    if found := getattr(feature, "names", None):  # ClassLabel
+        values = [found[value] for value in values]
     else:
         found = [str(value) for value in sorted(set(values))]
-    numbers = _numbered(classes or found)
-    labels = torch.tensor([_number(str(value), numbers, name) for value in values])
     rows = data.with_format("arrow").select_columns([image_column])
 
     def read(number: int) -> Image.Image:
         return decoded(tabular.image_bytes(rows[number][image_column][0]), f"row {number} of {name}")
 
-    return Labelled(Images(len(rows), read), labels, tuple(numbers))
+    return _labelled(Images(len(rows), read), [str(value) for value in values], classes or found, name)
 
 
-def _numbered(classes: Sequence[str]) -> dict[str, int]:
-    return {name: number for number, name in enumerate(classes)}
-
-
-def _number(name: str, numbers: dict[str, int], source: str) -> int:
-    """The number of a class; `UserError` if it is none of the known ones."""
-    if name not in numbers:
-        known = ", ".join(list(numbers)[:3])
-        raise UserError(f"{source} has the class {name!r}, not one of {known}, ...: all splits need the same classes")
-    return numbers[name]
+def _labelled(images: Images, shown: Sequence[str], classes: Sequence[str], source: str) -> Labelled:
+    """Turn the class that each image shows into its place among `classes`."""
+    numbers = {name: number for number, name in enumerate(classes)}
+    if unknown := [name for name in shown if name not in numbers]:
+        found = f"{source} has the class {unknown[0]!r}"
+        raise UserError(f"{found}, not one of {', '.join(classes[:3])}, ...: all splits need the same classes")
+    return Labelled(images, torch.tensor([numbers[name] for name in shown]), tuple(classes))

@@ -1,11 +1,11 @@
 """Which objects does an image show? A linear probe on the frozen CLS, one ROC AUC an object name."""
 
 import math
-from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from pretrain.probes.features import cls_features
@@ -16,41 +16,33 @@ from vlm.errors import UserError
 from vlm.files import read_json
 
 RIDGE = 1e-3
+TRAIN_SCENES, TEST_SCENES = 2000, 1000
 
 
-def presence(
-    encoder: Encoder, gqa: Path, split: str, names: Sequence[str] | None, limit: int
-) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
-    """CLS float32[B, W] of the first `limit` images of GQA's scene graphs, which names each shows, bool[B, C], names.
-
-    names: the columns; None takes every name found, sorted.
-    """
+def read_scenes(encoder: Encoder, gqa: Path, split: str, limit: int) -> tuple[Tensor, list[set[str]]]:
+    """CLS float32[B, W] of the first `limit` images of GQA's scene graphs, and the names of what each shows."""
     graphs = read_json(gqa / f"{split}_sceneGraphs.json")
-    paths, shown = [], []  # of each image the file, and the set of names
+    paths, shown = [], []
     for image, graph in islice(graphs.items(), limit):
         path = gqa / "images" / f"{image}.jpg"
         paths.append(path if path.exists() else path.with_suffix(".png"))
         shown.append({thing["name"] for thing in graph["objects"].values()})
-    columns = list(names) if names is not None else sorted(set().union(*shown))
-    labels = torch.tensor([[name in present for name in columns] for present in shown])
-    return cls_features(encoder, image_files(paths), split), labels, columns
+    return cls_features(encoder, image_files(paths), split), shown
 
 
-def area_under_curve(scores: torch.Tensor, labels: torch.Tensor) -> float:
+def area_under_curve(scores: Tensor, labels: Tensor) -> float:
     """ROC AUC of scores float[B] for labels bool[B], ties counted half (Mann-Whitney); NaN without both labels."""
     place = scores.unique(return_inverse=True)[1]  # int64[B], among the different scores, lowest first
     counts = torch.bincount(place)
     ranks = (counts.cumsum(0) - (counts - 1) / 2)[place]  # 1 .. B, the mean of their ranks for equal scores
     positives, negatives = int(labels.sum()), int((~labels).sum())
-    if not positives or not negatives:
+    if not positives * negatives:
         return math.nan
     lowest_sum = positives * (positives + 1) / 2  # of the positives' ranks, when all of them come first
     return float((ranks[labels].sum() - lowest_sum) / (positives * negatives))
 
 
-def presence_areas(
-    train: torch.Tensor, labels: torch.Tensor, test: torch.Tensor, test_labels: torch.Tensor
-) -> list[float]:
+def presence_areas(train: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor) -> list[float]:
     """One logistic regression per name on standardised features, fitted on `train`; its AUC on `test`, per name.
 
     train, test: float[B, D] with labels bool[B, C]. NaN for a name that `test` has on all images or on none.
@@ -58,21 +50,22 @@ def presence_areas(
     x, other = standardised(train, test)
     loss = functional.binary_cross_entropy_with_logits
     weight, bias = fit_linear(x, labels.float(), loss, RIDGE, labels.shape[1])
-    scores = other @ weight + bias
-    return [area_under_curve(scores[:, column], test_labels[:, column]) for column in range(labels.shape[1])]
+    return [area_under_curve(*of_name) for of_name in zip((other @ weight + bias).T, test_labels.T)]
 
 
-def object_probe(encoder: Encoder, gqa: str | Path, train_images: int = 2000, test_images: int = 1000) -> dict:
-    """How well CLS tells which objects an image shows: fitted on GQA's train scenes, AUC on val scenes.
-
-    The mean runs over the names that some of the val scenes have and some have not.
-    """
+def object_probe(encoder: Encoder, gqa: str | Path) -> dict:
+    """How well CLS tells which objects an image shows: fitted on GQA's train scenes, AUC on val scenes."""
     gqa = Path(gqa)
-    train, labels, names = presence(encoder, gqa, "train", None, train_images)
+    train, shown = read_scenes(encoder, gqa, "train", TRAIN_SCENES)
+    names = sorted(set().union(*shown))
     if len(train) < 2 or not names:
         raise UserError(f"{gqa}/train_sceneGraphs.json names no objects: the probe needs labelled scenes")
-    test, test_labels, _ = presence(encoder, gqa, "val", names, test_images)
-    areas = presence_areas(train, labels.to(train.device), test, test_labels.to(test.device))
+    test, test_shown = read_scenes(encoder, gqa, "val", TEST_SCENES)
+    # Which of the names each image shows: bool[B, C].
+    labels = torch.tensor([[name in image for name in names] for image in shown], device=train.device)
+    test_labels = torch.tensor([[name in image for name in names] for image in test_shown], device=test.device)
+    areas = presence_areas(train, labels, test, test_labels)
+    # The mean runs over the names that some of the val scenes have and some have not.
     per_name = {name: area for name, area in zip(names, areas) if not math.isnan(area)}
     if not per_name:
         raise UserError(f"{gqa}/val_sceneGraphs.json shows every object on all scenes or on none: no AUC is defined")

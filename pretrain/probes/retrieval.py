@@ -6,6 +6,7 @@ from threading import Lock
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from pretrain.data.pairs import Captions, clean_caption
 from pretrain.objective import Embeddings, effective_rank
@@ -23,11 +24,7 @@ DIRECTIONS = 4096
 
 
 def caption_pool(data: Captions, count: int) -> tuple[Images, list[str]]:
-    """The first `count` images and captions that can be used; says how many were passed over.
-
-    Raises:
-        UserError: there are fewer, or they are too few for recall.
-    """
+    """The first `count` images and captions that can be used; UserError if there are fewer, or too few for recall."""
     if count < max(RANKS):
         raise UserError(f"a pool of {count}: R@{max(RANKS)} needs {max(RANKS)} captions or more")
     images, captions, passed = usable_pairs(data, count)
@@ -44,7 +41,7 @@ def usable_pairs(data: Captions, count: int) -> tuple[Images, list[str], int]:
     """
     numbers, captions, seen = [], [], 0
     while seen < len(data) and len(numbers) < count:
-        if caption := _usable(data, seen):
+        if caption := _caption_if_usable(data, seen):
             numbers.append(seen)
             captions.append(caption)
         seen += 1
@@ -59,34 +56,26 @@ def usable_pairs(data: Captions, count: int) -> tuple[Images, list[str], int]:
     return Images(len(numbers), read), captions, seen - len(numbers)
 
 
-def _usable(data: Captions, number: int) -> str | None:
-    """The caption of a pair, or None if it or the image cannot be used."""
+def _caption_if_usable(data: Captions, number: int) -> str | None:
     try:
         image, raw = data.read(number)
-        caption = clean_caption(raw)
-        if caption and image is not None:
-            decode(image)
-            return caption
+        decode(image or b"")
     except (OSError, ImageError):
-        pass
-    return None
+        return None
+    return clean_caption(raw) or None
 
 
 def tell_passed(passed: int, count: int) -> None:
-    """Print a line on rank 0 if pairs were passed over: the pool is not simply the first of the data."""
+    """Say on rank 0 that pairs were passed over: the pool is not simply the first of the data."""
     if passed and is_main():
         print(f"{passed} pairs that cannot be used were passed over for the pool of {count}", file=sys.stderr)
 
 
-def recall_at(scores: torch.Tensor, captions: Sequence[str], k: int) -> float:
-    """Share of rows whose own column is among the k largest; a column with an equal caption also counts.
-
-    scores: float[B, B], images by captions, or the other way round.
-    """
-    found = 0
-    for caption, columns in zip(captions, scores.topk(k, dim=1).indices.tolist()):
-        found += any(captions[column] == caption for column in columns)
-    return found / len(captions)
+def recall_at(scores: Tensor, captions: Sequence[str], k: int) -> float:
+    """Share of rows of scores float[B, B] whose own column, or one with an equal caption, is among the k largest."""
+    nearest = scores.topk(k, dim=1).indices.tolist()  # k columns a row
+    found = [caption in [captions[column] for column in columns] for caption, columns in zip(captions, nearest)]
+    return sum(found) / len(found)
 
 
 def recalls(e: Embeddings, captions: Sequence[str]) -> dict[str, float]:
@@ -96,8 +85,13 @@ def recalls(e: Embeddings, captions: Sequence[str]) -> dict[str, float]:
     return {f"{name}_r{k}": recall_at(part, captions, k) for name, part in directions.items() for k in RANKS}
 
 
+def ranks(e: Embeddings) -> dict[str, float]:
+    """Effective rank of each modality's embeddings."""
+    return {"rank_image": float(effective_rank(e.z_v)), "rank_text": float(effective_rank(e.z_t))}
+
+
 def expected_sigreg() -> float:
-    """What SIGReg averages on samples of the normal distribution that it pulls towards, whatever their number.
+    """SIGReg's mean on samples of the normal distribution it pulls towards, whatever their number.
 
     It is the variance of a sample's characteristic function, 1 - phi(t)^2, under SIGReg's weights.
     """
@@ -109,8 +103,7 @@ def spread(e: Embeddings) -> dict[str, float]:
     """Effective rank and SIGReg of each modality's embeddings; SIGReg grows with the pool if they are not normal."""
     directions = random_directions(e.z_v.shape[1], DIRECTIONS, 0, 0, "probe", device=e.z_v.device)
     return {
-        "rank_image": float(effective_rank(e.z_v)),
-        "rank_text": float(effective_rank(e.z_t)),
+        **ranks(e),
         "sigreg_image": float(sigreg(e.z_v, directions)),
         "sigreg_text": float(sigreg(e.z_t, directions)),
         "sigreg_normal": expected_sigreg(),

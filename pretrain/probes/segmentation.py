@@ -8,17 +8,16 @@ Two layouts are read. The labels are the masks' own numbers; those of one number
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import tee
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
-from pretrain.probes.features import PatchTokens, in_order, patch_tokens, shuffled
-from pretrain.probes.heads import Standardise, train_heads, training_steps
+from pretrain.probes.features import PatchTokens, in_order, patch_tokens
+from pretrain.probes.heads import Standardise, train_heads, training_batches
 from pretrain.probes.labelled import Images, image_paths
 from vlm.encoders.levljepa import Encoder
 from vlm.errors import UserError
@@ -26,8 +25,7 @@ from vlm.images import load_image
 from vlm.run.progress import progress
 
 LABELS = 256  # a mask is 8 bits deep
-TRAIN_BATCH = 16  # images
-DECAY = 0.01
+TRAIN_BATCH, DECAY = 16, 0.01  # images a step, weight decay
 NOT_COUNTED = -1  # the class of pixels whose label is ignored
 
 
@@ -46,14 +44,11 @@ class Pairs:
         return Images(len(self), self.image)
 
     def image(self, number: int) -> Image.Image:
-        """One image."""
-        image = load_image(self.image_paths[number])
-        with _open_mask(self.mask_paths[number]) as mask:
+        image, path = load_image(self.image_paths[number]), self.mask_paths[number]
+        with _open_mask(path) as mask:
             if mask.size != image.size:
-                raise UserError(
-                    f"{self.mask_paths[number]} is {mask.width} x {mask.height}, its image {image.width} x "
-                    f"{image.height}: a mask labels each pixel of its image"
-                )
+                sizes = f"{mask.width} x {mask.height}, its image {image.width} x {image.height}"
+                raise UserError(f"{path} is {sizes}: a mask labels each pixel of its image")
         return image
 
     def mask(self, number: int, size: int | None = None) -> np.ndarray:
@@ -77,32 +72,28 @@ def _open_mask(path: Path) -> Image.Image:
 
 
 def open_pairs(root: Path, split: str) -> Pairs:
-    """The `train` or `val` split in ADE20K's or COCO-Stuff's layout."""
+    """The `train` or `val` split in ADE20K's or COCO-Stuff's layout: each image with the mask of its name."""
     ade, coco = {"train": ("training", "train2017"), "val": ("validation", "val2017")}[split]
     layouts = [("annotations", ade, 0), ("annotations", coco, 255), ("stuffthingmaps", coco, 255)]
-    for annotations, name, ignore in layouts:
-        images, masks = root / "images" / name, root / annotations / name
-        if images.is_dir() and masks.is_dir():
-            return _matched(images, masks, ignore)
-    raise UserError(
-        f"{root} has neither ADE20K's images/{ade} and annotations/{ade} nor COCO-Stuff's images/{coco} "
-        f"and annotations/{coco} or stuffthingmaps/{coco}: give a folder in one of these layouts"
-    )
-
-
-def _matched(images: Path, masks: Path, ignore: int) -> Pairs:
-    """Each image of a folder with the mask of its name."""
+    folders = [(root / "images" / name, root / masks / name, ignore) for masks, name, ignore in layouts]
+    there = [(images, masks, ignore) for images, masks, ignore in folders if images.is_dir() and masks.is_dir()]
+    if not there:
+        raise UserError(
+            f"{root} has neither ADE20K's images/{ade} and annotations/{ade} nor COCO-Stuff's images/{coco} "
+            f"and annotations/{coco} or stuffthingmaps/{coco}: give a folder in one of these layouts"
+        )
+    images, masks, ignore = there[0]
     found = image_paths(images)
     if not found:
         raise UserError(f"{images} holds no images")
     paths = [masks / f"{path.stem}.png" for path in found]
-    there = {path.name for path in masks.iterdir()}
-    if missing := [path for path in paths if path.name not in there]:
+    names = {path.name for path in masks.iterdir()}
+    if missing := [path for path in paths if path.name not in names]:
         raise UserError(f"{len(missing)} images of {images} have no mask, the first is {missing[0]}")
     return Pairs(found, paths, ignore)
 
 
-def train_masks(pairs: Pairs, size: int) -> torch.Tensor:
+def train_masks(pairs: Pairs, size: int) -> Tensor:
     """The masks of all pairs at the size of the encoder's image, uint8[B, size, size]."""
     masks = torch.empty(len(pairs), size, size, dtype=torch.uint8)
     with ThreadPoolExecutor(8) as pool, progress(len(pairs), "masks", "mask") as bar:
@@ -112,14 +103,14 @@ def train_masks(pairs: Pairs, size: int) -> torch.Tensor:
     return masks
 
 
-def _along(tokens: int, pixels: int, device: torch.device) -> torch.Tensor:
+def _along(tokens: int, pixels: int, device: torch.device) -> Tensor:
     """Weights float32[pixels, tokens] of linear interpolation along one axis (align_corners=False)."""
     # What interpolation makes of each token alone, a row of ones and zeros, is that token's weight in every pixel.
     unit = torch.eye(tokens, device=device)[:, None]  # [tokens, 1, tokens]
     return functional.interpolate(unit, size=pixels, mode="linear", align_corners=False)[:, 0].T
 
 
-def upsample(logits: torch.Tensor, height: int, width: int) -> torch.Tensor:
+def upsample(logits: Tensor, height: int, width: int) -> Tensor:
     """Bilinear, [..., h, w] -> [..., height, width]. As two matrix products its gradient is the same on every run."""
     rows, columns = logits.shape[-2:]
     down, across = _along(rows, height, logits.device), _along(columns, width, logits.device)
@@ -129,18 +120,18 @@ def upsample(logits: torch.Tensor, height: int, width: int) -> torch.Tensor:
 class SegmentationHead(nn.Module):
     """Patch tokens [B, N, D] of a square image -> logits [B, C, side, side]: one linear layer, which starts at zero."""
 
-    def __init__(self, mean: torch.Tensor, std: torch.Tensor, classes: int):
+    def __init__(self, mean: Tensor, std: Tensor, classes: int):
         super().__init__()
         self.standardise, self.linear = Standardise(mean, std), nn.Linear(len(mean), classes)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+    def forward(self, tokens: Tensor) -> Tensor:
         side = round(tokens.shape[1] ** 0.5)
         return self.linear(self.standardise(tokens)).transpose(1, 2).unflatten(2, (side, side))
 
 
-def pixel_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def pixel_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy of logits [B, C, h, w], upsampled, over the pixels of targets int64[B, H, W] but for -1."""
     height, width = targets.shape[1:]
     pixels = upsample(logits, height, width).permute(0, 2, 3, 1).flatten(0, 2)  # [B * H * W, C]
@@ -149,24 +140,21 @@ def pixel_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return total / (targets >= 0).sum().clamp(min=1)
 
 
-def confusion_matrix(truth: torch.Tensor, found: torch.Tensor, ignore: int) -> torch.Tensor:
-    """int64[256, 256]: how many pixels of label i were found to be j; pixels whose truth is `ignore` are left out.
-
-    truth, found: uint8[H, W].
-    """
+def confusion_matrix(truth: Tensor, found: Tensor, ignore: int) -> Tensor:
+    """uint8[H, W] each -> int64[256, 256]: how many pixels of label i were found to be j, but for i = `ignore`."""
     counted = truth != ignore
     pairs = truth[counted].long() * LABELS + found[counted].long()  # one number for each (i, j)
     return torch.bincount(pairs, minlength=LABELS**2).view(LABELS, LABELS)
 
 
-def intersection_over_union(confusion: torch.Tensor) -> dict[int, float]:
+def intersection_over_union(confusion: Tensor) -> dict[int, float]:
     """IoU of every label that occurs in the truth."""
     right, truth, found = confusion.diagonal(), confusion.sum(1), confusion.sum(0)  # pixels of each label, int64[256]
     share = right.double() / (truth + found - right).clamp(min=1)
     return {int(label): float(share[label]) for label in truth.nonzero()[:, 0]}
 
 
-def fit_head(encoder: Encoder, pairs: Pairs, seed: int) -> tuple[SegmentationHead, torch.Tensor]:
+def fit_head(encoder: Encoder, pairs: Pairs, seed: int) -> tuple[SegmentationHead, Tensor]:
     """The linear head fitted on `pairs`, and the label of each of its classes, int64[C]."""
     masks = train_masks(pairs, encoder.config.image_size)
     # The head's classes are the labels that occur: class_of[label] is the class, or NOT_COUNTED.
@@ -180,15 +168,17 @@ def fit_head(encoder: Encoder, pairs: Pairs, seed: int) -> tuple[SegmentationHea
 
     tokens = PatchTokens(encoder, pairs.images())
     head = SegmentationHead(tokens.mean, tokens.std, len(labels)).to(encoder.device)
-    steps = training_steps(len(pairs), TRAIN_BATCH)
-    chosen, same = tee(shuffled(len(pairs), TRAIN_BATCH, steps, seed))
-    targets = (class_of[masks[rows].long()].to(encoder.device) for rows in same)  # int64[B, size, size] each
-    train_heads([head], [DECAY], zip(tokens.batches(chosen), targets), pixel_loss, steps, "segmentation head")
+
+    def targets(rows: list[int]) -> Tensor:
+        return class_of[masks[rows].long()].to(encoder.device)  # int64[B, size, size]
+
+    steps, batches = training_batches(tokens, torch.arange(len(pairs)), targets, TRAIN_BATCH, seed)
+    train_heads([head], [DECAY], batches, pixel_loss, steps, "segmentation head")
     return head, labels
 
 
 @torch.no_grad()
-def confusion_on(encoder: Encoder, head: SegmentationHead, labels: torch.Tensor, pairs: Pairs) -> torch.Tensor:
+def confusion_on(encoder: Encoder, head: SegmentationHead, labels: Tensor, pairs: Pairs) -> Tensor:
     """The head's confusion matrix int64[256, 256] on all pairs, each at its mask's own size."""
     label_of_class = labels.to(encoder.device, torch.uint8)
     confusion = torch.zeros(LABELS, LABELS, dtype=torch.int64, device=encoder.device)
@@ -208,20 +198,12 @@ def segmentation_probe(encoder: Encoder, root: str | Path, seed: int) -> dict:
     """Mean IoU on the validation masks over the labels that occur in them.
 
     Training sees images and masks at the encoder's size. A label that no training mask has is never found: IoU 0.
-
-    Raises:
-        UserError: the folder has another layout, or its masks hold no label that counts.
     """
     train, val = open_pairs(Path(root), "train"), open_pairs(Path(root), "val")
     confusion = confusion_on(encoder, *fit_head(encoder, train, seed), val)
     shares = intersection_over_union(confusion)
     if not shares:
         raise UserError(f"the masks of {val.mask_paths[0].parent} hold nothing but {val.ignore}, which is ignored")
-    return {
-        "miou": sum(shares.values()) / len(shares),
-        "pixel_accuracy": float(confusion.diagonal().sum() / confusion.sum()),
-        "labels": len(shares),
-        "train_images": len(train),
-        "images": len(val),
-        "iou_per_label": shares,
-    }
+    miou, pixels_right = sum(shares.values()) / len(shares), float(confusion.diagonal().sum() / confusion.sum())
+    counts = {"labels": len(shares), "train_images": len(train), "images": len(val)}
+    return {"miou": miou, "pixel_accuracy": pixels_right, **counts, "iou_per_label": shares}

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pretrain.data.source import open_captions
 from pretrain.probes.backgrounds import background_probe
@@ -20,29 +21,28 @@ from vlm.encoders.levljepa import Encoder
 Numbers = dict[str, Any]  # most are single numbers; auc_per_name and iou_per_label are dicts of them
 
 
-def open_split(config: ProbeConfig, split: str, classes: tuple[str, ...] | None = None) -> Labelled:
-    """The `train` or `val` split of --data; classes: those of the other split."""
-    return open_labelled(config.data, split, classes, config.image_column, config.label_column)
+def open_splits(config: ProbeConfig) -> tuple[Labelled, Labelled]:
+    """The `train` and `val` split of --data, with the same classes."""
+    columns = (config.image_column, config.label_column)
+    train = open_labelled(config.data, "train", None, *columns)
+    return train, open_labelled(config.data, "val", train.classes, *columns)
 
 
-def judged(scores: torch.Tensor, val: Labelled, train: Labelled | None = None, **chosen: float) -> Numbers:
-    """The accuracy of scores float32[B, classes] of the val split, what was chosen for it, and of how many images."""
+def judged(scores: Tensor, val: Labelled, train: Labelled | None = None, **chosen: float) -> Numbers:
+    """The accuracy of the val split's scores float32[B, classes], what was chosen for it, and of how many images."""
     fitted_on = {"train_images": len(train.images)} if train else {}
     counts = {"classes": len(val.classes), **fitted_on, "images": len(val.images)}
     return {"accuracy": accuracy(scores, val.labels.to(scores.device)), **chosen, **counts}
 
 
 def zero_shot(encoder: Encoder, config: ProbeConfig) -> Numbers:
-    """Accuracy by captions alone."""
-    val = open_split(config, "val")
+    val = open_labelled(config.data, "val", None, config.image_column, config.label_column)
     classifier = CaptionClassifier.build(encoder, val.classes, *captions_of(config))
     return judged(classifier(encoder, val.images), val)
 
 
 def linear(encoder: Encoder, config: ProbeConfig) -> Numbers:
-    """Accuracy of softmax regression on CLS."""
-    train = open_split(config, "train")
-    val = open_split(config, "val", train.classes)
+    train, val = open_splits(config)
     x, x_val = cls_features(encoder, train.images, "train"), cls_features(encoder, val.images, "val")
     labels = train.labels.to(encoder.device)
     (scores,), ridge = linear_probe(x, labels, x_val, classes=len(train.classes), seed=config.seed)
@@ -50,17 +50,13 @@ def linear(encoder: Encoder, config: ProbeConfig) -> Numbers:
 
 
 def knn(encoder: Encoder, config: ProbeConfig) -> Numbers:
-    """Accuracy of k nearest neighbours on CLS."""
-    train = open_split(config, "train")
-    val = open_split(config, "val", train.classes)
+    train, val = open_splits(config)
     x, x_val = cls_features(encoder, train.images, "train"), cls_features(encoder, val.images, "val")
     return judged(knn_scores(x, train.labels, x_val, len(train.classes)), val, train)
 
 
 def attentive(encoder: Encoder, config: ProbeConfig) -> Numbers:
-    """Accuracy of an attentive classifier of the patch tokens."""
-    train = open_split(config, "train")
-    val = open_split(config, "val", train.classes)
+    train, val = open_splits(config)
     tokens, labels = PatchTokens(encoder, train.images), train.labels.to(encoder.device)
     probe, decay = attentive_probe(tokens, labels, encoder.config.vision_heads, len(train.classes), config.seed)
     with torch.no_grad():
@@ -70,7 +66,6 @@ def attentive(encoder: Encoder, config: ProbeConfig) -> Numbers:
 
 
 def retrieval(encoder: Encoder, config: ProbeConfig) -> Numbers:
-    """Recall of images among captions and the reverse."""
     data = open_captions(config.data, config.image_column, config.caption_column)
     return retrieval_probe(encoder, *caption_pool(data, config.pool))
 
@@ -93,7 +88,6 @@ TASKS: dict[str, Callable[[Encoder, ProbeConfig], Numbers]] = {
 
 
 def measure(encoder: Encoder, config: ProbeConfig) -> Numbers:
-    """What --task asks."""
     return TASKS[config.task](encoder, config)
 
 

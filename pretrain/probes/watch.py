@@ -2,9 +2,8 @@
 
 from pretrain.config import PretrainConfig
 from pretrain.data.source import open_captions
-from pretrain.objective import effective_rank
 from pretrain.probes.features import embed
-from pretrain.probes.retrieval import RANKS, recalls, tell_passed, usable_pairs
+from pretrain.probes.retrieval import RANKS, ranks, recalls, tell_passed, usable_pairs
 from pretrain.zero import gathered
 from vlm.distributed import barrier, is_main
 from vlm.encoders.levljepa import Encoder, new_encoder
@@ -21,17 +20,14 @@ class Watch:
     """
 
     def __init__(self, encoder: Encoder, config: PretrainConfig):
-        """Read the pairs, if any are asked for."""
         self.encoder, self.every = encoder, config.probe_every
         if not config.probe_data:
             return
         data = open_captions(config.probe_data, config.image_column, config.caption_column)
         self.images, self.captions, passed = usable_pairs(data, POOL)
         if len(self.captions) < max(RANKS):
-            raise UserError(
-                f"--probe-data {config.probe_data} holds {len(self.captions)} usable pairs: "
-                f"R@{max(RANKS)} needs {max(RANKS)} or more"
-            )
+            found = f"--probe-data {config.probe_data} holds {len(self.captions)} usable pairs"
+            raise UserError(f"{found}: R@{max(RANKS)} needs {max(RANKS)} or more")
         tell_passed(passed, len(self.captions))
         if is_main():
             copy = new_encoder(encoder.config, config.seed, encoder.tokenizer)
@@ -44,11 +40,9 @@ class Watch:
         with gathered(list(self.encoder.parameters())):
             if is_main():
                 self.copy.load_state_dict(self.encoder.state_dict())
-        numbers = self._measure() if is_main() else {}
+        numbers: dict[str, float] = {}
+        if is_main():
+            e = embed(self.copy, self.images, self.captions, label=None)
+            numbers = {f"probe_{name}": value for name, value in {**recalls(e, self.captions), **ranks(e)}.items()}
         barrier()
         return numbers
-
-    def _measure(self) -> dict[str, float]:
-        e = embed(self.copy, self.images, self.captions, label=None)
-        ranks = {"rank_image": float(effective_rank(e.z_v)), "rank_text": float(effective_rank(e.z_t))}
-        return {f"probe_{name}": value for name, value in {**recalls(e, self.captions), **ranks}.items()}

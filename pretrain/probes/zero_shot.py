@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import torch
+from torch import Tensor
 from torch.nn import functional
 
 from pretrain.probes.features import embed_images, embed_texts
@@ -25,9 +25,7 @@ TEMPLATES = (
 )
 
 
-def cross_modal_scores(
-    z_v: torch.Tensor, z_t: torch.Tensor, to_text: torch.Tensor, to_image: torch.Tensor
-) -> torch.Tensor:
+def cross_modal_scores(z_v: Tensor, z_t: Tensor, to_text: Tensor, to_image: Tensor) -> Tensor:
     """Similarity of images to captions, float32[B_v, B_t]: the mean of cos(h_v(z_v), z_t) and cos(z_v, h_t(z_t)).
 
     This is how the paper reads LeVLJEPA's zero-shot: each predictor maps one modality into the other's space. Where
@@ -56,7 +54,7 @@ def spoken_name(name: str, given: dict[str, str] | None = None) -> str:
 
 @cache
 def _lemmas() -> dict[str, str]:
-    """WordNet id -> lemmas with commas between them, of ImageNet-1k."""
+    """ImageNet-1k's WordNet ids -> lemmas with commas between them."""
     from timm.data import ImageNetInfo
 
     info = ImageNetInfo()
@@ -66,17 +64,15 @@ def _lemmas() -> dict[str, str]:
 def read_class_names(path: str | Path) -> dict[str, str]:
     """Lines of a class (a folder's name, a label) and how it is said, as in ImageNet's LOC_synset_mapping.txt.
 
-    Of several names with commas between them the first one counts.
-
-    Raises:
-        UserError: the file cannot be read, or a line has no name.
+    Of several names with commas between them the first one counts. UserError if a line has no name.
     """
     try:
-        lines = [line.split(maxsplit=1) for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+        text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--class-names {path} cannot be read: {error}") from None
-    if short := next((line for line in lines if len(line) < 2), None):
-        raise UserError(f"--class-names {path}: the line {short[0]!r} has no name; each is CLASS NAME")
+    lines = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
+    if short := [line for line in lines if len(line) < 2]:
+        raise UserError(f"--class-names {path}: the line {short[0][0]!r} has no name; each is CLASS NAME")
     return {name: spoken.split(",")[0].strip() for name, spoken in lines}
 
 
@@ -84,22 +80,14 @@ def read_class_names(path: str | Path) -> dict[str, str]:
 class CaptionClassifier:
     """One z_t and one h_t(z_t) a class, each float32[C, E]: the mean direction of the class over all templates."""
 
-    z_t: torch.Tensor
-    to_image: torch.Tensor
+    z_t: Tensor
+    to_image: Tensor
 
     @classmethod
     def build(
-        cls,
-        encoder: Encoder,
-        classes: Sequence[str],
-        templates: Sequence[str] = TEMPLATES,
-        given: dict[str, str] | None = None,
+        cls, encoder: Encoder, classes: Sequence[str], templates: Sequence[str], given: dict[str, str] | None = None
     ) -> "CaptionClassifier":
-        """Embed every class in every template. given: how the classes are said, as in `spoken_name`.
-
-        Raises:
-            UserError: a template has not exactly one {}, or a class has no name to say.
-        """
+        """Embed every class in every template, which has one {}. given: how the classes are said (`spoken_name`)."""
         for template in templates:
             if template.count("{}") != 1:
                 raise UserError(f"--template {template!r} needs one {{}}, where the class goes")
@@ -109,7 +97,7 @@ class CaptionClassifier:
         by_class = (len(names), len(templates))  # rows of [C * templates, E] belong to the classes in turn
         return cls(z_t.unflatten(0, by_class).mean(1), to_image.unflatten(0, by_class).mean(1))
 
-    def __call__(self, encoder: Encoder, images: Sequence, label: str = "zero-shot") -> torch.Tensor:
+    def __call__(self, encoder: Encoder, images: Sequence, label: str = "zero-shot") -> Tensor:
         """Images -> scores float32[B, C]."""
         z_v, to_text = embed_images(encoder, images, label)
         return cross_modal_scores(z_v, self.z_t, to_text, self.to_image)

@@ -83,7 +83,6 @@ def conversations(questions: tuple[int, ...]) -> list[list[Conversation]]:
 
 
 def pack(images: list[list[Conversation]]) -> list[list[Row]]:
-    """The rows of each image."""
     return [fill_rows(items, IMAGE, len(OPENING), ROW_TOKENS) for items in images]
 
 
@@ -186,7 +185,6 @@ class Bridge(Way):
         return StepData(batches, sum(map(len, self.images)), sum(len(row.ids) for row in rows))
 
     def sums(self) -> Sums:
-        """Compute the gradients of the whole step."""
         return backward(self.trainee, self.prepare(), lambda: contextlib.nullcontext(self.constant), False)
 
     def backward(self) -> float:

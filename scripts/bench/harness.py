@@ -1,6 +1,7 @@
 """One harness for every bench: ours and a reference measured in turn, peak memory, tables, verdicts, the exit code."""
 
 import contextlib
+import importlib
 import multiprocessing
 import resource
 import statistics
@@ -11,6 +12,8 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+from vlm.run.settings import parse
 
 T = TypeVar("T")
 
@@ -50,10 +53,7 @@ class Comparison:
 
 
 def compare(
-    reference: Callable[[], Any],
-    ours: Callable[[], Any],
-    rounds: int,
-    clock: Callable[[], float] = time.perf_counter,
+    reference: Callable[[], Any], ours: Callable[[], Any], rounds: int, clock: Callable[[], float] = time.perf_counter
 ) -> Comparison:
     """Time the two in turn, after one call of each that warms up."""
     first_call = seconds(reference, clock)
@@ -135,10 +135,13 @@ class Goals:
         return f"{error:.1e} (allowed {allowed:g}: {self.judge(error <= allowed)})"
 
     def exit(self) -> None:
-        """End the process with code 1 if a goal was missed.
-
-        Raises:
-            SystemExit: at least one verdict was FAIL.
-        """
+        """End the process with code 1 if a goal was missed."""
         if not self.all_reached:
             sys.exit(1)
+
+
+def run_bench(name: str, settings: type, about: str | None, examples: str) -> None:
+    """The command scripts/bench_NAME.py: read its flags, run bench.NAME, and exit by its goals."""
+    flags = parse(settings, prog=f"scripts/bench_{name}.py", about=about or "", examples=examples)
+    bench = importlib.import_module(f"bench.{name}")  # after parsing: --help does not wait for torch
+    bench.run(flags).exit()

@@ -161,16 +161,14 @@ def report_threads(size: int, files: list[bytes], rounds: int) -> None:
         ways = {name: partial(decode_both_halves, mapper, share) for name, mapper in mappers.items()}
         ways["2 processes"]()  # starts them
         times = take_turns({name: partial(seconds, way) for name, way in ways.items()}, rounds)
-    print(
-        f"\n{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f} (above 1: busy with other work, which caps the gain)"
-    )
+    load = os.getloadavg()[0]
+    print(f"\n{os.cpu_count()} CPUs, load {load:.1f} (above 1: busy with other work, which caps the gain)")
     header("workers", "images/s", "ratio")
     for name, values in times.items():
         row(name, f"{len(files) / statistics.median(values):.0f}", f"{median_ratio(times['1 thread'], values):.2f}x")
 
 
 def decode_both_halves(mapper: Callable, share: Callable[[int], None]) -> None:
-    """Decode all images as two shares, spread as `mapper` does it."""
     list(mapper(share, range(2)))
 
 

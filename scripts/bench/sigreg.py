@@ -124,8 +124,7 @@ def compare_with_compiled(cases: list[SigregCase], threads: int, pairs: int | No
 def run(settings: SigregBench) -> Goals:
     """Measure what the settings ask for, print the tables, and return the verdicts.
 
-    Raises:
-        UserError: --compile without a case at the batch it compares.
+    Raises: UserError if --compile without a case at the batch it compares.
     """
     cases = [SIGREG_CASES[name] for name in settings.cases]
     small = [case for case in cases if case.batch == COMPILED_BATCH]

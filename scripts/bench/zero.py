@@ -20,11 +20,7 @@ SCRIPTS = Path(__file__).resolve().parents[1]
 
 
 def launch(stage: int, width: int, steps: int, out: Path) -> list[dict]:
-    """Train at one stage on two processes; returns what each rank left.
-
-    Raises:
-        UserError: a process failed.
-    """
+    """Train at one stage on two processes and return what each rank left; UserError if one failed."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(RANKS)]
     command += ["--module", "bench.zero_worker", "--stage", str(stage), "--width", str(width)]
     command += ["--steps", str(steps), "--out", str(out)]
@@ -45,10 +41,8 @@ def estimate(stage: int, count: int, largest: int) -> str:
     if stage == 2:
         return mega(estimate_zero2_model_states_mem_needs(count, RANKS, 1, cpu_offload=False)[1])
     if stage == 3:
-        needs = estimate_zero3_model_states_mem_needs(
-            count, largest, RANKS, 1, cpu_offload=False, cpu_offload_params=False
-        )
-        return mega(needs[1])
+        no_offload = {"cpu_offload": False, "cpu_offload_params": False}
+        return mega(estimate_zero3_model_states_mem_needs(count, largest, RANKS, 1, **no_offload)[1])
     return "-"
 
 
@@ -93,8 +87,7 @@ def mean_losses(ranks: list[dict]) -> list[float]:
 def run(settings: ZeroBench) -> Goals:
     """Train at every stage, print a row for each, and return the verdicts.
 
-    Raises:
-        UserError: the width is no multiple of 4, or a stage failed.
+    Raises: UserError if the width is no multiple of 4, or a stage failed.
     """
     if settings.width % 4:
         raise UserError(f"--width {settings.width}: give a multiple of 4")

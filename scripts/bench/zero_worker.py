@@ -104,11 +104,7 @@ def train(engine: Any, config: PretrainConfig, steps: int) -> tuple[dict[str, in
         parameter.register_post_accumulate_grad_hook(watch)
     generator, losses = torch.Generator().manual_seed(rank()), []
     loss_of = partial(
-        levljepa,
-        lambda_image=config.lambda_image,
-        lambda_text=config.lambda_text,
-        directions=config.directions,
-        seed=0,
+        levljepa, lambda_image=config.lambda_image, lambda_text=config.lambda_text, directions=config.directions, seed=0
     )
     for step in range(steps):
         pixels = torch.randn(config.batch_size // RANKS, 3, config.image_size, config.image_size, generator=generator)

@@ -31,9 +31,8 @@ class Member:
 def unpack(archive: Path, folder: Path) -> int:
     """Unpack what `folder` does not hold yet; returns the number of files moved in, 0 if all were there.
 
-    Raises:
-        UserError: the archive is damaged or hostile, the disk is full, or a file is in the way. Nothing is changed in
-            `folder` then.
+    Raises: UserError if the archive is damaged or hostile, the disk is full, or a file is in the way. `folder` is then
+    as it was.
     """
     try:
         with zipfile.ZipFile(archive) as file:
@@ -54,8 +53,7 @@ def unpack(archive: Path, folder: Path) -> int:
 def inspect(archive: Path, file: zipfile.ZipFile) -> list[Member]:
     """The archive's files.
 
-    Raises:
-        UserError: a name leads out of the folder, a file is a link, encrypted or a bomb, or there is none.
+    Raises: UserError if a name leads out of the folder, a file is a link, encrypted or a bomb, or there is none.
     """
     members: dict[Path, Member] = {}
     for info in file.infolist():
@@ -84,11 +82,7 @@ def inspect(archive: Path, file: zipfile.ZipFile) -> list[Member]:
 
 
 def _same(path: Path, member: Member, archive: Path) -> bool:
-    """Whether the file is in its place already.
-
-    Raises:
-        UserError: something else is there.
-    """
+    """Whether the file is in its place already; an error if something else is there."""
     if not path.exists():
         return False
     if not path.is_file() or path.stat().st_size != member.info.file_size:
@@ -107,7 +101,6 @@ def _staging(archive: Path, folder: Path, members: list[Member]) -> Path:
 
 
 def _unpack(file: zipfile.ZipFile, archive: Path, members: list[Member], staging: Path) -> None:
-    """Every member as a whole file below `staging`."""
     left = [member for member in members if not (staging / member.path).exists()]
     size = sum(member.info.file_size for member in left)
     free = shutil.disk_usage(staging.parent).free

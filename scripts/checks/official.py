@@ -22,7 +22,6 @@ class Download:
 
     @property
     def name(self) -> str:
-        """The file's name."""
         return self.url.rsplit("/", 1)[1]
 
 

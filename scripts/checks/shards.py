@@ -8,8 +8,7 @@ from vlm.errors import UserError
 def list_shards(source: str, data: Captions, verify: bool) -> None:
     """Print how many pairs there are and what cannot be used; compare the shards with their SHA-256 if asked.
 
-    Raises:
-        UserError: a shard differs from its SHA-256.
+    Raises: UserError if a shard differs from its SHA-256.
     """
     if not isinstance(data, TarCaptions):
         print(f"{source}: {len(data):,} rows; this format needs no manifest")

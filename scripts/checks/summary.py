@@ -21,8 +21,7 @@ def check_folder(
     names: the splits to check, all of which must then be ready; none: all are checked, and one will do. images: how
     many of each split to decode, -1 for all, None for none. report: a JSON file to write as well.
 
-    Raises:
-        UserError: the folder cannot be used, or an archive in it cannot be unpacked.
+    Raises: UserError if the folder cannot be used, or an archive in it cannot be unpacked.
     """
     data = DATA_SETS[name]
     if not folder.is_dir():
@@ -56,11 +55,7 @@ def uses(found: Sequence[Found]) -> str:
 
 
 def chosen(data: DataSet, names: Sequence[str]) -> list[Split]:
-    """The splits to check: those named, or all.
-
-    Raises:
-        UserError: the data set has no split of a name.
-    """
+    """The splits to check: those named, or all; UserError if the data set has no split of a name."""
     known = {split.name: split for split in data.splits}
     unknown = [name for name in names if name not in known]
     if unknown:

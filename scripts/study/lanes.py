@@ -18,18 +18,15 @@ SPLITS = {
 def run_logged(log: Path, *command: str) -> None:
     """Run a command of this project on one thread, its output in `log`.
 
-    Raises:
-        UserError: the command failed; the message has the last line of its output.
+    Raises: UserError if the command failed; the message has the last line of its output.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     with open(log, "w") as file:
-        code = subprocess.run(
-            [sys.executable, *command], cwd=ROOT, env=environment, stdout=file, stderr=file
-        ).returncode
-    if code:
+        done = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, stdout=file, stderr=file)
+    if done.returncode:
         last = (log.read_text().strip().splitlines() or ["no output"])[-1]
-        raise UserError(f"{' '.join(command[:2])} failed with exit code {code}: {last} (all of it: {log})")
+        raise UserError(f"{' '.join(command[:2])} failed with exit code {done.returncode}: {last} (all of it: {log})")
 
 
 def train_bridge(world: Path, out: Path, seed: int, *flags: str) -> None:

@@ -82,10 +82,7 @@ def summary(seeds: list[Numbers]) -> dict[str, dict[str, float]]:
     found = {}
     for name in seeds[0]:
         values = [numbers[name] for numbers in seeds]
-        found[name] = {
-            "mean": statistics.mean(values),
-            "sd": statistics.stdev(values) if len(values) > 1 else 0.0,
-        }
+        found[name] = {"mean": statistics.mean(values), "sd": statistics.stdev(values) if len(values) > 1 else 0.0}
     return found
 
 

@@ -92,8 +92,7 @@ def encoders_of(settings: SeedsSettings, lanes: ThreadPoolExecutor) -> dict[int,
 def run(settings: SeedsSettings) -> None:
     """Train and score everything, and write and print the table.
 
-    Raises:
-        UserError: there is no world, or a command failed.
+    Raises: UserError if there is no world, or a command failed.
     """
     world, out = Path(settings.world).resolve(), Path(settings.out).resolve()
     settings = replace(settings, world=str(world), out=str(out))

@@ -34,11 +34,9 @@ def _star() -> Points:
 
 def _heart() -> Points:
     turns = [math.tau * step / 64 for step in range(64)]
-    curve = [
-        (16 * math.sin(t) ** 3, 13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t))
-        for t in turns
-    ]
-    return [(x / 16.5, -(y + 2.5) / 15) for x, y in curve]
+    across = [16 * math.sin(t) ** 3 for t in turns]
+    up = [13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t) for t in turns]
+    return [(x / 16.5, -(y + 2.5) / 15) for x, y in zip(across, up)]
 
 
 # Shapes in the square [-1, 1], y downwards, painted in order: "body" adds, "hole" cuts, "part" is a darker piece of it.

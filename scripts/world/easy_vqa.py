@@ -50,11 +50,7 @@ class Picture:
 
 
 def load(split: str) -> list[Picture]:
-    """easy-VQA's train or test split, by image id.
-
-    Raises:
-        UserError: the package is not installed.
-    """
+    """easy-VQA's train or test split, by image id; UserError if the package is not installed."""
     if importlib.util.find_spec("easy_vqa") is None:
         raise UserError("the package easy-vqa is not installed; run: pip install easy-vqa")
     import easy_vqa

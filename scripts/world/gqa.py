@@ -46,7 +46,6 @@ class Balance:
         return self.counts[family, answer], self.counts[local, answer], self.counts[local]
 
     def add(self, question: Question) -> None:
-        """Count a question that was chosen."""
         family, local, answer = question.family, question.local_group, question.answer
         self.counts.update(((family, answer), (local, answer), local))
 

@@ -12,11 +12,7 @@ from world.files import VERSION, write_world
 
 
 def reusable(out: Path, asked: dict[str, int]) -> bool:
-    """Whether `out` is this very world already; False if it is free.
-
-    Raises:
-        UserError: `out` holds anything else.
-    """
+    """Whether `out` is this very world already, or free (False); UserError if it holds anything else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     if not (out / "world.json").is_file():
@@ -53,8 +49,7 @@ def workplace(out: Path) -> tuple[Path, int]:
 def make(out: Path, scenes: int, seed: int, qa_scenes: int) -> float | None:
     """Write the world, whole or not at all; returns the scenes drawn in a second, or None if it was already there.
 
-    Raises:
-        UserError: the folder holds something else, or cannot be written.
+    Raises: UserError if the folder holds something else, or cannot be written.
     """
     if reusable(out, {"version": VERSION, "scenes": scenes, "seed": seed, "qa_scenes": qa_scenes}):
         return None

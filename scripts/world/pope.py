@@ -12,7 +12,6 @@ MODES = ("random", "popular", "adversarial")
 
 
 def image_name(image_id: int) -> str:
-    """The official file name."""
     return f"COCO_val2014_{image_id:012d}.jpg"
 
 
@@ -49,12 +48,6 @@ def questions(scenes: list[Scene], mode: str, seed: int) -> list[dict]:
             negative = _negative(mode, names, used, ranked, near[positive], rng)
             used.add(negative)
             for name, label in ((positive, "yes"), (negative, "no")):
-                lines.append(
-                    {
-                        "question_id": len(lines) + 1,
-                        "image": image_name(scene.image_id),
-                        "text": f"Is there {article(name)} in the image?",
-                        "label": label,
-                    }
-                )
+                image, text = image_name(scene.image_id), f"Is there {article(name)} in the image?"
+                lines.append({"question_id": len(lines) + 1, "image": image, "text": text, "label": label})
     return lines

@@ -37,7 +37,6 @@ def question_type(question: str) -> str:
 
 
 def answer_type(answer: str) -> str:
-    """VQAv2's kind of an answer."""
     if answer in ("yes", "no"):
         return "yes/no"
     return "number" if answer.isdigit() else "other"

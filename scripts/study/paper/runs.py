@@ -90,8 +90,7 @@ def read_run(folder: Path, evaluation: str) -> Run | str:
 def read_runs(folders: Sequence[Path], evaluation: str) -> tuple[list[Run], list[str]]:
     """The runs that have a place in the table, and a line for each folder that has none.
 
-    Raises:
-        UserError: none of the folders has one.
+    Raises: UserError if none of the folders has one.
     """
     runs, left_out = [], []
     for folder in dict.fromkeys(folders):

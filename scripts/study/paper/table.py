@@ -40,14 +40,8 @@ def make_table(runs: Sequence[Run], reported: bool) -> dict:
                 if reported:
                     cell["reported"] = REPORTED.get(llm, {}).get(objective, (None,) * 3)[number]
                 cells.append(cell)
-    return {
-        "objectives": objectives,
-        "llms": llms,
-        "cells": cells,
-        "no_runs": _no_runs(cells),
-        "unpaired": unpaired,
-        "notes": _notes(runs),
-    }
+    remarks = {"no_runs": _no_runs(cells), "unpaired": unpaired, "notes": _notes(runs)}
+    return {"objectives": objectives, "llms": llms, "cells": cells, **remarks}
 
 
 def _no_runs(cells: Sequence[dict]) -> list[str]:
@@ -85,11 +79,7 @@ def _pairs(runs: Sequence[Run]) -> tuple[list[tuple[Run, Run]], list[str]]:
 
 
 def _check_cells(pairs: Sequence[tuple[Run, Run]]) -> None:
-    """Check that the runs of one cell differ in the seed, and in nothing else.
-
-    Raises:
-        UserError: they do not.
-    """
+    """Check that the runs of one cell differ in the seed, and in nothing else."""
     first: dict[tuple[str, str], Run] = {}
     seeds: dict[tuple[str, str, int], Run] = {}
     for run, _ in pairs:
@@ -114,16 +104,8 @@ def _cell(pairs: Sequence[tuple[Run, Run]], benchmark: str) -> dict:
         if score is None or random_score is None:
             continue
         partial = any(each.report["benchmarks"][benchmark]["partial"] for each in (run, other))
-        scored.append(
-            {
-                "seed": run.seed,
-                "run": str(run.folder),
-                "random_run": str(other.folder),
-                "score": score,
-                "random_score": random_score,
-                "partial": partial,
-            }
-        )
+        found = {"score": score, "random_score": random_score, "partial": partial}
+        scored.append({"seed": run.seed, "run": str(run.folder), "random_run": str(other.folder), **found})
         intervals.append(_interval(run, other, benchmark))
     if not scored:
         return {"gain": None, "pairs": []}
@@ -135,11 +117,7 @@ def _cell(pairs: Sequence[tuple[Run, Run]], benchmark: str) -> dict:
 
 
 def _interval(run: Run, other: Run, benchmark: str) -> dict:
-    """The gain of a run over another with its 95 % interval.
-
-    Raises:
-        UserError: the two were scored on different questions.
-    """
+    """The gain of a run over another with its 95 % interval."""
     after, before = (read_json(r.scores / "per_question" / f"{benchmark}.json") for r in (run, other))
     try:
         return paired_gain(after["scores"], before["scores"], after["images"])
