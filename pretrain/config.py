@@ -54,14 +54,24 @@ class PretrainConfig:
     """Defaults are the published v2 recipe on a ViT-B; a preset changes sizes and budget, a flag changes anything."""
 
     data: str = setting(
-        "runs/world/captions", help="WebDataset tars, parquet or Arrow, or a Hugging Face data set", by_content=True
+        "runs/world/captions",
+        help="captions: a folder or glob of WebDataset tars, parquet or Arrow files, or a Hugging Face data set",
+        by_content=True,
     )
-    out: str = setting("runs/pretrain", help="the run's folder, on storage that all nodes share", free=True)
+    out: str = setting(
+        "runs/pretrain",
+        help="the run's folder: config.json, metrics.jsonl, checkpoints/, encoder/; on storage that all nodes share",
+        free=True,
+    )
     preset: str = setting(
-        "tiny", help="tiny: the world on a CPU; small: ViT-S on a GPU; base: the released ViT-B", choices=tuple(PRESETS)
+        "tiny",
+        help="tiny: the embedded world on a CPU; small: ViT-S on a GPU; base: the released ViT-B recipe",
+        choices=tuple(PRESETS),
     )
     objective: str = setting(
-        "levljepa", help="levljepa-plus: with local crops; clip, siglip: the baselines", choices=tuple(OBJECTIVES)
+        "levljepa",
+        help="levljepa; levljepa-plus: 2 global and 4 local crops an image; clip, siglip: the paper's baselines",
+        choices=tuple(OBJECTIVES),
     )
     seed: int = setting(0, help="of weights, directions, data order and augmentation", least=0)
     resume: str = resume_setting()
@@ -99,7 +109,9 @@ class PretrainConfig:
     dtype: str = _step("auto", help="auto: bf16 autocast on GPUs, fp32 on CPUs", choices=("auto", "bf16", "fp32"))
 
     augmentation: str = _data(
-        "crop-jitter", help="squash: none; dino: the crops of levljepa-plus", choices=("crop-jitter", "squash", "dino")
+        "crop-jitter",
+        help="squash: none; crop-jitter: mild; dino: the crops of levljepa-plus",
+        choices=("crop-jitter", "squash", "dino"),
     )
     image_column: str | None = _data(None, help="column or tar suffix of the images [the usual names]")
     caption_column: str | None = _data(None, help="column or tar suffix of the captions [the usual names]")
