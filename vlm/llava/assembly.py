@@ -115,6 +115,7 @@ def _processor(encoder: VisionEncoder, llm: LLM) -> LlavaProcessor:
     tokenizer = copy.deepcopy(llm.tokenizer)
     tokenizer.chat_template = llm.chat_template
     tokenizer.padding_side = "left"  # where stock tools pad a batch for generation
+    tokenizer.init_kwargs["padding_side"] = "left"  # what is saved; a tokenizer reloads with its default otherwise
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return LlavaProcessor(

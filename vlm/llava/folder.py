@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForCon
 from vlm.encoders.weights import on_disk
 from vlm.errors import UserError, writing
 from vlm.files import atomic_directory, read_json, write_json
-from vlm.llava.parity import Fixture, check_parity
+from vlm.llava.parity import Fixture, check_parity, stored_fixture
 from vlm.llava.parts import connector, language_model, vision_tower
 from vlm.llms.precision import Device, default_dtype, keep_layout, quantised
 
@@ -44,7 +44,7 @@ def save_folder(
         processor.save_pretrained(partial)
         save_connector(model, partial / "connector.safetensors")
         if fixture is not None:
-            save_file(fixture, partial / "parity.safetensors")
+            save_file(stored_fixture(model, fixture), partial / "parity.safetensors")
         for file in partial.iterdir():  # safetensors writes for the owner alone
             file.chmod(0o644)
 
