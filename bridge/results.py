@@ -18,6 +18,7 @@ COLUMNS = {**TITLES, "mean": "mean"}
 EXAMPLES = """examples:
   python bridge/results.py pretrained=runs/bridge/eval random=runs/random/eval --out runs
   python bridge/results.py pretrained=A/eval random=B/eval blind=C/eval oracle=A/oracle --out runs"""
+LEGEND = {"random": "random: the same ViT, untrained", "blind": "blind: a ViT that cannot see"}
 _COLOURS = ("#1f6f8b", "#e0a458", "#8d99ae", "#7a5c8e", "#5b8e5b", "#b5524c")
 
 
@@ -85,7 +86,8 @@ def _check_mode(name: str, mode: str, other: str, expected: str) -> None:
 def compare(rows: Mapping[str, Path]) -> dict:
     """{"reference": first row's name, "rows": {name: numbers}, "gains": {name: {benchmark: gain}}}.
 
-    A gain is the reference's number less the row's, in points, with the 95 % interval of a bootstrap over images.
+    A row has the 95 % interval of each of its numbers under "intervals", by a bootstrap over images. A gain is the
+    reference's number less the row's, in points, with such an interval.
     Rows that see captions are a ceiling and get no gain.
     Raises: UserError if two rows were scored in different modes or over different questions.
     """
@@ -95,11 +97,20 @@ def compare(rows: Mapping[str, Path]) -> dict:
     for name, report in reports.items():
         _check_mode(name, report["mode"], reference, reports[reference]["mode"])
         partial = [key for key, entry in report["benchmarks"].items() if entry["partial"]]
-        about = {"sees": report["sees"], "partial": partial, "folder": str(rows[name])}
+        scored = [key for key in TITLES if report["summary"][key] is not None]
+        intervals = {key: _interval(rows[name] / "per_question" / f"{key}.json") for key in scored}
+        about = {"sees": report["sees"], "partial": partial, "folder": str(rows[name]), "intervals": intervals}
         table["rows"][name] = {**report["summary"], **about}
         if name != reference and report["sees"] != "captions":
             table["gains"][name] = _gains(reference, name, rows, table["rows"])
     return table
+
+
+def _interval(file: Path) -> tuple[float, float]:
+    """Bounds of a benchmark's number: of its gain over a model that is never right."""
+    found = read_json(file)
+    gain = paired_gain(found["scores"], dict.fromkeys(found["scores"], 0.0), found["images"])
+    return gain["low"], gain["high"]
 
 
 def _gains(reference: str, name: str, rows: Mapping[str, Path], numbers: Mapping[str, Mapping]) -> dict:
@@ -180,7 +191,7 @@ def write(table: dict, out: Path) -> None:
 
 
 def draw(table: dict, file: Path) -> None:
-    """Bars by benchmark, a colour a row; rows that see the caption as text are a hatched outline, as a ceiling."""
+    """Bars by benchmark with their 95 % intervals, a colour a row; rows that see the caption as text are hatched."""
     from matplotlib.figure import Figure  # takes a second to import
 
     columns = [key for key in COLUMNS if any(row[key] is not None for row in table["rows"].values())]
@@ -196,15 +207,24 @@ def draw(table: dict, file: Path) -> None:
         shift = (index - (len(rows) - 1) / 2) * width
         known = [(number, row[key]) for number, key in enumerate(columns) if row[key] is not None]
         places, values = [number + shift for number, _ in known], [value for _, value in known]
-        label = f"{name}: the true caption as text" if ceiling else name
+        label = f"{name}: the true caption as text" if ceiling else LEGEND.get(name, name)
         bars = axes.bar(places, values, width * 0.92, label=label, linewidth=0.8, **style)
-        axes.bar_label(bars, fmt="%.1f", fontsize=8, padding=2)
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        readable: dict[str, Any] = {"bbox": box} if ceiling else {"color": "white"}
+        axes.bar_label(bars, fmt="%.1f", fontsize=8, label_type="center", **readable)
+        for key, place in zip([columns[number] for number, _ in known], places):
+            if key in row["intervals"]:
+                axes.plot([place, place], row["intervals"][key], color="black", linewidth=1)
+    if "pope" in columns:  # half of POPE's questions are answered by yes
+        middle = columns.index("pope")
+        axes.plot([middle - 0.45, middle + 0.45], [50, 50], "--", color="#b5524c", linewidth=1, label="chance")
     axes.set_xticks(range(len(columns)), [COLUMNS[key] for key in columns], fontsize=11)
     axes.set(ylabel="score, %", ylim=(0, 105), yticks=range(0, 101, 20), axisbelow=True)
     axes.grid(axis="y", linewidth=0.4, alpha=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title("Accuracy on questions about images not seen in training", fontsize=12, loc="left")
-    figure.legend(loc="outside lower center", ncols=min(len(rows), 4), fontsize=9, frameon=False)
+    handles = sorted(axes.get_legend_handles_labels()[0], key=lambda handle: handle.get_label() == "chance")  # it last
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5), fontsize=9, frameon=False)
     figure.savefig(file)
 
 

@@ -93,4 +93,6 @@ EOF
 say "a chat: $image"
 echo "> $question"
 vlm chat "$out/bridge/pretrained/vlm" --image "$image" --question "$question"
-say "done: $out/results.png, $out/results.md; go on with: . .venv/bin/activate; vlm chat $out/bridge/pretrained/vlm --image $image"
+say "four held-out questions of different kinds, whatever the answers are"
+python scripts/show_answers.py "$world" "$out/eval/pretrained" --seed "$seed" --out "$out"
+say "done: $out/results.png, $out/results.md, $out/examples.png; go on with: . .venv/bin/activate; vlm chat $out/bridge/pretrained/vlm --image $image"

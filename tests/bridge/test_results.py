@@ -35,6 +35,8 @@ def test_table_with_gains_and_ceiling(tmp_path):
     rows.append(make_row(tmp_path, "oracle", sees="captions"))
     table = results.compare(results.read_rows(rows))
     assert table["rows"]["pretrained"]["mean"] == 75.0
+    # one image has both questions right, the other one of two: a resample of both gives 50, 75 or 100
+    assert table["rows"]["pretrained"]["intervals"] == {"gqa": (50.0, 100.0), "pope": (50.0, 100.0)}
     gain = table["gains"]["random"]["gqa"]
     # images differ by 100 and 50 points over two questions each: a resample of both gives 25, 37.5 or 50
     assert (gain["gain"], gain["low"], gain["high"]) == (37.5, 25.0, 50.0)

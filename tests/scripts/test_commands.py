@@ -25,6 +25,7 @@ WRONG = {
     "prepare_manifest.py": (["/nowhere/at/all"], "error: /nowhere/at/all"),
     "probe_world.py": (["nowhere", "nowhere"], "error: "),
     "seed_check.py": (["--world", "/nowhere"], "error: /nowhere is no world: python scripts/make_world.py /nowhere"),
+    "show_answers.py": (["world", "eval", "--seed", "-1"], "error: --seed -1: give 0 or more"),
 }
 
 

@@ -1,0 +1,39 @@
+"""Four held-out questions of the embedded world, of different kinds, with a model's answers beside the true ones.
+
+Which ones is decided by --seed alone, whether the answers are right or wrong. OUT/examples.png shows the pictures.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlm.errors import run_command
+from vlm.run.settings import parse, setting
+
+EXAMPLES = """examples:
+  python scripts/show_answers.py runs/world runs/eval/pretrained --out runs
+  python scripts/show_answers.py runs/world runs/eval/pretrained --seed 7
+"""
+
+
+@dataclass(frozen=True)
+class ShowSettings:
+    world: str = setting(help="the folder that scripts/make_world.py made", positional=True)
+    evaluation: str = setting(help="the folder that bridge/evaluate.py wrote", positional=True)
+    out: str | None = setting(None, help="also draw OUT/examples.png", metavar="OUT")
+    split: str = setting("test-dev2015", help="VQAv2's split that was evaluated")
+    seed: int = setting(0, help="decides which questions", least=0)
+
+
+def main() -> None:
+    settings = parse(ShowSettings, prog="scripts/show_answers.py", about=__doc__, examples=EXAMPLES)
+    from study.shown import as_text, choose, draw  # after parsing: --help does not wait for numpy
+
+    evaluation = Path(settings.evaluation)
+    shown = choose(Path(settings.world), evaluation, settings.split, settings.seed)
+    print(as_text(shown, evaluation))
+    if settings.out:
+        draw(shown, Path(settings.out) / "examples.png")
+
+
+if __name__ == "__main__":
+    run_command(main)

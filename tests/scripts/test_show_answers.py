@@ -1,0 +1,56 @@
+"""Four answers beside the truth: of four kinds, the same for every model, counted as they are."""
+
+import pytest
+from PIL import Image
+from study.shown import as_text, choose, draw
+
+from bridge.data import official
+from vlm.errors import UserError
+from vlm.files import append_jsonl, write_json
+
+KINDS = ["GQA, open", "GQA, a choice", "VQAv2, a number", "POPE, yes or no"]
+
+
+def evaluate(world, folder, answer):
+    """An evaluation of `world` in which `answer(example)` is what a model says; exact answers count."""
+    folder.mkdir()
+    pope = official.pope(world / "pope", "adversarial")
+    sets = {"gqa": official.gqa(world / "gqa", "testdev"), "vqav2": official.vqav2(world / "vqav2", "test-dev2015")}
+    for name, prefix, examples in [
+        *((name, "", found) for name, found in sets.items()),
+        ("pope", "adversarial/", pope),
+    ]:
+        scores = {}
+        (folder / "predictions").mkdir(exist_ok=True)
+        for example in examples:
+            key, said = prefix + example.question_id, answer(example)
+            append_jsonl(folder / f"predictions/{name}.jsonl", {"question_id": key, "answer": said})
+            scores[key] = 100.0 if said == example.answer else 0.0
+        write_json(folder / f"per_question/{name}.json", {"scores": scores})
+    write_json(folder / "results.json", {"summary": {"mean": 47.7}})
+    return folder
+
+
+def test_the_same_questions_for_a_model_that_knows_and_one_that_does_not(world_root, tmp_path):
+    knows = evaluate(world_root, tmp_path / "knows", lambda example: example.answer)
+    fails = evaluate(world_root, tmp_path / "fails", lambda example: "nothing")
+    right, wrong = (choose(world_root, folder, "test-dev2015", seed=3) for folder in (knows, fails))
+    assert [one.kind for one in right] == KINDS
+    assert [one.example for one in right] == [one.example for one in wrong]
+    assert [one.answer for one in right] == [one.example.answer for one in wrong]
+    assert right[3].answer in ("yes", "no") and right[2].answer.isdigit()
+    assert as_text(right, knows).endswith("4 of these 4 are right; of all held-out questions 48 %")
+    lines = as_text(wrong, fails).splitlines()
+    assert lines[-1] == "0 of these 4 are right; of all held-out questions 48 %"
+    question = right[0].example.question
+    assert lines[1] == f"{'GQA, open':<16} {question:<44} {'nothing':<10} {right[0].answer:<10} wrong"
+
+
+def test_the_picture_and_an_evaluation_without_answers(world_root, tmp_path):
+    knows = evaluate(world_root, tmp_path / "knows", lambda example: example.answer)
+    draw(choose(world_root, knows, "test-dev2015", seed=0), tmp_path / "examples.png")
+    with Image.open(tmp_path / "examples.png") as picture:
+        assert picture.size == (1800, 540) and len(picture.convert("RGB").getcolors(1 << 20)) > 500
+    (knows / "predictions/pope.jsonl").write_text("")
+    with pytest.raises(UserError, match="answers no question of the kind 'POPE, yes or no'"):
+        choose(world_root, knows, "test-dev2015", seed=0)
