@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -100,9 +101,10 @@ class CaptionBatches(Dataset):
         context = "fork" if self.workers and sys.platform == "linux" else None
         loader = DataLoader(
             self,
-            batch_size=None,  # an item is a whole batch, nothing is collated
+            batch_size=None,  # an item is a whole batch
             sampler=self.steps,
             num_workers=self.workers,
+            collate_fn=_as_is,  # the default would walk over every caption and id
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_leave_sigterm,
             multiprocessing_context=context,
@@ -172,6 +174,10 @@ class CaptionBatches(Dataset):
     def _id(self, number: int) -> str:
         shard, index = self.data.identify(number)
         return f"{shard}:{index}"
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
 
 
 def _leave_sigterm(worker: int) -> None:

@@ -24,7 +24,7 @@ from vlm.encoders.levljepa import new_encoder
 from vlm.llava.assembly import assemble
 from vlm.llava.model import VLM, load
 from vlm.llms.load import load_llm
-from vlm.llms.precision import default_dtype
+from vlm.llms.precision import chosen_dtype
 
 COLOURS = ("red", "green", "blue", "white", "black", "wooden")
 NOUNS = ("person", "traffic light", "dog", "dining table", "bottle", "cup", "bus", "surfboard")
@@ -142,7 +142,7 @@ def run(settings: EvaluateBench) -> Goals:
     """Time the three ways, print their speeds and where their answers part, and return the verdicts."""
     threads = settings.threads or torch.get_num_threads()
     torch.set_num_threads(threads)
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, None: default_dtype(settings.device)}[settings.precision]
+    dtype = chosen_dtype(settings.precision, settings.device)
     vlm = saved_or_new(settings, dtype)
     pictures = make_pictures(vlm, settings.images)
     examples = make_examples(settings.images, settings.questions)

@@ -1,5 +1,6 @@
 """What a saved folder does in the hands of transformers alone: batches, and any precision."""
 
+import ast
 import subprocess
 import sys
 
@@ -48,7 +49,7 @@ def test_a_stock_batch_answers_as_one_by_one(saved, family, picture, tmp_path):
     call = [sys.executable, "-c", STOCK, str(saved / family), str(tmp_path / "picture.png")]
     done = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert len(set(eval(done.stdout))) > 1  # a batch of equal answers would show nothing
+    assert len(set(ast.literal_eval(done.stdout))) > 1  # a batch of equal answers would show nothing
 
 
 SIZES = {
