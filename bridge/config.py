@@ -134,6 +134,10 @@ def parse_config(arguments: Sequence[str] | None = None) -> BridgeConfig:
         raise UserError("--init brings its own encoder: leave out --encoder and --normalisation")
     if (config.llava is None) != (config.llava_images is None):
         raise UserError("--llava FILE and --llava-images DIR belong together")
+    if config.encoder is None and config.init is None:
+        if not ENCODER.is_dir():
+            raise UserError(f"{ENCODER} does not exist: run `deepspeed pretrain/run.py` first, or give --encoder DIR")
+        config = replace(config, encoder=str(ENCODER))
     if not (config.gqa or config.vqav2 or config.llava):
         if not WORLD.is_dir():
             raise UserError(
@@ -145,8 +149,4 @@ def parse_config(arguments: Sequence[str] | None = None) -> BridgeConfig:
         steps = config.steps or WORLD_STEPS
         config = replace(config, gqa=str(WORLD / "gqa"), vqav2=str(WORLD / "vqav2"), steps=steps)
     config.shares()  # to refuse bad weights before any work
-    if config.encoder is None and config.init is None:
-        if not ENCODER.is_dir():
-            raise UserError(f"{ENCODER} does not exist: run `deepspeed pretrain/run.py` first, or give --encoder DIR")
-        config = replace(config, encoder=str(ENCODER))
     return config

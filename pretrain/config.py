@@ -10,6 +10,8 @@ from vlm.run.schedule import SCHEDULES, longest_warmup, shortened_warmup
 from vlm.run.settings import check_bounds, flag, resume_setting, setting
 from vlm.run.trackers import TRACKERS
 
+# The captions of the embedded world, which a run draws if it is given no others.
+WORLD = "runs/world/captions"
 # Gradients that ZeRO reduces together, in a buffer of 0.2 GB; DeepSpeed's own default takes 2.
 REDUCE_BUCKET_SIZE = 50_000_000
 
@@ -54,7 +56,7 @@ class PretrainConfig:
     """Defaults are the published v2 recipe on a ViT-B; a preset changes sizes and budget, a flag changes anything."""
 
     data: str = setting(
-        "runs/world/captions",
+        WORLD,
         help="captions: a folder or glob of WebDataset tars, parquet or Arrow files, or a Hugging Face data set",
         by_content=True,
     )

@@ -4,6 +4,7 @@ shards -> batches -> Pretrainer -> objective -> DeepSpeed's optimizer step -> re
 """
 
 import math
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pretrain.config import PretrainConfig
 from pretrain.contrastive import INITIAL, LogitScale
 from pretrain.data.augment import augmentation
 from pretrain.data.batches import CaptionBatches
+from pretrain.data.embedded import draw_if_default
 from pretrain.data.source import open_captions
 from pretrain.data.tokenizer import load_tokenizer
 from pretrain.health import health
@@ -56,6 +58,7 @@ def train(config: PretrainConfig) -> None:
     start_processes()
     run, target = Path(config.out), device()
     with locked(run):
+        draw_if_default(config.data)
         data = open_captions(config.data, config.image_column, config.caption_column)
         model = build_model(config, load_tokenizer(config.tokenizer, data), target)
         engine = start_engine(model, parameter_groups(model, config.weight_decay), config, world_size())
@@ -80,6 +83,12 @@ def train(config: PretrainConfig) -> None:
         )
         loop(engine, batches, Recorder(run, config, start), Watch(model.encoder, config), kept, config)
         export(model, run)
+
+
+def bridge_command(run: Path) -> str:
+    """The command that takes the encoder of `run` to a VLM; only the default run needs no --encoder."""
+    encoder = "" if run == Path(PretrainConfig.out) else f" --encoder {shlex.quote(str(run / 'encoder'))}"
+    return f"python bridge/train.py --llm smollm2{encoder}"
 
 
 def loop(
@@ -131,5 +140,5 @@ def export(model: Pretrainer, run: Path) -> None:
         if is_main():
             scalars: dict[str, Any] = model.logits.values() if model.logits else {}
             model.encoder.with_config(**scalars).save(run / "encoder")
-            print(f"encoder written to {run / 'encoder'}", flush=True)
+            print(f"encoder written to {run / 'encoder'}; next: {bridge_command(run)}", flush=True)
     barrier()

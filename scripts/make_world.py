@@ -19,9 +19,9 @@ EXAMPLES = """examples:
 @dataclass(frozen=True)
 class WorldSettings:
     out: str = setting(help="folder to make; one with other contents is refused", positional=True, metavar="OUT")
-    scenes: int = setting(20_000, help="training scenes", least=4, most=1_000_000)
+    scenes: int = setting(16_000, help="training scenes", least=4, most=1_000_000)
     seed: int = setting(0, help="every scene follows from seed, split and index")
-    qa_scenes: int = setting(4_000, help="training scenes with questions, at most all of them", least=1)
+    qa_scenes: int = setting(2_500, help="training scenes with questions, at most all of them", least=1)
 
 
 def main() -> None:

@@ -50,7 +50,7 @@ evaluate() { # NAME RUN [FLAGS]
 }
 
 say "world: drawn scenes in the files of GQA, VQAv2 and POPE"
-python scripts/make_world.py "$world" --scenes 16000 --qa-scenes 2500 --seed "$seed"
+python scripts/make_world.py "$world" --seed "$seed"
 python pretrain/run.py --data "$world/captions" --out "$out/untrained" --seed "$seed" --steps 0
 
 say "lane 1: pretrain the encoder, then its connector; lane 2 (its log: $logs/lane2.log): the two baselines and the ceiling"
@@ -82,17 +82,11 @@ wait $lane2 || { tail -5 "$logs/lane2.log" >&2; exit 1; }
 python bridge/results.py pretrained="$out/eval/pretrained" random="$out/eval/random" blind="$out/eval/blind" \
     oracle="$out/eval/oracle" --out "$out"
 
-images=("$world"/pope/val2014/*) image="${images[0]}"
-question="What color is the $(python - "$world" "$image" <<'EOF'
-import json, sys
-world, image = sys.argv[1], sys.argv[2].rsplit("/", 1)[1]
-rows = map(json.loads, open(f"{world}/pope/coco_pope_random.json"))
-print(next(r["text"] for r in rows if r["image"] == image and r["label"] == "yes").split()[3])
-EOF
-)?"
-say "a chat: $image"
+say "four held-out questions of different kinds, whatever the answers are"
+shown=(python scripts/show_answers.py "$world" "$out/eval/pretrained" --seed "$seed")
+"${shown[@]}" --out "$out"
+IFS=$'\t' read -r image question < <("${shown[@]}" --pick)
+say "a chat about the first of them that is right (if none is, about the first): $image"
 echo "> $question"
 vlm chat "$out/bridge/pretrained/vlm" --image "$image" --question "$question"
-say "four held-out questions of different kinds, whatever the answers are"
-python scripts/show_answers.py "$world" "$out/eval/pretrained" --seed "$seed" --out "$out"
 say "done: $out/results.png, $out/results.md, $out/examples.png; go on with: . .venv/bin/activate; vlm chat $out/bridge/pretrained/vlm --image $image"

@@ -22,14 +22,19 @@ class ShowSettings:
     out: str | None = setting(None, help="also draw OUT/examples.png", metavar="OUT")
     split: str = setting("test-dev2015", help="VQAv2's split that was evaluated")
     seed: int = setting(0, help="decides which questions", least=0)
+    pick: bool = setting(False, help="print only image and question, by a tab, of the first right one, or the first")
 
 
 def main() -> None:
     settings = parse(ShowSettings, prog="scripts/show_answers.py", about=__doc__, examples=EXAMPLES)
-    from study.shown import as_text, choose, draw  # after parsing: --help does not wait for numpy
+    from study.shown import as_text, choose, draw, first_right  # after parsing: --help does not wait for numpy
 
     evaluation = Path(settings.evaluation)
     shown = choose(Path(settings.world), evaluation, settings.split, settings.seed)
+    if settings.pick:
+        example = first_right(shown).example
+        print(f"{example.image}\t{example.question}")
+        return
     print(as_text(shown, evaluation))
     if settings.out:
         draw(shown, Path(settings.out) / "examples.png")

@@ -12,7 +12,6 @@ from study.lanes import run_logged, score_bridge, train_bridge
 from vlm.files import read_json, read_jsonl, write_json
 from vlm.run.settings import setting
 
-WORLD_SIZES = ("--scenes", "16000", "--qa-scenes", "2500")  # the quickstart's
 Numbers = dict[str, float]
 
 
@@ -108,7 +107,7 @@ def run(settings: ObjectivesSettings) -> None:
     settings = replace(settings, world=str(world), out=str(out))
     if not (world / "world.json").exists():
         print(f"drawing {world}", flush=True)
-        run_logged(out / "world.log", "scripts/make_world.py", str(world), *WORLD_SIZES)
+        run_logged(out / "world.log", "scripts/make_world.py", str(world))
     with ThreadPoolExecutor(settings.lanes) as lanes:
         jobs = {
             name: [lanes.submit(measure, settings, name, seed) for seed in settings.seeds]

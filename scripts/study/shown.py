@@ -61,6 +61,11 @@ def choose(world: Path, evaluation: Path, split: str, seed: int) -> list[Shown]:
     return shown
 
 
+def first_right(shown: Sequence[Shown]) -> Shown:
+    """The first of them that was answered right; the first of all if none was."""
+    return next((one for one in shown if one.score >= 50), shown[0])
+
+
 def as_text(shown: Sequence[Shown], evaluation: Path) -> str:
     """A line a question under a header, and how many of these and of all questions are right."""
     right = sum(one.score >= 50 for one in shown)

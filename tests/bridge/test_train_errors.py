@@ -32,12 +32,12 @@ def test_bad_input_of_the_command_is_one_line(training, tmp_path):
 
 def test_no_flags_name_the_commands_to_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"run `python scripts/make_world.py runs/world`"):
-        parse_config(["--llm", "smollm2"])
-    (tmp_path / "runs/world").mkdir(parents=True)
     with pytest.raises(UserError, match=r"run `deepspeed pretrain/run.py` first"):
         parse_config(["--llm", "smollm2"])
     (tmp_path / "runs/pretrain/encoder").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"run `python scripts/make_world.py runs/world`"):
+        parse_config(["--llm", "smollm2"])
+    (tmp_path / "runs/world").mkdir(parents=True)
     config = parse_config(["--llm", "smollm2"])
     assert (config.gqa, config.vqav2) == ("runs/world/gqa", "runs/world/vqav2")
     assert (config.encoder, config.out) == ("runs/pretrain/encoder", "runs/bridge")

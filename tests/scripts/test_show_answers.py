@@ -2,7 +2,7 @@
 
 import pytest
 from PIL import Image
-from study.shown import as_text, choose, draw
+from study.shown import as_text, choose, draw, first_right
 
 from bridge.data import official
 from vlm.errors import UserError
@@ -40,6 +40,8 @@ def test_the_same_questions_for_a_model_that_knows_and_one_that_does_not(world_r
     assert [one.answer for one in right] == [one.example.answer for one in wrong]
     assert right[3].answer in ("yes", "no") and right[2].answer.isdigit()
     assert as_text(right, knows).endswith("4 of these 4 are right; of all held-out questions 48 %")
+    assert first_right(wrong) == wrong[0]
+    assert first_right([wrong[0], right[1], right[2]]) == right[1]
     lines = as_text(wrong, fails).splitlines()
     assert lines[-1] == "0 of these 4 are right; of all held-out questions 48 %"
     question = right[0].example.question

@@ -1,0 +1,86 @@
+"""The project's two commands, typed as they stand, in a clone in which nothing else was done."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A folder that holds what a clone does, and no runs/."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("vlm", "pretrain", "bridge", "scripts"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def start(clone, line):
+    """Start the command `line` in the clone, leading its own process group; returns it and its log."""
+    binaries = os.path.dirname(sys.executable)
+    environment = {**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1", "HF_HOME": "none"}
+    environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    log = clone / f"{len(list(clone.glob('*.log')))}.log"
+    with log.open("w") as out:
+        options: dict = {"cwd": clone, "env": environment, "stdout": out, "stderr": out, "start_new_session": True}
+        return subprocess.Popen(shlex.split(line), **options), log
+
+
+def say(clone, line):
+    """Run the command `line` in the clone to its end: exit code, output."""
+    process, log = start(clone, line)
+    return process.wait(timeout=240), log.read_text()
+
+
+def stopped_once_recorded(run, clone, line):
+    """Run `line` until its first step is recorded, send SIGTERM to all its processes, and return the output."""
+    process, log = start(clone, line)
+    deadline, metrics = time.monotonic() + 240, clone / run / "metrics.jsonl"
+    while process.poll() is None and time.monotonic() < deadline and not metrics.exists():
+        time.sleep(0.2)
+    assert process.poll() is None and metrics.exists(), log.read_text()
+    os.killpg(process.pid, signal.SIGTERM)
+    process.wait(timeout=120)
+    while time.monotonic() < deadline and "the same command goes on from there" not in log.read_text():
+        time.sleep(0.2)  # the launcher leaves before its processes do
+    return log.read_text()
+
+
+def test_without_an_encoder_or_llm_weights_one_line_names_the_command_that_makes_them(clone):
+    code, said = say(clone, "python bridge/train.py --llm smollm2")
+    assert (code, said) == (
+        2,
+        "error: runs/pretrain/encoder does not exist: run `deepspeed pretrain/run.py` first, or give --encoder DIR\n",
+    )
+
+
+def test_pretraining_draws_the_embedded_world_first_and_trains(clone):
+    said = stopped_once_recorded("runs/pretrain", clone, "deepspeed pretrain/run.py")
+    assert "no data given: drawing the embedded world into runs/world" in said
+    assert "drawing train: 100%" in said and "runs/world made in" in said
+    assert (clone / "runs/world/gqa").is_dir()
+    assert "is saved, the same command goes on from there" in said
+
+
+def test_the_bridge_then_needs_nothing_else(clone):
+    made = "python pretrain/run.py --out runs/short --steps 0"
+    code, said = say(clone, made)
+    assert code == 0, said
+    assert said.splitlines()[-1] == (
+        "encoder written to runs/short/encoder; next: python bridge/train.py --llm smollm2 --encoder runs/short/encoder"
+    )
+    (clone / "runs/pretrain/encoder").symlink_to(clone / "runs/short/encoder")
+    code, said = say(clone, "python bridge/train.py --llm qwen")
+    assert code == 2 and said.splitlines()[-1].startswith(
+        "error: Qwen/Qwen2.5-1.5B-Instruct is not in the local Hugging Face cache and the hub cannot be reached: "
+    )
+    said = stopped_once_recorded("runs/bridge", clone, "python bridge/train.py --llm smollm2")
+    assert "no data given: the embedded world in runs/world" in said
+    assert "is saved, the same command goes on from there" in said
