@@ -1,16 +1,16 @@
 """BatchNorm over the batch of all ranks, and its running statistics."""
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
-from vlm.distributed import active, sum_with_gradient
+from vlm.distributed import active, all_sum, world_size
 
 
 class GlobalBatchNorm1d(nn.BatchNorm1d):
     """`nn.BatchNorm1d` whose training statistics are those of the global batch, on any device and backend.
 
-    torch's SyncBatchNorm computes the same but runs on GPUs only. Mean and variance take one reduction each: the
-    variance is that of the centred values, which the one-pass form would lose to cancellation.
+    torch's SyncBatchNorm computes the same, with as many messages, but runs on GPUs only.
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -18,16 +18,9 @@ class GlobalBatchNorm1d(nn.BatchNorm1d):
         if not (self.training and active()):
             return super().forward(input)
         x = input.float() if input.dtype in (torch.bfloat16, torch.float16) else input
-
-        # One reduction for the mean: the column sums, and behind them the number of rows. Autograd goes through both
-        # reductions: a rank's loss depends on every rank's rows, so the backward pass sums the gradients over ranks.
-        total = sum_with_gradient(torch.cat([x.sum(0), x.new_full((1,), len(x))]))  # [C + 1]
-        count = total[-1].detach()
-        mean = total[:-1] / count
-        centred = x - mean
-        variance = sum_with_gradient(centred.square().sum(0)) / count  # biased, as it normalises
+        y, mean, variance, count = _Normalise.apply(x, self.weight, self.bias, self.eps)
         self._track(mean, variance * count / (count - 1))  # unbiased, as it is kept
-        return (centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias).to(input.dtype)
+        return y.to(input.dtype)
 
     @torch.no_grad()
     def _track(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
@@ -38,6 +31,51 @@ class GlobalBatchNorm1d(nn.BatchNorm1d):
         batches += 1
         running_mean.lerp_(mean.to(running_mean.dtype), self.momentum)
         running_var.lerp_(variance.to(running_var.dtype), self.momentum)
+
+
+class _Normalise(torch.autograd.Function):
+    """BatchNorm over the rows of all ranks: one message in the forward pass, one in the backward pass.
+
+    Forward: every rank sends the mean of its own rows, their sum of squares about that mean, and their number. The
+    sums of squares are moved to the common mean (Chan et al., 1979), so that nothing is lost to cancellation:
+
+        M2 = sum_r [ M2_r + n_r (mean_r - mean)^2 ]         variance = M2 / n, biased, as it normalises
+
+    Backward, with h = (x - mean) / sd and sums over the rows of all ranks:
+
+        dx = weight / sd * (dy - sum(dy) / n - h * sum(dy h) / n)
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, eps):
+        rows, columns = len(x), x.shape[1]
+        own_mean = x.sum(0) / max(rows, 1)  # [C]
+        own_squares = (x - own_mean).square().sum(0)  # [C]
+        message = torch.cat([own_mean, own_squares, x.new_full((1,), rows)])  # [2 C + 1]
+        parts = [torch.empty_like(message) for _ in range(world_size())]
+        dist.all_gather(parts, message)
+        means, squares, counts = torch.stack(parts).split([columns, columns, 1], dim=1)  # [R, C], [R, C], [R, 1]
+
+        count = counts.sum()
+        mean = (counts * means).sum(0) / count
+        variance = (squares + counts * (means - mean).square()).sum(0) / count
+        scale = torch.rsqrt(variance + eps)  # 1 / sd
+        normalised = (x - mean) * scale
+        ctx.save_for_backward(normalised, weight, scale, count)
+        ctx.mark_non_differentiable(mean, variance, count)
+        return normalised * weight + bias, mean, variance, count
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        dy = gradients[0]  # the others are of what is not differentiable
+        normalised, weight, scale, count = ctx.saved_tensors
+        own_dy, own_dy_h = (
+            dy.sum(0),
+            (dy * normalised).sum(0),
+        )  # [C] each: of bias and weight
+        all_dy, all_dy_h = all_sum(torch.cat([own_dy, own_dy_h])).chunk(2)
+        dx = weight * scale * (dy - all_dy / count - normalised * (all_dy_h / count))
+        return dx, own_dy_h, own_dy, None
 
 
 class RunningStatistics:

@@ -99,7 +99,11 @@ class Pretrainer(nn.Module):
 
         Several views of an image come as a list of float32[B, V, 3, H, W], one for each crop size, global crops first.
         """
-        with torch.autocast(ids.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+        # With micro-batches autocast must not keep its bf16 copies of the weights: their gradients would be summed over
+        # the micro-batches in bf16, through the copy, instead of in fp32.
+        cached = not self._splits(len(ids))
+        half = self.dtype != torch.float32
+        with torch.autocast(ids.device.type, dtype=self.dtype, enabled=half, cache_enabled=cached):
             z_v, views = self._embed_images(pixels)
             text = self._in_micro_batches(partial(text_features, self.encoder.text), ids, lengths)
             z_t = self.encoder.text.pre_proj(text)
@@ -118,9 +122,12 @@ class Pretrainer(nn.Module):
         views = image.pre_proj(torch.cat(features)).unflatten(0, (-1, batch))  # [all views, B, E]
         return views[:global_crops].mean(0, dtype=torch.promote_types(views.dtype, torch.float32)), views
 
+    def _splits(self, rows: int) -> bool:
+        return 0 < self.micro_batch_size < rows
+
     def _in_micro_batches(self, tower: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
         """`tower(*inputs)`, piece by piece along the rows; each piece is computed again in the backward pass."""
-        if not 0 < self.micro_batch_size < len(inputs[0]):
+        if not self._splits(len(inputs[0])):
             return tower(*inputs)
         pieces = zip(*(part.split(self.micro_batch_size) for part in inputs))
         return torch.cat([checkpoint(tower, *piece, use_reentrant=False) for piece in pieces])

@@ -11,13 +11,11 @@ Bytes a process holds of P parameters among N processes. All of it is fp32; bf16
 and with ZeRO 1-3 the bucket in which gradients travel.
 
 Activations are what autograd keeps for the backward pass, with a = 2 bytes in bf16 and 4 in fp32. For each token a
-ViT block of width W keeps its two residuals in fp32 (8W) and in the compute type the inputs of its four linear layers,
-q, k, v and the MLP's hidden layer (14aW). GPT-2's tanh-GELU is a chain of operations that keeps three hidden layers
-more (26aW; 38aW in bf16, where a GPU raises its power and tanh to fp32). The last ViT block works for CLS alone and
-keeps (4 + 4a)W a token. A hidden layer of the heads keeps three vectors a sample. Captions count with 77 tokens, the
-longest. With --micro-batch-size the towers keep one micro-batch, of the larger tower, and are computed again; inputs
-and heads are kept for the whole batch. Each crop of levljepa-plus is an image of its size. In bf16 autocast also keeps
-a copy of the weights, 2P.
+block of width W keeps its two residuals in fp32 (8W) and in the compute type the inputs of its four linear layers, q,
+k, v and the MLP's hidden layer (14aW). The last ViT block works for CLS alone and keeps (4 + 4a)W a token. A hidden
+layer of the heads keeps three vectors a sample. Captions count with 77 tokens, the longest. With --micro-batch-size the
+towers keep one micro-batch, of the larger tower, and are computed again; inputs and heads are kept for the whole batch.
+Each crop of levljepa-plus is an image of its size. In bf16 autocast also keeps a copy of the weights, 2P.
 
 Not counted: the objective's own, temporaries, workspaces of libraries, the CUDA context, what the allocator wastes.
 Leave a tenth free.
@@ -72,7 +70,7 @@ def activation_bytes(config: PretrainConfig, processes: int) -> int:
     several = {config.image_size: 2, config.local_size: MultiCrop.LOCAL}
     crops = several if config.objective == "levljepa-plus" else {config.image_size: 1}  # number of each size
     images = [_image_bytes(config, side, a) for side in crops]
-    text = CONTEXT * config.text_width * (config.text_layers * (8 + (38 if a == 2 else 26) * a) + 4)
+    text = CONTEXT * config.text_width * (config.text_layers * (8 + 14 * a) + 4)
     heads = 3 * (sum(crops.values()) + 1 + 2 * config.projector_depth) * config.projector_width * a
     pixels = sum(views * 3 * side**2 * 4 for side, views in crops.items())
     local, micro = config.batch_size // processes, config.micro_batch_size // processes

@@ -70,6 +70,7 @@ class TextTower(Tower[GPT2Model]):
         sizes = GPT2Config(
             n_embd=config.text_width, n_layer=config.text_layers, n_head=config.text_heads,
             n_inner=4 * config.text_width, n_positions=config.positions, vocab_size=config.vocab_size,
+            activation_function="gelu_pytorch_tanh",  # GPT-2's own function, as one kernel instead of a chain of eight
             bos_token_id=None, eos_token_id=None, embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0, use_cache=False,
         )  # fmt: skip
         super().__init__(GPT2Model(sizes), config.text_width, config, norm)
@@ -79,8 +80,21 @@ class TextTower(Tower[GPT2Model]):
 
         The tower is causal, so the token that is read never sees the pads to its right: they need no mask.
         """
-        hidden = self.encoder(input_ids=ids).last_hidden_state  # [B, T, text_width]
+        gpt2, length = self.encoder, ids.shape[1]
+        hidden = gpt2.wte(ids) + gpt2.wpe(torch.arange(length, device=ids.device))  # [B, T, text_width]
+        # The blocks are called one by one: GPT2Model would ask the device if sequences are packed, and wait for it.
+        # Without a mask SDPA is causal by itself; eager attention needs one.
+        mask = None if gpt2.config._attn_implementation != "eager" else _causal_mask(length, hidden)
+        for block in gpt2.h:
+            hidden = block(hidden, attention_mask=mask)
+        hidden = gpt2.ln_f(hidden)
         return hidden[torch.arange(len(ids), device=ids.device), lengths.to(ids.device) - 1]
+
+
+def _causal_mask(length: int, like: torch.Tensor) -> torch.Tensor:
+    """What eager attention adds to its scores, [1, 1, T, T]: the lowest number behind a token, 0 before."""
+    lowest = torch.finfo(like.dtype).min
+    return torch.full((length, length), lowest, dtype=like.dtype, device=like.device).triu(1)[None, None]
 
 
 class Encoder(VisionEncoder[EncoderConfig]):

@@ -11,8 +11,10 @@ from timm.models.vision_transformer import VisionTransformer
 from tiny.encoders import encoder_config
 from tokenizers import Tokenizer
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import MLP
 from transformers import GPT2Config, GPT2Model
+from transformers.activations import NewGELUActivation
 
 import vlm
 from vlm.encoders.baselines import random_encoder
@@ -99,6 +101,38 @@ def test_numbers_agree_with_plain_modules(released):
     z_t = encoder.embed_texts(CAPTIONS)
     assert torch.allclose(z_t, text_pre(read), atol=1e-5)
     assert torch.allclose(encoder.predict_image(z_t), text_predictor(z_t), atol=1e-5)
+
+
+class DeviceReads(TorchDispatchMode):
+    """Counts the operations that make a GPU's host wait for a value."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_the_caption_tower_is_transformers_gpt2_without_its_device_reads(attention):
+    tower = new_encoder(encoder_config(), seed=0).text.eval()
+    tower.encoder.set_attn_implementation(attention)
+    ids, lengths = torch.arange(14).view(2, 7), torch.tensor([7, 3])
+    with torch.no_grad():
+        with DeviceReads() as stock:
+            hidden = tower.encoder(input_ids=ids).last_hidden_state
+        with DeviceReads() as ours:
+            features = tower.features(ids, lengths)
+    assert torch.equal(features, torch.stack([hidden[0, 6], hidden[1, 2]]))
+    assert (stock.count, ours.count) == (1, 0)
+
+
+def test_gpt2s_activation_is_one_kernel_of_the_same_function():
+    x = torch.linspace(-8, 8, 4001)
+    fused = new_encoder(encoder_config(), seed=0).text.encoder.h[0].mlp.act
+    assert (fused(x) - NewGELUActivation()(x)).abs().max() < 2e-6
 
 
 def test_pixels_are_normalised_with_clip_statistics_unless_told_otherwise(released):
