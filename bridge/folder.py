@@ -89,10 +89,10 @@ def check_data(run: Path, content: Mapping[str, str]) -> None:
     for step in reversed(checkpoints.steps()):
         try:
             old = read_json(checkpoints.path(step) / "manifest.json")["config"]
-            before = {name: old[name] for name in content}
+            known = {name: value for name, value in content.items() if name in old}
         except (UserError, KeyError, TypeError):
             continue  # damaged: `RunFolder.resume` deals with it
-        return refuse_changes(run, before, dict(content))
+        return refuse_changes(run, {name: old[name] for name in known}, known)
 
 
 def run_content(vlm: VLM) -> dict[str, str]:
