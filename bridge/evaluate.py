@@ -12,10 +12,11 @@ from pathlib import Path
 from bridge import results
 from bridge.evaluation import details
 from bridge.evaluation.batching import shuffled
-from bridge.evaluation.benchmarks import TITLES, Benchmark, headline, score, submissions
+from bridge.evaluation.benchmarks import TITLES, Benchmark, headline, score
 from bridge.evaluation.captions import captions_by_image
 from bridge.evaluation.predictions import answers_origin, open_predictions
 from bridge.evaluation.settings import EvaluateConfig, chosen_benchmarks, parse_config, run_folders
+from bridge.evaluation.submissions import submissions
 from bridge.evaluation.team import Team, team
 from vlm.errors import UserError, run_command, writing
 from vlm.files import read_json, write_json
@@ -107,6 +108,7 @@ def _score(benchmark: Benchmark, answers: dict[str, str], outcome: dict, mode: s
         "unanswered": lost,
         **outcome,
         "headline": headline(benchmark.name, scores),
+        **({"accuracy_and_f1": results.pope_headline(scores)} if benchmark.name == "pope" else {}),
         "scores": scores,
     }
 
