@@ -114,10 +114,10 @@ def team() -> Iterator[Team]:
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun --max-restarts keeps its store
     store = dist.PrefixStore(f"evaluation/{attempt}", store)
     dist.init_process_group("gloo", store=dist.PrefixStore("group", store), rank=rank, world_size=size, timeout=WAIT)
-    try:
-        yield _Several(store, rank, size)
-    finally:
-        dist.destroy_process_group()
+    processes = _Several(store, rank, size)
+    yield processes
+    processes.gather(None)  # nobody leaves, and takes the store along, while another still reads from it
+    dist.destroy_process_group()
 
 
 def share(sizes: Sequence[int], rank: int, ranks: int) -> list[int]:
