@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,10 +10,12 @@ from functools import partial
 from pathlib import Path
 
 from vlm.errors import UserError
+from vlm.llms.presets import PRESETS
 from vlm.run.settings import parse, resume_setting, setting
 
-WORLD = Path("runs/world")
-ENCODER = Path("runs/pretrain/encoder")
+RUNS = Path("runs")
+WORLD = RUNS / "world"
+ENCODER = RUNS / "pretrain/encoder"
 WORLD_STEPS = 300
 SETS = ("gqa", "vqav2", "llava")  # the order of the data sets, wherever there are several
 PRECISIONS = ("fp32", "bf16")
@@ -27,7 +30,7 @@ examples:
   python bridge/train.py --llm smollm2 --encoder blind --out runs/blind
   python bridge/train.py --llm smollm2 --encoder timm:vit_base_patch16_224.dino --out runs/dino
   python bridge/train.py --llm smollm2 --encoder timm:vit_tiny_patch16_224@vit.safetensors --out runs/vit
-  python bridge/train.py --init runs/bridge/vlm --lora 8 --out runs/lora                          # second stage
+  python bridge/train.py --init runs/bridge-smollm2/vlm --lora 8 --out runs/lora                  # second stage
   accelerate launch --num_processes 4 bridge/train.py --llm llama --gqa data/gqa --out runs/llama
 """
 
@@ -75,7 +78,13 @@ class BridgeConfig:
         choices=("common", "votes"),
     )
 
-    out: str = setting("runs/bridge", help="the run's folder", metavar="RUN", free=True)
+    out: str = setting(
+        "",
+        help="the run's folder",
+        metavar="RUN",
+        free=True,
+        default_text="runs/bridge-LLM; of --init RUN/vlm: runs/RUN-continued",
+    )
     seed: int = setting(0, help="seed of the connector's first weights, LoRA's, and the data order", least=0)
     resume: str = resume_setting()
     save_every: int = setting(100, help="steps between two checkpoints", metavar="STEPS", least=1, free=True)
@@ -149,4 +158,21 @@ def parse_config(arguments: Sequence[str] | None = None) -> BridgeConfig:
         steps = config.steps or WORLD_STEPS
         config = replace(config, gqa=str(WORLD / "gqa"), vqav2=str(WORLD / "vqav2"), steps=steps)
     config.shares()  # to refuse bad weights before any work
-    return config
+    return config if config.out else replace(config, out=str(default_out(config)))
+
+
+def default_out(config: BridgeConfig) -> Path:
+    """A folder of the LLM's own, so that runs of several LLMs do not meet: smollm2 -> runs/bridge-smollm2,
+    Qwen/Qwen3-0.6B -> runs/bridge-Qwen-Qwen3-0.6B, models/tiny.gguf -> runs/bridge-tiny. A run that goes on from
+    runs/qwen/vlm is runs/qwen-continued.
+    """
+    if config.init is not None:
+        folder = Path(config.init).resolve()
+        return RUNS / f"{folder.parent.name if folder.name == 'vlm' else folder.name}-continued"
+    llm = config.llm or ""
+    path = Path(llm).resolve()
+    if llm not in PRESETS and (path.exists() or path.suffix == ".gguf"):
+        if path.parent.name == "snapshots":  # the hub's cache: models--Qwen--Qwen3-0.6B/snapshots/<hash>
+            path = path.parent.parent
+        llm = path.name.removesuffix(".gguf").removeprefix("models--")
+    return RUNS / f"bridge-{re.sub(r'[^A-Za-z0-9._]+', '-', llm).strip('-.')}"

@@ -2,57 +2,76 @@
 
 In OUT: predictions/*.jsonl (append-only: run again after a kill and it goes on), the benchmarks' own submission files,
 per_question/*.json, results.json, details.txt (scores by type of question); with --baseline also results.md and
-results.png.
+results.png. Under torchrun or `accelerate launch` the processes share the questions, one GPU each.
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 from bridge import results
 from bridge.evaluation import details
 from bridge.evaluation.batching import shuffled
-from bridge.evaluation.benchmarks import TITLES, Benchmark, headline, score, submissions
+from bridge.evaluation.benchmarks import TITLES, Benchmark, headline, score
 from bridge.evaluation.captions import captions_by_image
 from bridge.evaluation.predictions import answers_origin, open_predictions
-from bridge.evaluation.settings import chosen_benchmarks, parse_config, run_folders
+from bridge.evaluation.settings import EvaluateConfig, chosen_benchmarks, parse_config, run_folders
+from bridge.evaluation.submissions import submissions
+from bridge.evaluation.team import Team, team
 from vlm.errors import UserError, run_command, writing
 from vlm.files import read_json, write_json
 
 
 def main() -> None:
-    config = parse_config(__doc__)
-    folder, out = run_folders(config)
-    benchmarks = chosen_benchmarks(config)
-    baselines = results.read_rows(config.baseline)
-    results.check_comparable(baselines, config.mode, benchmarks)
-    images = [image for benchmark in benchmarks for image in benchmark.images]
-    captions = captions_by_image(config.oracle, images) if config.oracle is not None else None
+    with team() as processes:
+        evaluate(processes)
+
+
+def evaluate(team: Team) -> None:
+    """The command, on each of the processes; rank 0 alone scores, writes and prints."""
+    config = team.main(lambda: parse_config(__doc__))
+    folder, out = team.main(lambda: run_folders(config))
+    benchmarks = team.all(lambda: chosen_benchmarks(config))
+    team.main(lambda: results.check_comparable(results.read_rows(config.baseline), config.mode, benchmarks))
+    captions = None
+    if config.oracle is not None:
+        images = [image for benchmark in benchmarks for image in benchmark.images]
+        captions = team.all(lambda: captions_by_image(config.oracle, images))
     # torch and transformers take seconds to import: what was given is judged before.
+    from transformers.utils.logging import disable_progress_bar
+
     from bridge.evaluation.answering import Asker, answer, check_questions, chosen_device
     from vlm.llava.model import load
     from vlm.llms.precision import chosen_dtype
     from vlm.run.folder import locked
 
-    device = chosen_device(config.device)
+    if team.rank:
+        disable_progress_bar()  # rank 0 shows how far the loading is
+    device = team.all(lambda: chosen_device(config.device, team.local_rank))
     dtype = chosen_dtype(config.precision, device)
-    origin = answers_origin(config, folder, _name(dtype))
+    origin = team.main(lambda: answers_origin(config, folder, _name(dtype)))
     with locked(out):
-        predictions = None if config.overwrite else open_predictions(out, benchmarks, origin)
-        vlm = load(folder, device, dtype, config.load_in)
-        check_questions(vlm, benchmarks)
+        predictions = None if config.overwrite else open_predictions(out, benchmarks, origin, team)
+        vlm = team.all(lambda: load(folder, device, dtype, config.load_in))
+        team.all(lambda: check_questions(vlm, benchmarks))
         if predictions is None:  # --overwrite gives no answers up for a model that cannot be loaded
-            predictions = open_predictions(out, benchmarks, origin, anew=True)
+            predictions = open_predictions(out, benchmarks, origin, team, anew=True)
         entries = {}
         for benchmark in benchmarks:
-            shown = shuffled(benchmark.images) if config.shuffle_images else None
+            shown = team.all(partial(shuffled, benchmark.images)) if config.shuffle_images else None
             asker = Asker(vlm, config.max_new_tokens, config.blind, captions, shown)
-            outcome = answer(asker, benchmark, predictions[benchmark.name], config.batch_questions)
-            answers = predictions[benchmark.name].answers
-            entries[benchmark.name] = _score(benchmark, answers, outcome, config.mode, out)
+            own = predictions[benchmark.name]
+            outcome = answer(asker, benchmark, own, config.batch_questions, team)
+            scored = partial(_score, benchmark, own.answers, outcome, config.mode, out)
+            entries[benchmark.name] = team.main(scored)
         settings = {name: getattr(config, name) for name in ("sees", "mode", "max_new_tokens", "limit_images")}
         head = {"model": str(folder), "dtype": _name(vlm.model.dtype), **settings, "origin": origin}
-        report = _report(head, out, entries)
-        _print_tables(out, baselines, report, benchmarks)
+        team.main(lambda: _finish(config, head, out, entries, benchmarks))
+
+
+def _finish(config: EvaluateConfig, head: dict, out: Path, entries: dict, benchmarks: list[Benchmark]) -> None:
+    report = _report(head, out, entries)
+    _print_tables(out, results.read_rows(config.baseline), report, benchmarks)
 
 
 def _name(dtype: object) -> str:
@@ -89,6 +108,7 @@ def _score(benchmark: Benchmark, answers: dict[str, str], outcome: dict, mode: s
         "unanswered": lost,
         **outcome,
         "headline": headline(benchmark.name, scores),
+        **({"accuracy_and_f1": results.pope_headline(scores)} if benchmark.name == "pope" else {}),
         "scores": scores,
     }
 

@@ -19,42 +19,21 @@ from vlm.distributed import is_main
 from vlm.errors import UserError
 from vlm.files import append_jsonl, file_sha256, read_json, write_json
 from vlm.llava.model import VLM
-from vlm.llms.load import PRESETS
-from vlm.run.checkpoints import Checkpoints, refuse_changes
+from vlm.run.checkpoints import Checkpoints
 from vlm.run.folder import forget_from
 from vlm.run.resume import starting_step
-from vlm.run.settings import trajectory
+from vlm.run.settings import refuse_changes, trajectory
 
 WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.pt"  # in a checkpoint
 WEIGHT_ELEMENTS = 1024  # of each tensor: enough to tell two models of the same sizes apart, in no time
 SET_IMAGES = 16  # files of each data set that are read: all of them would take hours
 
 
-def check_folder(config: BridgeConfig) -> None:
-    """Refuse by a `UserError`, before anything is loaded, an --out that holds something else than this run."""
-    run = Path(config.out)
-    if run.exists() and not run.is_dir():
-        raise UserError(f"{run} is a file: give a folder as --out")
-    if not (run / "config.json").exists():
-        return
-    old, new = read_json(run / "config.json"), trajectory(config)
-    # Paths are compared by what lies there, once it is loaded. Names of different models differ at once.
-    for part, now in (("llm", config.llm), ("encoder", config.encoder)):
-        if _is_name(old.get(part)) and _is_name(now):
-            new[part] = now
-    refuse_changes(run, {name: old.get(name) for name in new}, new)
-
-
-def _is_name(part: str | None) -> bool:
-    """Whether `--llm` or `--encoder` gives a name, in which no path hides."""
-    return part in (*PRESETS, "blind") or (part is not None and part.startswith("timm:") and "@" not in part)
-
-
 class RunFolder:
     """The folder of one run, and the optimizer whose state its checkpoints hold."""
 
     def __init__(self, config: BridgeConfig, weights: Mapping[str, torch.nn.Parameter], content: dict[str, str]):
-        """weights: what is trained. content: what `run_content` and `images_content` give."""
+        """weights: what is trained. content: what `run_content`, `questions_content` and `images_content` give."""
         self.folder, self.config, self._weights = Path(config.out), config, weights
         self._checkpoints = Checkpoints(self.folder, {**trajectory(config), **content}, same_processes=False)
         self.optimizer = torch.optim.AdamW(list(weights.values()), lr=config.lr, weight_decay=config.weight_decay)
@@ -101,20 +80,36 @@ class RunFolder:
         append_jsonl(self.folder / "metrics.jsonl", line | {"gradient_norm": norm})
 
 
-def run_content(vlm: VLM, mixture: Mixture, votes: bool) -> dict[str, str]:
-    """Digests of an assembled VLM, before it is trained, and of its questions, by name.
+def check_data(run: Path, content: Mapping[str, str]) -> None:
+    """Refuse by a `UserError`, before any model is loaded, a run whose newest checkpoint learnt from other data.
 
-    votes: whether the annotators' answers are trained on, and not only the most common one.
+    content: digests of the questions and images.
     """
+    checkpoints = Checkpoints(run, {}, same_processes=False)
+    for step in reversed(checkpoints.steps()):
+        try:
+            old = read_json(checkpoints.path(step) / "manifest.json")["config"]
+            known = {name: value for name, value in content.items() if name in old}
+        except (UserError, KeyError, TypeError):
+            continue  # damaged: `RunFolder.resume` deals with it
+        return refuse_changes(run, {name: old[name] for name in known}, known)
+
+
+def run_content(vlm: VLM) -> dict[str, str]:
+    """Digests of an assembled VLM, before it is trained, by name."""
     embeddings = vlm.model.get_input_embeddings().weight  # a quantised model's other weights have another dtype
     example_ids = vlm.conversation_ids("Is it?", "yes")  # by which a changed tokenizer shows
     return {
-        "questions": _digest(_question_texts(mixture, votes)),
         "chat_template": _digest([repr(example_ids), str(vlm.processor.chat_template)]),
         "llm_weights": _digest(_weight_beginnings(vlm.language_model)),
         "connector": _digest(_weight_beginnings(vlm.connector)),  # of --init; else it follows from the seed
         "dtype": str(embeddings.dtype).removeprefix("torch."),
     }
+
+
+def questions_content(mixture: Mixture, votes: bool) -> str:
+    """A digest of the questions. votes: whether the annotators' answers are trained on, not the most common one."""
+    return _digest(_question_texts(mixture, votes))
 
 
 def images_content(mixture: Mixture) -> str:

@@ -15,9 +15,10 @@ from bridge.data.features import FeatureCache, Features, PatchEncoder
 from bridge.data.mixture import Mixture
 from bridge.data.questions import Questions
 from bridge.data.schedule import Schedule, Step, indices
-from bridge.folder import RunFolder, check_folder, images_content, run_content
+from bridge.folder import RunFolder, check_data, images_content, questions_content, run_content
 from bridge.gradients import backward, constant_text, update
 from bridge.parts import Trainee, build_vlm, freeze, save_result
+from bridge.same_run import check_folder
 from vlm.distributed import is_main, on_main
 from vlm.run.folder import locked
 from vlm.run.progress import progress
@@ -86,12 +87,13 @@ def loop(run: RunFolder, trainee: Trainee, questions: Questions, features: Featu
 def train(config: BridgeConfig, mixture: Mixture) -> None:
     """Run or continue `config.out` on the mixture's questions; on return RUN/vlm is a stock LLaVA folder."""
     accelerator = Accelerator()  # starts the process group
-    on_main(lambda: check_folder(config))
     with locked(Path(config.out)):
+        data = {"questions": questions_content(mixture, votes=config.vqav2_answers == "votes")}
+        data["images"] = images_content(mixture)
+        on_main(lambda: (check_folder(config), check_data(Path(config.out), data)))  # before anything is loaded
         vlm = build_vlm(config, accelerator.device, config.load_in)
         encoder = PatchEncoder(vlm.vision_tower, vlm.processor.image_processor)
-        content = run_content(vlm, mixture, votes=config.vqav2_answers == "votes")
-        content |= {"encoder": encoder.key[:12], "images": images_content(mixture)}
+        content = {**data, **run_content(vlm), "encoder": encoder.key[:12]}
         trainee = freeze(vlm.model, config)
         questions = Questions(mixture, vlm.prompts, config)
         steps = scheduled_steps(config, mixture, vlm.prompts.slots)

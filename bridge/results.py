@@ -14,7 +14,8 @@ from vlm.errors import UserError, run_command, writing
 from vlm.files import read_json, write_json
 from vlm.run.settings import parse, setting
 
-COLUMNS = {**TITLES, "mean": "mean"}
+F1 = "pope_f1"  # POPE's mean F1 over its categories, which papers quote; not in the mean of the benchmarks
+COLUMNS = {**TITLES, F1: "POPE F1", "mean": "mean"}
 EXAMPLES = """examples:
   python bridge/results.py pretrained=runs/bridge/eval random=runs/random/eval --out runs
   python bridge/results.py pretrained=A/eval random=B/eval blind=C/eval oracle=A/oracle --out runs"""
@@ -35,6 +36,14 @@ def summary(headlines: Mapping[str, float | None]) -> dict[str, float | None]:
     row = {name: headlines.get(name) for name in TITLES}
     known = [value for value in row.values() if value is not None]
     return {**row, "mean": round(sum(known) / len(known), 2) if known else None}
+
+
+def pope_headline(scores: Mapping[str, Any] | None) -> dict[str, dict[str, float]]:
+    """Of POPE's score dict, category and "mean" -> accuracy and F1 in percent; {} without one."""
+    parts = {name: part for name, part in (scores or {}).items() if name not in ("per_question", "pooled")}
+    return {
+        category: {name: round(100 * part[name], 2) for name in ("accuracy", "f1")} for category, part in parts.items()
+    }
 
 
 def read_rows(pairs: Sequence[str]) -> dict[str, Path]:
@@ -100,7 +109,9 @@ def compare(rows: Mapping[str, Path]) -> dict:
         scored = [key for key in TITLES if report["summary"][key] is not None]
         intervals = {key: _interval(rows[name] / "per_question" / f"{key}.json") for key in scored}
         about = {"sees": report["sees"], "partial": partial, "folder": str(rows[name]), "intervals": intervals}
-        table["rows"][name] = {**report["summary"], **about}
+        pope = pope_headline(report["benchmarks"].get("pope", {}).get("scores"))
+        f1 = {F1: pope["mean"]["f1"] if pope else None}
+        table["rows"][name] = {**report["summary"], **f1, **about, "pope_categories": pope}
         if name != reference and report["sees"] != "captions":
             table["gains"][name] = _gains(reference, name, rows, table["rows"])
     return table
@@ -125,6 +136,8 @@ def _gains(reference: str, name: str, rows: Mapping[str, Path], numbers: Mapping
         except UserError as error:
             raise UserError(f"{TITLES[key]} of {reference} and {name}: {error}") from None
         gains[key] = {**interval, "gain": round(ours[key] - theirs[key], 2)}
+    if ours[F1] is not None and theirs[F1] is not None:
+        gains[F1] = {"gain": round(ours[F1] - theirs[F1], 2)}
     if shared:
         our_mean, their_mean = (sum(row[key] for key in shared) / len(shared) for row in (ours, theirs))
         gains["mean"] = {"gain": round(our_mean - their_mean, 2)}
@@ -142,11 +155,24 @@ def _cells(table: dict) -> list[list[str]]:
     return lines
 
 
+def _pope_cells(table: dict) -> list[list[str]]:
+    """Accuracy and F1 of each of POPE's categories, a line a row; [] if no row has POPE."""
+    rows = {name: row["pope_categories"] for name, row in table["rows"].items() if row["pope_categories"]}
+    names = dict.fromkeys(category for row in rows.values() for category in row if category != "mean")
+    if not rows:
+        return []
+    lines = [["POPE, accuracy / F1", *names, "mean"]]
+    for name, row in rows.items():
+        parts = [row.get(category) for category in (*names, "mean")]
+        lines.append([name, *(f"{part['accuracy']:.2f} / {part['f1']:.2f}" if part else "-" for part in parts)])
+    return lines
+
+
 def _score_text(row: Mapping, key: str) -> str:
     """A number of a row; * if it is partial, the mean if any of the row is."""
     if row[key] is None:
         return "-"
-    partial = bool(row["partial"]) if key == "mean" else key in row["partial"]
+    partial = bool(row["partial"]) if key == "mean" else key.removesuffix("_f1") in row["partial"]
     return f"{row[key]:.2f}" + ("*" if partial else "")
 
 
@@ -158,7 +184,8 @@ def _gain_text(gain: dict | None) -> str:
 
 
 def _notes(table: dict) -> list[str]:
-    notes = ["Percent: GQA accuracy, VQAv2 overall accuracy, POPE mean accuracy of its categories (50 is chance)."]
+    notes = ["Percent: GQA accuracy, VQAv2 overall accuracy, POPE mean accuracy of its categories (50 is chance)"]
+    notes[0] += " and their mean F1; the mean is of the three."
     if table["gains"]:
         notes.append("Gains in points, with 95 % paired bootstrap intervals over images.")
     if any(row["partial"] for row in table["rows"].values()):
@@ -168,18 +195,26 @@ def _notes(table: dict) -> list[str]:
 
 def as_text(table: dict) -> str:
     """The table for a terminal, columns aligned."""
-    cells = _cells(table)
-    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells]
-    return "\n".join([*lines, *_notes(table)])
+    return "\n".join([*_aligned(_cells(table)), *_notes(table), *_aligned(_pope_cells(table))])
+
+
+def _aligned(cells: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells]
 
 
 def as_markdown(table: dict) -> str:
     """The table in Markdown, its notes below."""
-    head, *body = _cells(table)
+    lines = [*_ruled(_cells(table)), "", " ".join(_notes(table)), ""]
+    if pope := _pope_cells(table):
+        lines += [*_ruled(pope), ""]
+    return "\n".join(lines)
+
+
+def _ruled(cells: list[list[str]]) -> list[str]:
+    head, *body = cells
     rule = ["---"] + ["---:"] * (len(head) - 1)  # numbers are flush right
-    lines = ["| " + " | ".join(line) + " |" for line in (head, rule, *body)]
-    return "\n".join([*lines, "", " ".join(_notes(table)), ""])
+    return ["| " + " | ".join(line) + " |" for line in (head, rule, *body)]
 
 
 def write(table: dict, out: Path) -> None:
@@ -222,7 +257,7 @@ def draw(table: dict, file: Path) -> None:
     axes.set(ylabel="score, %", ylim=(0, 105), yticks=range(0, 101, 20), axisbelow=True)
     axes.grid(axis="y", linewidth=0.4, alpha=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title("Accuracy on questions about images not seen in training", fontsize=12, loc="left")
+    axes.set_title("Scores on questions about images not seen in training", fontsize=12, loc="left")
     handles = sorted(axes.get_legend_handles_labels()[0], key=lambda handle: handle.get_label() == "chance")  # it last
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5), fontsize=9, frameon=False)
     figure.savefig(file)

@@ -1,9 +1,12 @@
 """Train the connector (and LoRA, if asked) between a frozen encoder and a frozen LLM; see `--help`."""
 
+import os
+
 from bridge.config import BridgeConfig, parse_config
 from bridge.data import conversations, official
 from bridge.data.mixture import Mixture
-from vlm.errors import run_command
+from bridge.same_run import check_folder
+from vlm.errors import UserError, run_command
 
 
 def load_examples(config: BridgeConfig) -> Mixture:
@@ -18,8 +21,19 @@ def load_examples(config: BridgeConfig) -> Mixture:
     return Mixture.of(sets)
 
 
+def judge_folder(config: BridgeConfig) -> None:
+    """Raise a UserError if --out holds another run; of several processes the first one tells."""
+    try:
+        check_folder(config)
+    except UserError:
+        if os.environ.get("RANK", "0") != "0":
+            raise SystemExit(2) from None
+        raise
+
+
 def main() -> None:
     config = parse_config()
+    judge_folder(config)
     mixture = load_examples(config)
     from bridge.loop import train  # torch and transformers take seconds: settings and data are judged before
 

@@ -81,6 +81,6 @@ def test_the_bridge_then_needs_nothing_else(clone):
     assert code == 2 and said.splitlines()[-1].startswith(
         "error: Qwen/Qwen2.5-1.5B-Instruct is not in the local Hugging Face cache and the hub cannot be reached: "
     )
-    said = stopped_once_recorded("runs/bridge", clone, "python bridge/train.py --llm smollm2")
+    said = stopped_once_recorded("runs/bridge-smollm2", clone, "python bridge/train.py --llm smollm2")
     assert "no data given: the embedded world in runs/world" in said
     assert "is saved, the same command goes on from there" in said

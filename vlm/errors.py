@@ -49,6 +49,14 @@ def _free(path: Path) -> str:
     return "its free space is unknown"
 
 
+def user_message(error: UserError | OSError) -> str | None:
+    """What to tell the user; None if it is not theirs to mend: an OSError other than a file that the system refuses."""
+    if isinstance(error, UserError):
+        return str(error)
+    refused = error.filename is not None and error.errno in _REFUSED
+    return f"{error.filename}: {error.strerror}" if refused else None
+
+
 def run_command(main: Callable[[], None]) -> None:
     """Run a command's `main`, and report what the user can mend in one line on stderr, with exit code 2.
 
@@ -58,10 +66,9 @@ def run_command(main: Callable[[], None]) -> None:
     try:
         main()
     except (UserError, OSError) as error:
-        refused = isinstance(error, UserError) or (error.filename is not None and error.errno in _REFUSED)
-        if not refused or os.environ.get("LEVLM_DEBUG") == "1":
+        text = user_message(error)
+        if text is None or os.environ.get("LEVLM_DEBUG") == "1":
             raise
-        text = str(error) if isinstance(error, UserError) else f"{error.filename}: {error.strerror}"
         print("error: " + " ".join(text.split()), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -9,6 +9,7 @@ Layouts: `GQA/{split}_questions.json` + `GQA/images/{imageId}.jpg`; `VQAV2/v2_Op
 `POPE/coco_pope_{category}.json` + `POPE/val2014/`. A `.png` in place of a `.jpg` is accepted everywhere.
 """
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -127,6 +128,26 @@ def gqa_records(path: Path) -> Records:
             raise UserError(f"{part} repeats {len(repeated)} questions of another chunk, the first: {min(repeated)}")
         merged |= records
     return merged
+
+
+def gqa_ids(path: Path) -> list[str]:
+    """The question ids of a questions file of GQA, or of all its chunks: submission_all's 4.2 million fit in memory."""
+    ids: list[str] = []
+
+    def keys(pairs: list[tuple[str, Any]]) -> Any:
+        """Of the outermost object its keys; of a record, which holds a question, nothing."""
+        return None if any(name == "question" for name, _ in pairs) else [name for name, _ in pairs]
+
+    for part in gqa_files(path):
+        try:
+            with open(part, encoding="utf-8") as file:
+                found = json.load(file, object_pairs_hook=keys)
+        except ValueError as error:
+            raise UserError(f"{part} is not valid JSON ({error}): fetch it again") from None
+        if not isinstance(found, list):
+            raise UserError(f"{part} is not a GQA file: needed is one object, question id -> record")
+        ids += found
+    return ids
 
 
 def vqav2_records(file: Path, kind: Literal["questions", "annotations"]) -> Records:

@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -13,7 +14,8 @@ from PIL import Image
 from bridge.evaluation.batching import Unit, make_batches
 from bridge.evaluation.benchmarks import TITLES, Benchmark
 from bridge.evaluation.decode import Decoder, common_prefix, group_prompts
-from bridge.evaluation.predictions import Predictions
+from bridge.evaluation.predictions import TeamPredictions
+from bridge.evaluation.team import Team, share
 from bridge.scoring.joining import few
 from vlm.errors import UserError
 from vlm.images import load_image
@@ -104,27 +106,43 @@ class Asker:
         return self.vlm.prompt_ids(question, image=not self.blind and caption is None, caption=caption)
 
 
-def answer(asker: Asker, benchmark: Benchmark, predictions: Predictions, batch_questions: int) -> dict:
-    """Answer what `predictions` does not hold yet, appending batch by batch.
+def answer(
+    asker: Asker, benchmark: Benchmark, predictions: TeamPredictions, batch_questions: int, team: Team
+) -> dict[str, Any]:
+    """Answer what `predictions` does not hold yet, appending batch by batch, this process its share; collective.
 
     Returns how it went: bad_images (image -> why it could not be read), answered_now, seconds, questions_per_s.
     """
     images = {example.question_id: example.image for example in benchmark.examples}
     already = len(predictions.answers)
     batches = make_batches(benchmark.examples, batch_questions, asker.blind)
-    # A batch that a kill cut in two is decoded whole again: in another company an answer could round differently.
+    # A batch that a kill cut in two is decoded whole again, and processes share out whole batches: in another company
+    # an answer could round differently.
     open_batches = [batch for batch in batches if any(unit.all_ids() - predictions.answers.keys() for unit in batch)]
+    sizes = [sum(len(unit.questions) for unit in batch) for batch in open_batches]
+    own = [open_batches[number] for number in share(sizes, team.rank, team.size)]
     bad_images: dict[str, str] = {}
     start = time.perf_counter()
-    with progress(len(benchmark.examples), TITLES[benchmark.name], "q", initial=already) as bar:
-        for batch in asker.answers(open_batches):
-            bad_images |= {str(answered.unit.image): answered.problem for answered in batch if answered.problem}
-            new = [record for record in _records(batch, images) if record["question_id"] not in predictions.answers]
-            predictions.append(new)
-            bar.update(len(new))
+
+    def work() -> None:
+        title = TITLES[benchmark.name]
+        with progress(len(benchmark.examples), title, "q", initial=already, show=team.rank == 0) as bar:
+            for batch in asker.answers(own):
+                bad_images.update({str(each.unit.image): each.problem for each in batch if each.problem})
+                new = [record for record in _records(batch, images) if record["question_id"] not in predictions.answers]
+                predictions.append(new)
+                total = already + team.count(benchmark.name, len(new))
+                bar.update(total - bar.n)
+                if team.failed():
+                    return
+
+    team.all(work)
+    predictions.finish()
     seconds, count = time.perf_counter() - start, len(predictions.answers) - already
+    found = {image: problem for part in team.gather(bad_images) for image, problem in part.items()}
+    in_order = {str(image): found[str(image)] for image in benchmark.images if str(image) in found}
     speed = round(count / seconds, 2) if count else None
-    return {"bad_images": bad_images, "answered_now": count, "seconds": round(seconds, 2), "questions_per_s": speed}
+    return {"bad_images": in_order, "answered_now": count, "seconds": round(seconds, 2), "questions_per_s": speed}
 
 
 def _records(batch: Sequence[Answered], images: Mapping[str, Path]) -> Iterator[dict[str, str]]:
@@ -145,12 +163,26 @@ def check_questions(vlm: VLM, benchmarks: Sequence[Benchmark]) -> None:
             )
 
 
-def chosen_device(name: str | None) -> torch.device:
-    """`--device`, or the GPU if there is one; a UserError if there is no such device."""
+def chosen_device(name: str | None, local_rank: int | None = None) -> torch.device:
+    """`--device`, or the GPU if there is one; a UserError if there is no such device.
+
+    local_rank: of this process among several on the machine; each takes the GPU of that number, unless one is named.
+    """
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError:
         raise UserError(f"--device {name}: this is no device; give cpu or cuda") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if device.type != "cuda":
+        return device
+    if not torch.cuda.is_available():
         raise UserError(f"--device {name}: there is no CUDA device here; give cpu")
+    count = torch.cuda.device_count()
+    if device.index is None and local_rank is not None:
+        if local_rank >= count:
+            raise UserError(f"process {local_rank} of this machine has no GPU of its own: launch {count} processes")
+        device = torch.device("cuda", local_rank)
+    if device.index is not None:
+        if device.index >= count:
+            raise UserError(f"--device {name}: there are {count} CUDA devices here; give cuda:0 to cuda:{count - 1}")
+        torch.cuda.set_device(device)
     return device

@@ -1,6 +1,5 @@
 """The three benchmarks as data: what is asked, how answers are scored, which files their own evaluators take."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +19,8 @@ class Benchmark:
 
     `name` is gqa, vqav2 or pope. POPE's three files are one benchmark, with ids `category/id`, because they ask about
     the same images; `note` says which version of its random file was read. `truth` are the official records that GQA
-    and VQAv2 are scored by, of these questions and maybe more; `choices` are those of GQA.
+    and VQAv2 are scored by, of these questions and maybe more; `choices` are those of GQA. `submitted` is the questions
+    file whose ids the benchmark's server wants answers to; None: these questions.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Benchmark:
     truth: official.Records = field(default_factory=dict)
     choices: official.Records | None = None
     note: str = ""
+    submitted: Path | None = None
 
     @property
     def images(self) -> list[Path]:
@@ -43,12 +44,28 @@ class Benchmark:
 
 def read_gqa(directory: str | Path, split: str) -> Benchmark:
     examples, records = official.read_gqa(directory, split, allow_missing=True)
-    return Benchmark("gqa", split, tuple(examples), records, official.gqa_choices(directory, split))
+    choices = official.gqa_choices(directory, split)
+    whole = Path(directory) / "submission_all_questions.json"
+    tier = split.split("_")[0]
+    if tier not in ("testdev", "test", "challenge", "submission"):  # scored here alone
+        return Benchmark("gqa", split, tuple(examples), records, choices)
+    own = Path(directory) / f"{tier}_all_questions.json"
+    submitted = next((file for file in (whole, own) if official.gqa_files(file)), None)
+    note = "" if submitted == whole or tier == "testdev" else _incomplete(whole, "GQA's server")
+    return Benchmark("gqa", split, tuple(examples), records, choices, note, submitted)
 
 
 def read_vqav2(directory: str | Path, split: str) -> Benchmark:
     examples, annotations = official.read_vqav2(directory, split, allow_missing=True)
-    return Benchmark("vqav2", split, tuple(examples), annotations)
+    if not split.startswith("test"):  # scored here
+        return Benchmark("vqav2", split, tuple(examples), annotations)
+    whole = Path(directory) / "v2_OpenEnded_mscoco_test2015_questions.json"
+    note = "" if whole.is_file() or annotations else _incomplete(whole, "the VQA challenge's server")
+    return Benchmark("vqav2", split, tuple(examples), annotations, None, note, whole if whole.is_file() else None)
+
+
+def _incomplete(whole: Path, server: str) -> str:
+    return f"the submission file has these questions alone; {server} wants all of {whole}: put it there and run again"
 
 
 def read_pope(directory: str | Path) -> Benchmark:
@@ -106,41 +123,3 @@ def headline(name: str, scores: dict | None) -> float | None:
     if name == "pope":
         return round(100 * scores["mean"]["accuracy"], 2)
     return scores["accuracy" if name == "gqa" else "overall"]
-
-
-def submissions(benchmark: Benchmark, answers: Mapping[str, str]) -> dict[str, str]:
-    """File name -> content in the official result formats; a question without an answer gets an empty one.
-
-    VQAv2 and GQA answers are converted as LLaVA converts them, which is what `score` scores. POPE's official script
-    reads an empty answer as yes, so those lines say `"answered": false`.
-    """
-    if benchmark.name == "pope":
-        return _pope_submissions(benchmark, answers)
-    rows = []
-    for example in benchmark.examples:
-        answer = answers.get(example.question_id, "")
-        if benchmark.name == "gqa":
-            row = {"questionId": example.question_id, "prediction": gqa_scoring.process_as_llava(answer)}
-        else:
-            row = {"question_id": _as_number(example.question_id), "answer": vqav2_scoring.process_as_llava(answer)}
-        rows.append(row)
-    kind = "predictions" if benchmark.name == "gqa" else "results"
-    return {f"{benchmark.name}_{benchmark.split}_{kind}.json": json.dumps(rows, ensure_ascii=False)}
-
-
-def _pope_submissions(benchmark: Benchmark, answers: Mapping[str, str]) -> dict[str, str]:
-    files: dict[str, str] = {}
-    for example in benchmark.examples:
-        category, question_id = example.question_id.split("/", 1)
-        answer = answers.get(example.question_id, "")
-        row = {"question": example.question, "answer": answer, "question_id": _as_number(question_id)}
-        if example.question_id not in answers:
-            row["answered"] = False
-        name = f"pope_{category}_answers.json"
-        files[name] = files.get(name, "") + json.dumps(row, ensure_ascii=False) + "\n"
-    return files
-
-
-def _as_number(question_id: str) -> int | str:
-    """VQAv2 and POPE write their ids as numbers."""
-    return int(question_id) if question_id.isdecimal() else question_id

@@ -26,15 +26,24 @@ def brief(name: str, scores: Mapping) -> list[str]:
         return [f"VQAv2 by answer type: {_joined(scores['per_answer_type'], {})}"]
     lines: list[str] = []
     if name == "pope":
-        for category, part in _categories(scores).items():
-            numbers = ", ".join(f"{number.replace('_', ' ')} {100 * part[number]:.2f}" for number in AVERAGED)
+        categories = _categories(scores)
+        for category, part in categories.items():
+            numbers = _pope_line([part], part)
             lines.append(f"POPE {category}: {numbers}, {part['unparsed']} answers neither yes nor no")
+        if "mean" in scores and len(categories) > 1:
+            lines.append(f"POPE mean: {_pope_line(categories.values(), scores['mean'])}")
         return lines
-    lines.append("GQA: " + ", ".join(f"{number} {scores[number]:.2f}" for number in GQA_NUMBERS[1:]))
+    lines.append("GQA: " + ", ".join(f"{name} {_gqa_number(name, scores)}" for name in GQA_NUMBERS[1:]))
     for kind in ("structural", "semantic"):
         values, counts = scores[f"per_{kind}_type"], scores["counts"][f"{kind}_type"]
         lines.append(f"GQA by {kind} type: {_joined(values, counts)}")
     return lines
+
+
+def _pope_line(parts: Iterable[Mapping], values: Mapping) -> str:
+    """ "accuracy 50.00, precision -, ..." in percent. parts: the categories that the values are of."""
+    parts = list(parts)
+    return ", ".join(f"{name.replace('_', ' ')} {_pope_number(name, parts, values[name], True)}" for name in AVERAGED)
 
 
 def _joined(scores: Mapping[str, float], counts: Mapping[str, int]) -> str:
@@ -43,9 +52,30 @@ def _joined(scores: Mapping[str, float], counts: Mapping[str, int]) -> str:
     return ", ".join(f"{key} {value:.2f}{of_count.get(key, '')}" for key, value in sorted(scores.items()))
 
 
+def _gqa_number(name: str, scores: Mapping) -> str:
+    """ "-" for what nothing was there to measure by, such as validity without choices."""
+    return "-" if name in scores.get("not_measured", ()) else f"{scores[name]:.2f}"
+
+
+def _pope_number(name: str, parts: Iterable[Mapping], value: float, percent: bool = False) -> str:
+    """ "-" if in one of the `parts` that `value` is of, the metric divides by zero."""
+    if any(_undefined(name, part) for part in parts):
+        return "-"
+    return f"{100 * value:.2f}" if percent else f"{value:.4f}"
+
+
+def _undefined(name: str, part: Mapping) -> bool:
+    """Whether nothing was there to measure one of POPE's metrics by: nobody said yes, or no label is yes."""
+    said, true = part["tp"] + part["fp"], part["tp"] + part["fn"]
+    answered = part["questions"] - part["missing"]
+    return {"precision": said == 0, "recall": true == 0, "f1": said + true == 0, "yes_ratio": answered == 0}.get(
+        name, False
+    )
+
+
 def _gqa(scores: Mapping) -> list[Row]:
     rows = _head("GQA", scores)
-    rows += [(name, f"{scores[name]:.2f}") for name in GQA_NUMBERS]
+    rows += [(name, _gqa_number(name, scores)) for name in GQA_NUMBERS]
     for breakdown, counts in scores["counts"].items():
         rows.append((f"per {breakdown.replace('_', ' ')}",))
         for key, value in sorted(scores[f"per_{breakdown}"].items()):
@@ -67,12 +97,13 @@ def _pope(scores: Mapping) -> list[Row]:
     rows: list[Row] = [(f"POPE, {mode} mode",)]
     for category, part in categories.items():
         rows.append((_pope_title(category, part),))
-        rows += [(f"  {name}", f"{part[name]:.4f}") for name in AVERAGED]
+        rows += [(f"  {name}", _pope_number(name, [part], part[name])) for name in AVERAGED]
         rows += [(f"  {name}", str(part[name])) for name in ("tp", "fp", "tn", "fn", "unparsed")]
     for together in ("mean", "pooled"):
         if together in scores and len(categories) > 1:
             rows.append((together,))
-            rows += [(f"  {name}", f"{scores[together][name]:.4f}") for name in AVERAGED]
+            parts = [scores["pooled"]] if together == "pooled" else list(categories.values())
+            rows += [(f"  {name}", _pope_number(name, parts, scores[together][name])) for name in AVERAGED]
     return rows
 
 

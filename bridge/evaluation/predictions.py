@@ -8,8 +8,9 @@ from pathlib import Path
 
 from bridge.evaluation.benchmarks import Benchmark
 from bridge.evaluation.settings import EvaluateConfig
+from bridge.evaluation.team import Team
 from vlm.errors import UserError, writing
-from vlm.files import file_sha256, read_json, read_jsonl, write_json
+from vlm.files import file_sha256, read_json, read_jsonl, sync, write_json
 
 
 class Predictions:
@@ -22,6 +23,7 @@ class Predictions:
         """questions: id -> text. Raises: UserError if the file's origin or an answered question differs."""
         self.path = Path(path)
         self.answers: dict[str, str] = {}
+        self._order = list(questions)
         origin_file = self.path.with_suffix(".origin.json")
         if not self.path.exists():
             write_json(origin_file, origin)
@@ -45,6 +47,26 @@ class Predictions:
             file.flush()
             os.fsync(file.fileno())
         self.answers |= {record["question_id"]: record["answer"] for record in records}
+
+    def absorb(self, other: Path) -> int:
+        """Append the lines of another whole file of answers that this one lacks. Returns how many it holds in all."""
+        held = {record["question_id"] for record in read_jsonl(self.path)} if self.path.exists() else set()
+        records = list(read_jsonl(other))
+        self.append([record for record in records if record["question_id"] not in held])
+        return len(records)
+
+    def sort(self) -> None:
+        """Put the lines into the order of the questions, one for each; those of other questions stay, at the end."""
+        if not self.path.exists():
+            return
+        last = {record["question_id"]: record for record in read_jsonl(self.path)}
+        ordered = {key: last[key] for key in self._order if key in last} | last
+        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in ordered.values())
+        partial = self.path.with_name(self.path.name + ".tmp")
+        with writing(self.path):
+            partial.write_text(lines, encoding="utf-8")
+            sync(partial)
+            os.replace(partial, self.path)
 
     def _take(self, record: dict, questions: dict[str, str]) -> None:
         try:
@@ -82,19 +104,76 @@ def answers_origin(config: EvaluateConfig, folder: Path, dtype: str) -> dict:
     return origin
 
 
+class TeamPredictions:
+    """One benchmark's answers, `OUT/predictions/NAME.jsonl`, given by one process or by several.
+
+    One process appends to the file itself. Each of several appends to its own `NAME.rankR.jsonl`; rank 0 takes these
+    into the one file when all are done, or when the next attempt begins after a kill, however many processes it has.
+    `.answers` are on every process those that all had when it was opened, and its own since then.
+    """
+
+    def __init__(self, path: Path, origin: dict, questions: dict[str, str], team: Team, anew: bool = False):
+        """Collective. anew: discard what there is. Raises: UserError if there are answers of another origin."""
+        self.path, self._team = path, team
+        self._merged = team.main(lambda: self._open(origin, questions, anew))
+        self._own = self._merged
+        if team.size > 1:
+            self._own = team.all(lambda: Predictions(self._part(team.rank), origin, questions))
+        self.answers = dict(self._merged.answers)
+
+    def append(self, records: Sequence[dict]) -> None:
+        self._own.append(records)
+        self.answers |= {record["question_id"]: record["answer"] for record in records}
+
+    def finish(self) -> None:
+        """Take the parts of all processes into the one file, and put it into the questions' order; collective.
+
+        After this `.answers` on rank 0 are all answers.
+        """
+        counts = self._team.gather(len(self._own.answers))
+        self._team.main(lambda: self._merge(counts))
+        self.answers = dict(self._merged.answers)
+
+    def _part(self, rank: int) -> Path:
+        return self.path.with_name(f"{self.path.stem}.rank{rank}.jsonl")
+
+    def _open(self, origin: dict, questions: dict[str, str], anew: bool) -> Predictions:
+        parts = sorted(self.path.parent.glob(f"{self.path.stem}.rank*.jsonl"))
+        if anew:
+            for path in (self.path, *parts):
+                discard(path)
+        merged = Predictions(self.path, origin, questions)
+        for part in [] if anew else parts:  # of an attempt that was killed
+            Predictions(part, origin, questions)  # checks them
+            merged.absorb(part)
+            discard(part)
+        return Predictions(self.path, origin, questions) if parts else merged
+
+    def _merge(self, counts: list[int]) -> None:
+        """counts: how many answers each process has written to its part."""
+        for rank, count in enumerate(counts if self._team.size > 1 else []):
+            part = self._part(rank)
+            if count and (not part.exists() or self._merged.absorb(part) != count):
+                raise UserError(
+                    f"{part} does not show the {count} answers that process {rank} wrote there: give an --out on a "
+                    "file system that all processes share"
+                )
+        for rank in range(self._team.size) if self._team.size > 1 else ():
+            discard(self._part(rank))
+        self._merged.sort()
+
+
 def open_predictions(
-    out: Path, benchmarks: Sequence[Benchmark], origin: dict, anew: bool = False
-) -> dict[str, Predictions]:
-    """Each benchmark's answers so far, by its name; with `anew` they are discarded."""
+    out: Path, benchmarks: Sequence[Benchmark], origin: dict, team: Team, anew: bool = False
+) -> dict[str, TeamPredictions]:
+    """Each benchmark's answers so far, by its name; with `anew` they are discarded. Collective."""
     opened = {}
     for benchmark in benchmarks:
-        path = out / "predictions" / f"{benchmark.name}.jsonl"
-        if anew:
-            discard(path)
         own = {**origin, "split": benchmark.split}
         if origin["sees"] == "other images":  # which one is shown depends on all of them
             names = "\n".join(image.name for image in benchmark.images)
             own["shown"] = hashlib.sha256(names.encode()).hexdigest()
         questions = {example.question_id: example.question for example in benchmark.examples}
-        opened[benchmark.name] = Predictions(path, own, questions)
+        path = out / "predictions" / f"{benchmark.name}.jsonl"
+        opened[benchmark.name] = TeamPredictions(path, own, questions, team, anew)
     return opened

@@ -1,5 +1,6 @@
 """The command line of bridge/evaluate.py, and the folders and benchmarks that it names."""
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,10 +14,11 @@ from vlm.errors import UserError
 from vlm.run.settings import parse, setting
 
 EXAMPLES = """examples:
-  python bridge/evaluate.py runs/bridge --gqa world/gqa --vqav2 world/vqav2 --pope world/pope
-  python bridge/evaluate.py runs/bridge/vlm --gqa gqa --gqa-split testdev --baseline random=runs/random/eval
-  python bridge/evaluate.py runs/bridge --vqav2 vqav2 --vqav2-split test-dev2015      submission file for EvalAI
-  python bridge/evaluate.py runs/bridge --pope world/pope --oracle world/captions.json --out runs/bridge/oracle"""
+  python bridge/evaluate.py runs/qwen --gqa world/gqa --vqav2 world/vqav2 --pope world/pope
+  python bridge/evaluate.py runs/qwen/vlm --gqa gqa --gqa-split testdev --baseline random=runs/random/eval
+  python bridge/evaluate.py runs/qwen --vqav2 vqav2 --vqav2-split test-dev2015      submission file for EvalAI
+  python bridge/evaluate.py runs/qwen --pope world/pope --oracle world/captions.json --out runs/qwen/oracle
+  torchrun --nproc_per_node 8 bridge/evaluate.py runs/qwen --vqav2 vqav2              eight GPUs share the questions"""
 
 _count = partial(setting, metavar="N", least=1)
 
@@ -90,7 +92,8 @@ def chosen_benchmarks(config: EvaluateConfig) -> list[Benchmark]:
                 f"no benchmark given and the embedded world {WORLD} does not exist: give --gqa DIR, --vqav2 DIR or "
                 f"--pope DIR, or run `python scripts/make_world.py {WORLD}`"
             )
-        print(f"no benchmark given: the held-out scenes of the embedded world in {WORLD}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"no benchmark given: the held-out scenes of the embedded world in {WORLD}", file=sys.stderr)
         gqa, vqav2, pope = (str(WORLD / name) for name in ("gqa", "vqav2", "pope"))
         vqav2_split = config.vqav2_split or "test-dev2015"
     benchmarks = [read_gqa(gqa, config.gqa_split)] if gqa else []

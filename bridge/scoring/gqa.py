@@ -53,7 +53,8 @@ def score(
     consistency, and distribution (chi-square / 100, lower is better; 0 if every question's global group is null);
     per_structural_type, per_semantic_type, per_steps (name or number of steps -> accuracy); per_question (balanced
     id -> 0.0 or 100.0); counts (the number of questions behind each of the three breakdowns); mode, predictions
-    ("as given" or "processed as LLaVA does"), questions (balanced ones), missing, extra, and entailed_left_out.
+    ("as given" or "processed as LLaVA does"), questions (balanced ones), missing, extra, and entailed_left_out;
+    not_measured, the names of the metrics that are 0 because nothing they are about was there.
     Raises: UserError if no question is balanced, a record lacks what scoring reads, or choices are of another split.
     """
     check_mode(mode)
@@ -80,10 +81,18 @@ def _metrics(
     balanced: Questions, questions: Questions, answers: dict[str, Any], correct: dict[str, bool], choices: Choices
 ) -> dict:
     """The numbers of `score`; correct: of every question, balanced or not."""
-    consistency, left_out = _consistency(balanced, questions, answers, correct)
+    consistency, shares, left_out = _consistency(balanced, questions, answers, correct)
     breakdowns = _breakdowns(balanced, correct)
     # So "choose" and "compare" are binary, although their answers are not yes and no.
     binary = [key for key, question in balanced.items() if question["types"]["structural"] != "query"]
+    measured = {
+        "binary": bool(binary),
+        "open": len(binary) < len(balanced),
+        "validity": bool(choices),
+        "plausibility": bool(choices),
+        "consistency": shares > 0,
+        "distribution": any(question["groups"]["global"] is not None for question in balanced.values()),
+    }
     return {
         "accuracy": _percent([correct[key] for key in balanced]),
         "binary": _percent([correct[key] for key in binary]),
@@ -96,6 +105,7 @@ def _metrics(
         "per_question": {key: 100.0 if correct[key] else 0.0 for key in balanced},
         "counts": {name: {key: len(group) for key, group in part.items()} for name, part in breakdowns.items()},
         "entailed_left_out": left_out,
+        "not_measured": [name for name, measured in measured.items() if not measured],
     }
 
 
@@ -170,11 +180,11 @@ def _belongs(balanced: Questions, answers: dict[str, Any], choices: Choices, kin
 
 def _consistency(
     balanced: Questions, questions: Questions, answers: dict[str, Any], correct: dict[str, bool]
-) -> tuple[float, int]:
+) -> tuple[float, int, int]:
     """How often what follows from a correct answer is answered correctly too.
 
     Returns the mean over correct balanced questions of the share of their entailed questions answered correctly, in
-    percent; and how many entailed questions are left out because they are not answered.
+    percent; how many such questions there are; and how many entailed ones are left out because they are not answered.
     """
     shares, left_out = [], 0
     for key, question in balanced.items():
@@ -185,7 +195,7 @@ def _consistency(
         left_out += len(entailed) - len(known)
         if known:
             shares.append(_mean([correct[other] for other in known]))
-    return _percent(shares), left_out
+    return _percent(shares), len(shares), left_out
 
 
 def _chi_square(balanced: Questions, answers: dict[str, Any]) -> float:

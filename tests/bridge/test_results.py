@@ -11,6 +11,15 @@ from vlm.files import write_json
 
 SCORES = {"pretrained": [100, 100, 100, 0], "random": [100, 0, 50, 0], "oracle": [100, 100, 100, 100]}
 
+POPE = {
+    name: {
+        "random": {"accuracy": 0.75, "f1": f1},
+        "popular": {"accuracy": 0.5, "f1": 0.5},
+        "mean": {"accuracy": 0.625, "f1": (f1 + 0.5) / 2},
+    }
+    for name, f1 in {"pretrained": 0.8, "random": 0.4, "oracle": 1.0}.items()
+}
+
 
 def make_row(root: Path, name: str, sees: str = "images", mode: str = "official", partial: bool = False) -> str:
     """An eval folder with GQA and POPE of four questions on two images."""
@@ -20,7 +29,7 @@ def make_row(root: Path, name: str, sees: str = "images", mode: str = "official"
     report = {
         "mode": mode,
         "sees": sees,
-        "benchmarks": {"gqa": entry, "pope": entry},
+        "benchmarks": {"gqa": entry, "pope": {**entry, "scores": POPE[name]}},
         "summary": results.summary({"gqa": number, "pope": number}),
     }
     write_json(root / name / "results.json", report)
@@ -43,12 +52,18 @@ def test_table_with_gains_and_ceiling(tmp_path):
     assert table["gains"].keys() == {"random"}
     results.write(table, tmp_path / "out")
     assert (tmp_path / "out/results.md").read_text().splitlines()[:6] == [
-        "|  | GQA | VQAv2 | POPE | mean |",
-        "| --- | ---: | ---: | ---: | ---: |",
-        "| pretrained | 75.00 | - | 75.00 | 75.00 |",
-        "| random | 37.50* | - | 37.50* | 37.50* |",
-        "| oracle (caption as text) | 100.00 | - | 100.00 | 100.00 |",
-        "| gain over random | +37.50 [+25.0, +50.0] | - | +37.50 [+25.0, +50.0] | +37.50 |",
+        "|  | GQA | VQAv2 | POPE | POPE F1 | mean |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| pretrained | 75.00 | - | 75.00 | 65.00 | 75.00 |",
+        "| random | 37.50* | - | 37.50* | 45.00* | 37.50* |",
+        "| oracle (caption as text) | 100.00 | - | 100.00 | 75.00 | 100.00 |",
+        "| gain over random | +37.50 [+25.0, +50.0] | - | +37.50 [+25.0, +50.0] | +20.00 | +37.50 |",
+    ]
+    assert results.as_text(table).splitlines()[-4:] == [
+        "POPE, accuracy / F1  random          popular        mean",
+        "pretrained           75.00 / 80.00   50.00 / 50.00  62.50 / 65.00",
+        "random               75.00 / 40.00   50.00 / 50.00  62.50 / 45.00",
+        "oracle               75.00 / 100.00  50.00 / 50.00  62.50 / 75.00",
     ]
     with Image.open(tmp_path / "out/results.png") as picture:
         assert picture.width >= 900 and len(picture.convert("RGB").getcolors(1 << 20)) > 50

@@ -40,7 +40,7 @@ def test_no_flags_name_the_commands_to_run(tmp_path, monkeypatch):
     (tmp_path / "runs/world").mkdir(parents=True)
     config = parse_config(["--llm", "smollm2"])
     assert (config.gqa, config.vqav2) == ("runs/world/gqa", "runs/world/vqav2")
-    assert (config.encoder, config.out) == ("runs/pretrain/encoder", "runs/bridge")
+    assert (config.encoder, config.out) == ("runs/pretrain/encoder", "runs/bridge-smollm2")
 
 
 @pytest.mark.parametrize(

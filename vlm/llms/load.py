@@ -17,13 +17,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from vlm.errors import UserError
 from vlm.llms.gguf import converted_gguf
 from vlm.llms.precision import default_dtype, keep_layout, quantised
+from vlm.llms.presets import PRESETS
 from vlm.llms.prompt import build_template
 
-PRESETS = {
-    "smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct",
-    "llama": "meta-llama/Llama-3.2-1B-Instruct",
-    "qwen": "Qwen/Qwen2.5-1.5B-Instruct",
-}
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 
 # Tokens that a tokenizer reserves and its model's own chats never show: one of them marks the image slots, so that

@@ -17,6 +17,7 @@ from pathlib import Path
 from vlm.distributed import all_items, barrier, is_main, world_size
 from vlm.errors import UserError, writing
 from vlm.files import file_sha256, read_json, sync, write_json
+from vlm.run.settings import refuse_changes
 
 KEEP = 2  # checkpoints
 
@@ -132,11 +133,3 @@ def _damage(folder: Path) -> str | None:
     except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
         return f"its manifest.json cannot be read ({error})"
     return None
-
-
-def refuse_changes(run: Path, old: dict, new: dict) -> None:
-    """Raise `UserError`, naming both values, if settings that `run` was started with differ from the `new` ones."""
-    names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
-    if names:
-        changed = ", ".join(f"{name} {old.get(name)!r} -> {new.get(name)!r}" for name in names)
-        raise UserError(f"{run} was started with other settings ({changed}): restore them or give another --out")

@@ -24,6 +24,7 @@ import math
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from vlm.errors import UserError
@@ -82,6 +83,14 @@ def trajectory(config: Any) -> dict[str, Any]:
     kept = [declared for declared in fields(config) if not (known_of(declared).free or known_of(declared).by_content)]
     values = asdict(config)
     return {declared.name: values[declared.name] for declared in kept}
+
+
+def refuse_changes(run: Path, old: dict, new: dict) -> None:
+    """Raise `UserError`, naming both values, if settings that `run` was started with differ from the `new` ones."""
+    names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    if names:
+        changed = ", ".join(f"{name} {old.get(name)!r} -> {new.get(name)!r}" for name in names)
+        raise UserError(f"{run} was started with other settings ({changed}): restore them or give another --out")
 
 
 def check_bounds(config: Any) -> None:

@@ -70,8 +70,11 @@ def _remarks(table: dict) -> list[str]:
 
 
 def draw(table: dict, file: Path) -> None:
-    """A panel for each LLM: bars by benchmark, a colour for each objective, the paper's gains as diamonds."""
+    """A panel for each LLM: bars by benchmark, a colour for each objective; the paper's gains as diamonds of that
+    colour. The legend names every objective of the table, also one without runs."""
     from matplotlib.figure import Figure  # takes a second to import
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
     llms, objectives = table["llms"], table["objectives"]
     figure = Figure(figsize=(max(6.0, 1.0 + 4.4 * len(llms)), 4.2), dpi=150, layout="constrained")
@@ -81,7 +84,7 @@ def draw(table: dict, file: Path) -> None:
         for index, objective in enumerate(objectives):
             cells = [c for c in table["cells"] if (c["llm"], c["objective"]) == (llm, objective)]
             places = [number + (index - (len(objectives) - 1) / 2) * width for number in range(len(cells))]
-            _bars(axes, places, cells, width, COLOURS.get(objective, "#5b8e5b"), NAMES.get(objective, objective))
+            _bars(axes, places, cells, width, _colour(objective))
         axes.set_title(llm, fontsize=12, loc="left")
         axes.set_xticks(range(len(TITLES)), TITLES.values(), fontsize=11)
         axes.set_xlim(-0.5, len(TITLES) - 0.5)
@@ -91,26 +94,29 @@ def draw(table: dict, file: Path) -> None:
         axes.margins(y=0.12)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("gain over random weights, points")
-    entries: dict = {}
-    for axes in panels:
-        for handle, label in zip(*axes.get_legend_handles_labels()):
-            entries.setdefault(label, handle)
-    if "paper" in entries:  # last
-        entries["paper"] = entries.pop("paper")
+    handles: list = [Patch(color=_colour(name), label=NAMES.get(name, name)) for name in objectives]
+    if any(cell.get("reported") is not None for cell in table["cells"]):
+        published = Line2D([], [], linestyle="none", marker="D", markersize=5, color="white", markeredgecolor="black")
+        published.set_label("as published, same colours")
+        handles.append(published)
     figure.legend(
-        entries.values(), entries, loc="outside lower center", ncols=len(entries), fontsize=9, frameon=False,
+        handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9, frameon=False,
         title="whiskers: standard deviation over seeds; of one seed, the 95 % interval", title_fontsize=8,
     )  # fmt: skip
     figure.savefig(file)
 
 
-def _bars(axes, places: list[float], cells: list[dict], width: float, colour: str, label: str) -> None:
+def _colour(objective: str) -> str:
+    return COLOURS.get(objective, "#5b8e5b")
+
+
+def _bars(axes, places: list[float], cells: list[dict], width: float, colour: str) -> None:
     known = [(place, cell) for place, cell in zip(places, cells) if cell["gain"] is not None]
     if known:
         gains = [cell["gain"] for _, cell in known]
         below = [cell.get("deviation", cell["gain"] - cell.get("low", cell["gain"])) for _, cell in known]
         above = [cell.get("deviation", cell.get("high", cell["gain"]) - cell["gain"]) for _, cell in known]
-        style = {"color": colour, "label": label, "error_kw": {"elinewidth": 1, "capsize": 2.5, "ecolor": "#333333"}}
+        style = {"color": colour, "error_kw": {"elinewidth": 1, "capsize": 2.5, "ecolor": "#333333"}}
         axes.bar([place for place, _ in known], gains, width * 0.9, yerr=[below, above], **style)
         for (place, _), gain, up, down in zip(known, gains, above, below):
             edge, side = (gain + up, 1) if gain >= 0 else (gain - down, -1)
@@ -122,5 +128,5 @@ def _bars(axes, places: list[float], cells: list[dict], width: float, colour: st
         (place + width / 3, cell["reported"]) for place, cell in zip(places, cells) if cell.get("reported") is not None
     ]
     if published:
-        style = {"marker": "D", "s": 24, "facecolor": "white", "edgecolor": "black", "linewidth": 1.2, "zorder": 3}
-        axes.scatter(*zip(*published), label="paper", **style)
+        style = {"marker": "D", "s": 24, "facecolor": colour, "edgecolor": "black", "linewidth": 1.2, "zorder": 3}
+        axes.scatter(*zip(*published), **style)

@@ -5,12 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tiny.official import vqav2_question, write_vqav2
 
 from bridge.data.example import Example
 from bridge.evaluation import benchmarks
 from bridge.evaluation import captions as caption_files
 from bridge.evaluation.batching import make_batches, shuffled
+from bridge.evaluation.submissions import submissions
 from vlm.errors import UserError
+from vlm.files import write_json
 
 
 def test_batches_ask_a_repeated_question_once(benchmark_files):
@@ -48,7 +51,7 @@ def test_scores_and_submissions_with_missing_answers(benchmark_files):
     assert (scores["accuracy"], scores["binary"], scores["open"], scores["missing"]) == (60.0, 66.67, 50.0, 1)
     assert benchmarks.headline("gqa", scores) == 60.0
     assert scores["per_question"] == {"01": 100.0, "1": 100.0, "2": 0.0, "3": 0.0, "4": 100.0}
-    assert json.loads(benchmarks.submissions(gqa, {"01": "Yes."})["gqa_testdev_predictions.json"])[:2] == [
+    assert json.loads(submissions(gqa, {"01": "Yes."})["gqa_testdev_predictions.json"])[:2] == [
         {"questionId": "01", "prediction": "yes"},
         {"questionId": "1", "prediction": ""},
     ]
@@ -57,7 +60,7 @@ def test_scores_and_submissions_with_missing_answers(benchmark_files):
     scores = benchmarks.score(vqav2, {"101": "three", "102": "Yes"})  # 3 of 10: 0.9; unanimous: lower-cased, 1
     assert scores["per_question"] == {"101": 90.0, "102": 100.0, "103": 0.0}
     assert benchmarks.headline("vqav2", scores) == 63.33
-    assert json.loads(benchmarks.submissions(vqav2, {"102": "Yes"})["vqav2_val2014_results.json"]) == [
+    assert json.loads(submissions(vqav2, {"102": "Yes"})["vqav2_val2014_results.json"]) == [
         {"question_id": 101, "answer": ""},
         {"question_id": 102, "answer": "yes"},
         {"question_id": 103, "answer": ""},
@@ -69,7 +72,7 @@ def test_scores_and_submissions_with_missing_answers(benchmark_files):
     assert [scores[category]["accuracy"] for category in ("random", "popular", "adversarial")] == [0.25, 0.5, 0.5]
     assert benchmarks.headline("pope", scores) == 41.67
     assert scores["per_question"]["random/4"] == 0.0 and scores["per_question"]["popular/4"] == 100.0
-    lines = benchmarks.submissions(pope, answers)["pope_random_answers.json"].splitlines()
+    lines = submissions(pope, answers)["pope_random_answers.json"].splitlines()
     assert [json.loads(line) for line in lines[:2]] == [
         {"question": "Is there a cat?", "answer": "No", "question_id": 3},
         {"question": "Is there a bus?", "answer": "", "question_id": 4, "answered": False},
@@ -91,3 +94,35 @@ def test_captions_are_found_by_path(benchmark_files, tmp_path):
     assert caption_files.caption_of(image, captions, tmp_path) == "a picture of cat 1"  # the file lies elsewhere
     with pytest.raises(UserError, match=r"no caption of .*13\.jpg"):
         caption_files.caption_of(benchmark_files / "gqa/images/13.jpg", captions, benchmark_files)
+
+
+def test_submissions_hold_every_question_that_the_servers_want(tmp_path):
+    """Not test-dev's alone: the official loader refuses a file that lacks one of test2015."""
+    (tmp_path / "test2015").mkdir()
+    write_vqav2(tmp_path, "test-dev2015", [vqav2_question(5, 1), vqav2_question(7, 2)])
+    alone = benchmarks.read_vqav2(tmp_path, "test-dev2015")
+    assert len(json.loads(submissions(alone, {})["vqav2_test-dev2015_results.json"])) == 2
+    assert "wants all of" in alone.note and "v2_OpenEnded_mscoco_test2015_questions.json: put it there" in alone.note
+    write_vqav2(tmp_path, "test2015", [vqav2_question(key, 1) for key in (9, 5, 6, 7)])
+    for split in ("test-dev2015", "test2015"):
+        asked = benchmarks.read_vqav2(tmp_path, split).first_images(1)
+        rows = json.loads(submissions(asked, {"5": "A Dog."})[f"vqav2_{split}_results.json"])
+        assert rows == [{"question_id": key, "answer": "dog" if key == 5 else ""} for key in (9, 5, 6, 7)]
+        assert asked.note == ""
+
+    (tmp_path / "images").mkdir()
+    hidden = {key: {"question": "Is it?", "imageId": key, "isBalanced": True} for key in ("02", "3")}
+    write_json(tmp_path / "test_balanced_questions.json", hidden)
+    assert "GQA's server wants all of" in benchmarks.read_gqa(tmp_path, "test").note
+    write_json(tmp_path / "test_all_questions.json", hidden | {"4": hidden["3"]})
+    asked = benchmarks.read_gqa(tmp_path, "test")
+    assert len(json.loads(submissions(asked, {})["gqa_test_predictions.json"])) == 3
+    chunks = tmp_path / "submission_all_questions"
+    write_json(chunks / "submission_all_questions_0.json", {"1": hidden["3"], "02": hidden["02"]})
+    write_json(chunks / "submission_all_questions_1.json", {"3": hidden["3"]})
+    asked = benchmarks.read_gqa(tmp_path, "test")
+    assert asked.note == "" and json.loads(submissions(asked, {"3": "Yes."})["gqa_test_predictions.json"]) == [
+        {"questionId": "1", "prediction": ""},
+        {"questionId": "02", "prediction": ""},
+        {"questionId": "3", "prediction": "yes"},
+    ]

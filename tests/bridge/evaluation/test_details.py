@@ -10,7 +10,7 @@ def test_gqa():
     questions = {"1": gqa_question("yes", "verify", "attr"), "2": gqa_question("red", "query", "attr")}
     scores = gqa.score(questions, {"1": "yes"})
     assert details.brief("gqa", scores) == [
-        "GQA: binary 100.00, open 0.00, validity 0.00, plausibility 0.00, consistency 0.00, distribution 0.00",
+        "GQA: binary 100.00, open 0.00, validity -, plausibility -, consistency -, distribution -",
         "GQA by structural type: query 0.00 of 1, verify 100.00 of 1",
         "GQA by semantic type: attr 50.00 of 2",
     ]
@@ -20,6 +20,7 @@ def test_gqa():
         "partial: 1 questions have no prediction and count as wrong",
         "accuracy      50.00",
     ]
+    assert text[5:9] == ["validity      -", "plausibility  -", "consistency   -", "distribution  -"]
     assert text[-2:] == ["per steps", "  1           50.00  (2 questions)"]
 
 
@@ -41,8 +42,8 @@ def test_pope_says_which_random_file_and_what_was_unparsed():
     assert details.brief("pope", scores) == [
         "POPE random: accuracy 50.00, precision 50.00, recall 100.00, f1 66.67, yes ratio 100.00, "
         "1455 answers neither yes nor no",
-        "POPE popular: accuracy 100.00, precision 0.00, recall 0.00, f1 0.00, yes ratio 0.00, "
-        "0 answers neither yes nor no",
+        "POPE popular: accuracy 100.00, precision -, recall -, f1 -, yes ratio 0.00, 0 answers neither yes nor no",
+        "POPE mean: accuracy 75.00, precision -, recall -, f1 -, yes ratio 50.00",
     ]
     text = details.as_text(details.rows("pope", scores)).splitlines()
     assert text[1] == "random: 2910 questions (POPE's file of August 2023)"

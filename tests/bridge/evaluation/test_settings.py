@@ -63,6 +63,24 @@ def test_a_device_that_is_not_there(monkeypatch):
         chosen_device("cuda:1")
 
 
+def test_each_process_has_a_gpu_of_its_own(monkeypatch):
+    import torch
+
+    from bridge.evaluation.answering import chosen_device
+
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert chosen_device(None, 1) == chosen_device("cuda", 1) == torch.device("cuda:1") == chosen[-1]
+    assert chosen_device("cuda:0", 1) == torch.device("cuda:0") and chosen_device("cpu", 5) == torch.device("cpu")
+    assert chosen_device(None) == torch.device("cuda")
+    with pytest.raises(UserError, match="process 2 of this machine has no GPU of its own: launch 2 processes"):
+        chosen_device(None, 2)
+    with pytest.raises(UserError, match="--device cuda:7: there are 2 CUDA devices here; give cuda:0 to cuda:1"):
+        chosen_device("cuda:7")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -1,0 +1,115 @@
+"""Is what --out holds this very run? Judged by names, settings and file headers, before anything heavy is loaded.
+
+Nothing here imports torch. What only the loaded models and questions can tell is compared later, by their content
+(`bridge.folder`).
+"""
+
+import hashlib
+import json
+import re
+import struct
+from dataclasses import fields
+from pathlib import Path
+
+from bridge.config import BridgeConfig
+from vlm.errors import UserError
+from vlm.files import read_json
+from vlm.llms.presets import PRESETS
+from vlm.run.settings import known_of, refuse_changes, trajectory
+
+BEGINNING = 1 << 20  # bytes of a file that is no safetensors file
+TENSOR_BEGINNING = 1024  # bytes of each tensor: enough to tell two models of the same sizes apart, in no time
+_KIND = re.compile(r"(random:|timm:|hf:)*")  # how a name of an encoder may begin
+
+
+def check_folder(config: BridgeConfig) -> None:
+    """Refuse by a `UserError` an --out that holds something else than this run."""
+    run = Path(config.out)
+    if run.exists() and not run.is_dir():
+        raise UserError(f"{run} is a file: give a folder as --out")
+    found = (re.fullmatch(r"step_(\d+)", path.name) for path in run.glob("checkpoints/step_*"))
+    steps = [int(match[1]) for match in found if match]
+    if config.resume == "required" and not steps:
+        raise UserError(f"--resume required, but {run} has no checkpoint: use --resume auto to start one")
+    if config.resume == "never" and steps:
+        raise UserError(f"{run} holds a run at step {max(steps)}: give another --out, or --resume auto to continue it")
+    if not (run / "config.json").exists():
+        return
+    old, new = read_json(run / "config.json"), trajectory(config)
+    for declared in fields(config):
+        name, known, value = declared.name, known_of(declared), getattr(config, declared.name)
+        if not known.by_content or name not in old:
+            continue
+        is_model = known.group == "parts"
+        if models_differ(old[name], value) if is_model else bool(old[name]) != bool(value):
+            new[name] = value
+    refuse_changes(run, {name: old.get(name) for name in new}, new)
+
+
+def models_differ(old: str | None, new: str | None) -> bool:
+    """Whether two values of --llm, --encoder or --init surely name different models.
+
+    A path may be spelled otherwise, or its folder may have moved. So two paths differ for sure only if both exist and
+    hold other weights; a path and a name of the hub may be the same model.
+    """
+    if old == new:
+        return False
+    if old is None or new is None or "blind" in (old, new):
+        return True
+    (old_kind, old_rest), (new_kind, new_rest) = _parts(old), _parts(new)
+    if old_kind != new_kind:  # "random:" and nothing: an untrained encoder and a trained one
+        return True
+    old_key, new_key = _key(Path(old_rest)), _key(Path(new_rest))
+    if old_key and new_key:
+        return old_key != new_key and not old_kind.startswith("random:")  # random weights come from the seed alone
+    names = [PRESETS.get(rest, rest) for rest in (old_rest, new_rest) if _is_name(rest)]
+    return len(set(names)) == 2
+
+
+def _parts(value: str) -> tuple[str, str]:
+    """ "random:timm:vit_tiny" -> "random:timm:", "vit_tiny" """
+    found = _KIND.match(value)
+    kind = found[0] if found else ""
+    return kind, value[len(kind) :]
+
+
+def _is_name(value: str) -> bool:
+    """Whether it is a preset, or an id of the hub or of timm, in which no path hides."""
+    if value in PRESETS:
+        return True
+    is_file = value.endswith((".gguf", ".safetensors"))
+    return re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", value) is not None and not is_file and not Path(value).exists()
+
+
+def _key(path: Path) -> str | None:
+    """A digest of a model's weights, of the file or folder `path`, however they are cut into files; None without any.
+
+    It reads the beginning of each tensor: names, dtypes and shapes come from the headers of the safetensors files.
+    """
+    if path.is_file():
+        with open(path, "rb") as file:
+            return hashlib.sha256(f"{path.stat().st_size} ".encode() + file.read(BEGINNING)).hexdigest()
+    tensors = sorted(line for file in sorted(path.glob("*.safetensors")) for line in _tensors(file))
+    return hashlib.sha256("\n".join(tensors).encode()).hexdigest() if tensors else None
+
+
+def _tensors(file: Path) -> list[str]:
+    """A line for each tensor of a safetensors file, [] if it is damaged: loading it says so better.
+
+    The format: 8 bytes with the length of a JSON header, the header, then the tensors at offsets that it gives.
+    """
+    try:
+        with open(file, "rb") as content:
+            (length,) = struct.unpack("<Q", content.read(8))
+            header = json.loads(content.read(min(length, 1 << 27)))
+            lines = []
+            for name, about in header.items():
+                if name == "__metadata__":
+                    continue
+                start, end = about["data_offsets"]
+                content.seek(8 + length + start)
+                beginning = content.read(min(end - start, TENSOR_BEGINNING)).hex()
+                lines.append(f"{name} {about['dtype']} {about['shape']} {beginning}")
+            return lines
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
+        return []
