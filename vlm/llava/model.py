@@ -20,7 +20,7 @@ from vlm.llava import parts
 from vlm.llava.folder import load_folder, save_folder
 from vlm.llava.parity import Fixture
 from vlm.llms.precision import Device
-from vlm.llms.prompt import History, Prompts, without_examples
+from vlm.llms.prompt import History, Prompts, briefly, without_examples
 
 Picture = Image.Image | str | Path | None  # an image, a file that holds one, or none
 
@@ -46,18 +46,27 @@ class VLM:
     def language_model(self) -> PreTrainedModel:
         return parts.language_model(self.model)
 
-    def answer(self, image: Picture, question: str, max_new_tokens: int = 64, history: History = ()) -> str:
-        """The greedy answer; `UserError` if the image cannot be read, or a text is empty or holds a control token."""
-        inputs = self._inputs(image, question, history)
+    def answer(
+        self, image: Picture, question: str, max_new_tokens: int = 64, history: History = (), short: bool = False
+    ) -> str:
+        """The greedy answer. short: ask for a word or a phrase, as GQA, VQAv2 and POPE are trained and evaluated.
+
+        Raises: UserError if the image cannot be read, or a text is empty or holds a control token.
+        """
+        inputs = self._inputs(image, question, history, short)
         ids = self._generate(inputs, max_new_tokens)
         return self.processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
 
-    def stream(self, image: Picture, question: str, max_new_tokens: int = 64, history: History = ()) -> Iterator[str]:
+    def stream(
+        self, image: Picture, question: str, max_new_tokens: int = 64, history: History = (), short: bool = False
+    ) -> Iterator[str]:
         """Yield the pieces of `answer` as they are made. Closing the iterator stops the generation."""
-        inputs = self._inputs(image, question, history)  # an error is raised now, not with the first piece
+        inputs = self._inputs(image, question, history, short)  # an error is raised now, not with the first piece
         return self._pieces(inputs, max_new_tokens)
 
-    def _inputs(self, image: Picture, question: str, history: History) -> dict:
+    def _inputs(self, image: Picture, question: str, history: History, short: bool) -> dict:
+        if short:  # earlier questions were asked so too
+            question, history = briefly(question), [(briefly(asked), answer) for asked, answer in history]
         ids = torch.tensor([self.prompt_ids(question, image is not None, history=history)], device=self.model.device)
         # Every position is real: nothing is inferred from the pad id, which may also be a token of the prompt.
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

@@ -18,6 +18,14 @@ from vlm.errors import UserError
 History = Sequence[tuple[str, str]]  # earlier questions and their answers, oldest first
 Turn = tuple[str, str | None]  # a question, and its answer; None where the answer is to be generated
 
+# What LLaVA writes behind the questions of GQA, VQAv2 and POPE (arXiv:2310.03744, section 3.2).
+SHORT_ANSWER = "Answer the question using a single word or phrase."
+
+
+def briefly(question: str) -> str:
+    """The question as LLaVA asks it where a short answer is wanted."""
+    return f"{question}\n{SHORT_ANSWER}"
+
 
 def build_template(image_token: str, native: str | None = None, wording: Sequence[str] = ("instruct",)) -> str:
     """Join the Jinja chat template of a VLM. wording: files of `vlm/llms/templates`; native: the LLM's own template."""
