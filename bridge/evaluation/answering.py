@@ -102,7 +102,8 @@ class Asker:
         return self._decoder.decode(groups, self.max_new_tokens)
 
     def _prompt_ids(self, question: str, caption: str | None) -> list[int]:
-        return self.vlm.prompt_ids(briefly(question), image=not self.blind and caption is None, caption=caption)
+        images = 0 if self.blind or caption is not None else 1
+        return self.vlm.prompt_ids(briefly(question), images, caption)
 
 
 def answer(asker: Asker, benchmark: Benchmark, predictions: Predictions, batch_questions: int) -> dict:

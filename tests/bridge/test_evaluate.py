@@ -246,7 +246,7 @@ def test_oracle_reads_the_caption_and_shuffled_another_image(monkeypatch, world,
     vlm = load(tiny_vlm, "cpu", torch.float32)
     for record in read_jsonl(tmp_path / "o/predictions/gqa.jsonl"):
         number = int(record["image"][:2]) - 10
-        ids = vlm.prompt_ids(briefly(record["question"]), image=False, caption=f"a picture of cat {number}")
+        ids = vlm.prompt_ids(briefly(record["question"]), images=0, caption=f"a picture of cat {number}")
         new = vlm.model.generate(
             torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), do_sample=False, max_new_tokens=5
         )

@@ -28,7 +28,7 @@ def test_prompt_ids_are_the_stock_processors(models, picture, family):
     text_only = model.processor.apply_chat_template(
         [{"role": "user", "content": QUESTION}], add_generation_prompt=True, tokenize=True
     )
-    assert model.prompt_ids(QUESTION, image=False) == text_only[0]
+    assert model.prompt_ids(QUESTION, images=0) == text_only[0]
 
 
 PROMPTS = {
@@ -61,7 +61,7 @@ def test_history_and_caption_take_their_places(models):
         "<|image_pad|>" * 9 + f"\nWhat?{turn}assistant\na star<|im_end|>\n<|im_start|>user\nBig?{turn}assistant\n"
         f"no<|im_end|>\n<|im_start|>user\nAnd now?{turn}assistant\n"
     )
-    text = decode(model.prompt_ids("What?", image=False, caption="a star"))
+    text = decode(model.prompt_ids("What?", images=0, caption="a star"))
     assert text.split("<|im_start|>user\n", 1)[1] == f"a star\nWhat?{turn}assistant\n"
 
 
@@ -125,14 +125,14 @@ def test_the_real_smollm2(encoder, picture):
     assert tokenizer.convert_ids_to_tokens(ids[prompt:]) == ["Ġred", "Ċ"]
     slots = "<empty_output>" * 9
     assert tokenizer.decode(ids[prompt - 25 : prompt]) == f"\n\nPicture:{slots}\nQuestion: {QUESTION}\nAnswer:"
-    assert model.prompt_ids(QUESTION, image=False, caption="a red star")[:150] == ids[:150]
-    assert tokenizer.decode(model.prompt_ids(QUESTION, image=False, caption="a red star")).endswith(
+    assert model.prompt_ids(QUESTION, images=0, caption="a red star")[:150] == ids[:150]
+    assert tokenizer.decode(model.prompt_ids(QUESTION, images=0, caption="a red star")).endswith(
         "\n\nPicture: a red star\nQuestion: What color is the star?\nAnswer:"
     )
     assert model.model.generation_config.eos_token_id == [198, 2]
     assert "\n" not in model.answer(picture, QUESTION, max_new_tokens=5)
     trained = load_llm("smollm2", torch.float32, examples=False)  # for LoRA: the prompt without worked examples
-    text = assemble(encoder, trained).prompt_ids(QUESTION, image=False)
+    text = assemble(encoder, trained).prompt_ids(QUESTION, images=0)
     assert tokenizer.decode(text) == f"\nQuestion: {QUESTION}\nAnswer:"
     assert without_examples(model.processor.chat_template) == trained.chat_template
 
@@ -153,7 +153,7 @@ def test_smollm2s_examples_stand_for_the_sentence_that_asks_for_short_answers(en
         assert decode(model.prompt_ids(text)).endswith(f"\nQuestion: {text}\nAnswer:")
     assert decode(model.conversation_ids("Why?", SHORT_ANSWER)[0]).endswith(f"Answer: {SHORT_ANSWER}\n")
     trained = assemble(encoder, load_llm("smollm2", torch.float32, examples=False))
-    text = decode(trained.prompt_ids(briefly("Is it?"), image=False))
+    text = decode(trained.prompt_ids(briefly("Is it?"), images=0))
     assert text == f"\nQuestion: Is it?\n{SHORT_ANSWER}\nAnswer:"
 
 
