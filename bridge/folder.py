@@ -20,6 +20,7 @@ from vlm.errors import UserError
 from vlm.files import append_jsonl, file_sha256, read_json, write_json
 from vlm.llava.model import VLM
 from vlm.llms.load import PRESETS
+from vlm.llms.prompt import briefly
 from vlm.run.checkpoints import Checkpoints, refuse_changes
 from vlm.run.folder import forget_from
 from vlm.run.resume import starting_step
@@ -107,7 +108,7 @@ def run_content(vlm: VLM, mixture: Mixture, votes: bool) -> dict[str, str]:
     votes: whether the annotators' answers are trained on, and not only the most common one.
     """
     embeddings = vlm.model.get_input_embeddings().weight  # a quantised model's other weights have another dtype
-    example_ids = vlm.conversation_ids("Is it?", "yes")  # by which a changed tokenizer shows
+    example_ids = vlm.conversation_ids(briefly("Is it?"), "yes")  # by which a changed tokenizer shows
     return {
         "questions": _digest(_question_texts(mixture, votes)),
         "chat_template": _digest([repr(example_ids), str(vlm.processor.chat_template)]),

@@ -9,7 +9,7 @@ from bridge.data.mixture import Mixture, answer_of
 from bridge.data.packing import Conversation, Row, fill_rows, image_slots
 from bridge.data.schedule import ScheduledRow
 from vlm.errors import UserError
-from vlm.llms.prompt import Prompts
+from vlm.llms.prompt import Prompts, briefly
 
 
 class Questions:
@@ -23,7 +23,7 @@ class Questions:
         self.mixture, self._prompts, self._config = mixture, prompts, config
         self._image_id = prompts.processor.image_token_id
         self._votes = config.vqav2_answers == "votes"
-        ids, _ = prompts.conversation_ids("Is it?", "yes")
+        ids, _ = prompts.conversation_ids(briefly("Is it?"), "yes")
         first_slot, _ = image_slots(ids, self._image_id)
         self.constant = () if config.gradient_checkpointing else tuple(ids[:first_slot])
         self._frame = len(ids)  # what the template and the image take, and a few tokens more
@@ -57,7 +57,7 @@ class Questions:
     def _conversation(self, example: Example) -> Conversation:
         where = f"question {example.question_id}"
         try:
-            ids, prompt = self._prompts.conversation_ids(example.question, answer_of(example))
+            ids, prompt = self._prompts.conversation_ids(briefly(example.question), answer_of(example))
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
         if tuple(ids[: len(self.constant)]) != self.constant:
