@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -63,11 +64,20 @@ class VLM:
         return self.processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
 
     def stream(
-        self, image: Pictures, question: str, max_new_tokens: int = 64, history: History = (), short: bool = False
+        self,
+        image: Pictures,
+        question: str,
+        max_new_tokens: int = 64,
+        history: History = (),
+        short: bool = False,
+        **options: Any,
     ) -> Iterator[str]:
-        """Yield the pieces of `answer` as they are made. Closing the iterator stops the generation."""
+        """Yield the pieces of `answer` as they are made. Closing the iterator stops the generation.
+
+        options: more arguments of transformers' `generate`, such as do_sample=True, temperature=0.7.
+        """
         inputs = self._inputs(image, question, history, short)  # an error is raised now, not with the first piece
-        return self._pieces(inputs, max_new_tokens)
+        return self._pieces(inputs, max_new_tokens, options)
 
     def _inputs(self, image: Pictures, question: str, history: History, short: bool) -> dict:
         if short:  # earlier questions were asked so too
@@ -83,10 +93,10 @@ class VLM:
         return inputs
 
     @torch.no_grad()
-    def _generate(self, inputs: dict, max_new_tokens: int, **streaming) -> torch.Tensor:
-        return self.model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens, **streaming)
+    def _generate(self, inputs: dict, max_new_tokens: int, **options: Any) -> torch.Tensor:
+        return self.model.generate(**inputs, max_new_tokens=max_new_tokens, **{"do_sample": False, **options})
 
-    def _pieces(self, inputs: dict, max_new_tokens: int) -> Iterator[str]:
+    def _pieces(self, inputs: dict, max_new_tokens: int, options: dict[str, Any]) -> Iterator[str]:
         """Generate on a thread, and yield what its streamer brings."""
         streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
         stop = _Stop()
@@ -94,7 +104,7 @@ class VLM:
 
         def generate() -> None:
             try:
-                self._generate(inputs, max_new_tokens, streamer=streamer, stopping_criteria=[stop])
+                self._generate(inputs, max_new_tokens, streamer=streamer, stopping_criteria=[stop], **options)
             except BaseException as error:  # raised again where the pieces are read
                 errors.append(error)
                 streamer.end()

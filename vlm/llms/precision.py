@@ -29,6 +29,25 @@ def default_dtype(device: Device = None) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+def chosen_device(name: str | None) -> torch.device:
+    """The device that `--device` names, or the GPU if there is one; a UserError if there is no such device."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise UserError(f"--device {name}: this is no device; give cpu or cuda") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device {name}: there is no CUDA device here; give cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"--device {name}: there are only {torch.cuda.device_count()} CUDA devices, the first is cuda:0"
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError(f"--device {name}: there is no such device here; give cpu")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise UserError(f"--device {name}: give cpu, cuda or mps")
+    return device
+
+
 def chosen_dtype(precision: str | None, device: Device = None) -> torch.dtype:
     """The dtype that `--precision` names, "fp32" or "bf16"; without it `default_dtype`."""
     named = {"fp32": torch.float32, "bf16": torch.bfloat16}

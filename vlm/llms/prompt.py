@@ -156,7 +156,9 @@ class Prompts:
         if form not in self._expected:
             self._expected[form] = self._controls(self._encode(self._render(form)))
         if self._controls(ids) != self._expected[form]:
-            raise UserError(f"the text {talk.turns[-1][0]!r} turns into control tokens of this model: write it differently")
+            raise UserError(
+                f"the text {talk.turns[-1][0]!r} turns into control tokens of this model: write it differently"
+            )
         return ids
 
     def allows(self, text: str) -> bool:
