@@ -78,7 +78,8 @@ def _chat(values: dict[str, Any]) -> None:
         _quiet()
         from vlm.apps.chat import chat
 
-    sys.exit(chat(asked))
+    if code := chat(asked):
+        sys.exit(code)
 
 
 def _doctor(values: dict[str, Any]) -> None:

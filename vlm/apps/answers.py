@@ -34,7 +34,10 @@ class Answer:
 
     def line(self) -> str:
         """The answer, or the error, without line breaks."""
-        return " ".join(self.text.split()) if self.error is None else f"error: {self.error}"
+        if self.error is not None:
+            return f"error: {self.error}"
+        parts = [part.strip() for part in self.text.splitlines()]
+        return " ".join(part for part in parts if part)
 
     def as_json(self) -> str:
         """One line; everything outside ASCII is escaped, so that no character can break it."""

@@ -4,6 +4,7 @@ import io
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -124,7 +125,9 @@ class Conversation:
             # The reason goes into the message of each question that follows.
             reason = " ".join(str(error).split())
             self._look_at(Pictures(failed=reason))
-            raise UserError(f"{reason}; there is no picture now: give /image PATH, or /new to go on without") from None
+            raise UserError(
+                f"{reason}; there is no picture now: give /image PATH, or /new to go on without one"
+            ) from None
         if adding:
             new = Pictures(self.pictures.paths + new.paths, self.pictures.images + new.images)
         self._look_at(new)
@@ -182,8 +185,6 @@ def _tell(text: str, fold: bool = True) -> None:
 
 def _dropped(line: str) -> bool:
     """Whether a line that begins with / is a file that was dropped into the terminal, not a command."""
-    from pathlib import Path
-
     return all(Path(path).is_file() for path in picture_paths(line))
 
 

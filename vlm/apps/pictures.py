@@ -65,9 +65,9 @@ class Pictures:
     failed: str | None = None
 
     def shown(self) -> list[Image.Image] | Image.Image | None:
-        """As `VLM.answer` takes them. Raises: UserError if the last picture asked for could not be read."""
+        """As `VLM.answer` takes them. Raises: UserError if one that was asked for could not be read."""
         if self.failed is not None:
-            raise UserError(f"no picture to look at, since {self.failed}: give /image PATH, or /new to go on without")
+            raise UserError(f"there is no picture ({self.failed}): give /image PATH, or /new to go on without one")
         if len(self.images) == 1:
             return self.images[0]
         return list(self.images) or None

@@ -1,7 +1,7 @@
 """A VLM in memory: a stock LLaVA that answers and streams."""
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ class VLM:
         history: History = (),
         short: bool = False,
         **options: Any,
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, None]:
         """Yield the pieces of `answer` as they are made. Closing the iterator stops the generation.
 
         options: more arguments of transformers' `generate`, such as do_sample=True, temperature=0.7.
@@ -96,7 +96,7 @@ class VLM:
     def _generate(self, inputs: dict, max_new_tokens: int, **options: Any) -> torch.Tensor:
         return self.model.generate(**inputs, max_new_tokens=max_new_tokens, **{"do_sample": False, **options})
 
-    def _pieces(self, inputs: dict, max_new_tokens: int, options: dict[str, Any]) -> Iterator[str]:
+    def _pieces(self, inputs: dict, max_new_tokens: int, options: dict[str, Any]) -> Generator[str, None, None]:
         """Generate on a thread, and yield what its streamer brings."""
         streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
         stop = _Stop()
