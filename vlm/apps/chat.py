@@ -23,6 +23,7 @@ HELP = """Type a question. Or:
   /help             this text
   /quit             leave (also quit, exit, Ctrl-D); Ctrl-C stops an answer"""
 TURNS = 8  # of the conversation that the model reads again; more would soon fill the context of a small model
+CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\n"), ord("\t")})
 FAILED = 1  # the exit code if a question failed
 
 
@@ -170,7 +171,8 @@ class Conversation:
 
 
 def _show(piece: str) -> None:
-    print(piece, end="", flush=True)
+    """Print a piece of an answer; a terminal gets none of the characters that would command it."""
+    print(piece.translate(CONTROLS) if sys.stdout.isatty() else piece, end="", flush=True)
 
 
 def _print_stats(asking: Asking, answer: Answer) -> None:

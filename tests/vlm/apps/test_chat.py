@@ -154,7 +154,7 @@ def test_short_asks_for_a_word(run, folder, picture, picture_file):
         (["chat", "FOLDER", "--max-new-tokens", "0"], "error: --max-new-tokens 0: give 1 or more"),
         (["chat", "FOLDER", "--device", "gpu"], "error: --device gpu: this is no device; give cpu or cuda"),
         (["chat", "FOLDER", "--precision", "fp8"], "invalid choice: 'fp8'"),
-        (["chat", "FOLDER", "--top-p", "1.5"], "error: --top-p 1.5: give a number above 0, 1.0 at most"),
+        (["chat", "FOLDER", "--top-p", "1.5"], "error: --top-p 1.5: give a number above 0, 1 at most"),
         (["chat", "FOLDER", "--image", ""], "error: no picture is named"),
         (["chat", "FOLDER", "--img", "x.png"], "error: unrecognized arguments: --img"),
         (["doctor", "labels", "nowhere"], "error: nowhere is not a VLM"),
