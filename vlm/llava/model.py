@@ -109,7 +109,7 @@ class VLM:
                 errors.append(error)
                 streamer.end()
 
-        thread = threading.Thread(target=generate, daemon=True)
+        thread = threading.Thread(target=generate)  # no daemon: torch aborts if one runs at the end
         thread.start()
         try:
             yield from _stripped(streamer)
