@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bridge.config import BridgeConfig
+from bridge.data.example import Dialogue
 from bridge.data.mixture import Mixture
 from bridge.gradients import Sums
 from vlm.distributed import is_main
@@ -123,7 +124,7 @@ def images_content(mixture: Mixture) -> str:
     chosen: list[Path] = []
     for questions in mixture.sets():
         spread = questions[:: max(1, len(questions) // SET_IMAGES)]
-        chosen += [mixture.examples[index].image for index in spread[:SET_IMAGES]]
+        chosen += [image for index in spread[:SET_IMAGES] for image in mixture.examples[index].images[:1]]
     return _digest(file_sha256(image) for image in chosen)
 
 
@@ -131,6 +132,10 @@ def _question_texts(mixture: Mixture, votes: bool) -> Iterator[str]:
     for number, questions in enumerate(mixture.sets()):
         yield f"set {number}"
         for example in mixture.examples[questions.start : questions.stop]:
+            if isinstance(example, Dialogue):
+                names = [image.name for image in example.images]
+                yield repr((example.question_id, names, example.turns, example.system))
+                continue
             answers = example.votes if votes else ()
             yield repr((example.question_id, example.image.name, example.question, example.answer, answers))
 
