@@ -2,9 +2,10 @@
 
 import zlib
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
+
+from bridge.data.pictures import Picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +15,7 @@ class Example:
     """
 
     question_id: str
-    image: Path
+    image: Picture
     question: str
     answer: str | None
     votes: tuple[str, ...] = ()

@@ -7,12 +7,12 @@ for a row. An epoch, one pass over the data, holds every question once, or the s
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from bridge.data.example import Example
 from bridge.data.mixture import Mixture, answer_of
+from bridge.data.pictures import Picture
 
 # A guess that only decides how many questions go together; `packing.fill_rows` counts tokens exactly.
 BYTES_PER_TOKEN = 3
@@ -93,7 +93,7 @@ class Schedule:
 
 def _by_image(mixture: Mixture, questions: range) -> list[list[int]]:
     """The questions of one data set, gathered by image, images in the order of their first question."""
-    images: dict[Path, list[int]] = {}
+    images: dict[Picture, list[int]] = {}
     for index in questions:
         images.setdefault(mixture.examples[index].image, []).append(index)
     return list(images.values())
