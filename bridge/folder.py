@@ -15,10 +15,11 @@ from safetensors.torch import load_file, save_file
 from bridge.config import BridgeConfig
 from bridge.data.example import Dialogue
 from bridge.data.mixture import Mixture
+from bridge.data.pictures import Picture, picture_bytes
 from bridge.gradients import Sums
 from vlm.distributed import is_main
 from vlm.errors import UserError
-from vlm.files import append_jsonl, file_sha256, read_json, write_json
+from vlm.files import append_jsonl, read_json, write_json
 from vlm.llava.model import VLM
 from vlm.llms.load import PRESETS
 from vlm.llms.prompt import briefly
@@ -121,11 +122,11 @@ def run_content(vlm: VLM, mixture: Mixture, votes: bool) -> dict[str, str]:
 
 def images_content(mixture: Mixture) -> str:
     """A digest of a few images of each data set, evenly spread over its questions."""
-    chosen: list[Path] = []
+    chosen: list[Picture] = []
     for questions in mixture.sets():
         spread = questions[:: max(1, len(questions) // SET_IMAGES)]
         chosen += [image for index in spread[:SET_IMAGES] for image in mixture.examples[index].images[:1]]
-    return _digest(file_sha256(image) for image in chosen)
+    return _digest(hashlib.sha256(picture_bytes(image)).hexdigest() for image in chosen)
 
 
 def _question_texts(mixture: Mixture, votes: bool) -> Iterator[str]:

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from bridge.data.features import Features
 from bridge.data.packing import Batch, Row, make_batch, micro_batches
+from bridge.data.pictures import Picture
 from bridge.data.questions import Questions
 from bridge.data.schedule import Step
 from vlm.distributed import rank, world_size
@@ -34,7 +34,7 @@ def step_data(step: Step, questions: Questions, features: Features, micro_tokens
     """Tokenise, pack and batch this rank's part of a step: every world_size-th scheduled row."""
     share = step[rank() :: world_size()]
     rows: list[Row] = []
-    images: list[list[Path]] = []  # of each row; an image comes again if its questions fill several rows
+    images: list[list[Picture]] = []  # of each row; an image comes again if its questions fill several rows
     for scheduled in share:
         packed = questions.pack(scheduled)
         rows += packed
@@ -45,7 +45,7 @@ def step_data(step: Step, questions: Questions, features: Features, micro_tokens
 
 
 def load_batches(
-    rows: Sequence[Row], images: Sequence[Sequence[Path]], features: Features, budget: int
+    rows: Sequence[Row], images: Sequence[Sequence[Picture]], features: Features, budget: int
 ) -> list[MicroBatch]:
     """Batch rows of similar length, as `micro_batches` does, and read their features. images: those of each row."""
     batches = []

@@ -2,9 +2,10 @@
 
 import zlib
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
+
+from bridge.data.pictures import Picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,13 +15,13 @@ class Example:
     """
 
     question_id: str
-    image: Path
+    image: Picture
     question: str
     answer: str | None
     votes: tuple[str, ...] = ()
 
     @property
-    def images(self) -> tuple[Path, ...]:
+    def images(self) -> tuple[Picture, ...]:
         return (self.image,)
 
 
@@ -33,7 +34,7 @@ class Dialogue:
     """
 
     question_id: str
-    images: tuple[Path, ...]
+    images: tuple[Picture, ...]
     turns: tuple[tuple[str, str], ...]
     system: str = ""
 
@@ -41,8 +42,10 @@ class Dialogue:
 Sample = Example | Dialogue
 
 
-def with_sampled_answer(example: Example, seed: int, epoch: int) -> Example:
+def with_sampled_answer(example: Sample, seed: int, epoch: int) -> Sample:
     """The answer drawn in proportion to its votes, blank ones apart: a function of (seed, epoch, question id)."""
+    if isinstance(example, Dialogue):
+        return example
     votes = [vote for vote in example.votes if vote.strip()]
     if not votes:
         return example

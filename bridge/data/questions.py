@@ -35,7 +35,9 @@ class Questions:
         samples = [self.mixture.examples[index] for index in scheduled.examples]
         if self._votes:
             samples = [
-                with_sampled_answer(sample, self._config.seed, scheduled.epoch) if isinstance(sample, Example) else sample
+                with_sampled_answer(sample, self._config.seed, scheduled.epoch)
+                if isinstance(sample, Example)
+                else sample
                 for sample in samples
             ]
         return self._rows(samples)

@@ -1,7 +1,8 @@
 """Which questions are in which step: a pure function of (seed, epoch, position), made before any text is tokenised.
 
 A scheduled row is one image with some of its questions, or the conversations that show the same images. They stay
-together unless they are too many for a row. A conversation without an image is a row of its own. An epoch, one pass over the data, holds every question once, or the shares that weights ask for.
+together unless they are too many for a row. A conversation without an image is a row of its own. An epoch, one pass
+over the data, holds every question once, or the shares that weights ask for.
 """
 
 import math
