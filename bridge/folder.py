@@ -13,11 +13,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bridge.config import BridgeConfig
+from bridge.data.example import Dialogue
 from bridge.data.mixture import Mixture
+from bridge.data.pictures import Picture, picture_bytes
 from bridge.gradients import Sums
 from vlm.distributed import is_main
 from vlm.errors import UserError
-from vlm.files import append_jsonl, file_sha256, read_json, write_json
+from vlm.files import append_jsonl, read_json, write_json
 from vlm.llava.model import VLM
 from vlm.llms.load import PRESETS
 from vlm.llms.prompt import briefly
@@ -120,17 +122,21 @@ def run_content(vlm: VLM, mixture: Mixture, votes: bool) -> dict[str, str]:
 
 def images_content(mixture: Mixture) -> str:
     """A digest of a few images of each data set, evenly spread over its questions."""
-    chosen: list[Path] = []
+    chosen: list[Picture] = []
     for questions in mixture.sets():
         spread = questions[:: max(1, len(questions) // SET_IMAGES)]
-        chosen += [mixture.examples[index].image for index in spread[:SET_IMAGES]]
-    return _digest(file_sha256(image) for image in chosen)
+        chosen += [image for index in spread[:SET_IMAGES] for image in mixture.examples[index].images[:1]]
+    return _digest(hashlib.sha256(picture_bytes(image)).hexdigest() for image in chosen)
 
 
 def _question_texts(mixture: Mixture, votes: bool) -> Iterator[str]:
     for number, questions in enumerate(mixture.sets()):
         yield f"set {number}"
         for example in mixture.examples[questions.start : questions.stop]:
+            if isinstance(example, Dialogue):
+                names = [image.name for image in example.images]
+                yield repr((example.question_id, names, example.turns, example.system))
+                continue
             answers = example.votes if votes else ()
             yield repr((example.question_id, example.image.name, example.question, example.answer, answers))
 

@@ -5,18 +5,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 from PIL import Image
 
+from bridge.data.pictures import Picture, open_picture
 from bridge.evaluation.batching import Unit, make_batches
 from bridge.evaluation.benchmarks import TITLES, Benchmark
 from bridge.evaluation.decode import Decoder, common_prefix, group_prompts
 from bridge.evaluation.predictions import Predictions
 from bridge.scoring.joining import few
 from vlm.errors import UserError
-from vlm.images import load_image
 from vlm.llava.model import VLM
 from vlm.llms.prompt import briefly
 from vlm.run.progress import progress
@@ -45,8 +44,8 @@ class Asker:
         vlm: VLM,
         max_new_tokens: int,
         blind: bool = False,
-        captions: Mapping[Path, str] | None = None,
-        shown: Mapping[Path, Path] | None = None,
+        captions: Mapping[Picture, str] | None = None,
+        shown: Mapping[Picture, Picture] | None = None,
     ):
         self.vlm, self.max_new_tokens = vlm, max_new_tokens
         self.blind, self._captions, self._shown = blind, captions, shown
@@ -68,7 +67,7 @@ class Asker:
         """What a unit is shown, if anything. Raises a UserError for an image that cannot be read."""
         if unit.image is None or self._captions is not None:
             return None
-        return load_image(unit.image if self._shown is None else self._shown[unit.image])
+        return open_picture(unit.image if self._shown is None else self._shown[unit.image])
 
     def _answer(self, reading: Reading) -> list[Answered]:
         unreadable: list[Answered] = []
@@ -129,7 +128,7 @@ def answer(asker: Asker, benchmark: Benchmark, predictions: Predictions, batch_q
     return {"bad_images": bad_images, "answered_now": count, "seconds": round(seconds, 2), "questions_per_s": speed}
 
 
-def _records(batch: Sequence[Answered], images: Mapping[str, Path]) -> Iterator[dict[str, str]]:
+def _records(batch: Sequence[Answered], images: Mapping[str, Picture]) -> Iterator[dict[str, str]]:
     """The lines of the predictions file. images: question id -> image."""
     for answered in batch:
         for ids, question, text in zip(answered.unit.ids, answered.unit.questions, answered.texts):

@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig
 from bench.harness import Goals, median_ratio, seconds, take_turns, verdict
 from bench.settings import EvaluateBench
 from bridge.data.example import Example
+from bridge.data.pictures import Picture
 from bridge.evaluation.answering import Asker
 from bridge.evaluation.batching import make_batches
 from bridge.evaluation.decode import end_ids
@@ -72,7 +73,7 @@ def make_examples(images: int, questions: int) -> list[Example]:
 class Rival:
     """Stock generate on left-padded batches of whole prompts."""
 
-    def __init__(self, vlm: VLM, pictures: dict[Path, Image.Image], max_new_tokens: int):
+    def __init__(self, vlm: VLM, pictures: dict[Picture, Image.Image], max_new_tokens: int):
         self.vlm, self.pictures, self.budget = vlm, pictures, max_new_tokens
         self.ends = end_ids(vlm.model)
 
@@ -124,7 +125,7 @@ class Ours:
     """bridge/evaluate.py's decoding: the questions about an image share its prefix."""
 
     vlm: VLM
-    pictures: dict[Path, Image.Image]
+    pictures: dict[Picture, Image.Image]
     max_new_tokens: int
     batch_questions: int
 
@@ -175,7 +176,7 @@ def run(settings: EvaluateBench) -> Goals:
     return goals
 
 
-def make_pictures(vlm: VLM, count: int) -> dict[Path, Image.Image]:
+def make_pictures(vlm: VLM, count: int) -> dict[Picture, Image.Image]:
     """Pictures of noise, in the size that the encoder takes, under the names that `make_examples` asks about."""
     vision = vlm.model.config.vision_config
     assert isinstance(vision, PreTrainedConfig)

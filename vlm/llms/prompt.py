@@ -6,7 +6,6 @@ follows: LLaVA's (`instruct.jinja`) in front of the language model's own templat
 """
 
 import json
-import re
 from collections.abc import Sequence
 from functools import cached_property
 from importlib.resources import files
@@ -23,7 +22,6 @@ Turn = tuple[str, str | None]  # a question, and its answer; None where the answ
 SHORT_ANSWER = "Answer the question using a single word or phrase."
 
 PLACEHOLDER = "<image>"  # marks in a text where an image stands
-_LEADING = re.compile(rf"(\s*{PLACEHOLDER})*\s*")
 CACHED_HEADS = 64  # texts before the first image whose ids are kept
 
 
@@ -90,7 +88,9 @@ class Prompts:
         # White space in the added vocabulary (some tokenizers have it) is text, not control.
         added = self.tokenizer.get_added_vocab() | {processor.image_token: processor.image_token_id}
         self._control = {token: index for token, index in added.items() if token.strip()}
-        self._control_ids = frozenset(self._control.values())
+        # The token that ends a turn may be a newline, which a text may hold as well.
+        visible = [index for index in self._control.values() if self.tokenizer.decode([index]).strip()]
+        self._control_ids = frozenset(visible)
         self._heads: dict[str, list[int]] = {}  # text before the first image -> its ids; the same for most prompts
         self._expected: dict[Talk, list[int]] = {}  # neutral conversation -> the template's own control tokens
         plain = self.tokenizer("a", add_special_tokens=False).input_ids
@@ -156,9 +156,8 @@ class Prompts:
         if form not in self._expected:
             self._expected[form] = self._controls(self._encode(self._render(form)))
         if self._controls(ids) != self._expected[form]:
-            raise UserError(
-                f"the text {talk.turns[-1][0]!r} turns into control tokens of this model: write it differently"
-            )
+            text = talk.turns[-1][0]
+            raise UserError(f"the text {text!r} turns into control tokens of this model: write it differently")
         return ids
 
     def allows(self, text: str) -> bool:
@@ -180,22 +179,16 @@ class Prompts:
         if talk.system:
             messages.append({"role": "system", "content": [{"type": "text", "text": talk.system}]})
         for number, (question, answer) in enumerate(talk.turns):
-            content = self._placed(question) if talk.images is None else [{"type": "text", "text": question}]
+            content: list[dict[str, str]] = [{"type": "text", "text": question}]
             if number == 0 and talk.caption is not None:
                 content.insert(0, {"type": "text", "text": talk.caption})
             if number == 0 and talk.images:
                 content = [{"type": "image"}] * talk.images + content
-            messages.append({"role": "user", "content": content})
+            # In a plain string the template reads `<image>` as an image, in a text of a list as a word.
+            messages.append({"role": "user", "content": question if talk.images is None else content})
             if answer is not None:
                 messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
         return self.processor.apply_chat_template(messages, add_generation_prompt=talk.turns[-1][1] is None)
-
-    def _placed(self, question: str) -> list[dict[str, str]]:
-        """A user's message: the placeholders that it begins with are its pictures, others stay within its text."""
-        leading = _LEADING.match(question)
-        assert leading is not None  # it also matches no text at all
-        text = question[leading.end() :].replace(PLACEHOLDER, self.processor.image_token)
-        return [{"type": "image"}] * leading.group().count(PLACEHOLDER) + [{"type": "text", "text": text}]
 
     def _encode(self, text: str) -> list[int]:
         """The ids of `apply_chat_template(tokenize=True)`, in less time.
