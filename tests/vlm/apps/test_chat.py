@@ -13,7 +13,6 @@ from vlm.apps.answers import Answer
 from vlm.apps.pictures import Pictures
 from vlm.llava.model import load
 
-
 # bf16 logits tie often, and sampling may then choose another token than greedy decoding does.
 TWELVE = ("--max-new-tokens", "12", "--precision", "fp32")
 
