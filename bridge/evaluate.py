@@ -40,9 +40,9 @@ def evaluate(team: Team) -> None:
     # torch and transformers take seconds to import: what was given is judged before.
     from transformers.utils.logging import disable_progress_bar
 
-    from bridge.evaluation.answering import Asker, answer, check_questions, chosen_device
+    from bridge.evaluation.answering import Asker, answer, check_questions
     from vlm.llava.model import load
-    from vlm.llms.precision import chosen_dtype
+    from vlm.llms.precision import chosen_device, chosen_dtype
     from vlm.run.folder import locked
 
     if team.rank:

@@ -13,12 +13,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bridge.config import BridgeConfig
+from bridge.data.example import Dialogue
 from bridge.data.mixture import Mixture
+from bridge.data.pictures import Picture, picture_bytes
 from bridge.gradients import Sums
 from vlm.distributed import is_main
 from vlm.errors import UserError
-from vlm.files import append_jsonl, file_sha256, read_json, write_json
+from vlm.files import append_jsonl, read_json, write_json
 from vlm.llava.model import VLM
+from vlm.llms.prompt import briefly
 from vlm.run.checkpoints import Checkpoints
 from vlm.run.folder import forget_from
 from vlm.run.resume import starting_step
@@ -98,7 +101,7 @@ def check_data(run: Path, content: Mapping[str, str]) -> None:
 def run_content(vlm: VLM) -> dict[str, str]:
     """Digests of an assembled VLM, before it is trained, by name."""
     embeddings = vlm.model.get_input_embeddings().weight  # a quantised model's other weights have another dtype
-    example_ids = vlm.conversation_ids("Is it?", "yes")  # by which a changed tokenizer shows
+    example_ids = vlm.conversation_ids(briefly("Is it?"), "yes")  # by which a changed tokenizer shows
     return {
         "chat_template": _digest([repr(example_ids), str(vlm.processor.chat_template)]),
         "llm_weights": _digest(_weight_beginnings(vlm.language_model)),
@@ -114,17 +117,21 @@ def questions_content(mixture: Mixture, votes: bool) -> str:
 
 def images_content(mixture: Mixture) -> str:
     """A digest of a few images of each data set, evenly spread over its questions."""
-    chosen: list[Path] = []
+    chosen: list[Picture] = []
     for questions in mixture.sets():
         spread = questions[:: max(1, len(questions) // SET_IMAGES)]
-        chosen += [mixture.examples[index].image for index in spread[:SET_IMAGES]]
-    return _digest(file_sha256(image) for image in chosen)
+        chosen += [image for index in spread[:SET_IMAGES] for image in mixture.examples[index].images[:1]]
+    return _digest(hashlib.sha256(picture_bytes(image)).hexdigest() for image in chosen)
 
 
 def _question_texts(mixture: Mixture, votes: bool) -> Iterator[str]:
     for number, questions in enumerate(mixture.sets()):
         yield f"set {number}"
         for example in mixture.examples[questions.start : questions.stop]:
+            if isinstance(example, Dialogue):
+                names = [image.name for image in example.images]
+                yield repr((example.question_id, names, example.turns, example.system))
+                continue
             answers = example.votes if votes else ()
             yield repr((example.question_id, example.image.name, example.question, example.answer, answers))
 

@@ -1,8 +1,13 @@
 """Commands in processes of their own, as a user starts them."""
 
+import fcntl
 import os
+import pty
+import select
 import subprocess
 import sys
+import termios
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -23,3 +28,49 @@ def output(script: str, *arguments, expect: int = 0, **options) -> str:
     done = start(script, *arguments, **options)
     assert done.returncode == expect, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+class Terminal:
+    """A command that believes itself on a terminal: both its outputs come as one text, and what is typed is echoed."""
+
+    def __init__(self, *command: str, **environment: str):
+        self.ours, its = pty.openpty()
+        variables = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "TERM": "dumb", **environment}
+        self.process = subprocess.Popen(
+            [sys.executable, *command],
+            cwd=ROOT,
+            env=variables,
+            stdin=its,
+            stdout=its,
+            stderr=its,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that typing Ctrl-C sends SIGINT
+        )
+        os.close(its)
+
+    def type(self, text: str) -> None:
+        """Type; "\x03" is Ctrl-C, "\x04" Ctrl-D."""
+        os.write(self.ours, text.encode())
+
+    def until(self, awaited: str, timeout: float = 120) -> str:
+        """Read until `awaited` has come, and return all that came up to its end; later output waits for the next."""
+        text, deadline = "", time.monotonic() + timeout
+        while awaited not in text:
+            ready, _, _ = select.select([self.ours], [], [], max(0, deadline - time.monotonic()))
+            assert ready, f"{awaited!r} did not come, but {text!r}"
+            text += self._read()
+        return text
+
+    def end(self, timeout: float = 60) -> tuple[int, str]:
+        """The exit code, and what still came."""
+        text = ""
+        while part := self._read():
+            text += part
+        os.close(self.ours)
+        return self.process.wait(timeout), text
+
+    def _read(self) -> str:
+        try:
+            return os.read(self.ours, 1).decode("utf-8", "replace")
+        except OSError:  # Linux says so when the other side is closed
+            return ""

@@ -2,11 +2,13 @@
 
 import argparse
 import os
-from dataclasses import dataclass
+import sys
 from typing import Any
 
+from vlm.apps.settings import ChatSettings, DoctorSettings
+from vlm.apps.status import Status
 from vlm.errors import UserError, run_command
-from vlm.run.settings import PARSING, add_settings, build, given, setting
+from vlm.run.settings import PARSING, add_settings, build, given
 
 EXAMPLES = """\
 examples:
@@ -16,12 +18,16 @@ more: vlm COMMAND --help"""
 
 CHAT = """\
 Ask questions about a picture: one with --question, else as many as you like.
-Questions may also come from a pipe, one a line."""
+Questions may also come from a pipe, one a line. Then each has exactly one line of output, its
+answer or `error: ...`, and the exit code is 1 if any line failed."""
 CHAT_EXAMPLES = """\
 examples:
   vlm chat runs/bridge/vlm --image photo.jpg --question "What colour is the car?"
   vlm chat runs/bridge/vlm --image photo.jpg
-  vlm chat runs/bridge/vlm --image photo.jpg < questions.txt"""
+  vlm chat runs/bridge/vlm --image before.jpg --image after.jpg
+  vlm chat runs/bridge/vlm --image photo.jpg < questions.txt > answers.txt
+  vlm chat runs/bridge/vlm --image photo.jpg --json --short < questions.txt
+  vlm chat runs/bridge/vlm --image photo.jpg --temperature 0.7 --top-p 0.9 --stats"""
 
 DOCTOR = """\
 `vlm doctor DIR` loads a VLM folder and checks that its vision tower still gives the encoder's
@@ -31,21 +37,6 @@ DOCTOR_EXAMPLES = """\
 examples:
   vlm doctor runs/bridge/vlm
   vlm doctor labels runs/bridge/vlm --question "Is it red?" --answer no"""
-
-
-@dataclass(frozen=True)
-class ChatSettings:
-    folder: str = setting(help="a VLM folder, such as RUN/vlm", positional=True, metavar="DIR")
-    image: str | None = setting(None, help="the picture: JPEG, PNG, WEBP or GIF", metavar="FILE")
-    question: str | None = setting(None, help="ask this, print the answer alone, and end", metavar="TEXT")
-    max_new_tokens: int = setting(128, help="longest answer", metavar="N", least=1)
-
-
-@dataclass(frozen=True)
-class DoctorSettings:
-    what: tuple[str, ...] = setting(help="a VLM folder, such as RUN/vlm", positional=True, metavar="[labels] DIR")
-    question: str = setting("What color is the car?", help="for labels", metavar="TEXT")
-    answer: str = setting("red", help="for labels", metavar="TEXT")
 
 
 class _Version(argparse.Action):
@@ -83,10 +74,12 @@ def _run() -> None:
 
 def _chat(values: dict[str, Any]) -> None:
     asked = build(ChatSettings, values)
-    _quiet()
-    from vlm.apps.chat import chat
+    with Status("starting"):
+        _quiet()
+        from vlm.apps.chat import chat
 
-    chat(asked.folder, asked.image, asked.question, asked.max_new_tokens)
+    if code := chat(asked):
+        sys.exit(code)
 
 
 def _doctor(values: dict[str, Any]) -> None:

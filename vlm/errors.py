@@ -2,6 +2,7 @@
 
 import errno
 import os
+import select
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -57,14 +58,30 @@ def user_message(error: UserError | OSError) -> str | None:
     return f"{error.filename}: {error.strerror}" if refused else None
 
 
+def _reader_has_gone() -> bool:
+    """Whether stdout is a pipe that nobody reads any more."""
+    try:
+        waiting = select.poll()
+        waiting.register(sys.stdout.fileno(), 0)
+        return any(events & (select.POLLERR | select.POLLHUP) for _, events in waiting.poll(0))
+    except (OSError, ValueError):  # no file behind stdout
+        return False
+
+
 def run_command(main: Callable[[], None]) -> None:
     """Run a command's `main`, and report what the user can mend in one line on stderr, with exit code 2.
 
     That is a `UserError`, or a file that the system refuses to read or write. LEVLM_DEBUG=1 keeps the traceback. Ctrl-C
-    exits with 130.
+    exits with 130. If the reader of a pipe has gone, as in `command | head`, the exit code is 141, as a shell has it.
     """
     try:
         main()
+        sys.stdout.flush()  # what a pipe refuses is then met here, not while the interpreter ends
+    except BrokenPipeError:
+        if not _reader_has_gone():
+            raise  # another pipe, such as one to a worker process
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
+        sys.exit(141)
     except (UserError, OSError) as error:
         text = user_message(error)
         if text is None or os.environ.get("LEVLM_DEBUG") == "1":

@@ -13,6 +13,7 @@ from typing import Any
 
 from vlm.errors import UserError, writing
 
+_SPACE = re.compile(r"\s*")
 # What `atomic_directory` calls its directories; `recover` touches nothing else.
 _LEFT = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.(?P<kind>tmp|old)")
 
@@ -113,10 +114,48 @@ def _reading(path: str | Path, kind: str) -> Iterator[None]:
         raise UserError(f"{path} is not {kind} ({error}): fetch or write it again") from None
 
 
+def _text(path: str | Path, kind: str) -> str:
+    """The text of a JSON file in UTF-8, 16 or 32, with or without a byte order mark."""
+    with _reading(path, kind):
+        data = Path(path).read_bytes()
+        return data.decode(json.detect_encoding(data))
+
+
 def read_json(path: str | Path) -> Any:
     """Parse a JSON file; `UserError` if it is missing or is not JSON."""
-    with _reading(path, "valid JSON"), open(path, encoding="utf-8") as file:
-        return json.load(file)
+    text = _text(path, "valid JSON")
+    with _reading(path, "valid JSON"):
+        return json.loads(text)
+
+
+def read_records(path: str | Path) -> Any:
+    """Parse a file that others wrote as JSON or as JSON lines: its one value, or the list of its values.
+
+    A byte order mark, blank lines and values that span lines do no harm.
+    Raises: UserError if the file cannot be read, is empty, or breaks off, with the line.
+    """
+    text = _text(path, "valid JSON")
+    decoder, values = json.JSONDecoder(), []
+    start = _after_space(text, 0)
+    while start < len(text):
+        try:
+            value, end = decoder.raw_decode(text, start)
+        except json.JSONDecodeError as error:
+            line = text.count("\n", 0, start) + 1
+            if not values:
+                raise UserError(f"{path} is not valid JSON ({error}): fetch or write it again") from None
+            raise UserError(f"{path}, line {line} is not JSON: the file was edited, cut off or damaged") from None
+        values.append(value)
+        start = _after_space(text, end)
+    if not values:
+        raise UserError(f"{path} is empty: fetch or write it again")
+    return values[0] if len(values) == 1 else values
+
+
+def _after_space(text: str, start: int) -> int:
+    """Where the first character at or behind `start` stands that is no white space."""
+    found = _SPACE.match(text, start)
+    return found.end() if found else start
 
 
 def append_jsonl(path: str | Path, record: dict) -> None:
@@ -125,20 +164,18 @@ def append_jsonl(path: str | Path, record: dict) -> None:
         file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def read_jsonl(path: str | Path, complete: bool = False) -> Iterator[dict]:
-    """Read the objects of a JSON-lines file, without a last line that a kill has torn.
+def read_jsonl(path: str | Path) -> Iterator[dict]:
+    """Read the objects of a JSON-lines file of ours, without a last line that a kill has torn.
 
-    complete: no line may be torn. For files that others wrote: one that was cut off must not pass for a shorter one.
-    Raises: UserError if the file cannot be read, or a line is broken.
+    Raises: UserError if the file cannot be read, or another line is broken.
     """
-    with _reading(path, "JSON lines"), open(path, encoding="utf-8") as file:
-        lines = file.read().split("\n")
+    lines = _text(path, "JSON lines").split("\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             yield json.loads(line)
         except json.JSONDecodeError:
-            if number == len(lines) and not complete:
+            if number == len(lines):
                 return
             raise UserError(f"{path}, line {number} is not JSON: the file was edited, cut off or damaged") from None

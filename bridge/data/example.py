@@ -1,10 +1,11 @@
-"""One question about one image."""
+"""What is trained on and asked: a question about an image, or a conversation about any number of them."""
 
 import zlib
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
+
+from bridge.data.pictures import Picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,14 +15,37 @@ class Example:
     """
 
     question_id: str
-    image: Path
+    image: Picture
     question: str
     answer: str | None
     votes: tuple[str, ...] = ()
 
+    @property
+    def images(self) -> tuple[Picture, ...]:
+        return (self.image,)
 
-def with_sampled_answer(example: Example, seed: int, epoch: int) -> Example:
+
+@dataclass(frozen=True, slots=True)
+class Dialogue:
+    """A conversation, trained on to the letter.
+
+    images: in the order of their placeholders `<image>` in the questions, which are as many. turns: questions and
+    answers, each with all before it as context. system: what a system's turn says in front, or nothing.
+    """
+
+    question_id: str
+    images: tuple[Picture, ...]
+    turns: tuple[tuple[str, str], ...]
+    system: str = ""
+
+
+Sample = Example | Dialogue
+
+
+def with_sampled_answer(example: Sample, seed: int, epoch: int) -> Sample:
     """The answer drawn in proportion to its votes, blank ones apart: a function of (seed, epoch, question id)."""
+    if isinstance(example, Dialogue):
+        return example
     votes = [vote for vote in example.votes if vote.strip()]
     if not votes:
         return example

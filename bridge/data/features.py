@@ -24,20 +24,20 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 from transformers import BaseImageProcessor, PreTrainedModel
 
+from bridge.data.pictures import Picture, open_picture, picture_identity, reading_order
 from vlm.distributed import barrier, from_main, is_main, on_main, rank, world_size
 from vlm.errors import UserError, writing
 from vlm.files import read_json, sync, write_json
-from vlm.images import load_image
 from vlm.run.folder import locked
 from vlm.run.progress import progress
 
 SHARD_IMAGES = 1024
 ENCODED_AT_ONCE = 32  # images
-Features = Callable[[Sequence[Path]], torch.Tensor]
+Features = Callable[[Sequence[Picture]], torch.Tensor]
 
 
 class PatchEncoder:
-    """Image files -> patch tokens [B, N, D], by a stock LLaVA's vision tower and image processor.
+    """Images -> patch tokens [B, N, D], by a stock LLaVA's vision tower and image processor.
 
     `shape` is (N, D). The dtype is the tower's own, also in the cache: cached and live features are the same numbers.
     """
@@ -48,10 +48,10 @@ class PatchEncoder:
         self.shape: tuple[int, int] = ((sizes.image_size // sizes.patch_size) ** 2, sizes.hidden_size)
 
     @torch.no_grad()
-    def __call__(self, images: Sequence[Path]) -> torch.Tensor:
+    def __call__(self, images: Sequence[Picture]) -> torch.Tensor:
         """Encode images now: [B, N, D] on the tower's device, after the final norm, without the class token."""
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow decodes without the GIL
-            pictures = list(pool.map(load_image, images))
+            pictures = list(pool.map(open_picture, images))
         pixels = self._processor(images=pictures, return_tensors="pt")["pixel_values"]  # float32[B, 3, H, W]
         tokens = self._tower(pixels.to(self.device, self.dtype)).last_hidden_state  # [B, 1 + N, D]
         return tokens[:, 1:]
@@ -89,13 +89,13 @@ class FeatureCache:
         self._open: dict[Path, Any] = {}  # a shard's features [images, N, D], memory-mapped: an index reads [N, D]
         self._scan()
 
-    def fill(self, images: Iterable[Path]) -> None:
+    def fill(self, images: Iterable[Picture]) -> None:
         """Compute what is missing, each rank its share, and announce the size before; collective.
 
         Raises: UserError if another run is filling the folder, the disk is too small, or an image cannot be read; what
             was computed before is kept.
         """
-        images = list(dict.fromkeys(images))  # each once
+        images = sorted(dict.fromkeys(images), key=reading_order)  # each once; a table from front to back
         self._scan()
         if from_main(self._missing(images)):
             with locked(self.folder, "--features"):
@@ -110,14 +110,14 @@ class FeatureCache:
                 barrier()
             self._scan()
 
-    def _missing(self, images: Sequence[Path]) -> list[Path]:
-        return [path for path in images if _identity(path) not in self._places]
+    def _missing(self, images: Sequence[Picture]) -> list[Picture]:
+        return [path for path in images if picture_identity(path) not in self._places]
 
-    def __call__(self, images: Sequence[Path]) -> torch.Tensor:
+    def __call__(self, images: Sequence[Picture]) -> torch.Tensor:
         """Read images' features: [B, N, D] on the encoder's device. Every image must have been filled."""
         rows = []
         for path in images:
-            shard, index = self._places[_identity(path)]
+            shard, index = self._places[picture_identity(path)]
             if shard not in self._open:
                 self._open[shard] = safe_open(shard, "pt").__enter__().get_slice("features")
             rows.append(self._open[shard][index])
@@ -137,7 +137,7 @@ class FeatureCache:
                 "make room, give another folder with --features, or train with --no-cache"
             )
 
-    def _fill_shard(self, images: list[Path], bar: tqdm) -> None:
+    def _fill_shard(self, images: list[Picture], bar: tqdm) -> None:
         parts: list[torch.Tensor] = []
         try:
             for start in range(0, len(images), ENCODED_AT_ONCE):
@@ -148,14 +148,14 @@ class FeatureCache:
             if parts:
                 self._write_shard(torch.cat(parts), images)
 
-    def _write_shard(self, features: torch.Tensor, images: list[Path]) -> None:
+    def _write_shard(self, features: torch.Tensor, images: list[Picture]) -> None:
         """features: [finished, N, D], of the first `finished` of the images."""
         # After this rank's last shard: if a damaged one was deleted, the count of shards is the name of a good one.
         names = (re.fullmatch(r"rank\d+_(\d+)", path.stem) for path in self.folder.glob(f"rank{rank()}_*.safetensors"))
         number = max((int(name[1]) + 1 for name in names if name), default=0)
         path = self.folder / f"rank{rank()}_{number:05d}.safetensors"
         partial = path.with_suffix(".tmp")
-        identities = [_identity(image) for image in images[: len(features)]]
+        identities = [picture_identity(image) for image in images[: len(features)]]
         with writing(path):
             save_file({"features": features}, partial, {"images": json.dumps(identities)})
             partial.chmod(0o644)  # safetensors writes for the owner alone
@@ -173,9 +173,3 @@ class FeatureCache:
                 raise UserError(f"{path} cannot be read ({error}): delete it, its images are computed again") from None
             for index, identity in enumerate(images):
                 self._places[identity] = (path, index)
-
-
-def _identity(path: Path) -> str:
-    """How the cache knows an image again: a file that was replaced is another image."""
-    status = os.stat(path)
-    return f"{path.absolute()} {status.st_size} {status.st_mtime_ns}"

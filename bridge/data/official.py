@@ -18,7 +18,7 @@ from bridge.data.example import Example
 from bridge.data.image_folder import ImageFolder, checked
 from bridge.data.records import field, text_field
 from vlm.errors import UserError
-from vlm.files import read_json, read_jsonl
+from vlm.files import read_records
 
 POPE_CATEGORIES = ("random", "popular", "adversarial")
 
@@ -89,11 +89,12 @@ def pope(directory: str | Path, category: str, allow_missing: bool = False) -> l
         raise UserError(f"{file} is missing: fetch output/coco/ of github.com/AoiDragon/POPE")
     images = ImageFolder(directory / "val2014")
     examples = []
-    for key, record in pope_records(file).items():
-        where = f"{file}, question {key}"
-        label = text_field(record, "label", where) if "label" in record else None
+    for number, (key, record) in enumerate(pope_records(file).items(), start=1):
+        where = f"{file}, line {number} (question {key})"
+        label = pope_label(record, where) if "label" in record else None
         image = images.find(text_field(record, "image", where))
-        examples.append(Example(key, image, text_field(record, "text", where), label))
+        question = text_field(record, "question" if "question" in record and "text" not in record else "text", where)
+        examples.append(Example(key, image, question, label))
     return checked(examples, images, file, allow_missing)
 
 
@@ -121,7 +122,7 @@ def gqa_records(path: Path) -> Records:
         raise UserError(f"{path} {problem}; give a GQA questions or choices file, or the folder of its chunks")
     merged: Records = {}
     for part in files:
-        records = read_json(part)
+        records = read_records(part)
         if not isinstance(records, dict) or not all(isinstance(record, dict) for record in records.values()):
             raise UserError(f"{part} is not a GQA file: needed is one object, question id -> record")
         if repeated := merged.keys() & records.keys():
@@ -151,16 +152,26 @@ def gqa_ids(path: Path) -> list[str]:
 
 
 def vqav2_records(file: Path, kind: Literal["questions", "annotations"]) -> Records:
-    """The records of a questions or annotations file of VQAv2, in file order."""
-    document = read_json(file)
-    if not isinstance(document, dict) or not isinstance(document.get(kind), list):
+    """The records of a questions or annotations file of VQAv2, in file order; the bare list or its lines do as well."""
+    document = read_records(file)
+    records = document.get(kind) if isinstance(document, dict) else document
+    if not isinstance(records, list):
         raise UserError(f"{file} is not an official VQAv2 file: it needs a list under {kind!r}")
-    return _by_id(document[kind], file)
+    return _by_id(records, file)
 
 
 def pope_records(file: Path) -> Records:
-    """The lines of a questions file of POPE, in file order."""
-    return _by_id(read_jsonl(file, complete=True), file)
+    """The lines of a questions file of POPE, in file order; a JSON list of them does as well."""
+    records = read_records(file)
+    return _by_id(records if isinstance(records, list) else [records], file)
+
+
+def pope_label(record: dict[str, Any], where: str) -> str:
+    """The label of a line of POPE, "yes" or "no" however it is capitalised; any other value is a UserError."""
+    label = text_field(record, "label", where)
+    if label.strip().lower() not in ("yes", "no"):
+        raise UserError(f"{where}: the label {label!r} is neither yes nor no; correct it")
+    return label.strip().lower()
 
 
 def _by_id(records: Iterable[dict[str, Any]], file: Path) -> Records:

@@ -5,12 +5,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
+from bridge.data.pictures import Picture, open_picture
 from bridge.evaluation.batching import Unit, make_batches
 from bridge.evaluation.benchmarks import TITLES, Benchmark
 from bridge.evaluation.decode import Decoder, common_prefix, group_prompts
@@ -18,8 +18,8 @@ from bridge.evaluation.predictions import TeamPredictions
 from bridge.evaluation.team import Team, share
 from bridge.scoring.joining import few
 from vlm.errors import UserError
-from vlm.images import load_image
 from vlm.llava.model import VLM
+from vlm.llms.prompt import briefly
 from vlm.run.progress import progress
 
 Reading = list[tuple[Unit, "Future[Image.Image | None]"]]  # units whose images are being read
@@ -37,8 +37,8 @@ class Answered:
 class Asker:
     """Answers batches of units with one VLM.
 
-    blind: the prompt is the bare question. captions: image -> the text that stands in its place (oracle). shown:
-    image -> the image shown for it. By default an image itself is shown.
+    Each question asks for a short answer. blind: no image is shown. captions: image -> the text in its place
+    (oracle). shown: image -> the image shown for it. By default an image itself is shown.
     """
 
     def __init__(
@@ -46,8 +46,8 @@ class Asker:
         vlm: VLM,
         max_new_tokens: int,
         blind: bool = False,
-        captions: Mapping[Path, str] | None = None,
-        shown: Mapping[Path, Path] | None = None,
+        captions: Mapping[Picture, str] | None = None,
+        shown: Mapping[Picture, Picture] | None = None,
     ):
         self.vlm, self.max_new_tokens = vlm, max_new_tokens
         self.blind, self._captions, self._shown = blind, captions, shown
@@ -69,7 +69,7 @@ class Asker:
         """What a unit is shown, if anything. Raises a UserError for an image that cannot be read."""
         if unit.image is None or self._captions is not None:
             return None
-        return load_image(unit.image if self._shown is None else self._shown[unit.image])
+        return open_picture(unit.image if self._shown is None else self._shown[unit.image])
 
     def _answer(self, reading: Reading) -> list[Answered]:
         unreadable: list[Answered] = []
@@ -103,7 +103,8 @@ class Asker:
         return self._decoder.decode(groups, self.max_new_tokens)
 
     def _prompt_ids(self, question: str, caption: str | None) -> list[int]:
-        return self.vlm.prompt_ids(question, image=not self.blind and caption is None, caption=caption)
+        images = 0 if self.blind or caption is not None else 1
+        return self.vlm.prompt_ids(briefly(question), images, caption)
 
 
 def answer(
@@ -145,7 +146,7 @@ def answer(
     return {"bad_images": in_order, "answered_now": count, "seconds": round(seconds, 2), "questions_per_s": speed}
 
 
-def _records(batch: Sequence[Answered], images: Mapping[str, Path]) -> Iterator[dict[str, str]]:
+def _records(batch: Sequence[Answered], images: Mapping[str, Picture]) -> Iterator[dict[str, str]]:
     """The lines of the predictions file. images: question id -> image."""
     for answered in batch:
         for ids, question, text in zip(answered.unit.ids, answered.unit.questions, answered.texts):
@@ -161,28 +162,3 @@ def check_questions(vlm: VLM, benchmarks: Sequence[Benchmark]) -> None:
                 f"{len(bad)} questions of {TITLES[benchmark.name]} are empty or hold control tokens of this model "
                 f"(question ids {few(bad)}): correct the questions file or leave them out"
             )
-
-
-def chosen_device(name: str | None, local_rank: int | None = None) -> torch.device:
-    """`--device`, or the GPU if there is one; a UserError if there is no such device.
-
-    local_rank: of this process among several on the machine; each takes the GPU of that number, unless one is named.
-    """
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError:
-        raise UserError(f"--device {name}: this is no device; give cpu or cuda") from None
-    if device.type != "cuda":
-        return device
-    if not torch.cuda.is_available():
-        raise UserError(f"--device {name}: there is no CUDA device here; give cpu")
-    count = torch.cuda.device_count()
-    if device.index is None and local_rank is not None:
-        if local_rank >= count:
-            raise UserError(f"process {local_rank} of this machine has no GPU of its own: launch {count} processes")
-        device = torch.device("cuda", local_rank)
-    if device.index is not None:
-        if device.index >= count:
-            raise UserError(f"--device {name}: there are {count} CUDA devices here; give cuda:0 to cuda:{count - 1}")
-        torch.cuda.set_device(device)
-    return device

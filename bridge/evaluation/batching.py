@@ -3,11 +3,11 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from bridge.data.example import Example
+from bridge.data.pictures import Picture
 from vlm.errors import UserError
 
 ROW_SIZE = 16  # questions that share a row of the batch; measured best of 8, 16, 32, 64 on a CPU
@@ -18,7 +18,7 @@ SORTED_BATCHES = 16  # batches whose units are sorted together by length
 class Unit:
     """Distinct questions about one image (None: blind); `ids[i]` are all question ids that ask `questions[i]`."""
 
-    image: Path | None
+    image: Picture | None
     questions: tuple[str, ...]
     ids: tuple[tuple[str, ...], ...]
 
@@ -47,7 +47,7 @@ def _units(examples: Sequence[Example], blind: bool) -> list[Unit]:
 
     Blind, a question is asked once at all, and a unit is as many questions as share a row.
     """
-    asked: dict[Path | None, dict[str, list[str]]] = {}  # image -> question -> its ids
+    asked: dict[Picture | None, dict[str, list[str]]] = {}  # image -> question -> its ids
     for example in examples:
         questions = asked.setdefault(None if blind else example.image, {})
         questions.setdefault(example.question, []).append(example.question_id)
@@ -75,7 +75,7 @@ def _count(units: Sequence[Unit]) -> int:
     return sum(len(unit.questions) for unit in units)
 
 
-def shuffled(images: Sequence[Path]) -> dict[Path, Path]:
+def shuffled(images: Sequence[Picture]) -> dict[Picture, Picture]:
     """Every image -> another one: a control that keeps the questions and the pictures but not their pairs.
 
     Which one depends on the whole list: in a random order, each is shown the one before. A UserError for one image.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bridge.data import official
 from bridge.data.example import Example
+from bridge.data.pictures import Picture
 from bridge.scoring import gqa as gqa_scoring
 from bridge.scoring import pope as pope_scoring
 from bridge.scoring import vqav2 as vqav2_scoring
@@ -32,7 +33,7 @@ class Benchmark:
     submitted: Path | None = None
 
     @property
-    def images(self) -> list[Path]:
+    def images(self) -> list[Picture]:
         """Every image once, in the order of the questions."""
         return list(dict.fromkeys(example.image for example in self.examples))
 

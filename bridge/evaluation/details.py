@@ -97,6 +97,7 @@ def _pope(scores: Mapping) -> list[Row]:
     rows: list[Row] = [(f"POPE, {mode} mode",)]
     for category, part in categories.items():
         rows.append((_pope_title(category, part),))
+        rows += [(f"note: {note}",) for note in part.get("notes", ())]
         rows += [(f"  {name}", _pope_number(name, [part], part[name])) for name in AVERAGED]
         rows += [(f"  {name}", str(part[name])) for name in ("tp", "fp", "tn", "fn", "unparsed")]
     for together in ("mean", "pooled"):
@@ -121,7 +122,7 @@ def _head(title: str, scores: Mapping) -> list[Row]:
         rows.append((f"{scores['extra']} predictions are for questions that are not in this file; ignored",))
     if scores.get("entailed_left_out"):
         rows.append((f"consistency leaves out {scores['entailed_left_out']} entailed questions without a prediction",))
-    return rows
+    return rows + [(f"note: {note}",) for note in scores.get("notes", ())]
 
 
 def _pope_title(category: str, part: Mapping) -> str:

@@ -4,18 +4,21 @@ Where only some questions are answered they are those of LLaVA's edit, eval_gqa.
 right if it equals the reference character for character. Left out is grounding, which needs attention maps.
 """
 
+import json
 import string
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from bridge.scoring.joining import check_mode, few, index_predictions
+from bridge.scoring.joining import check_choice, check_mode, few, index_predictions
 from vlm.errors import UserError
 
 # For questions whose detailed type holds "Common" (what do the two have in common?) these replace the choices file.
 COMMON_CHOICES = ("color", "material", "shape")
 # A reasoning step whose text contains one of these only phrases the question, so it is not counted.
 UNCOUNTED_STEPS = ("exist", "query: name", "choose name")
+STRUCTURAL_TYPES = ("verify", "query", "choose", "logical", "compare")
+SEMANTIC_TYPES = ("obj", "attr", "cat", "rel", "global")
 WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 Questions = dict[str, Mapping]  # question id -> question object
@@ -54,14 +57,17 @@ def score(
     per_structural_type, per_semantic_type, per_steps (name or number of steps -> accuracy); per_question (balanced
     id -> 0.0 or 100.0); counts (the number of questions behind each of the three breakdowns); mode, predictions
     ("as given" or "processed as LLaVA does"), questions (balanced ones), missing, extra, and entailed_left_out;
-    not_measured, the names of the metrics that are 0 because nothing they are about was there.
-    Raises: UserError if no question is balanced, a record lacks what scoring reads, or choices are of another split.
+    not_measured, the names of the metrics that are 0 because nothing they are about was there; and notes, a line for
+    each thing about the predictions that lowers the score for its form alone.
+    Raises: UserError if no question is balanced, a record lacks what scoring reads or has a type that GQA does not, or
+    choices are of another split.
     """
     check_mode(mode)
     questions = {str(question_id): question for question_id, question in questions.items()}
     balanced = _balanced(questions)
     answers = index_predictions(predictions, "questionId", "prediction")
     extra = len(answers.keys() - questions.keys())
+    notes = _notes(balanced, answers, mode, llava_processing)
     if llava_processing:
         answers = {key: process_as_llava(text) if isinstance(text, str) else text for key, text in answers.items()}
     correct = {
@@ -74,7 +80,48 @@ def score(
         "questions": len(balanced),
         "missing": len(balanced.keys() - answers.keys()),
         "extra": extra,
+        "notes": notes,
     }
+
+
+def _notes(balanced: Questions, answers: dict[str, Any], mode: str, llava_processing: bool) -> list[str]:
+    """What lowers the score although it may be right: answers that are no text, or differ in their form alone."""
+    notes = []
+    if no_text := [key for key in balanced if key in answers and not isinstance(answers[key], str)]:
+        first = json.dumps(answers[min(no_text)])[:40]
+        notes.append(
+            f"{len(no_text)} of {len(balanced)} predictions are not text and count as wrong, the first is {first} "
+            f"(question ids {few(no_text)})"
+        )
+    alike, mended = [], 0
+    for key, question in balanced.items():
+        given, answer = answers.get(key), question["answer"]
+        if not isinstance(given, str):
+            continue
+        processed = process_as_llava(given)
+        if _is_right(processed if llava_processing else given, answer, mode):
+            continue
+        if _bare(given) == _bare(answer):
+            alike.append(key)
+            mended += _is_right(processed, answer, mode)
+    if alike:
+        first = f"{answers[alike[0]]!r} for {balanced[alike[0]]['answer']!r}"
+        notes.append(
+            f"{len(alike)} of {len(balanced)} predictions count as wrong for case, punctuation or white space alone "
+            f"({first}): GQA's rule compares as written" + _remedy(mended, len(alike), mode)
+        )
+    return notes
+
+
+def _remedy(mended: int, alike: int, mode: str) -> str:
+    ways = [f"--llava-processing counts {mended} of the {alike} as right"] if mended else []
+    ways += ["--mode lmms ignores case and punctuation"] if mode == "official" else []
+    return "; " + ", ".join(ways) if ways else ""
+
+
+def _bare(text: str) -> str:
+    """Text without case, ASCII punctuation and white space."""
+    return "".join(text.lower().translate(WITHOUT_PUNCTUATION).split())
 
 
 def _metrics(
@@ -113,6 +160,9 @@ def _balanced(questions: Questions) -> Questions:
     """The balanced questions; a UserError if there are none, or if they carry no answers."""
     if other := [key for key, question in questions.items() if not isinstance(question, Mapping)]:
         raise UserError(f"{few(other)} is no GQA question: needed is a GQA questions file, question id -> record")
+    for key, question in questions.items():
+        if not isinstance(question.get("isBalanced", False), bool):
+            raise UserError(f"question {key}: isBalanced is {question['isBalanced']!r}; needed is true or false")
     balanced = {key: question for key, question in questions.items() if question.get("isBalanced")}
     if not balanced:
         raise UserError(
@@ -133,6 +183,10 @@ def _check_form(key: str, question: Mapping) -> None:
     for field, parts in (("types", ("structural", "semantic", "detailed")), ("groups", ("global",))):
         if not isinstance(question[field], Mapping) or not all(part in question[field] for part in parts):
             raise UserError(f"question {key}: {field!r} must be an object with {', '.join(parts)}, as in GQA's files")
+    check_choice(question["types"]["structural"], STRUCTURAL_TYPES, f"question {key}: the structural type")
+    check_choice(question["types"]["semantic"], SEMANTIC_TYPES, f"question {key}: the semantic type")
+    if not isinstance(question["answer"], str):
+        raise UserError(f"question {key}: its answer is {question['answer']!r}; needed is text")
     steps = question["semantic"]
     needed = {"operation", "argument"}
     if not isinstance(steps, list) or not all(isinstance(step, Mapping) and needed <= step.keys() for step in steps):

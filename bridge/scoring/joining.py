@@ -1,4 +1,7 @@
-"""Predictions and questions meet by question id; an id is a string everywhere, so "01827492" is not "1827492"."""
+"""Predictions and questions meet by question id; an id is a string everywhere, so "01827492" is not "1827492".
+
+An id that is a number stands for the string of its digits: 262148000, or 262148000.0 as tables write it.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +31,19 @@ def index_predictions(predictions: Any, id_key: str, answer_key: str) -> dict[st
     if isinstance(predictions, Mapping):
         return {str(question_id): answer for question_id, answer in predictions.items()}
     check_records(predictions, id_key, answer_key)
-    return {str(record[id_key]): record[answer_key] for record in predictions}
+    return {
+        id_text(record[id_key], f"prediction {number}"): record[answer_key]
+        for number, record in enumerate(predictions, start=1)
+    }
+
+
+def id_text(question_id: Any, where: str) -> str:
+    """A question id as a string; a UserError that begins with `where` if it is neither text nor a whole number."""
+    if isinstance(question_id, float) and question_id.is_integer():
+        question_id = int(question_id)
+    if isinstance(question_id, bool) or not isinstance(question_id, (int, str)):
+        raise UserError(f"{where}: the question id is {question_id!r}; needed is text or a whole number")
+    return str(question_id)
 
 
 def check_records(predictions: Any, id_key: str, answer_key: str) -> None:
@@ -42,9 +57,17 @@ def check_records(predictions: Any, id_key: str, answer_key: str) -> None:
             )
 
 
+def check_choice(value: Any, choices: Sequence[str], what: str) -> None:
+    """Raise a UserError if `value` is not one of a closed set. what: place and field, for the message."""
+    if value not in choices:
+        raise UserError(f"{what} is {value!r}; it is one of {', '.join(choices)}: correct it")
+
+
 def refuse_strangers(questions: Iterable[Any], predictions: Iterable[Any], where: str) -> None:
     """Raise a UserError if no prediction is for one of the questions: they are of another split, not all wrong."""
     asked, answered = set(map(str, questions)), set(map(str, predictions))
+    if not answered:
+        raise UserError(f"{where} holds no predictions; give a file with an answer to each question")
     if not asked & answered:
         raise UserError(
             f"{where}: none of the {len(answered)} predictions ({few(answered)}) is for one of the {len(asked)} "

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bridge.scoring.joining import check_mode, few
+from bridge.scoring.joining import check_choice, check_mode, few
 from vlm.errors import UserError
 
 AVERAGED = ("accuracy", "precision", "recall", "f1", "yes_ratio")
@@ -34,14 +34,15 @@ def score(labels: Texts | Mapping[str, Texts], answers: Texts | Mapping[str, Tex
 
     labels, answers: two sequences of texts joined by order, which must be equally long; or two mappings from question
         id, joined by it (missing answers are wrong, extra ones ignored, both counted); or two mappings from category to
-        either, which goes to `score_categories`. A label is positive unless it is "no".
+        either, which goes to `score_categories`. A label is "yes" or "no", however it is capitalised.
     mode: "official"; or "lmms", as lmms-eval: an answer counts only if it is yes or no after lower() and strip(), a
         false negative only if it says no, and yes_ratio is that of the labels.
 
     Returns fractions, unrounded: accuracy, precision, recall, f1, yes_ratio; tp, fp, tn, fn; per_question (id, or
-    position from 0 as a string -> 0.0 or 1.0); mode; questions, missing, extra; and unparsed, the number of answers
-    that say neither yes nor no (officially they count as yes).
-    Raises: UserError if labels and answers are of different kinds or lengths, or hold something else than text.
+    position from 0 as a string -> 0.0 or 1.0); mode; questions, missing, extra; unparsed, the number of answers that
+    say neither yes nor no (officially they count as yes); and notes, a line about these.
+    Raises: UserError if labels and answers are of different kinds or lengths, or hold something else than text, or if
+    a label is neither yes nor no.
     """
     check_mode(mode)
     if isinstance(labels, Mapping) and any(not isinstance(label, str) for label in labels.values()):
@@ -49,17 +50,28 @@ def score(labels: Texts | Mapping[str, Texts], answers: Texts | Mapping[str, Tex
     truth, given = _by_id(labels, answers)
     answered = {key: given[key] for key in truth if key in given}
     _check_strings("labels", truth)
+    truth = {key: _truth(label, key) for key, label in truth.items()}
     _check_strings("answers", answered)
     predicted = {key: _reading(text, mode) for key, text in answered.items()}
+    unparsed = [text for text in answered.values() if _says_neither(text, mode)]
     return {
         **_metrics(truth, predicted, mode),
-        "per_question": {key: float(predicted.get(key) == _truth(label)) for key, label in truth.items()},
+        "per_question": {key: float(predicted.get(key) == label) for key, label in truth.items()},
         "mode": mode,
         "questions": len(truth),
         "missing": len(truth) - len(answered),
         "extra": len(given) - len(answered),
-        "unparsed": sum(_says_neither(text, mode) for text in answered.values()),
+        "unparsed": len(unparsed),
+        "notes": _notes(unparsed, len(answered), mode),
     }
+
+
+def _notes(unparsed: list[str], answers: int, mode: str) -> list[str]:
+    """unparsed: the answers that say neither yes nor no."""
+    if not unparsed:
+        return []
+    verdict = "and count as yes, as POPE's rule has it" if mode == "official" else "and count as wrong"
+    return [f"{len(unparsed)} of {answers} answers say neither yes nor no {verdict}; the first is {unparsed[0][:60]!r}"]
 
 
 def score_categories(labels: Mapping[str, Texts], answers: Any, mode: str = "official") -> dict:
@@ -107,21 +119,23 @@ def _check_strings(what: str, texts: dict[str, str]) -> None:
         raise UserError(f"{len(wrong)} {what} are not strings (questions {few(wrong)}); give them as text")
 
 
-def _truth(label: str) -> str:
-    return "no" if label == "no" else "yes"
+def _truth(label: str, key: str) -> str:
+    """The label in lower case. Officially all but "no" is positive, so that "No" would be yes."""
+    label = label.strip().lower()
+    check_choice(label, ("yes", "no"), f"question {key}: the label")
+    return label
 
 
 def _metrics(labels: dict[str, str], predicted: dict[str, str], mode: str) -> dict:
     """The five metrics and the four counts. Positive is yes."""
     if mode == "official":
         # A missing answer counts as whichever is wrong, and not at all in yes_ratio.
-        truths = [_truth(label) for label in labels.values()]
         wrong = {"yes": "no", "no": "yes"}
-        pairs = [(truth, predicted.get(key, wrong[truth])) for key, truth in zip(labels, truths)]
+        pairs = [(truth, predicted.get(key, wrong[truth])) for key, truth in labels.items()]
         said = list(predicted.values())
     else:
         # An answer other than yes and no is wrong, but in none of the four counts; yes_ratio is that of the labels.
-        pairs = [(label.lower().strip(), predicted.get(key, "")) for key, label in labels.items()]
+        pairs = [(truth, predicted.get(key, "")) for key, truth in labels.items()]
         said = [truth for truth, _ in pairs]
     cells = {"tp": ("yes", "yes"), "fp": ("no", "yes"), "tn": ("no", "no"), "fn": ("yes", "no")}  # (truth, answer)
     counts = {name: pairs.count(cell) for name, cell in cells.items()}

@@ -11,14 +11,16 @@ periods go, and an annotator is left out by comparing whole answer objects.
 import json
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from importlib import resources
 from typing import Any
 
-from bridge.scoring.joining import check_mode, few, index_predictions
+from bridge.scoring.joining import check_choice, check_mode, few, id_text, index_predictions
 from vlm.errors import UserError
 
+ANSWER_TYPES = ("yes/no", "number", "other")
+CONFIDENCES = ("yes", "maybe", "no")
 # In the official order. Not here, so left alone: ' : $ % & * # ~ ^ | and everything outside ASCII.
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 NUMBER_WORDS = {
@@ -64,6 +66,7 @@ def score(
     *,
     llava_processing: bool = False,
     allow_missing: bool = False,
+    by_position: bool = False,
 ) -> dict:
     """Score parsed official files; nothing given is changed.
 
@@ -73,11 +76,15 @@ def score(
     mode: "official"; or "lmms", as lmms-eval's vqav2_val: always normalised, other comma rule.
     llava_processing: put the predictions through `process_as_llava` first.
     allow_missing: count unanswered questions as wrong; without it they are an error, as officially.
+    by_position: leave each annotator out by the place in the list. Officially it is by comparing whole answer objects,
+        so that equal ones, as without answer_id, leave each other out. The same where all answer_ids differ.
 
     Returns overall, per_answer_type, per_question_type and per_question (id -> score) in percent, rounded to two
     decimals as officially; also mode, predictions ("as given" or "processed as LLaVA does"), questions and missing
-    (counts). In lmms mode also exact_match, its unrounded fraction.
-    Raises: UserError if predictions and annotations name different questions, or an answer is not a string.
+    (counts); and notes: a line for each thing about votes or predictions that lowers the score for its form alone. In
+    lmms mode also exact_match, its unrounded fraction.
+    Raises: UserError if predictions and annotations name different questions, an answer is not a string, or an
+    answer_type or answer_confidence is none of VQAv2's.
     """
     check_mode(mode)
     annotated = _annotations_by_id(annotations)
@@ -85,12 +92,14 @@ def score(
     missing = _check_ids(set(annotated), set(answers), allow_missing)
     if bad := [key for key, answer in answers.items() if not isinstance(answer, str)]:
         raise UserError(f"{len(bad)} predicted answers are not strings (question ids {few(bad)}); write them as text")
-    if llava_processing:
-        answers = {key: process_as_llava(answer) for key, answer in answers.items()}
+    given = {key: process_as_llava(answer) for key, answer in answers.items()} if llava_processing else answers
     question_score = _official_question_score if mode == "official" else _lmms_question_score
+    votes = {
+        key: _numbered(record["answers"]) if by_position else record["answers"] for key, record in annotated.items()
+    }
     values = dict.fromkeys(annotated, 0.0)
     for key in annotated.keys() - missing:
-        values[key] = question_score(annotated[key]["answers"], answers[key])
+        values[key] = question_score(votes[key], given[key])
     scores = {
         "overall": _percent(list(values.values())),
         "per_answer_type": _per_type(annotated, values, "answer_type"),
@@ -100,10 +109,63 @@ def score(
         "predictions": "processed as LLaVA does" if llava_processing else "as given",
         "questions": len(values),
         "missing": len(missing),
+        "notes": [
+            *_notes_on_votes(votes, values, given, question_score),
+            *([] if llava_processing else _notes_on_form(votes, values, answers, question_score)),
+        ],
     }
     if mode == "lmms":
         scores["exact_match"] = sum(values.values()) / len(values)
     return scores
+
+
+def _numbered(votes: Sequence[Mapping]) -> list[dict]:
+    """Votes that all differ, by their places."""
+    return [{**vote, "answer_id": place} for place, vote in enumerate(votes, start=1)]
+
+
+def _notes_on_votes(
+    votes: Mapping[str, Sequence[Mapping]], values: dict[str, float], given: dict[str, str], question_score: Callable
+) -> list[str]:
+    """Questions that lose points because votes are equal objects, or because there are too few of them."""
+    notes = []
+    by_place = {}
+    for key, own in votes.items():
+        if key in given and len({vote.get("answer_id", "") for vote in own}) < len(own):
+            by_place[key] = question_score(_numbered(own), given[key])
+    if lowered := [key for key, value in by_place.items() if value > values[key]]:
+        notes.append(
+            f"{len(lowered)} of {len(votes)} questions lose points because equal votes without an answer_id of their "
+            f"own leave each other out, as the official rule has it (question ids {few(lowered)}); --by-position "
+            f"counts each vote: overall {_percent(list({**values, **by_place}.values())):.2f}"
+        )
+    if sparse := [key for key, own in votes.items() if len(own) < 4]:
+        notes.append(
+            f"{len(sparse)} of {len(votes)} questions have fewer than 4 votes (question ids {few(sparse)}): the rule "
+            "gives a vote less than full points then, and none to a single one"
+        )
+    return notes
+
+
+def _notes_on_form(
+    votes: Mapping[str, Sequence[Mapping]], values: dict[str, float], answers: dict[str, str], question_score: Callable
+) -> list[str]:
+    """Questions that gain points if their prediction is processed as LLaVA does."""
+    gains = {}
+    for key, own in votes.items():
+        processed = process_as_llava(answers[key]) if key in answers else ""
+        if processed and processed != answers[key]:
+            value = question_score(own, processed)
+            if value > values[key]:
+                gains[key] = value
+    if not gains:
+        return []
+    first = min(gains)
+    return [
+        f"{len(gains)} of {len(votes)} predictions lose points for case or punctuation alone ({answers[first]!r}, "
+        f"question id {first}): the official rule compares as written where all annotators agree; --llava-processing "
+        f"gives overall {_percent(list({**values, **gains}.values())):.2f}"
+    ]
 
 
 def _annotations_by_id(annotations: Any) -> dict[str, Mapping]:
@@ -120,12 +182,24 @@ def _annotations_by_id(annotations: Any) -> dict[str, Mapping]:
             isinstance(answer, Mapping) and isinstance(answer.get("answer"), str) for answer in answers
         ):
             raise UserError(f'annotation {number}: its answers are not objects with a text under "answer"')
-    annotated = {str(record["question_id"]): record for record in records}
+        _check_closed_sets(record, f"annotation {number} (question {record['question_id']})")
+    annotated = {
+        id_text(record["question_id"], f"annotation {number}"): record for number, record in enumerate(records, start=1)
+    }
     if len(annotated) != len(records):
         raise UserError(f"{len(records)} annotations name only {len(annotated)} questions; each may occur once")
     if empty := [key for key, record in annotated.items() if not record["answers"]]:
         raise UserError(f"{len(empty)} annotations have no answers (question ids {few(empty)}); they cannot be scored")
     return annotated
+
+
+def _check_closed_sets(record: Mapping, where: str) -> None:
+    check_choice(record["answer_type"], ANSWER_TYPES, f"{where}: answer_type")
+    if not isinstance(record["question_type"], str):
+        raise UserError(f"{where}: question_type is {record['question_type']!r}; needed is text")
+    for vote in record["answers"]:
+        if "answer_confidence" in vote:
+            check_choice(vote["answer_confidence"], CONFIDENCES, f"{where}: an answer_confidence")
 
 
 def _check_ids(annotated: set[str], answered: set[str], allow_missing: bool) -> set[str]:

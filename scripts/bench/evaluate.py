@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig
 from bench.harness import Goals, median_ratio, seconds, take_turns, verdict
 from bench.settings import EvaluateBench
 from bridge.data.example import Example
+from bridge.data.pictures import Picture
 from bridge.evaluation.answering import Asker
 from bridge.evaluation.batching import make_batches
 from bridge.evaluation.decode import end_ids
@@ -25,6 +26,7 @@ from vlm.llava.assembly import assemble
 from vlm.llava.model import VLM, load
 from vlm.llms.load import load_llm
 from vlm.llms.precision import chosen_dtype
+from vlm.llms.prompt import briefly
 
 COLOURS = ("red", "green", "blue", "white", "black", "wooden")
 NOUNS = ("person", "traffic light", "dog", "dining table", "bottle", "cup", "bus", "surfboard")
@@ -71,7 +73,7 @@ def make_examples(images: int, questions: int) -> list[Example]:
 class Rival:
     """Stock generate on left-padded batches of whole prompts."""
 
-    def __init__(self, vlm: VLM, pictures: dict[Path, Image.Image], max_new_tokens: int):
+    def __init__(self, vlm: VLM, pictures: dict[Picture, Image.Image], max_new_tokens: int):
         self.vlm, self.pictures, self.budget = vlm, pictures, max_new_tokens
         self.ends = end_ids(vlm.model)
 
@@ -91,7 +93,7 @@ class Rival:
 
     def generate(self, examples: Sequence[Example]) -> list[list[int]]:
         """The new token ids of each example, all decoded as one padded batch."""
-        prompts = [self.vlm.prompt_ids(example.question) for example in examples]
+        prompts = [self.vlm.prompt_ids(briefly(example.question)) for example in examples]
         width, end, device = max(map(len, prompts)), next(iter(self.ends)), self.vlm.model.device
         padded = [[end] * (width - len(ids)) + ids for ids in prompts]
         mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]
@@ -112,7 +114,7 @@ class Rival:
         """Difference of the two logits at the token where the answers part."""
         end = next(iter(self.ends))
         at = next((i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b), min(len(ours), len(theirs)))
-        ids = torch.tensor([self.vlm.prompt_ids(example.question) + ours[:at]], device=self.vlm.model.device)
+        ids = torch.tensor([self.vlm.prompt_ids(briefly(example.question)) + ours[:at]], device=self.vlm.model.device)
         pixels = self.pixels([example]).to(self.vlm.model.device)
         logits = self.vlm.model(input_ids=ids, pixel_values=pixels).logits[0, -1]
         return float(abs(logits[[*ours, end][at]] - logits[[*theirs, end][at]]))
@@ -123,7 +125,7 @@ class Ours:
     """bridge/evaluate.py's decoding: the questions about an image share its prefix."""
 
     vlm: VLM
-    pictures: dict[Path, Image.Image]
+    pictures: dict[Picture, Image.Image]
     max_new_tokens: int
     batch_questions: int
 
@@ -154,7 +156,7 @@ def run(settings: EvaluateBench) -> Goals:
     }
     answers, times = measure(ways, examples, settings.rounds)
     mine = answers[OURS]
-    tokens = [len(vlm.prompt_ids(example.question)) for example in examples]
+    tokens = [len(vlm.prompt_ids(briefly(example.question))) for example in examples]
     print(
         f"{len(examples)} questions on {settings.images} images, {statistics.mean(tokens):.0f} prompt tokens and "
         f"{sum(map(len, mine.values())) / len(mine):.1f} new ones (limit {settings.max_new_tokens}) on average, "
@@ -174,7 +176,7 @@ def run(settings: EvaluateBench) -> Goals:
     return goals
 
 
-def make_pictures(vlm: VLM, count: int) -> dict[Path, Image.Image]:
+def make_pictures(vlm: VLM, count: int) -> dict[Picture, Image.Image]:
     """Pictures of noise, in the size that the encoder takes, under the names that `make_examples` asks about."""
     vision = vlm.model.config.vision_config
     assert isinstance(vision, PreTrainedConfig)

@@ -83,6 +83,7 @@ def _locate(examples: Sequence[Example], found: Found) -> None:
     """Sort the split's images into those that are there and those that are not, listing each folder once."""
     listings: dict[Path, frozenset[str]] = {}
     for image in dict.fromkeys(example.image for example in examples):
+        assert isinstance(image, Path)  # official folders hold files
         if image.parent not in listings:
             listings[image.parent] = frozenset(os.listdir(image.parent) if image.parent.is_dir() else ())
         found.images.append(image)

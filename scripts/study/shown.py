@@ -9,6 +9,7 @@ from PIL import Image
 
 from bridge.data import official
 from bridge.data.example import Example
+from bridge.data.pictures import open_picture
 from vlm.errors import UserError, writing
 from vlm.files import read_json, read_jsonl
 
@@ -82,9 +83,9 @@ def draw(shown: Sequence[Shown], file: Path) -> None:
     figure = Figure(figsize=(3.0 * len(shown), 3.6), dpi=150, layout="constrained")
     for number, one in enumerate(shown, start=1):
         axes = figure.add_subplot(1, len(shown), number)
-        with Image.open(one.example.image) as image:
-            size = (image.width * ENLARGED, image.height * ENLARGED)
-            axes.imshow(image.resize(size, Image.Resampling.NEAREST))
+        image = open_picture(one.example.image)
+        size = (image.width * ENLARGED, image.height * ENLARGED)
+        axes.imshow(image.resize(size, Image.Resampling.NEAREST))
         axes.axis("off")
         axes.set_title(one.example.question, fontsize=9, wrap=True)
         colour = "#1f6f8b" if one.score >= 50 else "#b5524c"

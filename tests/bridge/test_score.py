@@ -1,6 +1,8 @@
 """`python bridge/score.py` from the repository's root, on small official files."""
 
 import json
+import subprocess
+import sys
 
 import commands
 import pytest
@@ -137,3 +139,177 @@ def test_files_of_another_kind_are_one_line(tmp_path, vqav2_files):
     ):
         result = run(*command)
         assert (result.returncode, len(result.stderr.splitlines())) == (2, 1), result.stderr
+
+
+def line(result, name):
+    """The value behind `name` in the table."""
+    return next(text.split()[1] for text in result.stdout.splitlines() if text.split()[:1] == [name])
+
+
+@pytest.fixture
+def gqa_files(tmp_path):
+    """Three questions whose answers are red, yes and left, and a function that scores predictions of them."""
+    questions = {"01": gqa_question("red"), "2": gqa_question("yes", "verify"), "30": gqa_question("left", "choose")}
+    file = write(tmp_path / "q.json", questions)
+
+    def score(text, *options):
+        (tmp_path / "p").write_text(text, encoding="utf-8")
+        return run("gqa", "--questions", file, "--predictions", tmp_path / "p", *options)
+
+    return score
+
+
+def test_gqa_predictions_in_every_form(gqa_files):
+    answers = {"01": "red", "2": "yes", "30": "right"}
+    official = [{"questionId": key, "prediction": text} for key, text in answers.items()]
+    llava = [{"question_id": key, "prompt": "q", "text": text, "metadata": {}} for key, text in answers.items()]
+    numbers = [{"questionId": float(key), "prediction": text} for key, text in answers.items()]
+    for form in (
+        json.dumps(official),
+        "\ufeff" + json.dumps(official, indent=1),
+        "\n".join(map(json.dumps, official)),
+        "\r\n\r\n".join(map(json.dumps, llava)),
+        json.dumps(numbers),
+        json.dumps(answers),
+    ):
+        result = gqa_files(form)
+        assert (result.returncode, result.stderr, line(result, "accuracy")) == (0, "", "66.67")
+        assert "note" not in result.stdout and "partial" not in result.stdout
+
+
+def test_what_lowers_gqa_for_its_form_is_told(gqa_files):
+    answers = [{"questionId": key, "prediction": text} for key, text in (("01", "Red."), ("2", None), ("30", " left"))]
+    result = gqa_files(json.dumps(answers))
+    assert (result.returncode, line(result, "accuracy")) == (0, "0.00")
+    assert result.stdout.splitlines()[1:3] == [
+        "note: 1 of 3 predictions are not text and count as wrong, the first is null (question ids 2)",
+        "note: 2 of 3 predictions count as wrong for case, punctuation or white space alone ('Red.' for 'red'): GQA's "
+        "rule compares as written; --llava-processing counts 1 of the 2 as right, --mode lmms ignores case and "
+        "punctuation",
+    ]
+    assert line(gqa_files(json.dumps(answers), "--llava-processing"), "accuracy") == "33.33"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "p holds no predictions"),
+        ("", "p is empty"),
+        ("[1, 2]", "p, record 1 is 1; needed is one object for each prediction"),
+        (
+            '[{"questionId": "2"}]',
+            "p, record 1 is {'questionId': '2'}; needed is an answer under 'prediction' or 'text'",
+        ),
+        (
+            '[{"questionId": "2", "prediction": "a"}, {"prediction": "b"}]',
+            "p, record 2 is {'prediction': 'b'}; needed is",
+        ),
+        (
+            '[{"questionId": null, "prediction": "a"}]',
+            "p, record 1: the question id is None; needed is text or a whole",
+        ),
+        ('[{"questionId": 2.5, "prediction": "a"}]', "p, record 1: the question id is 2.5"),
+        ('{"questionId": "2", "prediction": "a"}\n{"questionId":', "p, line 2 is not JSON"),
+        ('{"questionId": "2", "prediction": "a"}\n' * 2, "p answers 1 questions more than once (question ids 2)"),
+    ],
+)
+def test_predictions_that_cannot_be_used_are_one_line(gqa_files, text, message):
+    result = gqa_files(text)
+    assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (2, "", 1)
+    assert message in result.stderr
+
+
+def test_gqa_types_are_a_closed_set(tmp_path):
+    predictions = write(tmp_path / "p.json", {"7": "red"})
+    for question, message in (
+        (gqa_question("red", "guess"), "question 7: the structural type is 'guess'; it is one of verify, query"),
+        (gqa_question("red", semantic="colour"), "question 7: the semantic type is 'colour'; it is one of obj, attr"),
+        ({**gqa_question("red"), "isBalanced": "true"}, "question 7: isBalanced is 'true'; needed is true or false"),
+    ):
+        questions = write(tmp_path / "q.json", {"7": question})
+        result = run("gqa", "--questions", questions, "--predictions", predictions)
+        assert (result.returncode, message in result.stderr) == (2, True), result.stderr
+
+
+def test_votes_without_answer_id_keep_the_official_number_and_are_told(tmp_path):
+    votes = [{"answer": "red"}] * 10
+    records = [{**vqav2_annotation(number, ["red"]), "answers": votes} for number in (1, 2)]
+    files = (
+        *("--questions", write_lines(tmp_path / "q.jsonl", [vqav2_question(1, 1, "?"), vqav2_question(2, 1, "?")])),
+        *("--annotations", write(tmp_path / "a.json", records)),  # the bare list
+        *("--predictions", write_lines(tmp_path / "p.jsonl", [{"question_id": n, "answer": "red"} for n in (1, 2)])),
+    )
+    result = run("vqav2", *files)
+    assert (result.returncode, line(result, "overall")) == (0, "0.00")
+    assert result.stdout.splitlines()[1] == (
+        "note: 2 of 2 questions lose points because equal votes without an answer_id of their own leave each other "
+        "out, as the official rule has it (question ids 1, 2); --by-position counts each vote: overall 100.00"
+    )
+    counted = run("vqav2", *files, "--by-position")
+    assert line(counted, "overall") == "100.00" and "note" not in counted.stdout
+    assert "--by-position is for vqav2, not for gqa" in run("gqa", *files[:2], *files[4:], "--by-position").stderr
+
+
+def test_vqav2_oddities(tmp_path, vqav2_files):
+    capital = write(tmp_path / "c.json", [{"question_id": 1, "answer": "Yes"}])
+    annotations = write(tmp_path / "y.json", {"annotations": [vqav2_annotation(1, ["yes"] * 10, "is it", "yes/no")]})
+    questions = write(tmp_path / "yq.json", {"questions": [vqav2_question(1, 1, "?")]})
+    unanimous = ("vqav2", "--questions", questions, "--annotations", annotations, "--predictions", capital)
+    result = run(*unanimous)
+    assert line(result, "overall") == "0.00"
+    assert "note: 1 of 1 predictions lose points for case or punctuation alone ('Yes', question id 1)" in result.stdout
+    assert "note" not in run(*unanimous, "--llava-processing").stdout
+    number = write(tmp_path / "n.json", [{"question_id": 5, "answer": 2}, {"question_id": 6, "answer": "b"}])
+    assert (
+        "1 predicted answers are not strings (question ids 5)"
+        in run("vqav2", *vqav2_files, "--predictions", number).stderr
+    )
+    for change, message in (
+        ({"answer_type": "colour"}, "annotation 1 (question 1): answer_type is 'colour'; it is one of yes/no, number"),
+        (
+            {"answers": [{"answer": "a", "answer_confidence": "sure"}]},
+            "annotation 1 (question 1): an answer_confidence is 'sure'; it is one of yes, maybe, no",
+        ),
+    ):
+        write(annotations, {"annotations": [{**vqav2_annotation(1, ["yes"] * 10), **change}]})
+        assert message in run(*unanimous).stderr
+
+
+def test_pope_labels_and_answers(tmp_path):
+    def score(labels, answers):
+        lines = [pope_line(number, "x", "?", label) for number, label in enumerate(labels, start=1)]
+        questions = write_lines(tmp_path / "coco_pope_random.json", lines)
+        return run("pope", "--questions", questions, "--predictions", write_lines(tmp_path / "a.jsonl", answers))
+
+    answers = [{"question_id": number, "answer": text} for number, text in ((1, "Yes"), (2, "No"), (3, "NO"))]
+    result = score(["Yes", "No", " NO"], answers)
+    assert line(result, "accuracy") == "0.6667"  # the rule reads "NO" as yes
+    assert "note: 1 of 3 answers say neither yes nor no and count as yes, as POPE's rule has it; the first is 'NO'" in (
+        result.stdout
+    )
+    assert "coco_pope_random.json, line 2 (question 2): the label 'maybe' is neither yes nor no" in (
+        score(["yes", "maybe", "no"], answers).stderr
+    )
+    assert (
+        "record 2: the answer is 1; needed is text"
+        in score(["yes", "no"], [{"question_id": 1, "answer": "yes"}, {"question_id": 2, "answer": 1}]).stderr
+    )
+    assert (
+        "record 2 has no question_id, others have one"
+        in score(["yes", "no"], [{"question_id": 1, "answer": "yes"}, {"answer": "no"}]).stderr
+    )
+    # both files as JSON lists
+    listed = write(tmp_path / "coco_pope_popular.json", [pope_line(1, "x", "?", "yes"), pope_line(2, "x", "?", "no")])
+    predictions = write(tmp_path / "b.json", [{"question_id": "2", "text": "no"}, {"question_id": 1.0, "text": "yes"}])
+    assert line(run("pope", "--questions", listed, "--predictions", predictions), "accuracy") == "1.0000"
+
+
+def test_a_reader_that_has_gone_is_no_traceback(tmp_path):
+    files = ("--questions", write(tmp_path / "q.json", {"1": gqa_question("red")}))
+    files += ("--predictions", write(tmp_path / "p.json", {"1": "red"}), "--json", tmp_path / "out.json")
+    command = [sys.executable, "bridge/score.py", "gqa", *map(str, files)]
+    running = subprocess.Popen(command, cwd=commands.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert running.stdout and running.stderr
+    running.stdout.close()
+    assert (running.wait(60), running.stderr.read()) == (141, "")
+    assert json.loads((tmp_path / "out.json").read_text())["accuracy"] == 100.0

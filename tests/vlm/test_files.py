@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import pytest
 
 from vlm.errors import UserError
-from vlm.files import append_jsonl, atomic_directory, file_sha256, read_jsonl, recover
+from vlm.files import append_jsonl, atomic_directory, file_sha256, read_json, read_jsonl, read_records, recover
 
 
 def test_sha256_of_a_file(tmp_path):
@@ -62,9 +62,22 @@ def test_a_torn_last_line_is_left_out_of_our_own_files_alone(tmp_path):
     file.write_bytes(file.read_bytes()[:-3])
     assert list(read_jsonl(file)) == [{"n": 0}, {"n": 1}]
     with pytest.raises(UserError, match=r"lines\.jsonl, line 3 is not JSON: the file was edited, cut off or damaged"):
-        list(read_jsonl(file, complete=True))
+        read_records(file)
     file.write_text('{"n": 0}\n{"n": 1}')  # whole, without a newline at its end
-    assert list(read_jsonl(file, complete=True)) == [{"n": 0}, {"n": 1}]
+    assert read_records(file) == [{"n": 0}, {"n": 1}]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_files_of_others_are_json_or_lines_in_any_unicode(tmp_path, encoding):
+    file = tmp_path / "others"
+    for text in ('[{"n": "ä"}, {"n": 1}]', '{"n": "ä"}\n\n{"n": 1}\r\n', '{\n "n": "ä"\n}\n{\n "n": 1\n}'):
+        file.write_text(text, encoding=encoding)
+        assert read_records(file) == [{"n": "ä"}, {"n": 1}]
+    file.write_text('{"n": "ä"}', encoding=encoding)
+    assert read_records(file) == read_json(file) == {"n": "ä"}
+    file.write_text(" \n", encoding="utf-8")
+    with pytest.raises(UserError, match="others is empty"):
+        read_records(file)
 
 
 def test_what_is_no_text_or_not_there(tmp_path):

@@ -1,89 +1,214 @@
-"""`vlm chat`: questions about a picture, on a terminal or from a pipe; answers appear as they are made."""
+"""`vlm chat`: questions about pictures, on a terminal or from a pipe."""
 
 import io
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
 
-from PIL import Image
+import torch
 
+from vlm.apps.answers import Answer, Asking
+from vlm.apps.pictures import Pictures, picture_paths, read_pictures
+from vlm.apps.settings import ChatSettings
+from vlm.apps.status import Status
 from vlm.errors import UserError
-from vlm.images import load_image
 from vlm.llava.model import VLM, load
-from vlm.llms.prompt import History
+from vlm.llms.precision import chosen_device, chosen_dtype
 
 HELP = """Type a question. Or:
-  /image PATH   look at another picture; the conversation starts afresh
-  /new          start afresh with the same picture
-  /help         this text
-  /quit         leave (also Ctrl-D)"""
-
+  /image PATH ...   look at another picture, or at several; the conversation starts afresh
+  /add PATH ...     look at one more; the conversation starts afresh
+  /new              start afresh with the same picture
+  /help             this text
+  /quit             leave (also quit, exit, Ctrl-D); Ctrl-C stops an answer"""
 TURNS = 8  # of the conversation that the model reads again; more would soon fill the context of a small model
+CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\n"), ord("\t")})
+FAILED = 1  # the exit code if a question failed
 
 
-def chat(folder: str, image_file: str | None, question: str | None, max_new_tokens: int) -> None:
-    """Answer `question` and return, or answer the lines of stdin until it ends or says /quit."""
-    image = load_image(image_file) if image_file else None  # before the model: a wrong path is reported at once
-    vlm = load(folder)
-    if question is not None:
-        _say(vlm, image, question, max_new_tokens, [])
-        return
+def chat(settings: ChatSettings) -> int:
+    """Answer `--question`, or the lines of stdin until it ends or says /quit; returns the exit code."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what a terminal or a pipe cannot take is no reason to stop
+    # Before the model: a wrong path or device is reported at once.
+    with Status("reading the picture"):
+        pictures = read_pictures(settings.image) if settings.image else Pictures()
+    vlm = _load(settings)
+    if settings.question is not None:
+        return _ask_once(Asking(vlm, settings), pictures, settings.question)
     terminal = sys.stdin.isatty()
     if terminal:
-        print(HELP if image else HELP + "\nNo picture yet: begin with /image PATH.", file=sys.stderr)
-    converse(vlm, image, _typed() if terminal else _piped(), max_new_tokens)
+        print(HELP if pictures.images else HELP + "\nNo picture yet: begin with /image PATH.", file=sys.stderr)
+    conversation = Conversation(Asking(vlm, settings), pictures, terminal)
+    return conversation.run(_typed() if terminal else sys.stdin)
 
 
-def converse(vlm: VLM, image: Image.Image | None, lines: Iterable[str], max_new_tokens: int) -> None:
-    """Obey or answer each line. An error in one line is printed on stderr, and the next line is read."""
-    history: list[tuple[str, str]] = []
-    for line in lines:
-        command, _, rest = line.strip().partition(" ")
-        try:
-            if command == "/quit":
-                return
-            elif command == "/help":
-                print(HELP, file=sys.stderr)
-            elif command == "/new":
-                history = []
-            elif command == "/image":
-                image, history = load_image(rest.strip()), []
-            elif command.startswith("/"):
-                raise UserError(f"unknown command {command}: /help lists them")
-            elif command:
-                question = line.strip()
-                answer = _say(vlm, image, question, max_new_tokens, history)
-                # An answer that is empty or holds control tokens cannot be repeated to the model.
-                if vlm.prompts.allows(answer):
-                    history = [*history, (question, answer)][-TURNS:]
-        except UserError as error:
-            print("error: " + " ".join(str(error).split()), file=sys.stderr)
+def _load(settings: ChatSettings) -> VLM:
+    device = chosen_device(settings.device)
+    if settings.load_in and settings.device:
+        if device.type != ("cuda" if torch.cuda.is_available() else "cpu"):
+            raise UserError(f"--load-in puts the model on the GPU: leave out --device {settings.device}, or --load-in")
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+    with Status(f"loading {settings.folder}") as status:
+        dtype = chosen_dtype(settings.precision, device)
+        vlm = load(settings.folder, device, dtype, settings.load_in)
+    if sys.stderr.isatty():
+        numbers = settings.load_in or str(dtype).removeprefix("torch.")
+        print(f"{settings.folder}: {numbers} on {vlm.model.device}, {status.seconds():.1f} s", file=sys.stderr)
+    return vlm
 
 
-def _say(vlm: VLM, image: Image.Image | None, question: str, max_new_tokens: int, history: History) -> str:
-    pieces = vlm.stream(image, question, max_new_tokens, history)
-    answer = ""
-    try:
-        for piece in pieces:
-            print(piece, end="", flush=True)
-            answer += piece
-    finally:
+def _ask_once(asking: Asking, pictures: Pictures, question: str) -> int:
+    answer = asking.answer(pictures, question, [], (lambda piece: None) if asking.settings.json else _show)
+    if answer.interrupted:
         print(flush=True)
-    return answer
+        raise KeyboardInterrupt
+    if asking.settings.json:
+        print(answer.as_json(), flush=True)
+        return FAILED if answer.error else 0
+    if answer.error is not None:
+        raise UserError(answer.error)
+    print(flush=True)
+    _print_stats(asking, answer)
+    return 0
+
+
+class Conversation:
+    """Lines one after another, each a command or a question. On a terminal answers appear as they are made."""
+
+    def __init__(self, asking: Asking, pictures: Pictures, terminal: bool):
+        self.asking, self.pictures, self.terminal = asking, pictures, terminal
+        self.streaming = terminal and not asking.settings.json
+        self.history: list[tuple[str, str]] = []
+        self.failed = 0
+
+    def run(self, lines: Iterable[str]) -> int:
+        """Obey or answer each line; an error in one is told, and the next is read. Returns the exit code."""
+        for line in lines:
+            if line.strip().lower() in ("/quit", "/exit", "quit", "exit"):
+                break
+            try:
+                self._one(line.strip())
+            except UserError as error:
+                self.failed += 1
+                _tell(f"error: {error}")
+            except KeyboardInterrupt:
+                if not self.terminal:
+                    raise
+                _tell("stopped")
+        if self.terminal or not self.failed:
+            return 0
+        _tell(f"{self.failed} {'line' if self.failed == 1 else 'lines'} could not be answered or obeyed")
+        return FAILED
+
+    def _one(self, line: str) -> None:
+        command, _, rest = line.partition(" ")
+        if command == "/help":
+            _tell(HELP, fold=False)
+        elif command == "/new":
+            self._look_at(replace(self.pictures, failed=None))
+        elif command in ("/image", "/add"):
+            self._change_pictures(rest, adding=command == "/add")
+        elif self.terminal and line.startswith("/") and _dropped(line):
+            self._change_pictures(line, adding=False)
+        elif line:
+            self._ask(line)
+
+    def _change_pictures(self, text: str, adding: bool) -> None:
+        """Take the pictures that `text` names. If one cannot be read there is none, rather than an old one."""
+        try:
+            with Status("reading the picture"):
+                new = read_pictures([text])
+        except UserError as error:
+            # The reason goes into the message of each question that follows.
+            reason = " ".join(str(error).split())
+            self._look_at(Pictures(failed=reason))
+            raise UserError(
+                f"{reason}; there is no picture now: give /image PATH, or /new to go on without one"
+            ) from None
+        if adding:
+            new = Pictures(self.pictures.paths + new.paths, self.pictures.images + new.images)
+        self._look_at(new)
+        if self.terminal:
+            count = len(new.images)
+            _tell(f"looking at {new.paths[0] if count == 1 else f'{count} pictures: ' + ', '.join(new.paths)}")
+
+    def _look_at(self, pictures: Pictures) -> None:
+        self.pictures, self.history = pictures, []
+
+    def _ask(self, question: str) -> None:
+        if question.startswith("/"):
+            # From a pipe it may have been meant as a question, so it gets its line of output.
+            answer = Answer(question, self.pictures, error=f"unknown command {question.split()[0]}: /help lists them")
+        else:
+            show = _show if self.streaming else lambda piece: None
+            answer = self.asking.answer(self.pictures, question, self.history, show)
+        if answer.interrupted and not self.terminal:
+            raise KeyboardInterrupt
+        self._print(answer)
+        if answer.error is not None:
+            self.failed += 1
+        # An answer that is empty or holds control tokens cannot be repeated to the model.
+        elif self.asking.vlm.prompts.allows(answer.text):
+            self.history = [*self.history, (question, answer.text)][-TURNS:]
+
+    def _print(self, answer: Answer) -> None:
+        if self.asking.settings.json:
+            print(answer.as_json(), flush=True)
+        elif not self.streaming:
+            print(answer.line(), flush=True)
+        elif answer.error is None or answer.text:
+            print(flush=True)
+        if self.streaming and answer.error is not None:
+            _tell(f"error: {answer.error}")
+        if answer.interrupted:
+            _tell("stopped")
+        if answer.error is None:
+            _print_stats(self.asking, answer)
+
+
+def _show(piece: str) -> None:
+    """Print a piece of an answer; a terminal gets none of the characters that would command it."""
+    print(piece.translate(CONTROLS) if sys.stdout.isatty() else piece, end="", flush=True)
+
+
+def _print_stats(asking: Asking, answer: Answer) -> None:
+    if asking.settings.stats:
+        _tell(answer.stats())
+
+
+def _tell(text: str, fold: bool = True) -> None:
+    """One line on stderr."""
+    print(" ".join(text.split()) if fold else text, file=sys.stderr, flush=True)
+
+
+def _dropped(line: str) -> bool:
+    """Whether a line that begins with / is a file that was dropped into the terminal, not a command."""
+    return all(Path(path).is_file() for path in picture_paths(line))
 
 
 def _typed() -> Iterator[str]:
+    """Lines of a terminal. Ctrl-C clears the line; a second one in a row leaves."""
     import readline  # noqa: F401  (line editing and history in input())
 
+    interrupted = False
     while True:
         try:
-            yield input("> ")
+            if not sys.stdout.isatty():  # input() would write the prompt among the answers
+                print("> ", end="", file=sys.stderr, flush=True)
+            line = input("> " if sys.stdout.isatty() else "")
         except EOFError:
             print(file=sys.stderr)
             return
-
-
-def _piped() -> Iterator[str]:
-    """Lines of a pipe; bytes that are not UTF-8 become replacement characters."""
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")
-    yield from sys.stdin
+        except KeyboardInterrupt:
+            print(file=sys.stderr)
+            if interrupted:
+                raise
+            interrupted = True
+            _tell("Ctrl-C again, or Ctrl-D, leaves")
+            continue
+        interrupted = False
+        yield line

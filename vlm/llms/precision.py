@@ -29,6 +29,40 @@ def default_dtype(device: Device = None) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+def chosen_device(name: str | None, local_rank: int | None = None) -> torch.device:
+    """The device that `--device` names, or the GPU if there is one.
+
+    local_rank: of this process among several on the machine; each takes the GPU of that number, unless one is named.
+    Raises: UserError if there is no such device.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise UserError(f"--device {name}: this is no device; give cpu, cuda or mps") from None
+    if device.type == "cuda":
+        return _chosen_gpu(device, name, local_rank)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError(f"--device {name}: there is no such device here; give cpu")
+    if device.type not in ("cpu", "mps"):
+        raise UserError(f"--device {name}: give cpu, cuda or mps")
+    return device
+
+
+def _chosen_gpu(device: torch.device, name: str | None, local_rank: int | None) -> torch.device:
+    if not torch.cuda.is_available():
+        raise UserError(f"--device {name}: there is no CUDA device here; give cpu")
+    count = torch.cuda.device_count()
+    if device.index is None and local_rank is not None:
+        if local_rank >= count:
+            raise UserError(f"process {local_rank} of this machine has no GPU of its own: launch {count} processes")
+        device = torch.device("cuda", local_rank)
+    if device.index is not None:
+        if device.index >= count:
+            raise UserError(f"--device {name}: there are {count} CUDA devices here; give cuda:0 to cuda:{count - 1}")
+        torch.cuda.set_device(device)
+    return device
+
+
 def chosen_dtype(precision: str | None, device: Device = None) -> torch.dtype:
     """The dtype that `--precision` names, "fp32" or "bf16"; without it `default_dtype`."""
     named = {"fp32": torch.float32, "bf16": torch.bfloat16}

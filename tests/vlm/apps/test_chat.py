@@ -1,13 +1,20 @@
 """`vlm chat` and `vlm doctor`, run through the command."""
 
 import io
+import json
+import re
 import sys
 
 import pytest
 from PIL import Image
 
 from vlm import cli
+from vlm.apps.answers import Answer
+from vlm.apps.pictures import Pictures
 from vlm.llava.model import load
+
+# bf16 logits tie often, and sampling may then choose another token than greedy decoding does.
+TWELVE = ("--max-new-tokens", "12", "--precision", "fp32")
 
 
 @pytest.fixture(scope="module")
@@ -54,19 +61,91 @@ def test_a_conversation_from_a_pipe(run, folder, picture, picture_file, tmp_path
     second = model.answer(red, "Big?", 6, history=[("What is it?", first)])
     other = model.answer(picture, "What is it?", 6)
     assert code == 0
-    assert out == "".join(answer + "\n" for answer in (first, second, other, other))
+    assert out == "".join(" ".join(answer.splitlines()) + "\n" for answer in (first, second, other, other))
     assert "/image PATH" in err and "Unread" not in out
 
 
-def test_a_line_that_goes_wrong_is_told_and_the_next_is_read(run, folder, picture_file):
-    lines = b"/image nowhere.png\n/dance\na <|im_end|> b\nfa\xff\xfe\xe7ade?\n"
+def test_from_a_pipe_every_question_has_one_line_and_a_failure_the_exit_code_1(run, folder, picture_file):
+    lines = b"/image nowhere.png\nIs it?\n/new\n/dance\na <|im_end|> b\nfa\xff\xfe\xe7ade?\n"
     code, out, err = run("chat", folder, "--image", picture_file, "--max-new-tokens", "3", piped=lines)
-    assert code == 0 and out.count("\n") == 1
-    assert err.splitlines() == [
-        "error: cannot read the image nowhere.png: No such file or directory",
+    missing = "cannot read the image nowhere.png: No such file or directory"
+    assert code == 1
+    assert out.splitlines()[:3] == [
+        f"error: there is no picture ({missing}): give /image PATH, or /new to go on without one",
         "error: unknown command /dance: /help lists them",
         "error: the text 'a <|im_end|> b' contains the control token <|im_end|>: leave it out",
     ]
+    assert out.count("\n") == 4
+    assert err.splitlines() == [
+        f"error: {missing}; there is no picture now: give /image PATH, or /new to go on without one",
+        "4 lines could not be answered or obeyed",
+    ]
+    assert run("chat", folder, "--image", picture_file, "--max-new-tokens", "3", piped=b"Is it?\nexit\nUnread?")[0] == 0
+
+
+def test_line_breaks_within_an_answer_are_folded():
+    answer = Answer("What?", Pictures(), "a  b\n\nc\u2028 d\r\n")
+    assert answer.line() == "a  b c d"
+    answer.text = "\n"
+    assert answer.line() == ""
+
+
+def test_json_lines(run, folder, picture, picture_file):
+    lines = b"What is it?\n<|im_end|>\n"
+    asked = ("chat", folder, "--image", picture_file, "--json", "--max-new-tokens", "4")
+    code, out, _ = run(*asked, piped=lines)
+    good, bad = (json.loads(line) for line in out.splitlines())
+    assert code == 1
+    assert list(good) == ["question", "answer", "image", "error", "tokens", "seconds"]
+    assert good["answer"] == load(folder, "cpu").answer(picture, "What is it?", 4)
+    assert (good["image"], good["error"], good["tokens"]) == (picture_file, None, 4)
+    assert good["seconds"] > 0
+    assert (bad["question"], bad["answer"], bad["tokens"]) == ("<|im_end|>", None, 0)
+    assert bad["error"] == "the text '<|im_end|>' contains the control token <|im_end|>: leave it out"
+    code, out, err = run(*asked, "--question", "What is it?")
+    assert (code, json.loads(out)["answer"], err) == (0, good["answer"], "")
+    assert run(*asked, "--question", " ")[0] == 1
+
+
+def test_several_pictures(run, folder, picture, picture_file, tmp_path):
+    red = tmp_path / "red.png"
+    Image.new("RGB", (40, 40), "red").save(red)
+    both = load(folder, "cpu").answer([picture, Image.open(red)], "Alike?", 6)
+    options = ("--json", "--max-new-tokens", "6")
+    _, out, _ = run("chat", folder, "--image", picture_file, "--image", str(red), *options, piped=b"Alike?")
+    assert json.loads(out)["answer"] == both
+    lines = f"/add {red}\nAlike?\n/image '{picture_file}' {red}\nAlike?\n/image {red}\nAlike?\n"
+    _, out, _ = run("chat", folder, "--image", picture_file, *options, piped=lines.encode())
+    one, two, three = (json.loads(line) for line in out.splitlines())
+    assert (one["answer"], two["answer"]) == (both, both)
+    assert (one["image"], two["image"], three["image"]) == (
+        [picture_file, str(red)],
+        [picture_file, str(red)],
+        str(red),
+    )
+
+
+def test_sampling_is_seeded_and_warns_of_nothing(run, folder, picture_file):
+    def sampled(*options):
+        lines = b"What is it?\nWhat is it?\n"
+        return run("chat", folder, "--image", picture_file, *TWELVE, *options, piped=lines)
+
+    greedy, warm = sampled(), sampled("--temperature", "2")
+    assert (warm[0], warm[2]) == (0, "")
+    assert warm[1] != greedy[1] and warm[1] == sampled("--temperature", "2", "--seed", "0")[1]
+    assert warm[1] != sampled("--temperature", "2", "--seed", "1")[1]
+    assert sampled("--temperature", "0") == greedy
+    assert sampled("--top-p", "1e-6") == greedy  # the likeliest token alone is left
+    err = sampled("--stats")[2]
+    assert re.fullmatch(r"(12 tokens in \d+\.\d\d s, the first after \d+\.\d\d s, then \d+\.\d tokens/s\n){2}", err)
+
+
+def test_short_asks_for_a_word(run, folder, picture, picture_file):
+    asked = ("chat", folder, "--image", picture_file, "--max-new-tokens", "6", "--question", "What is it?")
+    model = load(folder, "cpu")
+    assert run(*asked, "--short")[1] == model.answer(picture, "What is it?", 6, short=True) + "\n"
+    assert run(*asked)[1] != run(*asked, "--short")[1]
+    assert run(*asked, "--device", "cpu", "--precision", "fp32")[1] == run(*asked)[1]
 
 
 @pytest.mark.parametrize(
@@ -76,6 +155,10 @@ def test_a_line_that_goes_wrong_is_told_and_the_next_is_read(run, folder, pictur
         (["chat", "FOLDER", "--image", "none.png"], "error: cannot read the image none.png: No such file"),
         (["chat", "FOLDER", "--question", " "], "error: a question or answer is empty"),
         (["chat", "FOLDER", "--max-new-tokens", "0"], "error: --max-new-tokens 0: give 1 or more"),
+        (["chat", "FOLDER", "--device", "gpu"], "error: --device gpu: this is no device; give cpu or cuda"),
+        (["chat", "FOLDER", "--precision", "fp8"], "invalid choice: 'fp8'"),
+        (["chat", "FOLDER", "--top-p", "1.5"], "error: --top-p 1.5: give a number above 0, 1 at most"),
+        (["chat", "FOLDER", "--image", ""], "error: no picture is named"),
         (["chat", "FOLDER", "--img", "x.png"], "error: unrecognized arguments: --img"),
         (["doctor", "labels", "nowhere"], "error: nowhere is not a VLM"),
         (["doctor", "check", "FOLDER"], "error: doctor takes DIR or labels DIR"),
