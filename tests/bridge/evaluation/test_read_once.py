@@ -4,7 +4,7 @@ import shutil
 
 from bridge.data import official
 from bridge.evaluation import benchmarks
-from vlm.files import read_json, write_json
+from vlm.files import read_records, write_json
 
 ANSWERS = {
     "gqa": {"01": "yes", "1": "red", "2": "yes", "3": "cat", "4": "dog"},
@@ -34,9 +34,9 @@ def test_each_file_is_parsed_once(benchmark_files, monkeypatch):
 
     def counted(path):
         parsed.append(path.name)
-        return read_json(path)
+        return read_records(path)
 
-    monkeypatch.setattr(official, "read_json", counted)
+    monkeypatch.setattr(official, "read_records", counted)
     for name, benchmark in (
         ("gqa", benchmarks.read_gqa(benchmark_files / "gqa", "testdev")),
         ("vqav2", benchmarks.read_vqav2(benchmark_files / "vqav2", "val2014")),

@@ -53,11 +53,11 @@ def test_what_the_parser_refuses_exits_with_2(arguments, capsys):
 def test_a_device_that_is_not_there(monkeypatch):
     import torch
 
-    from bridge.evaluation.answering import chosen_device
+    from vlm.llms.precision import chosen_device
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert chosen_device(None) == torch.device("cpu")
-    with pytest.raises(UserError, match="--device nonsense: this is no device; give cpu or cuda"):
+    with pytest.raises(UserError, match="--device nonsense: this is no device; give cpu, cuda or mps"):
         chosen_device("nonsense")
     with pytest.raises(UserError, match="--device cuda:1: there is no CUDA device here; give cpu"):
         chosen_device("cuda:1")
@@ -66,7 +66,7 @@ def test_a_device_that_is_not_there(monkeypatch):
 def test_each_process_has_a_gpu_of_its_own(monkeypatch):
     import torch
 
-    from bridge.evaluation.answering import chosen_device
+    from vlm.llms.precision import chosen_device
 
     chosen = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -155,7 +155,7 @@ def test_short_asks_for_a_word(run, folder, picture, picture_file):
         (["chat", "FOLDER", "--image", "none.png"], "error: cannot read the image none.png: No such file"),
         (["chat", "FOLDER", "--question", " "], "error: a question or answer is empty"),
         (["chat", "FOLDER", "--max-new-tokens", "0"], "error: --max-new-tokens 0: give 1 or more"),
-        (["chat", "FOLDER", "--device", "gpu"], "error: --device gpu: this is no device; give cpu or cuda"),
+        (["chat", "FOLDER", "--device", "gpu"], "error: --device gpu: this is no device; give cpu, cuda or mps"),
         (["chat", "FOLDER", "--precision", "fp8"], "invalid choice: 'fp8'"),
         (["chat", "FOLDER", "--top-p", "1.5"], "error: --top-p 1.5: give a number above 0, 1 at most"),
         (["chat", "FOLDER", "--image", ""], "error: no picture is named"),
