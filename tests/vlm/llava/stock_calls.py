@@ -6,11 +6,12 @@ stock_calls.py FOLDER QUESTIONS.json: [[picture file, question], ...] -> one lin
 import json
 import sys
 import threading
+from pathlib import Path
 
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, TextIteratorStreamer, pipeline
 
-folder, questions = sys.argv[1], json.load(open(sys.argv[2]))
+folder, questions = sys.argv[1], json.loads(Path(sys.argv[2]).read_text())
 model = AutoModelForImageTextToText.from_pretrained(folder, dtype="float32")
 processor = AutoProcessor.from_pretrained(folder)
 tokenizer = processor.tokenizer
