@@ -3,8 +3,10 @@
 lmms-eval finds `manifest` by the entry-point group `lmms_eval.models`, and is imported nowhere else in this project.
 """
 
+import os
 from typing import Any
 
+import torch
 from lmms_eval.api.model import lmms  # pyrefly: ignore[missing-import] nothing else here needs it
 from lmms_eval.models.registry_v2 import ModelManifest  # pyrefly: ignore[missing-import]
 from PIL import Image
@@ -30,8 +32,13 @@ class LeVLM(lmms):
         load_in: str | None = None,
         batch_size: int | str = 1,
     ):
+        """Arguments of --model_args. Each process of `accelerate launch` takes the GPU of its own number."""
         super().__init__()
+        if not str(batch_size).isdigit() or int(batch_size) < 1:
+            raise UserError(f"--batch_size {batch_size}: give a number above 0")
         self.batch_size = int(batch_size)
+        if "LOCAL_RANK" in os.environ and torch.cuda.is_available() and device in (None, "cuda"):
+            device = f"cuda:{os.environ['LOCAL_RANK']}"
         self.asking = StringPrompts(pretrained, device, precision, load_in)
         self.device = self.asking.vlm.model.device
 
