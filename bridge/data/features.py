@@ -59,7 +59,8 @@ class PatchEncoder:
     @cached_property
     def key(self) -> str:
         """Hash of everything that the features depend on: weights, dtype, preprocessing."""
-        digest = hashlib.sha256(self._processor.to_json_string().encode())
+        processor = type(self._processor).__name__ + self._processor.to_json_string()  # the JSON leaves "Pil" out
+        digest = hashlib.sha256(processor.encode())
         for name, value in sorted(self._tower.state_dict().items()):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

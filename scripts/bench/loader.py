@@ -27,7 +27,7 @@ from pretrain.data.batches import CaptionBatches
 from pretrain.data.source import open_captions
 from vlm import images
 from vlm.encoders.config import CLIP_MEAN, CLIP_STD
-from vlm.images import DRAFT_MARGIN, EvalTransform, decode, to_tensor
+from vlm.images import DRAFT_MARGIN, decode, to_tensor
 
 REFERENCE = "full decode, PIL bicubic"
 REDUCED = "reduced decode, PIL bicubic"
@@ -69,9 +69,14 @@ def jpeg(image: Image.Image) -> bytes:
 Pipeline = Callable[[bytes], torch.Tensor]
 
 
+def pil_resized(image: Image.Image, size: int, resample: Image.Resampling = Image.Resampling.BICUBIC) -> torch.Tensor:
+    """Squash by PIL's filter and normalise: float32[3, size, size]."""
+    return to_tensor(image.resize((size, size), resample), CLIP_MEAN, CLIP_STD)
+
+
 def pipelines(size: int) -> dict[str, Pipeline]:
     """Name -> function from a JPEG's bytes to float32[3, size, size]; the first is the reference."""
-    stock, squash = EvalTransform(size, CLIP_MEAN, CLIP_STD), Squash(size, CLIP_MEAN, CLIP_STD)
+    stock, squash = partial(pil_resized, size=size), Squash(size, CLIP_MEAN, CLIP_STD)
     return {
         REFERENCE: lambda data: stock(decode(data)),
         REDUCED: lambda data: stock(decode(data, fit=size)),
@@ -103,8 +108,7 @@ def bilinear(size: int, files: list[bytes]) -> float:
     """A yardstick: by how much PIL's bilinear filter differs from its bicubic one, in levels of 255."""
 
     def with_bilinear(data: bytes) -> torch.Tensor:
-        image = decode(data).resize((size, size), Image.Resampling.BILINEAR)
-        return to_tensor(image, CLIP_MEAN, CLIP_STD)
+        return pil_resized(decode(data), size, Image.Resampling.BILINEAR)
 
     return difference(pipelines(size)[REFERENCE], with_bilinear, files)
 
@@ -128,8 +132,7 @@ def report_decoding(size: int, count: int, rounds: int, shape: tuple[int, int], 
             goals.at_least(ratio, NEEDED) if name == TRAINING else f"{ratio:.2f}x",
             f"{difference(reference, function, files):.3f}",
         )
-    stock = EvalTransform(size, CLIP_MEAN, CLIP_STD)
-    loss = levels([(stock(image) - reference(data)).abs().mean() for image, data in zip(originals, files)])
+    loss = levels([(pil_resized(image, size) - reference(data)).abs().mean() for image, data in zip(originals, files)])
     print(f"yardsticks: the JPEG's own loss {loss:.3f}, bilinear for bicubic {bilinear(size, files):.3f}")
 
 

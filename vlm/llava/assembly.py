@@ -4,7 +4,6 @@ import copy
 from typing import Any
 
 import torch
-from tokenizers import AddedToken
 from transformers import (
     CLIPImageProcessor,
     GenerationConfig,
@@ -21,6 +20,7 @@ from vlm.llava.folder import KEEP_FULL
 from vlm.llava.model import VLM
 from vlm.llava.parity import check_parity, fixture_pixels
 from vlm.llava.parts import connector
+from vlm.llava.tokenizer import end_turns_with, leave_bos_to_template, saved_tokenizer
 from vlm.llava.tower import vit_config, vit_model
 from vlm.llms.load import LLM
 from vlm.llms.prompt import Prompts
@@ -51,7 +51,7 @@ def assemble(encoder: VisionEncoder, llm: LLM, connector_hidden: int | None = No
         fixture = {"pixels": pixels, "tokens": encoder.patch_tokens(pixels.to(encoder.device)).float().cpu()}
     check_parity(model, fixture)
     end = Prompts(processor, patches).end_ids[0]
-    _end_turns_with(processor.tokenizer, end)
+    end_turns_with(processor.tokenizer, end)
     model.generation_config = _greedy(llm.model.generation_config, end, processor.tokenizer.pad_token_id)
     return VLM(model, processor, fixture)
 
@@ -116,31 +116,12 @@ def _processor(encoder: VisionEncoder, llm: LLM) -> LlavaProcessor:
     side = {"height": config.image_size, "width": config.image_size}
     mean, std = list(config.mean), list(config.std)
     images = CLIPImageProcessor(size=side, crop_size=side, do_center_crop=False, image_mean=mean, image_std=std)
-    tokenizer = copy.deepcopy(llm.tokenizer)
-    tokenizer.chat_template = llm.chat_template
-    tokenizer.padding_side = "left"  # where stock tools pad a batch for generation
-    tokenizer.init_kwargs["padding_side"] = "left"  # what is saved; a tokenizer reloads with its default otherwise
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return LlavaProcessor(
-        images, tokenizer, image_token=llm.image_token, chat_template=llm.chat_template,
+    processor = LlavaProcessor(
+        images, saved_tokenizer(llm), image_token=llm.image_token, chat_template=llm.chat_template,
         patch_size=config.patch_size, num_additional_image_tokens=1, vision_feature_select_strategy="default",
     )  # fmt: skip
-
-
-def _end_turns_with(tokenizer: Any, end: int) -> None:
-    """Make the token that ends a turn the tokenizer's end of sequence.
-
-    Stock tools stop at `tokenizer.eos_token_id` alone, and drop that token from what they print. SmolLM2's text format
-    ends an answer with a newline. Its byte-level tokenizer spells that token "Ċ", and newlines in prompts keep their
-    ids: an added token is found by its spelling. A token that is spelled as it reads would cut up prompts.
-    """
-    spelling, reads = tokenizer.convert_ids_to_tokens(end), tokenizer.decode([end])
-    if spelling in tokenizer.get_added_vocab():
-        tokenizer.eos_token = spelling
-    elif spelling != reads and not reads.strip():
-        token = AddedToken(spelling, single_word=True, normalized=False, special=True)
-        tokenizer.add_special_tokens({"eos_token": token})
+    leave_bos_to_template(processor)
+    return processor
 
 
 def _greedy(original: GenerationConfig, end: int, pad: int) -> GenerationConfig:
