@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bridge.config import BridgeConfig
+from bridge.data.example import Dialogue
 from bridge.data.mixture import Mixture
 from bridge.data.pictures import Picture, picture_bytes
 from bridge.gradients import Sums
@@ -21,6 +22,7 @@ from vlm.errors import UserError
 from vlm.files import append_jsonl, read_json, write_json
 from vlm.llava.model import VLM
 from vlm.llms.load import PRESETS
+from vlm.llms.prompt import briefly
 from vlm.run.checkpoints import Checkpoints, refuse_changes
 from vlm.run.folder import forget_from
 from vlm.run.resume import starting_step
@@ -108,7 +110,7 @@ def run_content(vlm: VLM, mixture: Mixture, votes: bool) -> dict[str, str]:
     votes: whether the annotators' answers are trained on, and not only the most common one.
     """
     embeddings = vlm.model.get_input_embeddings().weight  # a quantised model's other weights have another dtype
-    example_ids = vlm.conversation_ids("Is it?", "yes")  # by which a changed tokenizer shows
+    example_ids = vlm.conversation_ids(briefly("Is it?"), "yes")  # by which a changed tokenizer shows
     return {
         "questions": _digest(_question_texts(mixture, votes)),
         "chat_template": _digest([repr(example_ids), str(vlm.processor.chat_template)]),
@@ -123,7 +125,7 @@ def images_content(mixture: Mixture) -> str:
     chosen: list[Picture] = []
     for questions in mixture.sets():
         spread = questions[:: max(1, len(questions) // SET_IMAGES)]
-        chosen += [mixture.examples[index].image for index in spread[:SET_IMAGES]]
+        chosen += [image for index in spread[:SET_IMAGES] for image in mixture.examples[index].images[:1]]
     return _digest(hashlib.sha256(picture_bytes(image)).hexdigest() for image in chosen)
 
 
@@ -131,6 +133,10 @@ def _question_texts(mixture: Mixture, votes: bool) -> Iterator[str]:
     for number, questions in enumerate(mixture.sets()):
         yield f"set {number}"
         for example in mixture.examples[questions.start : questions.stop]:
+            if isinstance(example, Dialogue):
+                names = [image.name for image in example.images]
+                yield repr((example.question_id, names, example.turns, example.system))
+                continue
             answers = example.votes if votes else ()
             yield repr((example.question_id, example.image.name, example.question, example.answer, answers))
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 from transformers import DynamicCache, LlamaModel, LlavaForConditionalGeneration
 from transformers.cache_utils import DynamicLayer
 
-from bridge.data.packing import Batch, attention_mask, image_slots
+from bridge.data.packing import Batch, attention_mask
 from vlm.llava.parts import connector, language_model
 
 KeysAndValues = list[tuple[torch.Tensor, torch.Tensor]]
@@ -52,19 +52,18 @@ def label_logits(
 ) -> torch.Tensor:
     """Logits that predict `batch.labels`, float[L, vocabulary].
 
-    batch: B rows of T tokens. features: [B, N, D] patch tokens of the rows' images, in row order; None for rows
-    without an image. constant: `prefill` of the C tokens that were left out of the rows, or empty.
+    batch: B rows of T tokens. features: [R, N, D] patch tokens of the R runs of image slots, row by row; None for
+    rows without an image. constant: `prefill` of the C tokens that may be left out of rows, or empty.
     """
     embeddings = model.get_input_embeddings()(batch.ids)  # [B, T, width]
     if features is not None:  # projected, they take the place of the image slots
         projector = connector(model)
         weight = next(projector.parameters())  # fp32, whatever the frozen parts are
-        projected = projector(features.to(weight.dtype)).to(embeddings.dtype)  # [B, N, D] -> [B, N, width]
-        # A row begins with the image, or with the constant text and then the image: the same slots in every row.
-        start, end = image_slots(batch.ids[0].tolist(), model.config.image_token_id)
-        if end - start != projected.shape[1]:
-            raise ValueError(f"the prompt has {end - start} image slots, the encoder gives {projected.shape[1]} tokens")
-        embeddings = torch.cat([embeddings[:, :start], projected, embeddings[:, end:]], dim=1)
+        projected = projector(features.to(weight.dtype)).to(embeddings.dtype).flatten(0, 1)  # -> [R * N, width]
+        slots = (batch.ids == model.config.image_token_id).flatten().nonzero()[:, 0]  # places in [B * T]
+        if len(slots) != len(projected):
+            raise ValueError(f"the rows have {len(slots)} image slots, the encoder gives {len(projected)} tokens")
+        embeddings = embeddings.flatten(0, 1).index_copy(0, slots, projected).view_as(embeddings)
     # The rows share the constant text's states: expanded, not copied. A fresh cache each time: the layers' `update`
     # grows the cache object that they are given.
     rows = len(batch.ids)
@@ -72,7 +71,9 @@ def label_logits(
     cache = DynamicCache(shared)  # [B, heads, C, head_dim] a layer
     hidden = language_model(model)(
         inputs_embeds=embeddings,
-        attention_mask=attention_mask(batch.ends, cache.get_seq_length(), embeddings.dtype),  # [B, 1, T, C + T]
+        attention_mask=attention_mask(  # [B, 1, T, C + T]
+            batch.ends, cache.get_seq_length(), embeddings.dtype, batch.constant
+        ),
         position_ids=batch.positions,  # [B, T]: a token's place in its own conversation
         use_cache=False,
         **{CACHE: cache if constant else None},

@@ -51,7 +51,8 @@ def backward(trainee: Trainee, data: StepData, constant: Constant, stop: bool) -
     with constant() as past:
         for batch in data.batches:
             batch_loss = loss_sum(trainee.model, batch.rows.to(device), batch.features, past)
-            batch_loss.backward()  # adds to what the micro-batches before have left in `grad`
+            if batch_loss.requires_grad:  # not for text alone, unless LoRA is trained
+                batch_loss.backward()  # adds to what the micro-batches before have left in `grad`
             loss += batch_loss.item()
             answers += len(batch.rows.labels)
     counts = torch.tensor([loss, answers, data.tokens, data.questions, stop], dtype=torch.float64)

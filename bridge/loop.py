@@ -104,7 +104,7 @@ def train(config: BridgeConfig, mixture: Mixture) -> None:
         if config.cache:
             features = cache = FeatureCache(config.features or run.folder / "features", encoder)
             ahead = (row for step in steps[start:] for row in step)
-            cache.fill(mixture.examples[row.examples[0]].image for row in ahead)
+            cache.fill(image for row in ahead for image in mixture.examples[row.examples[0]].images)
         loop(run, trainee, questions, features, steps, start)
         on_main(lambda: save_result(vlm, trainee, config, run.folder))
     accelerator.end_training()

@@ -89,9 +89,10 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """Squash to (image_size, image_size) with PIL's bicubic filter, divide by 255, normalise: float32[3, H, W].
+    """Squash to (image_size, image_size) with torch's bicubic filter, divide by 255, normalise: float32[3, H, W].
 
-    The transform everywhere outside augmentation; it equals CLIPImageProcessorPil without its centre crop.
+    The transform everywhere outside augmentation. It equals CLIPImageProcessor without its centre crop to the bit: the
+    class that AutoProcessor reloads from a saved VLM, so that served pixels are those that were trained on.
     """
 
     image_size: int
@@ -99,16 +100,15 @@ class EvalTransform:
     std: tuple[float, ...]
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
-        size = (self.image_size, self.image_size)
-        return to_tensor(upright_rgb(image).resize(size, Image.Resampling.BICUBIC), self.mean, self.std)
+        return to_tensor(resize_uint8(upright_rgb(image), self.image_size, self.image_size), self.mean, self.std)
 
 
 def resize_uint8(image: Image.Image, height: int, width: int) -> torch.Tensor:
     """RGB image -> uint8[3, height, width] by torch's antialiased bicubic filter.
 
-    For training: on a CPU with AVX2 it takes a quarter to an eighth of the time of PIL's filter. Its weights have fewer
-    bits. Results differ by at most one level of 255 when shrinking by 2 or more; 4 levels were seen near 1 : 1. What
-    must equal the processors of transformers uses `EvalTransform`.
+    As the torchvision processors of transformers do it: equal to the bit, with and without AVX. With AVX2 it takes a
+    quarter to an eighth of the time of PIL's filter. Its weights have fewer bits. Results differ from PIL's by at most
+    one level of 255 when shrinking by 2 or more; 4 levels were seen near 1 : 1.
     """
     return _interpolate(image, size=(height, width))
 
@@ -128,9 +128,14 @@ def to_tensor(pixels: Image.Image | torch.Tensor, mean: Sequence[float], std: Se
 
 @lru_cache(maxsize=16)
 def _normalised_values(mean: tuple, std: tuple) -> np.ndarray:
-    """float32[3, 256], rounded to float32 after each step as transformers' image processors do: equal to the bit."""
-    unit = (np.arange(256) * (1 / 255)).astype(np.float32)
-    return (unit - np.array(mean, np.float32)[:, None]) / np.array(std, np.float32)[:, None]
+    """float32[3, 256], rounded to float32 after each step as transformers' torchvision processors do, to the bit.
+
+    They scale mean and std up to 0..255 instead of scaling pixels down.
+    """
+    scale = np.float32(1 / (1 / 255))
+    levels = np.arange(256, dtype=np.float32)
+    mean_255, std_255 = (np.array(values, np.float32)[:, None] * scale for values in (mean, std))
+    return (levels - mean_255) / std_255
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:

@@ -15,10 +15,10 @@ from vlm.distributed import rank, world_size
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """B rows and, in the same order, the patch tokens of their images, [B, N, D]."""
+    """B rows and the patch tokens of their R runs of image slots, row by row: [R, N, D], None without an image."""
 
     rows: Batch
-    features: torch.Tensor
+    features: torch.Tensor | None
 
 
 @dataclass(frozen=True)
@@ -34,19 +34,23 @@ def step_data(step: Step, questions: Questions, features: Features, micro_tokens
     """Tokenise, pack and batch this rank's part of a step: every world_size-th scheduled row."""
     share = step[rank() :: world_size()]
     rows: list[Row] = []
-    images: list[Picture] = []  # of each row; an image comes again if its questions fill several rows
+    images: list[list[Picture]] = []  # of each row; an image comes again if its questions fill several rows
     for scheduled in share:
         packed = questions.pack(scheduled)
         rows += packed
-        images += [questions.mixture.examples[scheduled.examples[0]].image] * len(packed)
+        shown = questions.mixture.examples[scheduled.examples[0]].images
+        images += [[shown[image] for image in questions.image_runs(row)] for row in packed]
     batches = load_batches(rows, images, features, micro_tokens)
     return StepData(batches, sum(len(scheduled.examples) for scheduled in share), sum(len(row.ids) for row in rows))
 
 
-def load_batches(rows: Sequence[Row], images: Sequence[Picture], features: Features, budget: int) -> list[MicroBatch]:
-    """Batch rows of similar length, as `micro_batches` does, and read their features. images: one for each row."""
+def load_batches(
+    rows: Sequence[Row], images: Sequence[Sequence[Picture]], features: Features, budget: int
+) -> list[MicroBatch]:
+    """Batch rows of similar length, as `micro_batches` does, and read their features. images: those of each row."""
     batches = []
     for members in micro_batches(rows, budget):
-        patches = features([images[index] for index in members])
+        shown = [image for index in members for image in images[index]]
+        patches = features(shown) if shown else None
         batches.append(MicroBatch(make_batch([rows[index] for index in members]), patches))
     return batches

@@ -1,4 +1,4 @@
-"""One question about one image."""
+"""What is trained on and asked: a question about an image, or a conversation about any number of them."""
 
 import zlib
 from dataclasses import dataclass, replace
@@ -19,6 +19,27 @@ class Example:
     question: str
     answer: str | None
     votes: tuple[str, ...] = ()
+
+    @property
+    def images(self) -> tuple[Picture, ...]:
+        return (self.image,)
+
+
+@dataclass(frozen=True, slots=True)
+class Dialogue:
+    """A conversation, trained on to the letter.
+
+    images: in the order of their placeholders `<image>` in the questions, which are as many. turns: questions and
+    answers, each with all before it as context. system: what a system's turn says in front, or nothing.
+    """
+
+    question_id: str
+    images: tuple[Picture, ...]
+    turns: tuple[tuple[str, str], ...]
+    system: str = ""
+
+
+Sample = Example | Dialogue
 
 
 def with_sampled_answer(example: Example, seed: int, epoch: int) -> Example:

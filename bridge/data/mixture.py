@@ -3,28 +3,29 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from bridge.data.example import Example
+from bridge.data.example import Example, Sample
 from vlm.errors import UserError
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Several data sets as one sequence of questions.
+    """Several data sets as one sequence of questions; a conversation counts as one.
 
     From here on a question is known by its index in `examples`, in the schedule and in everything behind it. `ends`
     says where each set ends: sets of 3 and 2 questions have ends (3, 5).
     """
 
-    examples: tuple[Example, ...]
+    examples: tuple[Sample, ...]
     ends: tuple[int, ...]
 
     @classmethod
-    def of(cls, sets: Iterable[Sequence[Example]]) -> "Mixture":
+    def of(cls, sets: Iterable[Sequence[Sample]]) -> "Mixture":
         """Lay data sets end to end, in the order given; `UserError` if a question has no answer to learn from."""
-        examples: list[Example] = []
+        examples: list[Sample] = []
         ends: list[int] = []
         for questions in sets:
-            if unanswered := [example.question_id for example in questions if not example.answer]:
+            asked = [example for example in questions if isinstance(example, Example)]
+            if unanswered := [example.question_id for example in asked if not example.answer]:
                 raise UserError(
                     f"{len(unanswered)} training questions have no answer, the first: {unanswered[0]}; "
                     "train on a split whose answers are public and whose annotation file is beside the questions"

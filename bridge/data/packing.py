@@ -1,4 +1,4 @@
-"""One image, many isolated questions: conversations -> rows -> padded batches of token ids, positions, labels, masks.
+"""Many isolated conversations about the same images: conversations -> rows -> padded batches of token ids, positions, labels, masks.
 
 The conversations of an image are merged into a tree: what they begin with in common, the image above all, is there
 once, and each token sees its own conversation's past and nothing else. Written down in depth-first order, a token is
@@ -21,12 +21,21 @@ cached (`constant=2`) and which is therefore not in the row, I an image slot, `.
       z        1 1 1 1 1  1 1 1 0  0 0            the constant text, the image, its own question
       x        1 1 1 1 1  0 0 0 1  1 1
 
-The token that ends a turn predicts nothing, so it is a label and never an input.
+The token that ends the last turn predicts nothing, so it is a label and never an input.
+
+A conversation of several turns is here once for each of its answers, each time with all that was said before:
+
+    C C I I is it a | x .
+    C C I I is it a   x . is b | y z .
+
+The tree has made one sequence of these again, in which every answer is a label once. Text before the image may differ,
+or there may be no image: a row then sees as much of the constant text as it begins with.
 """
 
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 
@@ -37,7 +46,7 @@ FILLED = 0.75  # of the longest row: the least that a row of the same micro-batc
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Token ids of one question and its answer, through the end of the turn; the first `prompt` ids ask."""
+    """Token ids through an answer and the end of its turn; the first `prompt` ids ask, the rest is learnt."""
 
     question_id: str
     ids: tuple[int, ...]
@@ -46,20 +55,25 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One sequence: a tree of conversations. The token at `label_at[i]` predicts `labels[i]`."""
+    """One sequence: a tree of conversations. The token at `label_at[i]` predicts `labels[i]`.
+
+    constant: how many tokens of the constant text are in front of it, and therefore not in `ids`.
+    """
 
     ids: tuple[int, ...]
     positions: tuple[int, ...]
     ends: tuple[int, ...]
     label_at: tuple[int, ...]
     labels: tuple[int, ...]
+    constant: int
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Rows padded on the right to T tokens; L labels in all.
 
-    ids, positions, ends: int64[B, T]; label_at: int64[L], an index into the flattened [B * T]; labels: int64[L].
+    ids, positions, ends: int64[B, T]; label_at: int64[L], an index into the flattened [B * T]; labels: int64[L];
+    constant: int64[B].
     """
 
     ids: torch.Tensor
@@ -67,19 +81,35 @@ class Batch:
     ends: torch.Tensor
     label_at: torch.Tensor
     labels: torch.Tensor
+    constant: torch.Tensor
 
     def to(self, device: torch.device) -> "Batch":
         return Batch(*(getattr(self, name).to(device, non_blocking=True) for name in self.__slots__))
 
 
-def image_slots(ids: Sequence[int], image_id: int) -> tuple[int, int]:
-    """First image slot and the one past the last; (0, 0) without an image. The slots must be one unbroken run."""
-    at = [index for index, token in enumerate(ids) if token == image_id]
-    if not at:
-        return 0, 0
-    if at[-1] - at[0] + 1 != len(at):
-        raise ValueError(f"image slots are scattered over positions {at[0]}..{at[-1]}: one image per conversation")
-    return at[0], at[-1] + 1
+def image_runs(row: Row, image_id: int, slots: int) -> list[int]:
+    """Which of its conversations' images each run of `slots` image slots shows, in the order of the row.
+
+    A conversation's first image is 0. The image of a slot follows from how many slots its conversation has before it:
+
+        ids   I I is I I b   it I I a        slots=2; "is" and "it" begin two conversations
+        runs  0      1          1
+    """
+    if row.ids.count(image_id) == slots:  # nearly every row
+        return [0]
+    runs: list[int] = []
+    before: list[
+        int
+    ] = []  # where the subtrees of the slots end that are before this place, nested: the first is widest
+    for place, token in enumerate(row.ids):
+        if token == image_id:
+            while before and before[-1] <= place:  # of another branch
+                before.pop()
+            image, at = divmod(len(before), slots)
+            if at == 0:
+                runs.append(image)
+            before.append(row.ends[place])
+    return runs
 
 
 def make_row(conversations: Sequence[Conversation], constant: int) -> Row:
@@ -105,32 +135,49 @@ def make_row(conversations: Sequence[Conversation], constant: int) -> Row:
         labels += conversation.ids[conversation.prompt :]
     for place in path:
         ends[place] = len(ids)
-    return Row(tuple(ids), tuple(positions), tuple(ends), tuple(label_at), tuple(labels))
+    return Row(tuple(ids), tuple(positions), tuple(ends), tuple(label_at), tuple(labels), constant)
 
 
-def fill_rows(conversations: Sequence[Conversation], image_id: int, constant: int, row_tokens: int) -> list[Row]:
-    """One image's conversations, in order, in as few rows of `row_tokens` as fit; `UserError` if one alone does not."""
-    _, image_end = image_slots(conversations[0].ids, image_id)
-    for conversation in conversations:
-        if conversation.ids[:image_end] != conversations[0].ids[:image_end]:
-            raise ValueError(f"question {conversation.question_id} does not share the text through the image")
-        alone = len(conversation.ids) - 1 - constant
-        if alone > row_tokens:
-            raise UserError(
-                f"question {conversation.question_id} with its image and answer takes {alone} tokens, "
-                f"more than --row-tokens {row_tokens} allows: raise --row-tokens or leave the question out"
-            )
-    rows, waiting = [], list(conversations)
-    while waiting:
-        row, taken = make_row(waiting, constant), len(waiting)
+def fill_rows(groups: Sequence[Sequence[Conversation]], constant: Sequence[int], row_tokens: int) -> list[Row]:
+    """Conversations about the same images, in order, in as few rows of `row_tokens` as fit.
+
+    A group, the answers of one conversation, stays in one row. constant: the ids of the constant text.
+    Raises: UserError if a group alone does not fit.
+    """
+    everything = [conversation for group in groups for conversation in group]
+    behind = min(_shared(conversation, constant) for conversation in everything)
+    sizes = list(accumulate(len(group) for group in groups))
+    rows, start = [], 0
+    while start < len(groups):
+        first = sizes[start] - len(groups[start])  # the place of the next group's first conversation
+
+        def row_of(count: int) -> Row:
+            return make_row(everything[first : sizes[start + count - 1]], behind)
+
+        taken = len(groups) - start
+        row = row_of(taken)
         if len(row.ids) > row_tokens:
             # A tree only grows with its conversations, so the largest count that fits is found by bisection.
-            counts = range(1, taken)
-            taken = bisect_right(counts, row_tokens, key=lambda count: len(make_row(waiting[:count], constant).ids))
-            row = make_row(waiting[:taken], constant)
+            taken = bisect_right(range(1, taken), row_tokens, key=lambda count: len(row_of(count).ids))
+            if taken == 0:
+                taken = 1
+            row = row_of(taken)
+            if len(row.ids) > row_tokens:
+                raise UserError(
+                    f"question {groups[start][0].question_id} with its images and answers takes {len(row.ids)} tokens, "
+                    f"more than --row-tokens {row_tokens} allows: raise --row-tokens or leave the question out"
+                )
         rows.append(row)
-        waiting = waiting[taken:]
+        start += taken
     return rows
+
+
+def _shared(conversation: Conversation, constant: Sequence[int]) -> int:
+    """How many tokens of the constant text a conversation begins with; the last token that asks stays out of it."""
+    limit = min(len(constant), conversation.prompt - 1)
+    if conversation.ids[:limit] == tuple(constant[:limit]):
+        return limit
+    return next(place for place in range(limit) if conversation.ids[place] != constant[place])
 
 
 def micro_batches(rows: Sequence[Row], tokens: int) -> list[list[int]]:
@@ -163,12 +210,16 @@ def make_batch(rows: Sequence[Row]) -> Batch:
         ends.append([*row.ends, *range(length + 1, width + 1)])  # the subtree of a pad is the pad
         label_at += [number * width + place for place in row.label_at]  # in the batch, flattened to [B * T]
         labels += row.labels
-    return Batch(*map(torch.tensor, (ids, positions, ends, label_at, labels)))
+    constant = [row.constant for row in rows]
+    return Batch(*map(torch.tensor, (ids, positions, ends, label_at, labels, constant)))
 
 
-def attention_mask(ends: torch.Tensor, constant: int, dtype: torch.dtype) -> torch.Tensor:
+def attention_mask(
+    ends: torch.Tensor, constant: int, dtype: torch.dtype, behind: torch.Tensor | None = None
+) -> torch.Tensor:
     """ends: int64[B, T] -> additive mask [B, 1, T, constant + T] of `dtype`: 0 = seen, finfo.min = not seen.
 
+    constant: tokens of the constant text. behind: int64[B], how many of them a row sees; None: all.
     Additive, never boolean: eager attention adds a boolean mask to the scores as 0 and 1, and every token sees all.
     Dense on GPUs too: in a row of 196 image tokens and 13 questions, attention is 5 % of the operations of
     Qwen2.5-1.5B's layers, so that block-sparse kernels (FlexAttention) could save 3 % of them at most.
@@ -177,7 +228,9 @@ def attention_mask(ends: torch.Tensor, constant: int, dtype: torch.dtype) -> tor
     places = torch.arange(length, device=ends.device)
     past = places[None, :] <= places[:, None]  # [T, T]: token i (row) sees itself and what is before it ...
     subtree = places[:, None] < ends[:, None, :]  # [B, T, T]: ... and only tokens j whose subtree it is in
-    text = past.new_ones(len(ends), length, constant)  # [B, T, constant]: every token sees the constant text
+    text = past.new_ones(len(ends), length, constant)  # [B, T, constant]: every token sees the constant text ...
+    if behind is not None:
+        text &= torch.arange(constant, device=ends.device) < behind[:, None, None]  # ... that its row begins with
     seen = torch.cat([text, past & subtree], dim=-1)  # [B, T, constant + T]
     mask = torch.zeros(seen.shape, dtype=dtype, device=ends.device)
     return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]

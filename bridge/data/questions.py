@@ -1,65 +1,93 @@
 """Scheduled rows -> tokenised conversations -> packed rows."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from bridge.config import BridgeConfig
-from bridge.data.example import Example, with_sampled_answer
+from bridge.data.example import Dialogue, Example, Sample, with_sampled_answer
 from bridge.data.mixture import Mixture, answer_of
-from bridge.data.packing import Conversation, Row, fill_rows, image_slots
+from bridge.data.packing import Conversation, Row, fill_rows, image_runs
 from bridge.data.schedule import ScheduledRow
 from vlm.errors import UserError
-from vlm.llms.prompt import Prompts
+from vlm.llms.prompt import PLACEHOLDER, Prompts, briefly
 
 
 class Questions:
     """The questions of a mixture as token ids.
 
-    constant: ids of the text before the image, the same in every prompt. It is left out of the rows, because its keys
-    and values are computed once. With gradient checkpointing it is (): checkpointed layers read no cache.
+    constant: ids of the text before the image, the same in nearly every prompt. It is left out of the rows that begin
+    with it, because its keys and values are computed once. With gradient checkpointing it is (): checkpointed layers
+    read no cache.
     """
 
     def __init__(self, mixture: Mixture, prompts: Prompts, config: BridgeConfig):
         self.mixture, self._prompts, self._config = mixture, prompts, config
         self._image_id = prompts.processor.image_token_id
         self._votes = config.vqav2_answers == "votes"
-        ids, _ = prompts.conversation_ids("Is it?", "yes")
-        first_slot, _ = image_slots(ids, self._image_id)
-        self.constant = () if config.gradient_checkpointing else tuple(ids[:first_slot])
+        ids, _ = prompts.conversation_ids(briefly("Is it?"), "yes")
+        self.constant = () if config.gradient_checkpointing else tuple(ids[: ids.index(self._image_id)])
         self._frame = len(ids)  # what the template and the image take, and a few tokens more
+        longer, _ = prompts.conversation_ids("Is it?", "yes", history=[("Is it?", "yes")])
+        self._turn = len(longer) - len(ids)  # what the template takes for another turn
 
     def pack(self, scheduled: ScheduledRow) -> list[Row]:
-        """Tokenise the questions of one image and pack them into one row; into more if they do not fit one."""
-        examples = [self.mixture.examples[index] for index in scheduled.examples]
+        """Tokenise questions about the same images and pack them into one row; into more if they do not fit one."""
+        samples = [self.mixture.examples[index] for index in scheduled.examples]
         if self._votes:
-            examples = [with_sampled_answer(example, self._config.seed, scheduled.epoch) for example in examples]
-        return self._rows(examples)
+            samples = [
+                with_sampled_answer(sample, self._config.seed, scheduled.epoch)
+                if isinstance(sample, Example)
+                else sample
+                for sample in samples
+            ]
+        return self._rows(samples)
 
-    def _rows(self, examples: Iterable[Example]) -> list[Row]:
-        conversations = [self._conversation(example) for example in examples]
-        return fill_rows(conversations, self._image_id, len(self.constant), self._config.row_tokens)
+    def image_runs(self, row: Row) -> list[int]:
+        """Which of its images each run of slots in a row shows."""
+        return image_runs(row, self._image_id, self._prompts.slots)
+
+    def _rows(self, samples: Iterable[Sample]) -> list[Row]:
+        groups = [list(self._conversations(sample)) for sample in samples]
+        return fill_rows(groups, self.constant, self._config.row_tokens)
 
     def check(self, examples: Iterable[int]) -> None:
         """Tokenise now what might stop the run hours later: texts with control tokens, empty or too long for a row.
 
         A token has one byte of text at least, so most questions are known to fit without being tokenised.
         """
-        room = self._config.row_tokens - self._frame + len(self.constant)
-        allowed = self._prompts.allows
         for index in sorted(examples):
-            example = self.mixture.examples[index]
-            votes = filter(str.strip, example.votes) if self._votes else ()
-            for answer in {answer_of(example), *votes}:  # every answer that some epoch may teach
-                size = len(example.question.encode()) + len(answer.encode())
-                if size > room or not (allowed(example.question) and allowed(answer)):
-                    self._rows([replace(example, answer=answer)])
+            sample = self.mixture.examples[index]
+            for version in self._versions(sample):
+                if not self._surely_fits(version):
+                    self._rows([version])
 
-    def _conversation(self, example: Example) -> Conversation:
-        where = f"question {example.question_id}"
-        try:
-            ids, prompt = self._prompts.conversation_ids(example.question, answer_of(example))
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from None
-        if tuple(ids[: len(self.constant)]) != self.constant:
-            raise UserError(f"{where}: the chat template does not open with the same text always")
-        return Conversation(example.question_id, tuple(ids), prompt)
+    def _versions(self, sample: Sample) -> Iterator[Sample]:
+        """A question with every answer that some epoch may teach."""
+        if isinstance(sample, Dialogue):
+            yield sample
+            return
+        votes = filter(str.strip, sample.votes) if self._votes else ()
+        for answer in sorted({answer_of(sample), *votes}):
+            yield replace(sample, answer=answer)
+
+    def _surely_fits(self, sample: Sample) -> bool:
+        room = self._config.row_tokens - self._frame + len(self.constant)
+        if isinstance(sample, Example):
+            texts = [sample.question, answer_of(sample)]
+        else:
+            texts = [text.replace(PLACEHOLDER, "x") for turn in sample.turns for text in turn]
+            texts += [sample.system] if sample.system else []
+            room -= (len(sample.turns) - 1) * self._turn + max(0, len(sample.images) - 1) * self._prompts.slots
+        return sum(len(text.encode()) for text in texts) <= room and all(map(self._prompts.allows, texts))
+
+    def _conversations(self, sample: Sample) -> Iterator[Conversation]:
+        """The token ids of a question, or of each answer of a conversation with all that was said before it."""
+        turns = ((briefly(sample.question), answer_of(sample)),) if isinstance(sample, Example) else sample.turns
+        # An official question stands behind its image; in a conversation each image stands where its text says.
+        images, system = (1, "") if isinstance(sample, Example) else (None, sample.system)
+        for number, (question, answer) in enumerate(turns):
+            try:
+                ids, prompt = self._prompts.conversation_ids(question, answer, images, turns[:number], system)
+            except UserError as error:
+                raise UserError(f"question {sample.question_id}: {error}") from None
+            yield Conversation(sample.question_id, tuple(ids), prompt)

@@ -1,7 +1,8 @@
 """Which questions are in which step: a pure function of (seed, epoch, position), made before any text is tokenised.
 
-A scheduled row is one image with some of its questions. Questions of an image stay together unless they are too many
-for a row. An epoch, one pass over the data, holds every question once, or the shares that weights ask for.
+A scheduled row is one image with some of its questions, or the conversations that show the same images. They stay
+together unless they are too many for a row. A conversation without an image is a row of its own. An epoch, one pass
+over the data, holds every question once, or the shares that weights ask for.
 """
 
 import math
@@ -10,9 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bridge.data.example import Example
+from bridge.data.example import Example, Sample
 from bridge.data.mixture import Mixture, answer_of
-from bridge.data.pictures import Picture
 
 # A guess that only decides how many questions go together; `packing.fill_rows` counts tokens exactly.
 BYTES_PER_TOKEN = 3
@@ -21,7 +21,7 @@ TEMPLATE_TOKENS = 12
 
 @dataclass(frozen=True, slots=True)
 class ScheduledRow:
-    """Examples (indices into the mixture) about one image, and the epoch they belong to."""
+    """Examples (indices into the mixture) about the same images, and the epoch they belong to."""
 
     epoch: int
     examples: tuple[int, ...]
@@ -92,17 +92,18 @@ class Schedule:
 
 
 def _by_image(mixture: Mixture, questions: range) -> list[list[int]]:
-    """The questions of one data set, gathered by image, images in the order of their first question."""
-    images: dict[Picture, list[int]] = {}
+    """The questions of one data set, gathered by images, in the order of their first question."""
+    groups: dict[object, list[int]] = {}
     for index in questions:
-        images.setdefault(mixture.examples[index].image, []).append(index)
-    return list(images.values())
+        groups.setdefault(mixture.examples[index].images or index, []).append(index)
+    return list(groups.values())
 
 
-def _estimate(example: Example) -> int:
-    """Tokens that a question adds to its image's row, roughly."""
-    size = len(example.question.encode()) + len(answer_of(example).encode())
-    return TEMPLATE_TOKENS + math.ceil(size / BYTES_PER_TOKEN)
+def _estimate(example: Sample) -> int:
+    """Tokens that a question or conversation adds to its images' row, roughly."""
+    turns = ((example.question, answer_of(example)),) if isinstance(example, Example) else example.turns
+    size = sum(len(question.encode()) + len(answer.encode()) for question, answer in turns)
+    return TEMPLATE_TOKENS * len(turns) + math.ceil(size / BYTES_PER_TOKEN)
 
 
 def _weighted(sets: list[list[ScheduledRow]], shares: Sequence[float]) -> list[list[ScheduledRow]]:

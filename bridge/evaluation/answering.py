@@ -17,6 +17,7 @@ from bridge.evaluation.predictions import Predictions
 from bridge.scoring.joining import few
 from vlm.errors import UserError
 from vlm.llava.model import VLM
+from vlm.llms.prompt import briefly
 from vlm.run.progress import progress
 
 Reading = list[tuple[Unit, "Future[Image.Image | None]"]]  # units whose images are being read
@@ -34,8 +35,8 @@ class Answered:
 class Asker:
     """Answers batches of units with one VLM.
 
-    blind: the prompt is the bare question. captions: image -> the text that stands in its place (oracle). shown:
-    image -> the image shown for it. By default an image itself is shown.
+    Each question asks for a short answer. blind: no image is shown. captions: image -> the text in its place
+    (oracle). shown: image -> the image shown for it. By default an image itself is shown.
     """
 
     def __init__(
@@ -100,7 +101,8 @@ class Asker:
         return self._decoder.decode(groups, self.max_new_tokens)
 
     def _prompt_ids(self, question: str, caption: str | None) -> list[int]:
-        return self.vlm.prompt_ids(question, image=not self.blind and caption is None, caption=caption)
+        images = 0 if self.blind or caption is not None else 1
+        return self.vlm.prompt_ids(briefly(question), images, caption)
 
 
 def answer(asker: Asker, benchmark: Benchmark, predictions: Predictions, batch_questions: int) -> dict:

@@ -83,7 +83,7 @@ def conversations(questions: tuple[int, ...]) -> list[list[Conversation]]:
 
 
 def pack(images: list[list[Conversation]]) -> list[list[Row]]:
-    return [fill_rows(items, IMAGE, len(OPENING), ROW_TOKENS) for items in images]
+    return [fill_rows([[item] for item in items], OPENING, ROW_TOKENS) for items in images]
 
 
 def pictures(folder: Path, count: int) -> list[Path]:
@@ -177,10 +177,10 @@ class Bridge(Way):
     def prepare(self) -> StepData:
         """The step's micro-batches, each with its rows' features."""
         rows: list[Row] = []
-        owners: list[Path] = []  # the image of each row
+        owners: list[list[Path]] = []  # the image of each row
         for path, image_rows in zip(self.paths, pack(self.images)):
             rows += image_rows
-            owners += [path] * len(image_rows)
+            owners += [[path]] * len(image_rows)
         batches = load_batches(rows, owners, self.features, MICRO_TOKENS)
         return StepData(batches, sum(map(len, self.images)), sum(len(row.ids) for row in rows))
 

@@ -26,6 +26,7 @@ from vlm.llava.assembly import assemble
 from vlm.llava.model import VLM, load
 from vlm.llms.load import load_llm
 from vlm.llms.precision import chosen_dtype
+from vlm.llms.prompt import briefly
 
 COLOURS = ("red", "green", "blue", "white", "black", "wooden")
 NOUNS = ("person", "traffic light", "dog", "dining table", "bottle", "cup", "bus", "surfboard")
@@ -92,7 +93,7 @@ class Rival:
 
     def generate(self, examples: Sequence[Example]) -> list[list[int]]:
         """The new token ids of each example, all decoded as one padded batch."""
-        prompts = [self.vlm.prompt_ids(example.question) for example in examples]
+        prompts = [self.vlm.prompt_ids(briefly(example.question)) for example in examples]
         width, end, device = max(map(len, prompts)), next(iter(self.ends)), self.vlm.model.device
         padded = [[end] * (width - len(ids)) + ids for ids in prompts]
         mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]
@@ -113,7 +114,7 @@ class Rival:
         """Difference of the two logits at the token where the answers part."""
         end = next(iter(self.ends))
         at = next((i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b), min(len(ours), len(theirs)))
-        ids = torch.tensor([self.vlm.prompt_ids(example.question) + ours[:at]], device=self.vlm.model.device)
+        ids = torch.tensor([self.vlm.prompt_ids(briefly(example.question)) + ours[:at]], device=self.vlm.model.device)
         pixels = self.pixels([example]).to(self.vlm.model.device)
         logits = self.vlm.model(input_ids=ids, pixel_values=pixels).logits[0, -1]
         return float(abs(logits[[*ours, end][at]] - logits[[*theirs, end][at]]))
@@ -155,7 +156,7 @@ def run(settings: EvaluateBench) -> Goals:
     }
     answers, times = measure(ways, examples, settings.rounds)
     mine = answers[OURS]
-    tokens = [len(vlm.prompt_ids(example.question)) for example in examples]
+    tokens = [len(vlm.prompt_ids(briefly(example.question))) for example in examples]
     print(
         f"{len(examples)} questions on {settings.images} images, {statistics.mean(tokens):.0f} prompt tokens and "
         f"{sum(map(len, mine.values())) / len(mine):.1f} new ones (limit {settings.max_new_tokens}) on average, "

@@ -14,6 +14,7 @@ from bridge.scoring import pope as pope_scoring
 from vlm.errors import UserError
 from vlm.files import read_json, read_jsonl
 from vlm.llava.model import load
+from vlm.llms.prompt import briefly
 from vlm.run.folder import locked
 
 EXACT = ("--device", "cpu", "--precision", "fp32")  # bf16 logits tie often, and batching may then choose another token
@@ -74,7 +75,7 @@ def test_answers_are_those_of_the_vlm_itself(world, tiny_vlm, evaluated):
         records = list(read_jsonl(evaluated / f"predictions/{name}.jsonl"))
         assert len(records) == {"gqa": 5, "vqav2": 3, "pope": 12}[name]
         for record in records:
-            expected = vlm.answer(world / folder / record["image"], record["question"], max_new_tokens=5)
+            expected = vlm.answer(world / folder / record["image"], record["question"], max_new_tokens=5, short=True)
             assert record["answer"] == expected
 
 
@@ -234,7 +235,7 @@ def test_blind_asks_the_bare_question(monkeypatch, world, tiny_vlm, tmp_path):
     assert report["sees"] == "nothing"
     vlm = load(tiny_vlm, "cpu", torch.float32)
     for record in read_jsonl(tmp_path / "eval/predictions/pope.jsonl"):
-        assert record["answer"] == vlm.answer(None, record["question"], max_new_tokens=5)
+        assert record["answer"] == vlm.answer(None, record["question"], max_new_tokens=5, short=True)
 
 
 def test_oracle_reads_the_caption_and_shuffled_another_image(monkeypatch, world, tiny_vlm, evaluated, tmp_path):
@@ -245,7 +246,7 @@ def test_oracle_reads_the_caption_and_shuffled_another_image(monkeypatch, world,
     vlm = load(tiny_vlm, "cpu", torch.float32)
     for record in read_jsonl(tmp_path / "o/predictions/gqa.jsonl"):
         number = int(record["image"][:2]) - 10
-        ids = vlm.prompt_ids(record["question"], image=False, caption=f"a picture of cat {number}")
+        ids = vlm.prompt_ids(briefly(record["question"]), images=0, caption=f"a picture of cat {number}")
         new = vlm.model.generate(
             torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), do_sample=False, max_new_tokens=5
         )
@@ -253,7 +254,7 @@ def test_oracle_reads_the_caption_and_shuffled_another_image(monkeypatch, world,
     pair = {1: 2, 2: 1}  # of two images, each is shown for the other
     for record in read_jsonl(tmp_path / "s/predictions/pope.jsonl"):
         shown = world / f"pope/val2014/COCO_val2014_{pair[int(record['image'][-5])]:012d}.jpg"
-        assert record["answer"] == vlm.answer(shown, record["question"], max_new_tokens=5)
+        assert record["answer"] == vlm.answer(shown, record["question"], max_new_tokens=5, short=True)
 
 
 def test_baselines_limit_and_unscored_split(monkeypatch, capsys, world, tiny_vlm, evaluated, tmp_path):

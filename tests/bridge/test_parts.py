@@ -81,7 +81,7 @@ def test_every_family_trains_and_is_evaluated(training, llm_folders, benchmark_f
     vlm = load(tmp_path / "vlm")
     for record in records:
         image = benchmark_files / "gqa/images" / record["image"]
-        assert record["answer"] == vlm.answer(image, record["question"], max_new_tokens=5)
+        assert record["answer"] == vlm.answer(image, record["question"], max_new_tokens=5, short=True)
     before = load_file(llm_folders[family] / "model.safetensors")
     after = load_file(tmp_path / "vlm/model.safetensors")
     for name, value in before.items():
@@ -149,4 +149,4 @@ def test_a_trained_connector_goes_on_with_a_quantised_llm(training, whole, bench
     evaluate.main()
     for record in read_jsonl(out / "eval/predictions/gqa.jsonl"):
         image = benchmark_files / "gqa/images" / record["image"]
-        assert record["answer"] == vlm.answer(image, record["question"], max_new_tokens=5)
+        assert record["answer"] == vlm.answer(image, record["question"], max_new_tokens=5, short=True)

@@ -82,7 +82,7 @@ def test_the_content_tells_questions_template_llm_and_dtype_apart(tiny_vlm):
         vlm.model.model.language_model.layers[1].mlp.up_proj.weight[0, 0] += 1
 
     def reword(vlm):
-        vlm.processor.chat_template = vlm.processor.chat_template.replace("single word", "single term")
+        vlm.processor.chat_template = vlm.processor.chat_template.replace("26 Jul", "27 Jul")
 
     assert changed(nudge) == {"llm_weights"}
     assert changed(reword) == {"chat_template"}

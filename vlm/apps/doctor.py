@@ -8,7 +8,7 @@ from vlm.files import read_json
 from vlm.llava.folder import load_processor
 from vlm.llava.model import load
 from vlm.llava.parity import check_parity
-from vlm.llms.prompt import Prompts
+from vlm.llms.prompt import Prompts, briefly
 
 
 def check(folder: str) -> None:
@@ -31,10 +31,10 @@ def check(folder: str) -> None:
 
 
 def show_labels(folder: str, question: str, answer: str) -> None:
-    """Print a conversation as its token ids decode, with the supervised tokens in colour, and then one a line."""
+    """Print a GQA, VQAv2 or POPE question as its token ids decode, supervised tokens in colour, then one a line."""
     processor = load_processor(folder)
     prompts = Prompts(processor, read_json(f"{folder}/config.json")["image_seq_length"])
-    ids, prompt = prompts.conversation_ids(question, answer)
+    ids, prompt = prompts.conversation_ids(briefly(question), answer)
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     start, stop = ("\033[1;32m", "\033[0m") if colour else ("[[", "]]")
     text, slots = processor.tokenizer.decode(ids[:prompt]), ids.count(processor.image_token_id)

@@ -4,8 +4,9 @@ import copy
 from typing import Any
 
 import torch
+from tokenizers import AddedToken
 from transformers import (
-    CLIPImageProcessorPil,
+    CLIPImageProcessor,
     GenerationConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -22,6 +23,7 @@ from vlm.llava.parity import check_parity, fixture_pixels
 from vlm.llava.parts import connector
 from vlm.llava.tower import vit_config, vit_model
 from vlm.llms.load import LLM
+from vlm.llms.prompt import Prompts
 
 
 def assemble(encoder: VisionEncoder, llm: LLM, connector_hidden: int | None = None, seed: int = 0) -> VLM:
@@ -48,9 +50,10 @@ def assemble(encoder: VisionEncoder, llm: LLM, connector_hidden: int | None = No
     with torch.no_grad():
         fixture = {"pixels": pixels, "tokens": encoder.patch_tokens(pixels.to(encoder.device)).float().cpu()}
     check_parity(model, fixture)
-    vlm = VLM(model, processor, fixture)
-    model.generation_config = _greedy(llm.model.generation_config, vlm.prompts.end_ids[0])
-    return vlm
+    end = Prompts(processor, patches).end_ids[0]
+    _end_turns_with(processor.tokenizer, end)
+    model.generation_config = _greedy(llm.model.generation_config, end, processor.tokenizer.pad_token_id)
+    return VLM(model, processor, fixture)
 
 
 def _compose(config: LlavaConfig, tower: ViTModel, llm: PreTrainedModel) -> LlavaForConditionalGeneration:
@@ -106,12 +109,13 @@ def _init_connector(model: LlavaForConditionalGeneration, hidden: int | None, se
 def _processor(encoder: VisionEncoder, llm: LLM) -> LlavaProcessor:
     """Make the processor, which prepares pixels exactly as `encoder.transform`.
 
-    Stock code that loads it resizes with torchvision instead, which differs by at most 2 of 255 grey levels.
+    Its image processor is of the class that AutoProcessor loads by default, torchvision's, and not the Pil class, which
+    would be reloaded as the former: what users serve with is what was trained on.
     """
     config = encoder.config
     side = {"height": config.image_size, "width": config.image_size}
     mean, std = list(config.mean), list(config.std)
-    images = CLIPImageProcessorPil(size=side, crop_size=side, do_center_crop=False, image_mean=mean, image_std=std)
+    images = CLIPImageProcessor(size=side, crop_size=side, do_center_crop=False, image_mean=mean, image_std=std)
     tokenizer = copy.deepcopy(llm.tokenizer)
     tokenizer.chat_template = llm.chat_template
     tokenizer.padding_side = "left"  # where stock tools pad a batch for generation
@@ -124,12 +128,26 @@ def _processor(encoder: VisionEncoder, llm: LLM) -> LlavaProcessor:
     )  # fmt: skip
 
 
-def _greedy(original: GenerationConfig, end: int) -> GenerationConfig:
+def _end_turns_with(tokenizer: Any, end: int) -> None:
+    """Make the token that ends a turn the tokenizer's end of sequence.
+
+    Stock tools stop at `tokenizer.eos_token_id` alone, and drop that token from what they print. SmolLM2's text format
+    ends an answer with a newline. Its byte-level tokenizer spells that token "Ċ", and newlines in prompts keep their
+    ids: an added token is found by its spelling. A token that is spelled as it reads would cut up prompts.
+    """
+    spelling, reads = tokenizer.convert_ids_to_tokens(end), tokenizer.decode([end])
+    if spelling in tokenizer.get_added_vocab():
+        tokenizer.eos_token = spelling
+    elif spelling != reads and not reads.strip():
+        token = AddedToken(spelling, single_word=True, normalized=False, special=True)
+        tokenizer.add_special_tokens({"eos_token": token})
+
+
+def _greedy(original: GenerationConfig, end: int, pad: int) -> GenerationConfig:
     """Greedy decoding that stops where the template ends a turn; without the LLM's own sampling and penalties."""
     stops = [end]
     eos = original.eos_token_id
     if eos is not None:
         stops += eos if isinstance(eos, list) else [eos]
     stops = list(dict.fromkeys(stops))  # each once, in order
-    pad = original.pad_token_id if original.pad_token_id is not None else stops[-1]
     return GenerationConfig(bos_token_id=original.bos_token_id, eos_token_id=stops, pad_token_id=pad, do_sample=False)

@@ -1,7 +1,7 @@
 """A VLM in memory: a stock LLaVA that answers and streams."""
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -15,14 +15,16 @@ from transformers import (
 )
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
+from vlm.errors import UserError
 from vlm.images import load_image, upright_rgb
 from vlm.llava import parts
 from vlm.llava.folder import load_folder, save_folder
 from vlm.llava.parity import Fixture
 from vlm.llms.precision import Device
-from vlm.llms.prompt import History, Prompts, without_examples
+from vlm.llms.prompt import PLACEHOLDER, History, Prompts, briefly, without_examples
 
-Picture = Image.Image | str | Path | None  # an image, a file that holds one, or none
+Picture = Image.Image | str | Path  # an image, or a file that holds one
+Pictures = Picture | Sequence[Picture] | None  # one, several, or none
 
 
 class VLM:
@@ -46,24 +48,37 @@ class VLM:
     def language_model(self) -> PreTrainedModel:
         return parts.language_model(self.model)
 
-    def answer(self, image: Picture, question: str, max_new_tokens: int = 64, history: History = ()) -> str:
-        """The greedy answer; `UserError` if the image cannot be read, or a text is empty or holds a control token."""
-        inputs = self._inputs(image, question, history)
+    def answer(
+        self, image: Pictures, question: str, max_new_tokens: int = 64, history: History = (), short: bool = False
+    ) -> str:
+        """The greedy answer.
+
+        image: one, a list, or None; `placed_images` says where those of a list stand. short: ask for a word or a
+        phrase, as GQA, VQAv2 and POPE are trained and evaluated.
+
+        Raises: UserError if the image cannot be read, or a text is empty or holds a control token.
+        """
+        inputs = self._inputs(image, question, history, short)
         ids = self._generate(inputs, max_new_tokens)
         return self.processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
 
-    def stream(self, image: Picture, question: str, max_new_tokens: int = 64, history: History = ()) -> Iterator[str]:
+    def stream(
+        self, image: Pictures, question: str, max_new_tokens: int = 64, history: History = (), short: bool = False
+    ) -> Iterator[str]:
         """Yield the pieces of `answer` as they are made. Closing the iterator stops the generation."""
-        inputs = self._inputs(image, question, history)  # an error is raised now, not with the first piece
+        inputs = self._inputs(image, question, history, short)  # an error is raised now, not with the first piece
         return self._pieces(inputs, max_new_tokens)
 
-    def _inputs(self, image: Picture, question: str, history: History) -> dict:
-        ids = torch.tensor([self.prompt_ids(question, image is not None, history=history)], device=self.model.device)
+    def _inputs(self, image: Pictures, question: str, history: History, short: bool) -> dict:
+        if short:  # earlier questions were asked so too
+            question, history = briefly(question), [(briefly(asked), answer) for asked, answer in history]
+        pictures, count = placed_images(image, [*(asked for asked, _ in history), question])
+        ids = torch.tensor([self.prompt_ids(question, count, history=history)], device=self.model.device)
         # Every position is real: nothing is inferred from the pad id, which may also be a token of the prompt.
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        if image is not None:
-            image = load_image(image) if isinstance(image, str | Path) else upright_rgb(image)
-            pixels = self.processor.image_processor(images=image, return_tensors="pt").pixel_values
+        if pictures:
+            opened = [load_image(each) if isinstance(each, str | Path) else upright_rgb(each) for each in pictures]
+            pixels = self.processor.image_processor(images=opened, return_tensors="pt").pixel_values
             inputs["pixel_values"] = pixels.to(self.model.device)
         return inputs
 
@@ -97,6 +112,26 @@ class VLM:
     def save(self, folder: str | Path) -> None:
         """Write a folder that `vlm.load` and stock Hugging Face tools read; see `vlm.llava.folder.save_folder`."""
         save_folder(folder, self.model, self.processor, self.fixture)
+
+
+def placed_images(image: Pictures, questions: Sequence[str]) -> tuple[list[Picture], int | None]:
+    """The images as a list, and what `prompt_ids` takes as `images`.
+
+    The images of a list stand where the questions say `<image>`, or in front of the first question if none does. With
+    one image that is not in a list, and with none, `<image>` is a word like others.
+    Raises: UserError if there are more or fewer `<image>` than images in the list.
+    """
+    if image is None:
+        return [], 0
+    if isinstance(image, str | Path | Image.Image):
+        return [image], 1
+    pictures, written = list(image), sum(question.count(PLACEHOLDER) for question in questions)
+    if written not in (0, len(pictures)):
+        raise UserError(
+            f"{len(pictures)} images are given, but the text says {PLACEHOLDER} {written} times: "
+            "say it once for each image, or not at all"
+        )
+    return pictures, None if written else len(pictures)
 
 
 def _stripped(pieces: Iterable[str]) -> Iterator[str]:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import LlavaProcessor
 
@@ -17,6 +17,17 @@ from vlm.errors import UserError
 
 History = Sequence[tuple[str, str]]  # earlier questions and their answers, oldest first
 Turn = tuple[str, str | None]  # a question, and its answer; None where the answer is to be generated
+
+# What LLaVA writes behind the questions of GQA, VQAv2 and POPE (arXiv:2310.03744, section 3.2).
+SHORT_ANSWER = "Answer the question using a single word or phrase."
+
+PLACEHOLDER = "<image>"  # marks in a text where an image stands
+CACHED_HEADS = 64  # texts before the first image whose ids are kept
+
+
+def briefly(question: str) -> str:
+    """The question as LLaVA asks it where a short answer is wanted."""
+    return f"{question}\n{SHORT_ANSWER}"
 
 
 def build_template(image_token: str, native: str | None = None, wording: Sequence[str] = ("instruct",)) -> str:
@@ -32,6 +43,28 @@ def without_examples(template: str) -> str:
 
 def _read(name: str) -> str:
     return (files("vlm.llms") / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
+
+
+class Talk(NamedTuple):
+    """What a conversation consists of.
+
+    turns: questions and answers; the last answer may be None, to be generated. images: how many images stand in front
+    of the first question; None: each stands where a question says `<image>`. caption: text in the image's place.
+    """
+
+    turns: tuple[Turn, ...]
+    images: int | None = 1
+    caption: str | None = None
+    system: str = ""
+
+    def neutral(self) -> "Talk":
+        """The same with harmless texts."""
+
+        def x(text: str) -> str:
+            return PLACEHOLDER.join("x" for _ in text.split(PLACEHOLDER)) if self.images is None else "x"
+
+        turns = tuple((x(question), None if answer is None else "x") for question, answer in self.turns)
+        return Talk(turns, self.images, None if self.caption is None else "x", "x" if self.system else "")
 
 
 class Prompts:
@@ -55,9 +88,11 @@ class Prompts:
         # White space in the added vocabulary (some tokenizers have it) is text, not control.
         added = self.tokenizer.get_added_vocab() | {processor.image_token: processor.image_token_id}
         self._control = {token: index for token, index in added.items() if token.strip()}
-        self._control_ids = frozenset(self._control.values())
-        self._heads: dict[str, list[int]] = {}  # text before the image -> its ids; the same for most prompts
-        self._expected: dict[tuple, list[int]] = {}  # form of a conversation -> the template's own control tokens
+        # The token that ends a turn may be a newline, which a text may hold as well.
+        visible = [index for index in self._control.values() if self.tokenizer.decode([index]).strip()]
+        self._control_ids = frozenset(visible)
+        self._heads: dict[str, list[int]] = {}  # text before the first image -> its ids; the same for most prompts
+        self._expected: dict[Talk, list[int]] = {}  # neutral conversation -> the template's own control tokens
         plain = self.tokenizer("a", add_special_tokens=False).input_ids
         if self.tokenizer("a").input_ids[-len(plain) :] != plain:
             raise UserError(
@@ -65,22 +100,26 @@ class Prompts:
             )
 
     def prompt_ids(
-        self, question: str, image: bool = True, caption: str | None = None, history: History = ()
+        self, question: str, images: int | None = 1, caption: str | None = None, history: History = ()
     ) -> list[int]:
-        """Ids up to where the answer begins; the image's slots are in place.
+        """Ids up to where the answer begins; the images' slots are in place.
 
-        caption: text in the image's place, for a text-only ceiling. history: the picture belongs to its first question.
+        images: their number, in front of the first question; None: one where each `<image>` stands in a question.
+        caption: text in the image's place, for a text-only ceiling. history: earlier questions and answers.
         Raises: UserError if a text is empty or holds a control token.
         """
-        return self._ids([*history, (question, None)], image, caption)
+        return self._ids(Talk((*history, (question, None)), images, caption))
 
-    def conversation_ids(self, question: str, answer: str) -> tuple[list[int], int]:
+    def conversation_ids(
+        self, question: str, answer: str, images: int | None = 1, history: History = (), system: str = ""
+    ) -> tuple[list[int], int]:
         """Ids of prompt and answer through the token that ends the answer's turn, and the number of prompt ids.
 
+        images, history: as for `prompt_ids`. system: what the system's turn says in front of the conversation.
         Raises: UserError if the template's prompt does not begin its full conversation, or a text cannot be used.
         """
-        prompt = self._ids([(question, None)], image=True, caption=None)
-        full = self._ids([(question, answer)], image=True, caption=None)  # prompt, answer, tail
+        prompt = self._ids(Talk((*history, (question, None)), images, system=system))
+        full = self._ids(Talk((*history, (question, answer)), images, system=system))  # prompt, answer, tail
         tail = self.end_ids
         begins, ends = full[: len(prompt)] == prompt, full[-len(tail) :] == tail
         if not begins or not ends or len(full) <= len(prompt) + len(tail):
@@ -93,7 +132,7 @@ class Prompts:
     @cached_property
     def end_ids(self) -> list[int]:
         """What the template puts after an answer; the first of these ids ends the answer and stops generation."""
-        one, two = (self._encode(self._render([("Q", answer)], False, None), False) for answer in ("yes", "no"))
+        one, two = (self._encode(self._render(Talk((("Q", answer),), images=0))) for answer in ("yes", "no"))
         count = 0  # of the last ids that conversations with different answers share
         while count < min(len(one), len(two)) and one[-1 - count] == two[-1 - count]:
             count += 1
@@ -101,22 +140,24 @@ class Prompts:
             raise UserError("this chat template puts no token after an answer, so that no answer could end")
         return one[-count:]
 
-    def _ids(self, turns: list[Turn], image: bool, caption: str | None) -> list[int]:
+    def _ids(self, talk: Talk) -> list[int]:
         """Ids of a conversation whose texts have passed both checks."""
-        if caption:
-            self._check_text(caption)
-        for question, answer in turns:
-            self._check_text(question)
+        if talk.caption:
+            self._check_text(talk.caption)
+        if talk.system:
+            self._check_text(talk.system)
+        for question, answer in talk.turns:
+            # A question may be a picture alone.
+            self._check_text(question if talk.images is not None else question.replace(PLACEHOLDER, "x"))
             if answer is not None:
                 self._check_text(answer)
-        ids = self._encode(self._render(turns, image, caption), image)
-        form = (len(turns), turns[-1][1] is None, image, caption is None)
+        ids = self._encode(self._render(talk))
+        form = talk.neutral()
         if form not in self._expected:
-            neutral: list[Turn] = [("x", None if answer is None else "x") for _, answer in turns]
-            template = self._encode(self._render(neutral, image, None if caption is None else "x"), image)
-            self._expected[form] = self._controls(template)
+            self._expected[form] = self._controls(self._encode(self._render(form)))
         if self._controls(ids) != self._expected[form]:
-            raise UserError(f"the text {turns[-1][0]!r} turns into control tokens of this model: write it differently")
+            text = talk.turns[-1][0]
+            raise UserError(f"the text {text!r} turns into control tokens of this model: write it differently")
         return ids
 
     def allows(self, text: str) -> bool:
@@ -132,38 +173,45 @@ class Prompts:
     def _controls(self, ids: list[int]) -> list[int]:
         return [index for index in ids if index in self._control_ids]
 
-    def _render(self, turns: list[Turn], image: bool, caption: str | None) -> str:
-        """The conversation as text, with one image token if there is an image."""
+    def _render(self, talk: Talk) -> str:
+        """The conversation as text, with one image token for each image."""
         messages: list[dict[str, Any]] = []
-        for question, answer in turns:
-            content = [{"type": "text", "text": question}]
-            if not messages and caption is not None:
-                content.insert(0, {"type": "text", "text": caption})
-            if not messages and image:
-                content.insert(0, {"type": "image"})
-            messages.append({"role": "user", "content": content})
+        if talk.system:
+            messages.append({"role": "system", "content": [{"type": "text", "text": talk.system}]})
+        for number, (question, answer) in enumerate(talk.turns):
+            content: list[dict[str, str]] = [{"type": "text", "text": question}]
+            if number == 0 and talk.caption is not None:
+                content.insert(0, {"type": "text", "text": talk.caption})
+            if number == 0 and talk.images:
+                content = [{"type": "image"}] * talk.images + content
+            # In a plain string the template reads `<image>` as an image, in a text of a list as a word.
+            messages.append({"role": "user", "content": question if talk.images is None else content})
             if answer is not None:
                 messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
-        return self.processor.apply_chat_template(messages, add_generation_prompt=turns[-1][1] is None)
+        return self.processor.apply_chat_template(messages, add_generation_prompt=talk.turns[-1][1] is None)
 
-    def _encode(self, text: str, image: bool) -> list[int]:
+    def _encode(self, text: str) -> list[int]:
         """The ids of `apply_chat_template(tokenize=True)`, in less time.
 
         A tokenizer cuts its added tokens out before it reads the text around them. So the text before the image can be
-        tokenised once for all prompts, and one image token can be replaced by `slots` of them afterwards.
+        tokenised once for all prompts, and an image token can be replaced by `slots` of them afterwards.
         """
         bos = self.tokenizer.bos_token
         special = not (bos and text.startswith(bos))  # the template may have written it already
+        token, slot = self.processor.image_token, self.processor.image_token_id
         try:
-            if not image:
+            head, *rest = text.split(token)
+            if not rest:
                 return self.tokenizer(text, add_special_tokens=special).input_ids
-            token, slot = self.processor.image_token, self.processor.image_token_id
-            head, _, tail = text.partition(token)
             if head not in self._heads:
                 ids = self.tokenizer(head + token, add_special_tokens=special).input_ids
+                if len(self._heads) == CACHED_HEADS:
+                    self._heads.clear()
                 self._heads[head] = ids[: ids.index(slot)]
-            # The token goes in front of the tail, and off again: some tokenizers treat the start of a text differently.
-            tail_ids = self.tokenizer(token + tail, add_special_tokens=False).input_ids[1:]
-            return self._heads[head] + [slot] * self.slots + tail_ids
+            whole = list(self._heads[head])
+            for part in rest:
+                # The token goes in front, and off again: some tokenizers treat the start of a text differently.
+                whole += [slot] * self.slots + self.tokenizer(token + part, add_special_tokens=False).input_ids[1:]
+            return whole
         except (TypeError, UnicodeError):
             raise UserError(f"not valid Unicode text: {text[-80:]!a}") from None

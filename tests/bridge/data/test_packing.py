@@ -116,7 +116,7 @@ def test_a_question_asked_twice_is_there_once_with_both_answers():
 def test_rows_fill_the_budget_in_order():
     conversations = [conversation(str(i), [30 + i], [40]) for i in range(5)]
     # the image and the shared 20 take 5 tokens, each question 3: two questions fit 11 tokens, three do not
-    rows = fill_rows(conversations, IMAGE, constant=3, row_tokens=11)
+    rows = fill_rows([[item] for item in conversations], CONSTANT, row_tokens=11)
     assert [len(row.ids) for row in rows] == [11, 11, 10 - 2]
     assert [row.labels for row in rows] == [(40, 2) * 2, (40, 2) * 2, (40, 2)]
 
@@ -124,7 +124,7 @@ def test_rows_fill_the_budget_in_order():
 def test_a_question_longer_than_the_budget_is_named():
     conversations = [conversation("short", [30], [40]), conversation("q77", [31], [40] * 20)]
     with pytest.raises(UserError, match=r"question q77 .* takes 27 tokens, more than --row-tokens 20"):
-        fill_rows(conversations, IMAGE, constant=3, row_tokens=20)
+        fill_rows([[item] for item in conversations], CONSTANT, row_tokens=20)
 
 
 def test_micro_batches_group_similar_lengths():
@@ -232,7 +232,7 @@ def test_rows_hold_as_many_as_one_at_a_time_would():
             ids = (10, 11, 3, 3, *words, 2)
             items.append(Conversation(str(number), ids, len(ids) - 2))
         row_tokens = int(random.integers(11, 40))
-        rows = fill_rows(items, 3, constant=2, row_tokens=row_tokens)
+        rows = fill_rows([[item] for item in items], (10, 11), row_tokens=row_tokens)
         assert rows == one_at_a_time(items, 2, row_tokens)
         counts.add(len(rows))
     assert counts >= {1, 2, 3}

@@ -15,5 +15,5 @@ def test_worked_examples_stay_unless_the_language_model_is_trained(tiny_vlm, tmp
     assert load(tmp_path / "vlm", "cpu", torch.float32).processor.chat_template == full
     trained = load(tmp_path / "vlm", "cpu", torch.float32, examples=False)
     assert trained.processor.chat_template == trained.processor.tokenizer.chat_template == bare
-    text = trained.processor.tokenizer.decode(trained.prompt_ids("Is it red?", image=False))
+    text = trained.processor.tokenizer.decode(trained.prompt_ids("Is it red?", images=0))
     assert text == "\nQuestion: Is it red?\nAnswer:"

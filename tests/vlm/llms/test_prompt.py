@@ -1,6 +1,7 @@
 """Prompts: the ids of the stock processor, LLaVA's wording in each family's format, no text becomes control tokens."""
 
 import dataclasses
+import hashlib
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from vlm.errors import UserError
 from vlm.llava.assembly import assemble
 from vlm.llms.load import load_llm
-from vlm.llms.prompt import without_examples
+from vlm.llms.prompt import SHORT_ANSWER, briefly, without_examples
 
 QUESTION = "What color is the star?"
 FAMILY = pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
@@ -27,17 +28,16 @@ def test_prompt_ids_are_the_stock_processors(models, picture, family):
     text_only = model.processor.apply_chat_template(
         [{"role": "user", "content": QUESTION}], add_generation_prompt=True, tokenize=True
     )
-    assert model.prompt_ids(QUESTION, image=False) == text_only[0]
+    assert model.prompt_ids(QUESTION, images=0) == text_only[0]
 
 
-INSTRUCTION = "What color is the star?\nAnswer the question using a single word or phrase."
 PROMPTS = {
     "qwen2": "<|im_start|>system\nYou are helpful.<|im_end|>\n<|im_start|>user\n" + "<|image_pad|>" * 9 + "\n"
-    f"{INSTRUCTION}<|im_end|>\n<|im_start|>assistant\n",
+    f"{QUESTION}<|im_end|>\n<|im_start|>assistant\n",
     "llama": "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nToday Date: 26 Jul 2024\n\n<|eot_id|>"
-    "<|start_header_id|>user<|end_header_id|>\n\n" + "<|reserved_special_token_0|>" * 9 + f"\n{INSTRUCTION}<|eot_id|>"
+    "<|start_header_id|>user<|end_header_id|>\n\n" + "<|reserved_special_token_0|>" * 9 + f"\n{QUESTION}<|eot_id|>"
     "<|start_header_id|>assistant<|end_header_id|>\n\n",
-    "qwen3": "<|im_start|>user\n" + "<|image_pad|>" * 9 + f"\n{INSTRUCTION}<|im_end|>\n<|im_start|>assistant\n"
+    "qwen3": "<|im_start|>user\n" + "<|image_pad|>" * 9 + f"\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
     "<think>\n\n</think>\n\n",
 }
 
@@ -56,13 +56,13 @@ def test_prompts_read_as_llavas_inside_the_llms_own_format(models, family):
 def test_history_and_caption_take_their_places(models):
     model, decode = models["qwen2"], models["qwen2"].processor.tokenizer.decode
     text = decode(model.prompt_ids("And now?", history=[("What?", "a star"), ("Big?", "no")]))
-    rule = "\nAnswer the question using a single word or phrase.<|im_end|>\n<|im_start|>"
+    turn = "<|im_end|>\n<|im_start|>"
     assert text.split("<|im_start|>user\n", 1)[1] == (
-        "<|image_pad|>" * 9 + f"\nWhat?{rule}assistant\na star<|im_end|>\n<|im_start|>user\nBig?{rule}assistant\n"
-        f"no<|im_end|>\n<|im_start|>user\nAnd now?{rule}assistant\n"
+        "<|image_pad|>" * 9 + f"\nWhat?{turn}assistant\na star<|im_end|>\n<|im_start|>user\nBig?{turn}assistant\n"
+        f"no<|im_end|>\n<|im_start|>user\nAnd now?{turn}assistant\n"
     )
-    text = decode(model.prompt_ids("What?", image=False, caption="a star"))
-    assert text.split("<|im_start|>user\n", 1)[1] == f"a star\nWhat?{rule}assistant\n"
+    text = decode(model.prompt_ids("What?", images=0, caption="a star"))
+    assert text.split("<|im_start|>user\n", 1)[1] == f"a star\nWhat?{turn}assistant\n"
 
 
 def test_a_template_whose_prompt_is_no_prefix_is_refused(llm_folders, encoder):
@@ -125,13 +125,45 @@ def test_the_real_smollm2(encoder, picture):
     assert tokenizer.convert_ids_to_tokens(ids[prompt:]) == ["Ġred", "Ċ"]
     slots = "<empty_output>" * 9
     assert tokenizer.decode(ids[prompt - 25 : prompt]) == f"\n\nPicture:{slots}\nQuestion: {QUESTION}\nAnswer:"
-    assert model.prompt_ids(QUESTION, image=False, caption="a red star")[:150] == ids[:150]
-    assert tokenizer.decode(model.prompt_ids(QUESTION, image=False, caption="a red star")).endswith(
+    assert model.prompt_ids(QUESTION, images=0, caption="a red star")[:150] == ids[:150]
+    assert tokenizer.decode(model.prompt_ids(QUESTION, images=0, caption="a red star")).endswith(
         "\n\nPicture: a red star\nQuestion: What color is the star?\nAnswer:"
     )
     assert model.model.generation_config.eos_token_id == [198, 2]
     assert "\n" not in model.answer(picture, QUESTION, max_new_tokens=5)
     trained = load_llm("smollm2", torch.float32, examples=False)  # for LoRA: the prompt without worked examples
-    text = assemble(encoder, trained).prompt_ids(QUESTION, image=False)
+    text = assemble(encoder, trained).prompt_ids(QUESTION, images=0)
     assert tokenizer.decode(text) == f"\nQuestion: {QUESTION}\nAnswer:"
     assert without_examples(model.processor.chat_template) == trained.chat_template
+
+
+def test_smollm2s_examples_stand_for_the_sentence_that_asks_for_short_answers(encoder):
+    assert SHORT_ANSWER == "Answer the question using a single word or phrase."
+    model = assemble(encoder, load_llm("smollm2", torch.float32))
+    short = model.conversation_ids(briefly(QUESTION), "red")
+    assert short == model.conversation_ids(QUESTION, "red")
+    assert len(short[0]) == 395
+    assert hashlib.sha256(repr(short[0]).encode()).hexdigest()[:12] == "65e246d2d26d"
+    history = [(briefly("Is it?"), "no")]
+    again = model.prompt_ids(briefly(QUESTION), history=history)
+    assert again == model.prompt_ids(QUESTION, history=[("Is it?", "no")])
+    # Nothing else is left out: the sentence elsewhere, alone, or in an answer.
+    decode = model.processor.tokenizer.decode
+    for text in (f"{SHORT_ANSWER} Is it?", SHORT_ANSWER):
+        assert decode(model.prompt_ids(text)).endswith(f"\nQuestion: {text}\nAnswer:")
+    assert decode(model.conversation_ids("Why?", SHORT_ANSWER)[0]).endswith(f"Answer: {SHORT_ANSWER}\n")
+    trained = assemble(encoder, load_llm("smollm2", torch.float32, examples=False))
+    text = decode(trained.prompt_ids(briefly("Is it?"), images=0))
+    assert text == f"\nQuestion: Is it?\n{SHORT_ANSWER}\nAnswer:"
+
+
+@FAMILY
+def test_a_short_answer_is_asked_for_where_it_is_wanted(models, family):
+    model = models[family]
+    decode = model.processor.tokenizer.decode
+    assert SHORT_ANSWER not in decode(model.prompt_ids("Describe the image in detail."))
+    assert decode(model.prompt_ids(briefly(QUESTION))).count(f"{QUESTION}\n{SHORT_ANSWER}<|") == 1
+    history = [("Is it?", "no")]
+    given = model.answer(None, QUESTION, 4, history, short=True)
+    assert given == model.answer(None, briefly(QUESTION), 4, [(briefly("Is it?"), "no")])
+    assert given == "".join(model.stream(None, QUESTION, 4, history, short=True))
