@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,16 @@ class HubSplit:
     """One split. images() reads which rows hold them; records() yields (id, record) in the order of the table."""
 
     files: tuple[Path, ...]
+    question_files: tuple[Path, ...]
     images: Callable[[], TableImages]
     records: Callable[[], Iterator[tuple[str, Record]]]
+    columns: tuple[str, ...] = ()  # what training needs of a row; the first is its id
+
+    def questions(self) -> Iterator[tuple[str, Record]]:
+        """(id, record) with the columns that training needs."""
+        for file in self.question_files:
+            for record in _rows(file, self.columns):
+                yield str(record[self.columns[0]]), record
 
 
 def gqa(root: Path, name: str) -> HubSplit:
@@ -65,7 +74,9 @@ def gqa(root: Path, name: str) -> HubSplit:
                     record[listed] = _listed(record.get(listed), f"{file}, row {row}, {listed}")
                 yield str(_cell(record, "id", file, row)), record
 
-    return HubSplit((*questions, *images), lambda: TableImages(images, "id", lambda key: f"{key}.jpg"), records)
+    needed = ("id", "imageId", "question", "answer")
+    found = partial(TableImages, images, "id", lambda key: f"{key}.jpg")
+    return HubSplit((*questions, *images), tuple(questions), found, records, needed)
 
 
 def vqav2(root: Path, split: str, subtype: str) -> HubSplit:
@@ -81,7 +92,9 @@ def vqav2(root: Path, split: str, subtype: str) -> HubSplit:
     def named(key: Any) -> str:
         return f"COCO_{subtype}_{int(key):012d}.jpg"
 
-    return HubSplit(tuple(files), lambda: TableImages(files, "image_id", named), records)
+    needed = ("question_id", "image_id", "question", "multiple_choice_answer", "answers")
+    found = partial(TableImages, files, "image_id", named)
+    return HubSplit(tuple(files), tuple(files), found, records, needed)
 
 
 def pope(root: Path, category: str) -> HubSplit:
@@ -96,7 +109,8 @@ def pope(root: Path, category: str) -> HubSplit:
                     line = {"text": text, "label": record.get("answer"), "image": image}
                     yield str(_cell(record, "question_id", file, row)), line
 
-    return HubSplit(tuple(files), lambda: TableImages(files, "image_source", _coco_name), records)
+    found = partial(TableImages, files, "image_source", _coco_name)
+    return HubSplit(tuple(files), tuple(files), found, records)
 
 
 def find_root(given: str | Path, patterns: Sequence[str]) -> Path | None:

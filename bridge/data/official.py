@@ -46,7 +46,7 @@ def read_gqa(directory: str | Path, split: str, allow_missing: bool = False) -> 
     name = gqa_split(split)
     if root := hub.find_root(directory, [f"{name}_instructions/*", f"{name}_images/*"]):
         return _read_hub_gqa(hub.gqa(root, name), allow_missing)
-    directory = _directory(directory, "GQA")
+    directory = folder_of(directory, "GQA")
     file = directory / f"{name}_questions.json"
     if not gqa_files(file):
         raise UserError(f"{file} is missing: download questions1.2.zip from cs.stanford.edu/people/dorarad/gqa")
@@ -70,7 +70,7 @@ def read_vqav2(directory: str | Path, split: str, allow_missing: bool = False) -
     subtype = vqav2_subtype(split)
     if root := hub.find_root(directory, [f"*/{hub.VQAV2_SPLITS.get(split, split)}-*"]):
         return _read_hub_vqav2(hub.vqav2(root, split, subtype), subtype, allow_missing)
-    directory = _directory(directory, "VQAv2")
+    directory = folder_of(directory, "VQAv2")
     file = directory / f"v2_OpenEnded_mscoco_{split}_questions.json"
     if not file.is_file():
         raise UserError(f"{file} is missing: download the v2 questions from visualqa.org/download.html")
@@ -90,7 +90,7 @@ def pope(directory: str | Path, category: str, allow_missing: bool = False) -> l
     """POPE's questions of one category (random, popular, adversarial) in file order; the answer is the label."""
     if root := hub.find_root(directory, ["data/test-*"]):
         return _read_hub_pope(hub.pope(root, category), category, allow_missing)
-    directory = _directory(directory, "POPE")
+    directory = folder_of(directory, "POPE")
     file = directory / f"coco_pope_{category}.json"
     if not file.is_file():
         raise UserError(f"{file} is missing: fetch output/coco/ of github.com/AoiDragon/POPE")
@@ -172,7 +172,8 @@ def _answers(annotations: Records, key: str, file: Path) -> tuple[str, tuple[str
     return text_field(annotation, "multiple_choice_answer", where), votes
 
 
-def _directory(directory: str | Path, name: str) -> Path:
+def folder_of(directory: str | Path, name: str) -> Path:
+    """The folder of a data set, `~` expanded. Raises: UserError if there is none."""
     if not Path(directory).expanduser().is_dir():
         raise UserError(f"{directory} is not a folder: {name} needs its question files and images in one folder")
     return Path(directory).expanduser()
