@@ -14,7 +14,7 @@ from vlm.run.settings import parse, resume_setting, setting
 WORLD = Path("runs/world")
 ENCODER = Path("runs/pretrain/encoder")
 WORLD_STEPS = 300
-SETS = ("gqa", "vqav2", "llava")  # the order of the data sets, wherever there are several
+SETS = ("gqa", "vqav2", "conversations")  # the order of the data sets, wherever there are several
 PRECISIONS = ("fp32", "bf16")
 LOAD_IN = ("4bit", "8bit")
 ABOUT = "Train LLaVA's connector between a frozen encoder and a frozen LLM; writes RUN/vlm, a stock LLaVA."
@@ -63,8 +63,17 @@ class BridgeConfig:
         help="official VQAv2 folder, or lmms-lab/VQAv2, which has no train2014", metavar="DIR|HUB_ID"
     )
     vqav2_split: str = _data("train2014", help="train2014, val2014, train2014+val2014, ...")
-    llava: str | None = _files(help="LLaVA instruction JSON; each pair of turns is one question", metavar="FILE")
-    llava_images: str | None = _files(help="folder that its image names start from", metavar="DIR")
+    conversations: str | None = _files(
+        help="LLaVA's JSON or JSON lines, or parquet with images and texts (the_cauldron, FineVision)",
+        metavar="FILE|DIR|HUB_ID",
+        also=("--llava",),
+    )
+    conversation_images: str | None = _files(
+        help="folder that image names of --conversations start from",
+        metavar="DIR",
+        also=("--llava-images",),
+        default_text="the file's own folder",
+    )
     weights: str | None = _data(
         None,
         help="proportions of the questions in each pass, as gqa=3,vqav2=1; a set too small for its part is repeated",
@@ -142,9 +151,9 @@ def parse_config(arguments: Sequence[str] | None = None) -> BridgeConfig:
         raise UserError("give --llm smollm2|llama|qwen|PATH, or --init RUN/vlm to go on from a trained VLM")
     if config.init is not None and (config.encoder or config.normalisation):
         raise UserError("--init brings its own encoder: leave out --encoder and --normalisation")
-    if (config.llava is None) != (config.llava_images is None):
-        raise UserError("--llava FILE and --llava-images DIR belong together")
-    if not (config.gqa or config.vqav2 or config.llava):
+    if config.conversation_images and not config.conversations:
+        raise UserError("--conversation-images DIR is for the files of --conversations: give both")
+    if not (config.gqa or config.vqav2 or config.conversations):
         if not WORLD.is_dir():
             raise UserError(
                 f"no data given and the embedded world {WORLD} does not exist: run `python scripts/make_world.py "

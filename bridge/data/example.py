@@ -42,8 +42,10 @@ class Dialogue:
 Sample = Example | Dialogue
 
 
-def with_sampled_answer(example: Example, seed: int, epoch: int) -> Example:
+def with_sampled_answer(example: Sample, seed: int, epoch: int) -> Sample:
     """The answer drawn in proportion to its votes, blank ones apart: a function of (seed, epoch, question id)."""
+    if isinstance(example, Dialogue):
+        return example
     votes = [vote for vote in example.votes if vote.strip()]
     if not votes:
         return example

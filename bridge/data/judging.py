@@ -60,12 +60,23 @@ def _judged(part: Part, headers: Mapping[Picture, str], known: Sequence[dict]) -
         records = [_record(name, at, part[index], wrong[index]) for at, index in zip(places, wrong)]
         records += [line for line in known if line["index"] not in places]
         return part.without({record["index"] for record in records}), [*part.bad, *records]
-    refused = {line["index"]: line for line in known}
+    refused = {line["key"]: line for line in known}
     for index, sample in enumerate(part):
         if reason := _text_problem(sample) or next((headers[i] for i in sample.images if i in headers), ""):
-            refused[index] = _record(name, index, sample, reason)
-    good = Listed((sample for index, sample in enumerate(part) if index not in refused), name)
+            refused[sample.question_id] = _record(name, index, sample, reason)
+    good = Listed((sample for sample in part if sample.question_id not in refused), name)
     return good, [*part.bad, *refused.values()]
+
+
+def record_of_report(where: str, reason: str) -> dict:
+    """The line of quarantine.jsonl for a conversation that cannot be used. where: as "mix.json, record 7"."""
+    file, _, number = where.rpartition(", record ")
+    kind = "malformed record"
+    if reason.endswith("is missing"):
+        kind = "missing image"
+    elif reason.endswith("is empty"):
+        kind = "empty question or answer"
+    return {"shard": file, "index": int(number), "key": where, "reason": kind, "detail": reason}
 
 
 def _listed_at_start(file: Path) -> list[dict]:

@@ -1,4 +1,4 @@
-"""Many isolated conversations about the same images: conversations -> rows -> padded batches of token ids, positions, labels, masks.
+"""Isolated conversations about the same images -> rows -> padded batches of token ids, positions, labels, masks.
 
 The conversations of an image are merged into a tree: what they begin with in common, the image above all, is there
 once, and each token sees its own conversation's past and nothing else. Written down in depth-first order, a token is
@@ -32,10 +32,9 @@ The tree has made one sequence of these again, in which every answer is a label 
 or there may be no image: a row then sees as much of the constant text as it begins with.
 """
 
-from bisect import bisect_right
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 import torch
 
@@ -144,32 +143,32 @@ def fill_rows(groups: Sequence[Sequence[Conversation]], constant: Sequence[int],
     A group, the answers of one conversation, stays in one row. constant: the ids of the constant text.
     Raises: UserError if a group alone does not fit.
     """
-    everything = [conversation for group in groups for conversation in group]
-    behind = min(_shared(conversation, constant) for conversation in everything)
-    sizes = list(accumulate(len(group) for group in groups))
-    rows, start = [], 0
-    while start < len(groups):
-        first = sizes[start] - len(groups[start])  # the place of the next group's first conversation
+    behind = min(_shared(conversation, constant) for group in groups for conversation in group)
 
-        def row_of(count: int) -> Row:
-            return make_row(everything[first : sizes[start + count - 1]], behind)
+    def row_of(some: Sequence[Sequence[Conversation]]) -> Row:
+        return make_row([conversation for group in some for conversation in group], behind)
 
-        taken = len(groups) - start
-        row = row_of(taken)
+    rows, waiting = [], list(groups)
+    while waiting:
+        row, taken = row_of(waiting), len(waiting)
         if len(row.ids) > row_tokens:
-            # A tree only grows with its conversations, so the largest count that fits is found by bisection.
-            taken = bisect_right(range(1, taken), row_tokens, key=lambda count: len(row_of(count).ids))
+            # A tree only grows with its conversations: what does not fit now will not with more of them.
+            taken = _largest(taken, lambda count, groups=waiting: len(row_of(groups[:count]).ids) <= row_tokens)
             if taken == 0:
-                taken = 1
-            row = row_of(taken)
-            if len(row.ids) > row_tokens:
                 raise UserError(
-                    f"question {groups[start][0].question_id} with its images and answers takes {len(row.ids)} tokens, "
-                    f"more than --row-tokens {row_tokens} allows: raise --row-tokens or leave the question out"
+                    f"question {waiting[0][0].question_id} with its images and answers takes "
+                    f"{len(row_of(waiting[:1]).ids)} tokens, more than --row-tokens {row_tokens} allows: "
+                    "raise --row-tokens or leave the question out"
                 )
+            row = row_of(waiting[:taken])
         rows.append(row)
-        start += taken
+        waiting = waiting[taken:]
     return rows
+
+
+def _largest(most: int, fits: Callable[[int], bool]) -> int:
+    """The largest count of `most` at most that fits, by bisection; 0 if 1 does not fit."""
+    return bisect_left(range(1, most + 1), True, key=lambda count: not fits(count))
 
 
 def _shared(conversation: Conversation, constant: Sequence[int]) -> int:

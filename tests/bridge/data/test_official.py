@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny.official import pope_line, vqav2_annotation, vqav2_question, write_lines, write_vqav2
 
-from bridge.data import conversations, official
+from bridge.data import official
 from bridge.data.example import Example, with_sampled_answer
 from vlm.errors import UserError
 
@@ -75,22 +75,6 @@ def test_pope(tmp_path):
     touch(tmp_path / "val2014/COCO_val2014_000000310196.jpg")
     expected = Example("1", tmp_path / "val2014/COCO_val2014_000000310196.jpg", "Is there a dog?", "no")
     assert official.pope(tmp_path, "popular") == [expected]
-
-
-def test_llava_turns_become_isolated_questions(tmp_path):
-    turns = [
-        {"from": "human", "value": "<image>\nIs it red?\nAnswer the question using a single word or phrase."},
-        {"from": "gpt", "value": "Yes"},
-        {"from": "human", "value": "Why?"},
-        {"from": "gpt", "value": "Paint."},
-    ]
-    text_only = {"id": "share", "conversations": turns[:2]}
-    file = write(tmp_path / "mix.json", [text_only, {"id": 5, "image": "gqa/images/5.jpg", "conversations": turns}])
-    image = touch(tmp_path / "img/gqa/images/5.jpg")
-    assert conversations.llava(file, tmp_path / "img") == [
-        Example("1:0", image, "Is it red?", "Yes"),
-        Example("1:1", image, "Why?", "Paint."),
-    ]
 
 
 def test_sampled_answer_follows_the_votes_and_the_key():
