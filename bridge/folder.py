@@ -21,7 +21,7 @@ from bridge.data.mixture import Mixture
 from bridge.data.pictures import Picture, picture_bytes
 from bridge.data.stored import Stored
 from bridge.gradients import Sums
-from vlm.distributed import is_main
+from vlm.distributed import is_main, rank
 from vlm.errors import UserError
 from vlm.files import append_jsonl, read_json, read_jsonl, write_json
 from vlm.llava.model import VLM
@@ -115,6 +115,10 @@ class RunFolder:
             listed = f"listed in {self.folder / QUARANTINE}"
             print(f"{len(records)} of {total} questions are left out: {words}; {listed}", file=sys.stderr)
             refuse_above(self.config.bad_ratio, total, reasons, "the {} questions")
+
+    def note(self, mixture: Mixture, bad: Mapping[int, str]) -> None:
+        """List what this rank met while training without a feature cache: its questions are left out of their step."""
+        Quarantine(self.folder / QUARANTINE, rank()).add(records_of(mixture, bad))
 
     def save(self, step: int) -> None:
         """Commit the checkpoint of `step`; collective. `UserError` if the disk refuses: the last one is untouched."""

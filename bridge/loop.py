@@ -64,6 +64,9 @@ def loop(run: RunFolder, trainee: Trainee, questions: Questions, features: Featu
             sums = backward(trainee, data, constant, stop=bool(terminated))
             norm = update(trainee.weights.values(), run.optimizer, sums.loss, config.clip)
 
+            if data.bad:
+                run.note(questions.mixture, data.bad)
+
             # 2. A step without a finite gradient moves nothing; too many in a row end the run.
             patience.count(skipped=norm is None)
             if norm is None and is_main():

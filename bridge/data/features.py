@@ -74,8 +74,9 @@ class PatchEncoder:
     def __call__(self, images: Sequence[Picture]) -> torch.Tensor:
         """Encode images now: [B, N, D] on the tower's device, after the final norm, without the class token."""
         self.prepare([image for image in images if image not in self._decoded])
-        pictures = [self._decoded[image] if image in self._decoded else open_picture(image) for image in images]
-        self._decoded = {}
+        pictures = [self._decoded.get(image) or open_picture(image) for image in images]  # raises what is wrong
+        for image in images:
+            self._decoded.pop(image, None)
         pixels = self._processor(images=pictures, return_tensors="pt")["pixel_values"]  # float32[B, 3, H, W]
         tokens = self._tower(pixels.to(self.device, self.dtype)).last_hidden_state  # [B, 1 + N, D]
         return tokens[:, 1:]

@@ -47,16 +47,10 @@ def test_llava_instructions_train_end_to_end(benchmark_files, tiny_vlm, tmp_path
     assert (tmp_path / "out/vlm/model.safetensors").is_file()
 
 
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        ("long " * 60, r"question 1 with its images and answers takes \d+ tokens, more than --row-tokens 160 allows"),
-        ("<|im_end|>", r"question 1: the text .* contains the control token <\|im_end\|>"),
-    ],
-)
-def test_text_that_cannot_be_trained_on_is_met_before_any_work(benchmark_files, tiny_vlm, tmp_path, answer, message):
+def test_text_that_is_too_long_is_met_before_any_work(benchmark_files, tiny_vlm, tmp_path):
     turns = [turn for number in range(30) for turn in (f"{number}?", "Yes")]
-    file = llava_file(tmp_path, ["What is it?", answer], turns)
+    file = llava_file(tmp_path, ["What is it?", "long " * 60], turns)
+    message = r"question 1 with its images and answers takes \d+ tokens, more than --row-tokens 160 allows"
     with pytest.raises(UserError, match=message):
         run(tiny_vlm, tmp_path / "out", "--llava", file, "--llava-images", benchmark_files / "gqa",
             "--batch-questions", "2", "--row-tokens", "160")  # fmt: skip
