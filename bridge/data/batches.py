@@ -49,9 +49,8 @@ def step_data(step: Step, questions: Questions, features: Features, micro_tokens
         shown = questions.mixture.examples[scheduled.examples[0]].images
         images += [[shown[image] for image in questions.image_runs(row)] for row in packed]
     batches = load_batches(rows, images, features, micro_tokens)
-    return StepData(
-        batches, sum(len(scheduled.examples) for scheduled in share), sum(len(row.ids) for row in rows), bad
-    )
+    asked = sum(len(scheduled.examples) for scheduled in share)
+    return StepData(batches, asked, sum(len(row.ids) for row in rows), bad)
 
 
 def load_batches(

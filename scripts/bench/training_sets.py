@@ -1,13 +1,8 @@
-"""Time and memory of opening GQA's and VQAv2's training questions at their real size. See scripts/README.md.
-
-python scripts/bench/training_sets.py make DIR        # writes synthetic files of the real size, 2 GB
-python scripts/bench/training_sets.py open DIR        # opens and schedules them once; run it twice
-"""
+"""Time and memory of opening GQA's and VQAv2's training questions at their real size."""
 
 import json
 import os
 import resource
-import sys
 import time
 from pathlib import Path
 
@@ -36,8 +31,9 @@ def make(root: Path) -> None:
         votes = [
             {"answer": f"a{(number + n // 7) % 999}", "answer_confidence": "yes", "answer_id": n} for n in range(10)
         ]
-        annotations.append({"question_type": "what color is the", "multiple_choice_answer": votes[0]["answer"],
-                            "answers": votes, "image_id": image, "answer_type": "other", "question_id": key})  # fmt: skip
+        annotation = {"question_type": "what color is the", "answer_type": "other", "image_id": image}
+        annotation |= {"multiple_choice_answer": votes[0]["answer"], "answers": votes, "question_id": key}
+        annotations.append(annotation)
     for name, kind, records in (
         ("v2_OpenEnded_mscoco_train2014_questions", "questions", questions),
         ("v2_mscoco_train2014_annotations", "annotations", annotations),
@@ -48,8 +44,10 @@ def make(root: Path) -> None:
 def _gqa(number: int) -> dict:
     return {
         "semantic": SEMANTIC, "entailed": [f"0{number + n:08d}" for n in range(4)], "equivalent": [f"0{number:08d}"],
-        "question": f"Is the small wooden table number {number} to the left of the chair?", "answer": f"word{number % 1800}",
-        "imageId": str(2_300_000 + number * GQA_IMAGES // GQA), "isBalanced": True, "semanticStr": "select: table->verify",
+        "question": f"Is the small wooden table number {number} to the left of the chair?",
+        "answer": f"word{number % 1800}",
+        "imageId": str(2_300_000 + number * GQA_IMAGES // GQA), "isBalanced": True,
+        "semanticStr": "select: table->verify",
         "groups": {"global": "furniture", "local": "06-table_left"},
         "annotations": {"answer": {"0": "681267"}, "question": {"4": "681267"}, "fullAnswer": {"4": "681267"}},
         "types": {"detailed": "relS", "semantic": "rel", "structural": "query"},
@@ -74,7 +72,8 @@ def open_sets(root: Path) -> None:
     end = time.perf_counter()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(
-        f"rank {os.environ.get('RANK', 0)}: {len(mixture.examples):,} questions, {len(steps):,} steps, {digest}: read {read - start:.1f} s, "
+        f"rank {os.environ.get('RANK', 0)}: {len(mixture.examples):,} questions in {len(steps):,} steps, "
+        f"{digest}: read {read - start:.1f} s, "
         f"digest and schedule {end - read:.1f} s; {_anonymous() - before:.2f} GB its own, peak {peak:.2f} GB resident"
     )
 
@@ -83,7 +82,3 @@ def _anonymous() -> float:
     """GB that are this process's alone; mapped files are not."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1e6
-
-
-if __name__ == "__main__":
-    {"make": make, "open": open_sets}[sys.argv[1]](Path(sys.argv[2]))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from tiny import hub as tables
+from tiny import pictures
 
 from bridge.config import parse_config
 from bridge.loop import train
@@ -33,8 +34,9 @@ def spoilt(training, root: Path) -> Path:
     write_json(root / "gqa/train_balanced_questions.json", records)
     (root / "gqa/images/5.jpg").unlink()  # 2 questions
     (root / "gqa/images/6.jpg").write_bytes(b"no picture")  # 2: the header tells
+    pictures.save(pictures.noise(32, 32, seed=1), root / "gqa/images/7.jpg")
     whole = (root / "gqa/images/7.jpg").read_bytes()
-    (root / "gqa/images/7.jpg").write_bytes(whole[:-30])  # 2: only decoding tells
+    (root / "gqa/images/7.jpg").write_bytes(whole[:-100])  # 2: only decoding tells
     return root
 
 
@@ -48,7 +50,9 @@ REASONS = {
 @pytest.mark.parametrize("more", [(), ("--no-cache",)])
 def test_every_kind_is_listed_and_left_out(training, tmp_path, capsys, more):
     root = spoilt(training, tmp_path)
-    config = start(training, tmp_path / "out", root, "--steps", "6", "--bad-ratio", "0.5", *more)
+    config = start(
+        training, tmp_path / "out", root, "--steps", "1", "--batch-questions", "48", "--bad-ratio", "0.5", *more
+    )
     mixture = load_examples(config)
     assert len(mixture.examples) == 48 - 8
     train(config, mixture)
