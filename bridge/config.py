@@ -57,10 +57,12 @@ class BridgeConfig:
         help="go on from a trained VLM: LLM, encoder and connector come from there", metavar="RUN/vlm"
     )
 
-    gqa: str | None = _files(help="official GQA folder", metavar="DIR")
-    gqa_split: str = _data("train", help="train (balanced), train_all, ...")
-    vqav2: str | None = _files(help="official VQAv2 folder", metavar="DIR")
-    vqav2_split: str = _data("train2014", help="train2014, val2014, ...")
+    gqa: str | None = _files(help="official GQA folder, or lmms-lab/GQA as a folder or hub id", metavar="DIR|HUB_ID")
+    gqa_split: str = _data("train", help="train (balanced), train_all, train+val, ...")
+    vqav2: str | None = _files(
+        help="official VQAv2 folder, or lmms-lab/VQAv2, which has no train2014", metavar="DIR|HUB_ID"
+    )
+    vqav2_split: str = _data("train2014", help="train2014, val2014, train2014+val2014, ...")
     conversations: str | None = _files(
         help="LLaVA's JSON or JSON lines, or parquet with images and texts (the_cauldron, FineVision)",
         metavar="FILE|DIR|HUB_ID",
@@ -74,9 +76,16 @@ class BridgeConfig:
     )
     weights: str | None = _data(
         None,
-        help="proportions of the questions in each pass, as gqa=3,vqav2=1",
+        help="proportions of the questions in each pass, as gqa=3,vqav2=1; a set too small for its part is repeated",
         metavar="SET=W,...",
         default_text="as many as each set has",
+    )
+    bad_ratio: float = _data(
+        0.05,
+        help="largest share of questions that may be unusable; they are listed in RUN/quarantine.jsonl",
+        least=0,
+        most=1,
+        free=True,
     )
     vqav2_answers: str = _data(
         "common",
@@ -96,6 +105,7 @@ class BridgeConfig:
     row_tokens: int = _training(1024, help="longest packed sequence", least=1)
     micro_tokens: int = _training(8192, help="tokens per forward pass; less = less memory", least=1, free=True)
     lr: float = _training(1e-3, help="peak learning rate", above=0)
+    lr_lora: float | None = _training(None, help="peak learning rate of LoRA", above=0, default_text="that of --lr")
     warmup: float = _training(0.05, help="share of the steps that rise to it", least=0, most=1)
     weight_decay: float = _training(0.0, help="weight decay of AdamW", least=0)
     clip: float = _training(1.0, help="largest gradient norm; 0: no clipping", least=0)

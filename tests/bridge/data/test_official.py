@@ -181,3 +181,11 @@ def test_a_pope_file_that_was_cut_off_is_refused(tmp_path):
     touch(tmp_path / "val2014/1.jpg")
     with pytest.raises(UserError, match=r"coco_pope_random\.json, line 2 is not JSON: .* cut off"):
         official.pope(tmp_path, "random")
+
+
+def test_coco_in_its_division_of_2017(tmp_path):
+    write_vqav2(tmp_path, "val2014", [vqav2_question(1, 42), vqav2_question(2, 43), vqav2_question(3, 44)])
+    for name in ("train2017/000000000042.jpg", "val2017/000000000043.jpg", "val2014/000000000044.png"):
+        touch(tmp_path / name)
+    found = [str(e.image.relative_to(tmp_path)) for e in official.vqav2(tmp_path, "val2014")]
+    assert found == ["train2017/000000000042.jpg", "val2017/000000000043.jpg", "val2014/000000000044.png"]
