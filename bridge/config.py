@@ -17,7 +17,7 @@ RUNS = Path("runs")
 WORLD = RUNS / "world"
 ENCODER = RUNS / "pretrain/encoder"
 WORLD_STEPS = 300
-SETS = ("gqa", "vqav2", "llava")  # the order of the data sets, wherever there are several
+SETS = ("gqa", "vqav2", "conversations")  # the order of the data sets, wherever there are several
 PRECISIONS = ("fp32", "bf16")
 LOAD_IN = ("4bit", "8bit")
 ABOUT = "Train LLaVA's connector between a frozen encoder and a frozen LLM; writes RUN/vlm, a stock LLaVA."
@@ -60,17 +60,35 @@ class BridgeConfig:
         help="go on from a trained VLM: LLM, encoder and connector come from there", metavar="RUN/vlm"
     )
 
-    gqa: str | None = _files(help="official GQA folder", metavar="DIR")
-    gqa_split: str = _data("train", help="train (balanced), train_all, ...")
-    vqav2: str | None = _files(help="official VQAv2 folder", metavar="DIR")
-    vqav2_split: str = _data("train2014", help="train2014, val2014, ...")
-    llava: str | None = _files(help="LLaVA instruction JSON; each pair of turns is one question", metavar="FILE")
-    llava_images: str | None = _files(help="folder that its image names start from", metavar="DIR")
+    gqa: str | None = _files(help="official GQA folder, or lmms-lab/GQA as a folder or hub id", metavar="DIR|HUB_ID")
+    gqa_split: str = _data("train", help="train (balanced), train_all, train+val, ...")
+    vqav2: str | None = _files(
+        help="official VQAv2 folder, or lmms-lab/VQAv2, which has no train2014", metavar="DIR|HUB_ID"
+    )
+    vqav2_split: str = _data("train2014", help="train2014, val2014, train2014+val2014, ...")
+    conversations: str | None = _files(
+        help="LLaVA's JSON or JSON lines, or parquet with images and texts (the_cauldron, FineVision)",
+        metavar="FILE|DIR|HUB_ID",
+        also=("--llava",),
+    )
+    conversation_images: str | None = _files(
+        help="folder that image names of --conversations start from",
+        metavar="DIR",
+        also=("--llava-images",),
+        default_text="the file's own folder",
+    )
     weights: str | None = _data(
         None,
-        help="proportions of the questions in each pass, as gqa=3,vqav2=1",
+        help="proportions of the questions in each pass, as gqa=3,vqav2=1; a set too small for its part is repeated",
         metavar="SET=W,...",
         default_text="as many as each set has",
+    )
+    bad_ratio: float = _data(
+        0.05,
+        help="largest share of questions that may be unusable; they are listed in RUN/quarantine.jsonl",
+        least=0,
+        most=1,
+        free=True,
     )
     vqav2_answers: str = _data(
         "common",
@@ -96,6 +114,7 @@ class BridgeConfig:
     row_tokens: int = _training(1024, help="longest packed sequence", least=1)
     micro_tokens: int = _training(8192, help="tokens per forward pass; less = less memory", least=1, free=True)
     lr: float = _training(1e-3, help="peak learning rate", above=0)
+    lr_lora: float | None = _training(None, help="peak learning rate of LoRA", above=0, default_text="that of --lr")
     warmup: float = _training(0.05, help="share of the steps that rise to it", least=0, most=1)
     weight_decay: float = _training(0.0, help="weight decay of AdamW", least=0)
     clip: float = _training(1.0, help="largest gradient norm; 0: no clipping", least=0)
@@ -141,13 +160,13 @@ def parse_config(arguments: Sequence[str] | None = None) -> BridgeConfig:
         raise UserError("give --llm smollm2|llama|qwen|PATH, or --init RUN/vlm to go on from a trained VLM")
     if config.init is not None and (config.encoder or config.normalisation):
         raise UserError("--init brings its own encoder: leave out --encoder and --normalisation")
-    if (config.llava is None) != (config.llava_images is None):
-        raise UserError("--llava FILE and --llava-images DIR belong together")
+    if config.conversation_images and not config.conversations:
+        raise UserError("--conversation-images DIR is for the files of --conversations: give both")
     if config.encoder is None and config.init is None:
         if not ENCODER.is_dir():
             raise UserError(f"{ENCODER} does not exist: run `deepspeed pretrain/run.py` first, or give --encoder DIR")
         config = replace(config, encoder=str(ENCODER))
-    if not (config.gqa or config.vqav2 or config.llava):
+    if not (config.gqa or config.vqav2 or config.conversations):
         if not WORLD.is_dir():
             raise UserError(
                 f"no data given and the embedded world {WORLD} does not exist: run `python scripts/make_world.py "

@@ -5,6 +5,8 @@ otherwise; a question that changed in it is noticed.
 """
 
 import hashlib
+import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -14,19 +16,23 @@ from safetensors.torch import load_file, save_file
 
 from bridge.config import BridgeConfig
 from bridge.data.example import Dialogue
+from bridge.data.judging import records_of
 from bridge.data.mixture import Mixture
 from bridge.data.pictures import Picture, picture_bytes
+from bridge.data.stored import Stored
 from bridge.gradients import Sums
-from vlm.distributed import is_main
+from vlm.distributed import is_main, rank
 from vlm.errors import UserError
-from vlm.files import append_jsonl, read_json, write_json
+from vlm.files import append_jsonl, read_json, read_jsonl, write_json
 from vlm.llava.model import VLM
 from vlm.llms.prompt import briefly
 from vlm.run.checkpoints import Checkpoints
 from vlm.run.folder import forget_from
+from vlm.run.quarantine import Quarantine, refuse_above
 from vlm.run.resume import starting_step
 from vlm.run.settings import refuse_changes, trajectory
 
+QUARANTINE = "quarantine.jsonl"
 WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.pt"  # in a checkpoint
 WEIGHT_ELEMENTS = 1024  # of each tensor: enough to tell two models of the same sizes apart, in no time
 SET_IMAGES = 16  # files of each data set that are read: all of them would take hours
@@ -39,7 +45,13 @@ class RunFolder:
         """weights: what is trained. content: what `run_content`, `questions_content` and `images_content` give."""
         self.folder, self.config, self._weights = Path(config.out), config, weights
         self._checkpoints = Checkpoints(self.folder, {**trajectory(config), **content}, same_processes=False)
-        self.optimizer = torch.optim.AdamW(list(weights.values()), lr=config.lr, weight_decay=config.weight_decay)
+        lora = [weight for name, weight in weights.items() if "lora_" in name]
+        others = [weight for name, weight in weights.items() if "lora_" not in name]
+        # Two groups only where two rates are asked for: a run that was begun with one goes on.
+        groups = [others, lora] if config.lr_lora is not None and lora else [list(weights.values())]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": group} for group in groups], lr=config.lr, weight_decay=config.weight_decay
+        )
 
     def resume(self) -> int:
         """Load the newest whole checkpoint, if --resume allows for it -> the step to go on with; collective."""
@@ -62,6 +74,31 @@ class RunFolder:
             write_json(self.folder / "config.json", asdict(self.config))
         forget_from(self.folder / "metrics.jsonl", step)
 
+    def listed_images(self) -> dict[Picture, str]:
+        """Image files that an earlier start of this run could not decode: they stay out even if they are mended."""
+        file = self.folder / QUARANTINE
+        lines = read_jsonl(file) if file.is_file() else ()
+        return {Path(line["image"]): line["reason"] for line in lines if "position" in line and "image" in line}
+
+    def quarantine(self, mixture: Mixture, bad: Mapping[int, str]) -> None:
+        """List in quarantine.jsonl what is not trained on, and say how much it is. bad: question -> why.
+
+        Raises: UserError if that is too much for --bad-ratio.
+        """
+        records = [*mixture.bad, *records_of(mixture, bad)]
+        if records:
+            Quarantine(self.folder / QUARANTINE, 0).add(records)
+            reasons = Counter(record["reason"] for record in records)
+            words = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common())
+            total = len(mixture.examples) + len(mixture.bad)
+            listed = f"listed in {self.folder / QUARANTINE}"
+            print(f"{len(records)} of {total} questions are left out: {words}; {listed}", file=sys.stderr)
+            refuse_above(self.config.bad_ratio, total, reasons, "the {} questions")
+
+    def note(self, mixture: Mixture, bad: Mapping[int, str]) -> None:
+        """List what this rank met while training without a feature cache: its questions are left out of their step."""
+        Quarantine(self.folder / QUARANTINE, rank()).add(records_of(mixture, bad))
+
     def save(self, step: int) -> None:
         """Commit the checkpoint of `step`; collective. `UserError` if the disk refuses: the last one is untouched."""
 
@@ -79,6 +116,8 @@ class RunFolder:
             return
         rate = round(sums.questions / seconds, 2)
         line = {"step": step, "loss": sums.loss, "lr": lr, "samples_per_s": rate, "questions_per_s": rate}
+        if self.config.lr_lora is not None:
+            line["lr_lora"] = lr * self.config.lr_lora / self.config.lr
         line |= {"questions": sums.questions, "tokens": sums.tokens, "answer_tokens": sums.answer_tokens}
         append_jsonl(self.folder / "metrics.jsonl", line | {"gradient_norm": norm})
 
@@ -125,9 +164,12 @@ def images_content(mixture: Mixture) -> str:
 
 
 def _question_texts(mixture: Mixture, votes: bool) -> Iterator[str]:
-    for number, questions in enumerate(mixture.sets()):
-        yield f"set {number}"
-        for example in mixture.examples[questions.start : questions.stop]:
+    for part in mixture.examples.parts:
+        yield f"{len(part)} questions"
+        if isinstance(part, Stored):
+            yield part.digest(votes)
+            continue
+        for example in part:
             if isinstance(example, Dialogue):
                 names = [image.name for image in example.images]
                 yield repr((example.question_id, names, example.turns, example.system))

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from bridge.config import BridgeConfig
 from bridge.data.batches import StepData, step_data
 from bridge.data.features import FeatureCache, Features, PatchEncoder
+from bridge.data.judging import left_out, questions_about
 from bridge.data.mixture import Mixture
 from bridge.data.questions import Questions
 from bridge.data.schedule import Schedule, Step, indices
@@ -59,9 +60,13 @@ def loop(run: RunFolder, trainee: Trainee, questions: Questions, features: Featu
         for number, data in enumerate(prefetched(steps[start:], prepare), start=start):
             # 1. Gradients and update.
             lr = learning_rate(number, len(steps), config.lr, config.warmup)
-            run.optimizer.param_groups[0]["lr"] = lr
+            for group, peak in zip(run.optimizer.param_groups, (config.lr, config.lr_lora or config.lr)):
+                group["lr"] = lr if peak == config.lr else learning_rate(number, len(steps), peak, config.warmup)
             sums = backward(trainee, data, constant, stop=bool(terminated))
             norm = update(trainee.weights.values(), run.optimizer, sums.loss, config.clip)
+
+            if data.bad:
+                run.note(questions.mixture, data.bad)
 
             # 2. A step without a finite gradient moves nothing; too many in a row end the run.
             patience.count(skipped=norm is None)
@@ -97,7 +102,8 @@ def train(config: BridgeConfig, mixture: Mixture) -> None:
         trainee = freeze(vlm.model, config)
         questions = Questions(mixture, vlm.prompts, config)
         steps = scheduled_steps(config, mixture, vlm.prompts.slots)
-        questions.check({index for step in steps for index in indices(step)})
+        bad = questions.check({index for step in steps for index in indices(step)})
+        steps = left_out(steps, bad.keys())
 
         run = RunFolder(config, trainee.weights, content)
         start = run.resume()
@@ -106,7 +112,10 @@ def train(config: BridgeConfig, mixture: Mixture) -> None:
         if config.cache:
             features = cache = FeatureCache(config.features or run.folder / "features", encoder)
             ahead = (row for step in steps[start:] for row in step)
-            cache.fill(image for row in ahead for image in mixture.examples[row.examples[0]].images)
+            unreadable = cache.fill(image for row in ahead for image in mixture.examples[row.examples[0]].images)
+            bad |= questions_about(mixture, steps, unreadable | run.listed_images())
+            steps = left_out(steps, bad.keys())
+        on_main(lambda: run.quarantine(mixture, bad))
         loop(run, trainee, questions, features, steps, start)
         on_main(lambda: save_result(vlm, trainee, config, run.folder))
     accelerator.end_training()

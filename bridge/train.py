@@ -1,24 +1,49 @@
 """Train the connector (and LoRA, if asked) between a frozen encoder and a frozen LLM; see `--help`."""
 
 import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from bridge.config import BridgeConfig, parse_config
-from bridge.data import conversations, official
-from bridge.data.mixture import Mixture
+from bridge.data import training_sets
+from bridge.data.conversations import read_conversations
+from bridge.data.judging import Part, record_of_report, settled
+from bridge.data.mixture import Listed, Mixture
 from bridge.same_run import check_folder
 from vlm.errors import UserError, run_command
 
 
 def load_examples(config: BridgeConfig) -> Mixture:
-    """Read the data sets that the config names, in the order of `bridge.config.SETS`."""
-    sets = []
+    """Read the data sets that the config names, in the order of `bridge.config.SETS`, and judge them."""
+    sets: list[Sequence[Part]] = []
     if config.gqa:
-        sets.append(official.gqa(config.gqa, config.gqa_split))
+        sets.append(training_sets.gqa(config.gqa, config.gqa_split))
     if config.vqav2:
-        sets.append(official.vqav2(config.vqav2, config.vqav2_split))
-    if config.llava and config.llava_images:
-        sets.append(conversations.llava(config.llava, config.llava_images))
-    return Mixture.of(sets)
+        sets.append(training_sets.vqav2(config.vqav2, config.vqav2_split))
+    if config.conversations:
+        sets.append([_conversations(config, config.conversations)])
+    # What an earlier start left out stays out, whatever has been mended since: the order of the rest depends on it.
+    earlier = None if config.resume == "never" else Path(config.out) / "quarantine.jsonl"
+    return settled(sets, config.bad_ratio, earlier)
+
+
+def _conversations(config: BridgeConfig, source: str) -> Listed:
+    """The conversations that can be used, and a line about those without an image."""
+    bad: list[dict] = []
+
+    def report(where: str, reason: str) -> None:
+        bad.append(record_of_report(where, reason))
+
+    try:
+        found = read_conversations(source, config.conversation_images, report)
+    except UserError as error:
+        more = f": {bad[0]['key']}: {bad[0]['detail']}" if bad else ""
+        raise UserError(f"{error}{more}") from None
+    if text_only := sum(not dialogue.images for dialogue in found):
+        learns = "are trained as text alone" + ("" if config.lora else ", from which nothing learns without --lora")
+        print(f"{source}: {text_only} of {len(found)} conversations have no image and {learns}", file=sys.stderr)
+    return Listed(found, source, bad)
 
 
 def judge_folder(config: BridgeConfig) -> None:

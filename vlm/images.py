@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from vlm.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 MIN_SIDE = 8  # below one patch of any encoder; a 1 x 1 tracking pixel is no picture
+MAX_PIXELS = 64_000_000
 MAX_ASPECT = 32  # a 5000 x 20 banner squashed to a square shows nothing
 # Reduced-size decoding must leave this many pixels for one of the resized image: scripts/bench_loader.py --margins.
 DRAFT_MARGIN = 1.5
@@ -48,7 +50,7 @@ class ImageError(UserError):
         return type(self), (self.reason, self.detail)
 
 
-def decode(data: bytes, *, max_pixels: int = 64_000_000, fit: int | None = None) -> Image.Image:
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, fit: int | None = None) -> Image.Image:
     """Decode to an upright RGB image.
 
     fit: the short side that the image will be resized to. A JPEG is then decoded at 1/2, 1/4 or 1/8 of its size if at
@@ -57,7 +59,7 @@ def decode(data: bytes, *, max_pixels: int = 64_000_000, fit: int | None = None)
     """
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # other libraries set it for the whole process; it makes grey halves
     try:
-        image = _open(data, max_pixels)
+        image = _open(io.BytesIO(data), max_pixels)
         width, height = image.size
         if fit is not None and image.format in ("JPEG", "MPO"):
             side = max(1, math.ceil(fit * DRAFT_MARGIN))
@@ -70,6 +72,17 @@ def decode(data: bytes, *, max_pixels: int = 64_000_000, fit: int | None = None)
         raise
     except Exception as error:  # Pillow's plugins answer crafted bytes with nearly any exception class
         raise ImageError("damaged image", str(error) or type(error).__name__) from error
+
+
+def check_header(path: Path) -> None:
+    """Judge an image file by its header, without decoding. Raises: ImageError, or OSError if it cannot be read."""
+    with open(path, "rb") as file:
+        try:
+            _open(file, MAX_PIXELS)
+        except (ImageError, MemoryError):
+            raise
+        except Exception as error:  # as in `decode`
+            raise ImageError("damaged image", str(error) or type(error).__name__) from error
 
 
 def load_image(path: str | Path) -> Image.Image:
@@ -138,15 +151,17 @@ def _normalised_values(mean: tuple, std: tuple) -> np.ndarray:
     return (levels - mean_255) / std_255
 
 
-def _open(data: bytes, max_pixels: int) -> Image.Image:
+def _open(file: BinaryIO, max_pixels: int) -> Image.Image:
     """Parse the header only, and judge format, size and shape."""
-    if not data:
+    beginning = file.read(12)
+    file.seek(0)
+    if not beginning:
         raise ImageError("not an image", "the file is empty")
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(file, formats=FORMATS)
         width, height = image.size
     except UnidentifiedImageError:
-        raise ImageError("not an image", f"no {'/'.join(FORMATS)} file, it starts with {data[:12]!r}") from None
+        raise ImageError("not an image", f"no {'/'.join(FORMATS)} file, it starts with {beginning!r}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError("too many pixels", str(error)) from None
     if width * height > max_pixels:

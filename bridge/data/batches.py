@@ -1,11 +1,11 @@
 """Packed rows -> micro-batches with the features of their images: what a forward pass takes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
-from bridge.data.features import Features
+from bridge.data.features import Features, PatchEncoder
 from bridge.data.packing import Batch, Row, make_batch, micro_batches
 from bridge.data.pictures import Picture
 from bridge.data.questions import Questions
@@ -28,11 +28,19 @@ class StepData:
     batches: list[MicroBatch]
     questions: int
     tokens: int
+    bad: dict[int, str] = field(default_factory=dict)  # questions left out as their image cannot be decoded -> why
 
 
 def step_data(step: Step, questions: Questions, features: Features, micro_tokens: int) -> StepData:
     """Tokenise, pack and batch this rank's part of a step: every world_size-th scheduled row."""
     share = step[rank() :: world_size()]
+    bad: dict[int, str] = {}
+    if isinstance(features, PatchEncoder):  # live: that an image cannot be decoded is seen only now
+        examples = questions.mixture.examples
+        shown = {index: examples[index].images for scheduled in share for index in scheduled.examples}
+        unreadable = features.prepare(list({image: None for images in shown.values() for image in images}))
+        bad = {index: unreadable[image] for index, images in shown.items() for image in images if image in unreadable}
+        share = tuple(row for row in share if not bad.keys() & set(row.examples))
     rows: list[Row] = []
     images: list[list[Picture]] = []  # of each row; an image comes again if its questions fill several rows
     for scheduled in share:
@@ -41,7 +49,8 @@ def step_data(step: Step, questions: Questions, features: Features, micro_tokens
         shown = questions.mixture.examples[scheduled.examples[0]].images
         images += [[shown[image] for image in questions.image_runs(row)] for row in packed]
     batches = load_batches(rows, images, features, micro_tokens)
-    return StepData(batches, sum(len(scheduled.examples) for scheduled in share), sum(len(row.ids) for row in rows))
+    asked = sum(len(scheduled.examples) for scheduled in share)
+    return StepData(batches, asked, sum(len(row.ids) for row in rows), bad)
 
 
 def load_batches(

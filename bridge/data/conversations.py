@@ -1,41 +1,148 @@
-"""LLaVA's instruction files -> `Example`."""
+"""Conversations about any number of images -> `Dialogue`: LLaVA's JSON, JSON lines, and the hub's parquet.
 
-import sys
+Three ways to write turns are known: LLaVA's `conversations` of {from, value}, `messages` of {role, content}, and the
+`texts` of {user, assistant} of the_cauldron and FineVision. Texts are trained on to the letter.
+
+A placeholder `<image>` in a question marks where one of the record's images stands:
+
+    "<image>\\nWhat is it?"               with 1 image: in front
+    "Compare <image> with <image>."      with 2 images: each in its place
+    "What is it?"                        with 1 image, and no placeholder in the record: in front
+    "<image>\\nWhat is it?"               with 0 or 2 images: the record cannot be used
+"""
+
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from bridge.data.example import Example
-from bridge.data.image_folder import ImageFolder, checked
-from bridge.data.records import field, text_field
+from bridge.data.conversation_files import conversation_files, listed, records
+from bridge.data.example import Dialogue
+from bridge.data.image_folder import ImageFolder
+from bridge.data.pictures import Picture, TableImage
 from vlm.errors import UserError
-from vlm.files import read_json
+from vlm.llms.prompt import PLACEHOLDER
 
-LLAVA_FORMAT_PROMPT = "\nAnswer the question using a single word or phrase."
+SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+Report = Callable[[str, str], None]  # is told of a record that cannot be used: which one, and why
 
 
-def llava(file: str | Path, images: str | Path) -> list[Example]:
-    """A LLaVA-instruct JSON: each (human, gpt) pair of turns becomes one isolated question, id `{index}:{turn}`.
+class BadRecord(Exception):
+    """Says why a record cannot be used."""
 
-    `<image>` and LLaVA's one-word prompt are cut from the human's text: the chat template writes them. Records without
-    an image (ShareGPT in the 665k mix) are left out, and their number is said.
+
+def refuse(where: str, reason: str) -> None:
+    """A `Report` that stops at the first bad record."""
+    raise UserError(f"{where}: {reason}")
+
+
+def read_conversations(source: str, images: str | None = None, report: Report = refuse) -> list[Dialogue]:
+    """Every conversation of `source`, with the ids `{record}`, or `{file}:{record}` if there are several files.
+
+    images: the folder that image names start from, by default the file's own.
+    Raises: UserError if `source` holds none, or a file cannot be read; what `report` raises.
     """
-    records = read_json(file)
-    if not isinstance(records, list):
-        raise UserError(f"{file} is not a LLaVA instruction file: it must be a list of records with `conversations`")
-    folder = ImageFolder(Path(images))
-    examples = []
-    for index, record in enumerate(records):
-        where = f"{file}, record {index}"
-        turns = field(record, "conversations", (list,), where)
-        if "image" not in record:
-            continue
-        image = folder.find(text_field(record, "image", where))
-        speakers = [field(turn, "from", (str,), where) for turn in turns]
-        if speakers != ["human", "gpt"] * (len(turns) // 2):
-            raise UserError(f"{where}: turns must alternate human, gpt, but are {speakers[:6]}")
-        values = [text_field(turn, "value", where) for turn in turns]
-        for turn, (question, answer) in enumerate(zip(values[0::2], values[1::2])):
-            question = question.replace("<image>", "").strip().removesuffix(LLAVA_FORMAT_PROMPT)
-            examples.append(Example(f"{index}:{turn}", image, question, answer))
-    if text_only := sum("image" not in record for record in records):
-        print(f"{file}: {text_only} of {len(records)} records have no image and are left out", file=sys.stderr)
-    return checked(examples, folder, Path(file), allow_missing=False)
+    files = conversation_files(source)
+    found: list[Dialogue] = []
+    for file in files:
+        folder = _Images(Path(images) if images else file.parent)
+        prefix = f"{file.stem}:" if len(files) > 1 else ""
+        for index, (record, pictures) in enumerate(records(file)):
+            try:
+                found.append(_dialogue(f"{prefix}{index}", record, pictures, folder))
+            except BadRecord as bad:
+                report(f"{file}, record {index}", str(bad))
+    if not found:
+        raise UserError(f"{source} holds no conversation that can be used")
+    return found
+
+
+class _Images:
+    """Finds images by name; the folder is looked for when the first is asked for."""
+
+    def __init__(self, root: Path):
+        self._root = root
+        self._folder: ImageFolder | None = None
+
+    def find(self, name: str) -> Path:
+        if self._folder is None:
+            self._folder = ImageFolder(self._root)
+        try:
+            path = self._folder.find(name)
+        except UserError as error:  # the name leads out of the folder
+            raise BadRecord(str(error)) from None
+        if path in self._folder.missing:
+            raise BadRecord(f"its image {path} is missing")
+        return path
+
+
+def _dialogue(key: str, record: Any, pictures: list[Any] | None, folder: _Images) -> Dialogue:
+    """Raises: BadRecord."""
+    if not isinstance(record, dict):
+        raise BadRecord(f"it is no object but {str(record)[:40]!r}")
+    for kind in ("video", "audio"):
+        if listed(record.get(kind)):
+            raise BadRecord(f"it is about a {kind}, which cannot be trained on")
+    given = pictures if pictures is not None else [*listed(record.get("images")), *listed(record.get("image"))]
+    images = tuple(_picture(each, folder) for each in given)
+    system, turns = _turns(_messages(record))
+    written = sum(question.count(PLACEHOLDER) for question, _ in turns)
+    if written == 0 and images:
+        question, answer = turns[0]
+        turns = ((PLACEHOLDER * len(images) + "\n" + question, answer), *turns[1:])
+    elif written != len(images):
+        raise BadRecord(f"its questions say {PLACEHOLDER} {written} times, and it has {len(images)} images")
+    return Dialogue(key, images, turns, system)
+
+
+def _picture(given: Any, folder: _Images) -> Picture:
+    if isinstance(given, TableImage):
+        return given
+    if not isinstance(given, str):
+        raise BadRecord(f"an image is named by {str(given)[:40]!r}, not by a text")
+    return folder.find(given)
+
+
+def _messages(record: dict[str, Any]) -> list[tuple[str, str]]:
+    """What is said, as (user, assistant or system, text)."""
+    for name, speaker, text in (("conversations", "from", "value"), ("messages", "role", "content")):
+        if isinstance(record.get(name), list):
+            return [_message(message, speaker, text) for message in record[name]]
+    if isinstance(record.get("texts"), list):
+        said: list[tuple[str, str]] = []
+        for turn in record["texts"]:
+            said += [("user", _text(turn, "user")), ("assistant", _text(turn, "assistant"))]
+        return said
+    raise BadRecord(f"it has no list of conversations, messages or texts, but the fields {', '.join(record)[:80]}")
+
+
+def _message(message: Any, speaker: str, text: str) -> tuple[str, str]:
+    name = _text(message, speaker)
+    if name not in SPEAKERS:
+        raise BadRecord(f"a turn is from {name[:20]!r}: known are {', '.join(SPEAKERS)}")
+    return SPEAKERS[name], _text(message, text)
+
+
+def _text(turn: Any, name: str) -> str:
+    """A turn's field of text, which is not blank and valid Unicode."""
+    text = turn.get(name) if isinstance(turn, dict) else None
+    if not isinstance(text, str):
+        raise BadRecord(f"a turn has no text {name!r}")
+    if not text.strip():
+        raise BadRecord(f"a turn's {name!r} is empty")
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # JSON can spell half of a character, which no tokenizer takes
+        raise BadRecord(f"a turn's {name!r} is not valid Unicode text ({text[:40]!a})") from None
+    return text
+
+
+def _turns(messages: list[tuple[str, str]]) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """The system's text, or none, and questions with their answers."""
+    system = ""
+    if messages and messages[0][0] == "system":
+        system, messages = messages[0][1], messages[1:]
+    speakers = [speaker for speaker, _ in messages]
+    if not messages or speakers != ["user", "assistant"] * (len(messages) // 2):
+        raise BadRecord(f"its turns must alternate user, assistant, but are {', '.join(speakers[:6]) or 'none'}")
+    texts = [text for _, text in messages]
+    return system, tuple(zip(texts[0::2], texts[1::2]))

@@ -19,15 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from bridge.data.pictures import Picture, open_picture, picture_identity, reading_order
-from vlm.distributed import barrier, from_main, is_main, on_main, rank, world_size
+from vlm.distributed import all_items, barrier, from_main, is_main, on_main, rank, world_size
 from vlm.errors import UserError, writing
 from vlm.files import read_json, sync, write_json
+from vlm.images import ImageError
 from vlm.run.folder import locked
 from vlm.run.progress import progress
 
@@ -43,15 +45,38 @@ class PatchEncoder:
     """
 
     def __init__(self, tower: PreTrainedModel, processor: BaseImageProcessor):
+        self._decoded: dict[Picture, Image.Image] = {}
         self._tower, self._processor, self.dtype, self.device = tower, processor, tower.dtype, tower.device
         sizes = tower.config
         self.shape: tuple[int, int] = ((sizes.image_size // sizes.patch_size) ** 2, sizes.hidden_size)
 
+    def prepare(self, images: Sequence[Picture]) -> dict[Picture, str]:
+        """Decode the images that the next call will encode -> those that cannot be used, and why."""
+        unreadable: dict[Picture, str] = {}
+
+        def decoded(image: Picture) -> Image.Image | UserError:
+            try:
+                return open_picture(image)
+            except UserError as error:
+                return error
+
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow decodes without the GIL
+            for image, found in zip(images, pool.map(decoded, images)):
+                if isinstance(found, ImageError):
+                    unreadable[image] = found.reason
+                elif isinstance(found, UserError):
+                    unreadable[image] = "unreadable image"
+                else:
+                    self._decoded[image] = found
+        return unreadable
+
     @torch.no_grad()
     def __call__(self, images: Sequence[Picture]) -> torch.Tensor:
         """Encode images now: [B, N, D] on the tower's device, after the final norm, without the class token."""
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow decodes without the GIL
-            pictures = list(pool.map(open_picture, images))
+        self.prepare([image for image in images if image not in self._decoded])
+        pictures = [self._decoded.get(image) or open_picture(image) for image in images]  # raises what is wrong
+        for image in images:
+            self._decoded.pop(image, None)
         pixels = self._processor(images=pictures, return_tensors="pt")["pixel_values"]  # float32[B, 3, H, W]
         tokens = self._tower(pixels.to(self.device, self.dtype)).last_hidden_state  # [B, 1 + N, D]
         return tokens[:, 1:]
@@ -90,12 +115,14 @@ class FeatureCache:
         self._open: dict[Path, Any] = {}  # a shard's features [images, N, D], memory-mapped: an index reads [N, D]
         self._scan()
 
-    def fill(self, images: Iterable[Picture]) -> None:
+    def fill(self, images: Iterable[Picture]) -> dict[Picture, str]:
         """Compute what is missing, each rank its share, and announce the size before; collective.
 
-        Raises: UserError if another run is filling the folder, the disk is too small, or an image cannot be read; what
-            was computed before is kept.
+        Returns the images that cannot be read -> why, the same on every rank; they have no features.
+        Raises: UserError if another run is filling the folder, or the disk is too small; what was computed before is
+            kept.
         """
+        unreadable: list[tuple[Picture, str]] = []
         images = sorted(dict.fromkeys(images), key=reading_order)  # each once; a table from front to back
         self._scan()
         if from_main(self._missing(images)):
@@ -107,9 +134,10 @@ class FeatureCache:
                 mine = missing[rank() :: world_size()]
                 with progress(len(mine), "features", "image", show=is_main() and bool(mine)) as bar:
                     for start in range(0, len(mine), SHARD_IMAGES):
-                        self._fill_shard(mine[start : start + SHARD_IMAGES], bar)
+                        unreadable += self._fill_shard(mine[start : start + SHARD_IMAGES], bar)
                 barrier()
             self._scan()
+        return dict(all_items(unreadable))
 
     def _missing(self, images: Sequence[Picture]) -> list[Picture]:
         return [path for path in images if picture_identity(path) not in self._places]
@@ -138,16 +166,24 @@ class FeatureCache:
                 "make room, give another folder with --features, or train with --no-cache"
             )
 
-    def _fill_shard(self, images: list[Picture], bar: tqdm) -> None:
+    def _fill_shard(self, images: list[Picture], bar: tqdm) -> list[tuple[Picture, str]]:
+        """Encode images into one shard -> those that cannot be read, and why."""
         parts: list[torch.Tensor] = []
+        encoded: list[Picture] = []
+        unreadable: list[tuple[Picture, str]] = []
         try:
             for start in range(0, len(images), ENCODED_AT_ONCE):
                 batch = images[start : start + ENCODED_AT_ONCE]
-                parts.append(self._encoder(batch).cpu())
+                reasons = self._encoder.prepare(batch)
+                if good := [image for image in batch if image not in reasons]:
+                    parts.append(self._encoder(good).cpu())
+                encoded += good
+                unreadable += reasons.items()
                 bar.update(len(batch))
-        finally:  # also when an image is unreadable: the next attempt goes on behind the finished batches
+        finally:  # also when the run is stopped here: the next attempt goes on behind the finished batches
             if parts:
-                self._write_shard(torch.cat(parts), images)
+                self._write_shard(torch.cat(parts), encoded)
+        return unreadable
 
     def _write_shard(self, features: torch.Tensor, images: list[Picture]) -> None:
         """features: [finished, N, D], of the first `finished` of the images."""

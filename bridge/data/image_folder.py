@@ -2,9 +2,20 @@
 
 import os
 from pathlib import Path
+from typing import Protocol
 
 from bridge.data.example import Example
+from bridge.data.pictures import Picture
 from vlm.errors import UserError
+
+
+class Images(Protocol):
+    """Finds pictures by name; `missing` are those that were looked for in vain."""
+
+    missing: set[Path]
+
+    def find(self, name: str) -> Picture: ...
+
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -42,7 +53,31 @@ class ImageFolder:
         return self._found[name]
 
 
-def checked(examples: list[Example], images: ImageFolder, file: Path, allow_missing: bool) -> list[Example]:
+class CocoFolder:
+    """COCO's images below `root`, under their names of 2014 or of 2017: the same pictures, newly divided.
+
+    COCO_val2014_000000000042.jpg is looked for in val2014/, then as 000000000042.jpg in val2014/, train2017/ and
+    val2017/; a test image in test2015/ and test2017/. What is not found has its name of 2014.
+    """
+
+    def __init__(self, root: Path, subtype: str):
+        newer = ("test2017",) if subtype.startswith("test") else ("train2017", "val2017")
+        names = [name for name in (subtype, *newer) if (root / name).is_dir()]
+        self._folders = [ImageFolder(root / name) for name in names or [subtype]]
+        self.root, self.missing = root / subtype, set[Path]()
+
+    def find(self, name: str) -> Path:
+        """The path of an image by its name of 2014."""
+        for folder in self._folders:
+            for spelling in dict.fromkeys((name, name.rsplit("_", 1)[-1])):
+                path = folder.find(spelling)
+                if path not in folder.missing:
+                    return path
+        self.missing.add(self.root / name)
+        return self.root / name
+
+
+def checked(examples: list[Example], images: Images, file: Path, allow_missing: bool) -> list[Example]:
     """Return `examples` as they are. Raises: UserError if there are none, or images are missing and may not be."""
     if not examples:
         raise UserError(f"{file} holds no question about an image")

@@ -6,7 +6,8 @@ their images and become `Example`s, which are trained on and asked.
 
 Layouts: `GQA/{split}_questions.json` + `GQA/images/{imageId}.jpg`; `VQAV2/v2_OpenEnded_mscoco_{split}_questions.json`,
 `VQAV2/v2_mscoco_{split}_annotations.json` + `VQAV2/train2014/COCO_train2014_{id:012d}.jpg`;
-`POPE/coco_pope_{category}.json` + `POPE/val2014/`. A `.png` in place of a `.jpg` is accepted everywhere.
+`POPE/coco_pope_{category}.json` + `POPE/val2014/`. A `.png` in place of a `.jpg` is accepted everywhere, and so are
+COCO's folders and names of 2017. The hub's tables (`bridge.data.hub`) give the same records.
 """
 
 import json
@@ -14,8 +15,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
+from bridge.data import hub
 from bridge.data.example import Example
-from bridge.data.image_folder import ImageFolder, checked
+from bridge.data.image_folder import CocoFolder, ImageFolder, checked
 from bridge.data.records import field, text_field
 from vlm.errors import UserError
 from vlm.files import read_records
@@ -42,8 +44,10 @@ def read_gqa(directory: str | Path, split: str, allow_missing: bool = False) -> 
     examples without an image file stay in the list.
     Raises: UserError if a file or folder is missing, or what it holds is broken; so do the other readers.
     """
-    directory = _directory(directory, "GQA")
-    name = split if split.endswith(("_balanced", "_all")) else f"{split}_balanced"
+    name = gqa_split(split)
+    if root := hub.find_root(directory, [f"{name}_instructions/*", f"{name}_images/*"]):
+        return _read_hub_gqa(hub.gqa(root, name), allow_missing)
+    directory = folder_of(directory, "GQA")
     file = directory / f"{name}_questions.json"
     if not gqa_files(file):
         raise UserError(f"{file} is missing: download questions1.2.zip from cs.stanford.edu/people/dorarad/gqa")
@@ -64,14 +68,16 @@ def read_vqav2(directory: str | Path, split: str, allow_missing: bool = False) -
     The answer is `multiple_choice_answer` (the most common of the ten), None if the split has no annotation file.
     Images of test-dev2015 lie in test2015/, those of minival2014 in val2014/.
     """
-    directory = _directory(directory, "VQAv2")
+    subtype = vqav2_subtype(split)
+    if root := hub.find_root(directory, [f"*/{hub.VQAV2_SPLITS.get(split, split)}-*"]):
+        return _read_hub_vqav2(hub.vqav2(root, split, subtype), subtype, allow_missing)
+    directory = folder_of(directory, "VQAv2")
     file = directory / f"v2_OpenEnded_mscoco_{split}_questions.json"
     if not file.is_file():
         raise UserError(f"{file} is missing: download the v2 questions from visualqa.org/download.html")
     annotation_file = directory / f"v2_mscoco_{split}_annotations.json"
     annotations = vqav2_records(annotation_file, "annotations") if annotation_file.is_file() else None
-    subtype = split.replace("test-dev", "test").replace("minival", "val")
-    images = ImageFolder(directory / subtype)
+    images = CocoFolder(directory, subtype)
     examples = []
     for key, record in vqav2_records(file, "questions").items():
         where = f"{file}, question {key}"
@@ -83,11 +89,13 @@ def read_vqav2(directory: str | Path, split: str, allow_missing: bool = False) -
 
 def pope(directory: str | Path, category: str, allow_missing: bool = False) -> list[Example]:
     """POPE's questions of one category (random, popular, adversarial) in file order; the answer is the label."""
-    directory = _directory(directory, "POPE")
+    if root := hub.find_root(directory, ["data/test-*"]):
+        return _read_hub_pope(hub.pope(root, category), category, allow_missing)
+    directory = folder_of(directory, "POPE")
     file = directory / f"coco_pope_{category}.json"
     if not file.is_file():
         raise UserError(f"{file} is missing: fetch output/coco/ of github.com/AoiDragon/POPE")
-    images = ImageFolder(directory / "val2014")
+    images = CocoFolder(directory, "val2014")
     examples = []
     for number, (key, record) in enumerate(pope_records(file).items(), start=1):
         where = f"{file}, line {number} (question {key})"
@@ -196,7 +204,58 @@ def _answers(annotations: Records, key: str, file: Path) -> tuple[str, tuple[str
     return text_field(annotation, "multiple_choice_answer", where), votes
 
 
-def _directory(directory: str | Path, name: str) -> Path:
-    if not Path(directory).is_dir():
+def folder_of(directory: str | Path, name: str) -> Path:
+    """The folder of a data set, `~` expanded. Raises: UserError if there is none."""
+    if not Path(directory).expanduser().is_dir():
         raise UserError(f"{directory} is not a folder: {name} needs its question files and images in one folder")
-    return Path(directory)
+    return Path(directory).expanduser()
+
+
+def gqa_split(split: str) -> str:
+    """train -> train_balanced; a full name stays."""
+    return split if split.endswith(("_balanced", "_all")) else f"{split}_balanced"
+
+
+def vqav2_subtype(split: str) -> str:
+    """The COCO folder of a split's images."""
+    return split.replace("test-dev", "test").replace("minival", "val")
+
+
+def _read_hub_gqa(split: hub.HubSplit, allow_missing: bool) -> tuple[list[Example], Records]:
+    records, images, examples = _unique(split), split.images(), []
+    for key, record in records.items():
+        where = f"{split.files[0].parent}, question {key}"
+        answer = text_field(record, "answer", where) if record.get("answer") is not None else None
+        image = images.find(str(field(record, "imageId", (str, int), where)) + ".jpg")
+        examples.append(Example(key, image, text_field(record, "question", where), answer))
+    return checked(examples, images, split.files[0].parent, allow_missing), records
+
+
+def _read_hub_vqav2(split: hub.HubSplit, subtype: str, allow_missing: bool) -> tuple[list[Example], Records]:
+    records, images, examples = _unique(split), split.images(), []
+    annotated = all(record.get("answers") for record in records.values())
+    for key, record in records.items():
+        where = f"{split.files[0].parent}, question {key}"
+        image = images.find(f"COCO_{subtype}_{int(field(record, 'image_id', (int, str), where)):012d}.jpg")
+        answer, votes = _answers(records, key, split.files[0]) if annotated else (None, ())
+        examples.append(Example(key, image, text_field(record, "question", where), answer, votes))
+    return checked(examples, images, split.files[0].parent, allow_missing), records if annotated else {}
+
+
+def _read_hub_pope(split: hub.HubSplit, category: str, allow_missing: bool) -> list[Example]:
+    records, images, examples = _unique(split), split.images(), []
+    for key, record in records.items():
+        where = f"{split.files[0]}, {category} question {key}"
+        label = text_field(record, "label", where) if record.get("label") is not None else None
+        image = images.find(text_field(record, "image", where))
+        examples.append(Example(key, image, text_field(record, "text", where), label))
+    return checked(examples, images, split.files[0].parent, allow_missing)
+
+
+def _unique(split: hub.HubSplit) -> Records:
+    found: Records = {}
+    for key, record in split.records():
+        if key in found:
+            raise UserError(f"{split.files[0].parent}: question {key} occurs more than once")
+        found[key] = record
+    return found

@@ -50,16 +50,23 @@ class Questions:
         groups = [list(self._conversations(sample)) for sample in samples]
         return fill_rows(groups, self.constant, self._config.row_tokens)
 
-    def check(self, examples: Iterable[int]) -> None:
-        """Tokenise now what might stop the run hours later: texts with control tokens, empty or too long for a row.
+    def check(self, examples: Iterable[int]) -> dict[int, str]:
+        """Tokenise now what might stop the run hours later -> questions whose texts no prompt may hold, and why.
 
         A token has one byte of text at least, so most questions are known to fit without being tokenised.
+        Raises: UserError for a question that is too long for a row.
         """
+        bad: dict[int, str] = {}
         for index in sorted(examples):
             sample = self.mixture.examples[index]
             for version in self._versions(sample):
-                if not self._surely_fits(version):
+                if self._surely_fits(version):
+                    continue
+                if all(map(self._prompts.allows, _texts(version))):
                     self._rows([version])
+                else:
+                    bad[index] = "control token"
+        return bad
 
     def _versions(self, sample: Sample) -> Iterator[Sample]:
         """A question with every answer that some epoch may teach."""
@@ -72,11 +79,8 @@ class Questions:
 
     def _surely_fits(self, sample: Sample) -> bool:
         room = self._config.row_tokens - self._frame + len(self.constant)
-        if isinstance(sample, Example):
-            texts = [sample.question, answer_of(sample)]
-        else:
-            texts = [text.replace(PLACEHOLDER, "x") for turn in sample.turns for text in turn]
-            texts += [sample.system] if sample.system else []
+        texts = _texts(sample)
+        if isinstance(sample, Dialogue):
             room -= (len(sample.turns) - 1) * self._turn + max(0, len(sample.images) - 1) * self._prompts.slots
         return sum(len(text.encode()) for text in texts) <= room and all(map(self._prompts.allows, texts))
 
@@ -91,3 +95,11 @@ class Questions:
             except UserError as error:
                 raise UserError(f"question {sample.question_id}: {error}") from None
             yield Conversation(sample.question_id, tuple(ids), prompt)
+
+
+def _texts(sample: Sample) -> list[str]:
+    """What others wrote of a sample, without the placeholders of images."""
+    if isinstance(sample, Example):
+        return [sample.question, answer_of(sample)]
+    texts = [text.replace(PLACEHOLDER, "x") for turn in sample.turns for text in turn]
+    return [*texts, sample.system] if sample.system else texts

@@ -13,6 +13,7 @@ import numpy as np
 
 from bridge.data.example import Example, Sample
 from bridge.data.mixture import Mixture, answer_of
+from bridge.data.stored import Stored
 
 # A guess that only decides how many questions go together; `packing.fill_rows` counts tokens exactly.
 BYTES_PER_TOKEN = 3
@@ -43,7 +44,7 @@ class Schedule:
         """batch_questions: the most in a step. question_tokens: what a row holds of them, beside the image."""
         self._seed, self._batch_questions, self._shares = seed, batch_questions, shares
         self._question_tokens = max(1, question_tokens)
-        self._tokens = [_estimate(example) for example in mixture.examples]
+        self._tokens = [tokens for part in mixture.examples.parts for tokens in _estimates(part)]
         self._images = [_by_image(mixture, questions) for questions in mixture.sets()]
 
     def steps(self, count: int | None) -> list[Step]:
@@ -64,10 +65,32 @@ class Schedule:
         for rows in sets:
             random.shuffle(rows)
         if self._shares is not None:
-            sets = _weighted(sets, self._shares)
+            sets = [self._weighted(number, rows, epoch, random) for number, rows in enumerate(sets)]
         mixed = [row for rows in sets for row in rows]
         random.shuffle(mixed)
         return self._cut(mixed)
+
+    def _weighted(
+        self, number: int, rows: list[ScheduledRow], epoch: int, random: np.random.Generator
+    ) -> list[ScheduledRow]:
+        """As many rows of set `number` as its share of an epoch asks for. The set is repeated, in a new order each
+        time, if it is too small, and only its beginning taken if it is too large.
+
+        Sets of 90 and 30 questions with shares 1/2 and 1/2: 60 of the first, and the second twice.
+        """
+        assert self._shares is not None
+        sizes = [sum(map(len, images)) for images in self._images]
+        total = sum(size for size, share in zip(sizes, self._shares) if share > 0)
+        wanted = round(self._shares[number] * total)
+        rows, taken, questions = list(rows), [], 0
+        while questions < wanted and sizes[number]:
+            if not rows:
+                rows = [row for image in self._images[number] for row in self._split(image, epoch, random)]
+                random.shuffle(rows)
+            row = rows.pop()
+            taken.append(row)
+            questions += len(row.examples)
+        return taken
 
     def _split(self, image: list[int], epoch: int, random: np.random.Generator) -> list[ScheduledRow]:
         """An image's questions in random order, in as few rows of even size as their number and length allow."""
@@ -94,9 +117,24 @@ class Schedule:
 def _by_image(mixture: Mixture, questions: range) -> list[list[int]]:
     """The questions of one data set, gathered by images, in the order of their first question."""
     groups: dict[object, list[int]] = {}
-    for index in questions:
-        groups.setdefault(mixture.examples[index].images or index, []).append(index)
+    joined = mixture.examples
+    for number, (part, start) in enumerate(zip(joined.parts, joined.starts)):
+        if not (len(part) and questions.start <= start < questions.stop):
+            continue
+        if isinstance(part, Stored):  # pictures by their number, so that no question has to be made
+            for index, image in enumerate(part.image_numbers.tolist(), start):
+                groups.setdefault((number, image), []).append(index)
+        else:
+            for index, example in enumerate(part, start):
+                groups.setdefault(example.images or index, []).append(index)
     return list(groups.values())
+
+
+def _estimates(part: Sequence[Sample]) -> list[int]:
+    """`_estimate` of every question of a part of the mixture."""
+    if isinstance(part, Stored):
+        return (TEMPLATE_TOKENS - (-part.text_bytes // BYTES_PER_TOKEN)).tolist()  # -(-a // b): a / b rounded up
+    return [_estimate(example) for example in part]
 
 
 def _estimate(example: Sample) -> int:
@@ -104,14 +142,3 @@ def _estimate(example: Sample) -> int:
     turns = ((example.question, answer_of(example)),) if isinstance(example, Example) else example.turns
     size = sum(len(question.encode()) + len(answer.encode()) for question, answer in turns)
     return TEMPLATE_TOKENS * len(turns) + math.ceil(size / BYTES_PER_TOKEN)
-
-
-def _weighted(sets: list[list[ScheduledRow]], shares: Sequence[float]) -> list[list[ScheduledRow]]:
-    """The longest beginnings of all sets that hold questions in the ratio of `shares`.
-
-    Sets of 90 and 30 questions with shares 1/2 and 1/2 give 30 of each: the set that runs out first decides.
-    """
-    counts = [np.cumsum([len(row.examples) for row in rows]) for rows in sets]  # questions up to and with each row
-    total = min(count[-1] / share for count, share in zip(counts, shares) if share > 0)
-    fitting = [int(np.searchsorted(count, share * total, side="right")) for count, share in zip(counts, shares)]
-    return [rows[:number] for rows, number in zip(sets, fitting)]

@@ -16,7 +16,7 @@ from vlm.errors import UserError
         (["--encoder", "random:none"], "none/config.json does not exist"),
         (["--gqa-split", "test"], "test_balanced_questions.json is missing"),
         (["--init", "none", "--normalisation", "clip"], "leave out --encoder and --normalisation"),
-        (["--llava", "none"], "belong together"),
+        (["--conversation-images", "none"], "give both"),
     ],
 )
 def test_bad_input(training, tmp_path, changes, message):

@@ -5,15 +5,18 @@ follows: LLaVA's (`instruct.jinja`) in front of the language model's own templat
 (`smollm2.jinja`) for a model that is too small to follow its chat format.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Sequence
 from functools import cached_property
 from importlib.resources import files
-from typing import Any, NamedTuple
-
-from transformers import LlavaProcessor
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vlm.errors import UserError
+
+if TYPE_CHECKING:  # seconds, and who needs the constants alone need not wait
+    from transformers import LlavaProcessor
 
 History = Sequence[tuple[str, str]]  # earlier questions and their answers, oldest first
 Turn = tuple[str, str | None]  # a question, and its answer; None where the answer is to be generated
@@ -57,7 +60,7 @@ class Talk(NamedTuple):
     caption: str | None = None
     system: str = ""
 
-    def neutral(self) -> "Talk":
+    def neutral(self) -> Talk:
         """The same with harmless texts."""
 
         def x(text: str) -> str:

@@ -51,6 +51,7 @@ class Setting:
     free: bool = False  # a run may go on with another value
     by_content: bool = False  # names files: on resume their content is compared, not how they are spelt
     default_text: str | None = None  # what --help shows if the default is found later
+    also: tuple[str, ...] = ()  # other spellings of the flag
 
 
 def setting(default: Any = MISSING, *, help: str, **more: Any) -> Any:
@@ -167,7 +168,7 @@ def add_settings(parser: argparse.ArgumentParser, config: type) -> None:
             options.setdefault("metavar", declared.name)
             target.add_argument(declared.name, **options)
         else:
-            target.add_argument(flag(declared.name), required=not has_default, **options)
+            target.add_argument(flag(declared.name), *known.also, required=not has_default, **options)
 
 
 def _add_switch(target: Any, declared: Field, options: dict[str, Any]) -> None:

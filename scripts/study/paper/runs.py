@@ -21,7 +21,7 @@ TITLES = {
 IRRELEVANT = {
     "out", "encoder", "micro_tokens", "gradient_checkpointing", "cache", "features", "resume", "save_every",
 }  # fmt: skip
-PATHS = ("gqa", "vqav2", "llava", "llava_images")
+PATHS = ("gqa", "vqav2", "conversations", "conversation_images")
 EVALUATED = ("mode", "max_new_tokens", "limit_images")
 
 

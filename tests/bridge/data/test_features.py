@@ -137,19 +137,18 @@ def test_a_deleted_shard_is_computed_again_beside_the_others(tmp_path, images, m
     assert torch.equal(FeatureCache(tmp_path / "cache", encoder)(images), PatchEncoder(*tiny_parts())(images))
 
 
-def test_what_came_before_an_unreadable_image_is_kept(tmp_path, images):
+def test_an_unreadable_image_is_told_and_the_others_are_kept(tmp_path, images):
     many = images + [tmp_path / f"images/more{number}.png" for number in range(25)]
     for path in many[10:]:
         path.write_bytes(images[0].read_bytes())
     many[33].write_bytes(b"no picture")
     encoder = CountingEncoder()
-    with pytest.raises(UserError, match=r"more23\.png"):
-        FeatureCache(tmp_path / "cache", encoder).fill(many)
+    assert FeatureCache(tmp_path / "cache", encoder).fill(many) == {many[33]: "not an image"}
     many[33].write_bytes(images[1].read_bytes())
     cache = FeatureCache(tmp_path / "cache", encoder)
     encoder.encoded = 0
     cache.fill(many)
-    assert encoder.encoded == 3  # of 35: a batch of 32 was whole
+    assert encoder.encoded == 1  # the others were kept
     assert torch.equal(cache(many), PatchEncoder(*tiny_parts())(many))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny.official import pope_line, vqav2_annotation, vqav2_question, write_lines, write_vqav2
 
-from bridge.data import conversations, official
+from bridge.data import official
 from bridge.data.example import Example, with_sampled_answer
 from vlm.errors import UserError
 
@@ -75,22 +75,6 @@ def test_pope(tmp_path):
     touch(tmp_path / "val2014/COCO_val2014_000000310196.jpg")
     expected = Example("1", tmp_path / "val2014/COCO_val2014_000000310196.jpg", "Is there a dog?", "no")
     assert official.pope(tmp_path, "popular") == [expected]
-
-
-def test_llava_turns_become_isolated_questions(tmp_path):
-    turns = [
-        {"from": "human", "value": "<image>\nIs it red?\nAnswer the question using a single word or phrase."},
-        {"from": "gpt", "value": "Yes"},
-        {"from": "human", "value": "Why?"},
-        {"from": "gpt", "value": "Paint."},
-    ]
-    text_only = {"id": "share", "conversations": turns[:2]}
-    file = write(tmp_path / "mix.json", [text_only, {"id": 5, "image": "gqa/images/5.jpg", "conversations": turns}])
-    image = touch(tmp_path / "img/gqa/images/5.jpg")
-    assert conversations.llava(file, tmp_path / "img") == [
-        Example("1:0", image, "Is it red?", "Yes"),
-        Example("1:1", image, "Why?", "Paint."),
-    ]
 
 
 def test_sampled_answer_follows_the_votes_and_the_key():
@@ -197,3 +181,11 @@ def test_a_pope_file_that_was_cut_off_is_refused(tmp_path):
     touch(tmp_path / "val2014/1.jpg")
     with pytest.raises(UserError, match=r"coco_pope_random\.json, line 2 is not JSON: .* cut off"):
         official.pope(tmp_path, "random")
+
+
+def test_coco_in_its_division_of_2017(tmp_path):
+    write_vqav2(tmp_path, "val2014", [vqav2_question(1, 42), vqav2_question(2, 43), vqav2_question(3, 44)])
+    for name in ("train2017/000000000042.jpg", "val2017/000000000043.jpg", "val2014/000000000044.png"):
+        touch(tmp_path / name)
+    found = [str(e.image.relative_to(tmp_path)) for e in official.vqav2(tmp_path, "val2014")]
+    assert found == ["train2017/000000000042.jpg", "val2017/000000000043.jpg", "val2014/000000000044.png"]

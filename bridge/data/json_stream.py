@@ -1,0 +1,91 @@
+"""Members of a large JSON object, one at a time: GQA's file of 1.1 GB never lies in memory whole."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vlm.errors import UserError
+
+READ = 1 << 23  # characters at a time
+
+
+def members(path: Path, inside: str | None = None) -> Iterator[tuple[str, Any]]:
+    """(key, value) of each member of the object in `path`; of the list under the key `inside`, element by element.
+
+    Raises: UserError if the file is missing, is not JSON, or holds no object.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            yield from _members(_Text(file), inside)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}): fetch or write it again") from None
+
+
+def _members(text: "_Text", inside: str | None) -> Iterator[tuple[str, Any]]:
+    text.take("{")
+    while not text.ends("}"):
+        key = text.value()
+        text.take(":")
+        if key == inside and text.peek() == "[":
+            text.take("[")
+            while not text.ends("]"):
+                yield key, text.value()
+                text.separate("]")
+        else:
+            yield key, text.value()
+        text.separate("}")
+
+
+class _Text:
+    """A window of the file, from the place that is parsed on."""
+
+    def __init__(self, file):
+        self._file, self._text, self._at, self._whole = file, "", 0, False
+        self._decoder = json.JSONDecoder()
+
+    def peek(self) -> str:
+        """The next character that is no white space; "" at the end."""
+        while True:
+            while self._at < len(self._text) and self._text[self._at] in " \t\r\n":
+                self._at += 1
+            if self._at < len(self._text) or not self._more():
+                return self._text[self._at : self._at + 1]
+
+    def take(self, mark: str) -> None:
+        if self.peek() != mark:
+            raise json.JSONDecodeError(f"Expecting {mark!r}", self._text[self._at :][:40], 0)
+        self._at += 1
+
+    def ends(self, mark: str) -> bool:
+        """Whether the object or list ends here; its end is then taken."""
+        found = self.peek() == mark
+        self._at += found
+        return found
+
+    def separate(self, end: str) -> None:
+        """Take the comma behind a member, unless it is the last."""
+        if self.peek() != end:
+            self.take(",")
+
+    def value(self) -> Any:
+        self.peek()
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._text, self._at)
+            except json.JSONDecodeError:
+                if not self._more():
+                    raise
+                continue
+            if end < len(self._text) or not self._more():  # a number at the very end may go on
+                self._at = end
+                return value
+
+    def _more(self) -> bool:
+        """Read on, twice as much if one value has filled the window; False at the end of the file."""
+        rest = self._text[self._at :]
+        new = self._file.read(max(READ, len(rest)))
+        self._text, self._at = rest + new, 0
+        return bool(new)

@@ -1,0 +1,181 @@
+"""Which questions cannot be trained on: found before the run, listed in RUN/quarantine.jsonl, left out of every step.
+
+What texts and files tell is judged here, before the language model is loaded. What only its tokenizer or the decoder
+tells, is judged by `Questions.check` and `FeatureCache.fill`; those questions are left out of the steps that were
+scheduled (`left_out`). So the order is the same on every rank, and on resume, when the list of the start is read again.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from bridge.data.example import Example, Sample
+from bridge.data.mixture import Listed, Mixture
+from bridge.data.pictures import Picture
+from bridge.data.schedule import ScheduledRow, Step, indices
+from bridge.data.stored import Stored
+from vlm.errors import UserError
+from vlm.files import read_jsonl
+from vlm.run.quarantine import refuse_above
+
+# Image headers are read before the run if there are no more. To open 100,000 files takes minutes on a network disk, and
+# computing the features opens each of them anyway.
+MOST_HEADERS = 20_000
+Part = Stored | Listed
+
+
+def settled(sets: Sequence[Sequence[Part]], ratio: float, earlier: Path | None = None) -> Mixture:
+    """Leave out what cannot be trained on, and lay the rest end to end. earlier: quarantine.jsonl of a run that goes on
+
+    Raises: UserError if nothing is left, or more than `ratio` of all questions, and at least 20, are left out.
+    """
+    headers = _judged_headers(sets)
+    listed = _listed_at_start(earlier) if earlier is not None else []
+    kept: list[list[Part]] = []
+    bad: list[dict] = []
+    seen = 0
+    for parts in sets:
+        kept.append([])
+        for part in parts:
+            seen += len(part) + len(part.bad)
+            known = [line for line in listed if Path(line["shard"]).name == Path(part.name).name]
+            good, refused = _judged(part, headers, known)
+            kept[-1].append(good)
+            bad += refused
+    reasons = Counter(record["reason"] for record in bad)
+    if not any(len(part) for parts in kept for part in parts):
+        raise UserError(_nothing_left(bad, reasons))
+    refuse_above(ratio, seen, reasons, "the {} questions")
+    return Mixture.of(kept, bad)
+
+
+def _judged(part: Part, headers: Mapping[Picture, str], known: Sequence[dict]) -> tuple[Part, list[dict]]:
+    """The questions to train on, and the records of the others. known: those that an earlier start left out."""
+    name, known = part.name, [line for line in known if line["index"] not in {bad["index"] for bad in part.bad}]
+    if isinstance(part, Stored):
+        wrong = _wrong_images(part, headers)
+        places = part.positions(wrong)
+        records = [_record(name, at, part[index], wrong[index]) for at, index in zip(places, wrong)]
+        records += [line for line in known if line["index"] not in places]
+        return part.without({record["index"] for record in records}), [*part.bad, *records]
+    refused = {line["key"]: line for line in known}
+    for index, sample in enumerate(part):
+        if reason := _text_problem(sample) or next((headers[i] for i in sample.images if i in headers), ""):
+            refused[sample.question_id] = _record(name, index, sample, reason)
+    good = Listed((sample for sample in part if sample.question_id not in refused), name)
+    return good, [*part.bad, *refused.values()]
+
+
+def record_of_report(where: str, reason: str) -> dict:
+    """The line of quarantine.jsonl for a conversation that cannot be used. where: as "mix.json, record 7"."""
+    file, _, number = where.rpartition(", record ")
+    kind = "malformed record"
+    if reason.endswith("is missing"):
+        kind = "missing image"
+    elif reason.endswith("is empty"):
+        kind = "empty question or answer"
+    return {"shard": file, "index": int(number), "key": where, "reason": kind, "detail": reason}
+
+
+def _listed_at_start(file: Path) -> list[dict]:
+    """The lines of what was known before the model was loaded."""
+    return [line for line in read_jsonl(file) if "position" not in line] if file.is_file() else []
+
+
+def _wrong_images(part: Stored, headers: Mapping[Picture, str]) -> dict[int, str]:
+    """Questions of `part` whose image has a problem: index -> reason."""
+    if not headers:
+        return {}
+    reasons = {number: headers[picture] for number, picture in enumerate(part.pictures) if picture in headers}
+    return {index: reasons[number] for index, number in enumerate(part.image_numbers.tolist()) if number in reasons}
+
+
+def _record(name: str, index: int, sample: Sample, reason: str) -> dict:
+    record = {"shard": name, "index": index, "key": sample.question_id, "reason": reason}
+    return record | ({"image": str(sample.images[0])} if sample.images else {})
+
+
+def _text_problem(sample: Sample) -> str:
+    turns = ((sample.question, sample.answer or ""),) if isinstance(sample, Example) else sample.turns
+    for question, answer in turns:
+        if not question.strip():
+            return "empty question"
+        if not answer.strip():
+            return "empty answer"
+    return ""
+
+
+def _judged_headers(sets: Sequence[Sequence[Part]]) -> dict[Picture, str]:
+    """Image files that their header or their absence rules out -> why."""
+    from vlm.images import ImageError, check_header  # torch
+
+    pictures: dict[Picture, None] = {}
+    for parts in sets:
+        for part in parts:
+            found = part.used_pictures() if isinstance(part, Stored) else (i for sample in part for i in sample.images)
+            pictures.update(dict.fromkeys(found))
+    files = [picture for picture in pictures if isinstance(picture, Path)]
+    if len(files) > MOST_HEADERS:
+        return {}
+
+    def reason(file: Path) -> str:
+        try:
+            check_header(file)
+        except ImageError as error:
+            return error.reason
+        except FileNotFoundError:
+            return "missing image"
+        except OSError as error:
+            return f"unreadable image ({error.strerror})"
+        return ""
+
+    with ThreadPoolExecutor(16) as pool:
+        return {file: why for file, why in zip(files, pool.map(reason, files)) if why}
+
+
+def _nothing_left(bad: Sequence[dict], reasons: Counter) -> str:
+    first = f"{bad[0]['shard']}, question {bad[0]['key']}" if bad else "none was found"
+    if set(reasons) == {"no answer"}:
+        return (
+            f"{len(bad)} training questions have no answer, the first: {bad[0]['key']}; "
+            "train on a split whose answers are public and whose annotation file is beside the questions"
+        )
+    words = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common())
+    return f"no question can be trained on: {words or 'the files are empty'}; the first: {first}; repair the data"
+
+
+def left_out(steps: Iterable[Step], bad: AbstractSet[int]) -> list[Step]:
+    """The steps without the questions `bad` (indices into the mixture); a step that loses all of them goes."""
+    if not bad:
+        return list(steps)
+    kept: list[Step] = []
+    for step in steps:
+        rows = [ScheduledRow(row.epoch, tuple(i for i in row.examples if i not in bad)) for row in step]
+        if left := tuple(row for row in rows if row.examples):
+            kept.append(left)
+    if not kept:
+        raise UserError("no question can be trained on, see quarantine.jsonl in --out: repair the data")
+    return kept
+
+
+def records_of(mixture: Mixture, reasons: Mapping[int, str]) -> list[dict]:
+    """Lines of quarantine.jsonl for questions of the mixture, index -> reason."""
+    records = []
+    for index, reason in sorted(reasons.items()):
+        name, position = mixture.place(index)
+        records.append(_record(name, position, mixture.examples[index], reason) | {"position": index})
+    return records
+
+
+def questions_about(mixture: Mixture, steps: Iterable[Step], unreadable: Mapping[Picture, str]) -> dict[int, str]:
+    """The scheduled questions that show one of these pictures: index -> what is wrong with it."""
+    if not unreadable:
+        return {}
+    wrong: dict[int, str] = {}
+    for index in {index for step in steps for index in indices(step)}:
+        for picture in mixture.examples[index].images:
+            if picture in unreadable:
+                wrong[index] = unreadable[picture]
+    return wrong
