@@ -3,11 +3,12 @@
 import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 CAPTION_CHARACTERS = 10_000  # that are kept of a caption
+CAPTIONS_AHEAD = 1024  # that are requested at a time, where reading is slow
 CAPTION_BYTES = 65_536  # that are read of a caption: so many characters of any script, and some white space
 
 
@@ -36,6 +37,12 @@ class Captions(ABC):
     def identify(self, number: int) -> tuple[str, int]:
         """The shard's name and the sample's index in it: its identity."""
 
+    def prefetch(self, *steps: Iterable[int], images: bool = True) -> None:  # noqa: B027
+        """Begin to read the samples of the coming steps, soonest first, where that is slow; images: not captions alone.
+
+        What was begun for other samples is dropped.
+        """
+
     def key(self, number: int) -> str | None:
         """The name that the data gives the sample; not unique."""
         return None
@@ -50,7 +57,11 @@ class Captions(ABC):
 
     def first_captions(self, count: int) -> list[str]:
         """The usable ones of the first `count` captions in stored order; for training a tokenizer."""
-        texts = (clean_caption(self.caption(number)) for number in range(min(count, len(self))))
+        stop, texts = min(count, len(self)), []
+        for first in range(0, stop, CAPTIONS_AHEAD):
+            numbers = range(first, min(first + CAPTIONS_AHEAD, stop))
+            self.prefetch(numbers, images=False)
+            texts += [clean_caption(self.caption(number)) for number in numbers]
         return [text for text in texts if text]
 
 

@@ -4,16 +4,17 @@ Only headers are read, in one pass. Python's tarfile and webdataset stop in sile
 every shard either ends with tar's end-of-archive marker or is marked as short with the reason.
 """
 
-import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from vlm.files import file_sha256
+from pretrain.data.shards import ShardFile, Version, open_shard
+from pretrain.data.shards import sha256 as shard_sha256
 
 TAR_BLOCK = 512  # bytes; headers and contents start at multiples of it
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
@@ -34,8 +35,7 @@ class Damage(Exception):
 class Scan:
     """What one shard holds."""
 
-    size: int  # in bytes, with the time when the scan began: a later change is noticed by them
-    mtime_ns: int
+    version: Version  # size in bytes and time (or entity tag) when the scan began: a later change is noticed by them
     samples: np.ndarray  # PAIR[n], the usable pairs in the order of the tar
     unusable: list[tuple[int, str, str]]  # (index among all samples, key, reason)
     damage: str | None  # why samples may be missing from the end
@@ -77,7 +77,10 @@ class _Sample:
 
 
 def scan(
-    path: Path, images: Sequence[str] = IMAGE_SUFFIXES, captions: Sequence[str] = CAPTION_SUFFIXES, sha256: bool = False
+    path: str | Path,
+    images: Sequence[str] = IMAGE_SUFFIXES,
+    captions: Sequence[str] = CAPTION_SUFFIXES,
+    sha256: bool = False,
 ) -> Scan:
     """Find the image-caption pairs of one tar. A sample is a run of members with one key, as for webdataset.
 
@@ -101,10 +104,9 @@ def scan(
         else:
             pairs.append(sample.place())
 
-    with open(path, "rb") as file:
-        status = os.fstat(file.fileno())
+    with closing(open_shard(path)) as file:
         try:
-            for member in members(file.fileno()):
+            for member in members(file):
                 key, suffix = split_name(member.name)
                 if not suffix:
                     continue
@@ -121,9 +123,8 @@ def scan(
             damage = str(error)
         if sample is not None:
             close(sample, cut=damage is not None)
-    digest = file_sha256(path) if sha256 else None
-    size, mtime = status.st_size, status.st_mtime_ns
-    return Scan(size, mtime, np.array(pairs, PAIR), unusable, damage, tuple(sorted(suffixes)[:8]), digest)
+    digest = shard_sha256(path) if sha256 else None
+    return Scan(file.version, np.array(pairs, PAIR), unusable, damage, tuple(sorted(suffixes)[:8]), digest)
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -132,9 +133,12 @@ def split_name(name: str) -> tuple[str, str]:
     return (match[1], match[2].lower()) if match else ("", "")
 
 
-def members(handle: int) -> Iterator[Member]:
-    """The regular files of an open tar, in order. Raises: Damage if it has no end marker, or a header is smashed."""
-    size, position, window = os.fstat(handle).st_size, 0, _ReadAhead(handle)
+def members(file: ShardFile) -> Iterator[Member]:
+    """The regular files of an open tar, in order; what lies between their headers is not read.
+
+    Raises: Damage if it has no end marker, or a header is smashed.
+    """
+    size, position, window = file.version.size, 0, _Window(file)
     extended: dict[str, str] = {}  # path and size from records that precede a member
     while True:
         # A header of one block, then its content in whole blocks.
@@ -143,7 +147,7 @@ def members(handle: int) -> Iterator[Member]:
             problem = "cut inside a header" if header else "no end-of-archive marker, it may have been cut"
             raise Damage(f"{problem} (byte {position:,} of {size:,})")
         if not any(header):  # a block of zeros marks the end
-            _check_end(handle, position, size)
+            _check_end(file, position, size)
             return
         name, length, kind = parse_header(header, position, size)
         name, length = extended.get("path", name), int(extended.get("size", length))
@@ -154,7 +158,7 @@ def members(handle: int) -> Iterator[Member]:
         if kind in b"xL":  # pax's or GNU's record of what the next member is called
             if length > LARGEST_NAME:
                 raise Damage(f"a name record of {length:,} bytes (byte {start - TAR_BLOCK:,} of {size:,})")
-            content = os.pread(handle, length, start)
+            content = file.read(start, length)
             extended = _pax(content) if kind == b"x" else {"path": _text(content)}
         elif kind not in b"gK":  # those may stand between a long name and its member
             extended = {}
@@ -162,15 +166,15 @@ def members(handle: int) -> Iterator[Member]:
                 yield Member(name, start, length)
 
 
-class _ReadAhead:
-    """pread in pieces of 8 KiB: a caption, a json and the next image's header lie side by side."""
+class _Window:
+    """Reads in pieces of 8 KiB: a caption, a json and the next image's header lie side by side."""
 
-    def __init__(self, handle: int):
-        self.handle, self.start, self.data = handle, 0, b""
+    def __init__(self, file: ShardFile):
+        self.file, self.start, self.data = file, 0, b""
 
     def read(self, position: int, length: int) -> bytes:
         if not self.start <= position <= self.start + len(self.data) - length:
-            self.start, self.data = position, os.pread(self.handle, 16 * TAR_BLOCK, position)
+            self.start, self.data = position, self.file.read(position, 16 * TAR_BLOCK)
         return self.data[position - self.start : position - self.start + length]
 
 
@@ -203,8 +207,8 @@ def _text(field: bytes) -> str:
     return field.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
 
 
-def _check_end(handle: int, position: int, size: int) -> None:
+def _check_end(file: ShardFile, position: int, size: int) -> None:
     """After the end marker only padding may follow; zeros can also be a hole where data was."""
     for start in range(position, size, 2**20):
-        if os.pread(handle, 2**20, start).strip(b"\0"):
+        if file.read(start, 2**20).strip(b"\0"):
             raise Damage(f"data after the end-of-archive marker (byte {position:,} of {size:,})")
