@@ -23,20 +23,26 @@ from pathlib import Path
 import numpy as np
 
 from pretrain.data import tars
-from pretrain.data.pairs import CAPTION_BYTES, Captions
+from pretrain.data.captions import CAPTION_BYTES, Caption, field_names, from_json
+from pretrain.data.pairs import Captions
+from pretrain.data.samples import Fields
 from vlm.distributed import barrier, is_main
 from vlm.errors import UserError
 from vlm.files import atomic_directory, file_sha256, read_json, read_jsonl, write_json
 from vlm.run.progress import progress
 
-VERSION = 1  # of the files below; another number is built again
+VERSION = 2  # of the files below; another number is built again
 OPEN_FILES = 64
 
 
 class TarCaptions(Captions):
-    """Image-caption pairs in WebDataset tars, from their manifest's folder."""
+    """Image-caption pairs in WebDataset tars, from their manifest's folder.
 
-    def __init__(self, folder: Path, paths: Sequence[Path]):
+    field: of the caption in its member's JSON; "" for the whole of it, None if the member is plain text.
+    """
+
+    def __init__(self, folder: Path, paths: Sequence[Path], field: str | None = None):
+        self.field = field
         self.paths, common = list(paths), os.path.commonpath([path.parent for path in paths])
         self.names = [str(path.relative_to(common)) for path in paths]
         self.record = read_json(folder / "manifest.json")
@@ -53,13 +59,15 @@ class TarCaptions(Captions):
         shards = [(name, shard["size"], shard["samples"]) for name, shard in zip(self.names, self.record["shards"])]
         return hashlib.sha256(json.dumps(shards).encode()).hexdigest()
 
-    def read(self, number: int) -> tuple[bytes, bytes]:
+    def read(self, number: int) -> tuple[bytes, Caption]:
         image, size, _, _ = self.samples[number].item()
         return self._pread(self._shard(number), image, size), self.caption(number)
 
-    def caption(self, number: int) -> bytes:
+    def caption(self, number: int) -> Caption:
         _, _, caption, size = self.samples[number].item()
-        return self._pread(self._shard(number), caption, min(size, CAPTION_BYTES))
+        if self.field is None:
+            return self._pread(self._shard(number), caption, min(size, CAPTION_BYTES))
+        return from_json(self._pread(self._shard(number), caption, size), self.field)
 
     def identify(self, number: int) -> tuple[str, int]:
         """The index counts all samples of the shard, unusable ones too."""
@@ -83,6 +91,15 @@ class TarCaptions(Captions):
 
     def reasons(self) -> Counter:
         return Counter(self.record["reasons"])
+
+    def notices(self) -> Iterator[str]:
+        for name, shard in zip(self.names, self.record["shards"]):
+            if shard["damage"]:
+                yield f"{name} is short: {shard['damage']}"
+        extra = [shard["extra"] for shard in self.record["shards"] if shard["extra"][1]]
+        if extra:
+            count = sum(number for _, number in extra)
+            yield f"{count:,} images like {extra[0][0]} are further fields of samples and not read (--image-column)"
 
     def verify(self) -> list[str]:
         """Names of the shards whose SHA-256 is no longer the recorded one."""
@@ -118,31 +135,32 @@ class TarCaptions(Captions):
 
 
 def open_tars(
-    paths: Sequence[Path], images: Sequence[str], captions: Sequence[str], cache: Path | None, sha256: bool
+    paths: Sequence[Path], fields: Fields, field: str | None = None, cache: Path | None = None, sha256: bool = False
 ) -> TarCaptions:
     """Load the shards' manifest from the cache, or build it if there is none or a shard changed; collective.
 
-    images, captions: suffixes as in `tars.scan`. cache: instead of ~/.cache/levlm/manifests (~/.cache stands for
+    fields: as in `tars.scan`. field: of the caption in its JSON, as for `TarCaptions`. cache: instead of ~/.cache/levlm/manifests (~/.cache stands for
     $XDG_CACHE_HOME). sha256: record each shard's hash.
 
     Raises: UserError if a shard cannot be read or holds no pair, or the cache cannot be written.
     """
     paths = [Path(path).absolute() for path in paths]
     cache = cache or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "levlm" / "manifests"
-    request = {"version": VERSION, "paths": [str(path) for path in paths], "images": images, "captions": captions}
+    request = {"version": VERSION, "paths": [str(path) for path in paths], "images": fields.images}
+    request["captions"] = fields.captions
     digest = hashlib.sha256(json.dumps(request).encode()).hexdigest()[:16]
     folder = cache / f"{paths[0].parent.name or 'shards'}-{digest}"
 
     def ensure() -> None:
         if not _is_current(folder, paths, sha256):
-            _write(folder, paths, _scan_all(paths, images, captions, sha256))
+            _write(folder, paths, _scan_all(paths, fields, sha256))
 
     if is_main():
         ensure()
     barrier()
     if not is_main():
         ensure()  # a node with its own cache builds its own
-    return TarCaptions(folder, paths)
+    return TarCaptions(folder, paths, field)
 
 
 def _is_current(folder: Path, paths: list[Path], sha256: bool) -> bool:
@@ -159,9 +177,9 @@ def _unchanged(status: os.stat_result, shard: dict) -> bool:
     return (status.st_size, status.st_mtime_ns) == (shard["size"], shard["mtime_ns"])
 
 
-def _scan_all(paths: list[Path], images: Sequence[str], captions: Sequence[str], sha256: bool) -> list[tars.Scan]:
+def _scan_all(paths: list[Path], fields: Fields, sha256: bool) -> list[tars.Scan]:
     """Scan every shard, in processes if there are many: a shard of 10,000 samples takes about 0.3 s."""
-    one = partial(_scan, images=images, captions=captions, sha256=sha256)
+    one = partial(_scan, fields=fields, sha256=sha256)
     processes = min(16, os.cpu_count() or 1, len(paths) // 8)
     scans = []
     with progress(len(paths), "listing shards", "shard", show=is_main()) as bar, ExitStack() as pools:
@@ -175,9 +193,9 @@ def _scan_all(paths: list[Path], images: Sequence[str], captions: Sequence[str],
     return scans
 
 
-def _scan(path: Path, images: Sequence[str], captions: Sequence[str], sha256: bool) -> tars.Scan:
+def _scan(path: Path, fields: Fields, sha256: bool) -> tars.Scan:
     try:
-        return tars.scan(path, images, captions, sha256)
+        return tars.scan(path, fields.images, fields.captions, sha256)
     except OSError as error:
         raise UserError(f"cannot read shard {path}: {error.strerror}") from None
 
@@ -187,10 +205,12 @@ def _write(folder: Path, paths: list[Path], scans: list[tars.Scan]) -> None:
     _refuse_empty(paths, scans)
     shards = []
     for path, scan in zip(paths, scans):
-        found = {"samples": len(scan.samples), "damage": scan.damage, "sha256": scan.sha256}
+        found = {"samples": len(scan.samples), "damage": scan.damage, "extra": scan.extra, "sha256": scan.sha256}
         shards.append({"path": str(path), "size": scan.size, "mtime_ns": scan.mtime_ns, **found})
     unusable = [(shard, index) for shard, scan in enumerate(scans) for index, _, _ in scan.unusable]
     reasons = Counter(reason for scan in scans for _, _, reason in scan.unusable)
+    if lost := sum(scan.lost for scan in scans):
+        reasons["behind a shard's damage (estimated)"] = lost
     try:
         with atomic_directory(folder) as building:
             np.save(building / "samples.npy", np.concatenate([scan.samples for scan in scans]))
@@ -216,8 +236,22 @@ def _refuse_empty(paths: list[Path], scans: list[tars.Scan]) -> None:
     problem = scan.damage or counted or "no member named KEY.jpg, .png or .webp"
     found = f"; its members end in {', '.join(scan.suffixes)}" if scan.suffixes else ""
     more = f" ({len(empty)} such shards)" if len(empty) > 1 else ""
-    remedy = "fetch it again, remove it, or name the suffixes with --image-column and --caption-column"
+    remedy = _json_remedy(path, scan) or (
+        "fetch it again, remove it, or name the suffixes with --image-column and --caption-column"
+    )
     raise UserError(f"{path} holds no image-caption pair: {problem}{found}{more}; {remedy}")
+
+
+def _json_remedy(path: Path, scan: tars.Scan) -> str | None:
+    """Which field of KEY.json to name, if a caption may be there; None if the shard has no JSON."""
+    for member in tars.first_members(path, ".json", 1):
+        names = field_names(member)
+        if names:
+            return (
+                f"KEY.json holds text in {', '.join(names[:12])}: name the caption's, "
+                f"as --caption-column json:{'caption' if 'caption' in names else names[0]}"
+            )
+    return None
 
 
 def _records(scans: list[tars.Scan]) -> Iterator[dict]:
