@@ -3,7 +3,7 @@
 import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from pretrain.data.captions import BadSample, Caption
 
 CAPTION_CHARACTERS = 10_000  # that are kept of a caption
+CAPTIONS_AHEAD = 1024  # that are requested at a time, where reading is slow
 
 
 class Captions(ABC):
@@ -41,6 +42,12 @@ class Captions(ABC):
     def identify(self, number: int) -> tuple[str, int]:
         """The shard's name and the sample's index in it: its identity."""
 
+    def prefetch(self, *steps: Iterable[int], images: bool = True) -> None:  # noqa: B027
+        """Begin to read the samples of the coming steps, soonest first, where that is slow; images: not captions alone.
+
+        What was begun for other samples is dropped.
+        """
+
     def key(self, number: int) -> str | None:
         """The name that the data gives the sample; not unique."""
         return None
@@ -59,10 +66,13 @@ class Captions(ABC):
 
     def first_captions(self, count: int) -> list[str]:
         """The usable ones of the first `count` samples' captions in stored order; for training a tokenizer."""
-        texts = []
-        for number in range(min(count, len(self))):
-            with suppress(BadSample, OSError):
-                texts += usable_captions(self.caption(number))
+        stop, texts = min(count, len(self)), []
+        for first in range(0, stop, CAPTIONS_AHEAD):
+            numbers = range(first, min(first + CAPTIONS_AHEAD, stop))
+            self.prefetch(numbers, images=False)
+            for number in numbers:
+                with suppress(BadSample, OSError):
+                    texts += usable_captions(self.caption(number))
         return texts
 
 

@@ -3,7 +3,7 @@
 import glob
 from pathlib import Path
 
-from pretrain.data import tabular
+from pretrain.data import remote, tabular
 from pretrain.data.manifest import open_tars
 from pretrain.data.pairs import Captions
 from pretrain.data.tars import CAPTION_SUFFIXES, IMAGE_SUFFIXES

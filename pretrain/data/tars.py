@@ -4,16 +4,19 @@ Only headers are read, in one pass. Python's tarfile and webdataset stop in sile
 every shard either ends with tar's end-of-archive marker or is marked as short with the reason.
 """
 
-import os
+import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pretrain.data.samples import CAPTION_SUFFIXES, IMAGE_SUFFIXES, Fields, Member, Sample, group, split_name
-from vlm.files import file_sha256
+from pretrain.data.shards import ShardFile, Version, open_shard
+from pretrain.data.shards import sha256 as shard_sha256
 
 TAR_BLOCK = 512  # bytes; headers and contents start at multiples of it
 LARGEST_NAME = 2**20  # of a pax or long-name record
@@ -33,19 +36,22 @@ class Damage(Exception):
 class Scan:
     """What one shard holds."""
 
-    size: int  # in bytes, with the time when the scan began: a later change is noticed by them
-    mtime_ns: int
+    version: Version  # size in bytes and time (or entity tag) when the scan began: a later change is noticed by them
     samples: np.ndarray  # PAIR[n], the usable pairs in the order of the tar
     unusable: list[tuple[int, str, str]]  # (index among all samples, key, reason)
     damage: str | None  # why samples may be missing from the end
     lost: int  # how many more samples lie behind the damage, estimated by their mean size
     suffixes: tuple[str, ...]  # of all its members, the first 8; for messages
     extra: tuple[str, int]  # an image that is a further field of a sample, and the number of them: none is read
+    document: Any  # of a shard without pairs, what its first KEY.json holds; for messages
     sha256: str | None
 
 
 def scan(
-    path: Path, images: Sequence[str] = IMAGE_SUFFIXES, captions: Sequence[str] = CAPTION_SUFFIXES, sha256: bool = False
+    path: str | Path,
+    images: Sequence[str] = IMAGE_SUFFIXES,
+    captions: Sequence[str] = CAPTION_SUFFIXES,
+    sha256: bool = False,
 ) -> Scan:
     """Find the image-caption pairs of one tar, as `samples.group` makes them.
 
@@ -54,31 +60,31 @@ def scan(
     """
     found: list[Member] = []
     damage: Damage | None = None
-    with open(path, "rb") as file:
-        status = os.fstat(file.fileno())
+    with closing(open_shard(path)) as file:
         try:
-            for member in members(file.fileno()):
+            for member in members(file):
                 found.append(member)
         except Damage as error:
             damage = error
-    samples = group(found, Fields(images, captions))
-    pairs: list[tuple[int, int, int, int]] = []
-    unusable: list[tuple[int, str, str]] = []
-    for index, (sample, reason) in enumerate(zip(samples, _faults(samples, damage is not None))):
-        if reason:
-            unusable.append((index, sample.key, reason))
-        else:
-            pairs.append(_place(sample))
+        samples = group(found, Fields(images, captions))
+        pairs: list[tuple[int, int, int, int]] = []
+        unusable: list[tuple[int, str, str]] = []
+        for index, (sample, reason) in enumerate(zip(samples, _faults(samples, damage is not None))):
+            if reason:
+                unusable.append((index, sample.key, reason))
+            else:
+                pairs.append(_place(sample))
+        document = None if pairs else _document(file, found)
     return Scan(
-        size=status.st_size,
-        mtime_ns=status.st_mtime_ns,
+        version=file.version,
         samples=np.array(pairs, PAIR),
         unusable=unusable,
         damage=str(damage) if damage else None,
-        lost=damage.behind * len(samples) // max(1, status.st_size - damage.behind) if damage else 0,
+        lost=damage.behind * len(samples) // max(1, file.version.size - damage.behind) if damage else 0,
         suffixes=tuple(sorted({split_name(member.name)[1] for member in found} - {""})[:8]),
         extra=_extra(samples),
-        sha256=file_sha256(path) if sha256 else None,
+        document=document,
+        sha256=shard_sha256(path) if sha256 else None,
     )
 
 
@@ -102,14 +108,26 @@ def _place(sample: Sample) -> tuple[int, int, int, int]:
     return image.start // TAR_BLOCK, image.size, caption.start // TAR_BLOCK, caption.size
 
 
+def _document(file: ShardFile, found: list[Member]) -> Any:
+    """What the first small .json member holds; None if there is none, or it is damaged."""
+    for member in found:
+        if member.name.lower().endswith(".json") and member.size <= 2**20:
+            with suppress(ValueError):
+                return json.loads(file.read(member.start, member.size))
+    return None
+
+
 def _extra(samples: list[Sample]) -> tuple[str, int]:
     names = [member.name for sample in samples for member in sample.extra]
     return (names[0] if names else "", len(names))
 
 
-def members(handle: int) -> Iterator[Member]:
-    """The regular files of an open tar, in order. Raises: Damage if it has no end marker, or a header is smashed."""
-    size, position, window = os.fstat(handle).st_size, 0, _ReadAhead(handle)
+def members(file: ShardFile) -> Iterator[Member]:
+    """The regular files of an open tar, in order; what lies between their headers is not read.
+
+    Raises: Damage if it has no end marker, or a header is smashed.
+    """
+    size, position, window = file.version.size, 0, _Window(file)
     extended: dict[str, str] = {}  # path and size from records that precede a member
     while True:
         # A header of one block, then its content in whole blocks.
@@ -118,7 +136,7 @@ def members(handle: int) -> Iterator[Member]:
             problem = "cut inside a header" if header else "no end-of-archive marker, it may have been cut"
             raise Damage(f"{problem} (byte {position:,} of {size:,})")
         if not any(header):  # a block of zeros marks the end
-            _check_end(handle, position, size)
+            _check_end(file, position, size)
             return
         name, length, kind = parse_header(header, position, size)
         name, length = extended.get("path", name), int(extended.get("size", length))
@@ -130,7 +148,7 @@ def members(handle: int) -> Iterator[Member]:
             if length > LARGEST_NAME:
                 problem = f"a name record of {length:,} bytes (byte {start - TAR_BLOCK:,} of {size:,})"
                 raise Damage(problem, behind=size - start)
-            content = os.pread(handle, length, start)
+            content = file.read(start, length)
             extended = _pax(content) if kind == b"x" else {"path": _text(content)}
         elif kind not in b"gK":  # those may stand between a long name and its member
             extended = {}
@@ -138,15 +156,15 @@ def members(handle: int) -> Iterator[Member]:
                 yield Member(name, start, length)
 
 
-class _ReadAhead:
-    """pread in pieces of 8 KiB: a caption, a json and the next image's header lie side by side."""
+class _Window:
+    """Reads in pieces of 8 KiB: a caption, a json and the next image's header lie side by side."""
 
-    def __init__(self, handle: int):
-        self.handle, self.start, self.data = handle, 0, b""
+    def __init__(self, file: ShardFile):
+        self.file, self.start, self.data = file, 0, b""
 
     def read(self, position: int, length: int) -> bytes:
         if not self.start <= position <= self.start + len(self.data) - length:
-            self.start, self.data = position, os.pread(self.handle, 16 * TAR_BLOCK, position)
+            self.start, self.data = position, self.file.read(position, 16 * TAR_BLOCK)
         return self.data[position - self.start : position - self.start + length]
 
 
@@ -181,9 +199,9 @@ def _text(field: bytes) -> str:
     return field.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
 
 
-def _check_end(handle: int, position: int, size: int) -> None:
+def _check_end(file: ShardFile, position: int, size: int) -> None:
     """After the end marker only padding may follow; zeros can also be a hole where data was."""
     for start in range(position, size, 2**20):
-        if os.pread(handle, 2**20, start).strip(b"\0"):
+        if file.read(start, 2**20).strip(b"\0"):
             problem = f"data after the end-of-archive marker (byte {position:,} of {size:,})"
             raise Damage(problem, behind=size - position)
