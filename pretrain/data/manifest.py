@@ -53,6 +53,7 @@ class TarCaptions(Captions):
         self.names = [str(path.relative_to(common)) for path in places]
         self.record = read_json(folder / "manifest.json")
         self.shards = shards_at(self.paths, [_listed(shard) for shard in self.record["shards"]])
+        self.reads_ahead = self.shards.reads_ahead
         self.samples = np.load(folder / "samples.npy", mmap_mode="r")
         self.counts = np.array([shard["samples"] for shard in self.record["shards"]], np.int64)
         self._starts = np.concatenate([[0], np.cumsum(self.counts)])
@@ -121,7 +122,7 @@ class TarCaptions(Captions):
         return int(np.searchsorted(self._starts, number, side="right")) - 1
 
     def prefetch(self, *steps: Iterable[int], images: bool = True) -> None:
-        if self.shards.reads_ahead:
+        if self.reads_ahead:
             self.shards.prefetch(*(self._pieces(step, images) for step in steps))
 
     def _pieces(self, numbers: Iterable[int], images: bool) -> Iterator[tuple[int, int, int]]:

@@ -5,10 +5,12 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 
 from pretrain.data.captions import BadSample, Caption
+from pretrain.data.order import Order
 
 CAPTION_CHARACTERS = 10_000  # that are kept of a caption
 CAPTIONS_AHEAD = 1024  # that are requested at a time, where reading is slow
@@ -18,6 +20,7 @@ class Captions(ABC):
     """Image-caption pairs by number 0 .. len - 1; `counts`: int64[shards], the pairs of each shard."""
 
     counts: np.ndarray
+    reads_ahead = False  # whether `prefetch` does anything
 
     def __len__(self) -> int:
         return int(self.counts.sum())
@@ -41,6 +44,26 @@ class Captions(ABC):
     @abstractmethod
     def identify(self, number: int) -> tuple[str, int]:
         """The shard's name and the sample's index in it: its identity."""
+
+    def order(self, seed: int) -> Any:
+        """The sequence of sample numbers over all epochs; `indices` gives any stretch of it."""
+        return Order(self.counts, seed)
+
+    def parts(self) -> list[tuple[str, "Captions"]]:
+        """The sources of a mixture, each with its label; of a single source itself, without one."""
+        return [("", self)]
+
+    def part(self, number: int) -> int:
+        """Which of the parts a sample belongs to."""
+        return 0
+
+    def alternatives(self, number: int) -> range:
+        """The samples from which one is drawn in place of an unusable one."""
+        return range(len(self))
+
+    def describe(self) -> list[str]:
+        """What a user is told of a mixture, a line a source; nothing of a single source."""
+        return []
 
     def prefetch(self, *steps: Iterable[int], images: bool = True) -> None:  # noqa: B027
         """Begin to read the samples of the coming steps, soonest first, where that is slow; images: not captions alone.
