@@ -1,8 +1,8 @@
 """Where a caption stands: in a file or column of its own, or in a field of a JSON document; alone, or in a list.
 
-    txt                 the file KEY.txt, or the column `txt`
-    json:caption        the field `caption` of KEY.json, or of the column `json`
-    json:sentences.raw  the field `raw` of each entry of the list `sentences`: several captions of one image
+txt                 the file KEY.txt, or the column `txt`
+json:caption        the field `caption` of KEY.json, or of the column `json`
+json:sentences.raw  the field `raw` of each entry of the list `sentences`: several captions of one image
 """
 
 import json

@@ -16,10 +16,11 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -74,6 +75,13 @@ class TarCaptions(Captions):
         _, _, caption, size = self.samples[number].item()
         content = self._pread(self._shard(number), caption, self._caption_size(size))
         return content if self.field is None else from_json(content, self.field)
+
+    def document(self, number: int) -> Any:
+        """What a caption's JSON holds; None if it is damaged."""
+        _, _, caption, size = self.samples[number].item()
+        with suppress(ValueError):
+            return json.loads(self._pread(self._shard(number), caption, size))
+        return None
 
     def _caption_size(self, size: int) -> int:
         """How much of a caption's member is read: text may be cut, JSON may not."""
@@ -148,14 +156,15 @@ def open_tars(
 ) -> TarCaptions:
     """Load the shards' manifest from the cache, or build it if there is none or a shard changed; collective.
 
-    fields: as in `tars.scan`. field: of the caption in its JSON, as for `TarCaptions`. cache: instead of ~/.cache/levlm/manifests (~/.cache stands for
-    $XDG_CACHE_HOME). sha256: record each shard's hash.
+    fields: as in `tars.scan`. field: of the caption in its JSON, as for `TarCaptions`. cache: instead of
+    ~/.cache/levlm/manifests (~/.cache stands for $XDG_CACHE_HOME). sha256: record each shard's hash.
 
     Raises: UserError if a shard cannot be read or holds no pair, or the cache cannot be written.
     """
     stored = is_remote(paths[0])
     paths = list(paths) if stored else [Path(path).absolute() for path in paths]
     cache = cache or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "levlm" / "manifests"
+    places = [as_path(path) for path in paths]
     request = {"version": VERSION, "paths": [str(path) for path in places]}
     request |= {"images": fields.images, "captions": fields.captions}
     digest = hashlib.sha256(json.dumps(request).encode()).hexdigest()[:16]

@@ -13,6 +13,7 @@ from pretrain.data.captions import BadSample, Caption
 from pretrain.data.order import Order
 
 CAPTION_CHARACTERS = 10_000  # that are kept of a caption
+FINGERPRINT_ROWS = 16  # whose content is in the fingerprint, beside the first and the last
 CAPTIONS_AHEAD = 1024  # that are requested at a time, where reading is slow
 
 
@@ -113,3 +114,11 @@ def clean_caption(raw: bytes | None) -> str:
     words = (raw or b"").decode("utf-8", "replace").replace("\0", "").split()
     text = " ".join(words)[:CAPTION_CHARACTERS].rstrip()
     return text if any(unicodedata.category(c) not in ("Cc", "Cf", "Zs") for c in text) else ""
+
+
+def fingerprint_rows(rows: int) -> list[int]:
+    """First, last, and what a generator keyed by their number draws: the same rows on every machine."""
+    if not rows:
+        return []
+    drawn = np.random.default_rng(rows).integers(rows, size=FINGERPRINT_ROWS)
+    return sorted({0, rows - 1, *drawn.tolist()})
