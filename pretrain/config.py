@@ -55,8 +55,11 @@ class PretrainConfig:
 
     data: str = setting(
         "runs/world/captions",
-        help="captions: a folder or glob of WebDataset tars, parquet or Arrow files, or a Hugging Face data set",
+        help="captions: a folder, glob or brace pattern of WebDataset tars, parquet or Arrow files, a Hugging Face data "
+        "set, or the URL of tars (s3://, gs://, hf://, https://). Several with weights: a=0.7,b=0.3",
+        metavar="SOURCE",
         by_content=True,
+        joined=",",
     )
     out: str = setting(
         "runs/pretrain",

@@ -103,13 +103,16 @@ class MixedCaptions(Captions):
         """The first captions of each source, in its share of `count`."""
         return [text for source in self.sources for text in source.data.first_captions(round(count * source.share))]
 
-    def describe(self) -> list[str]:
-        """A line a source: its share, its pairs, and what is left out."""
-        return [
-            f"{source.share:7.2%} {source.label}: {len(source.data):,} pairs in {source.path}"
-            + "".join(f"; left out: {count:,} x {reason}" for reason, count in source.data.reasons().most_common())
-            for source in self.sources
-        ]
+    def describe(self, samples: int) -> list[str]:
+        """A line a source: its share, its pairs, what is left out, and the epochs that `samples` of the run draw."""
+        lines = []
+        for source, places in zip(self.sources, self.places):
+            pairs, left_out = len(source.data), source.data.reasons()
+            epochs = samples * places / ROUND / pairs
+            words = ", ".join(f"{count:,} x {reason}" for reason, count in left_out.most_common())
+            line = f"{places / ROUND:.2%} {source.label}: {epochs:,.2f} epochs of {pairs:,} pairs in {source.path}"
+            lines.append(line + (f" (left out: {words})" if words else ""))
+        return lines
 
     def _own(self, number: int) -> tuple[Captions, int]:
         part = self.part(number)

@@ -62,10 +62,6 @@ class Captions(ABC):
         """The samples from which one is drawn in place of an unusable one."""
         return range(len(self))
 
-    def describe(self) -> list[str]:
-        """What a user is told of a mixture, a line a source; nothing of a single source."""
-        return []
-
     def prefetch(self, *steps: Iterable[int], images: bool = True) -> None:  # noqa: B027
         """Begin to read the samples of the coming steps, soonest first, where that is slow; images: not captions alone.
 

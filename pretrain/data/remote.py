@@ -82,11 +82,15 @@ def fetch(url: str, start: int, stop: int, size: int) -> bytes:
             raise _no_ranges(url)
         if len(data) < stop - start:
             if stat(url)[0] < stop:
-                raise UserError(f"{shown(url)} became shorter after it was listed: restore it, then start again")
+                raise _shorter(url)
             raise ShortAnswer(f"{len(data):,} of {stop - start:,} bytes came")
         return data
 
     return _persist(url, get) if stop > start else b""
+
+
+def _shorter(url: str) -> UserError:
+    return UserError(f"{shown(url)} became shorter after it was listed: restore it, then resume")
 
 
 def refuse_without_ranges(url: str, size: int) -> None:
@@ -185,6 +189,8 @@ def _persist(url: str, call: Callable[[Any, str], Result]) -> Result:
             reason = _reason(error)
             if isinstance(error, (TypeError, AttributeError, NameError)):
                 raise  # a mistake of ours
+            if _status(error) == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                raise _shorter(url) from error
             if not _may_pass(error):
                 raise UserError(f"cannot read {shown(url)}: {reason}{_advice(error, url)}") from error
             if attempt == TRIES:
@@ -276,9 +282,11 @@ def _reason(error: BaseException) -> str:
     if status := _status(error):
         known = {int(entry): entry.phrase for entry in HTTPStatus}
         return f"{status} {known.get(status, '')}".strip()
-    text = re.sub(r"\?\S+", "", " ".join(str(error).split()))[:200]  # no signatures
     if isinstance(error, FileNotFoundError):
-        return "it does not exist"
+        if error.__cause__ is None:
+            return "it does not exist"
+        error = error.__cause__  # fsspec says so of servers that it does not reach, too
+    text = re.sub(r"\?\S+", "", " ".join(str(error).split()))[:200]  # no signatures
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -22,6 +22,7 @@ from vlm.images import ImageError, decode
 
 RANKS = (1, 5)
 DIRECTIONS = 4096
+AHEAD = 64  # pairs that are requested at a time, where reading is slow
 
 
 def caption_pool(data: Captions, count: int) -> tuple[Images, list[str]]:
@@ -42,6 +43,8 @@ def usable_pairs(data: Captions, count: int) -> tuple[Images, list[str], int]:
     """
     numbers, captions, seen = [], [], 0
     while seen < len(data) and len(numbers) < count:
+        if data.reads_ahead and not seen % AHEAD:
+            data.prefetch(range(seen, min(seen + AHEAD, len(data))))
         if caption := _caption_if_usable(data, seen):
             numbers.append(seen)
             captions.append(caption)

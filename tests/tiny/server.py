@@ -33,6 +33,7 @@ def serving(folder: Path) -> Iterator[Server]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
         def log_message(self, format: str, *arguments: object) -> None:
             pass
@@ -62,6 +63,9 @@ def serving(folder: Path) -> Iterator[Server]:
             asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")) if server.ranges else None
             start, stop = (int(asked[1]), min(size, int(asked[2]) + 1)) if asked else (0, size)
             server.requests.append((self.command, name, start, stop))
+            if start >= size:
+                self.send_error(416)
+                return
             self.send_response(206 if asked else 200)
             if asked:
                 self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{size}")

@@ -48,6 +48,7 @@ class Setting:
     group: str | None = None  # the heading in --help
     positional: bool = False
     repeated: bool = False  # each value has its flag: --data a --data b, in place of --data a b
+    joined: str = ""  # of a string: what stands between its values if several are typed, --data a=1 b=1 or twice
     free: bool = False  # a run may go on with another value
     by_content: bool = False  # names files: on resume their content is compared, not how they are spelt
     default_text: str | None = None  # what --help shows if the default is found later
@@ -148,7 +149,9 @@ def add_settings(parser: argparse.ArgumentParser, config: type) -> None:
         options["type"] = _text if plain is str else plain
         if known.choices:
             options["choices"] = known.choices
-        if several and known.repeated:
+        if known.joined:
+            options |= {"action": _Join, "nargs": "+", "const": known.joined}
+        elif several and known.repeated:
             options["action"] = "append"
         elif several:
             options["nargs"] = "*" if known.positional and has_default else "+"
@@ -175,6 +178,14 @@ def _add_switch(target: Any, declared: Field, options: dict[str, Any]) -> None:
         target.add_argument(flag("no_" + declared.name), dest=declared.name, action="store_false", **options)
     else:
         target.add_argument(flag(declared.name), action="store_true", **options)
+
+
+class _Join(argparse.Action):
+    """Values given together, or by flags one after the other, become one string."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        before = [given] if (given := getattr(namespace, self.dest, None)) else []
+        setattr(namespace, self.dest, str(self.const).join([*before, *values]))
 
 
 def _plain(kind: Any) -> tuple[type, bool]:

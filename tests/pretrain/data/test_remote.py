@@ -110,13 +110,13 @@ def test_a_store_that_stays_away(server, capsys):
 def test_a_shard_that_is_replaced_or_cut(shards, server):
     data = open_captions(server.url + "/train-0.tar")
     write_tar(shards / "train-0.tar", numbered_pairs(range(100, 125)))
-    with pytest.raises(UserError, match="train-0.tar was replaced after it was listed"):
+    with pytest.raises(UserError, match=r"train-0.tar was replaced after it was listed"):
         data.read(0)
     data = open_captions(server.url + "/train-0.tar")
     data.read(0)
     content = (shards / "train-0.tar").read_bytes()
     (shards / "train-0.tar").write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match="train-0.tar became shorter"):
+    with pytest.raises(UserError, match=r"train-0.tar became shorter"):
         data.read(24)
     cut = open_captions(server.url + "/train-0.tar")
     assert len(cut) < 25 and [record["reason"][:11] for record in cut.unusable()][-1] == "short shard"
@@ -124,7 +124,7 @@ def test_a_shard_that_is_replaced_or_cut(shards, server):
 
 def test_refusals(shards, server):
     server.ranges = False
-    with pytest.raises(UserError, match="train-2.tar ignores ranges; shards are read by HTTP range requests"):
+    with pytest.raises(UserError, match=r"train-2.tar ignores ranges; shards are read by HTTP range requests"):
         open_captions(server.url + "/train-2.tar")
     with pytest.raises(UserError, match="web servers are not listed; name the shards by a brace pattern"):
         open_captions(server.url + "/shards/")
@@ -148,7 +148,7 @@ def test_folders_and_patterns_where_a_store_can_list(shards):
     assert open_captions(f"{first}::{last}").counts.tolist() == [25, 30]
     with pytest.raises(UserError, match=r"memory://bucket/none holds no .tar"):
         open_captions("memory://bucket/none")
-    with pytest.raises(UserError, match="cannot read memory://bucket/none.tar: it does not exist; check the address"):
+    with pytest.raises(UserError, match=r"cannot read memory://bucket/none.tar: it does not exist; check the address"):
         open_captions("memory://bucket/none.tar")
 
 

@@ -150,8 +150,8 @@ HOSTILE = {
 def test_hostile_headers_are_damage(tmp_path, name):
     path = tmp_path / "a.tar"
     path.write_bytes(HOSTILE[name] + bytes(2048))
-    with open(path, "rb") as file, pytest.raises(Damage):
-        list(members(file.fileno()))
+    with pytest.raises(Damage):
+        list(members(open_shard(path)))
 
 
 def test_hostile_pax_sizes_are_ignored(tmp_path):
@@ -159,5 +159,4 @@ def test_hostile_pax_sizes_are_ignored(tmp_path):
     record = header("pax", b"x", b"%011o\0" % len(records)) + records + bytes(-len(records) % 512)
     path = tmp_path / "a.tar"
     path.write_bytes(record + header("a.jpg", b"0", b"%011o\0" % 3) + b"abc".ljust(512, b"\0") + bytes(1024))
-    with open(path, "rb") as file:
-        assert [(member.name, member.size) for member in members(file.fileno())] == [("a.jpg", 3)]
+    assert [(member.name, member.size) for member in members(open_shard(path))] == [("a.jpg", 3)]
