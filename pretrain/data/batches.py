@@ -19,8 +19,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from pretrain.data.captions import BadSample
 from pretrain.data.order import Stream
-from pretrain.data.pairs import Captions, clean_caption
+from pretrain.data.pairs import Captions, usable_captions
 from pretrain.data.tars import Damage
 from vlm.distributed import barrier
 from vlm.errors import UserError
@@ -31,10 +32,6 @@ ATTEMPTS = 100  # samples drawn for one slot before the run gives up
 Pixels = torch.Tensor | tuple[torch.Tensor, ...]  # of an image, or of its crops by size
 Row = tuple[Pixels, str, str]  # pixels, caption, id "shard:index"
 Transform = Callable[[Image.Image, torch.Generator], Pixels]
-
-
-class BadSample(Exception):
-    """A sample that cannot be used; its only argument is the reason."""
 
 
 class CaptionBatches(Dataset):
@@ -180,12 +177,14 @@ class CaptionBatches(Dataset):
     def _sample(self, position: int, number: int) -> Row:
         """Read, decode and augment one sample. Raises: BadSample if it cannot be used."""
         try:
-            image_bytes, caption_bytes = self.data.read(number)
+            image_bytes, raw = self.data.read(number)
         except OSError as error:
             raise BadSample(f"read error: {error.strerror}") from error
-        caption = clean_caption(caption_bytes)
-        if not caption:
+        captions = usable_captions(raw)
+        if not captions:
             raise BadSample("empty caption")
+        # Of several captions of an image one is drawn, each time that the image comes.
+        drawn = 0 if len(captions) == 1 else np.random.PCG64([self.seed, position, Stream.CAPTION]).random_raw()
         if image_bytes is None:
             raise BadSample("no image")
         try:
@@ -194,7 +193,7 @@ class CaptionBatches(Dataset):
             raise BadSample(error.reason) from error
         state = np.random.SeedSequence([self.seed, position, Stream.AUGMENT]).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(state) >> 1)
-        return self.transform(image, generator), caption, self._id(number)
+        return self.transform(image, generator), captions[int(drawn) % len(captions)], self._id(number)
 
     def _id(self, number: int) -> str:
         shard, index = self.data.identify(number)

@@ -16,17 +16,20 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pretrain.data import tars
 from pretrain.data.ahead import DaemonThreads
-from pretrain.data.pairs import CAPTION_BYTES, Captions
+from pretrain.data.captions import CAPTION_BYTES, Caption, field_names, from_json
+from pretrain.data.pairs import Captions
 from pretrain.data.remote import is_remote
+from pretrain.data.samples import Fields
 from pretrain.data.shards import STORE_REQUESTS, Version, as_path, shards_at, shown, versions
 from pretrain.data.shards import sha256 as shard_sha256
 from vlm.distributed import barrier, is_main, on_main
@@ -34,14 +37,18 @@ from vlm.errors import UserError
 from vlm.files import atomic_directory, read_json, read_jsonl, write_json
 from vlm.run.progress import progress
 
-VERSION = 2  # of the files below; another number is built again
+VERSION = 3  # of the files below; another number is built again
 
 
 class TarCaptions(Captions):
-    """Image-caption pairs in WebDataset tars, from their manifest's folder."""
+    """Image-caption pairs in WebDataset tars, from their manifest's folder.
 
-    def __init__(self, folder: Path, paths: Sequence[str | Path]):
-        """paths: of files here, or URLs."""
+    paths: of files here, or URLs. field: of the caption in its member's JSON; "" for the whole of it, None if the
+    member is plain text.
+    """
+
+    def __init__(self, folder: Path, paths: Sequence[str | Path], field: str | None = None):
+        self.field = field
         self.paths, places = list(paths), [as_path(path) for path in paths]
         common = os.path.commonpath([path.parent for path in places])
         self.names = [str(path.relative_to(common)) for path in places]
@@ -60,13 +67,25 @@ class TarCaptions(Captions):
         shards = [(name, shard["size"], shard["samples"]) for name, shard in zip(self.names, self.record["shards"])]
         return hashlib.sha256(json.dumps(shards).encode()).hexdigest()
 
-    def read(self, number: int) -> tuple[bytes, bytes]:
+    def read(self, number: int) -> tuple[bytes, Caption]:
         image, size, _, _ = self.samples[number].item()
         return self._pread(self._shard(number), image, size), self.caption(number)
 
-    def caption(self, number: int) -> bytes:
+    def caption(self, number: int) -> Caption:
         _, _, caption, size = self.samples[number].item()
-        return self._pread(self._shard(number), caption, min(size, CAPTION_BYTES))
+        content = self._pread(self._shard(number), caption, self._caption_size(size))
+        return content if self.field is None else from_json(content, self.field)
+
+    def document(self, number: int) -> Any:
+        """What a caption's JSON holds; None if it is damaged."""
+        _, _, caption, size = self.samples[number].item()
+        with suppress(ValueError):
+            return json.loads(self._pread(self._shard(number), caption, size))
+        return None
+
+    def _caption_size(self, size: int) -> int:
+        """How much of a caption's member is read: text may be cut, JSON may not."""
+        return min(size, CAPTION_BYTES) if self.field is None else size
 
     def identify(self, number: int) -> tuple[str, int]:
         """The index counts all samples of the shard, unusable ones too."""
@@ -91,6 +110,15 @@ class TarCaptions(Captions):
     def reasons(self) -> Counter:
         return Counter(self.record["reasons"])
 
+    def notices(self) -> Iterator[str]:
+        for name, shard in zip(self.names, self.record["shards"]):
+            if shard["damage"]:
+                yield f"{name} is short: {shard['damage']}"
+        extra = [shard["extra"] for shard in self.record["shards"] if shard["extra"][1]]
+        if extra:
+            count = sum(number for _, number in extra)
+            yield f"{count:,} images like {extra[0][0]} are further fields of samples and not read (--image-column)"
+
     def verify(self) -> list[str]:
         """Names of the shards whose SHA-256 is no longer the recorded one."""
         if not all(shard["sha256"] for shard in self.record["shards"]):
@@ -110,7 +138,7 @@ class TarCaptions(Captions):
         for number in numbers:
             image, image_size, caption, caption_size = self.samples[number].item()
             shard = self._shard(number)
-            yield shard, caption * tars.TAR_BLOCK, min(caption_size, CAPTION_BYTES)
+            yield shard, caption * tars.TAR_BLOCK, self._caption_size(caption_size)
             if images:
                 yield shard, image * tars.TAR_BLOCK, image_size
 
@@ -120,12 +148,16 @@ class TarCaptions(Captions):
 
 
 def open_tars(
-    paths: Sequence[str | Path], images: Sequence[str], captions: Sequence[str], cache: Path | None, sha256: bool
+    paths: Sequence[str | Path],
+    fields: Fields,
+    field: str | None = None,
+    cache: Path | None = None,
+    sha256: bool = False,
 ) -> TarCaptions:
     """Load the shards' manifest from the cache, or build it if there is none or a shard changed; collective.
 
-    images, captions: suffixes as in `tars.scan`. cache: instead of ~/.cache/levlm/manifests (~/.cache stands for
-    $XDG_CACHE_HOME). sha256: record each shard's hash.
+    fields: as in `tars.scan`. field: of the caption in its JSON, as for `TarCaptions`. cache: instead of
+    ~/.cache/levlm/manifests (~/.cache stands for $XDG_CACHE_HOME). sha256: record each shard's hash.
 
     Raises: UserError if a shard cannot be read or holds no pair, or the cache cannot be written.
     """
@@ -133,7 +165,8 @@ def open_tars(
     paths = list(paths) if stored else [Path(path).absolute() for path in paths]
     cache = cache or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "levlm" / "manifests"
     places = [as_path(path) for path in paths]
-    request = {"version": VERSION, "paths": [str(path) for path in places], "images": images, "captions": captions}
+    request = {"version": VERSION, "paths": [str(path) for path in places]}
+    request |= {"images": fields.images, "captions": fields.captions}
     digest = hashlib.sha256(json.dumps(request).encode()).hexdigest()[:16]
     folder = cache / f"{places[0].parent.name or 'shards'}-{digest}"
     # A store is asked once, not by every process.
@@ -141,14 +174,14 @@ def open_tars(
 
     def ensure() -> None:
         if not _is_current(folder, paths, sha256, asked):
-            _write(folder, paths, _scan_all(paths, images, captions, sha256))
+            _write(folder, paths, _scan_all(paths, fields, sha256))
 
     if is_main():
         ensure()
     barrier()
     if not is_main():
         ensure()  # a node with its own cache builds its own
-    return TarCaptions(folder, paths)
+    return TarCaptions(folder, paths, field)
 
 
 def _is_current(
@@ -171,14 +204,12 @@ def _listed(shard: dict) -> Version:
     return Version(shard["size"], shard["stamp"])
 
 
-def _scan_all(
-    paths: Sequence[str | Path], images: Sequence[str], captions: Sequence[str], sha256: bool
-) -> list[tars.Scan]:
+def _scan_all(paths: Sequence[str | Path], fields: Fields, sha256: bool) -> list[tars.Scan]:
     """Scan every shard, in processes if there are many: a shard of 10,000 samples takes about 0.3 s.
 
     In a store a header takes a request, for which threads wait.
     """
-    one = partial(_scan, images=images, captions=captions, sha256=sha256)
+    one = partial(_scan, fields=fields, sha256=sha256)
     processes = min(16, os.cpu_count() or 1, len(paths) // 8)
     scans = []
     with progress(len(paths), "listing shards", "shard", show=is_main()) as bar, ExitStack() as pools:
@@ -194,9 +225,9 @@ def _scan_all(
     return scans
 
 
-def _scan(path: str | Path, images: Sequence[str], captions: Sequence[str], sha256: bool) -> tars.Scan:
+def _scan(path: str | Path, fields: Fields, sha256: bool) -> tars.Scan:
     try:
-        return tars.scan(path, images, captions, sha256)
+        return tars.scan(path, fields.images, fields.captions, sha256)
     except OSError as error:
         raise UserError(f"cannot read shard {path}: {error.strerror}") from None
 
@@ -206,10 +237,12 @@ def _write(folder: Path, paths: Sequence[str | Path], scans: list[tars.Scan]) ->
     _refuse_empty(paths, scans)
     shards = []
     for path, scan in zip(paths, scans):
-        found = {"samples": len(scan.samples), "damage": scan.damage, "sha256": scan.sha256}
+        found = {"samples": len(scan.samples), "damage": scan.damage, "extra": scan.extra, "sha256": scan.sha256}
         shards.append({"path": shown(path), **scan.version._asdict(), **found})
     unusable = [(shard, index) for shard, scan in enumerate(scans) for index, _, _ in scan.unusable]
     reasons = Counter(reason for scan in scans for _, _, reason in scan.unusable)
+    if lost := sum(scan.lost for scan in scans):
+        reasons["behind a shard's damage (estimated)"] = lost
     try:
         with atomic_directory(folder) as building:
             np.save(building / "samples.npy", np.concatenate([scan.samples for scan in scans]))
@@ -236,6 +269,9 @@ def _refuse_empty(paths: Sequence[str | Path], scans: list[tars.Scan]) -> None:
     found = f"; its members end in {', '.join(scan.suffixes)}" if scan.suffixes else ""
     more = f" ({len(empty)} such shards)" if len(empty) > 1 else ""
     remedy = "fetch it again, remove it, or name the suffixes with --image-column and --caption-column"
+    if names := field_names(scan.document):
+        field = "caption" if "caption" in names else names[0]
+        remedy = f"KEY.json has the text fields {', '.join(names[:12])}: name one, as --caption-column json:{field}"
     raise UserError(f"{shown(path)} holds no image-caption pair: {problem}{found}{more}; {remedy}")
 
 

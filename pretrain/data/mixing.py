@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pretrain.data.captions import Caption
 from pretrain.data.order import Order, Recent, Stream
 from pretrain.data.pairs import Captions
 from vlm.errors import UserError
@@ -73,11 +74,11 @@ class MixedCaptions(Captions):
             own = ([number - first for number in step if first <= number < stop] for step in steps)
             source.data.prefetch(*own, images=images)
 
-    def read(self, number: int) -> tuple[bytes | None, bytes | None]:
+    def read(self, number: int) -> tuple[bytes | None, Caption]:
         data, own = self._own(number)
         return data.read(own)
 
-    def caption(self, number: int) -> bytes | None:
+    def caption(self, number: int) -> Caption:
         data, own = self._own(number)
         return data.caption(own)
 

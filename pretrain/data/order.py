@@ -25,7 +25,7 @@ WINDOW_SAMPLES = 64 * BLOCK_SAMPLES
 
 
 class Stream(IntEnum):
-    """What a stream of random numbers is for: the last entry of its key. FILL and AUGMENT are the batches'."""
+    """What a stream of random numbers is for: the last entry of its key. FILL, AUGMENT and CAPTION are the batches'."""
 
     RUNS = 0
     BLOCKS = 1
@@ -34,6 +34,7 @@ class Stream(IntEnum):
     AUGMENT = 4
     MIX = 5
     SOURCES = 6
+    CAPTION = 7
 
 
 def permutation(n: int, *key: int) -> np.ndarray:

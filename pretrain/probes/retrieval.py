@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pretrain.data.pairs import Captions, clean_caption
+from pretrain.data.captions import BadSample
+from pretrain.data.pairs import Captions, usable_captions
 from pretrain.objective import Embeddings, effective_rank
 from pretrain.probes.features import embed
 from pretrain.probes.labelled import Images, decoded
@@ -63,9 +64,9 @@ def _caption_if_usable(data: Captions, number: int) -> str | None:
     try:
         image, raw = data.read(number)
         decode(image or b"")
-    except (OSError, ImageError):
+    except (OSError, ImageError, BadSample):
         return None
-    return clean_caption(raw) or None
+    return next(iter(usable_captions(raw)), None)
 
 
 def tell_passed(passed: int, count: int) -> None:

@@ -21,6 +21,7 @@ Nothing here imports torch: `--help` answers at once.
 
 import argparse
 import math
+import os
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
@@ -145,7 +146,7 @@ def add_settings(parser: argparse.ArgumentParser, config: type) -> None:
         if plain is bool:
             _add_switch(target, declared, options)
             continue
-        options["type"] = plain
+        options["type"] = _text if plain is str else plain
         if known.choices:
             options["choices"] = known.choices
         if known.joined:
@@ -162,6 +163,11 @@ def add_settings(parser: argparse.ArgumentParser, config: type) -> None:
             target.add_argument(declared.name, **options)
         else:
             target.add_argument(flag(declared.name), required=not has_default, **options)
+
+
+def _text(value: str) -> str:
+    """As it is given, but ~/NAME in the home folder: in quotes, and behind a =, a shell leaves the ~ as it is."""
+    return os.path.expanduser(value)
 
 
 def _add_switch(target: Any, declared: Field, options: dict[str, Any]) -> None:
