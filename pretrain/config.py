@@ -55,7 +55,7 @@ class PretrainConfig:
 
     data: str = setting(
         "runs/world/captions",
-        help="captions: WebDataset tars, parquet, Arrow, csv, jsonl or images with text files, as a folder, glob or brace "
+        help="captions: WebDataset tars, parquet, Arrow, csv, jsonl or images with texts, as a folder, glob or brace "
         "pattern; a Hugging Face data set; the URL of tars (s3://, gs://, hf://, https://). With weights: a=0.7,b=0.3",
         metavar="SOURCE",
         by_content=True,

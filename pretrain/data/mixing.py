@@ -108,9 +108,10 @@ class MixedCaptions(Captions):
         lines = []
         for source, places in zip(self.sources, self.places):
             pairs, left_out = len(source.data), source.data.reasons()
-            epochs = samples * places / ROUND / pairs
+            drawn = samples * places / ROUND
             words = ", ".join(f"{count:,} x {reason}" for reason, count in left_out.most_common())
-            line = f"{places / ROUND:.2%} {source.label}: {epochs:,.2f} epochs of {pairs:,} pairs in {source.path}"
+            line = f"{places / ROUND:.2%} {source.label}: {drawn:,.0f} samples, {drawn / pairs:,.2f} epochs of"
+            line += f" {pairs:,} pairs in {source.path}"
             lines.append(line + (f" (left out: {words})" if words else ""))
         return lines
 

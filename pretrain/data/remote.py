@@ -59,6 +59,8 @@ def stat(url: str) -> tuple[int, str | None]:
     """A file's size in bytes and its entity tag, content hash or time, if the store tells one. Raises: UserError."""
 
     def ask(store: Any, path: str) -> tuple[int, str | None]:
+        if store.async_impl:  # else a listing that is minutes old may answer; the hub's is good for a process
+            store.invalidate_cache(store._parent(path))
         info = store.info(path)
         if info["type"] == "directory":
             raise UserError(f"{shown(url)} is a folder, not a shard")
@@ -134,6 +136,7 @@ def find(source: str) -> list[str]:
         raise UserError(f"{shown(source)}: web servers are not listed; {wanted}")
 
     def ask(store: Any, path: str) -> list[str]:
+        store.invalidate_cache()
         names = store.glob(path) if _has_magic(source) else store.find(path)
         return sorted(name for name in names if name.endswith(SUFFIXES))
 

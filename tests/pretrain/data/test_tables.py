@@ -103,10 +103,10 @@ def test_images_that_are_nowhere_are_told_at_once(tmp_path):
     with pytest.raises(UserError, match=words):
         open_captions(tmp_path)
     write_parquet(tmp_path / "a.parquet", records("https://x.org/{}.png"))
-    with pytest.raises(UserError, match="column 'image': 'https://x.org/0.png' is a URL, no image: .* img2dataset"):
+    with pytest.raises(UserError, match=r"column 'image': 'https://x.org/0.png' is a URL, no image: .* img2dataset"):
         open_captions(tmp_path)
     write_parquet(tmp_path / "a.parquet", records("https://x.org/{}.png", "url"))
-    with pytest.raises(UserError, match="its columns are url, caption: .* fetch the images of the column url with"):
+    with pytest.raises(UserError, match=r"its columns are url, caption: .* fetch the images of the column url with"):
         open_captions(tmp_path)
 
 
@@ -152,8 +152,8 @@ def test_captions_in_fields(tmp_path):
     for column in ("meta:caption", "sentences:raw"):
         assert numbers(open_captions(tmp_path / "a.parquet", caption_column=column)) == SAME
     with pytest.raises(
-        UserError, match="holds list<.*not strings.*or a field of it as --caption-column sentences:FIELD"
+        UserError, match=r"holds list<.*not strings.*or a field of it as --caption-column sentences:FIELD"
     ):
         open_captions(tmp_path / "a.parquet", caption_column="sentences")
-    with pytest.raises(UserError, match="row 0 of .*: no field alt; its text fields are caption: name one as"):
+    with pytest.raises(UserError, match=r"row 0 of .*: no field alt; its text fields are caption: name one as"):
         open_captions(tmp_path / "a.parquet", caption_column="meta:alt")
