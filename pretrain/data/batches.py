@@ -172,7 +172,9 @@ class CaptionBatches(Dataset):
                 record = {"shard": shard, "index": index, "key": key, "reason": str(error)}
                 bad.append(record | {"position": position, "filled_with": self._id(substitute)})
                 number = substitute
-        raise UserError(f"{ATTEMPTS} samples in a row cannot be used, the last for: {bad[-1]['reason']}")
+        last = bad[-1]
+        where = f"sample {last['index']} of {last['shard']} ({last['key']})"
+        raise UserError(f"{ATTEMPTS} samples in a row cannot be used, the last, {where}, for: {last['reason']}")
 
     def _sample(self, position: int, number: int) -> Row:
         """Read, decode and augment one sample. Raises: BadSample if it cannot be used."""

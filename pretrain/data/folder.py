@@ -38,8 +38,10 @@ class FolderCaptions(Captions):
         others = Fields(fields.images, (*fields.captions, *OTHER_IMAGES))  # so that each is a sample, if a faulty one
         for shard, inside in groupby(sorted(names, key=_folder_and_name), key=lambda name: _folder_and_name(name)[0]):
             members = [Member(name, 0, 0) for name in inside]
-            before = len(self.pairs)
-            for index, sample in enumerate(group(members, others, last_dot=True)):
+            before, samples = len(self.pairs), group(members, others, last_dot=True)
+            if not samples:
+                continue
+            for index, sample in enumerate(samples):
                 place = {"shard": shard, "index": index, "key": sample.key}
                 kinds = {member.name.rpartition(".")[2].lower() for member in sample.captions}
                 unread = sorted(kinds & {*OTHER_IMAGES})

@@ -5,6 +5,7 @@ GOOGLE_APPLICATION_CREDENTIALS, FSSPEC_*, ~/.config/fsspec).
 """
 
 import re
+import sys
 from collections.abc import Callable
 from functools import cache
 from http import HTTPStatus
@@ -127,7 +128,11 @@ def find(source: str) -> list[str]:
     if not _has_magic(source):
         kind = next(suffix for suffix in SUFFIXES if any(name.endswith(suffix) for name in names))
         names = [name for name in names if name.endswith(kind)]
-        names = [name for name in names if name.rsplit("/", 1)[-1].startswith("train-")] or names
+        chosen = [name for name in names if name.rsplit("/", 1)[-1].startswith("train-")]
+        if 0 < len(chosen) < len(names):
+            rest = f"not {len(names) - len(chosen)} more {kind} files (name them with a pattern)"
+            print(f"of {shown(source)} only train-* is read, {rest}", file=sys.stderr)
+        names = chosen or names
     return [f"{_scheme(source)}://{name.lstrip('/')}" for name in names]
 
 

@@ -219,10 +219,10 @@ def choose_column(columns: Sequence[str], wanted: str | None, usual: Sequence[st
         if not wanted and column in lower:
             return lower[column]
     missing = f"no column {wanted!r}" if wanted else f"none of the usual {kind} columns ({', '.join(usual)})"
-    linked = "; images that are only linked are fetched with img2dataset first" if "url" in lower else ""
-    raise UserError(
-        f"{name} has {missing}; its columns are {', '.join(columns)}: name one with --{kind}-column{linked}"
-    )
+    remedy = f"name one with --{kind}-column"
+    if "url" in lower and kind == "image":
+        remedy += ", or fetch the images of the column url with img2dataset first"
+    raise UserError(f"{name} has {missing}; its columns are {', '.join(columns)}: {remedy}")
 
 
 def _caption_place(columns: Sequence[str], wanted: str | None, name: str) -> CaptionPlace:
