@@ -26,7 +26,12 @@ PASSING = {
     "ConnectionClosedError", "IncompleteReadError", "IncompleteRead", "ResponseStreamingError", "ConnectionError",
     "TimeoutError", "FSTimeoutError", "ShortAnswer",
 }  # fmt: skip
-LASTING = {"ClientSSLError", "ClientConnectorCertificateError", "SSLError"}  # though they are connection errors
+LASTING = {
+    "ClientSSLError",
+    "ClientConnectorCertificateError",
+    "SSLError",
+    "OfflineModeIsEnabled",
+}  # connection errors too
 PASSING_ERRNO = {
     errno.EBUSY, errno.EAGAIN, errno.ETIMEDOUT, errno.ECONNRESET, errno.EPIPE, errno.ENETUNREACH, errno.EHOSTUNREACH
 }  # fmt: skip

@@ -7,6 +7,7 @@ import fsspec
 import pyarrow
 import pyarrow.parquet
 import pytest
+from huggingface_hub.errors import OfflineModeIsEnabled
 from tiny.pictures import as_pixels, numbered
 from tiny.server import serving
 from tiny.tars import numbered_pairs, write_numbered_shards, write_tar
@@ -124,6 +125,10 @@ def test_a_shard_that_is_replaced_or_cut(shards, server):
     assert len(cut) < 25 and [record["reason"][:11] for record in cut.unusable()][-1] == "short shard"
 
 
+def offline():
+    raise OfflineModeIsEnabled
+
+
 def test_refusals(shards, server):
     server.ranges = False
     with pytest.raises(UserError, match=r"train-2.tar ignores ranges; shards are read by HTTP range requests"):
@@ -136,6 +141,8 @@ def test_refusals(shards, server):
         open_captions(server.url + "/a.parquet")
     with pytest.raises(UserError, match=r"s3:// needs s3fs: pip install s3fs, or this project with its extra"):
         open_captions("s3://bucket/a.tar")
+    with pytest.raises(UserError, match="hf://datasets/x/y: OfflineModeIsEnabled"):  # at once
+        retries.persist(offline, "hf://datasets/x/y")
     with pytest.raises(UserError, match=r"nonsense:// is not known: give s3://, gs://, hf://, https:// or a path"):
         open_captions("nonsense://bucket/a.tar")
 
