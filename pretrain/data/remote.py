@@ -1,18 +1,12 @@
 """Files in a store, named by URL: s3://, gs://, hf://, https:// and whatever else fsspec knows.
 
 Credentials, endpoints and options come from where the store's fsspec package looks for them (AWS_*, HF_TOKEN,
-GOOGLE_APPLICATION_CREDENTIALS, FSSPEC_*, ~/.config/fsspec). What may pass (429, 5xx, time-outs, cut connections) is
-tried again with growing pauses. What will not pass (401, 403, 404) is a `UserError` at once.
+GOOGLE_APPLICATION_CREDENTIALS, FSSPEC_*, ~/.config/fsspec).
 """
 
-import asyncio
-import errno
-import random
 import re
-import socket
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from http import HTTPStatus
 from os import getpid
@@ -20,34 +14,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from pretrain.data.retries import ShortAnswer, http_status, persist
 from vlm.errors import UserError
 
 SUFFIXES = (".tar", ".parquet", ".arrow")
-TRIES = 7
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds: .5, 1, 2, 4, 8, 16, each up to a half longer at random
-TOLD_TRY = 4  # from this one on a user is told that a store keeps the run waiting
 CONNECT_SECONDS, SILENT_SECONDS = 15, 60  # an HTTP server that says nothing for so long is asked again
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}
 EXTRAS = {"s3fs": "s3", "gcsfs": "gcs"}  # of this project
 # What a store calls a file's entity tag or content hash; if it has none, its time.
 STAMPS = ("ETag", "etag", "blob_id", "xet_hash", "md5Hash", "Content-MD5", "generation")
 TIMES = ("Last-Modified", "LastModified", "last_modified", "updated", "mtime", "created")
-# Errors that may pass, by the name of their class: those of aiohttp, httpx, botocore, requests and Python.
-PASSING = {
-    "ClientConnectionError", "ClientPayloadError", "TransportError", "HTTPClientError", "EndpointConnectionError",
-    "ConnectionClosedError", "IncompleteReadError", "IncompleteRead", "ResponseStreamingError", "ConnectionError",
-    "TimeoutError", "FSTimeoutError", "ShortAnswer",
-}  # fmt: skip
-LASTING = {"ClientSSLError", "ClientConnectorCertificateError", "SSLError"}  # though they are connection errors
-PASSING_ERRNO = {
-    errno.EBUSY, errno.EAGAIN, errno.ETIMEDOUT, errno.ECONNRESET, errno.EPIPE, errno.ENETUNREACH, errno.EHOSTUNREACH
-}  # fmt: skip
-PASSING_STATUS = {408, 425, 429}  # and 500 to 599
 Result = TypeVar("Result")
-
-
-class ShortAnswer(Exception):
-    """A store gave fewer bytes than it was asked for."""
 
 
 def is_remote(source: str | Path) -> bool:
@@ -79,7 +56,12 @@ def fetch(url: str, start: int, stop: int, size: int) -> bytes:
     def get(store: Any, path: str) -> bytes:
         # Where fsspec has no range request of its own it opens the file, and would read megabytes ahead.
         options = {} if store.async_impl else {"cache_type": "none", "size": size}
-        data = store.cat_file(path, start=start, end=stop, **options)
+        try:
+            data = store.cat_file(path, start=start, end=stop, **options)
+        except Exception as error:
+            if http_status(error) == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                raise _shorter(url) from error
+            raise
         if len(data) > stop - start:
             raise _no_ranges(url)
         if len(data) < stop - start:
@@ -146,7 +128,11 @@ def find(source: str) -> list[str]:
     if not _has_magic(source):
         kind = next(suffix for suffix in SUFFIXES if any(name.endswith(suffix) for name in names))
         names = [name for name in names if name.endswith(kind)]
-        names = [name for name in names if name.rsplit("/", 1)[-1].startswith("train-")] or names
+        chosen = [name for name in names if name.rsplit("/", 1)[-1].startswith("train-")]
+        if 0 < len(chosen) < len(names):
+            rest = f"not {len(names) - len(chosen)} more {kind} files (name them with a pattern)"
+            print(f"of {shown(source)} only train-* is read, {rest}", file=sys.stderr)
+        names = chosen or names
     return [f"{_scheme(source)}://{name.lstrip('/')}" for name in names]
 
 
@@ -181,29 +167,12 @@ def _has_magic(url: str) -> bool:
 
 def _persist(url: str, call: Callable[[Any, str], Result]) -> Result:
     """call(store, path of the URL in it), again and again while what goes wrong may pass."""
-    began = time.monotonic()
-    for attempt in range(1, TRIES + 1):
-        try:
-            store = _store(getpid(), url.split("://")[0] + "://" + urlsplit(url).netloc, "%" in url)
-            return call(store, store._strip_protocol(url))
-        except UserError:
-            raise
-        except Exception as error:  # each store raises what its own libraries do
-            reason = _reason(error)
-            if isinstance(error, (TypeError, AttributeError, NameError)):
-                raise  # a mistake of ours
-            if _status(error) == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                raise _shorter(url) from error
-            if not _may_pass(error):
-                raise UserError(f"cannot read {shown(url)}: {reason}{_advice(error, url)}") from error
-            if attempt == TRIES:
-                given_up = f"{TRIES} tries in {time.monotonic() - began:.0f} s"
-                raise UserError(f"cannot read {shown(url)}: {reason} ({given_up}): try again later") from error
-            if attempt >= TOLD_TRY - 1:
-                print(f"waiting for {shown(url)}: {reason}; try {attempt + 1} of {TRIES}", file=sys.stderr, flush=True)
-            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1)) * random.uniform(1, 1.5)
-            time.sleep(max(pause, min(LONGEST_PAUSE, _asked_pause(error))))
-    raise AssertionError("unreachable")
+
+    def once() -> Result:
+        store = _store(getpid(), url.split("://")[0] + "://" + urlsplit(url).netloc, "%" in url)
+        return call(store, store._strip_protocol(url))
+
+    return persist(once, shown(url))
 
 
 @cache
@@ -238,65 +207,3 @@ def _http_options(encoded: bool) -> dict[str, Any]:
     client = {"timeout": timeout, "trust_env": True, **given.pop("client_kwargs", {})}
     headers = {"Accept-Encoding": "identity", **given.pop("headers", {})}
     return {**given, "client_kwargs": client, "headers": headers, "encoded": encoded}
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what caused it: fsspec reports a server's 503 as a file that is missing."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _status(error: BaseException) -> int | None:
-    """The HTTP status behind an error: of aiohttp, gcsfs, httpx and botocore, in this order."""
-    for link in _chain(error):
-        response = getattr(link, "response", None)
-        in_botocore = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
-        found = (getattr(link, "status", None), getattr(link, "code", None), getattr(response, "status_code", None))
-        for value in (*found, in_botocore):
-            if str(value).isdigit() and 400 <= int(str(value)) < 600:
-                return int(str(value))
-    return None
-
-
-def _may_pass(error: BaseException) -> bool:
-    for link in _chain(error):
-        names = {kind.__name__ for kind in type(link).__mro__}
-        code = getattr(link, "errno", None)
-        if names & LASTING or code == socket.EAI_NONAME:  # a host without address
-            return False
-        if names & PASSING or isinstance(link, asyncio.TimeoutError) or code in PASSING_ERRNO:
-            return True
-    status = _status(error)
-    return status is not None and (status in PASSING_STATUS or status >= 500)
-
-
-def _asked_pause(error: BaseException) -> float:
-    """Seconds that the server asks to wait (Retry-After), or 0."""
-    for link in _chain(error):
-        value = str((getattr(link, "headers", None) or {}).get("Retry-After", ""))
-        if value.isdigit():
-            return float(value)
-    return 0.0
-
-
-def _reason(error: BaseException) -> str:
-    """What went wrong, in a few words."""
-    if status := _status(error):
-        known = {int(entry): entry.phrase for entry in HTTPStatus}
-        return f"{status} {known.get(status, '')}".strip()
-    if isinstance(error, FileNotFoundError):
-        if error.__cause__ is None:
-            return "it does not exist"
-        error = error.__cause__  # fsspec says so of servers that it does not reach, too
-    text = re.sub(r"\?\S+", "", " ".join(str(error).split()))[:200]  # no signatures
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _advice(error: BaseException, url: str) -> str:
-    status = _status(error)
-    refused = isinstance(error, PermissionError) or "Credentials" in type(error).__name__ or status in (401, 403)
-    if refused:
-        public = ", or FSSPEC_S3_ANON=true for a public bucket" if _scheme(url) in ("s3", "s3a") else ""
-        return f"; give credentials in the environment that fsspec's {_scheme(url)} package reads{public}"
-    return "; check the address" if status in (404, 410) or isinstance(error, FileNotFoundError) else ""

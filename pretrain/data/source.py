@@ -14,6 +14,7 @@ from pretrain.data.mixing import MixedCaptions, Source, labels, parse_mixture
 from pretrain.data.naming import BY_NAME, IMAGES, TEXT_SUFFIXES, expand, locate
 from pretrain.data.pairs import Captions
 from pretrain.data.samples import CAPTION_SUFFIXES, IMAGE_SUFFIXES, Fields
+from pretrain.data.shards import versions
 from vlm.distributed import is_main, on_main
 from vlm.errors import UserError
 
@@ -127,12 +128,15 @@ def _tell(line: str) -> None:
         print(line, file=sys.stderr)
 
 
-def _open_remote(source: str, *options: Any) -> Captions:
-    """Tars in a store, as one URL, brace pattern, glob or folder, or several joined with `::`."""
+def _open_remote(source: str, image_column: str | None, caption_column: str | None, *options: Any) -> Captions:
+    """Tars or parquet in a store, as one URL, brace pattern, glob or folder, or several joined with `::`."""
     urls = on_main(lambda: [url for pattern in expand(source) for url in remote.find(pattern)])
     kinds = sorted({remote.suffix(url) for url in urls})
-    if kinds != [".tar"]:
-        known = set(kinds) <= set(remote.SUFFIXES)
-        cure = "download them first" if known else "give the address of shards that end in .tar"
-        raise UserError(f"{remote.shown(source)} is {', '.join(kinds)}; of stores only .tar is read: {cure}")
-    return _open_tars(urls, *options)
+    if kinds == [".tar"]:
+        return _open_tars(urls, image_column, caption_column, *options)
+    if kinds == [".parquet"]:
+        on_main(lambda: versions(urls))  # what is missing is one line
+        _tell(f"{remote.shown(source)} is parquet: it is downloaded and kept in datasets' cache")
+        return tabular.open_urls(urls, image_column, caption_column)
+    given = ", ".join(kind or "without a suffix" for kind in kinds)
+    raise UserError(f"{remote.shown(source)} is {given}; of stores .tar and .parquet are read, one kind at a time")

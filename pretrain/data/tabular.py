@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pretrain.data.table import TableCaptions
 from vlm.errors import UserError
@@ -31,6 +32,15 @@ def open_files(
         data = _loaded(name, lambda: datasets.concatenate_datasets(parts))
         rows = [len(part) for part in parts]
     return TableCaptions(data, name, image_column, caption_column, paths, rows, root)
+
+
+def open_urls(urls: Sequence[str], image_column: str | None, caption_column: str | None) -> TableCaptions:
+    """Rows of .parquet files in a store, which `datasets` downloads to its cache first."""
+    import datasets
+
+    name = Path(urlsplit(urls[0]).path).name if len(urls) == 1 else Path(urlsplit(urls[0]).path).parent.name
+    data = _loaded(name, lambda: datasets.load_dataset("parquet", data_files=list(urls), split="train"))
+    return TableCaptions(data, name or urlsplit(urls[0]).netloc, image_column, caption_column, [])
 
 
 def _open_file(path: Path) -> Any:

@@ -4,12 +4,14 @@ import os
 import socket
 
 import fsspec
+import pyarrow
+import pyarrow.parquet
 import pytest
-from tiny.pictures import as_pixels
+from tiny.pictures import as_pixels, numbered
 from tiny.server import serving
 from tiny.tars import numbered_pairs, write_numbered_shards, write_tar
 
-from pretrain.data import ahead, remote
+from pretrain.data import ahead, remote, retries
 from pretrain.data.ahead import merged
 from pretrain.data.batches import CaptionBatches
 from pretrain.data.source import open_captions
@@ -20,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("own_caches")
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch):
-    monkeypatch.setattr(remote, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(retries, "FIRST_PAUSE", 0.001)
 
 
 @pytest.fixture
@@ -128,7 +130,9 @@ def test_refusals(shards, server):
         open_captions(server.url + "/train-2.tar")
     with pytest.raises(UserError, match="web servers are not listed; name the shards by a brace pattern"):
         open_captions(server.url + "/shards/")
-    with pytest.raises(UserError, match=r"a.parquet is .parquet; of stores only .tar is read: download"):
+    with pytest.raises(UserError, match=r"x.arrow is .arrow; of stores .tar and .parquet are read, one kind at a time"):
+        open_captions(server.url + "/x.arrow")
+    with pytest.raises(UserError, match=r"cannot read http.*/a.parquet: 404 Not Found; check the address"):
         open_captions(server.url + "/a.parquet")
     with pytest.raises(UserError, match=r"s3:// needs s3fs: pip install s3fs, or this project with its extra"):
         open_captions("s3://bucket/a.tar")
@@ -150,6 +154,22 @@ def test_folders_and_patterns_where_a_store_can_list(shards):
         open_captions("memory://bucket/none")
     with pytest.raises(UserError, match=r"cannot read memory://bucket/none.tar: it does not exist; check the address"):
         open_captions("memory://bucket/none.tar")
+
+
+def test_parquet_goes_through_datasets(tmp_path, server, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
+    columns = {"image": [numbered(n) for n in range(20)], "caption": [f"number {n}" for n in range(20)]}
+    for half, rows in (("a", slice(0, 12)), ("b", slice(12, 20))):
+        table = pyarrow.table({name: values[rows] for name, values in columns.items()})
+        pyarrow.parquet.write_table(table, tmp_path / "shards" / f"{half}.parquet")
+    data = open_captions(server.url + "/{a,b}.parquet")
+    assert [data.caption(number) for number in (0, 11, 12, 19)] == [
+        b"number 0",
+        b"number 11",
+        b"number 12",
+        b"number 19",
+    ]
+    assert data.read(3)[0] == columns["image"][3]
 
 
 def test_reading_ahead_saves_requests(shards, server):
