@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pretrain.data import tabular
 from pretrain.data.samples import IMAGE_SUFFIXES
 from vlm.errors import UserError
 
@@ -103,7 +104,7 @@ def _of_files(name: str, paths: list[Path]) -> Found:
 
 def _folder(folder: Path) -> Found:
     """What a folder stands for: tars, else parquet or Arrow, else a table of its images, else images with texts."""
-    if (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists():
+    if tabular.is_saved(folder):
         return Found(BY_NAME, [folder])
     files = sorted(walk(folder))
     by_kind: dict[str, list[Path]] = {}
