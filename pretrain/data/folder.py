@@ -45,8 +45,9 @@ class FolderCaptions(Captions):
                 place = {"shard": shard, "index": index, "key": sample.key}
                 kinds = {member.name.rpartition(".")[2].lower() for member in sample.captions}
                 unread = sorted(kinds & {*OTHER_IMAGES})
-                if unread and not sample.images:
-                    self.bad.append(place | {"reason": f"no .{unread[0]} images are read"})
+                if unread:  # no caption, but an image that is not read
+                    reason = "no caption" if sample.images else f"no .{unread[0]} images are read"
+                    self.bad.append(place | {"reason": reason})
                 elif reason := sample.fault():
                     self.bad.append(place | {"reason": reason})
                 else:
