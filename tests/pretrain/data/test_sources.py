@@ -183,7 +183,8 @@ def test_what_a_folder_lacks_is_listed(tmp_path, capsys):
     )
     data = open_captions(folder)
     assert {(record["shard"], record["key"], record["reason"]) for record in data.unusable()} == {
-        (".", "lone", "no caption"), (".", "both", "no caption"), (".", "text", "no image"), (".", "old", "no .bmp images are read"),
+        (".", "lone", "no caption"), (".", "both", "no caption"), (".", "text", "no image"),
+        (".", "old", "no .bmp images are read"),
         (".", "two", "two images"),
     }  # fmt: skip
     assert "5 of 25 samples of " in capsys.readouterr().err
