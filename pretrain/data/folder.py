@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from pretrain.data.captions import CAPTION_BYTES, BadSample, Caption, field_names, from_json
-from pretrain.data.naming import walk
 from pretrain.data.pairs import Captions, fingerprint_rows
 from pretrain.data.samples import LARGEST_CAPTION, LARGEST_IMAGE, Fields, Member, group
 from vlm.errors import UserError
@@ -27,16 +26,17 @@ class FolderCaptions(Captions):
     Raises: UserError if there is no pair.
     """
 
-    def __init__(self, root: Path, fields: Fields, field: str | None = None):
+    def __init__(self, root: Path, names: Sequence[str], fields: Fields, field: str | None = None):
+        """names: of the files below the root."""
         self.root, self.field = root, field
         self.names: list[str] = []  # of the shards: folders below the root
         self.pairs: list[tuple[str, str, str, int]] = []  # key, image and caption below the root, index in the shard
         self.bad: list[dict] = []
         counts: list[int] = []
-        found = [path for path in walk(root) if not path.name.endswith("_stats.json")]  # img2dataset's, of a shard
-        names = [path.relative_to(root).as_posix() for path in found]
+        # img2dataset's statistics of a shard are no captions.
+        names = sorted((name for name in names if not name.endswith("_stats.json")), key=_folder_and_name)
         others = Fields(fields.images, (*fields.captions, *OTHER_IMAGES))  # so that each is a sample, if a faulty one
-        for shard, inside in groupby(sorted(names, key=_folder_and_name), key=lambda name: _folder_and_name(name)[0]):
+        for shard, inside in groupby(names, key=lambda name: _folder_and_name(name)[0]):
             members = [Member(name, 0, 0) for name in inside]
             before, samples = len(self.pairs), group(members, others, last_dot=True)
             if not samples:
@@ -45,8 +45,9 @@ class FolderCaptions(Captions):
                 place = {"shard": shard, "index": index, "key": sample.key}
                 kinds = {member.name.rpartition(".")[2].lower() for member in sample.captions}
                 unread = sorted(kinds & {*OTHER_IMAGES})
-                if unread and not sample.images:
-                    self.bad.append(place | {"reason": f"no .{unread[0]} images are read"})
+                if unread:  # no caption, but an image that is not read
+                    reason = "no caption" if sample.images else f"no .{unread[0]} images are read"
+                    self.bad.append(place | {"reason": reason})
                 elif reason := sample.fault():
                     self.bad.append(place | {"reason": reason})
                 else:

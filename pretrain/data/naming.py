@@ -30,6 +30,7 @@ class Found:
     paths: list[Path]
     root: Path | None = None  # the folder that was named, to which image paths in tables may be relative
     notices: list[str] = field(default_factory=list)  # of what is there and is not read
+    names: list[str] = field(default_factory=list)  # of the files in a folder of IMAGES, below it
 
 
 def expand(source: str) -> list[str]:
@@ -74,7 +75,8 @@ def _together(source: str, found: Sequence[Found]) -> Found:
     if len(set(paths)) < len(paths):
         twice = next(path for number, path in enumerate(paths) if path in paths[:number])
         raise UserError(f"{source} names {twice} twice: name it once, or weigh sources as --data a=0.7,b=0.3")
-    return Found(kinds[0], paths, found[0].root, [notice for one in found for notice in one.notices])
+    notices = [notice for one in found for notice in one.notices]
+    return Found(kinds[0], paths, found[0].root, notices, found[0].names)
 
 
 def _locate_one(name: str) -> Found:
@@ -90,7 +92,7 @@ def _locate_one(name: str) -> Found:
         folders = [match for match in matches if match.is_dir()]
         if len(folders) == len(matches):
             return _together(name, [_folder(folder) for folder in folders])
-        return _of_files(name, [match for match in matches if match not in set(folders)])
+        return _of_files(name, [match for match in matches if not match.is_dir()])
     return Found(BY_NAME, [path])
 
 
@@ -106,14 +108,22 @@ def _folder(folder: Path) -> Found:
     """What a folder stands for: tars, else parquet or Arrow, else a table of its images, else images with texts."""
     if tabular.is_saved(folder):
         return Found(BY_NAME, [folder])
-    files = sorted(walk(folder))
+    names = list(walk(folder))
+    # Of images and texts, of which there may be millions, no paths are made.
+    many = {f".{suffix}" for suffix in (*IMAGE_SUFFIXES, *TEXT_SUFFIXES)}
     by_kind: dict[str, list[Path]] = {}
-    for path in files:
-        by_kind.setdefault(path.suffix.lower(), []).append(path)
+    seen: set[str] = set()
+    for name in names:
+        suffix = os.path.splitext(name)[1].lower()
+        seen.add(suffix)
+        if suffix not in many:
+            by_kind.setdefault(suffix, []).append(folder / name)
+    for paths in by_kind.values():
+        paths.sort()
+    images = any(f".{suffix}" in seen for suffix in IMAGE_SUFFIXES)
+    texts = any(f".{suffix}" in seen for suffix in TEXT_SUFFIXES)
     if tars := by_kind.get(".tar"):
         return _for_training(folder, ".tar", tars, by_kind)
-    images = [path for suffix in IMAGE_SUFFIXES for path in by_kind.get(f".{suffix}", ())]
-    texts = [path for suffix in TEXT_SUFFIXES for path in by_kind.get(f".{suffix}", ())]
     for kind in (".parquet", ".arrow"):
         top = [path for path in by_kind.get(kind, ()) if path.parent == folder]
         # img2dataset's `files`: beside the folder 00000 of images lies 00000.parquet, a record of the download.
@@ -123,23 +133,23 @@ def _folder(folder: Path) -> Found:
         if tables := [path for path in by_kind.get(kind, ()) if path.stem == "metadata"]:
             return _for_training(folder, kind, tables, by_kind)
     if images and texts:
-        return Found(IMAGES, [folder], folder, _left_out(folder, by_kind, (".csv", ".tsv", ".jsonl")))
+        return Found(IMAGES, [folder], folder, _left_out(folder, by_kind, TABLES[:3]), names)
     for kind in TABLES[:3]:
         if tables := [path for path in by_kind.get(kind, ()) if path.parent == folder]:
             return _for_training(folder, kind, tables, by_kind)
     if images:
-        return Found(IMAGES, [folder], folder)
+        return Found(IMAGES, [folder], folder, names=names)
     if by_kind.keys() & {".parquet", ".arrow", ".csv", ".jsonl", ".json", ".zip"}:
         return Found(BY_NAME, [folder])  # the hub's layout
-    held = f" (it has {', '.join(sorted(kind or 'no suffix' for kind in by_kind))})" if by_kind else ""
+    held = f" (it has {', '.join(sorted(kind or 'no suffix' for kind in seen))})" if seen else ""
     raise UserError(
         f"{folder} holds no .tar, .parquet or .arrow file, no table and no image{held}: "
         "give the folder with the shards or images"
     )
 
 
-def walk(folder: Path) -> Iterator[Path]:
-    """The files in a folder and below it, without hidden ones; links are followed, into each folder once."""
+def walk(folder: Path) -> Iterator[str]:
+    """The names of the files below a folder, without hidden ones; links are followed, into each folder once."""
     seen: set[tuple[int, int]] = set()
     for place, folders, files in os.walk(folder, followlinks=True):
         status = os.stat(place)
@@ -148,7 +158,9 @@ def walk(folder: Path) -> Iterator[Path]:
             continue
         seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(place, name) for name in files if not name.startswith("."))
+        below = Path(place).relative_to(folder).as_posix()
+        start = "" if below == "." else below + "/"
+        yield from (start + name for name in files if not name.startswith("."))
 
 
 def _for_training(folder: Path, kind: str, paths: list[Path], by_kind: dict[str, list[Path]]) -> Found:
@@ -158,7 +170,8 @@ def _for_training(folder: Path, kind: str, paths: list[Path], by_kind: dict[str,
     chosen = named or within or paths
     notices = _left_out(folder, by_kind, tuple(other for other in SHARDS if other != kind))
     if len(chosen) < len(paths):
-        rest = [path for path in paths if path not in set(chosen)]
+        taken = set(chosen)
+        rest = [path for path in paths if path not in taken]
         told = f"of {folder} only {'train-*' if named else 'train/'} is read, not {len(rest)} more {kind} files"
         notices.append(f"{told}, as {rest[0].relative_to(folder)} (name them with a pattern)")
     return Found(kind, chosen, folder, notices)

@@ -21,6 +21,9 @@ LARGEST_IMAGE = 256 * 2**20
 LARGEST_CAPTION = 16 * 2**20
 
 
+_NAME = re.compile(r"^((?:.*/|)[^./]+)[.]([^/]*)$", re.DOTALL)
+
+
 class Member(NamedTuple):
     """A regular file in a tar."""
 
@@ -102,7 +105,7 @@ def group(members: Sequence[Member], fields: Fields, last_dot: bool = False) -> 
 
 def split_name(name: str) -> tuple[str, str]:
     """Key and lower-case suffix, cut at the first dot of the file's name as webdataset does; no dot: ("", "")."""
-    match = re.match(r"^((?:.*/|)[^./]+)[.]([^/]*)$", name, re.DOTALL)
+    match = _NAME.match(name)
     return (match[1], match[2].lower()) if match else ("", "")
 
 

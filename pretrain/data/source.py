@@ -55,7 +55,7 @@ def open_captions(
         return _told(str(source), _open_tars(found.paths, *options))
     if found.kind == IMAGES:
         fields, field = _fields(image_column, caption_column, TEXT_SUFFIXES)
-        data = FolderCaptions(found.paths[0], fields, field)
+        data = FolderCaptions(found.paths[0], found.names, fields, field)
         if field is not None:
             _refuse_without_field(data, field)
         return _told(str(source), data)

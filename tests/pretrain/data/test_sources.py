@@ -170,13 +170,24 @@ def test_a_folder_of_images_and_texts(tmp_path, suffix):
 def test_what_a_folder_lacks_is_listed(tmp_path, capsys):
     folder = plain(tmp_path / "set")
     write_files(folder, [("lone.jpg", b"x"), ("text.txt", b"x"), ("old.bmp", b"x"), ("README.md", b"x")])
-    write_files(folder, [(".hidden.jpg", b"x"), ("two.jpg", b"x"), ("two.png", b"x"), ("two.txt", b"x")])
+    write_files(
+        folder,
+        [
+            (".hidden.jpg", b"x"),
+            ("both.jpg", b"x"),
+            ("both.gif", b"x"),
+            ("two.jpg", b"x"),
+            ("two.png", b"x"),
+            ("two.txt", b"x"),
+        ],
+    )
     data = open_captions(folder)
     assert {(record["shard"], record["key"], record["reason"]) for record in data.unusable()} == {
-        (".", "lone", "no caption"), (".", "text", "no image"), (".", "old", "no .bmp images are read"),
+        (".", "lone", "no caption"), (".", "both", "no caption"), (".", "text", "no image"),
+        (".", "old", "no .bmp images are read"),
         (".", "two", "two images"),
     }  # fmt: skip
-    assert "4 of 24 samples of " in capsys.readouterr().err
+    assert "5 of 25 samples of " in capsys.readouterr().err
     assert numbers(data) == same(20)
 
 
