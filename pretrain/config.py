@@ -57,8 +57,11 @@ class PretrainConfig:
 
     data: str = setting(
         WORLD,
-        help="captions: a folder or glob of WebDataset tars, parquet or Arrow files, or a Hugging Face data set",
+        help="captions: WebDataset tars, parquet, Arrow, csv, jsonl or images with texts, as a folder, glob or brace "
+        "pattern; a Hugging Face data set; the URL of tars (s3://, gs://, hf://, https://). With weights: a=0.7,b=0.3",
+        metavar="SOURCE",
         by_content=True,
+        joined=",",
     )
     out: str = setting(
         "runs/pretrain",
@@ -115,8 +118,10 @@ class PretrainConfig:
         help="squash: none; crop-jitter: mild; dino: the crops of levljepa-plus",
         choices=("crop-jitter", "squash", "dino"),
     )
-    image_column: str | None = _data(None, help="column or tar suffix of the images [the usual names]")
-    caption_column: str | None = _data(None, help="column or tar suffix of the captions [the usual names]")
+    image_column: str | None = _data(None, help="column or suffix of the images [the usual names]")
+    caption_column: str | None = _data(
+        None, help="column or suffix of the captions, or a field as json:caption [the usual names]"
+    )
     bad_ratio: float = _data(0.05, help="largest share of samples that may be unusable", least=0, most=1, free=True)
     workers: int = _data(4, help="loader processes of each rank", least=0, free=True)
 

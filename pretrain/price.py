@@ -26,6 +26,7 @@ import torch
 from pretrain.config import REDUCE_BUCKET_SIZE, PretrainConfig
 from pretrain.contrastive import INITIAL, LogitScale
 from pretrain.data.augment import MultiCrop
+from pretrain.data.mixing import MixedCaptions
 from pretrain.data.source import open_captions
 from pretrain.data.tokenizer import vocabulary
 from pretrain.model import encoder_config
@@ -118,8 +119,11 @@ def _budget(config: PretrainConfig, throughput: float | None) -> list[str]:
     samples = config.steps * config.batch_size
     lines = [f"samples: {samples:,} = {config.steps:,} steps x {config.batch_size:,}"]
     try:
-        pairs = len(open_captions(config.data, config.image_column, config.caption_column))
-        lines.append(f"epochs: {samples / pairs:,.2f} of {pairs:,} pairs in {config.data}")
+        data = open_captions(config.data, config.image_column, config.caption_column)
+        if isinstance(data, MixedCaptions):
+            lines += ["epochs of each source", *(f"  {line}" for line in data.describe(samples))]
+        else:
+            lines.append(f"epochs: {samples / len(data):,.2f} of {len(data):,} pairs in {config.data}")
     except UserError as error:
         lines.append(f"epochs: unknown ({error})")
     hours = f"{samples / throughput / 3600:,.1f} hours at {throughput:,g} samples a second" if throughput else None

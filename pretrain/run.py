@@ -15,6 +15,7 @@ Defaults in brackets are --preset base's; tiny and small have smaller sizes and 
 EXAMPLES = """examples:
   deepspeed pretrain/run.py                                   the embedded world, on whatever is here
   deepspeed --num_gpus 8 pretrain/run.py --preset base --data '/data/cc12m/*.tar' --out runs/cc12m
+  deepspeed pretrain/run.py --data '/data/cc12m=0.7,s3://bucket/recap/{00000..01023}.tar=0.3'    mixed 7 : 3
   deepspeed pretrain/run.py --objective siglip --out runs/siglip    the same towers, data and steps, another loss
   deepspeed --hostfile hosts pretrain/run.py --preset base --zero 2    many machines; SLURM: scripts/slurm_pretrain.sh
   torchrun --nproc-per-node 2 pretrain/run.py --steps 200

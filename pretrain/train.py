@@ -18,6 +18,7 @@ from pretrain.contrastive import INITIAL, LogitScale
 from pretrain.data.augment import augmentation
 from pretrain.data.batches import CaptionBatches
 from pretrain.data.embedded import draw_if_default
+from pretrain.data.mixing import MixedCaptions
 from pretrain.data.source import open_captions
 from pretrain.data.tokenizer import load_tokenizer
 from pretrain.health import health
@@ -60,6 +61,8 @@ def train(config: PretrainConfig) -> None:
     with locked(run):
         draw_if_default(config.data)
         data = open_captions(config.data, config.image_column, config.caption_column)
+        if isinstance(data, MixedCaptions) and is_main():
+            print("\n".join(["data", *data.describe(config.steps * config.batch_size)]), flush=True)
         model = build_model(config, load_tokenizer(config.tokenizer, data), target)
         engine = start_engine(model, parameter_groups(model, config.weight_decay), config, world_size())
         kept = checkpoints.open_checkpoints(run, config, data.fingerprint)

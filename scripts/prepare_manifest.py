@@ -9,13 +9,14 @@ from vlm.run.settings import parse, setting
 EXAMPLES = """examples:
   python scripts/prepare_manifest.py /data/cc12m
   python scripts/prepare_manifest.py '/data/datacomp/*.tar' --sha256     # also record a checksum of every shard
+  python scripts/prepare_manifest.py 's3://bucket/datacomp/{0000..1023}.tar'     # reads headers, not contents
   python scripts/prepare_manifest.py '/data/datacomp/*.tar' --verify     # read all shards and compare
 """
 
 
 @dataclass(frozen=True)
 class ManifestSettings:
-    data: str = setting(help="folder or glob of WebDataset tars (other formats need no manifest)", positional=True)
+    data: str = setting(help="folder, glob, brace pattern or URL of WebDataset tars", positional=True)
     image_column: str | None = setting(None, help="suffix of the image members", default_text="jpg, jpeg, png or webp")
     caption_column: str | None = setting(None, help="suffix of the caption members", default_text="txt")
     cache: str | None = setting(None, help="folder of the manifests", default_text="~/.cache/levlm/manifests")

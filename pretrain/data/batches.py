@@ -3,8 +3,8 @@
     --data -> source.open_captions() -> Captions -> CaptionBatches -> {"images", "captions", "ids"} -> the model
 
 A sample that cannot be used is quarantined with its reason. Its slot must still be filled, since BatchNorm and equal
-ranks need full batches: by a sample drawn from the whole set with a key made of (seed, position, attempt), never by its
-neighbour, and the quarantine line names both.
+ranks need full batches: by a sample drawn from the whole source with a key made of (seed, position, attempt), never by
+its neighbour, and the quarantine line names both.
 """
 
 import signal
@@ -19,8 +19,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from pretrain.data.order import Order, Stream
-from pretrain.data.pairs import Captions, clean_caption
+from pretrain.data.captions import BadSample
+from pretrain.data.order import Stream
+from pretrain.data.pairs import Captions, usable_captions
 from pretrain.data.tars import Damage
 from vlm.distributed import barrier
 from vlm.errors import UserError
@@ -31,10 +32,6 @@ ATTEMPTS = 100  # samples drawn for one slot before the run gives up
 Pixels = torch.Tensor | tuple[torch.Tensor, ...]  # of an image, or of its crops by size
 Row = tuple[Pixels, str, str]  # pixels, caption, id "shard:index"
 Transform = Callable[[Image.Image, torch.Generator], Pixels]
-
-
-class BadSample(Exception):
-    """A sample that cannot be used; its only argument is the reason."""
 
 
 class CaptionBatches(Dataset):
@@ -71,29 +68,38 @@ class CaptionBatches(Dataset):
         if batch_size % world_size:
             raise UserError(f"--batch-size {batch_size} cannot be split evenly over {world_size} processes")
         self.data, self.transform, self.seed, self.fit = data, transform, seed, fit
-        self.order = Order(data.counts, seed)
+        self.order = data.order(seed)
         self.batch_size, self.local, self.rank = batch_size, batch_size // world_size, rank
         self.steps = range(start_step, sys.maxsize if stop_step is None else stop_step)
         self.workers, self.quarantine, self.bad_ratio = workers, quarantine, bad_ratio
 
     def __iter__(self) -> Iterator[dict]:
         """Load the batches in order, list their bad samples, and judge how many there are; collective at the end."""
-        listed, left_out = Quarantine(self.quarantine, self.rank), self.data.reasons()
+        listed, parts = Quarantine(self.quarantine, self.rank), self.data.parts()
         if self.rank == 0:
             listed.add(self.data.unusable())
-        refuse_above(self.bad_ratio, len(self.data) + left_out.total(), left_out, "all {} samples")
-        limit = Limit(self.bad_ratio)
+        for label, part in parts:  # a rotten source is not hidden by a large sound one
+            left_out = part.reasons()
+            refuse_above(self.bad_ratio, len(part) + left_out.total(), left_out, "all {} samples" + _of(label))
+        limits = [Limit(self.bad_ratio, "the last {} samples drawn" + _of(label)) for label, _ in parts]
         for batch in self._load():
-            bad = batch.pop("bad")
+            bad, sources = batch.pop("bad"), batch.pop("sources")
             listed.add(bad)
             if "error" in batch:
                 raise UserError(batch["error"])
-            limit.check(len(batch["ids"]), bad)
+            self._judge(limits, sources, bad)
             yield batch
         if self.quarantine:
             barrier()
             if self.rank == 0:
                 merge(self.quarantine)
+
+    def _judge(self, limits: list[Limit], sources: list[int], bad: list[dict]) -> None:
+        """Hold the step's bad samples against each source's limit; `sources` are those of the rank's rows."""
+        for number, limit in enumerate(limits):
+            rows = [record["position"] % self.batch_size - self.rank * self.local for record in bad]
+            own = [record for record, row in zip(bad, rows) if sources[row] == number]
+            limit.check(sources.count(number), own)
 
     def _load(self) -> Iterator[dict]:
         """self[step] for all steps in order, made by worker processes if there are any."""
@@ -118,22 +124,37 @@ class CaptionBatches(Dataset):
             raise UserError(f"{problem}: lower --workers, then resume ({error})") from error
 
     def __getitem__(self, index: int) -> dict:
-        """This rank's rows of the global batch of step `index`, with "bad": the quarantine records of its slots.
+        """This rank's rows of the global batch of step `index`, with the quarantine records of its slots as "bad".
+
+        "sources": the part of the data that each row is drawn from, by number.
 
         An "error" in place of the rows ends the run.
         """
-        first = index * self.batch_size + self.rank * self.local  # this rank's first position in the step
-        numbers = self.order.indices(first, first + self.local)
+        first = self._first(index)
+        numbers = self._numbers(index)
+        sources = [self.data.part(number) for number in numbers.tolist()]
+        if self.data.reads_ahead:
+            ahead = index + max(1, self.workers)  # the step that this process makes next
+            self.data.prefetch(numbers.tolist(), self._numbers(ahead).tolist() if ahead in self.steps else ())
         rows: dict[int, Row] = {}
         bad: list[dict] = []
         try:
             for row in np.argsort(numbers).tolist():  # read each shard front to back
                 rows[row] = self._fill(first + row, int(numbers[row]), bad)
         except UserError as error:  # across the process boundary as data, or its one line becomes a traceback
-            return {"error": str(error), "bad": bad}
+            return {"error": str(error), "bad": bad, "sources": sources}
         bad.sort(key=lambda record: record["position"])
         images, captions, ids = (list(column) for column in zip(*(rows[row] for row in range(self.local))))
-        return {"images": default_collate(images), "captions": captions, "ids": ids, "bad": bad}
+        batch = {"images": default_collate(images), "captions": captions, "ids": ids}
+        return batch | {"bad": bad, "sources": sources}
+
+    def _first(self, index: int) -> int:
+        """This rank's first position in a step."""
+        return index * self.batch_size + self.rank * self.local
+
+    def _numbers(self, index: int) -> np.ndarray:
+        """int64[local]: the samples of this rank's rows of a step."""
+        return self.order.indices(self._first(index), self._first(index) + self.local)
 
     def _fill(self, position: int, number: int, bad: list[dict]) -> Row:
         """The sample `number`, or the first usable one of those drawn in its place; `bad` gets what cannot be used."""
@@ -142,7 +163,8 @@ class CaptionBatches(Dataset):
                 return self._sample(position, number)
             except BadSample as error:
                 random = np.random.PCG64([self.seed, position, attempt, Stream.FILL])
-                substitute = int(random.random_raw() % len(self.data))
+                choices = self.data.alternatives(number)
+                substitute = choices[int(random.random_raw() % len(choices))]
                 shard, index = self.data.identify(number)
                 key = None  # stays so if the file cannot be read just now, as the reason says
                 with suppress(OSError, Damage):
@@ -150,17 +172,21 @@ class CaptionBatches(Dataset):
                 record = {"shard": shard, "index": index, "key": key, "reason": str(error)}
                 bad.append(record | {"position": position, "filled_with": self._id(substitute)})
                 number = substitute
-        raise UserError(f"{ATTEMPTS} samples in a row cannot be used, the last for: {bad[-1]['reason']}")
+        last = bad[-1]
+        where = f"sample {last['index']} of {last['shard']} ({last['key']})"
+        raise UserError(f"{ATTEMPTS} samples in a row cannot be used, the last, {where}, for: {last['reason']}")
 
     def _sample(self, position: int, number: int) -> Row:
         """Read, decode and augment one sample. Raises: BadSample if it cannot be used."""
         try:
-            image_bytes, caption_bytes = self.data.read(number)
+            image_bytes, raw = self.data.read(number)
         except OSError as error:
             raise BadSample(f"read error: {error.strerror}") from error
-        caption = clean_caption(caption_bytes)
-        if not caption:
+        captions = usable_captions(raw)
+        if not captions:
             raise BadSample("empty caption")
+        # Of several captions of an image one is drawn, each time that the image comes.
+        drawn = 0 if len(captions) == 1 else np.random.PCG64([self.seed, position, Stream.CAPTION]).random_raw()
         if image_bytes is None:
             raise BadSample("no image")
         try:
@@ -169,11 +195,15 @@ class CaptionBatches(Dataset):
             raise BadSample(error.reason) from error
         state = np.random.SeedSequence([self.seed, position, Stream.AUGMENT]).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(state) >> 1)
-        return self.transform(image, generator), caption, self._id(number)
+        return self.transform(image, generator), captions[int(drawn) % len(captions)], self._id(number)
 
     def _id(self, number: int) -> str:
         shard, index = self.data.identify(number)
         return f"{shard}:{index}"
+
+
+def _of(label: str) -> str:
+    return f" of {label}" if label else ""
 
 
 def _as_is(batch: Any) -> Any:

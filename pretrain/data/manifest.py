@@ -1,6 +1,7 @@
 """The manifest of a set of tars: what each shard holds and where. Built once, cached on disk, mapped into memory.
 
-    manifest.json     the shards: path, size, time, number of pairs, damage, SHA-256 if asked; the reasons' counts
+    manifest.json     the shards: path, size, stamp (time, or a store's entity tag), number of pairs, damage, SHA-256 if
+                      asked; the reasons' counts
     samples.npy       PAIR[n]: where each usable pair lies, shard after shard
     unusable.npy      int64[m, 2]: shard and index of each sample that cannot be used
     unusable.jsonl    the same with key and reason, and a line for each short shard
@@ -12,40 +13,53 @@ import hashlib
 import json
 import os
 import sys
-from collections import Counter, OrderedDict
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pretrain.data import tars
-from pretrain.data.pairs import CAPTION_BYTES, Captions
-from vlm.distributed import barrier, is_main
+from pretrain.data.ahead import DaemonThreads
+from pretrain.data.captions import CAPTION_BYTES, Caption, field_names, from_json
+from pretrain.data.pairs import Captions
+from pretrain.data.remote import is_remote
+from pretrain.data.samples import Fields
+from pretrain.data.shards import STORE_REQUESTS, Version, as_path, shards_at, shown, versions
+from pretrain.data.shards import sha256 as shard_sha256
+from vlm.distributed import barrier, is_main, on_main
 from vlm.errors import UserError
-from vlm.files import atomic_directory, file_sha256, read_json, read_jsonl, write_json
+from vlm.files import atomic_directory, read_json, read_jsonl, write_json
 from vlm.run.progress import progress
 
-VERSION = 1  # of the files below; another number is built again
-OPEN_FILES = 64
+VERSION = 3  # of the files below; another number is built again
 
 
 class TarCaptions(Captions):
-    """Image-caption pairs in WebDataset tars, from their manifest's folder."""
+    """Image-caption pairs in WebDataset tars, from their manifest's folder.
 
-    def __init__(self, folder: Path, paths: Sequence[Path]):
-        self.paths, common = list(paths), os.path.commonpath([path.parent for path in paths])
-        self.names = [str(path.relative_to(common)) for path in paths]
+    paths: of files here, or URLs. field: of the caption in its member's JSON; "" for the whole of it, None if the
+    member is plain text.
+    """
+
+    def __init__(self, folder: Path, paths: Sequence[str | Path], field: str | None = None):
+        self.field = field
+        self.paths, places = list(paths), [as_path(path) for path in paths]
+        common = os.path.commonpath([path.parent for path in places])
+        self.names = [str(path.relative_to(common)) for path in places]
         self.record = read_json(folder / "manifest.json")
+        self.shards = shards_at(self.paths, [_listed(shard) for shard in self.record["shards"]])
+        self.reads_ahead = self.shards.reads_ahead
         self.samples = np.load(folder / "samples.npy", mmap_mode="r")
         self.counts = np.array([shard["samples"] for shard in self.record["shards"]], np.int64)
         self._starts = np.concatenate([[0], np.cumsum(self.counts)])
         self._unusable_file = folder / "unusable.jsonl"
         self._unusable_at = np.load(folder / "unusable.npy")  # int64[m, 2]: shard, index
-        self._open: OrderedDict[int, int] = OrderedDict()
 
     @property
     def fingerprint(self) -> str:
@@ -53,13 +67,25 @@ class TarCaptions(Captions):
         shards = [(name, shard["size"], shard["samples"]) for name, shard in zip(self.names, self.record["shards"])]
         return hashlib.sha256(json.dumps(shards).encode()).hexdigest()
 
-    def read(self, number: int) -> tuple[bytes, bytes]:
+    def read(self, number: int) -> tuple[bytes, Caption]:
         image, size, _, _ = self.samples[number].item()
         return self._pread(self._shard(number), image, size), self.caption(number)
 
-    def caption(self, number: int) -> bytes:
+    def caption(self, number: int) -> Caption:
         _, _, caption, size = self.samples[number].item()
-        return self._pread(self._shard(number), caption, min(size, CAPTION_BYTES))
+        content = self._pread(self._shard(number), caption, self._caption_size(size))
+        return content if self.field is None else from_json(content, self.field)
+
+    def document(self, number: int) -> Any:
+        """What a caption's JSON holds; None if it is damaged."""
+        _, _, caption, size = self.samples[number].item()
+        with suppress(ValueError):
+            return json.loads(self._pread(self._shard(number), caption, size))
+        return None
+
+    def _caption_size(self, size: int) -> int:
+        """How much of a caption's member is read: text may be cut, JSON may not."""
+        return min(size, CAPTION_BYTES) if self.field is None else size
 
     def identify(self, number: int) -> tuple[str, int]:
         """The index counts all samples of the shard, unusable ones too."""
@@ -84,89 +110,113 @@ class TarCaptions(Captions):
     def reasons(self) -> Counter:
         return Counter(self.record["reasons"])
 
+    def notices(self) -> Iterator[str]:
+        for name, shard in zip(self.names, self.record["shards"]):
+            if shard["damage"]:
+                yield f"{name} is short: {shard['damage']}"
+        extra = [shard["extra"] for shard in self.record["shards"] if shard["extra"][1]]
+        if extra:
+            count = sum(number for _, number in extra)
+            yield f"{count:,} images like {extra[0][0]} are further fields of samples and not read (--image-column)"
+
     def verify(self) -> list[str]:
         """Names of the shards whose SHA-256 is no longer the recorded one."""
         if not all(shard["sha256"] for shard in self.record["shards"]):
             raise UserError("the manifest holds no SHA-256: build it with --sha256 first")
         shards = zip(self.names, self.paths, self.record["shards"])
-        return [name for name, path, shard in shards if file_sha256(path) != shard["sha256"]]
+        return [name for name, path, shard in shards if shard_sha256(path) != shard["sha256"]]
 
     def _shard(self, number: int) -> int:
         return int(np.searchsorted(self._starts, number, side="right")) - 1
 
+    def prefetch(self, *steps: Iterable[int], images: bool = True) -> None:
+        if self.reads_ahead:
+            self.shards.prefetch(*(self._pieces(step, images) for step in steps))
+
+    def _pieces(self, numbers: Iterable[int], images: bool) -> Iterator[tuple[int, int, int]]:
+        """Where the files of these samples lie: shard, start and size in bytes."""
+        for number in numbers:
+            image, image_size, caption, caption_size = self.samples[number].item()
+            shard = self._shard(number)
+            yield shard, caption * tars.TAR_BLOCK, self._caption_size(caption_size)
+            if images:
+                yield shard, image * tars.TAR_BLOCK, image_size
+
     def _pread(self, shard: int, block: int, size: int) -> bytes:
         """`size` bytes of a shard from a block of its tar on."""
-        data = os.pread(self._handle(shard), size, block * tars.TAR_BLOCK)
-        if len(data) < size:
-            raise UserError(f"{self.paths[shard]} became shorter during the run: restore it, then resume")
-        return data
-
-    def _handle(self, shard: int) -> int:
-        """An open descriptor of a shard; the least recently used one of too many is closed."""
-        if shard not in self._open:
-            if len(self._open) == OPEN_FILES:
-                os.close(self._open.popitem(last=False)[1])
-            try:
-                handle = os.open(self.paths[shard], os.O_RDONLY)
-            except OSError as error:
-                raise UserError(f"cannot read shard {self.paths[shard]}: {error.strerror}") from None
-            self._open[shard] = handle
-            if not _unchanged(os.fstat(handle), self.record["shards"][shard]):
-                raise UserError(f"{self.paths[shard]} was replaced after it was listed: restore it, or start a new run")
-        self._open.move_to_end(shard)
-        return self._open[shard]
+        return self.shards.read(shard, block * tars.TAR_BLOCK, size)
 
 
 def open_tars(
-    paths: Sequence[Path], images: Sequence[str], captions: Sequence[str], cache: Path | None, sha256: bool
+    paths: Sequence[str | Path],
+    fields: Fields,
+    field: str | None = None,
+    cache: Path | None = None,
+    sha256: bool = False,
 ) -> TarCaptions:
     """Load the shards' manifest from the cache, or build it if there is none or a shard changed; collective.
 
-    images, captions: suffixes as in `tars.scan`. cache: instead of ~/.cache/levlm/manifests (~/.cache stands for
-    $XDG_CACHE_HOME). sha256: record each shard's hash.
+    fields: as in `tars.scan`. field: of the caption in its JSON, as for `TarCaptions`. cache: instead of
+    ~/.cache/levlm/manifests (~/.cache stands for $XDG_CACHE_HOME). sha256: record each shard's hash.
 
     Raises: UserError if a shard cannot be read or holds no pair, or the cache cannot be written.
     """
-    paths = [Path(path).absolute() for path in paths]
+    stored = is_remote(paths[0])
+    paths = list(paths) if stored else [Path(path).absolute() for path in paths]
     cache = cache or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "levlm" / "manifests"
-    request = {"version": VERSION, "paths": [str(path) for path in paths], "images": images, "captions": captions}
+    places = [as_path(path) for path in paths]
+    request = {"version": VERSION, "paths": [str(path) for path in places]}
+    request |= {"images": fields.images, "captions": fields.captions}
     digest = hashlib.sha256(json.dumps(request).encode()).hexdigest()[:16]
-    folder = cache / f"{paths[0].parent.name or 'shards'}-{digest}"
+    folder = cache / f"{places[0].parent.name or 'shards'}-{digest}"
+    # A store is asked once, not by every process.
+    asked = on_main(lambda: versions(paths)) if stored else None
 
     def ensure() -> None:
-        if not _is_current(folder, paths, sha256):
-            _write(folder, paths, _scan_all(paths, images, captions, sha256))
+        if not _is_current(folder, paths, sha256, asked):
+            _write(folder, paths, _scan_all(paths, fields, sha256))
 
     if is_main():
         ensure()
     barrier()
     if not is_main():
         ensure()  # a node with its own cache builds its own
-    return TarCaptions(folder, paths)
+    return TarCaptions(folder, paths, field)
 
 
-def _is_current(folder: Path, paths: list[Path], sha256: bool) -> bool:
-    """Whether the cached manifest is whole, and every shard still has the size and time that it names."""
+def _is_current(
+    folder: Path, paths: Sequence[str | Path], sha256: bool, asked: Sequence[Version] | None = None
+) -> bool:
+    """Whether the cached manifest is whole, and every shard still has the size and stamp that it names.
+
+    asked: the shards' versions, if they are known already.
+    """
     try:
         shards = read_json(folder / "manifest.json")["shards"]
-        current = all(_unchanged(path.stat(), shard) for path, shard in zip(paths, shards, strict=True))
+        now = asked or versions(paths)
+        current = all(version == _listed(shard) for version, shard in zip(now, shards, strict=True))
     except (UserError, KeyError, ValueError, OSError):  # a shard that is gone is reported by the scan
         return False
     return current and (not sha256 or all(shard["sha256"] for shard in shards))
 
 
-def _unchanged(status: os.stat_result, shard: dict) -> bool:
-    return (status.st_size, status.st_mtime_ns) == (shard["size"], shard["mtime_ns"])
+def _listed(shard: dict) -> Version:
+    return Version(shard["size"], shard["stamp"])
 
 
-def _scan_all(paths: list[Path], images: Sequence[str], captions: Sequence[str], sha256: bool) -> list[tars.Scan]:
-    """Scan every shard, in processes if there are many: a shard of 10,000 samples takes about 0.3 s."""
-    one = partial(_scan, images=images, captions=captions, sha256=sha256)
+def _scan_all(paths: Sequence[str | Path], fields: Fields, sha256: bool) -> list[tars.Scan]:
+    """Scan every shard, in processes if there are many: a shard of 10,000 samples takes about 0.3 s.
+
+    In a store a header takes a request, for which threads wait.
+    """
+    one = partial(_scan, fields=fields, sha256=sha256)
     processes = min(16, os.cpu_count() or 1, len(paths) // 8)
     scans = []
     with progress(len(paths), "listing shards", "shard", show=is_main()) as bar, ExitStack() as pools:
-        found = map(one, paths)
-        if processes > 1 and sys.platform == "linux":
+        found: Iterable[tars.Scan] = map(one, paths)
+        if is_remote(paths[0]):
+            found = pools.enter_context(DaemonThreads(min(STORE_REQUESTS, len(paths)))).map(one, paths)
+        elif processes > 1 and sys.platform == "linux":
             pool = pools.enter_context(ProcessPoolExecutor(processes, mp_context=get_context("fork")))
             found = pool.map(one, paths)
         for scan in found:
@@ -175,22 +225,24 @@ def _scan_all(paths: list[Path], images: Sequence[str], captions: Sequence[str],
     return scans
 
 
-def _scan(path: Path, images: Sequence[str], captions: Sequence[str], sha256: bool) -> tars.Scan:
+def _scan(path: str | Path, fields: Fields, sha256: bool) -> tars.Scan:
     try:
-        return tars.scan(path, images, captions, sha256)
+        return tars.scan(path, fields.images, fields.captions, sha256)
     except OSError as error:
         raise UserError(f"cannot read shard {path}: {error.strerror}") from None
 
 
-def _write(folder: Path, paths: list[Path], scans: list[tars.Scan]) -> None:
+def _write(folder: Path, paths: Sequence[str | Path], scans: list[tars.Scan]) -> None:
     """Write the manifest whole or not at all."""
     _refuse_empty(paths, scans)
     shards = []
     for path, scan in zip(paths, scans):
-        found = {"samples": len(scan.samples), "damage": scan.damage, "sha256": scan.sha256}
-        shards.append({"path": str(path), "size": scan.size, "mtime_ns": scan.mtime_ns, **found})
+        found = {"samples": len(scan.samples), "damage": scan.damage, "extra": scan.extra, "sha256": scan.sha256}
+        shards.append({"path": shown(path), **scan.version._asdict(), **found})
     unusable = [(shard, index) for shard, scan in enumerate(scans) for index, _, _ in scan.unusable]
     reasons = Counter(reason for scan in scans for _, _, reason in scan.unusable)
+    if lost := sum(scan.lost for scan in scans):
+        reasons["behind a shard's damage (estimated)"] = lost
     try:
         with atomic_directory(folder) as building:
             np.save(building / "samples.npy", np.concatenate([scan.samples for scan in scans]))
@@ -205,7 +257,7 @@ def _write(folder: Path, paths: list[Path], scans: list[tars.Scan]) -> None:
             raise UserError(f"{problem}; set XDG_CACHE_HOME to a writable folder") from None
 
 
-def _refuse_empty(paths: list[Path], scans: list[tars.Scan]) -> None:
+def _refuse_empty(paths: Sequence[str | Path], scans: list[tars.Scan]) -> None:
     """Raise `UserError` if a shard holds not a single pair: it says what the first such shard holds instead."""
     empty = [(path, scan) for path, scan in zip(paths, scans) if not len(scan.samples)]
     if not empty:
@@ -217,7 +269,10 @@ def _refuse_empty(paths: list[Path], scans: list[tars.Scan]) -> None:
     found = f"; its members end in {', '.join(scan.suffixes)}" if scan.suffixes else ""
     more = f" ({len(empty)} such shards)" if len(empty) > 1 else ""
     remedy = "fetch it again, remove it, or name the suffixes with --image-column and --caption-column"
-    raise UserError(f"{path} holds no image-caption pair: {problem}{found}{more}; {remedy}")
+    if names := field_names(scan.document):
+        field = "caption" if "caption" in names else names[0]
+        remedy = f"KEY.json has the text fields {', '.join(names[:12])}: name one, as --caption-column json:{field}"
+    raise UserError(f"{shown(path)} holds no image-caption pair: {problem}{found}{more}; {remedy}")
 
 
 def _records(scans: list[tars.Scan]) -> Iterator[dict]:

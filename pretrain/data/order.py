@@ -25,13 +25,16 @@ WINDOW_SAMPLES = 64 * BLOCK_SAMPLES
 
 
 class Stream(IntEnum):
-    """What a stream of random numbers is for: the last entry of its key. The last two are the batches'."""
+    """What a stream of random numbers is for: the last entry of its key. FILL, AUGMENT and CAPTION are the batches'."""
 
     RUNS = 0
     BLOCKS = 1
     SAMPLES = 2
     FILL = 3
     AUGMENT = 4
+    MIX = 5
+    SOURCES = 6
+    CAPTION = 7
 
 
 def permutation(n: int, *key: int) -> np.ndarray:
@@ -49,7 +52,7 @@ class Order:
         self.seed = seed
         self.total = int(np.sum(counts, dtype=np.int64))
         self.run_starts, self.run_sizes = _runs(np.asarray(counts, np.int64))
-        self._epochs, self._groups, self._windows = _Recent(2), _Recent(2), _Recent(4)
+        self._epochs, self._groups, self._windows = Recent(2), Recent(2), Recent(4)
 
     def indices(self, start: int, stop: int) -> np.ndarray:
         """int64[stop - start]: the samples at these positions of the run; p is place p % total of epoch p // total."""
@@ -146,7 +149,7 @@ def _part_at(ends: np.ndarray, place: int) -> tuple[int, int]:
     return part, int(ends[part - 1]) if part else 0
 
 
-class _Recent(dict[Any, Any]):
+class Recent(dict[Any, Any]):
     """A dict that keeps its newest entries."""
 
     def __init__(self, keep: int):

@@ -3,18 +3,25 @@
 import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
 
+from pretrain.data.captions import BadSample, Caption
+from pretrain.data.order import Order
+
 CAPTION_CHARACTERS = 10_000  # that are kept of a caption
-CAPTION_BYTES = 65_536  # that are read of a caption: so many characters of any script, and some white space
+FINGERPRINT_ROWS = 16  # whose content is in the fingerprint, beside the first and the last
+CAPTIONS_AHEAD = 1024  # that are requested at a time, where reading is slow
 
 
 class Captions(ABC):
     """Image-caption pairs by number 0 .. len - 1; `counts`: int64[shards], the pairs of each shard."""
 
     counts: np.ndarray
+    reads_ahead = False  # whether `prefetch` does anything
 
     def __len__(self) -> int:
         return int(self.counts.sum())
@@ -25,16 +32,41 @@ class Captions(ABC):
         """Changes with the data, not with the place where it lies; a run goes on with equal data alone."""
 
     @abstractmethod
-    def read(self, number: int) -> tuple[bytes | None, bytes | None]:
-        """The image file's and the caption's bytes; None for what the source lacks."""
+    def read(self, number: int) -> tuple[bytes | None, Caption]:
+        """The image file's and the caption's bytes, or those of several captions; None for what the source lacks.
+
+        Raises: OSError if it cannot be read just now, BadSample if it never can.
+        """
 
     @abstractmethod
-    def caption(self, number: int) -> bytes | None:
-        """The caption's bytes, without reading the image."""
+    def caption(self, number: int) -> Caption:
+        """As `read`, without the image."""
 
     @abstractmethod
     def identify(self, number: int) -> tuple[str, int]:
         """The shard's name and the sample's index in it: its identity."""
+
+    def order(self, seed: int) -> Any:
+        """The sequence of sample numbers over all epochs; `indices` gives any stretch of it."""
+        return Order(self.counts, seed)
+
+    def parts(self) -> list[tuple[str, "Captions"]]:
+        """The sources of a mixture, each with its label; of a single source itself, without one."""
+        return [("", self)]
+
+    def part(self, number: int) -> int:
+        """Which of the parts a sample belongs to."""
+        return 0
+
+    def alternatives(self, number: int) -> range:
+        """The samples from which one is drawn in place of an unusable one."""
+        return range(len(self))
+
+    def prefetch(self, *steps: Iterable[int], images: bool = True) -> None:  # noqa: B027
+        """Begin to read the samples of the coming steps, soonest first, where that is slow; images: not captions alone.
+
+        What was begun for other samples is dropped.
+        """
 
     def key(self, number: int) -> str | None:
         """The name that the data gives the sample; not unique."""
@@ -45,13 +77,29 @@ class Captions(ABC):
         return iter(())
 
     def reasons(self) -> Counter:
-        """How many samples `unusable` lists, by reason."""
+        """How many samples are known to be unusable before anything is read, by reason."""
         return Counter()
 
+    def notices(self) -> Iterator[str]:
+        """What else a user has to know of what is there and not read, a line each."""
+        return iter(())
+
     def first_captions(self, count: int) -> list[str]:
-        """The usable ones of the first `count` captions in stored order; for training a tokenizer."""
-        texts = (clean_caption(self.caption(number)) for number in range(min(count, len(self))))
-        return [text for text in texts if text]
+        """The usable ones of the first `count` samples' captions in stored order; for training a tokenizer."""
+        stop, texts = min(count, len(self)), []
+        for first in range(0, stop, CAPTIONS_AHEAD):
+            numbers = range(first, min(first + CAPTIONS_AHEAD, stop))
+            self.prefetch(numbers, images=False)
+            for number in numbers:
+                with suppress(BadSample, OSError):
+                    texts += usable_captions(self.caption(number))
+        return texts
+
+
+def usable_captions(raw: Caption) -> list[str]:
+    """The captions of a sample, cleaned, without those that are empty."""
+    cleaned = [clean_caption(text) for text in (raw if isinstance(raw, list) else [raw])]
+    return [text for text in cleaned if text]
 
 
 def clean_caption(raw: bytes | None) -> str:
@@ -62,3 +110,11 @@ def clean_caption(raw: bytes | None) -> str:
     words = (raw or b"").decode("utf-8", "replace").replace("\0", "").split()
     text = " ".join(words)[:CAPTION_CHARACTERS].rstrip()
     return text if any(unicodedata.category(c) not in ("Cc", "Cf", "Zs") for c in text) else ""
+
+
+def fingerprint_rows(rows: int) -> list[int]:
+    """First, last, and what a generator keyed by their number draws: the same rows on every machine."""
+    if not rows:
+        return []
+    drawn = np.random.default_rng(rows).integers(rows, size=FINGERPRINT_ROWS)
+    return sorted({0, rows - 1, *drawn.tolist()})

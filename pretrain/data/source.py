@@ -1,13 +1,25 @@
 """What --data names -> image-caption pairs."""
 
-import glob
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from pretrain.data import tabular
-from pretrain.data.manifest import open_tars
+from pretrain.data import remote, tabular
+from pretrain.data.captions import BadSample, field_names, parse_place
+from pretrain.data.folder import FolderCaptions
+from pretrain.data.manifest import TarCaptions, open_tars
+from pretrain.data.mixing import MixedCaptions, Source, labels, parse_mixture
+from pretrain.data.naming import BY_NAME, IMAGES, TEXT_SUFFIXES, expand, locate
 from pretrain.data.pairs import Captions
-from pretrain.data.tars import CAPTION_SUFFIXES, IMAGE_SUFFIXES
+from pretrain.data.samples import CAPTION_SUFFIXES, IMAGE_SUFFIXES, Fields
+from pretrain.data.shards import versions
+from vlm.distributed import is_main, on_main
 from vlm.errors import UserError
+
+FIRST_SAMPLES = 16  # in which a wrong field of the captions' JSON is noticed
+MOST_NOTICES = 5
 
 
 def open_captions(
@@ -19,39 +31,112 @@ def open_captions(
 ) -> Captions:
     """Open image-caption pairs; collective for tars, whose manifest rank 0 builds.
 
-    `source` is a folder or glob of WebDataset tars, of parquet or of Arrow files; a folder written by `save_to_disk`;
-    or a data set on the hub. A folder with files named train-* stands for those alone. For tars the two columns are
-    the suffixes of the image and the caption members; cache and sha256 are for tars, as in `open_tars`.
+    `a=0.7,b=0.3` is a mixture of sources, as in `parse_mixture`. A URL names shards in a store, as in `remote.find`.
+    On this machine `source` is what `naming.locate` finds: WebDataset tars, parquet, Arrow, csv, tsv or jsonl; a folder
+    of them, of images with text files, or written by `save_to_disk`; or a data set on the hub. A folder with files
+    named train-*, or a folder train, stands for those alone. Of tars and images the two columns are the suffixes;
+    `json:FIELD` is a field of KEY.json. cache and sha256 are for tars, as in `open_tars`. What is there and is not read
+    is told on stderr.
     Raises: UserError if nothing is there, or it is of another kind.
     """
-    paths = _files(str(source))
-    if not paths:
-        return tabular.open_by_name(str(source), image_column, caption_column)
-    kinds = sorted({path.suffix for path in paths})
-    if len(kinds) > 1 or kinds[0] not in (".tar", ".parquet", ".arrow"):
-        needed = "captions come as .tar, .parquet or .arrow, one kind at a time"
-        raise UserError(f"{source} is {', '.join(kinds)}; {needed}")
+    options = (image_column, caption_column, cache, sha256)
+    if mixture := parse_mixture(str(source)):
+        paths = [path for path, _ in mixture]
+        parts = zip(paths, labels(paths), [share for _, share in mixture])
+        return MixedCaptions(
+            [Source(path, label, share, open_captions(path, *options)) for path, label, share in parts]
+        )
+    if remote.is_remote(str(source)):
+        return _told(str(source), _open_remote(str(source), *options))
+    found = locate(str(source))
+    for notice in found.notices:
+        _tell(notice)
+    if found.kind == ".tar":
+        return _told(str(source), _open_tars(found.paths, *options))
+    if found.kind == IMAGES:
+        fields, field = _fields(image_column, caption_column, TEXT_SUFFIXES)
+        data = FolderCaptions(found.paths[0], found.names, fields, field)
+        if field is not None:
+            _refuse_without_field(data, field)
+        return _told(str(source), data)
+    if found.kind == BY_NAME:
+        return tabular.open_by_name(str(found.paths[0]), image_column, caption_column)
+    return tabular.open_files(found.paths, image_column, caption_column, found.root)
+
+
+def _open_tars(
+    paths: Sequence[str | Path],
+    image_column: str | None,
+    caption_column: str | None,
+    cache: Path | None,
+    sha256: bool,
+) -> Captions:
+    fields, field = _fields(image_column, caption_column, CAPTION_SUFFIXES)
+    data = open_tars(paths, fields, field, cache, sha256)
+    if field is not None:
+        _refuse_without_field(data, field)
+    return data
+
+
+def _fields(image_column: str | None, caption_column: str | None, usual: Sequence[str]) -> tuple[Fields, str | None]:
+    """The suffixes of images and captions, several joined by `;`, and the captions' field in JSON if they are that."""
+    images, captions, field = IMAGE_SUFFIXES, tuple(usual), None
+    if image_column:
+        images = _suffixes(image_column)
+    if caption_column:
+        name, field = parse_place(caption_column)
+        captions = _suffixes(name)
+        if not field and captions != ("json",):
+            field = None
+    return Fields(images, captions), field
+
+
+def _suffixes(given: str) -> tuple[str, ...]:
+    """`.JPG;png` -> ("jpg", "png")"""
+    return tuple(suffix.strip().lower().lstrip(".") for suffix in given.split(";"))
+
+
+def _refuse_without_field(data: TarCaptions | FolderCaptions, field: str) -> None:
+    """Raise `UserError` if the first captions have no text in this field of their JSON: it names those that have."""
+    for number in range(min(FIRST_SAMPLES, len(data))):
+        with suppress(BadSample, OSError):
+            data.caption(number)
+            return
+    names = field_names(data.document(0))
+    wanted = f"have no text in their field {field}" if field else "are no text but have fields"
+    found = f"; their text fields are {', '.join(names[:12])}: name one" if names else ": name a field of KEY.json"
+    example = "caption" if "caption" in names or not names else names[0]
+    raise UserError(f"the captions of {data.identify(0)[0]} {wanted}{found}, as --caption-column json:{example}")
+
+
+def _told(source: str, data: Captions) -> Captions:
+    """The data, once it is said how many of its samples are known to be unusable, and what else is not read."""
+    left_out = data.reasons()
+    if left_out:
+        words = ", ".join(f"{count:,} x {reason}" for reason, count in left_out.most_common())
+        _tell(f"{left_out.total():,} of {len(data) + left_out.total():,} samples of {source} are left out: {words}")
+    for number, notice in enumerate(data.notices()):
+        if number == MOST_NOTICES:
+            _tell(f"more of this kind in {source}: see quarantine.jsonl")
+            break
+        _tell(notice)
+    return data
+
+
+def _tell(line: str) -> None:
+    if is_main():
+        print(line, file=sys.stderr)
+
+
+def _open_remote(source: str, image_column: str | None, caption_column: str | None, *options: Any) -> Captions:
+    """Tars or parquet in a store, as one URL, brace pattern, glob or folder, or several joined with `::`."""
+    urls = on_main(lambda: [url for pattern in expand(source) for url in remote.find(pattern)])
+    kinds = sorted({remote.suffix(url) for url in urls})
     if kinds == [".tar"]:
-        images = (image_column.lower().lstrip("."),) if image_column else IMAGE_SUFFIXES
-        captions = (caption_column.lower().lstrip("."),) if caption_column else CAPTION_SUFFIXES
-        return open_tars(paths, images, captions, cache, sha256)
-    return tabular.open_files(paths, image_column, caption_column)
-
-
-def _files(source: str) -> list[Path]:
-    """The shards that a path or glob stands for; none if it has to be opened by name."""
-    if source.startswith("pipe:") or "://" in source:
-        raise UserError(f"{source}: only files on this machine are read, no commands and no URLs; download them first")
-    path = Path(source)
-    if path.is_file():
-        return [path]
-    if path.is_dir() and not tabular.is_saved(path):
-        for pattern in ("*.tar", "*.parquet", "*.arrow"):
-            if found := sorted(path.glob("train-" + pattern)) or sorted(path.glob(pattern)):
-                return found
-    elif glob.has_magic(source) and not path.is_dir():
-        found = sorted(Path(name) for name in glob.glob(source, recursive=True))
-        if not found:
-            raise UserError(f"no file matches {source}: check the pattern")
-        return found
-    return []
+        return _open_tars(urls, image_column, caption_column, *options)
+    if kinds == [".parquet"]:
+        on_main(lambda: versions(urls))  # what is missing is one line
+        _tell(f"{remote.shown(source)} is parquet: it is downloaded and kept in datasets' cache")
+        return tabular.open_urls(urls, image_column, caption_column)
+    given = ", ".join(kind or "without a suffix" for kind in kinds)
+    raise UserError(f"{remote.shown(source)} is {given}; of stores .tar and .parquet are read, one kind at a time")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from pretrain.data import tabular
+from pretrain.data import table, tabular
 from vlm.errors import UserError
 from vlm.images import ImageError, decode, load_image
 
@@ -119,8 +119,8 @@ def _open_table(
     data: Any, name: str, classes: Sequence[str] | None, image_column: str | None, label_column: str | None
 ) -> Labelled:
     """The rows of a `datasets.Dataset`."""
-    image_column = tabular.choose_column(data.column_names, image_column, tabular.IMAGE_COLUMNS, "image", name)
-    label_column = tabular.choose_column(data.column_names, label_column, LABEL_COLUMNS, "label", name)
+    image_column = table.choose_column(data.column_names, image_column, table.IMAGE_COLUMNS, "image", name)
+    label_column = table.choose_column(data.column_names, label_column, LABEL_COLUMNS, "label", name)
     values, feature = data.with_format(None)[label_column][:], data.features[label_column]
     if wrong := [value for value in values if value == -1 or not isinstance(value, int | str)]:
         found = f"column {label_column!r} of {name} has {len(wrong)} rows whose label is no class"
@@ -133,7 +133,7 @@ def _open_table(
     rows = data.with_format("arrow").select_columns([image_column])
 
     def read(number: int) -> Image.Image:
-        return decoded(tabular.image_bytes(rows[number][image_column][0]), f"row {number} of {name}")
+        return decoded(table.image_bytes(rows[number][image_column][0]), f"row {number} of {name}")
 
     return _labelled(Images(len(rows), read), [str(value) for value in values], classes or found, name)
 

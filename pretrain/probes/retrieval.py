@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pretrain.data.pairs import Captions, clean_caption
+from pretrain.data.captions import BadSample
+from pretrain.data.pairs import Captions, usable_captions
 from pretrain.objective import Embeddings, effective_rank
 from pretrain.probes.features import embed
 from pretrain.probes.labelled import Images, decoded
@@ -21,6 +22,7 @@ from vlm.images import ImageError, decode
 
 RANKS = (1, 5)
 DIRECTIONS = 4096
+AHEAD = 64  # pairs that are requested at a time, where reading is slow
 
 
 def caption_pool(data: Captions, count: int) -> tuple[Images, list[str]]:
@@ -41,6 +43,8 @@ def usable_pairs(data: Captions, count: int) -> tuple[Images, list[str], int]:
     """
     numbers, captions, seen = [], [], 0
     while seen < len(data) and len(numbers) < count:
+        if data.reads_ahead and not seen % AHEAD:
+            data.prefetch(range(seen, min(seen + AHEAD, len(data))))
         if caption := _caption_if_usable(data, seen):
             numbers.append(seen)
             captions.append(caption)
@@ -60,9 +64,9 @@ def _caption_if_usable(data: Captions, number: int) -> str | None:
     try:
         image, raw = data.read(number)
         decode(image or b"")
-    except (OSError, ImageError):
+    except (OSError, ImageError, BadSample):
         return None
-    return clean_caption(raw) or None
+    return next(iter(usable_captions(raw)), None)
 
 
 def tell_passed(passed: int, count: int) -> None:

@@ -1,6 +1,7 @@
 """What the manifest says of a caption set's shards."""
 
 from pretrain.data.manifest import TarCaptions
+from pretrain.data.mixing import MixedCaptions
 from pretrain.data.pairs import Captions
 from vlm.errors import UserError
 
@@ -10,6 +11,10 @@ def list_shards(source: str, data: Captions, verify: bool) -> None:
 
     Raises: UserError if a shard differs from its SHA-256.
     """
+    if isinstance(data, MixedCaptions):
+        for part in data.sources:
+            list_shards(part.path, part.data, verify)
+        return
     if not isinstance(data, TarCaptions):
         print(f"{source}: {len(data):,} rows; this format needs no manifest")
         return

@@ -70,5 +70,5 @@ def test_flags_of_a_probe_become_its_settings():
 def test_the_streams_of_random_numbers_keep_their_keys():
     """A run that goes on, or is repeated, must draw what it drew before."""
     assert {stream.name: stream.value for stream in Stream} == {
-        "RUNS": 0, "BLOCKS": 1, "SAMPLES": 2, "FILL": 3, "AUGMENT": 4,
+        "RUNS": 0, "BLOCKS": 1, "SAMPLES": 2, "FILL": 3, "AUGMENT": 4, "MIX": 5, "SOURCES": 6, "CAPTION": 7,
     }  # fmt: skip

@@ -40,8 +40,9 @@ class Quarantine:
 class Limit:
     """Stops the run when more than `ratio` of the last 10,000 samples, and at least 20 of them, were bad."""
 
-    def __init__(self, ratio: float):
-        self.ratio = ratio
+    def __init__(self, ratio: float, of: str = "the last {} samples drawn"):
+        """of: what is judged, with {} for its number."""
+        self.ratio, self.of = ratio, of
         self.steps: deque[tuple[int, list[dict]]] = deque()  # of each step: its samples, and the records of bad ones
         self.seen, self.reasons = 0, Counter()  # sums over `steps`
 
@@ -58,7 +59,7 @@ class Limit:
             old_samples, old_bad = self.steps.popleft()
             self.seen -= old_samples
             self.reasons.subtract(record["reason"] for record in old_bad)
-        refuse_above(self.ratio, self.seen, self.reasons, "the last {} samples drawn")
+        refuse_above(self.ratio, self.seen, self.reasons, self.of)
 
 
 def refuse_above(ratio: float, seen: int, reasons: Counter, of: str) -> None:

@@ -21,6 +21,7 @@ Nothing here imports torch: `--help` answers at once.
 
 import argparse
 import math
+import os
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
@@ -48,6 +49,7 @@ class Setting:
     group: str | None = None  # the heading in --help
     positional: bool = False
     repeated: bool = False  # each value has its flag: --data a --data b, in place of --data a b
+    joined: str = ""  # of a string: what stands between its values if several are typed, --data a=1 b=1 or twice
     free: bool = False  # a run may go on with another value
     by_content: bool = False  # names files: on resume their content is compared, not how they are spelt
     default_text: str | None = None  # what --help shows if the default is found later
@@ -154,10 +156,12 @@ def add_settings(parser: argparse.ArgumentParser, config: type) -> None:
         if plain is bool:
             _add_switch(target, declared, options)
             continue
-        options["type"] = plain
+        options["type"] = _text if plain is str else plain
         if known.choices:
             options["choices"] = known.choices
-        if several and known.repeated:
+        if known.joined:
+            options |= {"action": _Join, "nargs": "+", "const": known.joined}
+        elif several and known.repeated:
             options["action"] = "append"
         elif several:
             options["nargs"] = "*" if known.positional and has_default else "+"
@@ -171,6 +175,11 @@ def add_settings(parser: argparse.ArgumentParser, config: type) -> None:
             target.add_argument(flag(declared.name), *known.also, required=not has_default, **options)
 
 
+def _text(value: str) -> str:
+    """As it is given, but ~/NAME in the home folder: in quotes, and behind a =, a shell leaves the ~ as it is."""
+    return os.path.expanduser(value)
+
+
 def _add_switch(target: Any, declared: Field, options: dict[str, Any]) -> None:
     """`--NAME` for a field that is False unless it is given, `--no-NAME` for one that is True."""
     if not isinstance(declared.default, bool):
@@ -179,6 +188,14 @@ def _add_switch(target: Any, declared: Field, options: dict[str, Any]) -> None:
         target.add_argument(flag("no_" + declared.name), dest=declared.name, action="store_false", **options)
     else:
         target.add_argument(flag(declared.name), action="store_true", **options)
+
+
+class _Join(argparse.Action):
+    """Values given together, or by flags one after the other, become one string."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        before = [given] if (given := getattr(namespace, self.dest, None)) else []
+        setattr(namespace, self.dest, str(self.const).join([*before, *values]))
 
 
 def _plain(kind: Any) -> tuple[type, bool]:

@@ -206,7 +206,10 @@ def test_a_set_with_too_many_unusable_samples_is_refused_at_the_start(tmp_path):
 
 def test_nothing_but_bad_samples_ends(tmp_path):
     write_tar(tmp_path / "a.tar", [m for n in range(10) for m in ((f"{n}.jpg", b"<p>"), (f"{n}.txt", b"x"))])
-    with pytest.raises(UserError, match="100 samples in a row cannot be used, the last for: not an image"):
+    with pytest.raises(
+        UserError,
+        match=r"100 samples in a row cannot be used, the last, sample (\d) of a\.tar \(\1\), for: not an image",
+    ):
         next(iter(CaptionBatches(open_captions(tmp_path / "a.tar"), pixels, 4)))
 
 

@@ -136,7 +136,7 @@ REFUSED = {
     "no usual image column": ({}, "none of the usual image columns .* its columns are picture, caption"),
     "wrong caption column": ({"image_column": "picture", "caption_column": "alt"}, "no column 'alt'; its columns are"),
     "caption is no text": ({"image_column": "picture", "caption_column": "picture"}, "holds struct<.*not strings"),
-    "image is no image": ({"image_column": "caption"}, "'caption' of a.parquet holds string, not encoded images"),
+    "image is no image": ({"image_column": "caption"}, r"row 0 of .*a\.parquet, column 'caption': 'x' is in none of "),
 }
 
 

@@ -5,6 +5,7 @@ import tarfile
 import pytest
 from tiny.tars import write_tar
 
+from pretrain.data.shards import open_shard
 from pretrain.data.tars import Damage, Member, members, scan
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
@@ -38,8 +39,7 @@ def test_members_equal_tarfile(tmp_path, form):
     path = write_tar(tmp_path / "a.tar", entries, FORMATS[form])
     with tarfile.open(path) as tar:
         expected = [Member(info.name, info.offset_data, info.size) for info in tar if info.isreg()]
-    with open(path, "rb") as file:
-        assert list(members(file.fileno())) == expected
+    assert list(members(open_shard(path))) == expected
 
 
 def test_pairs_are_runs_of_one_key(tmp_path):
@@ -78,16 +78,36 @@ def test_a_key_that_comes_back_is_not_trusted(tmp_path):
     assert result.unusable == [(2, "a", "duplicate key")]
 
 
-def test_interleaved_members_never_make_a_pair(tmp_path):
-    path = write_tar(tmp_path / "a.tar", [pairs(*"ab")[i] for i in (0, 2, 1, 3)] + pairs("c"))
+def test_members_that_are_not_neighbours_make_pairs(tmp_path):
+    images, captions = pairs(*"abc")[::2], pairs(*"abc")[1::2]
+    for order in (images + captions, [*captions, *images[::-1]], [images[0], images[1], *captions, images[2]]):
+        result = scan(write_tar(tmp_path / "a.tar", order))
+        assert sorted(keys_of(tmp_path / "a.tar", result)) == ["a", "b", "c"]
+        assert result.unusable == []
+
+
+def test_a_key_with_more_than_one_pair_is_not_put_together(tmp_path):
+    entries = [*pairs("a")[:1], *pairs("b"), *pairs("a")[:1], *pairs("c"), *pairs("a")[1:]]
+    result = scan(write_tar(tmp_path / "a.tar", entries))
+    assert keys_of(tmp_path / "a.tar", result) == ["b", "c"]
+    assert result.unusable == [(0, "a", "no caption"), (2, "a", "duplicate key"), (4, "a", "duplicate key")]
+
+
+def test_a_cut_among_captions_that_lie_behind_all_images(tmp_path):
+    path = write_tar(tmp_path / "a.tar", pairs(*"abc")[::2] + pairs(*"abc")[1::2])
+    path.write_bytes(path.read_bytes()[: 4 * 1024])
     result = scan(path)
-    assert keys_of(path, result) == ["c"]
-    assert result.unusable == [
-        (0, "a", "no caption"),
-        (1, "b", "no caption"),
-        (2, "a", "duplicate key"),
-        (3, "b", "duplicate key"),
-    ]
+    assert keys_of(path, result) == ["a"]
+    assert result.unusable == [(1, "b", "lost in a cut shard"), (2, "c", "lost in a cut shard")]
+
+
+def test_what_lies_behind_a_smashed_header_is_estimated(tmp_path):
+    path = write_tar(tmp_path / "a.tar", pairs(*"abcdefghij"))
+    content = path.read_bytes()[:20480] + bytes(1024)
+    path.write_bytes(content[:8192] + b"x" * 512 + content[8704:])
+    result = scan(path)
+    assert keys_of(path, result) == list("abcd")
+    assert result.lost == 6
 
 
 # Three pairs: each member is a header and one block, so sample i starts at 2048 i and its caption's header at + 1024.
@@ -150,8 +170,8 @@ HOSTILE = {
 def test_hostile_headers_are_damage(tmp_path, name):
     path = tmp_path / "a.tar"
     path.write_bytes(HOSTILE[name] + bytes(2048))
-    with open(path, "rb") as file, pytest.raises(Damage):
-        list(members(file.fileno()))
+    with pytest.raises(Damage):
+        list(members(open_shard(path)))
 
 
 def test_hostile_pax_sizes_are_ignored(tmp_path):
@@ -159,5 +179,4 @@ def test_hostile_pax_sizes_are_ignored(tmp_path):
     record = header("pax", b"x", b"%011o\0" % len(records)) + records + bytes(-len(records) % 512)
     path = tmp_path / "a.tar"
     path.write_bytes(record + header("a.jpg", b"0", b"%011o\0" % 3) + b"abc".ljust(512, b"\0") + bytes(1024))
-    with open(path, "rb") as file:
-        assert [(member.name, member.size) for member in members(file.fileno())] == [("a.jpg", 3)]
+    assert [(member.name, member.size) for member in members(open_shard(path))] == [("a.jpg", 3)]

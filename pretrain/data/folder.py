@@ -1,0 +1,130 @@
+"""A plain folder of images with their captions beside them: KEY.jpg and KEY.txt, in any folders below it."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pretrain.data.captions import CAPTION_BYTES, BadSample, Caption, field_names, from_json
+from pretrain.data.pairs import Captions, fingerprint_rows
+from pretrain.data.samples import LARGEST_CAPTION, LARGEST_IMAGE, Fields, Member, group
+from vlm.errors import UserError
+
+# Images of kinds that are not read: without them such a file would be no sample and missed by nobody.
+OTHER_IMAGES = ("gif", "bmp", "tif", "tiff", "avif", "heic", "heif", "jfif", "jxl", "jp2")
+
+
+class FolderCaptions(Captions):
+    """Image-caption pairs in files, each folder a shard. field: of the caption in its JSON, as for `TarCaptions`.
+
+    Raises: UserError if there is no pair.
+    """
+
+    def __init__(self, root: Path, names: Sequence[str], fields: Fields, field: str | None = None):
+        """names: of the files below the root."""
+        self.root, self.field = root, field
+        self.names: list[str] = []  # of the shards: folders below the root
+        self.pairs: list[tuple[str, str, str, int]] = []  # key, image and caption below the root, index in the shard
+        self.bad: list[dict] = []
+        counts: list[int] = []
+        # img2dataset's statistics of a shard are no captions.
+        names = sorted((name for name in names if not name.endswith("_stats.json")), key=_folder_and_name)
+        others = Fields(fields.images, (*fields.captions, *OTHER_IMAGES))  # so that each is a sample, if a faulty one
+        for shard, inside in groupby(names, key=lambda name: _folder_and_name(name)[0]):
+            members = [Member(name, 0, 0) for name in inside]
+            before, samples = len(self.pairs), group(members, others, last_dot=True)
+            if not samples:
+                continue
+            for index, sample in enumerate(samples):
+                place = {"shard": shard, "index": index, "key": sample.key}
+                kinds = {member.name.rpartition(".")[2].lower() for member in sample.captions}
+                unread = sorted(kinds & {*OTHER_IMAGES})
+                if unread:  # no caption, but an image that is not read
+                    reason = "no caption" if sample.images else f"no .{unread[0]} images are read"
+                    self.bad.append(place | {"reason": reason})
+                elif reason := sample.fault():
+                    self.bad.append(place | {"reason": reason})
+                else:
+                    self.pairs.append((sample.key, sample.images[0].name, sample.captions[0].name, index))
+            self.names.append(shard)
+            counts.append(len(self.pairs) - before)
+        self.counts = np.array(counts, np.int64)
+        self._starts = np.concatenate([[0], np.cumsum(self.counts)])
+        if not self.pairs:
+            self._refuse(names)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the files' names, the captions' field, and a few pairs' content."""
+        digest = hashlib.sha256(json.dumps([self.pairs, self.field]).encode())
+        for number in fingerprint_rows(len(self)):
+            _, image, caption, _ = self.pairs[number]
+            for name in (image, caption):
+                digest.update(hashlib.sha256((self.root / name).read_bytes()).digest())
+        return digest.hexdigest()
+
+    def read(self, number: int) -> tuple[bytes, Caption]:
+        return _content(self.root / self.pairs[number][1], LARGEST_IMAGE), self.caption(number)
+
+    def caption(self, number: int) -> Caption:
+        content = _content(self.root / self.pairs[number][2], LARGEST_CAPTION)
+        return content[:CAPTION_BYTES] if self.field is None else from_json(content, self.field)
+
+    def document(self, number: int) -> Any:
+        """What a caption's JSON holds; None if it is damaged."""
+        with suppress(ValueError):
+            return json.loads(_content(self.root / self.pairs[number][2], LARGEST_CAPTION))
+        return None
+
+    def identify(self, number: int) -> tuple[str, int]:
+        """The index counts all samples of the folder, unusable ones too."""
+        shard = int(np.searchsorted(self._starts, number, side="right")) - 1
+        return self.names[shard], self.pairs[number][3]
+
+    def key(self, number: int) -> str:
+        return self.pairs[number][0]
+
+    def unusable(self) -> Iterator[dict]:
+        return iter(self.bad)
+
+    def reasons(self) -> Counter:
+        return Counter(record["reason"] for record in self.bad)
+
+    def _refuse(self, names: list[str]) -> None:
+        """Raise `UserError`: what is there instead of a pair, and how to name the captions."""
+        counted = ", ".join(f"{count} x {reason}" for reason, count in self.reasons().most_common())
+        suffixes = sorted({name.rpartition(".")[2].lower() for name in names if "." in name.rpartition("/")[2]})
+        remedy = "put KEY.txt beside KEY.jpg, or name the suffixes with --image-column and --caption-column"
+        for name in (name for name in names if name.lower().endswith(".json")):
+            try:
+                fields = field_names(json.loads((self.root / name).read_bytes()))
+            except (OSError, ValueError):
+                continue
+            if fields:
+                given = "caption" if "caption" in fields else fields[0]
+                listed = ", ".join(fields[:12])
+                remedy = f"{name} has the text fields {listed}: name one, as --caption-column json:{given}"
+                break
+        found = f"{counted or 'no image'}; its files end in {', '.join(suffixes[:8])}"
+        raise UserError(f"{self.root} holds no image-caption pair: {found}; {remedy}")
+
+
+def _folder_and_name(name: str) -> tuple[str, str]:
+    """`a/b/c.jpg` -> ("a/b", "c.jpg"); of a file in the root itself the folder is "." """
+    folder, _, file = name.rpartition("/")
+    return folder or ".", file
+
+
+def _content(path: Path, most: int) -> bytes:
+    """A file's bytes. Raises: OSError, and BadSample if it is longer than `most`."""
+    with open(path, "rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise BadSample("file too large")
+    return content

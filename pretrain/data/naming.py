@@ -1,0 +1,188 @@
+"""What --data names on this machine -> the files to read, and how they are to be read.
+
+'/data/{00000..00099}.tar'    braces, as a shell expands them: every name must be there
+a.tar::b.tar                  several patterns
+~/data, '~/data/*.tar'        the home folder, also where quotes kept the shell from expanding it
+a folder                      its shards, also in folders below it; or a table with its images; or images with texts
+"""
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pretrain.data import tabular
+from pretrain.data.samples import IMAGE_SUFFIXES
+from vlm.errors import UserError
+
+SHARDS = (".tar", ".parquet", ".arrow")
+TABLES = (".csv", ".tsv", ".jsonl", ".json")
+TEXT_SUFFIXES = ("txt", "caption")  # of the captions in a plain folder; the first wins
+IMAGES, BY_NAME = "images", "name"
+
+
+@dataclass
+class Found:
+    """Files of one kind: a suffix of `SHARDS` or `TABLES`; a folder of `IMAGES`; or what `datasets` opens `BY_NAME`."""
+
+    kind: str
+    paths: list[Path]
+    root: Path | None = None  # the folder that was named, to which image paths in tables may be relative
+    notices: list[str] = field(default_factory=list)  # of what is there and is not read
+    names: list[str] = field(default_factory=list)  # of the files in a folder of IMAGES, below it
+
+
+def expand(source: str) -> list[str]:
+    """The patterns, paths and URLs that a source is made of, without `::`, `~`, `file://` and braces."""
+    from braceexpand import braceexpand
+
+    parts: list[str] = []
+    for part in source.split("::"):
+        part = os.path.expanduser(part.strip().removeprefix("file://"))
+        if not part:
+            raise UserError(f"{source}: nothing stands before or behind a `::`")
+        try:
+            parts += [part] if os.path.exists(part) else braceexpand(part)
+        except ValueError:
+            raise UserError(f"{part}: a brace is not closed") from None
+    return parts
+
+
+def locate(source: str) -> Found:
+    """The files that a source on this machine stands for. Raises: UserError if there is none, or several kinds are."""
+    if source.startswith("pipe:"):
+        raise UserError(f"{source}: commands are not run; give the URL of the shards, as https:// or s3://")
+    parts = expand(source)
+    if len(parts) == 1:
+        found = [_locate_one(parts[0])]
+    else:
+        missing = [part for part in parts if not glob.has_magic(part) and not os.path.exists(part)]
+        if missing:
+            count = f"{len(missing)} of the {len(parts)} files that it names do not exist"
+            raise UserError(f"{source}: {count}, the first is {missing[0]}: fetch them, or name those that are there")
+        found = [_locate_one(part) for part in parts]
+    return _together(source, found)
+
+
+def _together(source: str, found: Sequence[Found]) -> Found:
+    """Several finds as one."""
+    paths = [path for one in found for path in one.paths]
+    kinds = sorted({one.kind for one in found})
+    if len(kinds) > 1 or (len(found) > 1 and kinds[0] in (IMAGES, BY_NAME)):
+        given = ", ".join(kinds) if len(kinds) > 1 else f"{len(found)} sources"
+        raise UserError(f"{source} is {given}; captions come as {', '.join(SHARDS + TABLES)}, one kind at a time")
+    if len(set(paths)) < len(paths):
+        twice = next(path for number, path in enumerate(paths) if path in paths[:number])
+        raise UserError(f"{source} names {twice} twice: name it once, or weigh sources as --data a=0.7,b=0.3")
+    notices = [notice for one in found for notice in one.notices]
+    return Found(kinds[0], paths, found[0].root, notices, found[0].names)
+
+
+def _locate_one(name: str) -> Found:
+    path = Path(name)
+    if path.is_dir():
+        return _folder(path)
+    if path.is_file():
+        return _of_files(name, [path])
+    if glob.has_magic(name):
+        matches = sorted(Path(match) for match in glob.glob(name, recursive=True))
+        if not matches:
+            raise UserError(f"no file matches {name}: check the pattern")
+        folders = [match for match in matches if match.is_dir()]
+        if len(folders) == len(matches):
+            return _together(name, [_folder(folder) for folder in folders])
+        return _of_files(name, [match for match in matches if not match.is_dir()])
+    return Found(BY_NAME, [path])
+
+
+def _of_files(name: str, paths: list[Path]) -> Found:
+    kinds = sorted({path.suffix.lower() for path in paths})
+    if len(kinds) > 1 or kinds[0] not in SHARDS + TABLES:
+        needed = f"captions come as {', '.join(SHARDS + TABLES)}, one kind at a time"
+        raise UserError(f"{name} is {', '.join(kind or 'a file without a suffix' for kind in kinds)}; {needed}")
+    return Found(kinds[0], paths)
+
+
+def _folder(folder: Path) -> Found:
+    """What a folder stands for: tars, else parquet or Arrow, else a table of its images, else images with texts."""
+    if tabular.is_saved(folder):
+        return Found(BY_NAME, [folder])
+    names = list(walk(folder))
+    # Of images and texts, of which there may be millions, no paths are made.
+    many = {f".{suffix}" for suffix in (*IMAGE_SUFFIXES, *TEXT_SUFFIXES)}
+    by_kind: dict[str, list[Path]] = {}
+    seen: set[str] = set()
+    for name in names:
+        suffix = os.path.splitext(name)[1].lower()
+        seen.add(suffix)
+        if suffix not in many:
+            by_kind.setdefault(suffix, []).append(folder / name)
+    for paths in by_kind.values():
+        paths.sort()
+    images = any(f".{suffix}" in seen for suffix in IMAGE_SUFFIXES)
+    texts = any(f".{suffix}" in seen for suffix in TEXT_SUFFIXES)
+    if tars := by_kind.get(".tar"):
+        return _for_training(folder, ".tar", tars, by_kind)
+    for kind in (".parquet", ".arrow"):
+        top = [path for path in by_kind.get(kind, ()) if path.parent == folder]
+        # img2dataset's `files`: beside the folder 00000 of images lies 00000.parquet, a record of the download.
+        if top and not (images and all(path.with_suffix("").is_dir() for path in top)):
+            return _for_training(folder, kind, top, by_kind)
+    for kind in TABLES[:3]:
+        if tables := [path for path in by_kind.get(kind, ()) if path.stem == "metadata"]:
+            return _for_training(folder, kind, tables, by_kind)
+    if images and texts:
+        return Found(IMAGES, [folder], folder, _left_out(folder, by_kind, TABLES[:3]), names)
+    for kind in TABLES[:3]:
+        if tables := [path for path in by_kind.get(kind, ()) if path.parent == folder]:
+            return _for_training(folder, kind, tables, by_kind)
+    if images:
+        return Found(IMAGES, [folder], folder, names=names)
+    if by_kind.keys() & {".parquet", ".arrow", ".csv", ".jsonl", ".json", ".zip"}:
+        return Found(BY_NAME, [folder])  # the hub's layout
+    held = f" (it has {', '.join(sorted(kind or 'no suffix' for kind in seen))})" if seen else ""
+    raise UserError(
+        f"{folder} holds no .tar, .parquet or .arrow file, no table and no image{held}: "
+        "give the folder with the shards or images"
+    )
+
+
+def walk(folder: Path) -> Iterator[str]:
+    """The names of the files below a folder, without hidden ones; links are followed, into each folder once."""
+    seen: set[tuple[int, int]] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        status = os.stat(place)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        below = Path(place).relative_to(folder).as_posix()
+        start = "" if below == "." else below + "/"
+        yield from (start + name for name in files if not name.startswith("."))
+
+
+def _for_training(folder: Path, kind: str, paths: list[Path], by_kind: dict[str, list[Path]]) -> Found:
+    """Of these files those named train-*, or in the folder `train`, if there are any; else all."""
+    named = [path for path in paths if path.parent == folder and path.name.startswith("train-")]
+    within = [path for path in paths if path.relative_to(folder).parts[0] == "train"]
+    chosen = named or within or paths
+    notices = _left_out(folder, by_kind, tuple(other for other in SHARDS if other != kind))
+    if len(chosen) < len(paths):
+        taken = set(chosen)
+        rest = [path for path in paths if path not in taken]
+        told = f"of {folder} only {'train-*' if named else 'train/'} is read, not {len(rest)} more {kind} files"
+        notices.append(f"{told}, as {rest[0].relative_to(folder)} (name them with a pattern)")
+    return Found(kind, chosen, folder, notices)
+
+
+def _left_out(folder: Path, by_kind: dict[str, list[Path]], kinds: tuple[str, ...]) -> list[str]:
+    """A notice for each kind of shard that is there as well; img2dataset's parquet beside its tars holds no images."""
+    tars = {path.stem for path in by_kind.get(".tar", ())}
+    notices = []
+    for kind in kinds:
+        others = [path for path in by_kind.get(kind, ()) if path.stem not in tars]
+        if others:
+            notices.append(f"{len(others)} {kind} files of {folder}, as {others[0].name}, are not read")
+    return notices

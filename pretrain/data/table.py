@@ -1,0 +1,262 @@
+"""Image-caption pairs in the rows of a table: which columns hold them, and how one row is read.
+
+An image is encoded bytes, datasets' Image (a struct of bytes and path), or the path of a file. A caption is a string, a
+list of them (one is drawn), or a field of a struct or of JSON. Rows are read as raw Arrow values: an invalid caption or
+image costs its own row, not the whole column.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pretrain.data.captions import (
+    CAPTION_BYTES,
+    BadSample,
+    Caption,
+    CaptionPlace,
+    field_names,
+    from_json,
+    from_value,
+    parse_place,
+)  # fmt: skip
+from pretrain.data.pairs import Captions, fingerprint_rows
+from pretrain.data.samples import LARGEST_IMAGE
+from vlm.errors import UserError
+
+IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
+PATH_COLUMNS = (
+    "img", "image_path", "filepath", "file_path", "file_name", "filename", "image_file", "img_path", "path", "images"
+)  # fmt: skip
+CAPTION_COLUMNS = ("caption", "text", "txt", "captions", "texts", "title", "sentences", "alt_text", "description")
+FIRST_ROWS = 16  # of which one image file at least must be there
+
+
+class TableCaptions(Captions):
+    """Image-caption pairs in the rows of a `datasets.Dataset`, by number; `counts` as for one shard."""
+
+    def __init__(
+        self,
+        data: Any,
+        name: str,
+        image_column: str | None,
+        caption_column: str | None,
+        files: Sequence[Path],
+        rows: Sequence[int] = (),
+        root: Path | None = None,
+    ):
+        """files: those that hold the rows, and how many `rows` each holds, if they are known.
+
+        root: a folder to which paths of images may be relative, beside the file's own, the one above, and this one.
+        """
+        self.name, self.files, self.root = name, files, root
+        usual = IMAGE_COLUMNS + PATH_COLUMNS
+        self.image_column = choose_column(data.column_names, image_column, usual, "image", name)
+        self.place = _caption_place(data.column_names, caption_column, name)
+        self.caption_column = self.place.name
+        self._ends = np.cumsum(rows if len(rows) == len(files) else [])
+        schema = data.data.schema
+        self._check_types(schema)
+        self.data = data.with_format("arrow").select_columns([*dict.fromkeys([self.image_column, self.caption_column])])
+        self.counts = np.array([len(data)], np.int64)
+        self._check_first_rows()
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the files' names below their common folder and sizes, the columns, and a few rows' content."""
+        root = os.path.commonpath([path.parent for path in self.files]) if self.files else ""
+        files = [(os.path.relpath(path, root), path.stat().st_size) for path in self.files]
+        digest = hashlib.sha256(json.dumps([len(self), self.image_column, self.caption_column, files]).encode())
+        for number in fingerprint_rows(len(self)):
+            try:
+                image, caption = self.read(number)
+            except (OSError, BadSample):  # training will list it as bad, if it is drawn
+                image, caption = None, self._stored_caption(number)
+            for part in (image, *(caption if isinstance(caption, list) else [caption])):
+                digest.update(hashlib.sha256(part or b"").digest())
+        return digest.hexdigest()
+
+    def read(self, number: int) -> tuple[bytes | None, Caption]:
+        row = self.data[number]
+        image = image_content(row[self.image_column][0])
+        if isinstance(image, str):
+            image = self._image_file(number, image)
+        return image, self._caption(row[self.caption_column][0])
+
+    def caption(self, number: int) -> Caption:
+        return self._caption(self.data[number][self.caption_column][0])
+
+    def identify(self, number: int) -> tuple[str, int]:
+        return self.name, number
+
+    def key(self, number: int) -> str | None:
+        """The path of the image if there is one, else the file and its row."""
+        image = image_content(self.data[number][self.image_column][0])
+        return image if isinstance(image, str) else self.where(number)
+
+    def where(self, number: int) -> str:
+        """The file and its row, as far as they are known."""
+        file, row = self._file_row(number)
+        return f"row {row} of {file or self.name}"
+
+    def _file_row(self, number: int) -> tuple[Path | None, int]:
+        if not len(self._ends):
+            return (self.files[0] if len(self.files) == 1 else None), number
+        file = int(np.searchsorted(self._ends, number, side="right"))
+        return self.files[file], number - (int(self._ends[file - 1]) if file else 0)
+
+    def _caption(self, value: Any) -> Caption:
+        import pyarrow.types as types
+
+        if not value.is_valid:
+            return None
+        column, field = value.type, self.place.field
+        if types.is_string(column) or types.is_large_string(column) or types.is_binary(column):
+            # The buffer and not as_py(), which would raise at the first byte that is not UTF-8.
+            content = value.as_buffer().to_pybytes()
+            return from_json(content, field) if field else content[:CAPTION_BYTES]
+        try:
+            return from_value(value.as_py(), field)
+        except UnicodeDecodeError:
+            raise BadSample("caption is not UTF-8") from None
+
+    def _stored_caption(self, number: int) -> Caption:
+        try:
+            return self.caption(number)
+        except BadSample:
+            return None
+
+    def _folders(self, number: int) -> list[Path]:
+        """Where the path of an image may begin: the table's folder, what --data named, the folder above, here."""
+        file, _ = self._file_row(number)
+        folders = [file.parent.absolute()] if file else []
+        folders += [self.root.absolute()] if self.root else []
+        folders += [file.parent.absolute().parent] if file else []
+        return [*dict.fromkeys([*folders, Path.cwd()])]
+
+    def _image_file(self, number: int, path: str) -> bytes:
+        """The file at a path. Raises: BadSample if it is in none of the folders, OSError if it cannot be read."""
+        if path.startswith(("http://", "https://")):
+            raise BadSample("image is a URL")
+        for folder in self._folders(number):
+            try:
+                with open(folder / os.path.expanduser(path.removeprefix("file://")), "rb") as file:
+                    content = file.read(LARGEST_IMAGE + 1)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            if len(content) > LARGEST_IMAGE:
+                raise BadSample("file too large")
+            return content
+        raise BadSample("image file not found")
+
+    def _check_types(self, schema: Any) -> None:
+        import pyarrow.types as types
+
+        image, caption = schema.field(self.image_column).type, schema.field(self.caption_column).type
+        columns = f"its columns are {', '.join(schema.names)}"
+        datasets_image = types.is_struct(image) and max(image.get_field_index(name) for name in ("bytes", "path")) >= 0
+        plain = (types.is_binary, types.is_large_binary, types.is_string, types.is_large_string, types.is_null)
+        if not datasets_image and not any(test(image) for test in plain):
+            given = f"column {self.image_column!r} of {self.name} holds {image}, not images"
+            raise UserError(f"{given} (bytes, paths, or datasets' Image); {columns}: name one with --image-column")
+        texts = caption
+        while types.is_list(texts) or types.is_large_list(texts):
+            texts = texts.value_type
+        nested = types.is_struct(texts)
+        if self.place.field and (nested or any(test(texts) for test in plain)):
+            return
+        if nested or not any(test(texts) for test in plain):
+            given = f"column {self.caption_column!r} of {self.name} holds {caption}, not strings"
+            field = f", or a field of it as --caption-column {self.caption_column}:FIELD" if nested else ""
+            raise UserError(f"{given}; {columns}: name another with --caption-column{field}")
+
+    def _check_first_rows(self) -> None:
+        """Raise `UserError` if the first rows' images are all missing files or URLs, or no caption is in its field."""
+        problems: list[tuple[int, str]] = []
+        for number in range(min(FIRST_ROWS, len(self))):
+            image = image_content(self.data[number][self.image_column][0])
+            try:
+                if isinstance(image, str):
+                    self._image_file(number, image)
+                self.caption(number)
+                return
+            except OSError:
+                return
+            except BadSample as error:
+                problems.append((number, str(error)))
+        if not problems:
+            return
+        number, problem = problems[0]
+        image = image_content(self.data[number][self.image_column][0])
+        where = f"{self.where(number)}, column {self.image_column!r}: {image!r}"
+        if problem == "image is a URL":
+            raise UserError(f"{where} is a URL, no image: fetch the images with img2dataset first")
+        if problem == "image file not found":
+            folders = ", ".join(str(folder) for folder in self._folders(number))
+            cure = "put the images there, or write their whole paths, or name another column with --image-column"
+            raise UserError(f"{where} is in none of {folders} (nor those of the next rows): {cure}")
+        raw = self.data[number][self.caption_column][0].as_py()
+        names = field_names(_parsed(raw) if isinstance(raw, str) else raw)
+        found = f"its text fields are {', '.join(names[:12])}" if names else "it has no text fields"
+        raise UserError(
+            f"{self.where(number)}, column {self.caption_column!r}: {problem}; {found}: "
+            f"name one as --caption-column {self.caption_column}:FIELD"
+        )
+
+
+def choose_column(columns: Sequence[str], wanted: str | None, usual: Sequence[str], kind: str, name: str) -> str:
+    """The column `wanted`, or the first of the `usual` ones, in any case, that the data set `name` has."""
+    if not len(columns):
+        raise UserError(f"{name} has no columns: no data set is there")
+    lower = {column.lower(): column for column in reversed(columns)}
+    for column in (wanted,) if wanted else usual:
+        if column in columns:
+            return column
+        if not wanted and column in lower:
+            return lower[column]
+    missing = f"no column {wanted!r}" if wanted else f"none of the usual {kind} columns ({', '.join(usual)})"
+    remedy = f"name one with --{kind}-column"
+    if "url" in lower and kind == "image":
+        remedy += ", or fetch the images of the column url with img2dataset first"
+    raise UserError(f"{name} has {missing}; its columns are {', '.join(columns)}: {remedy}")
+
+
+def _caption_place(columns: Sequence[str], wanted: str | None, name: str) -> CaptionPlace:
+    """The column of the captions, and the field in it if `wanted` is COLUMN:FIELD."""
+    if wanted and wanted not in columns and ":" in wanted:
+        place = parse_place(wanted)
+        return CaptionPlace(choose_column(columns, place.name, (), "caption", name), place.field)
+    return CaptionPlace(choose_column(columns, wanted, CAPTION_COLUMNS, "caption", name))
+
+
+def image_content(value: Any) -> bytes | str | None:
+    """The image file in an Arrow scalar, or the path of it: a struct of bytes and path, plain binary, or a string."""
+    import pyarrow as pa
+
+    if not value.is_valid:
+        return None
+    if isinstance(value, pa.StructScalar):
+        parts = dict(value.items())  # of them "bytes" or "path" may be missing
+        if "bytes" in parts and parts["bytes"].is_valid:
+            return parts["bytes"].as_buffer().to_pybytes()
+        return (parts["path"].as_py() or None) if "path" in parts else None
+    if isinstance(value, (pa.StringScalar, pa.LargeStringScalar)):
+        return value.as_py() or None
+    return value.as_buffer().to_pybytes()
+
+
+def image_bytes(value: Any) -> bytes | None:
+    """As `image_content`, with the file at a path read."""
+    content = image_content(value)
+    return Path(content).read_bytes() if isinstance(content, str) else content
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
