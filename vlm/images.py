@@ -89,18 +89,33 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """Squash to (image_size, image_size) with PIL's bicubic filter, divide by 255, normalise: float32[3, H, W].
+    """Resize with PIL's filter, divide by 255, normalise: float32[3, image_size, image_size].
 
-    The transform everywhere outside augmentation; it equals CLIPImageProcessorPil without its centre crop.
+    short_side None squashes the whole image to the square. Else the shorter side is resized to it, and the square is
+    cut from the centre. The transform everywhere outside augmentation; it equals CLIPImageProcessorPil.
     """
 
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    short_side: int | None = None
+    resample: str = "bicubic"
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
-        size = (self.image_size, self.image_size)
-        return to_tensor(upright_rgb(image).resize(size, Image.Resampling.BICUBIC), self.mean, self.std)
+        image = upright_rgb(image)
+        size, box = self._geometry(*image.size)
+        return to_tensor(image.resize(size, Image.Resampling[self.resample.upper()]).crop(box), self.mean, self.std)
+
+    def _geometry(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
+        """The size to resize to, and the box (left, upper, right, lower) of it that is kept."""
+        side = self.image_size
+        if self.short_side is None:
+            return (side, side), (0, 0, side, side)
+        short = min(width, height)
+        size = (int(self.short_side * width / short), int(self.short_side * height / short))
+        # As torchvision and transformers cut: an odd rest leaves one pixel more on the right and at the bottom.
+        left, upper = (size[0] - side) // 2, (size[1] - side) // 2
+        return size, (left, upper, left + side, upper + side)
 
 
 def resize_uint8(image: Image.Image, height: int, width: int) -> torch.Tensor:
