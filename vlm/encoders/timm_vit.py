@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from timm.layers import resample_abs_pos_embed
+from timm.layers import Mlp, PatchEmbed, resample_abs_pos_embed
 from timm.layers.activations import QuickGELU
 from timm.models.vision_transformer import Block, LayerScale, VisionTransformer
 from torch import nn
@@ -12,7 +12,6 @@ from vlm.errors import UserError
 
 # The stock class that computes the same, by what the ViT has before and between its patches.
 VIT, CLIP, SIGLIP, REGISTERS = "ViTModel", "CLIPVisionModel", "SiglipVisionModel", "Dinov2WithRegistersModel"
-FEED_FORWARD = ("fc1", "act", "drop1", "norm", "fc2", "drop2")  # the parts of timm's plain MLP
 
 
 def stock_class(vision: VisionTransformer) -> str:
@@ -21,44 +20,47 @@ def stock_class(vision: VisionTransformer) -> str:
     Raises: UserError if there is none, with every part that is in the way.
     """
     if not isinstance(vision, VisionTransformer):
-        raise UserError(f"this encoder is timm's {type(vision).__name__}, {_advice()}")
+        raise UserError(f"this encoder is timm's {type(vision).__name__}; {_advice()}")
     block: Any = vision.blocks[0]
     classless, registers = vision.cls_token is None, vision.num_reg_tokens
     pre_norm = not isinstance(vision.norm_pre, nn.Identity)
     chosen = CLIP if pre_norm else SIGLIP if classless else REGISTERS if registers else VIT
     if not all(type(part) is Block for part in vision.blocks):
-        raise UserError(f"this encoder's ViT has blocks of another kind ({type(block).__name__}), {_advice()}")
-    activation = hidden_act(block)
+        raise UserError(f"this encoder's ViT has blocks of another kind ({type(block).__name__}); {_advice()}")
+    activation, embed = hidden_act(block), vision.patch_embed
     missing = {
         "register tokens without a class token": classless and registers,
         "register tokens and a norm before the blocks": bool(registers and pre_norm),
         "a norm before the blocks without a class token": classless and pre_norm,
-        "position embeddings of register tokens": bool(registers and not vision.no_embed_class),
         "no position embeddings": vision.pos_embed is None,
         "norms on query and key": not isinstance(block.attn.q_norm, nn.Identity),
         "norms inside its attention": not isinstance(getattr(block.attn, "norm", nn.Identity()), nn.Identity),
         "norms inside its MLP": not isinstance(getattr(block.mlp, "norm", nn.Identity()), nn.Identity),
-        "a gated MLP": not all(name in FEED_FORWARD for name, _ in block.mlp.named_children()),
+        f"an MLP of another kind ({type(block.mlp).__name__})": type(block.mlp) is not Mlp,
         "no norm after the blocks": not isinstance(vision.norm, nn.LayerNorm),
         "norms that are no LayerNorm": not isinstance(block.norm1, nn.LayerNorm),
         "no bias on query, key, value": block.attn.qkv is None or block.attn.qkv.bias is None,
         "no bias on its projections": block.attn.proj.bias is None,
         f"the activation {type(getattr(block.mlp, 'act', None)).__name__}": activation is None,
-        "a norm inside its patch projection": not isinstance(vision.patch_embed.norm, nn.Identity),
-        "patches that are not square": len(set(vision.patch_embed.patch_size)) != 1,
-        "images that are not square": len(set(vision.patch_embed.grid_size)) != 1,
+        f"patches of another kind ({type(embed).__name__})": type(embed) is not PatchEmbed,
+        "a norm inside its patch projection": not isinstance(getattr(embed, "norm", nn.Identity()), nn.Identity),
+        "registers and an MLP whose width is no multiple of its tokens'": bool(
+            registers and block.mlp.fc1.out_features % vision.embed_dim
+        ),
+        "patches that are not square": len(set(embed.patch_size)) != 1,
+        "images that are not square": len(set(embed.grid_size)) != 1,
     }
     found = [name for name, there in missing.items() if there]
     if not found and _other_parameters(vision):
         found = [f"parts that no stock class has ({', '.join(_other_parameters(vision)[:3])})"]
     if found:
-        raise UserError(f"this encoder's ViT has {', '.join(found)}, {_advice()}")
+        raise UserError(f"this encoder's ViT has {', '.join(found)}; {_advice()}")
     return chosen
 
 
 def _advice() -> str:
     classes = ", ".join((VIT, CLIP, SIGLIP, REGISTERS))
-    return f"which none of the stock classes that LLaVA can hold exactly has ({classes}): give another encoder"
+    return f"none of the stock classes that LLaVA can hold ({classes}) computes the same: give another encoder"
 
 
 def hidden_act(block: Any) -> str | None:
