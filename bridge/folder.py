@@ -47,7 +47,9 @@ def check_folder(config: BridgeConfig) -> None:
 
 def _is_name(part: str | None) -> bool:
     """Whether `--llm` or `--encoder` gives a name, in which no path hides."""
-    return part in (*PRESETS, "blind") or (part is not None and part.startswith("timm:") and "@" not in part)
+    if part is None or part in (*PRESETS, "blind"):
+        return part is not None
+    return (part.startswith("timm:") and "@" not in part) or (part.startswith("hf:") and not Path(part[3:]).is_dir())
 
 
 class RunFolder:

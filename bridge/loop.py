@@ -89,7 +89,7 @@ def train(config: BridgeConfig, mixture: Mixture) -> None:
     on_main(lambda: check_folder(config))
     with locked(Path(config.out)):
         vlm = build_vlm(config, accelerator.device, config.load_in)
-        encoder = PatchEncoder(vlm.vision_tower, vlm.processor.image_processor)
+        encoder = PatchEncoder(vlm.model, vlm.processor.image_processor)
         content = run_content(vlm, mixture, votes=config.vqav2_answers == "votes")
         content |= {"encoder": encoder.key[:12], "images": images_content(mixture)}
         trainee = freeze(vlm.model, config)
