@@ -40,7 +40,17 @@ def build(kind: str) -> tuple[hf.PreTrainedModel, Any]:
     return seeded(model, seed=0).eval(), processor
 
 
-KINDS = ("clip", "clip_vision", "siglip", "siglip_vision", "vit", "dinov2", "dinov2_swiglu", "dinov2_registers", "dinov3")
+KINDS = (
+    "clip",
+    "clip_vision",
+    "siglip",
+    "siglip_vision",
+    "vit",
+    "dinov2",
+    "dinov2_swiglu",
+    "dinov2_registers",
+    "dinov3",
+)
 
 
 def write_stock_vit(folder: Path, kind: str) -> Path:

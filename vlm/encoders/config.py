@@ -57,7 +57,9 @@ class PixelConfig:
         if image_size < self.patch_size or image_size % self.patch_size:
             low = max(1, image_size // self.patch_size) * self.patch_size
             near = f"{low} or {low + self.patch_size}"
-            raise UserError(f"--image-size {image_size}: this encoder's patches are {self.patch_size} wide, give {near}")
+            raise UserError(
+                f"--image-size {image_size}: this encoder's patches are {self.patch_size} wide, give {near}"
+            )
         short_side = self.short_side and round(self.short_side * image_size / self.image_size)
         return replace(self, image_size=image_size, short_side=short_side)
 

@@ -34,7 +34,9 @@ def read_pixels(folder: Path, kind: str, image_size: Any, patch_size: Any) -> Pi
     if not any((folder / file).exists() for file in ("preprocessor_config.json", "processor_config.json")):
         mean, std = STATISTICS[kind]
         if is_main():
-            line = f"{folder} has no preprocessor_config.json: images are squashed to {image_size} pixels and normalised"
+            line = (
+                f"{folder} has no preprocessor_config.json: images are squashed to {image_size} pixels and normalised"
+            )
             print(f"{line} by {mean} and {std}, as its family's are", file=sys.stderr)
         return PixelConfig(image_size, patch_size, mean, std)
     try:

@@ -142,7 +142,9 @@ def hf_encoder(name: str) -> HuggingFaceEncoder:
     try:
         model, report = model_class.from_pretrained(folder, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"hf:{name} cannot be loaded ({str(error).splitlines()[0]}): copy or download it again") from None
+        raise UserError(
+            f"hf:{name} cannot be loaded ({str(error).splitlines()[0]}): copy or download it again"
+        ) from None
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         wrong = sorted(key for key in map(str, report.get(kind) or ()) if not key.startswith(family.spare))
         if wrong:

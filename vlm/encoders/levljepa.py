@@ -118,7 +118,9 @@ class Encoder(VisionEncoder[EncoderConfig]):
 
     def resized(self, image_size: int) -> "Encoder":
         config = self.config.at_size(image_size)
-        twin = Encoder(replace(self.config, image_size=config.image_size, short_side=config.short_side), self._tokenizer)
+        twin = Encoder(
+            replace(self.config, image_size=config.image_size, short_side=config.short_side), self._tokenizer
+        )
         weights = self.state_dict()
         weights["image.encoder.pos_embed"] = resized_positions(self.vision, twin.vision)
         twin.load_state_dict(weights)

@@ -6,6 +6,9 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
+# Without the flag LLaVA reads hidden states from before the final norm; transformers before 5.18 ignores it in silence.
+AFTER_LAST_NORM: dict[str, Any] = {"tie_last_hidden_states": True}
+
 
 def filled(model_class: type, config: PretrainedConfig, weights: Mapping[str, torch.Tensor]) -> PreTrainedModel:
     """A model of `config` that holds copies of `weights`, which are all of its own: fp32, frozen, in eval mode.

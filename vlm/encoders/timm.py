@@ -100,7 +100,7 @@ def _frozen(encoder: TimmEncoder, size: int | None) -> TimmEncoder:
     return encoder.eval().requires_grad_(False)
 
 
-def _new_vit(name: str, seed: int) -> VisionTransformer:
+def _new_vit(name: str, seed: int) -> Any:
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), 3)
         advice = f"did you mean {' or '.join(close)}?" if close else "see timm.list_models('vit_*')"

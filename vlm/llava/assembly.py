@@ -42,7 +42,7 @@ def assemble(
     wide.
     """
     tower = stock_tower(encoder, feature_layer)
-    tower.model.to(llm.model.device)
+    torch.nn.Module.to(tower.model, llm.model.device)  # transformers' own `to` has no signature
     config = LlavaConfig(
         vision_config=tower.model.config, text_config=llm.model.config, projector_hidden_act="gelu",
         image_token_index=llm.image_token_id, image_seq_length=tower.tokens,

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from vlm.encoders import timm_vit
-from vlm.encoders.stock import filled
+from vlm.encoders.stock import AFTER_LAST_NORM, filled
 
 if TYPE_CHECKING:  # chat loads no timm
     from timm.models.vision_transformer import VisionTransformer
@@ -113,10 +113,7 @@ def _prefix_and_positions(vision: VisionTransformer) -> tuple[torch.Tensor, torc
 def _vit(vision: VisionTransformer, image_size: int) -> tuple[PretrainedConfig, type, Weights]:
     sizes = _sizes(vision, image_size)
     block: Any = vision.blocks[0]
-    # Without the flag LLaVA reads hidden states from before the final norm; old transformers ignore it in silence.
-    config = ViTConfig(
-        **sizes, intermediate_size=block.mlp.fc1.out_features, qkv_bias=True, tie_last_hidden_states=True
-    )
+    config = ViTConfig(**sizes, intermediate_size=block.mlp.fc1.out_features, qkv_bias=True, **AFTER_LAST_NORM)
     cls, _, positions = _prefix_and_positions(vision)
     pooler = config.pooler_output_size or config.hidden_size  # unused: zero, so that saved files are reproducible
     return config, ViTModel, {
@@ -149,7 +146,7 @@ def _siglip(vision: VisionTransformer, image_size: int) -> tuple[PretrainedConfi
     assert vision.pos_embed is not None
     block: Any = vision.blocks[0]
     sizes: dict[str, Any] = {**_sizes(vision, image_size), "intermediate_size": block.mlp.fc1.out_features}
-    config = SiglipVisionConfig(**sizes, vision_use_head=False, tie_last_hidden_states=True)
+    config = SiglipVisionConfig(**sizes, vision_use_head=False, **AFTER_LAST_NORM)
     return config, SiglipVisionModel, {
         "embeddings.position_embedding.weight": vision.pos_embed[0],
         "embeddings.patch_embedding.weight": vision.patch_embed.proj.weight,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel, ViTConfig, ViTModel
 
 from vlm.encoders.base import VisionEncoder
-from vlm.encoders.stock import filled
+from vlm.encoders.stock import AFTER_LAST_NORM, filled
 from vlm.errors import UserError
 
 if TYPE_CHECKING:  # chat loads no timm
@@ -33,7 +33,7 @@ class StockTower:
 
     model: PreTrainedModel
     layer: int
-    strategy: str
+    strategy: Literal["default", "full"]
     tokens: int
     prefix: int
     expected: Callable[[torch.Tensor], torch.Tensor]
@@ -61,8 +61,8 @@ def stock_tower(encoder: VisionEncoder, layer: int | None = None) -> StockTower:
     def expected(pixels: torch.Tensor) -> torch.Tensor:
         return encoder.patch_tokens(pixels) if after_norm else encoder.layer_tokens(pixels, layer)[:, dropped:]
 
-    strategy, tokens = "default" if dropped else "full", encoder.config.patches + prefix - dropped
-    return StockTower(model, layer, strategy, tokens, prefix, expected)
+    tokens = encoder.config.patches + prefix - dropped
+    return StockTower(model, layer, "default" if dropped else "full", tokens, prefix, expected)
 
 
 def tokens_before_patches(config: PretrainedConfig) -> int:
@@ -125,7 +125,7 @@ def _vit_of_dinov2(vision: PreTrainedModel) -> PreTrainedModel:
         image_size=old.image_size, patch_size=old.patch_size, hidden_size=old.hidden_size, num_channels=3,
         num_hidden_layers=old.num_hidden_layers, num_attention_heads=old.num_attention_heads, qkv_bias=old.qkv_bias,
         intermediate_size=int(old.hidden_size * old.mlp_ratio), hidden_act=old.hidden_act,
-        layer_norm_eps=old.layer_norm_eps, tie_last_hidden_states=True,
+        layer_norm_eps=old.layer_norm_eps, **AFTER_LAST_NORM,
     )  # fmt: skip
     source, weights = vision.state_dict(), _zero_pooler(config)
     scaled = {"attention.o_proj": "layer_scale1", "mlp.fc2": "layer_scale2"}

@@ -111,7 +111,10 @@ def test_names_that_cannot_serve(name, message):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("vit_wee_patch16_reg1_gap_256", "has register tokens without a class token, no norm after the blocks; none of"),
+        (
+            "vit_wee_patch16_reg1_gap_256",
+            "has register tokens without a class token, no norm after the blocks; none of",
+        ),
         ("vit_tiny_r_s16_p8_224", r"has patches of another kind \(HybridEmbed\); none of"),
         ("vit_giant_patch14_dinov2", r"has an MLP of another kind \(SwiGLUPacked\)|GluMlp|SwiGLU"),
         ("vit_small_patch16_dinov3", "is timm's Eva; none of"),

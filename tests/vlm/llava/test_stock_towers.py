@@ -23,7 +23,7 @@ from vlm.llms.load import load_llm
 PIXELS = torch.linspace(-1.5, 1.5, 2 * 3 * 24 * 24).reshape(2, 3, 24, 24)
 QUESTION = "What color is the star?"
 
-# kind: the class in the folder, layer, strategy, tokens of 9 patches, and the additional ones that LlavaProcessor counts
+# The class in the folder, layer, strategy, tokens of 9 patches, and how many others LlavaProcessor counts.
 TABLE = {
     "clip": ("clip_vision_model", -2, "default", 9, 1),
     "clip_vision": ("clip_vision_model", -2, "default", 9, 1),
@@ -50,7 +50,7 @@ def llm(llm_folders):
 
 @torch.no_grad()
 def stock_tokens(kind: str, pixels: torch.Tensor, layer: int) -> torch.Tensor:
-    """What the model's own code gives: a hidden state without CLS or, of ViT, SigLIP and DINOv2, after its last norm."""
+    """What the model's own code gives: a hidden state without CLS; the last one of some after the final norm."""
     model, _ = build(kind)
     vision = getattr(model, "vision_model", model)
     output = vision(pixels, output_hidden_states=True)
