@@ -113,7 +113,7 @@ class EvalTransform:
             return (side, side), (0, 0, side, side)
         short = min(width, height)
         size = (int(self.short_side * width / short), int(self.short_side * height / short))
-        # As torchvision and transformers cut: an odd rest leaves one pixel more on the right and at the bottom.
+        # As transformers cuts: of an odd rest the larger half is on the right and at the bottom.
         left, upper = (size[0] - side) // 2, (size[1] - side) // 2
         return size, (left, upper, left + side, upper + side)
 
