@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from vlm.encoders.base import VisionEncoder
 from vlm.encoders.config import PixelConfig
@@ -139,14 +141,19 @@ def hf_encoder(name: str) -> HuggingFaceEncoder:
         raise UserError(f"hf:{name} has no *.safetensors: weights in other formats may run code, convert them first")
     options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, "local_files_only": True}
     model_class = getattr(transformers, family.model)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # what does not fit is said below, in a line
     try:
         model, report = model_class.from_pretrained(folder, output_loading_info=True, **options)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise UserError(
             f"hf:{name} cannot be loaded ({str(error).splitlines()[0]}): copy or download it again"
         ) from None
+    finally:
+        logging.set_verbosity(verbosity)
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        wrong = sorted(key for key in map(str, report.get(kind) or ()) if not key.startswith(family.spare))
+        keys = map(str, report.get(kind) or ())
+        wrong = sorted(key for key in keys if not key.startswith(family.spare) and not key.endswith(".position_ids"))
         if wrong:
             raise UserError(f"hf:{name} does not fit {family.model}: {kind.replace('_', ' ')} {wrong[:3]}")
     if not all(torch.isfinite(value).all() for value in model.parameters()):
