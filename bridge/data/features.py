@@ -59,7 +59,8 @@ class PatchEncoder:
     @cached_property
     def key(self) -> str:
         """Hash of everything that the features depend on: weights, dtype, preprocessing, the layer that is read."""
-        digest = hashlib.sha256(self._processor.to_json_string().encode())
+        processor = type(self._processor).__name__ + self._processor.to_json_string()  # the JSON leaves "Pil" out
+        digest = hashlib.sha256(processor.encode())
         config = self._model.config
         digest.update(f"{config.vision_feature_layer} {config.vision_feature_select_strategy}".encode())
         tower: Any = self._tower.config  # what weights do not show

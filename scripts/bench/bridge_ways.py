@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from transformers import (
     AutoModelForImageTextToText,
-    CLIPImageProcessorPil,
+    CLIPImageProcessor,
     LlavaConfig,
     LlavaForConditionalGeneration,
     Qwen2Config,
@@ -102,7 +102,7 @@ class Way(ABC):
         self.model = frozen_model(layers, dtype)
         self.connector = connector(self.model)
         self.images = conversations(questions)
-        self.processor = CLIPImageProcessorPil(size={"height": 224, "width": 224}, do_center_crop=False)
+        self.processor = CLIPImageProcessor(size={"height": 224, "width": 224}, do_center_crop=False)
         self.load(pictures(folder, len(questions)))
         self.optimizer = torch.optim.AdamW(self.connector.parameters(), lr=1e-3)
 

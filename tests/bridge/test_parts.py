@@ -11,7 +11,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText, CLIPImageProcessorPil, LlamaForCausalLM
+from transformers import AutoModelForImageTextToText, CLIPImageProcessor, LlamaForCausalLM
 
 from bridge import evaluate
 from vlm.files import read_jsonl
@@ -57,7 +57,7 @@ def test_a_timm_vit_trains_and_leaves_a_stock_llava(training, tmp_path):
     encoder = f"timm:test_vit@{tmp_path / 'vit.safetensors'}"
     training.run(tmp_path / "run", "--encoder", encoder, "--normalisation", "imagenet", "--steps", "2")
     stock = AutoModelForImageTextToText.from_pretrained(tmp_path / "run/vlm", dtype=torch.float32)
-    processor = CLIPImageProcessorPil.from_pretrained(tmp_path / "run/vlm")
+    processor = CLIPImageProcessor.from_pretrained(tmp_path / "run/vlm")
     pixels = processor(Image.new("RGB", (40, 30), (124, 116, 104)), return_tensors="pt").pixel_values
     assert pixels.shape == (1, 3, 160, 160)
     assert pixels.abs().max() < 0.01  # the mean colour of ImageNet

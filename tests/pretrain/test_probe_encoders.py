@@ -111,6 +111,7 @@ def test_crop_is_resize_256_and_centre_crop_224():
         assert config.short_side == short
         encoder = open_encoder("blind").with_config(image_size=size, short_side=config.short_side)
         resize = v2.Resize(short, interpolation=v2.InterpolationMode.BICUBIC)
-        expected = v2.functional.pil_to_tensor(v2.CenterCrop(size)(resize(picture))).float() / 255
+        pixels = v2.functional.pil_to_tensor(picture)
+        expected = v2.CenterCrop(size)(resize(pixels)).float() / 255
         mean, std = (torch.tensor(value)[:, None, None] for value in (encoder.config.mean, encoder.config.std))
         torch.testing.assert_close(encoder.transform(picture), (expected - mean) / std, atol=1e-5, rtol=0)

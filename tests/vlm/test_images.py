@@ -228,16 +228,16 @@ def test_png_has_no_reduced_decode():
 
 @pytest.mark.parametrize(("width", "height"), [(300, 200), (50, 90), (64, 64)])
 def test_eval_transform_equals_transformers_to_the_bit(width, height):
-    from transformers import CLIPImageProcessorPil
+    from transformers import CLIPImageProcessor  # as AutoProcessor reloads it
 
     image = photo(width, height)
     size = {"height": 64, "width": 64}
-    stock = CLIPImageProcessorPil(size=size, do_center_crop=False, resample=Image.Resampling.BICUBIC)
+    stock = CLIPImageProcessor(size=size, do_center_crop=False, resample=Image.Resampling.BICUBIC)
     expected = stock(image, return_tensors="pt").pixel_values[0]
     got = EvalTransform(64, CLIP_MEAN, CLIP_STD)(image)
     assert (got.dtype, tuple(got.shape)) == (expected.dtype, (3, 64, 64))
     assert (got == expected).all()
-    stock = CLIPImageProcessorPil(size=size, do_center_crop=False, image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD)
+    stock = CLIPImageProcessor(size=size, do_center_crop=False, image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD)
     expected = stock(image, return_tensors="pt").pixel_values[0]
     assert (EvalTransform(64, IMAGENET_MEAN, IMAGENET_STD)(image) == expected).all()
 

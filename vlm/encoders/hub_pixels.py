@@ -50,6 +50,8 @@ def read_pixels(folder: Path, kind: str, image_size: Any, patch_size: Any) -> Pi
     if given.get("do_normalize", True):
         mean, std = tuple(given["image_mean"]), tuple(given["image_std"])
     resample = Image.Resampling(int(given["resample"])).name.lower()
+    if resample not in ("bicubic", "bilinear"):
+        raise UserError(f"{folder}: its processor resizes by {resample}: bicubic and bilinear filters are known")
     return PixelConfig(side, patch_size, mean, std, short_side, resample)
 
 

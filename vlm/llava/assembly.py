@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from PIL import Image
 from transformers import (
-    CLIPImageProcessorPil,
+    CLIPImageProcessor,
     GenerationConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -21,8 +21,10 @@ from vlm.llava.folder import KEEP_FULL
 from vlm.llava.model import VLM
 from vlm.llava.parity import check_parity, fixture_pixels
 from vlm.llava.parts import connector
+from vlm.llava.tokenizer import end_turns_with, leave_bos_to_template, saved_tokenizer
 from vlm.llava.tower import StockTower, stock_tower
 from vlm.llms.load import LLM
+from vlm.llms.prompt import Prompts
 
 
 def assemble(
@@ -57,9 +59,10 @@ def assemble(
     with torch.no_grad():
         fixture = {"pixels": pixels, "tokens": tower.expected(pixels.to(encoder.device)).float().cpu()}
     check_parity(model, fixture)
-    vlm = VLM(model, processor, fixture)
-    model.generation_config = _greedy(llm.model.generation_config, vlm.prompts.end_ids[0])
-    return vlm
+    end = Prompts(processor, tower.tokens).end_ids[0]
+    end_turns_with(processor.tokenizer, end)
+    model.generation_config = _greedy(llm.model.generation_config, end, processor.tokenizer.pad_token_id)
+    return VLM(model, processor, fixture)
 
 
 def _compose(config: LlavaConfig, tower: PreTrainedModel, llm: PreTrainedModel) -> LlavaForConditionalGeneration:
@@ -115,20 +118,17 @@ def _init_connector(model: LlavaForConditionalGeneration, hidden: int | None, se
 def _processor(encoder: VisionEncoder, tower: StockTower, llm: LLM) -> LlavaProcessor:
     """Make the processor, which prepares pixels exactly as `encoder.transform`.
 
-    Stock code that loads it resizes with torchvision instead, which differs by at most 2 of 255 grey levels.
+    Its image processor is of the class that AutoProcessor loads by default, torchvision's, and not the Pil class, which
+    would be reloaded as the former: what users serve with is what was trained on.
     """
-    images = CLIPImageProcessorPil(**image_settings(encoder.config))
-    tokenizer = copy.deepcopy(llm.tokenizer)
-    tokenizer.chat_template = llm.chat_template
-    tokenizer.padding_side = "left"  # where stock tools pad a batch for generation
-    tokenizer.init_kwargs["padding_side"] = "left"  # what is saved; a tokenizer reloads with its default otherwise
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return LlavaProcessor(
-        images, tokenizer, image_token=llm.image_token, chat_template=llm.chat_template,
+    images = CLIPImageProcessor(**image_settings(encoder.config))
+    processor = LlavaProcessor(
+        images, saved_tokenizer(llm), image_token=llm.image_token, chat_template=llm.chat_template,
         patch_size=encoder.config.patch_size, num_additional_image_tokens=tower.prefix,
         vision_feature_select_strategy=tower.strategy,
     )  # fmt: skip
+    leave_bos_to_template(processor)
+    return processor
 
 
 def image_settings(config: PixelConfig) -> dict[str, Any]:
@@ -144,12 +144,11 @@ def image_settings(config: PixelConfig) -> dict[str, Any]:
     }
 
 
-def _greedy(original: GenerationConfig, end: int) -> GenerationConfig:
+def _greedy(original: GenerationConfig, end: int, pad: int) -> GenerationConfig:
     """Greedy decoding that stops where the template ends a turn; without the LLM's own sampling and penalties."""
     stops = [end]
     eos = original.eos_token_id
     if eos is not None:
         stops += eos if isinstance(eos, list) else [eos]
     stops = list(dict.fromkeys(stops))  # each once, in order
-    pad = original.pad_token_id if original.pad_token_id is not None else stops[-1]
     return GenerationConfig(bos_token_id=original.bos_token_id, eos_token_id=stops, pad_token_id=pad, do_sample=False)

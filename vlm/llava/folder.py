@@ -80,12 +80,12 @@ def load_folder(
 
 
 def load_processor(folder: str | Path) -> LlavaProcessor:
-    """The processor of a saved VLM, which prepares pixels as in training; `UserError` if there is none."""
+    """The processor of a saved VLM, as stock tools load it; `UserError` if there is none."""
     folder = Path(folder)
     if not _is_llava(folder):
         raise UserError(f"{folder} is not a VLM: give RUN/vlm of a bridge/train.py run (its config.json says llava)")
     try:
-        return AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False, local_files_only=True)
+        return AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except UNREADABLE as error:
         raise UserError(f"the processor in {folder} cannot be loaded ({error}): copy or train it again") from error
 

@@ -1,6 +1,7 @@
 """Language models by preset, folder, hub id or GGUF file, with an image token and a chat template for images."""
 
 import importlib.util
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -138,7 +139,9 @@ def _chat_template(name: str, tokenizer: PreTrainedTokenizerBase, image_token: s
         raise UserError(
             f"{name} has no chat template: give an instruction-tuned model (its name often ends in -Instruct)"
         )
-    return build_template(image_token, native)
+    # The VLM's end of sequence is the end of a turn; the native template goes on to write what it always wrote.
+    eos = "{%- set eos_token = " + json.dumps(tokenizer.eos_token) + " -%}" if "eos_token" in native else ""
+    return build_template(image_token, eos + native)
 
 
 @contextmanager

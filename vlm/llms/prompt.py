@@ -55,7 +55,9 @@ class Prompts:
         # White space in the added vocabulary (some tokenizers have it) is text, not control.
         added = self.tokenizer.get_added_vocab() | {processor.image_token: processor.image_token_id}
         self._control = {token: index for token, index in added.items() if token.strip()}
-        self._control_ids = frozenset(self._control.values())
+        # The token that ends a turn may be a newline, which a text may hold as well.
+        visible = [index for index in self._control.values() if self.tokenizer.decode([index]).strip()]
+        self._control_ids = frozenset(visible)
         self._heads: dict[str, list[int]] = {}  # text before the image -> its ids; the same for most prompts
         self._expected: dict[tuple, list[int]] = {}  # form of a conversation -> the template's own control tokens
         plain = self.tokenizer("a", add_special_tokens=False).input_ids

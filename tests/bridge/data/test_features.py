@@ -12,7 +12,7 @@ import torch.multiprocessing as mp
 from PIL import Image
 from safetensors import SafetensorError
 from transformers import (
-    CLIPImageProcessorPil,
+    CLIPImageProcessor,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -27,7 +27,7 @@ from vlm.run.folder import locked
 
 def tiny_parts(
     seed: int = 0, dtype: torch.dtype = torch.float32, layer: int = -1
-) -> tuple[LlavaForConditionalGeneration, CLIPImageProcessorPil]:
+) -> tuple[LlavaForConditionalGeneration, CLIPImageProcessor]:
     torch.manual_seed(seed)
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     vision = ViTConfig(**sizes, image_size=8, patch_size=4, initializer_range=0.5, tie_last_hidden_states=True)
@@ -35,7 +35,7 @@ def tiny_parts(
         vision_config=vision, text_config=LlamaConfig(**sizes, vocab_size=8), image_token_index=3,
         image_seq_length=4, vision_feature_layer=layer,
     )  # fmt: skip
-    processor = CLIPImageProcessorPil(size={"height": 8, "width": 8}, do_center_crop=False)
+    processor = CLIPImageProcessor(size={"height": 8, "width": 8}, do_center_crop=False)
     return LlavaForConditionalGeneration(config).eval().to(dtype), processor
 
 

@@ -1,11 +1,14 @@
-"""What a saved folder does in the hands of transformers alone: batches, and any precision."""
+"""What a saved folder does in the hands of transformers alone: every way to ask it, and any precision."""
 
-import ast
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from transformers import AutoProcessor, AutoTokenizer, GenerationConfig
 
 from vlm.encoders.config import EncoderConfig
 from vlm.encoders.levljepa import new_encoder
@@ -15,41 +18,134 @@ from vlm.llava.model import load
 from vlm.llava.parity import check_parity
 from vlm.llms.load import load_llm
 
-# Run in a process that knows nothing of this project. The questions differ in length, so that a batch is padded.
-STOCK = """
-import sys
-from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
-
-folder, picture = sys.argv[1:]
-model, processor = AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
-image = Image.open(picture)
-questions = ("Is it?", "What is the color of the thing on the left side of the picture, please?", "Is it red?")
-prompts = []
-for question in questions:
-    content = [{"type": "image"}, {"type": "text", "text": question}]
-    prompts.append(processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True))
-
-def answers(texts):
-    inputs = processor(text=texts, images=[image] * len(texts), padding=True, return_tensors="pt")
-    new = model.generate(**inputs, max_new_tokens=6, do_sample=False)[:, inputs["input_ids"].shape[1]:]
-    return processor.batch_decode(new, skip_special_tokens=True)
-
-one_by_one, together = [answers([prompt])[0] for prompt in prompts], answers(prompts)
-assert "vlm" not in sys.modules
-assert processor.tokenizer.padding_side == "left", processor.tokenizer.padding_side
-assert one_by_one == together, (one_by_one, together)
-print(one_by_one)
-"""
+STOCK = Path(__file__).with_name("stock_calls.py")
+SHORT = "Answer the question using a single word or phrase."
+# As lmms-eval words GQA, POPE and VQAv2; the questions differ in length, so that a batch is padded.
+QUESTIONS = [
+    f"Is it?\n{SHORT}",
+    f"What is the color of the thing on the left side of the picture, please?\n{SHORT}",
+    f"Is there a star in the image?\n{SHORT}",
+]
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
-def test_a_stock_batch_answers_as_one_by_one(saved, family, picture, tmp_path):
-    picture.save(tmp_path / "picture.png")
-    call = [sys.executable, "-c", STOCK, str(saved / family), str(tmp_path / "picture.png")]
+@pytest.fixture(scope="module")
+def smollm2(encoder, tmp_path_factory):
+    """The real SmolLM2 in a saved VLM: its text format ends an answer with a newline."""
+    model = assemble(encoder, load_llm("smollm2", torch.float32, examples=False))
+    folder = tmp_path_factory.mktemp("smollm2") / "vlm"
+    model.save(folder)
+    return folder
+
+
+def stock(folder, picture, tmp_path):
+    """What `stock_calls.py` gives in a process with transformers alone; pictures shrunk, enlarged and as they are."""
+    files = [tmp_path / f"{size}.png" for size in ("large", "small", "same")]
+    for file, size in zip(files, [(70, 50), (11, 9), (24, 24)]):
+        picture.resize(size).save(file)
+    questions = list(zip(map(str, files), QUESTIONS))
+    (tmp_path / "questions.json").write_text(json.dumps(questions))
+    call = [sys.executable, str(STOCK), str(folder), str(tmp_path / "questions.json")]
     done = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert len(set(ast.literal_eval(done.stdout))) > 1  # a batch of equal answers would show nothing
+    return questions, json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "smollm2"])
+def test_stock_tools_get_the_answers_of_this_project(saved, smollm2, family, picture, tmp_path):
+    folder = smollm2 if family == "smollm2" else saved / family
+    questions, found = stock(folder, picture, tmp_path)
+    ours = load(folder, "cpu", torch.float32)
+    expected = [ours.answer(*question, max_new_tokens=6) for question in questions]
+    assert len(set(expected)) > 1  # equal answers would show nothing
+    for way, answers in found["answers"].items():
+        assert [answer.strip() for answer in answers] == expected, way
+        assert not any(answer.endswith("\n") for answer in answers) or family != "smollm2", way
+    prompts = [ours.prompt_ids(question) for _, question in questions]
+    assert found["ids"] == found["lmms ids"] == prompts
+    for (file, _), pixels in zip(questions, found["pixels"]):
+        served = ours.processor.image_processor(images=Image.open(file), return_tensors="pt").pixel_values[0]
+        assert torch.equal(torch.tensor(pixels), served)
+
+
+# What a turn ends with, its id, the ids that stop generation, and the id that pads.
+ENDS = {
+    "llama": ("<|eot_id|>", 320, [320], 320),
+    "qwen2": ("<|im_end|>", 319, [319], 317),
+    "qwen3": ("<|im_end|>", 319, [319], 319),
+    "smollm2": ("Ċ", 198, [198, 2], 2),
+}
+
+
+@pytest.mark.parametrize("family", list(ENDS))
+def test_what_ends_a_turn_is_the_same_everywhere(saved, smollm2, family):
+    """In the template, the tokenizer, the generation config and the ids that are trained on."""
+    folder = smollm2 if family == "smollm2" else saved / family
+    token, end, stops, pad = ENDS[family]
+    tokenizer, config = AutoTokenizer.from_pretrained(folder), GenerationConfig.from_pretrained(folder)
+    assert (tokenizer.eos_token, tokenizer.eos_token_id, tokenizer.pad_token_id) == (token, end, pad)
+    assert (config.eos_token_id, config.pad_token_id, config.do_sample) == (stops, pad, False)
+    ours = load(folder, "cpu", torch.float32)
+    assert ours.prompts.end_ids[0] == end == ours.conversation_ids("Is it?", "yes")[0][-1]
+    assert tokenizer.decode([end], skip_special_tokens=True) == ""
+
+
+@pytest.mark.parametrize("family", list(ENDS))
+def test_what_is_set_is_what_is_reloaded(models, saved, smollm2, encoder, family):
+    folder = smollm2 if family == "smollm2" else saved / family
+    made = (
+        assemble(encoder, load_llm("smollm2", torch.float32, examples=False)) if family == "smollm2" else models[family]
+    )
+    again = AutoProcessor.from_pretrained(folder)
+    assert type(again.image_processor) is type(made.processor.image_processor)
+    assert again.image_processor.to_dict() == made.processor.image_processor.to_dict()
+    for name in ("chat_template", "image_token", "image_token_id", "patch_size", "num_additional_image_tokens"):
+        assert getattr(again, name) == getattr(made.processor, name), name
+    assert again.vision_feature_select_strategy == "default"
+    for name in ("chat_template", "padding_side", "eos_token", "pad_token", "bos_token", "model_max_length"):
+        assert getattr(again.tokenizer, name) == getattr(made.processor.tokenizer, name), name
+    text = "Is it?\n\nA line\n <think> Ċ"
+    assert again.tokenizer(text).input_ids == made.processor.tokenizer(text).input_ids
+    assert GenerationConfig.from_pretrained(folder).to_diff_dict() == made.model.generation_config.to_diff_dict()
+
+
+def test_newlines_of_smollm2_keep_their_ids(smollm2):
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    assert tokenizer("\n\nQ: a\nb\n").input_ids == [198, 198, 65, 42, 253, 198, 82, 198]
+    model = load(smollm2, "cpu", torch.float32)
+    assert tokenizer.decode(model.prompt_ids("Two\nlines?", image=False)).endswith("Question: Two\nlines?\nAnswer:")
+    with pytest.raises(UserError, match="contains the control token Ċ"):
+        model.prompt_ids("Is it Ċ?")
+
+
+IMAGE, Q = {"type": "image"}, {"type": "text", "text": "Is it?"}
+STRINGS = {
+    "<image>\nIs it?": [IMAGE, Q],
+    "Is it?\n<image>": [IMAGE, Q],
+    "<image>Is it?": [IMAGE, Q],
+    "<image> <image>\nIs it?": [IMAGE, IMAGE, Q],
+    "<image>\nIs it?\n<image>": [IMAGE, IMAGE, Q],
+    "Is it?": [Q],
+}
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "smollm2"])
+def test_an_image_in_a_plain_string_is_a_slot(saved, smollm2, family):
+    """Stock tools write <image>, whatever the model's image token is; in a list, text stays text."""
+    processor = AutoProcessor.from_pretrained(smollm2 if family == "smollm2" else saved / family)
+
+    def render(content, role="user"):
+        return processor.apply_chat_template([{"role": role, "content": content}], add_generation_prompt=True)
+
+    token = processor.image_token
+    for text, content in STRINGS.items():
+        assert render(text) == render(content) == render(text.replace("<image>", token)), text
+        assert render(text).count(token) == text.count("<image>") and "<image>" not in render(text)
+    between = "<image>\nIs A in <image> and B in <image> or not?"
+    assert f"Is A in {token} and B in {token} or not?" in render(between)
+    assert render(between).count(token) == 3
+    assert f"{token}\n" in render(between)[: render(between).index("Is A")]
+    assert "Is <image> a tag?" in render([{"type": "text", "text": "Is <image> a tag?"}])
+    assert token not in render("An <image> is shown.", role="assistant")
 
 
 SIZES = {

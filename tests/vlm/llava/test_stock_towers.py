@@ -112,9 +112,12 @@ def test_pixels_are_those_of_the_models_own_processor(folders, llm, kind):
     own = AutoImageProcessor.from_pretrained(folders[kind])(images=picture, return_tensors="pt").pixel_values[0]
     ours = assemble(encoder, llm).processor.image_processor(images=picture, return_tensors="pt").pixel_values[0]
     assert own.shape == ours.shape == (3, 24, 24)
-    assert torch.equal(encoder.transform(picture), ours if isinstance(ours, torch.Tensor) else torch.tensor(ours))
-    levels = (own - ours).abs() * torch.tensor(encoder.config.std)[:, None, None] * 255
-    assert levels.max() < 2.01 and levels.mean() < 0.6  # torchvision and Pillow round otherwise, by a grey level or two
+    assert torch.equal(encoder.transform(picture), ours)
+    if kind == "dinov3":  # its own class resizes fractions, and rounds to no grey level in between
+        levels = (own - ours).abs() * torch.tensor(encoder.config.std)[:, None, None] * 255
+        assert levels.max() < 1
+    else:
+        assert torch.equal(own, ours)
 
 
 STOCK = """
