@@ -37,8 +37,8 @@ def build_vlm(config: BridgeConfig, device: torch.device, load_in: str | None) -
         return load(config.init, device, dtype, load_in, examples)
     if config.llm is None or config.encoder is None:
         raise ValueError("a run needs --llm and --encoder, or --init; `parse_config` sees to it")
-    llm = load_llm(config.llm, dtype, load_in, examples)
     encoder = open_encoder(config.encoder, config.seed, config.normalisation, config.image_size, config.heads)
+    llm = load_llm(config.llm, dtype, load_in, examples)
     vlm = assemble(encoder, llm, seed=config.seed, feature_layer=config.feature_layer)
     if is_main():
         print(describe(vlm.model.config), file=sys.stderr)
