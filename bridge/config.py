@@ -29,6 +29,8 @@ examples:
   python bridge/train.py --llm smollm2 --encoder random:runs/pretrain/encoder --out runs/random   # baselines
   python bridge/train.py --llm smollm2 --encoder blind --out runs/blind
   python bridge/train.py --llm smollm2 --encoder timm:vit_base_patch16_224.dino --out runs/dino
+  python bridge/train.py --llm qwen --encoder hf:openai/clip-vit-large-patch14-336 --gqa data/gqa --out runs/clip
+  python bridge/train.py --llm qwen --encoder hf:facebook/dinov2-base --image-size 336 --gqa data/gqa --out runs/dinov2
   python bridge/train.py --llm smollm2 --encoder timm:vit_tiny_patch16_224@vit.safetensors --out runs/vit
   python bridge/train.py --init runs/bridge-smollm2/vlm --lora 8 --out runs/lora                  # second stage
   accelerate launch --num_processes 4 bridge/train.py --llm llama --gqa data/gqa --out runs/llama
@@ -48,14 +50,26 @@ class BridgeConfig:
 
     llm: str | None = _part(help="a preset, a folder, a hub id or a .gguf file", metavar="smollm2|llama|qwen|PATH")
     encoder: str | None = _part(
-        help="an encoder folder, or a plain timm ViT by name with weights from the hub or a safetensors file; either "
-        "with random weights; or one without sight",
-        metavar="DIR|timm:NAME[@FILE]|random:...|blind",
+        help="a LeVLJEPA folder or hub id; a CLIP, SigLIP, DINOv2, DINOv3 or ViT folder or hub id behind hf:; a timm "
+        "ViT, with weights from the hub or a safetensors file; each with random weights; or one without sight",
+        metavar="DIR|HUB_ID|hf:NAME|timm:NAME[@SIZE][@FILE]|random:...|blind",
         default_text=str(ENCODER),
     )
     normalisation: str | None = _part(
         help="pixel statistics in place of the encoder's own", choices=("clip", "imagenet")
     )
+    image_size: int | None = setting(
+        None, group="parts", help="side of the images; positions are interpolated", metavar="PIXELS", least=1,
+        default_text="the encoder's own",
+    )  # fmt: skip
+    feature_layer: int | None = setting(
+        None, group="parts", help="hidden state of the ViT that LLaVA reads, from the end if negative", metavar="N",
+        default_text="CLIP -2, others -1",
+    )  # fmt: skip
+    heads: int | None = setting(
+        None, group="parts", help="attention heads of a LeVLJEPA encoder whose config.json does not say", metavar="N",
+        least=1, default_text="64 wide each",
+    )  # fmt: skip
     init: str | None = _part(
         help="go on from a trained VLM: LLM, encoder and connector come from there", metavar="RUN/vlm"
     )
@@ -158,8 +172,10 @@ def parse_config(arguments: Sequence[str] | None = None) -> BridgeConfig:
     config = parse(BridgeConfig, arguments, prog="python bridge/train.py", about=ABOUT, examples=EXAMPLES)
     if (config.llm is None) == (config.init is None):
         raise UserError("give --llm smollm2|llama|qwen|PATH, or --init RUN/vlm to go on from a trained VLM")
-    if config.init is not None and (config.encoder or config.normalisation):
-        raise UserError("--init brings its own encoder: leave out --encoder and --normalisation")
+    of_encoder = ("encoder", "normalisation", "image_size", "feature_layer", "heads")
+    if config.init is not None and (given := [name for name in of_encoder if getattr(config, name) is not None]):
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UserError(f"--init brings its own encoder: leave out {flags}")
     if config.conversation_images and not config.conversations:
         raise UserError("--conversation-images DIR is for the files of --conversations: give both")
     if config.encoder is None and config.init is None:

@@ -97,7 +97,7 @@ def train(config: BridgeConfig, mixture: Mixture) -> None:
         data["images"] = images_content(mixture)
         on_main(lambda: (check_folder(config), check_data(Path(config.out), data)))  # before anything is loaded
         vlm = build_vlm(config, accelerator.device, config.load_in)
-        encoder = PatchEncoder(vlm.vision_tower, vlm.processor.image_processor)
+        encoder = PatchEncoder(vlm.model, vlm.processor.image_processor)
         content = {**data, **run_content(vlm), "encoder": encoder.key[:12]}
         trainee = freeze(vlm.model, config)
         questions = Questions(mixture, vlm.prompts, config)

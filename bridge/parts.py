@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,12 +11,14 @@ import torch
 from transformers import LlavaForConditionalGeneration
 
 from bridge.config import BridgeConfig
+from vlm.distributed import is_main
 from vlm.encoders.by_name import open_encoder
 from vlm.errors import writing
 from vlm.files import atomic_directory
 from vlm.llava.assembly import assemble
 from vlm.llava.model import VLM, load
 from vlm.llava.parts import connector, language_model
+from vlm.llava.tower import describe
 from vlm.llms.load import load_llm
 from vlm.llms.precision import chosen_dtype
 
@@ -34,9 +37,11 @@ def build_vlm(config: BridgeConfig, device: torch.device, load_in: str | None) -
         return load(config.init, device, dtype, load_in, examples)
     if config.llm is None or config.encoder is None:
         raise ValueError("a run needs --llm and --encoder, or --init; `parse_config` sees to it")
+    encoder = open_encoder(config.encoder, config.seed, config.normalisation, config.image_size, config.heads)
     llm = load_llm(config.llm, dtype, load_in, examples)
-    encoder = open_encoder(config.encoder, config.seed, config.normalisation)
-    vlm = assemble(encoder, llm, seed=config.seed)
+    vlm = assemble(encoder, llm, seed=config.seed, feature_layer=config.feature_layer)
+    if is_main():
+        print(describe(vlm.model.config), file=sys.stderr)
     torch.nn.Module.to(vlm.vision_tower, dtype)  # as it will be loaded and served; transformers' `to` has no signature
     if load_in is None:
         torch.nn.Module.to(vlm.model, device)

@@ -9,8 +9,9 @@ from vlm.run import settings
 EXAMPLES = """examples:
   python pretrain/probe.py runs/pretrain/encoder --task linear --data runs/world/classes
   python pretrain/probe.py runs/pretrain/encoder --task retrieval --data 'runs/world/captions/testdev-*.tar'
-  python pretrain/probe.py LeVLJEPA-ViT-B-DataComp-200k --task zero-shot --data /data/imagenet \\
-      --template 'a photo of a {}.' --json zero-shot.json
+  python pretrain/probe.py lukaskuhndkfz/LeVLJEPA-ViT-B-DataComp-200k --task zero-shot --data /data/imagenet \\
+      --resize crop --template 'a photo of a {}.' --json zero-shot.json
+  python pretrain/probe.py hf:google/siglip-base-patch16-224 --task zero-shot --data /data/imagenet --resize crop
   python pretrain/probe.py runs/cc12m/encoder --task segmentation --data /data/ADEChallengeData2016
 """
 WEIGHT_DECAY = "The weight decay of linear and attentive is chosen on a held-out tenth of train, never on val."
@@ -36,10 +37,11 @@ def main() -> None:
     import torch  # after parsing: --help must not wait for it
 
     from pretrain.probes.tasks import measure, table_line
-    from vlm.encoders.levljepa import load_encoder
+    from vlm.encoders.by_name import open_encoder
     from vlm.files import write_json
 
-    encoder = load_encoder(config.encoder).to("cuda" if torch.cuda.is_available() else "cpu")
+    encoder = open_encoder(config.encoder, config.seed, config.normalisation, config.image_size, config.heads)
+    encoder = encoder.to("cuda" if torch.cuda.is_available() else "cpu")
     numbers = measure(encoder, config)
     print(table_line(config.task, numbers))
     if config.json:

@@ -102,28 +102,45 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """Squash to (image_size, image_size) with torch's bicubic filter, divide by 255, normalise: float32[3, H, W].
+    """Resize with torch's antialiased filter, divide by 255, normalise: float32[3, image_size, image_size].
 
-    The transform everywhere outside augmentation. It equals CLIPImageProcessor without its centre crop to the bit: the
+    short_side None squashes the whole image to the square. Else the shorter side is resized to it, and the square is
+    cut from the centre. The transform everywhere outside augmentation. It equals CLIPImageProcessor to the bit: the
     class that AutoProcessor reloads from a saved VLM, so that served pixels are those that were trained on.
     """
 
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    short_side: int | None = None
+    resample: str = "bicubic"
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
-        return to_tensor(resize_uint8(upright_rgb(image), self.image_size, self.image_size), self.mean, self.std)
+        image = upright_rgb(image)
+        (width, height), (left, upper) = self._geometry(*image.size)
+        resized = resize_uint8(image, height, width, self.resample)  # uint8[3, height, width]
+        square = resized[:, upper : upper + self.image_size, left : left + self.image_size]
+        return to_tensor(square, self.mean, self.std)
+
+    def _geometry(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The width and height to resize to, and the left and upper edge of the square that is kept."""
+        side = self.image_size
+        if self.short_side is None:
+            return (side, side), (0, 0)
+        short = min(width, height)
+        size = (int(self.short_side * width / short), int(self.short_side * height / short))
+        # As transformers cuts: of an odd rest the larger half is on the right and at the bottom.
+        return size, ((size[0] - side) // 2, (size[1] - side) // 2)
 
 
-def resize_uint8(image: Image.Image, height: int, width: int) -> torch.Tensor:
-    """RGB image -> uint8[3, height, width] by torch's antialiased bicubic filter.
+def resize_uint8(image: Image.Image, height: int, width: int, mode: str = "bicubic") -> torch.Tensor:
+    """RGB image -> uint8[3, height, width] by torch's antialiased filter, bicubic or bilinear.
 
     As the torchvision processors of transformers do it: equal to the bit, with and without AVX. With AVX2 it takes a
     quarter to an eighth of the time of PIL's filter. Its weights have fewer bits. Results differ from PIL's by at most
     one level of 255 when shrinking by 2 or more; 4 levels were seen near 1 : 1.
     """
-    return _interpolate(image, size=(height, width))
+    return _interpolate(image, mode, size=(height, width))
 
 
 def to_tensor(pixels: Image.Image | torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
@@ -222,7 +239,7 @@ def _trim(image: Image.Image, width: float, height: float) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
 
 
-def _interpolate(image: Image.Image, **size) -> torch.Tensor:
+def _interpolate(image: Image.Image, mode: str = "bicubic", **size) -> torch.Tensor:
     # [None] first: only with the strides of a channels-last batch does torch take its vectorised path.
     pixels = torch.from_numpy(np.array(image))[None].permute(0, 3, 1, 2)
-    return F.interpolate(pixels, mode="bicubic", antialias=True, align_corners=False, **size)[0]
+    return F.interpolate(pixels, mode=mode, antialias=True, align_corners=False, **size)[0]

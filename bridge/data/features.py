@@ -23,13 +23,14 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
-from transformers import BaseImageProcessor, PreTrainedModel
+from transformers import BaseImageProcessor, LlavaForConditionalGeneration
 
 from bridge.data.pictures import Picture, open_picture, picture_identity, reading_order
 from vlm.distributed import all_items, barrier, from_main, is_main, on_main, rank, world_size
 from vlm.errors import UserError, writing
 from vlm.files import read_json, sync, write_json
 from vlm.images import ImageError
+from vlm.llava.parts import tower_tokens, vision_tower
 from vlm.run.folder import locked
 from vlm.run.progress import progress
 
@@ -39,16 +40,16 @@ Features = Callable[[Sequence[Picture]], torch.Tensor]
 
 
 class PatchEncoder:
-    """Images -> patch tokens [B, N, D], by a stock LLaVA's vision tower and image processor.
+    """Images -> what a stock LLaVA hands to its connector, [B, N, D], by its vision tower and image processor.
 
     `shape` is (N, D). The dtype is the tower's own, also in the cache: cached and live features are the same numbers.
     """
 
-    def __init__(self, tower: PreTrainedModel, processor: BaseImageProcessor):
+    def __init__(self, model: LlavaForConditionalGeneration, processor: BaseImageProcessor):
+        self._model, self._tower, self._processor = model, vision_tower(model), processor
         self._decoded: dict[Picture, Image.Image] = {}
-        self._tower, self._processor, self.dtype, self.device = tower, processor, tower.dtype, tower.device
-        sizes = tower.config
-        self.shape: tuple[int, int] = ((sizes.image_size // sizes.patch_size) ** 2, sizes.hidden_size)
+        self.dtype, self.device = self._tower.dtype, self._tower.device
+        self.shape: tuple[int, int] = (model.config.image_seq_length, self._tower.config.hidden_size)
 
     def prepare(self, images: Sequence[Picture]) -> dict[Picture, str]:
         """Decode the images that the next call will encode -> those that cannot be used, and why."""
@@ -72,20 +73,23 @@ class PatchEncoder:
 
     @torch.no_grad()
     def __call__(self, images: Sequence[Picture]) -> torch.Tensor:
-        """Encode images now: [B, N, D] on the tower's device, after the final norm, without the class token."""
+        """Encode images now: [B, N, D] on the tower's device."""
         self.prepare([image for image in images if image not in self._decoded])
         pictures = [self._decoded.get(image) or open_picture(image) for image in images]  # raises what is wrong
         for image in images:
             self._decoded.pop(image, None)
         pixels = self._processor(images=pictures, return_tensors="pt")["pixel_values"]  # float32[B, 3, H, W]
-        tokens = self._tower(pixels.to(self.device, self.dtype)).last_hidden_state  # [B, 1 + N, D]
-        return tokens[:, 1:]
+        return tower_tokens(self._model, pixels.to(self.device, self.dtype))
 
     @cached_property
     def key(self) -> str:
-        """Hash of everything that the features depend on: weights, dtype, preprocessing."""
+        """Hash of everything that the features depend on: weights, dtype, preprocessing, the layer that is read."""
         processor = type(self._processor).__name__ + self._processor.to_json_string()  # the JSON leaves "Pil" out
         digest = hashlib.sha256(processor.encode())
+        config = self._model.config
+        digest.update(f"{config.vision_feature_layer} {config.vision_feature_select_strategy}".encode())
+        tower: Any = self._tower.config  # what weights do not show
+        digest.update(f"{tower.model_type} {tower.num_attention_heads} {tower.hidden_act} {tower.image_size}".encode())
         for name, value in sorted(self._tower.state_dict().items()):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

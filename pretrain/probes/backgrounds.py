@@ -17,7 +17,7 @@ from pretrain.probes.features import cls_features
 from pretrain.probes.heads import accuracy, linear_probe
 from pretrain.probes.labelled import Labelled, open_class_folders
 from pretrain.probes.zero_shot import CaptionClassifier
-from vlm.encoders.levljepa import Encoder
+from vlm.encoders.base import VisionEncoder
 
 VARIANTS = ("original", "mixed_same", "mixed_rand")
 
@@ -32,7 +32,7 @@ def with_drops(reading: str, variants: dict[str, Labelled], scores: Iterable[tor
 
 
 def background_probe(
-    encoder: Encoder, root: str | Path, templates: Sequence[str], given: dict[str, str] | None, seed: int
+    encoder: VisionEncoder, root: str | Path, templates: Sequence[str], given: dict[str, str] | None, seed: int
 ) -> dict:
     """Accuracies and drops. templates, given: of the captions, as in `CaptionClassifier.build`."""
     root = Path(root)

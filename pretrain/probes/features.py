@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from pretrain.objective import Embeddings
-from vlm.encoders.levljepa import Encoder
+from vlm.encoders.base import VisionEncoder
 from vlm.run.progress import progress
 
 ENCODE_BATCH = 128  # images
 KEPT = 8 << 30  # bytes of patch tokens kept in memory: ADE20K's 20,210 training images on a ViT-B take 6.1 GB
 
 
-def pixel_batches(encoder: Encoder, images: Sequence, batches: Iterable[Sequence[int]]) -> Iterator[Tensor]:
+def pixel_batches(encoder: VisionEncoder, images: Sequence, batches: Iterable[Sequence[int]]) -> Iterator[Tensor]:
     """float32[b, 3, H, W] on the encoder's device for each batch of numbers; the next one is decoded meanwhile."""
 
     def pixels(number: int) -> Tensor:
@@ -43,7 +43,9 @@ def in_order(count: int, size: int = ENCODE_BATCH) -> list[range]:
 
 
 @torch.no_grad()
-def over_images(encoder: Encoder, images: Sequence, read: Callable[[Tensor], Tensor], label: str | None) -> Tensor:
+def over_images(
+    encoder: VisionEncoder, images: Sequence, read: Callable[[Tensor], Tensor], label: str | None
+) -> Tensor:
     """`read` of all images' pixels, in order: float32[B, ...] on the encoder's device. A label of None shows no bar."""
     parts = []
     with progress(len(images), label or "", "image", show=label is not None) as bar:
@@ -53,12 +55,12 @@ def over_images(encoder: Encoder, images: Sequence, read: Callable[[Tensor], Ten
     return torch.cat(parts)
 
 
-def cls_features(encoder: Encoder, images: Sequence, label: str) -> Tensor:
-    """CLS after the final norm, float32[B, vision_width]."""
-    return over_images(encoder, images, encoder.image.features, label)
+def cls_features(encoder: VisionEncoder, images: Sequence, label: str) -> Tensor:
+    """CLS after the final norm, or what the encoder's own head pools: float32[B, width]."""
+    return over_images(encoder, images, encoder.features, label)
 
 
-def embed_images(encoder: Encoder, images: Sequence, label: str | None) -> tuple[Tensor, Tensor]:
+def embed_images(encoder: VisionEncoder, images: Sequence, label: str | None) -> tuple[Tensor, Tensor]:
     """z_v and the caption it predicts, h_v(z_v), each float32[B, E]."""
 
     def read(pixels: Tensor) -> Tensor:
@@ -70,7 +72,7 @@ def embed_images(encoder: Encoder, images: Sequence, label: str | None) -> tuple
 
 
 @torch.no_grad()
-def embed_texts(encoder: Encoder, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+def embed_texts(encoder: VisionEncoder, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
     """z_t and the image it predicts, h_t(z_t), each float32[B, E]."""
     z_t, to_image = [], []
     for part in in_order(len(texts)):
@@ -79,7 +81,9 @@ def embed_texts(encoder: Encoder, texts: Sequence[str]) -> tuple[Tensor, Tensor]
     return torch.cat(z_t).float(), torch.cat(to_image).float()
 
 
-def embed(encoder: Encoder, images: Sequence, captions: Sequence[str], label: str | None = "images") -> Embeddings:
+def embed(
+    encoder: VisionEncoder, images: Sequence, captions: Sequence[str], label: str | None = "images"
+) -> Embeddings:
     """Images and captions -> z_v, z_t, h_v(z_v), h_t(z_t), each float32[B, E]."""
     z_v, to_text = embed_images(encoder, images, label)
     z_t, to_image = embed_texts(encoder, captions)
@@ -87,8 +91,8 @@ def embed(encoder: Encoder, images: Sequence, captions: Sequence[str], label: st
 
 
 @torch.no_grad()
-def patch_tokens(encoder: Encoder, images: Sequence, batches: Iterable[Sequence[int]]) -> Iterator[Tensor]:
-    """Patch tokens after the final norm of each batch of numbers, [b, N, vision_width], rounded to float16."""
+def patch_tokens(encoder: VisionEncoder, images: Sequence, batches: Iterable[Sequence[int]]) -> Iterator[Tensor]:
+    """Patch tokens after the final norm of each batch of numbers, [b, N, width], rounded to float16."""
     for pixels in pixel_batches(encoder, images, batches):
         yield encoder.patch_tokens(pixels).half()
 
@@ -96,19 +100,19 @@ def patch_tokens(encoder: Encoder, images: Sequence, batches: Iterable[Sequence[
 class PatchTokens:
     """The patch tokens of a training set: kept in memory if they fit, else encoded anew each time they are asked.
 
-    They are the same float16 numbers either way. mean, std: float32[vision_width] over all tokens.
+    They are the same float16 numbers either way. mean, std: float32[width] over all tokens.
     """
 
-    def __init__(self, encoder: Encoder, images: Sequence):
+    def __init__(self, encoder: VisionEncoder, images: Sequence):
         self._encoder, self._images = encoder, images
-        tokens, width = encoder.vision.patch_embed.num_patches, encoder.config.vision_width
+        tokens, width = encoder.config.patches, encoder.width
         fits = 2 * len(images) * tokens * width <= KEPT  # 2 bytes a float16
         self._kept = torch.empty(len(images), tokens, width, dtype=torch.half) if fits else None
         total, squares = torch.zeros(2, width, dtype=torch.float64, device=encoder.device)
         batches = in_order(len(images))
         with progress(len(images), "patch tokens", "image") as bar:
             for numbers, part in zip(batches, patch_tokens(encoder, images, batches)):
-                flat = part.flatten(0, 1).double()  # [b * N, vision_width]
+                flat = part.flatten(0, 1).double()  # [b * N, width]
                 total += flat.sum(0)
                 squares += flat.square().sum(0)
                 if self._kept is not None:
@@ -119,7 +123,7 @@ class PatchTokens:
         self.mean, self.std = mean.float(), variance.clamp(min=1e-12).sqrt().float()
 
     def batches(self, batches: Iterable[Sequence[int]]) -> Iterator[Tensor]:
-        """float32[b, N, vision_width] on the encoder's device for each batch of numbers."""
+        """float32[b, N, width] on the encoder's device for each batch of numbers."""
         if self._kept is None:
             for part in patch_tokens(self._encoder, self._images, batches):
                 yield part.float()

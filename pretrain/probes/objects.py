@@ -11,7 +11,7 @@ from torch.nn import functional
 from pretrain.probes.features import cls_features
 from pretrain.probes.heads import fit_linear, standardised
 from pretrain.probes.labelled import image_files
-from vlm.encoders.levljepa import Encoder
+from vlm.encoders.base import VisionEncoder
 from vlm.errors import UserError
 from vlm.files import read_json
 
@@ -19,7 +19,7 @@ RIDGE = 1e-3
 TRAIN_SCENES, TEST_SCENES = 2000, 1000
 
 
-def read_scenes(encoder: Encoder, gqa: Path, split: str, limit: int) -> tuple[Tensor, list[set[str]]]:
+def read_scenes(encoder: VisionEncoder, gqa: Path, split: str, limit: int) -> tuple[Tensor, list[set[str]]]:
     """CLS float32[B, W] of the first `limit` images of GQA's scene graphs, and the names of what each shows."""
     graphs = read_json(gqa / f"{split}_sceneGraphs.json")
     paths, shown = [], []
@@ -53,7 +53,7 @@ def presence_areas(train: Tensor, labels: Tensor, test: Tensor, test_labels: Ten
     return [area_under_curve(*of_name) for of_name in zip((other @ weight + bias).T, test_labels.T)]
 
 
-def object_probe(encoder: Encoder, gqa: str | Path) -> dict:
+def object_probe(encoder: VisionEncoder, gqa: str | Path) -> dict:
     """How well CLS tells which objects an image shows: fitted on GQA's train scenes, AUC on val scenes."""
     gqa = Path(gqa)
     train, shown = read_scenes(encoder, gqa, "train", TRAIN_SCENES)

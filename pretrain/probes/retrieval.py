@@ -16,7 +16,7 @@ from pretrain.probes.labelled import Images, decoded
 from pretrain.probes.zero_shot import cross_modal_scores
 from pretrain.sigreg import knots_and_weights, random_directions, sigreg
 from vlm.distributed import is_main
-from vlm.encoders.levljepa import Encoder
+from vlm.encoders.base import VisionEncoder
 from vlm.errors import UserError
 from vlm.images import ImageError, decode
 
@@ -114,7 +114,8 @@ def spread(e: Embeddings) -> dict[str, float]:
     }
 
 
-def retrieval_probe(encoder: Encoder, images: Sequence, captions: Sequence[str]) -> dict[str, float]:
+def retrieval_probe(encoder: VisionEncoder, images: Sequence, captions: Sequence[str]) -> dict[str, float]:
     """Recall in both directions over the pool, and the spread of its embeddings."""
+    embed_dim = encoder.embed_dim  # asked first: an encoder without text is refused before any image is read
     e = embed(encoder, images, captions)
-    return {"pool": len(captions), **recalls(e, captions), "embed_dim": encoder.config.embed_dim, **spread(e)}
+    return {"pool": len(captions), **recalls(e, captions), "embed_dim": embed_dim, **spread(e)}

@@ -19,7 +19,7 @@ from torch.nn import functional
 from pretrain.probes.features import PatchTokens, in_order, patch_tokens
 from pretrain.probes.heads import Standardise, train_heads, training_batches
 from pretrain.probes.labelled import Images, image_paths
-from vlm.encoders.levljepa import Encoder
+from vlm.encoders.base import VisionEncoder
 from vlm.errors import UserError
 from vlm.images import load_image
 from vlm.run.progress import progress
@@ -154,7 +154,7 @@ def intersection_over_union(confusion: Tensor) -> dict[int, float]:
     return {int(label): float(share[label]) for label in truth.nonzero()[:, 0]}
 
 
-def fit_head(encoder: Encoder, pairs: Pairs, seed: int) -> tuple[SegmentationHead, Tensor]:
+def fit_head(encoder: VisionEncoder, pairs: Pairs, seed: int) -> tuple[SegmentationHead, Tensor]:
     """The linear head fitted on `pairs`, and the label of each of its classes, int64[C]."""
     masks = train_masks(pairs, encoder.config.image_size)
     # The head's classes are the labels that occur: class_of[label] is the class, or NOT_COUNTED.
@@ -178,7 +178,7 @@ def fit_head(encoder: Encoder, pairs: Pairs, seed: int) -> tuple[SegmentationHea
 
 
 @torch.no_grad()
-def confusion_on(encoder: Encoder, head: SegmentationHead, labels: Tensor, pairs: Pairs) -> Tensor:
+def confusion_on(encoder: VisionEncoder, head: SegmentationHead, labels: Tensor, pairs: Pairs) -> Tensor:
     """The head's confusion matrix int64[256, 256] on all pairs, each at its mask's own size."""
     label_of_class = labels.to(encoder.device, torch.uint8)
     confusion = torch.zeros(LABELS, LABELS, dtype=torch.int64, device=encoder.device)
@@ -194,7 +194,7 @@ def confusion_on(encoder: Encoder, head: SegmentationHead, labels: Tensor, pairs
     return confusion
 
 
-def segmentation_probe(encoder: Encoder, root: str | Path, seed: int) -> dict:
+def segmentation_probe(encoder: VisionEncoder, root: str | Path, seed: int) -> dict:
     """Mean IoU on the validation masks over the labels that occur in them.
 
     Training sees images and masks at the encoder's size. A label that no training mask has is never found: IoU 0.

@@ -26,7 +26,7 @@ TASKS = {
 class ProbeConfig:
     """One measurement of one encoder."""
 
-    encoder: str = setting(help="RUN/encoder or a released checkpoint's folder", positional=True)
+    encoder: str = setting(help="any name that bridge/train.py --encoder takes; see vlm/README.md", positional=True)
     task: str = setting(help="what is measured; see below", choices=tuple(TASKS))
     data: str = setting(help="what it is measured on; see below")
     template: tuple[str, ...] = setting(
@@ -36,8 +36,23 @@ class ProbeConfig:
         None, help="how classes are said: lines of CLASS NAME", metavar="FILE", default_text="the folders' names"
     )
     pool: int = setting(256, help="captions to choose from (retrieval)", least=1)
+    resize: str | None = setting(
+        None, help="squash pictures to a square, or crop: short side to 256/224 of it, then its centre, as papers do. "
+        "Segmentation always squashes", choices=("squash", "crop"), default_text="the encoder's own way",
+    )  # fmt: skip
+    image_size: int | None = setting(
+        None, help="side of the images; positions are interpolated", metavar="PIXELS", least=1,
+        default_text="the encoder's own",
+    )  # fmt: skip
+    normalisation: str | None = setting(
+        None, help="pixel statistics in place of the encoder's own", choices=("clip", "imagenet")
+    )
+    heads: int | None = setting(
+        None, help="attention heads of a LeVLJEPA encoder whose config.json does not say", metavar="N", least=1,
+        default_text="64 wide each",
+    )  # fmt: skip
     image_column: str | None = setting(None, help="of a data set, if it has none of the usual names")
     label_column: str | None = setting(None, help="of a labelled data set")
     caption_column: str | None = setting(None, help="of a captioned data set")
-    seed: int = setting(0, help="of the held-out part, the order and the first weights", least=0)
+    seed: int = setting(0, help="of the held-out part, the order, the first weights, and random: encoders", least=0)
     json: str | None = setting(None, help="also write the numbers to this file", metavar="FILE")

@@ -16,7 +16,8 @@ from pretrain.probes.retrieval import caption_pool, retrieval_probe
 from pretrain.probes.segmentation import segmentation_probe
 from pretrain.probes.settings import ProbeConfig
 from pretrain.probes.zero_shot import TEMPLATES, CaptionClassifier, read_class_names
-from vlm.encoders.levljepa import Encoder
+from vlm.encoders.base import VisionEncoder
+from vlm.errors import UserError
 
 Numbers = dict[str, Any]  # most are single numbers; auc_per_name and iou_per_label are dicts of them
 
@@ -35,13 +36,13 @@ def judged(scores: Tensor, val: Labelled, train: Labelled | None = None, **chose
     return {"accuracy": accuracy(scores, val.labels.to(scores.device)), **chosen, **counts}
 
 
-def zero_shot(encoder: Encoder, config: ProbeConfig) -> Numbers:
+def zero_shot(encoder: VisionEncoder, config: ProbeConfig) -> Numbers:
     val = open_labelled(config.data, "val", None, config.image_column, config.label_column)
     classifier = CaptionClassifier.build(encoder, val.classes, *captions_of(config))
     return judged(classifier(encoder, val.images), val)
 
 
-def linear(encoder: Encoder, config: ProbeConfig) -> Numbers:
+def linear(encoder: VisionEncoder, config: ProbeConfig) -> Numbers:
     train, val = open_splits(config)
     x, x_val = cls_features(encoder, train.images, "train"), cls_features(encoder, val.images, "val")
     labels = train.labels.to(encoder.device)
@@ -49,23 +50,23 @@ def linear(encoder: Encoder, config: ProbeConfig) -> Numbers:
     return judged(scores, val, train, ridge=ridge)
 
 
-def knn(encoder: Encoder, config: ProbeConfig) -> Numbers:
+def knn(encoder: VisionEncoder, config: ProbeConfig) -> Numbers:
     train, val = open_splits(config)
     x, x_val = cls_features(encoder, train.images, "train"), cls_features(encoder, val.images, "val")
     return judged(knn_scores(x, train.labels, x_val, len(train.classes)), val, train)
 
 
-def attentive(encoder: Encoder, config: ProbeConfig) -> Numbers:
+def attentive(encoder: VisionEncoder, config: ProbeConfig) -> Numbers:
     train, val = open_splits(config)
     tokens, labels = PatchTokens(encoder, train.images), train.labels.to(encoder.device)
-    probe, decay = attentive_probe(tokens, labels, encoder.config.vision_heads, len(train.classes), config.seed)
+    probe, decay = attentive_probe(tokens, labels, encoder.heads, len(train.classes), config.seed)
     with torch.no_grad():
         parts = patch_tokens(encoder, val.images, in_order(len(val.images)))
         scores = torch.cat([probe(part.float()) for part in parts])
     return judged(scores, val, train, weight_decay=decay)
 
 
-def retrieval(encoder: Encoder, config: ProbeConfig) -> Numbers:
+def retrieval(encoder: VisionEncoder, config: ProbeConfig) -> Numbers:
     data = open_captions(config.data, config.image_column, config.caption_column)
     return retrieval_probe(encoder, *caption_pool(data, config.pool))
 
@@ -75,7 +76,7 @@ def captions_of(config: ProbeConfig) -> tuple[tuple[str, ...], dict[str, str] | 
     return config.template or TEMPLATES, read_class_names(config.class_names) if config.class_names else None
 
 
-TASKS: dict[str, Callable[[Encoder, ProbeConfig], Numbers]] = {
+TASKS: dict[str, Callable[[VisionEncoder, ProbeConfig], Numbers]] = {
     "zero-shot": zero_shot,
     "linear": linear,
     "attentive": attentive,
@@ -87,7 +88,13 @@ TASKS: dict[str, Callable[[Encoder, ProbeConfig], Numbers]] = {
 }
 
 
-def measure(encoder: Encoder, config: ProbeConfig) -> Numbers:
+def measure(encoder: VisionEncoder, config: ProbeConfig) -> Numbers:
+    """Prepare images as --resize says, and run the task. A mask labels the whole picture, so segmentation squashes."""
+    resize = "squash" if config.task == "segmentation" else config.resize
+    if config.task == "segmentation" and config.resize == "crop":
+        raise UserError("--resize crop: the masks of segmentation label whole pictures, leave it out")
+    if resize:
+        encoder = encoder.with_config(short_side=encoder.config.resized_by(resize).short_side)
     return TASKS[config.task](encoder, config)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pretrain.probes.features import embed_images, embed_texts
-from vlm.encoders.levljepa import Encoder
+from vlm.encoders.base import VisionEncoder
 from vlm.errors import UserError
 
 # The seven that CLIP's authors found to do nearly as well on ImageNet as all of their 80.
@@ -85,7 +85,11 @@ class CaptionClassifier:
 
     @classmethod
     def build(
-        cls, encoder: Encoder, classes: Sequence[str], templates: Sequence[str], given: dict[str, str] | None = None
+        cls,
+        encoder: VisionEncoder,
+        classes: Sequence[str],
+        templates: Sequence[str],
+        given: dict[str, str] | None = None,
     ) -> "CaptionClassifier":
         """Embed every class in every template, which has one {}. given: how the classes are said (`spoken_name`)."""
         for template in templates:
@@ -97,7 +101,7 @@ class CaptionClassifier:
         by_class = (len(names), len(templates))  # rows of [C * templates, E] belong to the classes in turn
         return cls(z_t.unflatten(0, by_class).mean(1), to_image.unflatten(0, by_class).mean(1))
 
-    def __call__(self, encoder: Encoder, images: Sequence, label: str = "zero-shot") -> Tensor:
+    def __call__(self, encoder: VisionEncoder, images: Sequence, label: str = "zero-shot") -> Tensor:
         """Images -> scores float32[B, C]."""
         z_v, to_text = embed_images(encoder, images, label)
         return cross_modal_scores(z_v, self.z_t, to_text, self.to_image)

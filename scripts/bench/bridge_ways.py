@@ -24,7 +24,7 @@ from bridge.data.packing import Conversation, Row, fill_rows
 from bridge.forward import prefill
 from bridge.gradients import Sums, backward, update
 from bridge.parts import freeze
-from vlm.llava.parts import connector, language_model, vision_tower
+from vlm.llava.parts import connector, language_model
 
 VOCABULARY, SLOTS = 151936, 196
 IMAGE, END, FIRST_WORD = 1, 2, 100  # token ids
@@ -167,7 +167,7 @@ class Bridge(Way):
 
     def load(self, paths: list[Path]) -> None:
         self.paths, self.trainee = paths, freeze(self.model, BridgeConfig())  # its attention, its dtypes
-        encoder = PatchEncoder(vision_tower(self.model), self.processor)
+        encoder = PatchEncoder(self.model, self.processor)
         self.features = FeatureCache(paths[0].parent / "features", encoder)
         with contextlib.redirect_stderr(io.StringIO()):
             self.features.fill(paths)

@@ -1,14 +1,15 @@
-"""What the bridge and the probes need of any vision encoder: a timm ViT, and how pixels are prepared for it."""
+"""What the bridge and the probes need of any vision encoder: patch tokens, and how pixels are prepared for it."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from vlm.encoders.config import PixelConfig
+from vlm.errors import UserError
 from vlm.images import EvalTransform
 
 Config = TypeVar("Config", bound=PixelConfig)
@@ -16,19 +17,33 @@ Same = TypeVar("Same", bound="VisionEncoder")
 
 
 class VisionEncoder(nn.Module, Generic[Config]):
-    """A ViT that gives patch tokens. Its `config` is a `PixelConfig`, and may have more fields."""
+    """An image encoder that gives patch tokens. Its `config` is a `PixelConfig`, and may have more fields.
+
+    An encoder with a text tower also embeds captions: the last four methods.
+    """
 
     config: Config
 
     @property
-    def vision(self) -> VisionTransformer:
-        """The ViT itself."""
+    def vision(self) -> Any:
+        """The ViT itself, a timm or a Hugging Face module."""
+        raise NotImplementedError
+
+    @property
+    def width(self) -> int:
+        """Of a patch token."""
+        raise NotImplementedError
+
+    @property
+    def heads(self) -> int:
+        """Attention heads of the ViT."""
         raise NotImplementedError
 
     @property
     def transform(self) -> EvalTransform:
         """PIL image -> float32[3, H, W], as this encoder reads it."""
-        return EvalTransform(self.config.image_size, self.config.mean, self.config.std)
+        config = self.config
+        return EvalTransform(config.image_size, config.mean, config.std, config.short_side, config.resample)
 
     @property
     def device(self) -> torch.device:
@@ -40,6 +55,48 @@ class VisionEncoder(nn.Module, Generic[Config]):
         twin.config = replace(self.config, **changes)
         return twin
 
+    def resized(self: Same, image_size: int) -> Same:
+        """An encoder of images of another size: its stored positions are interpolated, as its own code would.
+
+        Raises: UserError if patches do not fill the image.
+        """
+        raise NotImplementedError
+
     def patch_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
-        """pixels: float32[B, 3, H, W] -> patch tokens after the final norm, without CLS, [B, N, vision width]."""
-        return self.vision.forward_features(pixels)[:, 1:]
+        """pixels: float32[B, 3, H, W] -> patch tokens after the final norm, without CLS, [B, N, width]."""
+        raise NotImplementedError
+
+    def layer_tokens(self, pixels: torch.Tensor, layer: int) -> torch.Tensor:
+        """All tokens after a block, before the final norm: [B, prefix + N, width]. layer: -1 is the last block."""
+        raise NotImplementedError
+
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """pixels: float32[B, 3, H, W] -> one vector an image, as the encoder's own head reads it: CLS, or pooled."""
+        raise NotImplementedError
+
+    @property
+    def embed_dim(self) -> int:
+        """Of the embeddings of images and captions."""
+        raise self._no_text()
+
+    def embed_images(self, pixels: torch.Tensor) -> torch.Tensor:
+        """pixels: float32[B, 3, H, W] -> z_v [B, embed_dim]."""
+        raise self._no_text()
+
+    def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
+        """Captions -> z_t [B, embed_dim]."""
+        raise self._no_text()
+
+    def predict_text(self, z_v: torch.Tensor) -> torch.Tensor:
+        """z_v [B, embed_dim] -> the z_t it predicts; both share one space if there is no predictor."""
+        return z_v
+
+    def predict_image(self, z_t: torch.Tensor) -> torch.Tensor:
+        """z_t [B, embed_dim] -> the z_v it predicts; both share one space if there is no predictor."""
+        return z_t
+
+    def _no_text(self) -> UserError:
+        return UserError(
+            "this encoder has no text tower: zero-shot, retrieval and backgrounds compare images with captions. Give a "
+            "LeVLJEPA encoder, or a whole CLIP or SigLIP checkpoint as hf:NAME"
+        )

@@ -22,6 +22,9 @@ def blind_encoder(seed: int) -> Encoder:
     return encoder.eval().requires_grad_(False)
 
 
-def random_encoder(folder: str | Path, seed: int) -> Encoder:
-    """The architecture and pixel statistics of the encoder in `folder` with random weights: the paper's baseline."""
-    return load_encoder(folder).with_random_weights(seed).eval().requires_grad_(False)
+def random_encoder(name: str | Path, seed: int, heads: int | None = None) -> Encoder:
+    """The architecture and pixel statistics of the encoder `name` with random weights: the paper's baseline.
+
+    name, heads: as for `load_encoder`.
+    """
+    return load_encoder(name, heads=heads).with_random_weights(seed).eval().requires_grad_(False)

@@ -4,29 +4,44 @@ from vlm.encoders.base import VisionEncoder
 from vlm.encoders.baselines import blind_encoder, random_encoder
 from vlm.encoders.config import NORMALISATIONS
 from vlm.encoders.levljepa import load_encoder
-from vlm.encoders.timm import random_timm_encoder, timm_encoder
 
 
-def open_encoder(name: str, seed: int = 0, normalisation: str | None = None) -> VisionEncoder:
+def open_encoder(
+    name: str,
+    seed: int = 0,
+    normalisation: str | None = None,
+    image_size: int | None = None,
+    heads: int | None = None,
+) -> VisionEncoder:
     """Open an encoder: frozen, in eval mode, fp32, on the CPU. name is one of
 
-        DIR                              a folder: RUN/encoder, or a released LeVLJEPA checkpoint
-        timm:NAME, timm:NAME@FILE        a plain ViT of timm's, with weights from the hub or a safetensors file
-        random:DIR, random:timm:NAME     the same architectures with random weights, which depend on `seed` alone
+        DIR, OWNER/NAME                  RUN/encoder, or a released LeVLJEPA checkpoint: a folder or a hub id
+        hf:DIR, hf:OWNER/NAME            CLIP, SigLIP, DINOv2, DINOv3 or ViT in Hugging Face's layout
+        timm:NAME[@SIZE][@FILE]          a ViT of timm's, with weights from the hub or a safetensors file
+        random:...                       each of these with random weights, which depend on `seed` alone
         blind                            a ViT that gives the same tokens for every image
 
-    normalisation: a key of `NORMALISATIONS`, in place of the encoder's own pixel statistics.
+    normalisation: a key of `NORMALISATIONS`, in place of the encoder's own pixel statistics. image_size: in place of
+    its own; positions are interpolated. heads: of a LeVLJEPA checkpoint whose config.json does not say.
     Raises: UserError if there is no such encoder, or its weights cannot be used.
     """
     source, is_random = name.removeprefix("random:"), name.startswith("random:")
-    architecture, is_timm = source.removeprefix("timm:"), source.startswith("timm:")
+    kind, _, rest = source.partition(":")
     encoder: VisionEncoder
     if name == "blind":
         encoder = blind_encoder(seed)
-    elif is_timm:
-        encoder = random_timm_encoder(architecture, seed) if is_random else timm_encoder(architecture)
+    elif kind == "timm" and rest:
+        from vlm.encoders.timm import random_timm_encoder, timm_encoder
+
+        encoder = random_timm_encoder(rest, seed) if is_random else timm_encoder(rest)
+    elif kind == "hf" and rest:
+        from vlm.encoders.huggingface import hf_encoder, random_hf_encoder
+
+        encoder = random_hf_encoder(rest, seed) if is_random else hf_encoder(rest)
     else:
-        encoder = random_encoder(source, seed) if is_random else load_encoder(source)
+        encoder = random_encoder(source, seed, heads) if is_random else load_encoder(source, heads=heads)
+    if image_size and image_size != encoder.config.image_size:
+        encoder = encoder.resized(image_size)
     if normalisation:
         mean, std = NORMALISATIONS[normalisation]
         encoder = encoder.with_config(mean=mean, std=std)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+
+from vlm.errors import UserError
 
 if TYPE_CHECKING:  # the defaults below are also those of a command, whose --help must not wait for torch
     import torch
@@ -32,12 +34,38 @@ LOGITS = ("logit_scale", "logit_bias")
 @dataclass(frozen=True)
 class PixelConfig:
     """How pixels are prepared for a vision encoder: side of the square image and of its square patches, in pixels, and
-    the statistics by which each channel is normalised."""
+    the statistics by which each channel is normalised.
+
+    short_side: None squashes the whole image to the square. A number resizes its shorter side to so many pixels and
+    cuts the square from the centre. resample: Pillow's filter, bicubic or bilinear.
+    """
 
     image_size: int = 224
     patch_size: int = 16
     mean: tuple[float, ...] = CLIP_MEAN
     std: tuple[float, ...] = CLIP_STD
+    short_side: int | None = None
+    resample: str = "bicubic"
+
+    @property
+    def patches(self) -> int:
+        """Of an image."""
+        return (self.image_size // self.patch_size) ** 2
+
+    def at_size(self, image_size: int) -> PixelConfig:
+        """The same preparation of a larger or smaller image; `UserError` if patches do not fill it."""
+        if image_size < self.patch_size or image_size % self.patch_size:
+            low = max(1, image_size // self.patch_size) * self.patch_size
+            near = f"{low} or {low + self.patch_size}"
+            raise UserError(
+                f"--image-size {image_size}: this encoder's patches are {self.patch_size} wide, give {near}"
+            )
+        short_side = self.short_side and round(self.short_side * image_size / self.image_size)
+        return replace(self, image_size=image_size, short_side=short_side)
+
+    def resized_by(self, way: str) -> PixelConfig:
+        """Prepare by another way: `squash`, or `crop`, which resizes the shorter side to 256 for a square of 224."""
+        return replace(self, short_side=round(self.image_size * 256 / 224) if way == "crop" else None)
 
 
 @dataclass(frozen=True)
@@ -76,18 +104,60 @@ class EncoderConfig(PixelConfig):
         return {"model_type": "levljepa", **towers, **heads, **logits, **pixels, "training": self.training}
 
     @classmethod
-    def from_json(cls, config: dict, vision: dict[str, torch.Tensor], text: dict[str, torch.Tensor]) -> EncoderConfig:
-        """Read a released or our own `config.json`; image, patch and context sizes come from the weights.
+    def from_json(
+        cls,
+        config: dict,
+        vision: dict[str, torch.Tensor],
+        text: dict[str, torch.Tensor],
+        heads: int | None = None,
+    ) -> EncoderConfig:
+        """Read a released or our own `config.json`; the weights tell every size that it does not have.
 
-        A config without pixel statistics gets those of CLIP: both published training codes use them, although the
-        snippet on the model card shows ImageNet's. `KeyError` or `TypeError` if something is missing.
+        Only the number of attention heads has no trace in the weights. heads: of both towers, if the config does not
+        say; else they are 64 wide, as those of each published size. A config without pixel statistics gets those of
+        CLIP: both published training codes use them, although the snippet on the model card shows ImageNet's.
+        `KeyError` or `TypeError` if a weight is missing.
         """
         patch = vision["encoder.patch_embed.proj.weight"].shape[-1]  # [width, 3, patch, patch]
         patches = vision["encoder.pos_embed"].shape[1] - 1  # [1, CLS + patches, width]
         pixels = {"mean": CLIP_MEAN, "std": CLIP_STD} | config.get("normalization", {})
-        sizes: dict[str, Any] = {name: config[name] for name in HEADS} | {name: config.get(name) for name in LOGITS}
+        sizes: dict[str, Any] = sizes_of_weights(vision, text)
+        sizes |= {name: config[name] for name in HEADS if name in config}
+        sizes |= {name: config.get(name) for name in LOGITS}
         for section, keys in TOWERS.items():
-            sizes |= {name: config[section][key] for key, name in keys.items()}
+            given = config.get(section, {})
+            sizes |= {name: given[key] for key, name in keys.items() if key in given}
+        for width, name in (("vision_width", "vision_heads"), ("text_width", "text_heads")):
+            if name not in sizes:
+                sizes[name] = heads or _heads_of_64(sizes[width])
         image_size, mean, std = round(patches**0.5) * patch, tuple(pixels["mean"]), tuple(pixels["std"])
-        sizes["positions"] = text["encoder.wpe.weight"].shape[0]  # [positions, width]
         return cls(image_size, patch, mean, std, training=config.get("training", {}), **sizes)
+
+
+def sizes_of_weights(vision: dict[str, torch.Tensor], text: dict[str, torch.Tensor]) -> dict[str, int]:
+    """Every size of `EncoderConfig` that the weights of both towers tell; `KeyError` if a weight is missing."""
+    vocab_size, text_width = text["encoder.wte.weight"].shape
+    predictor = [value for key, value in vision.items() if key.startswith("projector.") and value.ndim == 2]
+    return {
+        "vision_width": vision["encoder.patch_embed.proj.weight"].shape[0],
+        "vision_layers": _layers(vision, "encoder.blocks."),
+        "text_width": text_width,
+        "text_layers": _layers(text, "encoder.h."),
+        "vocab_size": vocab_size,
+        "positions": text["encoder.wpe.weight"].shape[0],  # [positions, width]
+        "embed_dim": vision["pre_proj.3.weight"].shape[0],  # [embed_dim, projector_width]
+        "projector_width": vision["pre_proj.0.weight"].shape[0],  # [projector_width, vision width]
+        "projector_depth": max(0, len(predictor) - 1),  # hidden layers; the last linear one gives the embedding
+    }
+
+
+def _layers(weights: dict[str, torch.Tensor], prefix: str) -> int:
+    """How many blocks there are: "encoder.blocks.11.norm1.weight" is of the twelfth."""
+    numbers = {int(key.removeprefix(prefix).split(".")[0]) for key in weights if key.startswith(prefix)}
+    return len(numbers)
+
+
+def _heads_of_64(width: int) -> int:
+    if width % 64:
+        raise UserError(f"config.json does not say how many attention heads the {width} wide tower has: give --heads N")
+    return width // 64

@@ -6,8 +6,10 @@ config, and `tokenizer.json` if the tokenizer is not GPT-2's. An encoder trained
 `projector_depth` 0, and the learned scalars of its logits in `config.json`.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -18,13 +20,18 @@ from torch import nn
 from torchvision.ops import MLP
 from transformers import GPT2Config, GPT2Model
 
+from vlm.distributed import is_main
 from vlm.encoders.base import VisionEncoder
 from vlm.encoders.config import EncoderConfig
+from vlm.encoders.hub import model_folder
+from vlm.encoders.timm_vit import resized_positions, timm_layer_tokens
 from vlm.encoders.tokens import CaptionTokenizer
 from vlm.encoders.weights import load_exactly, on_disk, read_weights
 from vlm.errors import UserError
 from vlm.files import atomic_directory, read_json, write_json
 
+WEIGHTS = ("vision_encoder.safetensors", "text_encoder.safetensors")
+FILES = (*WEIGHTS, "config.json", "tokenizer.json")
 Norm = Callable[[int], nn.Module]  # a width -> the normalisation of a head
 Backbone = TypeVar("Backbone", VisionTransformer, GPT2Model)
 
@@ -112,6 +119,38 @@ class Encoder(VisionEncoder[EncoderConfig]):
         return self.image.encoder
 
     @property
+    def width(self) -> int:
+        return self.config.vision_width
+
+    @property
+    def heads(self) -> int:
+        return self.config.vision_heads
+
+    @property
+    def embed_dim(self) -> int:
+        return self.config.embed_dim
+
+    def resized(self, image_size: int) -> "Encoder":
+        config = self.config.at_size(image_size)
+        twin = Encoder(
+            replace(self.config, image_size=config.image_size, short_side=config.short_side), self._tokenizer
+        )
+        weights = self.state_dict()
+        weights["image.encoder.pos_embed"] = resized_positions(self.vision, twin.vision)
+        twin.load_state_dict(weights)
+        return twin.train(self.training).requires_grad_(False)
+
+    def patch_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.vision.forward_features(pixels)[:, 1:]
+
+    def layer_tokens(self, pixels: torch.Tensor, layer: int) -> torch.Tensor:
+        return timm_layer_tokens(self.vision, pixels, layer)
+
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """pixels: float32[B, 3, H, W] -> CLS after the final norm, [B, vision_width]."""
+        return self.image.features(pixels)
+
+    @property
     def tokenizer(self) -> CaptionTokenizer:
         """The caption tokenizer; GPT-2's, from the hub or its cache, if the encoder brought none."""
         if self._tokenizer is None:
@@ -142,29 +181,33 @@ class Encoder(VisionEncoder[EncoderConfig]):
     def save(self, folder: str | Path) -> None:
         """Write the released layout to `folder`, whole or not at all: fp32, without BatchNorm's counters."""
         with atomic_directory(folder) as partial_folder:
-            for tower, name in ((self.image, "vision_encoder"), (self.text, "text_encoder")):
-                save_file(on_disk(tower), partial_folder / f"{name}.safetensors")
+            for tower, file in zip((self.image, self.text), WEIGHTS):
+                save_file(on_disk(tower), partial_folder / file)
             write_json(partial_folder / "config.json", self.config.to_json())
             if self._tokenizer is not None:
                 self._tokenizer.save(partial_folder / "tokenizer.json")
 
 
 def load_encoder(
-    folder: str | Path, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+    name: str | Path,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    heads: int | None = None,
 ) -> Encoder:
     """Read `RUN/encoder` or a released LeVLJEPA checkpoint: frozen, in eval mode, fp32, on the CPU.
 
-    mean, std: override the pixel statistics. The published weights (LeVLJEPA-ViT-B-DataComp) are CC BY-NC 4.0:
-    non-commercial use only.
+    name: a folder or a hub id. mean, std: override the pixel statistics. heads: of both towers, if config.json does not
+    say. The published weights (LeVLJEPA-ViT-B-DataComp) are CC BY-NC 4.0: non-commercial use only, which is said once.
     Raises: UserError if a file is missing, damaged, or of another shape.
     """
-    folder = Path(folder)
+    folder = model_folder(str(name), list(FILES), "give RUN/encoder, or a folder with the released files")
+    tell_licence(name, folder)
     found = read_json(folder / "config.json")
-    vision_file, text_file = folder / "vision_encoder.safetensors", folder / "text_encoder.safetensors"
+    vision_file, text_file = (folder / file for file in WEIGHTS)
     advice = f"an encoder folder has {vision_file.name}, {text_file.name} and config.json"
     vision, text = read_weights(vision_file, advice), read_weights(text_file, advice)
     try:
-        config = EncoderConfig.from_json(found, vision, text)
+        config = EncoderConfig.from_json(found, vision, text, heads)
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder} is not a LeVLJEPA encoder: {error} is missing") from None
     config = replace(config, mean=tuple(mean or config.mean), std=tuple(std or config.std))
@@ -173,6 +216,18 @@ def load_encoder(
     load_exactly(encoder.image, vision, vision_file, "its config.json")
     load_exactly(encoder.text, text, text_file, "its config.json")
     return encoder.eval().requires_grad_(False)
+
+
+@cache
+def _say_once(line: str) -> None:
+    if is_main():
+        print(line, file=sys.stderr)
+
+
+def tell_licence(name: str | Path, folder: Path) -> None:
+    """Say once under which licence the authors' published weights are: their name is in the id or the path."""
+    if any(part.startswith(("LeVLJEPA-", "models--lukaskuhndkfz--")) for part in (*Path(name).parts, *folder.parts)):
+        _say_once(f"{name}: the published LeVLJEPA weights are CC BY-NC 4.0, for non-commercial use only")
 
 
 def new_encoder(

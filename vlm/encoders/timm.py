@@ -1,5 +1,6 @@
-"""Plain ViTs of timm's by name, as vision encoders, with weights from a safetensors file or the hub."""
+"""ViTs of timm's by name, as vision encoders, with weights from a safetensors file or the hub."""
 
+import copy
 import difflib
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 from timm.data import resolve_model_data_config
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import VisionTransformer
 
 from vlm.encoders.base import VisionEncoder
 from vlm.encoders.config import PixelConfig
+from vlm.encoders.timm_vit import stock_class, timm_layer_tokens
 from vlm.encoders.weights import load_exactly, read_weights
 from vlm.errors import UserError
 
@@ -25,31 +27,80 @@ class TimmEncoder(VisionEncoder[PixelConfig]):
     def __init__(self, vision: VisionTransformer):
         super().__init__()
         pixels = resolve_model_data_config(vision)
-        size, patch_size = pixels["input_size"][-1], vision.patch_embed.patch_size[0]
+        size, patch_size = vision.patch_embed.img_size[0], vision.patch_embed.patch_size[0]
         self._vit, self.config = vision, PixelConfig(size, patch_size, tuple(pixels["mean"]), tuple(pixels["std"]))
 
     @property
     def vision(self) -> VisionTransformer:
         return self._vit
 
+    @property
+    def width(self) -> int:
+        return self._vit.embed_dim
+
+    @property
+    def heads(self) -> int:
+        block: Any = self._vit.blocks[0]
+        return block.attn.num_heads
+
+    def resized(self, image_size: int) -> "TimmEncoder":
+        twin, vision = copy.copy(self), copy.deepcopy(self._vit)
+        twin.config = self.config.at_size(image_size)
+        vision.set_input_size(img_size=(image_size, image_size))  # interpolates the positions
+        twin._modules = {**self._modules, "_vit": vision.requires_grad_(False)}
+        return twin
+
+    def patch_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self._vit.forward_features(pixels)[:, self._vit.num_prefix_tokens :]
+
+    def layer_tokens(self, pixels: torch.Tensor, layer: int) -> torch.Tensor:
+        return timm_layer_tokens(self._vit, pixels, layer)
+
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self._vit(pixels)
+
 
 def timm_encoder(name: str) -> TimmEncoder:
-    """Open NAME, with the hub's weights, or NAME@FILE.safetensors: frozen, in eval mode, fp32, on the CPU."""
-    architecture, _, file = name.partition("@")
+    """Open NAME, with the hub's weights, or NAME@FILE.safetensors: frozen, in eval mode, fp32, on the CPU.
+
+    NAME@384 and NAME@384@FILE.safetensors read images of 384 pixels.
+    Raises: UserError if there is no such ViT, no stock class can hold it (before anything is downloaded), or its
+    weights do not fit.
+    """
+    architecture, size, file = parse_name(name)
+    with torch.device("meta"):
+        stock_class(_new_vit(architecture, seed=0))
     vision = _new_vit(architecture, seed=0)
     path = Path(file) if file else _download(architecture, vision)
     weights = read_weights(path, f"give the {WEIGHTS} of a timm {architecture}")
     weights = {key: value for key, value in weights.items() if not key.startswith("head.")}  # the classifier
     load_exactly(vision, weights, path, f"timm's {architecture}")
-    return TimmEncoder(vision).eval().requires_grad_(False)
+    return _frozen(TimmEncoder(vision), size)
 
 
 def random_timm_encoder(name: str, seed: int) -> TimmEncoder:
     """Build the encoder of `timm_encoder(name)` with random weights, which depend on `seed` alone."""
-    return TimmEncoder(_new_vit(name.partition("@")[0], seed)).eval().requires_grad_(False)
+    architecture, size, _ = parse_name(name)
+    vision = _new_vit(architecture, seed)
+    stock_class(vision)
+    return _frozen(TimmEncoder(vision), size)
 
 
-def _new_vit(name: str, seed: int) -> VisionTransformer:
+def parse_name(name: str) -> tuple[str, int | None, str | None]:
+    """NAME[@SIZE][@FILE] -> architecture, image size, file."""
+    architecture, _, rest = name.partition("@")
+    size, _, file = rest.partition("@")
+    if size.isdecimal():
+        return architecture, int(size), file or None
+    return architecture, None, rest or None
+
+
+def _frozen(encoder: TimmEncoder, size: int | None) -> TimmEncoder:
+    encoder = encoder if size is None else encoder.resized(size)
+    return encoder.eval().requires_grad_(False)
+
+
+def _new_vit(name: str, seed: int) -> Any:
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), 3)
         advice = f"did you mean {' or '.join(close)}?" if close else "see timm.list_models('vit_*')"
@@ -57,12 +108,9 @@ def _new_vit(name: str, seed: int) -> VisionTransformer:
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            vision = timm.create_model(name, num_classes=0)
+            return timm.create_model(name, num_classes=0)
     except RuntimeError as error:  # a tag that names no weights
         raise UserError(f"timm: {error} See timm.list_pretrained('{name.partition('.')[0]}*')") from None
-    if not (isinstance(vision, VisionTransformer) and all(type(block) is Block for block in vision.blocks)):
-        raise UserError(f"timm's {name} is not a plain ViT, such as vit_base_patch16_224: LLaVA's stock tower is one")
-    return vision
 
 
 def _download(name: str, vision: VisionTransformer) -> Path:

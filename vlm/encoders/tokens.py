@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from vlm.encoders.hub import model_folder
 from vlm.errors import UserError
 
 END = "<|endoftext|>"
@@ -53,13 +54,8 @@ class CaptionTokenizer:
     @classmethod
     def gpt2(cls) -> "CaptionTokenizer":
         """GPT-2's tokenizer, from the hub or its local cache; `UserError` if it is in neither."""
-        try:
-            return cls(Tokenizer.from_pretrained("openai-community/gpt2"))
-        except Exception as error:  # the Rust client raises plain Exception, offline and for a bad answer alike
-            raise UserError(
-                f"GPT-2's tokenizer is neither in the local cache nor can it be fetched ({error}): go online once, put "
-                "its tokenizer.json beside the encoder's config.json, or pretrain with --tokenizer train:2048"
-            ) from None
+        advice = "put its tokenizer.json beside the encoder's config.json, or pretrain with --tokenizer train:2048"
+        return cls.load(model_folder("openai-community/gpt2", ["tokenizer.json"], advice) / "tokenizer.json")
 
     @classmethod
     def train(cls, captions: Iterable[str], vocab_size: int) -> "CaptionTokenizer":

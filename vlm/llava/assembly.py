@@ -4,6 +4,7 @@ import copy
 from typing import Any
 
 import torch
+from PIL import Image
 from transformers import (
     CLIPImageProcessor,
     GenerationConfig,
@@ -11,52 +12,60 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedModel,
-    ViTModel,
 )
 
 from vlm.encoders.base import VisionEncoder
+from vlm.encoders.config import PixelConfig
 from vlm.errors import UserError
 from vlm.llava.folder import KEEP_FULL
 from vlm.llava.model import VLM
 from vlm.llava.parity import check_parity, fixture_pixels
 from vlm.llava.parts import connector
 from vlm.llava.tokenizer import end_turns_with, leave_bos_to_template, saved_tokenizer
-from vlm.llava.tower import vit_config, vit_model
+from vlm.llava.tower import StockTower, stock_tower
 from vlm.llms.load import LLM
 from vlm.llms.prompt import Prompts
 
 
-def assemble(encoder: VisionEncoder, llm: LLM, connector_hidden: int | None = None, seed: int = 0) -> VLM:
+def assemble(
+    encoder: VisionEncoder,
+    llm: LLM,
+    connector_hidden: int | None = None,
+    seed: int = 0,
+    feature_layer: int | None = None,
+) -> VLM:
     """Join a frozen encoder and a frozen LLM by a new connector, LLaVA's Linear-GELU-Linear, into a stock LLaVA.
 
     The LLM's modules are used as they are, not copied. The ViT is copied. seed: of the connector's initial weights;
     the global random state stays as it was. connector_hidden: the connector's hidden units, by default as many as the
     LLM is wide. A stock connector has no fewer, so the others get zero weights, which gradients leave at zero.
-    Raises: UserError if the encoder is not a plain ViT, the chat template cannot serve, or the connector is too wide.
+    feature_layer: see `vlm.llava.tower.stock_tower`.
+    Raises: UserError if no stock class can hold the encoder, the chat template cannot serve, or the connector is too
+    wide.
     """
-    vision_config = vit_config(encoder.vision, encoder.config.image_size)
-    patches = (encoder.config.image_size // encoder.config.patch_size) ** 2
+    tower = stock_tower(encoder, feature_layer)
+    torch.nn.Module.to(tower.model, llm.model.device)  # transformers' own `to` has no signature
     config = LlavaConfig(
-        vision_config=vision_config, text_config=llm.model.config, projector_hidden_act="gelu",
-        image_token_index=llm.image_token_id, image_seq_length=patches,
-        vision_feature_layer=-1, vision_feature_select_strategy="default",  # the last layer, without CLS
+        vision_config=tower.model.config, text_config=llm.model.config, projector_hidden_act="gelu",
+        image_token_index=llm.image_token_id, image_seq_length=tower.tokens,
+        vision_feature_layer=tower.layer, vision_feature_select_strategy=tower.strategy,
     )  # fmt: skip
     text_config: Any = config.text_config
     text_config._name_or_path = ""  # a path on this machine says nothing elsewhere
-    model = _compose(config, vit_model(encoder.vision, vision_config, llm.model.device), llm.model)
+    model = _compose(config, tower.model, llm.model)
     _init_connector(model, connector_hidden, seed)
-    processor = _processor(encoder, llm)
+    processor = _processor(encoder, tower, llm)
     pixels = fixture_pixels(encoder.config.image_size)
     with torch.no_grad():
-        fixture = {"pixels": pixels, "tokens": encoder.patch_tokens(pixels.to(encoder.device)).float().cpu()}
+        fixture = {"pixels": pixels, "tokens": tower.expected(pixels.to(encoder.device)).float().cpu()}
     check_parity(model, fixture)
-    end = Prompts(processor, patches).end_ids[0]
+    end = Prompts(processor, tower.tokens).end_ids[0]
     end_turns_with(processor.tokenizer, end)
     model.generation_config = _greedy(llm.model.generation_config, end, processor.tokenizer.pad_token_id)
     return VLM(model, processor, fixture)
 
 
-def _compose(config: LlavaConfig, tower: ViTModel, llm: PreTrainedModel) -> LlavaForConditionalGeneration:
+def _compose(config: LlavaConfig, tower: PreTrainedModel, llm: PreTrainedModel) -> LlavaForConditionalGeneration:
     """Put both models into a LLaVA that was made without weights; its connector is still uninitialised."""
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(config)
@@ -106,22 +115,33 @@ def _init_connector(model: LlavaForConditionalGeneration, hidden: int | None, se
         second.weight[:, used:] = 0
 
 
-def _processor(encoder: VisionEncoder, llm: LLM) -> LlavaProcessor:
+def _processor(encoder: VisionEncoder, tower: StockTower, llm: LLM) -> LlavaProcessor:
     """Make the processor, which prepares pixels exactly as `encoder.transform`.
 
     Its image processor is of the class that AutoProcessor loads by default, torchvision's, and not the Pil class, which
     would be reloaded as the former: what users serve with is what was trained on.
     """
-    config = encoder.config
-    side = {"height": config.image_size, "width": config.image_size}
-    mean, std = list(config.mean), list(config.std)
-    images = CLIPImageProcessor(size=side, crop_size=side, do_center_crop=False, image_mean=mean, image_std=std)
+    images = CLIPImageProcessor(**image_settings(encoder.config))
     processor = LlavaProcessor(
         images, saved_tokenizer(llm), image_token=llm.image_token, chat_template=llm.chat_template,
-        patch_size=config.patch_size, num_additional_image_tokens=1, vision_feature_select_strategy="default",
+        patch_size=encoder.config.patch_size, num_additional_image_tokens=tower.prefix,
+        vision_feature_select_strategy=tower.strategy,
     )  # fmt: skip
     leave_bos_to_template(processor)
     return processor
+
+
+def image_settings(config: PixelConfig) -> dict[str, Any]:
+    """What transformers' CLIP image processor must be told to prepare pixels as `config` says."""
+    square = {"height": config.image_size, "width": config.image_size}
+    return {
+        "size": {"shortest_edge": config.short_side} if config.short_side else square,
+        "crop_size": square,
+        "do_center_crop": config.short_side is not None,
+        "image_mean": list(config.mean),
+        "image_std": list(config.std),
+        "resample": int(Image.Resampling[config.resample.upper()]),
+    }
 
 
 def _greedy(original: GenerationConfig, end: int, pad: int) -> GenerationConfig:

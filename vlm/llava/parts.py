@@ -1,5 +1,8 @@
 """The three parts of a stock LLaVA. Only assembly.py also knows at which attributes transformers keeps them."""
 
+from typing import Any
+
+import torch
 from transformers import LlavaForConditionalGeneration, PreTrainedModel
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
@@ -7,6 +10,17 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 def vision_tower(model: LlavaForConditionalGeneration) -> PreTrainedModel:
     """The frozen ViT: pixels -> patch tokens."""
     return model.model.vision_tower
+
+
+def tower_tokens(model: LlavaForConditionalGeneration, pixels: torch.Tensor) -> torch.Tensor:
+    """pixels: float[B, 3, H, W] -> what LLaVA hands to its connector, [B, N, width], by its own rule, alone.
+
+    The hidden state `vision_feature_layer` of the tower, without its first token if the strategy is "default".
+    """
+    config: Any = model.config
+    tower: Any = vision_tower(model)
+    tokens = tower(pixels, output_hidden_states=True).hidden_states[config.vision_feature_layer]
+    return tokens[:, 1:] if config.vision_feature_select_strategy == "default" else tokens
 
 
 def connector(model: LlavaForConditionalGeneration) -> LlavaMultiModalProjector:

@@ -16,24 +16,27 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
-    PreTrainedModel,
     ViTConfig,
 )
 
 from bridge.data import features
 from bridge.data.features import FeatureCache, PatchEncoder
 from vlm.errors import UserError
-from vlm.llava.parts import vision_tower
 from vlm.run.folder import locked
 
 
-def tiny_parts(seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, CLIPImageProcessor]:
+def tiny_parts(
+    seed: int = 0, dtype: torch.dtype = torch.float32, layer: int = -1
+) -> tuple[LlavaForConditionalGeneration, CLIPImageProcessor]:
     torch.manual_seed(seed)
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     vision = ViTConfig(**sizes, image_size=8, patch_size=4, initializer_range=0.5, tie_last_hidden_states=True)
-    config = LlavaConfig(vision_config=vision, text_config=LlamaConfig(**sizes, vocab_size=8), image_token_index=3)
+    config = LlavaConfig(
+        vision_config=vision, text_config=LlamaConfig(**sizes, vocab_size=8), image_token_index=3,
+        image_seq_length=4, vision_feature_layer=layer,
+    )  # fmt: skip
     processor = CLIPImageProcessor(size={"height": 8, "width": 8}, do_center_crop=False)
-    return vision_tower(LlavaForConditionalGeneration(config).eval().to(dtype)), processor
+    return LlavaForConditionalGeneration(config).eval().to(dtype), processor
 
 
 @pytest.fixture
@@ -104,10 +107,12 @@ def test_another_encoder_is_refused(tmp_path, images):
     FeatureCache(tmp_path / "cache", PatchEncoder(*tiny_parts())).fill(images)
     with pytest.raises(UserError, match="another encoder or of other preprocessing"):
         FeatureCache(tmp_path / "cache", PatchEncoder(*tiny_parts(seed=1)))
-    tower, processor = tiny_parts()
+    with pytest.raises(UserError, match="another encoder or of other preprocessing"):
+        FeatureCache(tmp_path / "cache", PatchEncoder(*tiny_parts(layer=-2)))
+    model, processor = tiny_parts()
     processor.image_mean = [0.5, 0.5, 0.5]
     with pytest.raises(UserError, match="another encoder or of other preprocessing"):
-        FeatureCache(tmp_path / "cache", PatchEncoder(tower, processor))
+        FeatureCache(tmp_path / "cache", PatchEncoder(model, processor))
 
 
 def test_a_full_disk_is_foreseen(tmp_path, images, monkeypatch):

@@ -56,7 +56,7 @@ def test_every_encoder_is_frozen_and_takes_another_normalisation(folder, name):
 
 
 def test_what_is_not_there():
-    with pytest.raises(UserError, match=r"none/config\.json does not exist"):
+    with pytest.raises(UserError, match=r"none is neither a folder nor a hub id \(OWNER/NAME\)"):
         open_encoder("random:none")
     with pytest.raises(UserError, match="timm has no model 'vit_none'"):
         open_encoder("random:timm:vit_none")

@@ -1,6 +1,10 @@
 """The encoder against plain timm, transformers and torch modules, on disk in the released layout."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -211,3 +215,54 @@ def test_bad_folders_give_one_clear_line(released, tmp_path):
     (tmp_path / "small" / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="does not fit its config"):
         vlm.load_encoder(tmp_path / "small")
+
+
+def test_sizes_that_config_json_lacks_come_from_the_weights(tmp_path):
+    sizes = encoder_config(vision_width=64, vision_heads=1, text_width=128, text_heads=2, vision_layers=2)
+    new_encoder(sizes, seed=0).save(tmp_path / "encoder")
+    (tmp_path / "encoder/config.json").write_text("{}")  # heads are then 64 wide, as in every published size
+    assert vlm.load_encoder(tmp_path / "encoder").config == sizes
+    assert vlm.load_encoder(tmp_path / "encoder", heads=4).config.vision_heads == 4
+    new_encoder(encoder_config(projector_depth=0), seed=0).save(tmp_path / "narrow")
+    (tmp_path / "narrow/config.json").write_text("{}")
+    with pytest.raises(UserError, match="does not say how many attention heads the 16 wide tower has: give --heads N"):
+        vlm.load_encoder(tmp_path / "narrow")
+    narrow = vlm.load_encoder(tmp_path / "narrow", heads=2).config
+    assert (narrow.projector_depth, narrow.vision_heads, narrow.text_heads) == (0, 2, 2)
+
+
+HUB = """
+import sys, vlm
+from vlm.encoders.by_name import open_encoder
+for name in sys.argv[1:]:
+    print(open_encoder(name).config.embed_dim, vlm.load_encoder(name.removeprefix("random:")).config.patch_size)
+"""
+
+
+def test_the_released_id_is_found_in_the_hubs_cache_and_says_its_licence_once(released, tmp_path):
+    name = "lukaskuhndkfz/LeVLJEPA-ViT-B-DataComp-200k"
+    cache = tmp_path / "hub" / f"models--{name.replace('/', '--')}"
+    shutil.copytree(released[0], cache / "snapshots/abc")
+    (cache / "refs").mkdir()
+    (cache / "refs/main").write_text("abc")
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    environment.pop("HF_HUB_CACHE", None)
+
+    def run(*names):
+        return subprocess.run([sys.executable, "-c", HUB, *names], capture_output=True, text=True, env=environment)
+
+    done = run(name, f"random:{name}")
+    assert done.stdout == "16 8\n16 8\n", done.stderr
+    assert done.stderr.count("CC BY-NC 4.0, for non-commercial use only") == 1
+    done = run("someone/else")
+    assert "someone/else is no folder, is not in the local Hugging Face cache, and the hub cannot be" in done.stderr
+
+
+def test_images_of_another_size(released):
+    encoder = vlm.load_encoder(released[0])
+    other = encoder.resized(48)
+    assert (other.config.image_size, encoder.config.image_size) == (48, 32)
+    pixels = torch.linspace(-1, 1, 3 * 48 * 48).reshape(1, 3, 48, 48)
+    # The ViT itself takes any size, and interpolates on the way.
+    torch.testing.assert_close(other.patch_tokens(pixels), encoder.patch_tokens(pixels))
+    assert other.patch_tokens(pixels).shape == (1, 36, 24)

@@ -99,8 +99,8 @@ def test_weights_that_do_not_fit_are_refused(trained, tmp_path):
     [
         ("vit_tinny_patch16_224", "timm has no model 'vit_tinny_patch16_224': did you mean vit_tiny_patch16_224"),
         (f"{NAME}.nope", r"Invalid pretrained tag \(nope\) .* See timm.list_pretrained"),
-        ("resnet18", "timm's resnet18 is not a plain ViT"),
-        ("vit_small_patch16_18x2_224", "is not a plain ViT"),
+        ("resnet18", "this encoder is timm's ResNet; none of the stock classes"),
+        ("vit_small_patch16_18x2_224", r"ViT has blocks of another kind \(ParallelThingsBlock\)"),
     ],
 )
 def test_names_that_cannot_serve(name, message):
@@ -111,11 +111,17 @@ def test_names_that_cannot_serve(name, message):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("vit_wee_patch16_reg1_gap_256", "register tokens"),
-        ("vit_small_patch14_dinov2", "layer scale"),
-        ("vit_tiny_r_s16_p8_224", "more or fewer parameters"),
+        (
+            "vit_wee_patch16_reg1_gap_256",
+            "has register tokens without a class token, no norm after the blocks; none of",
+        ),
+        ("vit_tiny_r_s16_p8_224", r"has patches of another kind \(HybridEmbed\); none of"),
+        ("vit_giant_patch14_dinov2", r"has an MLP of another kind \(SwiGLUPacked\)|GluMlp|SwiGLU"),
+        ("vit_small_patch16_dinov3", "is timm's Eva; none of"),
+        ("deit_tiny_distilled_patch16_224", r"has parts that no stock class has \(dist_token\)"),
     ],
 )
-def test_vits_that_llava_cannot_represent(name, message, llm_folders):
+def test_vits_that_no_stock_class_can_hold_are_refused_before_a_download(name, message, monkeypatch):
+    monkeypatch.setattr(module, "hf_hub_download", lambda *_: pytest.fail("weights were asked for"))
     with pytest.raises(UserError, match=message):
-        assemble(random_timm_encoder(name, seed=0), load_llm(str(llm_folders["llama"])))
+        timm_encoder(name)

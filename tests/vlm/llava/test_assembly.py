@@ -160,11 +160,11 @@ def test_attention_implementations_reach_every_layer(models):
 
 def test_a_vit_that_cannot_be_exact_is_refused(llm_folders, encoder):
     strange = VisionTransformer(
-        img_size=24, patch_size=8, embed_dim=24, depth=1, num_heads=2, num_classes=0, init_values=1.0, reg_tokens=2
+        img_size=24, patch_size=8, embed_dim=24, depth=1, num_heads=2, num_classes=0, qk_norm=True, qkv_bias=False
     )
     stand_in = new_encoder(encoder.config, seed=0).eval()
     stand_in.image.encoder = strange
-    with pytest.raises(UserError, match="ViT has register tokens, layer scale; a plain ViT"):
+    with pytest.raises(UserError, match="ViT has norms on query and key, no bias on query, key, value; none of the"):
         assemble(stand_in, load_llm(str(llm_folders["qwen2"])))
 
 
