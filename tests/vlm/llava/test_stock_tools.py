@@ -112,7 +112,7 @@ def test_newlines_of_smollm2_keep_their_ids(smollm2):
     tokenizer = AutoTokenizer.from_pretrained(smollm2)
     assert tokenizer("\n\nQ: a\nb\n").input_ids == [198, 198, 65, 42, 253, 198, 82, 198]
     model = load(smollm2, "cpu", torch.float32)
-    assert tokenizer.decode(model.prompt_ids("Two\nlines?", image=False)).endswith("Question: Two\nlines?\nAnswer:")
+    assert tokenizer.decode(model.prompt_ids("Two\nlines?", images=0)).endswith("Question: Two\nlines?\nAnswer:")
     with pytest.raises(UserError, match="contains the control token Ċ"):
         model.prompt_ids("Is it Ċ?")
 
