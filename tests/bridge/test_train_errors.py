@@ -12,10 +12,10 @@ from vlm.errors import UserError
         (["--gqa", "none"], "none is not a folder: GQA needs"),
         (["--row-tokens", "9"], "more than --row-tokens 9 allows"),
         (["--llm", "none"], "unknown language model 'none'"),
-        (["--encoder", "none"], "none/config.json does not exist"),
-        (["--encoder", "random:none"], "none/config.json does not exist"),
+        (["--encoder", "none"], "none is neither a folder nor a hub id"),
+        (["--encoder", "random:none"], "none is neither a folder nor a hub id"),
         (["--gqa-split", "test"], "test_balanced_questions.json is missing"),
-        (["--init", "none", "--normalisation", "clip"], "leave out --encoder and --normalisation"),
+        (["--init", "none", "--normalisation", "clip"], "leave out --normalisation"),
         (["--conversation-images", "none"], "give both"),
     ],
 )
