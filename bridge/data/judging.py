@@ -30,8 +30,9 @@ Part = Stored | Listed
 def settled(
     sets: Sequence[Sequence[Part]], ratio: float, listing: Path | None = None, goes_on: bool = False
 ) -> Mixture:
-    """Leave out what cannot be trained on, and lay the rest end to end. listing: RUN/quarantine.jsonl. goes_on:
-    whether it lists what an earlier start of this run left out, which stays out.
+    """Leave out what cannot be trained on, and lay the rest end to end.
+
+    listing: RUN/quarantine.jsonl. goes_on: it lists what an earlier start of this run left out, which stays out.
 
     Raises: UserError if nothing is left, or more than `ratio` of all questions, and at least 20, are left out.
     """
