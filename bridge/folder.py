@@ -80,11 +80,13 @@ class RunFolder:
         lines = read_jsonl(file) if file.is_file() else ()
         return {Path(line["image"]): line["reason"] for line in lines if "position" in line and "image" in line}
 
-    def quarantine(self, mixture: Mixture, bad: Mapping[int, str]) -> None:
+    def quarantine(self, mixture: Mixture, bad: Mapping[int, str], start: int) -> None:
         """List in quarantine.jsonl what is not trained on, and say how much it is. bad: question -> why.
 
         Raises: UserError if that is too much for --bad-ratio.
         """
+        if start == 0:  # of an attempt that came to nothing
+            (self.folder / QUARANTINE).unlink(missing_ok=True)
         records = [*mixture.bad, *records_of(mixture, bad)]
         if records:
             Quarantine(self.folder / QUARANTINE, 0).add(records)

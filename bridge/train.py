@@ -24,8 +24,8 @@ def load_examples(config: BridgeConfig) -> Mixture:
     if config.conversations:
         sets.append([_conversations(config, config.conversations)])
     # What an earlier start left out stays out, whatever has been mended since: the order of the rest depends on it.
-    earlier = None if config.resume == "never" else Path(config.out) / "quarantine.jsonl"
-    return settled(sets, config.bad_ratio, earlier)
+    goes_on = config.resume != "never" and any(Path(config.out).glob("checkpoints/step_*"))
+    return settled(sets, config.bad_ratio, Path(config.out) / "quarantine.jsonl", goes_on)
 
 
 def _conversations(config: BridgeConfig, source: str) -> Listed:

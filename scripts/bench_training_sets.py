@@ -1,23 +1,31 @@
-"""Time and memory of opening GQA's and VQAv2's training questions at their real size, as bridge/train.py does.
+"""Time and memory of opening GQA's and VQAv2's training questions at their real size, as bridge/train.py does."""
 
-python scripts/bench_training_sets.py make DIR     # synthetic files of about the official sizes, 1.2 GB, once
-python scripts/bench_training_sets.py open DIR     # the first time parses, the second finds the columns
-"""
-
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
-from vlm.errors import run_command
+from vlm.errors import UserError, run_command
+from vlm.run.settings import parse, setting
+
+EXAMPLES = """examples:
+  python scripts/bench_training_sets.py /tmp/sets --make     # synthetic files of about the official sizes, 1.2 GB
+  python scripts/bench_training_sets.py /tmp/sets            # the first time parses, the second finds the columns
+"""
+
+
+@dataclass(frozen=True)
+class TrainingSetsBench:
+    folder: str = setting(help="where the synthetic files are", metavar="DIR", positional=True)
+    make: bool = setting(False, help="write them")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=("make", "open"))
-    parser.add_argument("folder", type=Path)
-    given = parser.parse_args()
-    from bench import training_sets
+    config = parse(TrainingSetsBench, prog="python scripts/bench_training_sets.py", about=__doc__, examples=EXAMPLES)
+    folder = Path(config.folder)
+    if not config.make and not (folder / "gqa").is_dir():
+        raise UserError(f"{folder} has no synthetic files: write them with --make")
+    from bench import training_sets  # torch
 
-    {"make": training_sets.make, "open": training_sets.open_sets}[given.task](given.folder)
+    training_sets.make(folder) if config.make else training_sets.open_sets(folder)
 
 
 if __name__ == "__main__":

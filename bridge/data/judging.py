@@ -5,6 +5,7 @@ tells, is judged by `Questions.check` and `FeatureCache.fill`; those questions a
 scheduled (`left_out`). So the order is the same on every rank, and on resume, when the list of the start is read again.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -18,7 +19,7 @@ from bridge.data.schedule import ScheduledRow, Step, indices
 from bridge.data.stored import Stored
 from vlm.errors import UserError
 from vlm.files import read_jsonl
-from vlm.run.quarantine import refuse_above
+from vlm.run.quarantine import Quarantine, refuse_above
 
 # Image headers are read before the run if there are no more. To open 100,000 files takes minutes on a network disk, and
 # computing the features opens each of them anyway.
@@ -26,13 +27,17 @@ MOST_HEADERS = 20_000
 Part = Stored | Listed
 
 
-def settled(sets: Sequence[Sequence[Part]], ratio: float, earlier: Path | None = None) -> Mixture:
-    """Leave out what cannot be trained on, and lay the rest end to end. earlier: quarantine.jsonl of a run that goes on
+def settled(
+    sets: Sequence[Sequence[Part]], ratio: float, listing: Path | None = None, goes_on: bool = False
+) -> Mixture:
+    """Leave out what cannot be trained on, and lay the rest end to end.
+
+    listing: RUN/quarantine.jsonl. goes_on: it lists what an earlier start of this run left out, which stays out.
 
     Raises: UserError if nothing is left, or more than `ratio` of all questions, and at least 20, are left out.
     """
     headers = _judged_headers(sets)
-    listed = _listed_at_start(earlier) if earlier is not None else []
+    listed = _listed_at_start(listing) if listing is not None and goes_on else []
     kept: list[list[Part]] = []
     bad: list[dict] = []
     seen = 0
@@ -47,7 +52,12 @@ def settled(sets: Sequence[Sequence[Part]], ratio: float, earlier: Path | None =
     reasons = Counter(record["reason"] for record in bad)
     if not any(len(part) for parts in kept for part in parts):
         raise UserError(_nothing_left(bad, reasons))
-    refuse_above(ratio, seen, reasons, "the {} questions")
+    try:
+        refuse_above(ratio, seen, reasons, "the {} questions")
+    except UserError:
+        if listing is not None:  # the message names it
+            Quarantine(listing, int(os.environ.get("RANK", "0"))).add(bad)
+        raise
     return Mixture.of(kept, bad)
 
 

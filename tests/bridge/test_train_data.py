@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from bridge.config import parse_config
 from bridge.loop import train
@@ -76,3 +77,13 @@ def test_weights_are_for_all_sets_that_are_given():
     assert parse_config([*given, "--weights", "vqav2=1,gqa=3"]).shares() == [0.75, 0.25]
     llava = ["--llava", "f", "--llava-images", "d"]
     assert parse_config([*given, *llava, "--weights", "gqa=2,vqav2=1,conversations=1"]).shares() == [0.5, 0.25, 0.25]
+
+
+def test_lora_has_its_own_learning_rate(benchmark_files, tiny_vlm, tmp_path):
+    given = ("--vqav2", benchmark_files / "vqav2", "--vqav2-split", "val2014", "--lora", "2", "--steps", "2")
+    lines = run(tiny_vlm, tmp_path / "out", *given, "--lr", "0.01", "--lr-lora", "0.002", "--warmup", "0")
+    assert [line["lr_lora"] / line["lr"] for line in lines] == pytest.approx([0.2, 0.2])
+    state = torch.load(tmp_path / "out/checkpoints/step_2/optimizer.pt", weights_only=True)
+    connector, lora = state["param_groups"]
+    assert lora["lr"] / connector["lr"] == pytest.approx(0.2)
+    assert len(connector["params"]) == 4 < len(lora["params"])

@@ -16,6 +16,7 @@ WRONG = {
     "bench_loader.py": (["--seconds", "0"], "error: --seconds 0.0: give a number above 0"),
     "bench_sigreg.py": (["--pairs", "0"], "error: --pairs 0: give 1 or more"),
     "bench_step.py": (["--pairs", "0"], "error: --pairs 0: give 1 or more"),
+    "bench_training_sets.py": (["nowhere"], "error: nowhere has no synthetic files: write them with --make"),
     "bench_zero.py": (["--steps", "1"], "error: --steps 1: give 2 or more"),
     "compare_objectives.py": (["--steps", "1"], "error: --steps 1: give 2 or more"),
     "make_world.py": (["x", "--scenes", "3"], "error: --scenes 3: give 4 to 1000000"),

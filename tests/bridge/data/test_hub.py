@@ -1,5 +1,8 @@
 """The hub's tables give the questions, answers, names and pictures of the official folders."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -98,3 +101,15 @@ def test_an_id_that_is_not_in_the_cache(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="lmms-lab/NoSuch is no folder here"):
         official.pope("lmms-lab/NoSuch", "random")
+
+
+def test_a_hub_id_is_read_from_the_cache_without_a_network(benchmark_files, tmp_path):
+    """In a process of its own: the hub's library reads its settings once."""
+    repository = tmp_path / "hub/datasets--lmms-lab--POPE"
+    tables.write_pope(benchmark_files / "pope", repository / "snapshots/abc")
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text("abc")
+    code = "from bridge.data import official; print(len(official.pope('lmms-lab/POPE', 'random')))"
+    here = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=here, capture_output=True, text=True, cwd=tmp_path)
+    assert (done.stdout, done.returncode) == ("4\n", 0), done.stderr

@@ -1,0 +1,68 @@
+"""Training sets as columns: parsed in pieces, once; several splits as one set."""
+
+import os
+
+import pytest
+from tiny import pictures
+from tiny.official import gqa_question, vqav2_annotation, vqav2_question, write_vqav2
+
+from bridge.data import json_stream, training_sets
+from bridge.data.example import Example
+from bridge.data.json_stream import members
+from vlm.errors import UserError
+from vlm.files import write_json
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(json_stream, "READ", 7)  # characters: every record lies across several reads
+
+
+def test_train_and_val_together(tmp_path):
+    for split, number in (("train2014", 1), ("val2014", 2)):
+        answers = [vqav2_annotation(number, ["2"] * 7 + ["3"] * 3, image=number)]
+        write_vqav2(tmp_path, split, [vqav2_question(number, number, "How many?")], answers)
+        pictures.save(pictures.noise(16, 16, seed=1), tmp_path / split / f"COCO_{split}_{number:012d}.jpg")
+    train, val = training_sets.vqav2(tmp_path, "train2014+val2014")
+    votes = ("2",) * 7 + ("3",) * 3
+    image = tmp_path / "val2014/COCO_val2014_000000000002.jpg"
+    assert [example.question_id for example in train] == ["1"]
+    assert list(val) == [Example("2", image, "How many?", "2", votes)]
+
+
+def test_a_file_is_parsed_once_and_again_if_it_changes(tmp_path, monkeypatch):
+    pictures.save(pictures.noise(16, 16, seed=1), tmp_path / "images/1.jpg")
+    file = tmp_path / "train_balanced_questions.json"
+    write_json(file, {"07": gqa_question("red", question='What "is" ü {it}?')})
+    first = training_sets.gqa(tmp_path, "train")[0]
+    with monkeypatch.context() as patched:
+        patched.setattr(json_stream, "members", None)  # nothing may parse
+        again = training_sets.gqa(tmp_path, "train")[0]
+    assert list(again) == list(first) == [Example("07", tmp_path / "images/1.jpg", 'What "is" ü {it}?', "red")]
+    assert again.digest(votes=True) == first.digest(votes=True)
+    write_json(file, {"07": gqa_question("blue")})
+    os.utime(file, (1, 1))
+    changed = training_sets.gqa(tmp_path, "train")[0]
+    assert changed[0].answer == "blue" and changed.digest(votes=False) != first.digest(votes=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"a": 1, "b": [2, 3], "c": {"d": [4.5, 12345678901]}}',
+         [("a", 1), ("b", 2), ("b", 3), ("c", {"d": [4.5, 12345678901]})]),
+        (" {} ", []),
+        ('\ufeff{"a" : "x"}', [("a", "x")]),
+    ],
+)  # fmt: skip
+def test_members_are_those_of_json(tmp_path, text, expected):
+    (tmp_path / "a.json").write_text(text, encoding="utf-8")
+    assert list(members(tmp_path / "a.json", inside="b")) == expected
+
+
+@pytest.mark.parametrize("text", ['{"a": 1', '{"a": [1, 2', "[1]", "", '{"a" 1}', '{"a": 1 "b": 2}'])
+def test_what_is_no_object_is_one_line(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(UserError, match=r"a\.json is not valid JSON"):
+        list(members(tmp_path / "a.json"))
