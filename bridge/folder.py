@@ -172,7 +172,14 @@ def images_content(mixture: Mixture) -> str:
     for questions in mixture.sets():
         spread = questions[:: max(1, len(questions) // SET_IMAGES)]
         chosen += [image for index in spread[:SET_IMAGES] for image in mixture.examples[index].images[:1]]
-    return _digest(hashlib.sha256(picture_bytes(image)).hexdigest() for image in chosen)
+    return _digest(map(_picture_digest, chosen))
+
+
+def _picture_digest(picture: Picture) -> str:
+    try:
+        return hashlib.sha256(picture_bytes(picture)).hexdigest()
+    except UserError:
+        return "unreadable"  # its questions are left out when features are computed
 
 
 def _question_texts(mixture: Mixture, votes: bool) -> Iterator[str]:
