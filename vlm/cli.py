@@ -12,8 +12,8 @@ from vlm.run.settings import PARSING, add_settings, build, given
 
 EXAMPLES = """\
 examples:
-  vlm chat runs/bridge/vlm --image photo.jpg
-  vlm doctor runs/bridge/vlm
+  vlm chat runs/bridge-qwen/vlm --image photo.jpg
+  vlm doctor runs/bridge-qwen/vlm
 more: vlm COMMAND --help"""
 
 CHAT = """\
@@ -22,12 +22,12 @@ Questions may also come from a pipe, one a line. Then each has exactly one line 
 answer or `error: ...`, and the exit code is 1 if any line failed."""
 CHAT_EXAMPLES = """\
 examples:
-  vlm chat runs/bridge/vlm --image photo.jpg --question "What colour is the car?"
-  vlm chat runs/bridge/vlm --image photo.jpg
-  vlm chat runs/bridge/vlm --image before.jpg --image after.jpg
-  vlm chat runs/bridge/vlm --image photo.jpg < questions.txt > answers.txt
-  vlm chat runs/bridge/vlm --image photo.jpg --json --short < questions.txt
-  vlm chat runs/bridge/vlm --image photo.jpg --temperature 0.7 --top-p 0.9 --stats"""
+  vlm chat runs/bridge-qwen/vlm --image photo.jpg --question "What colour is the car?"
+  vlm chat runs/bridge-qwen/vlm --image photo.jpg
+  vlm chat runs/bridge-qwen/vlm --image before.jpg --image after.jpg
+  vlm chat runs/bridge-qwen/vlm --image photo.jpg < questions.txt > answers.txt
+  vlm chat runs/bridge-qwen/vlm --image photo.jpg --json --short < questions.txt
+  vlm chat runs/bridge-qwen/vlm --image photo.jpg --temperature 0.7 --top-p 0.9 --stats"""
 
 DOCTOR = """\
 `vlm doctor DIR` loads a VLM folder and checks that its vision tower still gives the encoder's
@@ -35,8 +35,8 @@ features, that its chat template can be trained on, and that generation stops wh
 `vlm doctor labels DIR` shows a conversation as training sees it, with the supervised tokens marked."""
 DOCTOR_EXAMPLES = """\
 examples:
-  vlm doctor runs/bridge/vlm
-  vlm doctor labels runs/bridge/vlm --question "Is it red?" --answer no"""
+  vlm doctor runs/bridge-qwen/vlm
+  vlm doctor labels runs/bridge-qwen/vlm --question "Is it red?" --answer no"""
 
 
 class _Version(argparse.Action):
