@@ -1,4 +1,4 @@
-"""One HTML page that needs no other file, light or dark as the reader's system is: what both stages' reports are made of.
+"""One HTML page that needs no other file, light or dark as the reader's system is: both stages' reports are one.
 
 Figures are inlined as SVG whose colours follow the page, pictures as data URIs. Nothing is fetched from anywhere.
 """
@@ -88,7 +88,9 @@ def drawn(caption: str, figure: "Figure") -> str:
 
 
 def svg(figure: "Figure", label: str) -> str:
-    """A figure as inline SVG: black is the page's ink, white its ground, and the colours of `vlm.run.colours` have their dark twins."""
+    """A figure as inline SVG that follows the page: black is its ink, white its ground, and the colours of
+    `vlm.run.colours` have their twins.
+    """
     import matplotlib
 
     file = io.StringIO()
