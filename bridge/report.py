@@ -4,6 +4,7 @@ Curves, scores beside those of other evaluations with 95 % intervals, and answer
 """
 
 import html
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ def evaluations(config: ReportConfig) -> dict[str, Path]:
 
 def facts(config: Mapping, records: list[dict], left_out: int, saved: bool) -> list[list[str]]:
     """The table at the head of the page: name, value."""
-    losses = [record["loss"] for record in records if record["loss"] is not None]
+    losses = [record["loss"] for record in records if math.isfinite(record["loss"])]
     skipped = sum(record["gradient_norm"] is None for record in records)
     sets = [f"{name} {config[name]} ({config[f'{name}_split']})" for name in ("gqa", "vqav2") if config.get(name)]
     sets += [f"conversations {config['conversations']}"] if config.get("conversations") else []

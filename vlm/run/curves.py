@@ -1,5 +1,6 @@
 """Curves of a run's metrics, a panel for each kind of value."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -31,8 +32,11 @@ def curves(
     grid = figure.subplots(rows, 3, squeeze=False).flatten()
     for axes, (title, found) in zip(grid, shown.items()):
         for colour, name in zip(COLOURS, found):
-            # None in a step that was skipped.
-            points = [(record["step"], record[name]) for record in records if record.get(name) is not None]
+            values = [(record["step"], record.get(name)) for record in records]
+            # None or NaN in a step that was skipped.
+            points = [(step, value) for step, value in values if value is not None and math.isfinite(value)]
+            if not points:
+                continue
             window = 1 if title in exact else max(1, len(points) // 50)
             _line(axes, points, window, colour, name.replace("_", " "))
         style(axes, title, "step")

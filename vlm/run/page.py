@@ -31,7 +31,7 @@ svg { max-width: 100%; height: auto; color: var(--ink) } svg text { fill: curren
 .wide { overflow-x: auto } table { border-collapse: collapse; margin: 1em 0 }
 td, th { padding: .15em 1.5em .15em 0; text-align: left; font-variant-numeric: tabular-nums; vertical-align: top }
 thead th { border-bottom: 1px solid var(--line) } td { overflow-wrap: anywhere }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); gap: 1em }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(160px, 1fr)); gap: 1em }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: .7em }
 .card img { width: 100%; height: 170px; object-fit: contain; display: block; margin-bottom: .5em }
 img.small { image-rendering: pixelated }
