@@ -32,6 +32,7 @@ PANELS = {
     "questions a second": ("questions_per_s",),
     "tokens a step": ("tokens", "answer_tokens"),
 }
+LOOKS = 6  # columns of the table of held-out answers
 EXACT, LOGARITHMIC = ("learning rate",), ("gradient norm before clipping",)
 
 
@@ -94,6 +95,19 @@ def facts(config: Mapping, records: list[dict], left_out: int, saved: bool) -> l
         ["steps skipped", str(skipped)],
         ["questions left out", f"{left_out:,}"],
     ]
+
+
+def learning_section(looks: list[dict]) -> str:
+    """The lines of held_out.jsonl as a table: a question a row, its answers after a few of the steps, also the last."""
+    shown = [looks[round(place * (len(looks) - 1) / max(1, LOOKS - 1))] for place in range(LOOKS)]
+    shown = list({look["step"]: look for look in shown}.values())  # of few looks, each once
+    header = ["question", "truth", *(f"step {look['step'] + 1}" for look in shown)]
+    by_step = [{row["question_id"]: row["answer"] for row in look["answers"]} for look in shown]
+    rows = [
+        [row["question"], row["truth"], *(answers.get(row["question_id"], "-") for answers in by_step)]
+        for row in looks[-1]["answers"]
+    ]
+    return note(f"Questions: {looks[-1]['source']}.") + table([header, *rows], header=True)
 
 
 def scores_section(rows: Mapping[str, Path]) -> str:
@@ -171,6 +185,9 @@ def write_report(config: ReportConfig) -> Path:
     head = table(facts(settings, records, left_out, saved=(run / "vlm").is_dir())) + settings_table(settings)
     figure = curves(records, PANELS, EXACT, LOGARITHMIC)
     sections = {"": head, "Curves": drawn("What is noisy is faint under its running mean.", figure)}
+    looks = list(read_jsonl(run / "held_out.jsonl")) if (run / "held_out.jsonl").is_file() else []
+    if looks:
+        sections["Answers while it learnt"] = learning_section(looks)
     if rows:
         sections["Scores"] = scores_section(rows)
         if config.examples:

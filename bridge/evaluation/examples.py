@@ -1,6 +1,6 @@
 """Questions of an evaluation that were answered right and wrong, with their images and every row's answer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ class Answered:
 
 
 def chosen(name: str, rows: Mapping[str, Path], data: str, count: int, seed: int) -> dict[str, list[Answered]]:
-    """{"right": [...], "wrong": [...]} by the first row's answers, `count` each at most, about different images.
+    """{"right": [...], "wrong": [...]} by the first row's answers, `count` each at most, of many images.
 
     name: gqa, vqav2 or pope. rows: name -> evaluation folder. data: where the questions are read from.
     Raises: UserError if the benchmark cannot be read, or is not what was evaluated.
@@ -43,16 +43,28 @@ def chosen(name: str, rows: Mapping[str, Path], data: str, count: int, seed: int
     order = np.random.default_rng([seed, list(TITLES).index(name)]).permutation(sorted(scores[first]))
     if not examples.keys() >= scores[first].keys():
         raise UserError(f"{data} does not hold the questions of {TITLES[name]} that {rows[first]} answers")
-    found: dict[str, list[Answered]] = {"right": [], "wrong": []}
-    seen = set()
+    by_kind: dict[str, list[str]] = {"right": [], "wrong": []}
     for key in map(str, order):
-        kind = found["right" if scores[first][key] >= RIGHT else "wrong"]
-        example = examples[key]
-        if len(kind) < count and example.image not in seen:
-            seen.add(example.image)
+        by_kind["right" if scores[first][key] >= RIGHT else "wrong"].append(key)
+    found: dict[str, list[Answered]] = {}
+    for kind, keys in by_kind.items():
+        found[kind] = []
+        for key in _varied(keys, examples)[:count]:
             said = {row: (answers[row].get(key, ""), scores[row][key]) for row in scores if key in scores[row]}
-            kind.append(Answered(example, said))
+            found[kind].append(Answered(examples[key], said))
     return found
+
+
+def _varied(keys: Sequence[str], examples: Mapping[str, Example]) -> list[str]:
+    """The questions without those that are asked twice about an image (POPE does), first one of each image."""
+    once: dict[tuple, str] = {}
+    for key in keys:
+        once.setdefault((examples[key].image, examples[key].question), key)
+    images, first, rest = set(), [], []
+    for (image, _), key in once.items():
+        (rest if image in images else first).append(key)
+        images.add(image)
+    return first + rest
 
 
 def _examples(name: str, data: str, split: str) -> dict[str, Example]:

@@ -91,7 +91,7 @@ def test_conversations(training, tmp_path):
     training.command(*flags, "--conversation-images", str(training.root / "gqa/images"))
     (look,) = read_jsonl(tmp_path / "run/held_out.jsonl")
     (row,) = look["answers"]
-    assert (row["question_id"], row["question"], row["truth"]) == ("a", "What is it? <image>", "red")
+    assert (row["question_id"], row["question"], row["truth"]) == ("0", "What is it? <image>", "red")
 
 
 def test_the_split_that_is_trained_on_is_not_held_out(training, with_val):
