@@ -20,7 +20,7 @@ from bridge.data.example import Dialogue, Sample
 from bridge.data.features import PatchEncoder
 from bridge.data.mixture import Joined, Mixture
 from bridge.data.pictures import open_picture
-from bridge.evaluation.decode import Decoder, group_prompts
+from bridge.evaluation.decode import Decoder, common_prefix, group_prompts
 from bridge.folder import HELD_OUT, RunFolder
 from bridge.parts import Trainee
 from vlm.errors import UserError
@@ -108,8 +108,9 @@ class HeldOut:
                 if tokens is not None:  # through the connector in its own precision, as in training
                     features = projector(tokens.to(weight)).flatten(0, 1).to(embed.weight.dtype)
                 groups.append(group_prompts([prompt], features))
-            # Nothing is kept between two looks: LoRA changes what the text in front of the images means.
-            decoded = Decoder(model, []).decode(groups, LONGEST)
+            # The text in front of the images is read once for all questions, and anew in each look: LoRA changes it.
+            constant = self._prompts[0][: common_prefix(self._prompts)]
+            decoded = Decoder(model, constant).decode(groups, LONGEST)
         finally:
             text.train(learning)
         return [self._decode_text(ids, skip_special_tokens=True).strip() for (ids,) in decoded]
