@@ -12,6 +12,7 @@ from pathlib import Path
 from vlm.errors import UserError
 from vlm.llms.presets import PRESETS
 from vlm.run.settings import parse, resume_setting, setting
+from vlm.run.trackers import TRACKERS
 
 RUNS = Path("runs")
 WORLD = RUNS / "world"
@@ -120,6 +121,20 @@ class BridgeConfig:
     seed: int = setting(0, help="seed of the connector's first weights, LoRA's, and the data order", least=0)
     resume: str = resume_setting()
     save_every: int = setting(100, help="steps between two checkpoints", metavar="STEPS", least=1, free=True)
+    tracker: str = setting(
+        "auto", help="auto: RUN/tensorboard if TensorBoard is installed", choices=TRACKERS, free=True
+    )
+    log_every: int = setting(
+        1, help="steps between two writings of metrics.jsonl and tracker", metavar="STEPS", least=1, free=True
+    )
+    show_every: int = setting(
+        0,
+        help="steps between two looks at held-out questions: their answers in the tracker and in RUN/held_out.jsonl",
+        metavar="STEPS",
+        least=0,
+        free=True,
+        default_text="0: none",
+    )
 
     steps: int | None = _training(
         None, help="optimizer steps", least=1, default_text=f"one pass; {WORLD_STEPS} on the embedded world"

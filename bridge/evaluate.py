@@ -101,6 +101,7 @@ def _score(benchmark: Benchmark, answers: dict[str, str], outcome: dict, mode: s
         write_json(out / "per_question" / f"{benchmark.name}.json", per_question)
     return {
         "split": benchmark.split,
+        "data": benchmark.data,
         "note": benchmark.note,
         "questions": len(benchmark.examples),
         "images": len(benchmark.images),

@@ -31,8 +31,9 @@ from vlm.run.folder import forget_from
 from vlm.run.quarantine import Quarantine, refuse_above
 from vlm.run.resume import starting_step
 from vlm.run.settings import refuse_changes, trajectory
+from vlm.run.trackers import Tracker, open_tracker
 
-QUARANTINE = "quarantine.jsonl"
+METRICS, HELD_OUT, QUARANTINE = "metrics.jsonl", "held_out.jsonl", "quarantine.jsonl"
 WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.pt"  # in a checkpoint
 WEIGHT_ELEMENTS = 1024  # of each tensor: enough to tell two models of the same sizes apart, in no time
 SET_IMAGES = 16  # files of each data set that are read: all of them would take hours
@@ -44,6 +45,8 @@ class RunFolder:
     def __init__(self, config: BridgeConfig, weights: Mapping[str, torch.nn.Parameter], content: dict[str, str]):
         """weights: what is trained. content: what `run_content`, `questions_content` and `images_content` give."""
         self.folder, self.config, self._weights = Path(config.out), config, weights
+        self.tracker = Tracker()  # of rank 0, from `begin` on, the one that was asked for
+        self._pending: list[dict] = []  # lines of metrics.jsonl that are not written yet
         self._checkpoints = Checkpoints(self.folder, {**trajectory(config), **content}, same_processes=False)
         lora = [weight for name, weight in weights.items() if "lora_" in name]
         others = [weight for name, weight in weights.items() if "lora_" not in name]
@@ -69,10 +72,12 @@ class RunFolder:
         return step
 
     def begin(self, step: int) -> None:
-        """Record the settings and drop the metrics of steps that will be repeated."""
+        """Record the settings, open the tracker, and drop what was recorded of steps that will be repeated."""
         if is_main():
             write_json(self.folder / "config.json", asdict(self.config))
-        forget_from(self.folder / "metrics.jsonl", step)
+            self.tracker = open_tracker(self.config.tracker, self.folder, asdict(self.config), step)
+        forget_from(self.folder / METRICS, step)
+        forget_from(self.folder / HELD_OUT, step)
 
     def listed_images(self) -> dict[Picture, str]:
         """Image files that an earlier start of this run could not decode: they stay out even if they are mended."""
@@ -113,6 +118,7 @@ class RunFolder:
 
     def save(self, step: int) -> None:
         """Commit the checkpoint of `step`; collective. `UserError` if the disk refuses: the last one is untouched."""
+        self.flush()  # before: a step that a checkpoint holds is not recorded again
 
         def fill(folder: Path) -> None:
             if is_main():  # all processes hold the same
@@ -123,7 +129,9 @@ class RunFolder:
         self._checkpoints.save(step, fill)
 
     def record(self, step: int, sums: Sums, lr: float, norm: float | None, seconds: float) -> None:
-        """Append the step's line to metrics.jsonl. norm: of the gradient, None if nothing moved."""
+        """Take the step's line of metrics.jsonl; every `log_every` steps they are written. norm: of the gradient, None
+        if nothing moved.
+        """
         if not is_main():
             return
         rate = round(sums.questions / seconds, 2)
@@ -131,7 +139,17 @@ class RunFolder:
         if self.config.lr_lora is not None:
             line["lr_lora"] = lr * self.config.lr_lora / self.config.lr
         line |= {"questions": sums.questions, "tokens": sums.tokens, "answer_tokens": sums.answer_tokens}
-        append_jsonl(self.folder / "metrics.jsonl", line | {"gradient_norm": norm})
+        self._pending.append(line | {"gradient_norm": norm})
+        if (step + 1) % self.config.log_every == 0:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the lines that were taken to metrics.jsonl and the tracker."""
+        for line in self._pending:
+            append_jsonl(self.folder / METRICS, line)
+        if self._pending:
+            self.tracker(self._pending)
+        self._pending = []
 
 
 def check_data(run: Path, content: Mapping[str, str]) -> None:

@@ -18,6 +18,7 @@ from bridge.data.questions import Questions
 from bridge.data.schedule import Schedule, Step, indices
 from bridge.folder import RunFolder, check_data, images_content, questions_content, run_content
 from bridge.gradients import backward, constant_text, update
+from bridge.held_out import HeldOut
 from bridge.parts import Trainee, build_vlm, freeze, save_result
 from bridge.same_run import check_folder
 from vlm.distributed import is_main, on_main
@@ -47,8 +48,19 @@ def prefetched(steps: Sequence[Step], prepare: Callable[[Step], StepData]) -> It
             yield last.result()
 
 
-def loop(run: RunFolder, trainee: Trainee, questions: Questions, features: Features, steps: list[Step], start: int):
-    """Train from step `start` to the last. Data and learning rate are functions of the step alone."""
+def loop(
+    run: RunFolder,
+    trainee: Trainee,
+    questions: Questions,
+    features: Features,
+    steps: list[Step],
+    start: int,
+    held_out: HeldOut | None = None,
+) -> None:
+    """Train from step `start` to the last. Data and learning rate are functions of the step alone.
+
+    held_out: what is asked every `show_every` steps; None on all ranks but the first, or if nothing is.
+    """
     config = run.config
     constant = constant_text(trainee, questions.constant)
     patience = Patience("lower --lr")
@@ -81,8 +93,13 @@ def loop(run: RunFolder, trainee: Trainee, questions: Questions, features: Featu
             bar.set_postfix_str(f"step {number + 1}/{len(steps)}, loss {sums.loss:.3f}", refresh=False)
             bar.update(sums.questions)
 
-            # 3. Checkpoints, and the end that SIGTERM asks for.
+            # 3. Answers to held-out questions; the time that they take is no step's.
             done = number + 1
+            if held_out is not None and (done % config.show_every == 0 or done == len(steps)):
+                held_out.show(run, number)
+                clock = time.perf_counter()
+
+            # 4. Checkpoints, and the end that SIGTERM asks for.
             if sums.stop or done == len(steps) or done % config.save_every == 0:
                 run.save(done)
             if sums.stop and done < len(steps):
@@ -116,7 +133,10 @@ def train(config: BridgeConfig, mixture: Mixture) -> None:
             bad |= questions_about(mixture, steps, unreadable | (run.listed_images() if start else {}))
             steps = left_out(steps, bad)
         on_main(lambda: run.quarantine(mixture, bad, start))
-        loop(run, trainee, questions, features, steps, start)
+        held_out: list[HeldOut] = []  # rank 0's alone
+        if config.show_every and start < len(steps):
+            on_main(lambda: held_out.append(HeldOut(config, vlm, trainee, encoder, mixture)))
+        loop(run, trainee, questions, features, steps, start, next(iter(held_out), None))
         on_main(lambda: save_result(vlm, trainee, config, run.folder))
     accelerator.end_training()
 

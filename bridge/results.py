@@ -6,7 +6,7 @@ The first row is the one the others are compared with. A row is the folder that 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.evaluation.benchmarks import TITLES, Benchmark
 from bridge.scoring.bootstrap import paired_gain
@@ -14,13 +14,16 @@ from vlm.errors import UserError, run_command, writing
 from vlm.files import read_json, write_json
 from vlm.run.settings import parse, setting
 
+if TYPE_CHECKING:  # takes a second to import
+    from matplotlib.figure import Figure
+
 F1 = "pope_f1"  # POPE's mean F1 over its categories, which papers quote; not in the mean of the benchmarks
 COLUMNS = {**TITLES, F1: "POPE F1", "mean": "mean"}
 EXAMPLES = """examples:
   python bridge/results.py pretrained=runs/bridge-qwen/eval random=runs/random/eval --out runs
   python bridge/results.py pretrained=A/eval random=B/eval blind=C/eval oracle=A/oracle --out runs"""
 LEGEND = {"random": "random: the same ViT, untrained", "blind": "blind: a ViT that cannot see"}
-_COLOURS = ("#1f6f8b", "#e0a458", "#8d99ae", "#7a5c8e", "#5b8e5b", "#b5524c")
+_COLOURS = ("#1f6f8b", "#e0a458", "#8d99ae", "#7a5c8e", "#5b8e5b", "#b5524c")  # of `vlm.run.colours`
 
 
 @dataclass(frozen=True)
@@ -144,18 +147,18 @@ def _gains(reference: str, name: str, rows: Mapping[str, Path], numbers: Mapping
     return gains
 
 
-def _cells(table: dict) -> list[list[str]]:
-    """Header, one line a row, one line a gain."""
+def cells(table: dict, intervals: bool = False) -> list[list[str]]:
+    """Header, one line a row, one line a gain. intervals: also those of the rows' own numbers."""
     lines = [["", *COLUMNS.values()]]
     for name, row in table["rows"].items():
         label = name + {"captions": " (caption as text)", "other images": " (shuffled images)"}.get(row["sees"], "")
-        lines.append([label, *(_score_text(row, key) for key in COLUMNS)])
+        lines.append([label, *(_score_text(row, key, intervals) for key in COLUMNS)])
     for name, gains in table["gains"].items():
         lines.append([f"gain over {name}", *(_gain_text(gains.get(key)) for key in COLUMNS)])
     return lines
 
 
-def _pope_cells(table: dict) -> list[list[str]]:
+def pope_cells(table: dict) -> list[list[str]]:
     """Accuracy and F1 of each of POPE's categories, a line a row; [] if no row has POPE."""
     rows = {name: row["pope_categories"] for name, row in table["rows"].items() if row["pope_categories"]}
     names = dict.fromkeys(category for row in rows.values() for category in row if category != "mean")
@@ -168,12 +171,13 @@ def _pope_cells(table: dict) -> list[list[str]]:
     return lines
 
 
-def _score_text(row: Mapping, key: str) -> str:
+def _score_text(row: Mapping, key: str, intervals: bool) -> str:
     """A number of a row; * if it is partial, the mean if any of the row is."""
     if row[key] is None:
         return "-"
     partial = bool(row["partial"]) if key == "mean" else key.removesuffix("_f1") in row["partial"]
-    return f"{row[key]:.2f}" + ("*" if partial else "")
+    interval = " [{:.1f}, {:.1f}]".format(*row["intervals"][key]) if intervals and key in row["intervals"] else ""
+    return f"{row[key]:.2f}" + ("*" if partial else "") + interval
 
 
 def _gain_text(gain: dict | None) -> str:
@@ -183,19 +187,20 @@ def _gain_text(gain: dict | None) -> str:
     return f"{gain['gain']:+.2f}{interval}"
 
 
-def _notes(table: dict) -> list[str]:
-    notes = ["Percent: GQA accuracy, VQAv2 overall accuracy, POPE mean accuracy of its categories (50 is chance)"]
-    notes[0] += " and their mean F1; the mean is of the three."
+def notes(table: dict) -> list[str]:
+    """How the numbers of the table are to be read."""
+    lines = ["Percent: GQA accuracy, VQAv2 overall accuracy, POPE mean accuracy of its categories (50 is chance)"]
+    lines[0] += " and their mean F1; the mean is of the three."
     if table["gains"]:
-        notes.append("Gains in points, with 95 % paired bootstrap intervals over images.")
+        lines.append("Gains in points, with 95 % paired bootstrap intervals over images.")
     if any(row["partial"] for row in table["rows"].values()):
-        notes.append("* partial: some questions were not answered and count as wrong.")
-    return notes
+        lines.append("* partial: some questions were not answered and count as wrong.")
+    return lines
 
 
 def as_text(table: dict) -> str:
     """The table for a terminal, columns aligned."""
-    return "\n".join([*_aligned(_cells(table)), *_notes(table), *_aligned(_pope_cells(table))])
+    return "\n".join([*_aligned(cells(table)), *notes(table), *_aligned(pope_cells(table))])
 
 
 def _aligned(cells: list[list[str]]) -> list[str]:
@@ -205,8 +210,8 @@ def _aligned(cells: list[list[str]]) -> list[str]:
 
 def as_markdown(table: dict) -> str:
     """The table in Markdown, its notes below."""
-    lines = [*_ruled(_cells(table)), "", " ".join(_notes(table)), ""]
-    if pope := _pope_cells(table):
+    lines = [*_ruled(cells(table)), "", " ".join(notes(table)), ""]
+    if pope := pope_cells(table):
         lines += [*_ruled(pope), ""]
     return "\n".join(lines)
 
@@ -222,10 +227,10 @@ def write(table: dict, out: Path) -> None:
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         (out / "results.md").write_text(as_markdown(table), encoding="utf-8")
-        draw(table, out / "results.png")
+        draw(table).savefig(out / "results.png")
 
 
-def draw(table: dict, file: Path) -> None:
+def draw(table: dict) -> "Figure":
     """Bars by benchmark with their 95 % intervals, a colour a row; rows that see the caption as text are hatched."""
     from matplotlib.figure import Figure  # takes a second to import
 
@@ -260,7 +265,7 @@ def draw(table: dict, file: Path) -> None:
     axes.set_title("Scores on questions about images not seen in training", fontsize=12, loc="left")
     handles = sorted(axes.get_legend_handles_labels()[0], key=lambda handle: handle.get_label() == "chance")  # it last
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5), fontsize=9, frameon=False)
-    figure.savefig(file)
+    return figure
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from bridge.data.judging import Part, record_of_report, settled
 from bridge.data.mixture import Listed, Mixture
 from bridge.same_run import check_folder
 from vlm.errors import UserError, run_command
+from vlm.run.trackers import check_tracker
 
 
 def load_examples(config: BridgeConfig) -> Mixture:
@@ -58,6 +59,7 @@ def judge_folder(config: BridgeConfig) -> None:
 
 def main() -> None:
     config = parse_config()
+    check_tracker(config.tracker)
     judge_folder(config)
     mixture = load_examples(config)
     from bridge.loop import train  # torch and transformers take seconds: settings and data are judged before

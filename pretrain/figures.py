@@ -5,9 +5,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator
 
 from pretrain.data.source import open_captions
 from pretrain.objective import effective_rank
@@ -15,9 +13,11 @@ from pretrain.probes.features import embed
 from pretrain.probes.retrieval import tell_passed, usable_pairs
 from vlm.encoders.levljepa import load_encoder
 from vlm.errors import UserError
+from vlm.run.colours import COLOURS
+from vlm.run.curves import curves as draw_curves
+from vlm.run.curves import style
 
 EMBEDDED_PAIRS, SHOWN_IMAGES = 512, 8
-COLOURS = ("#1f6f8b", "#e0a458", "#7a5c8e", "#5b8e5b", "#b5524c", "#8d99ae")
 # Title -> how the names of the records' values in it begin.
 PANELS = {
     "loss": ("loss",),
@@ -35,53 +35,8 @@ LOGARITHMIC = ("parts of the loss", "gradient norm before clipping")
 
 
 def curves(records: Sequence[Mapping]) -> Figure:
-    """A panel for each kind of value there is; what is noisy is faint under its running mean over a fiftieth of it."""
-    names = sorted({name for record in records for name, value in record.items() if isinstance(value, (int, float))})
-    panels: dict[str, list[str]] = {}
-    for title, starts in PANELS.items():
-        if found := [name for name in names if name.startswith(starts)]:
-            panels[title] = found
-    rows = -(-len(panels) // 3)  # of three panels, rounded up
-    figure = Figure(figsize=(12, 3 * rows), dpi=110, layout="constrained")
-    grid = figure.subplots(rows, 3, squeeze=False).flatten()
-    for axes, (title, found) in zip(grid, panels.items()):
-        for colour, name in zip(COLOURS, found):
-            # None in a step that was skipped.
-            points = [(record["step"], record[name]) for record in records if record.get(name) is not None]
-            window = 1 if title in EXACT else max(1, len(points) // 50)
-            _line(axes, points, window, colour, name.replace("_", " "))
-        _style(axes, title, "step")
-        if title in LOGARITHMIC:
-            axes.set_yscale("log")
-            axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))  # the ticks 1, 2, 5, 10, ... have numbers
-            axes.yaxis.set_major_formatter("{x:g}")
-            axes.yaxis.set_minor_formatter("{x:g}")
-        if len(found) > 1:
-            axes.legend(fontsize=8, frameon=False)
-    for axes in grid[len(panels) :]:
-        axes.remove()
-    return figure
-
-
-def _line(axes: Axes, points: list[tuple[int, float]], window: int, colour: str, label: str) -> None:
-    """Points (step, value), faint, under the mean of the last `window` of them."""
-    steps, values = zip(*points)
-    sums = torch.tensor([0.0, *values], dtype=torch.float64).cumsum(0)  # sums[i]: of the first i values
-    last = torch.arange(1, len(values) + 1)
-    first = (last - window).clamp(min=0)
-    means = (sums[last] - sums[first]) / (last - first)
-    if window > 1:
-        axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.7)
-    axes.plot(steps, means.tolist(), color=colour, linewidth=1.5, label=label)
-
-
-def _style(axes: Axes, title: str, below: str) -> None:
-    axes.set_title(title, fontsize=11, loc="left")
-    axes.set_xlabel(below, fontsize=9)
-    axes.tick_params(labelsize=8, which="both")
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.grid(linewidth=0.4, alpha=0.5)
-    axes.spines[["top", "right"]].set_visible(False)
+    """A panel for each kind of value there is, as `vlm.run.curves` draws them."""
+    return draw_curves(records, PANELS, EXACT, LOGARITHMIC)
 
 
 def spectrum(embeddings: Mapping[str, torch.Tensor], ranks: Mapping[str, float]) -> Figure:
@@ -99,7 +54,7 @@ def spectrum(embeddings: Mapping[str, torch.Tensor], ranks: Mapping[str, float])
     axes.axhline(1 / z.shape[1], color="#555555", linewidth=0.9, linestyle="--", label="all directions alike")
     axes.set_yscale("log")
     axes.set_ylabel("share of the variance", fontsize=9)
-    _style(axes, "spectrum of the embeddings", "principal direction")
+    style(axes, "spectrum of the embeddings", "principal direction")
     axes.legend(fontsize=9, frameon=False, loc="lower left")
     return figure
 

@@ -1,36 +1,18 @@
 """The command `python pretrain/report.py RUN`: draw a run on one HTML page that needs no other file."""
 
-import base64
-import html
-import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from vlm.errors import UserError, run_command
+from vlm.errors import UserError, run_command, writing
 from vlm.files import read_json, read_jsonl
+from vlm.run.page import drawn, page, settings_table, table
 from vlm.run.settings import parse, setting
-
-if TYPE_CHECKING:  # --help must not wait for torch and matplotlib
-    from matplotlib.figure import Figure
 
 EXAMPLES = """examples:
   python pretrain/report.py runs/pretrain
   python pretrain/report.py runs/cc12m --data '/data/coco/val-*.tar'
 
 Curves are there from the first step on; spectrum and patch tokens once the run has written RUN/encoder.
-"""
-PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>{title}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1100px; margin: 2em auto; padding: 0 1em }}
-img {{ max-width: 100% }} figure {{ margin: 2em 0 }} figcaption, td:first-child {{ color: #555 }}
-td {{ padding: 0 1.5em 0 0 }}
-</style>
-<h1>{title}</h1>
-<table>{rows}</table>
-{figures}
-</html>
 """
 
 
@@ -64,19 +46,6 @@ def facts(config: dict, records: list[dict], quarantined: int) -> dict[str, str]
     }
 
 
-def page(title: str, rows: dict[str, str], drawn: "dict[str, Figure]") -> str:
-    """One HTML page. rows: of the table; drawn: figures by caption, which are inlined as PNG."""
-    parts = []
-    for words, figure in drawn.items():
-        picture = io.BytesIO()
-        figure.savefig(picture, format="png")
-        source = "data:image/png;base64," + base64.b64encode(picture.getvalue()).decode()
-        caption = html.escape(words)
-        parts.append(f'<figure><img alt="{caption}" src="{source}"><figcaption>{caption}</figcaption></figure>')
-    cells = (f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>" for name, value in rows.items())
-    return PAGE.format(title=html.escape(title), rows="".join(cells), figures="\n".join(parts))
-
-
 def write_report(run: Path, data: str | None) -> Path:
     """Write RUN/report.html. data: captions to embed, found by itself if None. UserError if the run has no step yet."""
     from pretrain import figures  # imports torch and matplotlib
@@ -86,13 +55,16 @@ def write_report(run: Path, data: str | None) -> Path:
     if not records or "objective" not in config:
         raise UserError(f"{run} holds no pretraining run with a first step: give the --out of pretrain/run.py")
     rows = facts(config, records, sum(1 for _ in read_jsonl(bad)) if bad.exists() else 0)
-    drawn = {"What is noisy is faint under its running mean.": figures.curves(records)}
+    parts = {"Curves": drawn("What is noisy is faint under its running mean.", figures.curves(records))}
     if (run / "encoder").is_dir():
         source = data or held_out(config["data"])
-        drawn |= figures.of_encoder(run / "encoder", source, config["image_column"], config["caption_column"])
+        found = figures.of_encoder(run / "encoder", source, config["image_column"], config["caption_column"])
+        parts["Encoder"] = "\n".join(drawn(words, figure) for words, figure in found.items())
         rows["embedded"] = source + ("" if data or source != config["data"] else " (the training data)")
+    head = table(list(rows.items())) + settings_table(config)
     report = run / "report.html"
-    report.write_text(page(f"Pretraining {run}", rows, drawn), encoding="utf-8")
+    with writing(report):
+        report.write_text(page(f"Pretraining {run}", {"": head, **parts}), encoding="utf-8")
     return report
 
 

@@ -21,7 +21,8 @@ class Benchmark:
     `name` is gqa, vqav2 or pope. POPE's three files are one benchmark, with ids `category/id`, because they ask about
     the same images; `note` says which version of its random file was read. `truth` are the official records that GQA
     and VQAv2 are scored by, of these questions and maybe more; `choices` are those of GQA. `submitted` is the questions
-    file whose ids the benchmark's server wants answers to; None: these questions.
+    file whose ids the benchmark's server wants answers to; None: these questions. `data` is the folder or hub id that
+    the questions were read from.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Benchmark:
     choices: official.Records | None = None
     note: str = ""
     submitted: Path | None = None
+    data: str = ""
 
     @property
     def images(self) -> list[Picture]:

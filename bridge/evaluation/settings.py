@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -109,7 +109,12 @@ def chosen_benchmarks(config: EvaluateConfig) -> list[Benchmark]:
             print(f"no benchmark given: the held-out scenes of the embedded world in {WORLD}", file=sys.stderr)
         gqa, vqav2, pope = (str(WORLD / name) for name in ("gqa", "vqav2", "pope"))
         vqav2_split = config.vqav2_split or "test-dev2015"
-    benchmarks = [read_gqa(gqa, config.gqa_split)] if gqa else []
-    benchmarks += [read_vqav2(vqav2, vqav2_split)] if vqav2 else []
-    benchmarks += [read_pope(pope)] if pope else []
+    benchmarks = [replace(read_gqa(gqa, config.gqa_split), data=_whole(gqa))] if gqa else []
+    benchmarks += [replace(read_vqav2(vqav2, vqav2_split), data=_whole(vqav2))] if vqav2 else []
+    benchmarks += [replace(read_pope(pope), data=_whole(pope))] if pope else []
     return [benchmark.first_images(config.limit_images) for benchmark in benchmarks]
+
+
+def _whole(data: str) -> str:
+    """A folder as a path that holds wherever a command is started; a hub id as it is."""
+    return str(Path(data).absolute()) if Path(data).is_dir() else data

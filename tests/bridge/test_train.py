@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, LlamaForCausalLM
 
 from bridge.loop import learning_rate
+from vlm.files import read_jsonl
 
 
 def test_a_run_learns_and_leaves_a_stock_llava(training, whole):
@@ -31,9 +32,11 @@ def test_a_run_learns_and_leaves_a_stock_llava(training, whole):
 def test_two_ranks_equal_one(training, whole, tmp_path):
     # `accelerate launch` starts several CPU processes through MPI only; torchrun starts them through gloo
     training.command(
-        *training.flags(tmp_path / "two"),
+        *training.flags(tmp_path / "two", "--show-every", "12", "--tracker", "tensorboard"),
         launcher=("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
     )
+    assert len(list((tmp_path / "two/tensorboard").iterdir())) == 1  # the first rank alone shows and asks
+    assert len(list(read_jsonl(tmp_path / "two/held_out.jsonl"))) == 1
     one, two = training.metrics(whole), training.metrics(tmp_path / "two")
     np.testing.assert_allclose([line["loss"] for line in two], [line["loss"] for line in one], rtol=1e-5)
     for name in ("questions", "tokens", "answer_tokens", "lr"):

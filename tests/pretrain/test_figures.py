@@ -58,8 +58,9 @@ def test_the_command_writes_one_page(captions, tmp_path, monkeypatch, capsys):
     text_encoder(["a red picture"]).save(run / "encoder")
     report.main()
     page = (run / "report.html").read_text()
-    pictures = re.findall(r'src="data:image/png;base64,([^"]*)"', page)
-    assert len(pictures) == 3
+    assert page.count("<svg role=") == 3 and "prefers-color-scheme: dark" in page
+    pictures = re.findall(r'href="data:image/png;base64,([^"]*)"', page)  # images and their patch tokens
+    assert len(pictures) == 2 * figures.SHOWN_IMAGES
     assert all(base64.b64decode(picture).startswith(b"\x89PNG") for picture in pictures)
     assert "3 of 9, 8 pairs each" in page and "Embeddings of 40 pairs." in page
     assert re.search(r"steps skipped</td><td>1<", page)

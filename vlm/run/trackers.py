@@ -1,17 +1,55 @@
-"""Sends the records of metrics.jsonl to TensorBoard, Weights & Biases or Trackio as well."""
+"""Sends the records of metrics.jsonl, and pictures, to TensorBoard, Weights & Biases or Trackio as well."""
+
+from __future__ import annotations
 
 import importlib
 import sys
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from vlm.errors import UserError
 from vlm.files import read_json, read_jsonl, write_json
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 TRACKERS = ("auto", "none", "tensorboard", "wandb", "trackio")
-Log = Callable[[Iterable[dict]], None]
+# How the names of values begin -> the group that trackers show them in. Others, as lr, stand for themselves.
+GROUPS = {
+    "predict_": "loss",
+    "sigreg_": "loss",
+    "multi_view": "loss",
+    "rank_": "rank",
+    "cosine_": "cosine",
+    "probe_": "probe",
+    "gradient_norm": "gradient",
+    "samples_per_s": "speed",
+    "questions_per_s": "speed",
+    "questions": "step",
+    "tokens": "step",
+    "answer_tokens": "step",
+}
+
+
+class Tracker:
+    """The tracker `none`: it takes everything and shows nothing."""
+
+    def __call__(self, records: Iterable[dict]) -> None:
+        """Show the numbers of lines of metrics.jsonl, each at its `step`."""
+
+    def picture(self, step: int, name: str, image: Image.Image, text: str) -> None:
+        """Show a picture and Markdown beside it, after the records of `step`."""
+
+
+def tag(name: str) -> str:
+    """The name under which trackers show a value: loss -> loss/total, samples_per_s -> speed/samples_per_s, lr -> lr"""
+    if name == "loss":
+        return "loss/total"
+    group = next((group for start, group in GROUPS.items() if name.startswith(start)), None)
+    return f"{group}/{name}" if group else name
 
 
 def check_tracker(name: str) -> None:
@@ -20,7 +58,7 @@ def check_tracker(name: str) -> None:
         raise UserError(f"--tracker {name}: that package is not installed: pip install {name}, or give another tracker")
 
 
-def open_tracker(name: str, run: Path, settings: dict, start: int) -> Log:
+def open_tracker(name: str, run: Path, settings: dict, start: int) -> Tracker:
     """Open a tracker for a run that begins or goes on at step `start`; for rank 0, before metrics.jsonl is cut.
 
     A resumed run repeats the steps since its checkpoint; each is shown once. auto: TensorBoard if it is installed.
@@ -29,45 +67,56 @@ def open_tracker(name: str, run: Path, settings: dict, start: int) -> Log:
         print(f"tensorboard is not installed: the run is recorded in {run / 'metrics.jsonl'} alone", file=sys.stderr)
         name = "none"
     if name == "none":
-        return lambda records: None
-    return _hosted(name, run, settings) if name in ("wandb", "trackio") else _tensorboard(run / "tensorboard", start)
+        return Tracker()
+    return _Hosted(name, run, settings) if name in ("wandb", "trackio") else _TensorBoard(run / "tensorboard", start)
 
 
 def _scalars(record: dict) -> dict[str, float]:
-    return {key: value for key, value in record.items() if key != "step" and isinstance(value, (int, float))}
+    return {tag(key): value for key, value in record.items() if key != "step" and isinstance(value, (int, float))}
 
 
-def _tensorboard(folder: Path, start: int) -> Log:
-    from torch.utils.tensorboard import SummaryWriter
+class _TensorBoard(Tracker):
+    def __init__(self, folder: Path, start: int):
+        from torch.utils.tensorboard import SummaryWriter
 
-    writer = SummaryWriter(str(folder), purge_step=start)  # TensorBoard drops what a killed run wrote beyond `start`
+        # TensorBoard drops what a killed run wrote beyond `start`.
+        self._writer = SummaryWriter(str(folder), purge_step=start)
 
-    def log(records: Iterable[dict]) -> None:
+    def __call__(self, records: Iterable[dict]) -> None:
         for record in records:
             for key, value in _scalars(record).items():
-                writer.add_scalar(key, value, record["step"])
-        writer.flush()
+                self._writer.add_scalar(key, value, record["step"])
+        self._writer.flush()
 
-    return log
+    def picture(self, step: int, name: str, image: Image.Image, text: str) -> None:
+        import numpy as np
+
+        self._writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+        self._writer.add_text(name, text, step)
+        self._writer.flush()
 
 
-def _hosted(name: str, run: Path, settings: dict) -> Log:
+class _Hosted(Tracker):
     """Weights & Biases, or Trackio, which has the same calls. They cannot drop steps: none is sent twice."""
-    tracker = importlib.import_module(name)
-    file, metrics = run / f"{name}.json", run / "metrics.jsonl"
-    if not file.exists():
-        write_json(file, {"run": f"{run.resolve().name}-{uuid.uuid4().hex[:8]}"})
-    label = read_json(file)["run"]
-    sent = max((record["step"] for record in read_jsonl(metrics)), default=-1) if metrics.exists() else -1
-    options = {"id": label, "dir": str(run)} if name == "wandb" else {}
-    try:
-        tracker.init(project="levlm", name=label, config=settings, resume="allow", **options)
-    except Exception as error:  # each has its own classes for no account or no network
-        raise UserError(f"--tracker {name} cannot start: {error}") from error
 
-    def log(records: Iterable[dict]) -> None:
+    def __init__(self, name: str, run: Path, settings: dict):
+        self._tracker: Any = importlib.import_module(name)
+        file, metrics = run / f"{name}.json", run / "metrics.jsonl"
+        if not file.exists():
+            write_json(file, {"run": f"{run.resolve().name}-{uuid.uuid4().hex[:8]}"})
+        label = read_json(file)["run"]
+        self._sent = max((record["step"] for record in read_jsonl(metrics)), default=-1) if metrics.exists() else -1
+        options = {"id": label, "dir": str(run)} if name == "wandb" else {}
+        try:
+            self._tracker.init(project="levlm", name=label, config=settings, resume="allow", **options)
+        except Exception as error:  # each has its own classes for no account or no network
+            raise UserError(f"--tracker {name} cannot start: {error}") from error
+
+    def __call__(self, records: Iterable[dict]) -> None:
         for record in records:
-            if record["step"] > sent:
-                tracker.log(_scalars(record), step=record["step"])
+            if record["step"] > self._sent:
+                self._tracker.log(_scalars(record), step=record["step"])
 
-    return log
+    def picture(self, step: int, name: str, image: Image.Image, text: str) -> None:
+        if step > self._sent:
+            self._tracker.log({name: self._tracker.Image(image, caption=text)}, step=step)

@@ -4,11 +4,12 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from vlm.errors import UserError
 from vlm.files import append_jsonl
 from vlm.run import trackers
-from vlm.run.trackers import check_tracker, open_tracker
+from vlm.run.trackers import check_tracker, open_tracker, tag
 
 
 def record(step, loss):
@@ -29,8 +30,8 @@ def test_tensorboard(tmp_path):
     killed_after_step_4_and_resumed_from_step_3("auto", tmp_path)
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    assert sorted(events.Tags()["scalars"]) == ["loss", "lr"]
-    shown = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert sorted(events.Tags()["scalars"]) == ["loss/total", "lr"]
+    shown = [(event.step, event.value) for event in events.Scalars("loss/total")]
     assert shown == [(step, step / 4) for step in (0, 2, 3, 4, 5, 6)]  # NaN in step 1 has no point
 
 
@@ -46,8 +47,34 @@ def test_hosted(name, tmp_path, monkeypatch):
     assert begun[0] == begun[1]
     assert begun[0]["resume"] == "allow" and begun[0]["config"] == {"seed": 0}
     assert begun[0]["name"].startswith(tmp_path.name + "-")
-    losses = [{"lr": 0.5} if step == 1 else {"loss": step / 4, "lr": 0.5} for step in range(7)]
+    losses = [{"lr": 0.5} if step == 1 else {"loss/total": step / 4, "lr": 0.5} for step in range(7)]
     assert shown == list(enumerate(losses))
+
+
+def test_names_are_grouped():
+    names = ("loss", "predict_image", "sigreg_text", "rank_image", "samples_per_s", "gradient_norm", "lr", "skipped")
+    assert [tag(name) for name in names] == [
+        "loss/total",
+        "loss/predict_image",
+        "loss/sigreg_text",
+        "rank/rank_image",
+        "speed/samples_per_s",
+        "gradient/gradient_norm",
+        "lr",
+        "skipped",
+    ]
+
+
+def test_a_picture_is_sent_once(tmp_path, monkeypatch):
+    shown = []
+    fake = SimpleNamespace(init=lambda **options: None, Image=lambda image, caption: (image.size, caption))
+    fake.log = lambda what, step: shown.append((step, what))
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    append_jsonl(tmp_path / "metrics.jsonl", record(4, 1.0))
+    tracker, image = open_tracker("wandb", tmp_path, {}, 3), Image.new("RGB", (6, 4))
+    for step in (4, 9):
+        tracker.picture(step, "answers", image, "a table")
+    assert shown == [(9, {"answers": ((6, 4), "a table")})]
 
 
 def test_a_missing_package_is_one_line(tmp_path, monkeypatch, capsys):
