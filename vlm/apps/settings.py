@@ -1,4 +1,4 @@
-"""The settings of `vlm chat` and `vlm doctor`."""
+"""The settings of the `vlm` commands."""
 
 from dataclasses import dataclass
 
@@ -30,6 +30,31 @@ class ChatSettings:
         None, help="of the model", choices=("fp32", "bf16"), default_text="bf16 if the device is fast at it"
     )
     load_in: str | None = setting(None, help="quantise the language model by bitsandbytes", choices=("4bit", "8bit"))
+
+
+@dataclass(frozen=True)
+class FeaturesSettings:
+    model: str = setting(
+        help="a VLM folder, or an encoder: RUN/encoder, OWNER/NAME, hf:NAME, timm:NAME", positional=True, metavar="DIR"
+    )
+    images: tuple[str, ...] = setting(
+        help="the pictures, side by side: JPEG, PNG, WEBP or GIF", positional=True, metavar="IMAGE"
+    )
+    out: str = setting("features.png", help="the picture to write: png, jpg, webp, pdf or svg", metavar="FILE")
+    patch: str | None = setting(
+        None,
+        help="the patch of the first image that all are compared with, from 0,0 at the upper left",
+        metavar="ROW,COL",
+        default_text="the centre",
+    )
+    question: str | None = setting(
+        None, help="of a VLM: also show what the tokens of its answer attend to", metavar="TEXT"
+    )
+    max_new_tokens: int = setting(64, help="longest answer", metavar="N", least=1)
+    image_size: int | None = setting(
+        None, help="of an encoder: read the images at another size", metavar="PIXELS", least=8
+    )
+    device: str | None = setting(None, help="cpu, cuda, cuda:1", default_text="cuda if there is one")
 
 
 @dataclass(frozen=True)
