@@ -114,7 +114,7 @@ def _features(values: dict[str, Any]) -> None:
 
 def _doctor(values: dict[str, Any]) -> None:
     asked = build(DoctorSettings, values)
-    if len(asked.what) == 2 and asked.what[0] != "labels" or len(asked.what) > 2:
+    if (len(asked.what) == 2 and asked.what[0] != "labels") or len(asked.what) > 2:
         raise UserError(f"doctor takes nothing, DIR or labels DIR, not {' '.join(asked.what)}")
     with Status("starting"):
         _quiet()

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from vlm.llava.model import VLM
+from vlm.llava.parts import CACHE
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def _rows(vlm: VLM, ids: torch.Tensor, cache: Any) -> torch.Tensor:
     kind = language.config._attn_implementation
     language.set_attn_implementation("eager")  # the others never hold the weights
     try:
-        layers = language(input_ids=ids, past_key_values=cache, output_attentions=True).attentions
+        layers = language(input_ids=ids, output_attentions=True, **{CACHE: cache}).attentions
     finally:
         language.set_attn_implementation(kind)
     # [1, heads, A, P + A - 1] each

@@ -128,4 +128,3 @@ def chosen_patch(text: str | None, side: int) -> tuple[int, int]:
     if not (0 <= row < side and 0 <= column < side):
         raise UserError(f"--patch {text}: there are {side} x {side} patches; ROW and COL go from 0 to {side - 1}")
     return row, column
-

@@ -59,6 +59,19 @@ class FeaturesSettings:
 
 @dataclass(frozen=True)
 class DoctorSettings:
-    what: tuple[str, ...] = setting(help="a VLM folder, such as RUN/vlm", positional=True, metavar="[labels] DIR")
+    what: tuple[str, ...] = setting(
+        (),
+        help="a VLM, an encoder, a run or a data folder; nothing: the environment",
+        positional=True,
+        metavar="[labels] DIR",
+    )
+    json: bool = setting(False, help="print one object: what, kind, status, checks (level, name, text)")
+    image: tuple[str, ...] = setting(
+        (),
+        help="of a VLM: pictures for its questions in place of drawn ones",
+        metavar="FILE",
+        repeated=True,
+        default_text="four drawn shapes",
+    )
     question: str = setting("What color is the car?", help="for labels", metavar="TEXT")
     answer: str = setting("red", help="for labels", metavar="TEXT")
