@@ -100,7 +100,10 @@ def _official(files: Sequence[Path]) -> dict[str, Path]:
 def _shards(tars: Sequence[Path]) -> Findings:
     """The members of the first shard as samples, and its images; of the last, whether it can be read to its end."""
     with tarfile.open(tars[0]) as tar:
-        members = [member for member in tar if member.isfile()]
+        members, problem = _members(tar)
+        if problem:
+            yield Finding("FAIL", "shards", f"{tars[0]} is damaged or cut off ({problem}): download it again")
+            return
         # WebDataset: what is in front of the first dot of the name is the key, the rest the field.
         fields = Counter(member.name.rpartition("/")[2].partition(".")[2].lower() for member in members)
         said = ", ".join(f"{count} .{field}" for field, count in fields.most_common(5))
@@ -122,6 +125,14 @@ def _shards(tars: Sequence[Path]) -> Findings:
     for tar in dict.fromkeys((tars[0], tars[-1])):
         if not tarfile.is_tarfile(tar) or not _complete(tar):
             yield Finding("warn", "shards", f"{tar} has no end mark, as if it were cut off: download it again")
+
+
+def _members(tar: tarfile.TarFile) -> tuple[list[tarfile.TarInfo], str | None]:
+    """The files in a tar, and why they could not be read to its end."""
+    try:
+        return [member for member in tar if member.isfile()], None
+    except (tarfile.TarError, EOFError, OSError) as error:
+        return [], str(error)
 
 
 def _complete(file: Path) -> bool:

@@ -2,12 +2,17 @@
 
 import os
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 Level = Literal["OK", "warn", "FAIL"]
 _COLOURS: dict[str, str] = {"OK": "\033[32m", "warn": "\033[33m", "FAIL": "\033[1;31m"}
+# What libraries raise for files that are damaged, cut off or of another kind.
+BROKEN = (
+    ValueError, OSError, EOFError, RuntimeError, KeyError, TypeError, AttributeError, IndexError, tarfile.TarError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,5 +46,5 @@ def attempt(name: str, check: Callable[[], Findings]) -> Findings:
     """The findings of a check; an error in it is a FAIL with its message, after which the next check goes on."""
     try:
         yield from check()
-    except (ValueError, OSError, RuntimeError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except BROKEN as error:
         yield Finding("FAIL", name, str(error) or type(error).__name__)

@@ -91,7 +91,8 @@ def _connector(vlm: VLM) -> Findings:
     pixels = _pixels(vlm, drawn_shapes())
     inside: Any = vlm.model.get_image_features(pixel_values=pixels)
     tokens = torch.cat([each.flatten(0, -2) for each in getattr(inside, "pooler_output", inside)]).float()
-    words = language_model(vlm.model).get_input_embeddings().weight.float()
+    embeddings: Any = language_model(vlm.model).get_input_embeddings()
+    words = embeddings.weight.float()  # float32[vocabulary, width]
     if not tokens.isfinite().all():
         yield Finding("FAIL", "connector", "gives NaN or infinity: train it again, from an older checkpoint")
         return
