@@ -72,7 +72,7 @@ def _attention_row(figure: Figure, row: Sequence[Axes], found: "Features", answe
         shown = _over(axes, image, weights, interpolation="nearest", cmap="inferno", vmin=0, vmax=most)
         text = textwrap.shorten(answer.text, 60, placeholder="…")
         said = "\n".join(textwrap.wrap(f"“{text}”", 30))
-        axes.set_xlabel(f"{said}\n{answer.on_image:.0%} of its attention", fontsize=8, parse_math=False)
+        axes.set_xlabel(f"{said}\nattends {answer.on_image:.0%} to the image", fontsize=8, parse_math=False)
     bar = figure.colorbar(shown, ax=list(row), shrink=0.8, pad=0.01)
     bar.ax.tick_params(labelsize=7)
     bar.set_label("times the average patch", fontsize=7)

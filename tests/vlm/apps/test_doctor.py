@@ -65,7 +65,7 @@ def test_a_connector_that_gives_nothing_is_told_as_json(run, folder, tmp_path):
     ("edit", "name", "message"),
     [
         (lambda folder: (folder / "model.safetensors").unlink(), "folder", "cannot be loaded"),
-        (lambda folder: write_json(folder / "generation_config.json", {"eos_token_id": 1}), "generation", "eos_token_id"),
+        (lambda vlm: write_json(vlm / "generation_config.json", {"eos_token_id": 1}), "generation", "eos_token_id"),
     ],
 )  # fmt: skip
 def test_a_damaged_vlm_fails(run, folder, tmp_path, edit, name, message):
@@ -114,9 +114,13 @@ def test_shards_and_their_faults(run, tmp_path):
     assert code == 0 and found["kind"][1].startswith("WebDataset, ")
     assert " decode, " in found["images"][1]
     first = sorted((tmp_path / "captions").glob("*.tar"))[0]
-    first.write_bytes(first.read_bytes()[:3000])
+    whole = first.read_bytes()
+    first.write_bytes(whole[:-10240])  # between two members: only the end mark is missing
     code, out, _ = run("doctor", tmp_path / "captions")
-    assert code == 1 and "FAIL  shards" in out and "cut off" in out
+    assert code == 0 and f"warn  shards: {first} has no end mark" in out
+    first.write_bytes(whole[:600])  # within the first picture
+    code, out, _ = run("doctor", tmp_path / "captions")
+    assert code == 1 and f"FAIL  shards: {first} is damaged or cut off" in out
 
 
 @pytest.mark.parametrize(
