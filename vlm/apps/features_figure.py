@@ -3,7 +3,7 @@
 import textwrap
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from matplotlib.axes import Axes
@@ -11,17 +11,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from vlm.apps.attention import Attended
+from vlm.apps.patch_tokens import Features
 from vlm.apps.pca import principal_colours
-
-if TYPE_CHECKING:
-    from vlm.apps.features import Features
 
 CELL = 2.3  # inches, the side of an image
 VEIL = 0.72  # how opaque a map is over the grey picture
 
 
 def draw(
-    found: "Features",
+    found: Features,
     patch: tuple[int, int],
     names: Sequence[str],
     question: str | None = None,
@@ -62,7 +60,7 @@ def draw(
     return figure
 
 
-def _attention_row(figure: Figure, row: Sequence[Axes], found: "Features", answers: Sequence[Attended]) -> None:
+def _attention_row(figure: Figure, row: Sequence[Axes], found: Features, answers: Sequence[Attended]) -> None:
     """The attention of each answer as multiples of what a patch would get if all were alike."""
     patches = found.side**2
     relative = [answer.weights / answer.weights.sum().clamp(min=1e-12) * patches for answer in answers]
@@ -85,7 +83,7 @@ def _over(axes: Axes, image: torch.Tensor, values: torch.Tensor, **options: Any)
     return axes.imshow(values, alpha=VEIL, extent=(-0.5, width - 0.5, height - 0.5, -0.5), **options)
 
 
-def _mark(axes: Axes, found: "Features", patch: tuple[int, int]) -> None:
+def _mark(axes: Axes, found: Features, patch: tuple[int, int]) -> None:
     """Frame the chosen patch of the first image."""
     size = found.shown.shape[2] / found.side
     row, column = patch

@@ -6,8 +6,8 @@ from PIL import Image
 from tiny.encoders import nine_patch_encoder
 
 from vlm.apps.attention import attended
-from vlm.apps.features import Features, chosen_patch, encoder_features, vlm_features
-from vlm.apps.pictures import Pictures
+from vlm.apps.features import chosen_patch
+from vlm.apps.patch_tokens import Features, encoder_features, vlm_features
 from vlm.llava.model import load
 
 
@@ -27,7 +27,7 @@ def test_cosines_are_with_a_patch_of_the_first_image():
 
 
 def test_a_vlm_and_its_encoder_have_the_same_features(folder, picture):
-    of_encoder = encoder_features(nine_patch_encoder(), Pictures(("a",), (picture,)))
+    of_encoder = encoder_features(nine_patch_encoder(), [picture])
     of_vlm = vlm_features(load(folder, "cpu", torch.float32), [picture])
     assert of_vlm.tokens.shape == (1, 9, of_encoder.tokens.shape[2])
     assert torch.allclose(of_vlm.tokens, of_encoder.tokens, atol=1e-3)
