@@ -1,20 +1,17 @@
 """The packed forward pass: features through the connector into the language model, logits only where labels are."""
 
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch.nn import functional
-from transformers import DynamicCache, LlamaModel, LlavaForConditionalGeneration
+from transformers import DynamicCache, LlavaForConditionalGeneration
 from transformers.cache_utils import DynamicLayer
 
 from bridge.data.packing import Batch, attention_mask
-from vlm.llava.parts import connector, language_model
+from vlm.llava.parts import CACHE, connector, language_model
 
 KeysAndValues = list[tuple[torch.Tensor, torch.Tensor]]
-# The argument's name changed, and a model takes any that it does not know in silence: it would see no cache at all.
-CACHE = "cache" if "cache" in inspect.signature(LlamaModel.forward).parameters else "past_key_values"
 
 
 def prefill(model: LlavaForConditionalGeneration, ids: Sequence[int]) -> KeysAndValues:

@@ -11,6 +11,7 @@ from pretrain.data.source import open_captions
 from pretrain.objective import effective_rank
 from pretrain.probes.features import embed
 from pretrain.probes.retrieval import tell_passed, usable_pairs
+from vlm.apps.pca import principal_colours
 from vlm.encoders.levljepa import load_encoder
 from vlm.errors import UserError
 from vlm.run.colours import COLOURS
@@ -57,20 +58,6 @@ def spectrum(embeddings: Mapping[str, torch.Tensor], ranks: Mapping[str, float])
     style(axes, "spectrum of the embeddings", "principal direction")
     axes.legend(fontsize=9, frameon=False, loc="lower left")
     return figure
-
-
-def principal_colours(tokens: torch.Tensor) -> torch.Tensor:
-    """Patch tokens float[B, N, D] -> RGB float[B, N, 3] in 0..1: their three principal components over all images.
-
-    Equal colours are similar tokens. Each component is stretched between its 2nd and 98th percentile.
-    """
-    flat = tokens.flatten(0, 1).double()
-    flat = flat - flat.mean(0)
-    axes = torch.linalg.svd(flat, full_matrices=False).Vh[:3]
-    axes = axes * axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()  # a direction's sign is arbitrary
-    components = flat @ axes.T
-    low, high = components.quantile(0.02, 0), components.quantile(0.98, 0)
-    return ((components - low) / (high - low).clamp(min=1e-12)).clamp(0, 1).view(*tokens.shape[:2], 3)
 
 
 def patches(images: torch.Tensor, tokens: torch.Tensor) -> Figure:

@@ -1,11 +1,11 @@
-"""The `vlm` command: `vlm chat` and `vlm doctor`."""
+"""The `vlm` command: `vlm chat`, `vlm features` and `vlm doctor`."""
 
 import argparse
 import os
 import sys
 from typing import Any
 
-from vlm.apps.settings import ChatSettings, DoctorSettings
+from vlm.apps.settings import ChatSettings, DoctorSettings, FeaturesSettings
 from vlm.apps.status import Status
 from vlm.errors import UserError, run_command
 from vlm.run.settings import PARSING, add_settings, build, given
@@ -13,6 +13,7 @@ from vlm.run.settings import PARSING, add_settings, build, given
 EXAMPLES = """\
 examples:
   vlm chat runs/bridge-qwen/vlm --image photo.jpg
+  vlm features runs/pretrain/encoder photo.jpg
   vlm doctor runs/bridge-qwen/vlm
 more: vlm COMMAND --help"""
 
@@ -29,13 +30,32 @@ examples:
   vlm chat runs/bridge-qwen/vlm --image photo.jpg --json --short < questions.txt
   vlm chat runs/bridge-qwen/vlm --image photo.jpg --temperature 0.7 --top-p 0.9 --stats"""
 
+FEATURES = """\
+Draw what a model's patch tokens hold, one picture with a column for each image. Under the image as
+the model sees it: the first three principal components of the tokens as colours (equal colours are
+similar patches, also across images), the cosine of each token with a chosen one, and, for a VLM that
+is asked a question, which patches the tokens of its answer attend to."""
+FEATURES_EXAMPLES = """\
+examples:
+  vlm features runs/pretrain/encoder cat.jpg dog.jpg --out features.png
+  vlm features runs/pretrain/encoder cat.jpg --patch 3,5
+  vlm features runs/bridge-qwen/vlm cat.jpg dog.jpg --question "What is on the table?"
+  vlm features hf:facebook/dinov2-small cat.jpg --image-size 448"""
+
 DOCTOR = """\
-`vlm doctor DIR` loads a VLM folder and checks that its vision tower still gives the encoder's
-features, that its chat template can be trained on, and that generation stops where a turn ends.
-`vlm doctor labels DIR` shows a conversation as training sees it, with the supervised tokens marked."""
+Check one thing, a line for each finding: OK, warn or FAIL, with what to do.
+Without an argument the environment: versions, devices, shared memory, optional extras. For a VLM, an
+encoder or a run folder: whether it is whole, gives the features it was saved with, and looks at the
+image. For data: what kind it is, how much, and whether its images can be read.
+`vlm doctor labels DIR` shows a conversation as training sees it, with the supervised tokens marked.
+The exit code is 0 if nothing failed, 1 if something did, and 2 if there is no such thing."""
 DOCTOR_EXAMPLES = """\
 examples:
+  vlm doctor
   vlm doctor runs/bridge-qwen/vlm
+  vlm doctor runs/bridge-qwen/vlm --image photo.jpg --image other.jpg
+  vlm doctor runs/pretrain
+  vlm doctor data/captions --json
   vlm doctor labels runs/bridge-qwen/vlm --question "Is it red?" --answer no"""
 
 
@@ -48,13 +68,14 @@ class _Version(argparse.Action):
 
 
 def _parser() -> argparse.ArgumentParser:
-    about = "Talk to a trained VLM, and check one."
+    about = "Talk to a trained VLM, see what it sees, and check everything around it."
     parser = argparse.ArgumentParser(prog="vlm", description=about, epilog=EXAMPLES, **PARSING)
     parser.add_argument("--version", action=_Version, nargs=0, default=argparse.SUPPRESS, help="show the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, settings, line, description, examples in (
         ("chat", ChatSettings, "ask questions about a picture", CHAT, CHAT_EXAMPLES),
-        ("doctor", DoctorSettings, "check a VLM folder; show what its training is given", DOCTOR, DOCTOR_EXAMPLES),
+        ("features", FeaturesSettings, "draw what a model's patch tokens hold", FEATURES, FEATURES_EXAMPLES),
+        ("doctor", DoctorSettings, "check the environment, a model, a run or data", DOCTOR, DOCTOR_EXAMPLES),
     ):
         command = commands.add_parser(name, help=line, description=description, epilog=examples, **PARSING)
         add_settings(command, settings)
@@ -68,8 +89,8 @@ def main() -> None:
 
 def _run() -> None:
     values = given(_parser())
-    run = _chat if values.pop("command") == "chat" else _doctor
-    run(values)
+    commands = {"chat": _chat, "features": _features, "doctor": _doctor}
+    commands[values.pop("command")](values)
 
 
 def _chat(values: dict[str, Any]) -> None:
@@ -82,23 +103,31 @@ def _chat(values: dict[str, Any]) -> None:
         sys.exit(code)
 
 
+def _features(values: dict[str, Any]) -> None:
+    asked = build(FeaturesSettings, values)
+    with Status("starting"):
+        _quiet(offline=False)  # an encoder may be named by its hub id
+        from vlm.apps.features import features
+
+    features(asked)
+
+
 def _doctor(values: dict[str, Any]) -> None:
     asked = build(DoctorSettings, values)
-    *labels, folder = asked.what
-    if labels not in ([], ["labels"]):
-        raise UserError(f"doctor takes DIR or labels DIR, not {' '.join(asked.what)}")
-    _quiet()
-    from vlm.apps.doctor import check, show_labels
+    if (len(asked.what) == 2 and asked.what[0] != "labels") or len(asked.what) > 2:
+        raise UserError(f"doctor takes nothing, DIR or labels DIR, not {' '.join(asked.what)}")
+    with Status("starting"):
+        _quiet()
+        from vlm.apps.doctor.command import doctor
 
-    if labels:
-        show_labels(folder, asked.question, asked.answer)
-    else:
-        check(folder)
+    if code := doctor(asked):
+        sys.exit(code)
 
 
-def _quiet() -> None:
-    """Import transformers, which takes seconds; keep it off the network, since all is read from disk, and silent."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+def _quiet(offline: bool = True) -> None:
+    """Import transformers, which takes seconds, and keep it silent; off the network if all is read from disk."""
+    if offline:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from transformers.utils import logging
 
     logging.set_verbosity_error()

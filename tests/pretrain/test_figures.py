@@ -36,16 +36,6 @@ def test_spectrum_shows_how_many_directions_are_used():
     assert set(lines[1].get_ydata()) == {1 / 8}
 
 
-def test_principal_colours_tell_groups_of_tokens_apart():
-    centres = torch.eye(4, 16) * 10
-    groups = torch.arange(4).repeat(2, 9)  # [2, 36]
-    colours = figures.principal_colours(centres[groups] + 0.01 * torch.randn(2, 36, 16))
-    means = torch.stack([colours[groups == group].mean(0) for group in range(4)])
-    assert colours.min() >= 0 and colours.max() <= 1
-    assert max(colours[groups == group].std(0).max() for group in range(4)) < 0.02
-    assert torch.pdist(means).min() > 0.5
-
-
 def test_the_command_writes_one_page(captions, tmp_path, monkeypatch, capsys):
     run = tmp_path / "run"
     write_json(run / "config.json", {"objective": "levljepa", "preset": "tiny", "seed": 0, "steps": 9, "batch_size": 8,

@@ -1,4 +1,4 @@
-"""The settings of `vlm chat` and `vlm doctor`."""
+"""The settings of the `vlm` commands."""
 
 from dataclasses import dataclass
 
@@ -33,7 +33,45 @@ class ChatSettings:
 
 
 @dataclass(frozen=True)
+class FeaturesSettings:
+    model: str = setting(
+        help="a VLM folder, or an encoder: RUN/encoder, OWNER/NAME, hf:NAME, timm:NAME", positional=True, metavar="DIR"
+    )
+    images: tuple[str, ...] = setting(
+        help="the pictures, side by side: JPEG, PNG, WEBP or GIF", positional=True, metavar="IMAGE"
+    )
+    out: str = setting("features.png", help="the picture to write: png, jpg, webp, pdf or svg", metavar="FILE")
+    patch: str | None = setting(
+        None,
+        help="the patch of the first image that all are compared with, from 0,0 at the upper left",
+        metavar="ROW,COL",
+        default_text="the centre",
+    )
+    question: str | None = setting(
+        None, help="of a VLM: also show what the tokens of its answer attend to", metavar="TEXT"
+    )
+    max_new_tokens: int = setting(64, help="longest answer", metavar="N", least=1)
+    image_size: int | None = setting(
+        None, help="of an encoder: read the images at another size", metavar="PIXELS", least=8
+    )
+    device: str | None = setting(None, help="cpu, cuda, cuda:1", default_text="cuda if there is one")
+
+
+@dataclass(frozen=True)
 class DoctorSettings:
-    what: tuple[str, ...] = setting(help="a VLM folder, such as RUN/vlm", positional=True, metavar="[labels] DIR")
+    what: tuple[str, ...] = setting(
+        (),
+        help="a VLM, an encoder, a run or a data folder; nothing: the environment",
+        positional=True,
+        metavar="[labels] DIR",
+    )
+    json: bool = setting(False, help="print one object: what, kind, status, checks (level, name, text)")
+    image: tuple[str, ...] = setting(
+        (),
+        help="of a VLM: pictures for its questions in place of drawn ones",
+        metavar="FILE",
+        repeated=True,
+        default_text="four drawn shapes",
+    )
     question: str = setting("What color is the car?", help="for labels", metavar="TEXT")
     answer: str = setting("red", help="for labels", metavar="TEXT")

@@ -34,7 +34,7 @@ def save_folder(
     Raises: UserError if `folder` holds something else than a VLM, or cannot be written.
     """
     folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()) and not _is_llava(folder):
+    if folder.exists() and any(folder.iterdir()) and not is_llava(folder):
         raise UserError(f"{folder} holds something else than a VLM: give another --out, or move it away")
     with writing(folder), atomic_directory(folder) as partial:
         model.save_pretrained(partial)
@@ -82,7 +82,7 @@ def load_folder(
 def load_processor(folder: str | Path) -> LlavaProcessor:
     """The processor of a saved VLM, as stock tools load it; `UserError` if there is none."""
     folder = Path(folder)
-    if not _is_llava(folder):
+    if not is_llava(folder):
         raise UserError(f"{folder} is not a VLM: give RUN/vlm of a bridge/train.py run (its config.json says llava)")
     try:
         return AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
@@ -90,7 +90,8 @@ def load_processor(folder: str | Path) -> LlavaProcessor:
         raise UserError(f"the processor in {folder} cannot be loaded ({error}): copy or train it again") from error
 
 
-def _is_llava(folder: Path) -> bool:
+def is_llava(folder: Path) -> bool:
+    """Whether a folder's config.json is that of a LLaVA."""
     return (folder / "config.json").is_file() and read_json(folder / "config.json").get("model_type") == "llava"
 
 

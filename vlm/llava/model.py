@@ -59,7 +59,7 @@ class VLM:
 
         Raises: UserError if the image cannot be read, or a text is empty or holds a control token.
         """
-        inputs = self._inputs(image, question, history, short)
+        inputs = self.inputs(image, question, history, short)
         ids = self._generate(inputs, max_new_tokens)
         return self.processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
 
@@ -76,10 +76,11 @@ class VLM:
 
         options: more arguments of transformers' `generate`, such as do_sample=True, temperature=0.7.
         """
-        inputs = self._inputs(image, question, history, short)  # an error is raised now, not with the first piece
+        inputs = self.inputs(image, question, history, short)  # an error is raised now, not with the first piece
         return self._pieces(inputs, max_new_tokens, options)
 
-    def _inputs(self, image: Pictures, question: str, history: History, short: bool) -> dict:
+    def inputs(self, image: Pictures, question: str, history: History = (), short: bool = False) -> dict:
+        """What `generate` is given for a question: input_ids and attention_mask int64[1, T], and pixel_values."""
         if short:  # earlier questions were asked so too
             question, history = briefly(question), [(briefly(asked), answer) for asked, answer in history]
         pictures, count = placed_images(image, [*(asked for asked, _ in history), question])

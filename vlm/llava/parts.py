@@ -1,10 +1,15 @@
 """The three parts of a stock LLaVA. Only assembly.py also knows at which attributes transformers keeps them."""
 
+import inspect
 from typing import Any
 
 import torch
-from transformers import LlavaForConditionalGeneration, PreTrainedModel
+from transformers import LlamaModel, LlavaForConditionalGeneration, PreTrainedModel
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
+
+# What language models call their cache of keys and values. The name changed, and a model takes any that it does not
+# know in silence: it would see no cache at all.
+CACHE = "cache" if "cache" in inspect.signature(LlamaModel.forward).parameters else "past_key_values"
 
 
 def vision_tower(model: LlavaForConditionalGeneration) -> PreTrainedModel:

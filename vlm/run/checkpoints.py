@@ -38,8 +38,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of the committed checkpoints, oldest first, ordered by number."""
-        names = (re.fullmatch(r"step_(\d+)", path.name) for path in self.folder.glob("step_*"))
-        return sorted(int(match[1]) for match in names if match)
+        return committed_steps(self.folder)
 
     def newest(self) -> int | None:
         """Step of the newest whole checkpoint, None without any. A damaged one is passed over, with a line on stderr.
@@ -47,7 +46,7 @@ class Checkpoints:
         Raises: UserError if settings or processes differ from the checkpoint's, or checkpoints exist and none is whole.
         """
         for step in reversed(self.steps()):
-            if problem := _damage(self.path(step)):
+            if problem := damage(self.path(step)):
                 print(f"passing over {self.path(step)}: {problem}", file=sys.stderr)
                 continue
             manifest = read_json(self.path(step) / "manifest.json")
@@ -136,7 +135,13 @@ class Checkpoints:
             shutil.rmtree(self.path(old))
 
 
-def _damage(folder: Path) -> str | None:
+def committed_steps(folder: Path) -> list[int]:
+    """Steps of the checkpoints in a run's folder `checkpoints`, oldest first, ordered by number."""
+    names = (re.fullmatch(r"step_(\d+)", path.name) for path in folder.glob("step_*"))
+    return sorted(int(match[1]) for match in names if match)
+
+
+def damage(folder: Path) -> str | None:
     """What is wrong with a committed checkpoint, or None: every file must have its recorded size and SHA-256."""
     try:
         files = read_json(folder / "manifest.json")["files"]

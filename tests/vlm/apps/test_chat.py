@@ -1,48 +1,17 @@
-"""`vlm chat` and `vlm doctor`, run through the command."""
+"""`vlm chat`, run through the command."""
 
-import io
 import json
 import re
-import sys
 
 import pytest
 from PIL import Image
 
-from vlm import cli
 from vlm.apps.answers import Answer
 from vlm.apps.pictures import Pictures
 from vlm.llava.model import load
 
 # bf16 logits tie often, and sampling may then choose another token than greedy decoding does.
 TWELVE = ("--max-new-tokens", "12", "--precision", "fp32")
-
-
-@pytest.fixture(scope="module")
-def folder(saved):
-    return str(saved / "qwen2")
-
-
-@pytest.fixture
-def picture_file(picture, tmp_path):
-    picture.save(tmp_path / "a picture.png")
-    return str(tmp_path / "a picture.png")
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs the command on arguments and piped lines. Returns the exit code, stdout and stderr."""
-
-    def command(*arguments, piped: bytes = b""):
-        monkeypatch.setattr(sys, "argv", ["vlm", *arguments])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(piped), encoding="utf-8"))
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code
-        return code, *capsys.readouterr()
-
-    return command
 
 
 def test_one_shot_prints_the_answer_alone(run, folder, picture, picture_file):
@@ -161,7 +130,8 @@ def test_short_asks_for_a_word(run, folder, picture, picture_file):
         (["chat", "FOLDER", "--image", ""], "error: no picture is named"),
         (["chat", "FOLDER", "--img", "x.png"], "error: unrecognized arguments: --img"),
         (["doctor", "labels", "nowhere"], "error: nowhere is not a VLM"),
-        (["doctor", "check", "FOLDER"], "error: doctor takes DIR or labels DIR"),
+        (["doctor", "check", "FOLDER"], "error: doctor takes nothing, DIR or labels DIR"),
+        (["doctor", "nowhere"], "error: there is no nowhere: give a VLM, encoder, run or data folder"),
         (["dance"], "invalid choice: 'dance'"),
         ([], "error: the following arguments are required: COMMAND"),
     ],
@@ -172,24 +142,7 @@ def test_a_users_error_is_one_line_and_exit_code_2(run, folder, arguments, messa
     assert message in err and "Traceback" not in err
 
 
-@pytest.mark.parametrize("command", [[], ["chat"], ["doctor"]])
+@pytest.mark.parametrize("command", [[], ["chat"], ["features"], ["doctor"]])
 def test_every_help_has_examples(run, command):
     code, out, _ = run(*command, "--help")
     assert code == 0 and "examples:\n  vlm " in out
-
-
-def test_doctor_finds_a_folder_well(run, folder):
-    code, out, _ = run("doctor", folder)
-    assert code == 0
-    tower, template, generation = out.splitlines()
-    assert tower.startswith("vision tower: gives the encoder's features (relative error ")
-    assert "tokens, 9 of them the image; the answer follows it" in template
-    assert generation == "generation: stops at '<|im_end|>', which ends a turn"
-
-
-def test_doctor_shows_the_supervised_tokens(run, folder):
-    code, out, _ = run("doctor", "labels", folder, "--question", "Is it a star?", "--answer", "no")
-    assert code == 0
-    assert "<9 image slots>\nIs it a star?\nAnswer the question" in out
-    assert "<|im_start|>assistant\n[[no<|im_end|>]]\n" in out
-    assert out.rstrip().endswith("'<|im_end|>'") and "supervised:" in out

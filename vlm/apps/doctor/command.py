@@ -1,0 +1,62 @@
+"""What `vlm doctor` is asked about, and how it answers."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from vlm.apps.doctor.findings import Finding, Findings
+from vlm.apps.doctor.labels import show_labels
+from vlm.apps.settings import DoctorSettings
+from vlm.apps.status import Status
+from vlm.errors import UserError
+from vlm.llava.folder import is_llava
+
+FAILED = 1  # the exit code if a check failed
+
+
+def doctor(settings: DoctorSettings) -> int:
+    """Print a line for each finding, or with --json one object; returns the exit code.
+
+    Raises: UserError if there is no such folder or file.
+    """
+    *labels, what = settings.what or ("",)
+    if labels:
+        show_labels(what, settings.question, settings.answer)
+        return 0
+    kind, findings = _examined(what, settings)
+    found: list[Finding] = []
+    while finding := _next(findings, kind):
+        found.append(finding)
+        if not settings.json:
+            print(finding.line(), flush=True)
+    counts = Counter(finding.level for finding in found)
+    if settings.json:
+        checks = [{"level": each.level.lower(), "name": each.name, "text": each.text} for each in found]
+        status = "fail" if counts["FAIL"] else "warn" if counts["warn"] else "ok"
+        print(json.dumps({"what": what or None, "kind": kind, "status": status, "checks": checks}))
+    return FAILED if counts["FAIL"] else 0
+
+
+def _next(findings: Findings, kind: str) -> Finding | None:
+    with Status(f"checking the {kind}"):
+        return next(findings, None)
+
+
+def _examined(what: str, settings: DoctorSettings) -> tuple[str, Findings]:
+    """The kind of thing that `what` is, and its findings as they are made."""
+    from vlm.apps.doctor import data, environment, models, runs
+
+    if not what:
+        return "environment", environment.findings()
+    path = Path(what)
+    if what == "blind" or what.startswith(("hf:", "timm:", "random:")):
+        return "encoder", models.encoder_findings(what)
+    if not path.exists():
+        raise UserError(f"there is no {what}: give a VLM, encoder, run or data folder, or nothing for the environment")
+    if path.is_dir() and is_llava(path):
+        return "VLM", models.vlm_findings(path, settings.image)
+    if (path / "vision_encoder.safetensors").exists():
+        return "encoder", models.encoder_findings(what)
+    if runs.is_run(path):
+        return "run", runs.findings(path, settings.image)
+    return "data", data.findings(path)

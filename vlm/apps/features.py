@@ -1,0 +1,81 @@
+"""`vlm features`: what a model's patch tokens hold, as one picture with a column for each image."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlm.apps.attention import attended
+from vlm.apps.features_figure import draw
+from vlm.apps.patch_tokens import encoder_features, vlm_features
+from vlm.apps.pictures import read_pictures
+from vlm.apps.settings import FeaturesSettings
+from vlm.apps.status import Status
+from vlm.errors import UserError, writing
+from vlm.llava.folder import is_llava
+from vlm.llava.model import VLM, load
+from vlm.llms.precision import chosen_device
+
+MOST = 24  # images; more columns would be too small to see anything
+FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
+
+
+def features(settings: FeaturesSettings) -> None:
+    """Write the picture, and print a line about it; with a question also each answer."""
+    out = Path(settings.out)
+    if out.suffix.lower() not in FORMATS:
+        raise UserError(f"--out {out}: give a name that ends in {', '.join(FORMATS)}")
+    pictures = read_pictures(settings.images)
+    if len(pictures.images) > MOST:
+        raise UserError(f"{len(pictures.images)} images are too many for one picture: give {MOST} at most")
+    device = chosen_device(settings.device)
+    with Status("loading the model"):
+        model = _open(settings, device)
+    with Status("computing the features"):
+        found = (
+            vlm_features(model, pictures.images) if isinstance(model, VLM) else encoder_features(model, pictures.images)
+        )
+        answers = []
+        if isinstance(model, VLM) and settings.question is not None:
+            answers = [attended(model, image, settings.question, settings.max_new_tokens) for image in pictures.images]
+    patch = chosen_patch(settings.patch, found.side)
+    figure = draw(found, patch, [Path(path).name for path in pictures.paths], settings.question, answers)
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(out)
+    for path, answer in zip(pictures.paths, answers):
+        print(f"{path}: {' '.join(answer.text.split())}")
+    images = f"{len(found.shown)} image" + "s" * (len(found.shown) > 1)
+    print(f"{out}: {images}, {found.side} x {found.side} patches, {found.tokens.shape[2]} wide", file=sys.stderr)
+
+
+def _open(settings: FeaturesSettings, device: torch.device) -> Any:
+    """The VLM, or any encoder by its name."""
+    folder = Path(settings.model)
+    if is_llava(folder):
+        return load(folder, device)
+    if settings.question is not None:
+        raise UserError(f"--question needs a VLM, which {settings.model} is not: leave it out, or give RUN/vlm")
+    from vlm.encoders.by_name import open_encoder
+
+    if (folder / "encoder").is_dir() or (folder / "vlm").is_dir():
+        parts = " or ".join(str(folder / name) for name in ("encoder", "vlm") if (folder / name).is_dir())
+        raise UserError(f"{folder} is a run: give {parts}")
+    return open_encoder(settings.model, image_size=settings.image_size).to(device)
+
+
+def chosen_patch(text: str | None, side: int) -> tuple[int, int]:
+    """ "ROW,COL" from the upper left, both from 0; without it the patch at the centre.
+
+    Raises: UserError if it is something else, or there is no such patch.
+    """
+    if text is None:
+        return side // 2, side // 2
+    try:
+        row, column = (int(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"--patch {text}: give ROW,COL, such as 0,{side - 1} for the upper right corner") from None
+    if not (0 <= row < side and 0 <= column < side):
+        raise UserError(f"--patch {text}: there are {side} x {side} patches; ROW and COL go from 0 to {side - 1}")
+    return row, column
