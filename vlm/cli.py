@@ -1,11 +1,11 @@
-"""The `vlm` command: `vlm chat` and `vlm doctor`."""
+"""The `vlm` command: `vlm chat`, `vlm web` and `vlm doctor`."""
 
 import argparse
 import os
 import sys
 from typing import Any
 
-from vlm.apps.settings import ChatSettings, DoctorSettings
+from vlm.apps.settings import ChatSettings, DoctorSettings, WebSettings
 from vlm.apps.status import Status
 from vlm.errors import UserError, run_command
 from vlm.run.settings import PARSING, add_settings, build, given
@@ -13,6 +13,7 @@ from vlm.run.settings import PARSING, add_settings, build, given
 EXAMPLES = """\
 examples:
   vlm chat runs/bridge/vlm --image photo.jpg
+  vlm web runs/bridge/vlm
   vlm doctor runs/bridge/vlm
 more: vlm COMMAND --help"""
 
@@ -28,6 +29,16 @@ examples:
   vlm chat runs/bridge/vlm --image photo.jpg < questions.txt > answers.txt
   vlm chat runs/bridge/vlm --image photo.jpg --json --short < questions.txt
   vlm chat runs/bridge/vlm --image photo.jpg --temperature 0.7 --top-p 0.9 --stats"""
+
+WEB = """\
+Serve a page on this machine: drop or paste a picture, ask, and read the answer as it is made. The page
+also shows the picture as the model sees it, and its patch tokens in colours. Needs pip install 'levlm[web]'."""
+WEB_EXAMPLES = """\
+examples:
+  vlm web runs/bridge/vlm
+  vlm web runs/bridge/vlm --port 8080 --world runs/world
+  ssh -L 7860:127.0.0.1:7860 MACHINE vlm web runs/bridge/vlm     # from another machine, closed to all others
+  vlm web runs/bridge/vlm --host 0.0.0.0                         # open to all who can reach this machine"""
 
 DOCTOR = """\
 `vlm doctor DIR` loads a VLM folder and checks that its vision tower still gives the encoder's
@@ -54,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, settings, line, description, examples in (
         ("chat", ChatSettings, "ask questions about a picture", CHAT, CHAT_EXAMPLES),
+        ("web", WebSettings, "a page to ask questions on", WEB, WEB_EXAMPLES),
         ("doctor", DoctorSettings, "check a VLM folder; show what its training is given", DOCTOR, DOCTOR_EXAMPLES),
     ):
         command = commands.add_parser(name, help=line, description=description, epilog=examples, **PARSING)
@@ -68,8 +80,7 @@ def main() -> None:
 
 def _run() -> None:
     values = given(_parser())
-    run = _chat if values.pop("command") == "chat" else _doctor
-    run(values)
+    {"chat": _chat, "web": _web, "doctor": _doctor}[values.pop("command")](values)
 
 
 def _chat(values: dict[str, Any]) -> None:
@@ -80,6 +91,15 @@ def _chat(values: dict[str, Any]) -> None:
 
     if code := chat(asked):
         sys.exit(code)
+
+
+def _web(values: dict[str, Any]) -> None:
+    asked = build(WebSettings, values)
+    with Status("starting"):
+        _quiet()
+        from vlm.apps.web import serve
+
+    serve(asked)
 
 
 def _doctor(values: dict[str, Any]) -> None:
