@@ -27,7 +27,7 @@ UPLOAD = API + "upload"
 GET_ALSO = {"/", "/config", "/theme.css", "/favicon.ico", "/robots.txt", "/manifest.json"}
 GET_UNDER = ("/assets/", "/static/", "/svelte/", API + "file=/", API + "heartbeat/", API + "theme.css")
 GET_API = {API + name for name in ("queue/data", "upload_progress", "startup-events", "info", "app_id")}
-POST = {UPLOAD, API + "queue/join", API + "cancel", API + "reset"}
+POST = {UPLOAD, *(API + name for name in ("queue/join", "run/predict", "cancel", "reset"))}  # predict: examples
 BODY_LIMIT = 1_000_000  # bytes of a request that is no upload
 MULTIPART = 10_000  # bytes that an upload may have beside its picture
 SUFFIXES = ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif")

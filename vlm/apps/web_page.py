@@ -7,6 +7,7 @@ from contextlib import closing
 from typing import Any
 
 import gradio as gr  # pyrefly: ignore[missing-import] comes with the extra `web`
+from PIL import Image
 
 from vlm.apps.pca import pca_rgb
 from vlm.apps.seen import enlarged, seen
@@ -20,31 +21,35 @@ KEPT_SECONDS = 3600  # of uploaded pictures
 QUEUE: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private"}
 AT_ONCE: dict[str, Any] = {"queue": True, "show_progress": "hidden", "api_visibility": "private"}
 FONTS = ["system-ui", "sans-serif"]  # of the visitor's machine: Gradio's own come from Google
+SEEN, TOKENS = "As the model sees it", "Its patch tokens"
 CSS = """
+.picture img, .pixels img { width: 100%; height: 100%; object-fit: contain; }
 .pixels img { image-rendering: pixelated; }
+#examples td img { max-height: 48px; }
 footer { display: none !important; }
 """
 Turns = list[tuple[str, str]]  # questions and answers, oldest first
 Messages = list[dict[str, str]]
 
 
-class Picture(gr.Image):
-    """An image whose file Gradio neither opens nor fetches: it gives the path of what was uploaded."""
+def _only_uploads(image: gr.Image) -> gr.Image:
+    """An image whose file Gradio neither opens nor fetches: it gives the path of what was uploaded.
 
-    is_template = True  # the browser shows it as a gr.Image
+    A subclass would be plainer, but for each Gradio writes a .pyi file beside the source.
+    """
+    move = image.async_move_resource_to_block_cache
 
-    def preprocess(self, payload: Any) -> str | None:
+    def preprocess(payload: Any) -> str | None:
         if payload is not None and not payload.path:
             raise gr.Error("send the picture as a file", print_exception=False)
         return None if payload is None else payload.path
 
-    async def async_move_resource_to_block_cache(self, url_or_file_path: Any) -> str | None:
+    async def move_uploads(url_or_file_path: Any) -> str | None:
         _refuse_url(url_or_file_path)
-        return await super().async_move_resource_to_block_cache(url_or_file_path)
+        return await move(url_or_file_path)
 
-    def move_resource_to_block_cache(self, url_or_file_path: Any) -> str | None:
-        _refuse_url(url_or_file_path)
-        return super().move_resource_to_block_cache(url_or_file_path)
+    image.preprocess, image.async_move_resource_to_block_cache = preprocess, move_uploads
+    return image
 
 
 def _refuse_url(path: Any) -> None:
@@ -59,21 +64,18 @@ class Session:
         self.vlm, self.max_new_tokens = vlm, max_new_tokens
         self.closing = threading.Event()  # set when the server stops
 
-    def look(self, path: str | None) -> tuple[Any, Any]:
-        """What the model sees of a picture, and its patch tokens in colours."""
+    def look(self, path: str | None) -> tuple[Any, Any, str, str]:
+        """What the model sees of a picture, its patch tokens in colours, and a line about each."""
         if path is None:
-            return gr.Image(value=None, label="As the model sees it"), gr.Image(value=None, label="Its patch tokens")
+            return None, None, SEEN, TOKENS
         try:
             view, tokens = seen(self.vlm, load_image(path))
-            colours = pca_rgb(tokens)
+            colours = Image.fromarray(pca_rgb(tokens))
         except (UserError, RuntimeError) as error:
             raise gr.Error(_one_line(error), print_exception=False) from None
-        rows, columns = colours.shape[:2]
-        return (
-            gr.Image(value=enlarged(view), label=f"As the model sees it: {view.width} x {view.height} pixels"),
-            gr.Image(value=colours.repeat(-(-384 // rows), 0).repeat(-(-384 // columns), 1),
-                     label=f"Its {rows} x {columns} patch tokens: like colours, like features"),
-        )  # fmt: skip
+        pixels = f"{SEEN}: {view.width} x {view.height} pixels"
+        patches = f"{TOKENS}, {colours.height} x {colours.width}: like colours, like features"
+        return enlarged(view), enlarged(colours), pixels, patches
 
     def ask(
         self, path: str | None, question: str, short: bool, turns: Turns
@@ -129,6 +131,14 @@ def _shown(turns: Turns) -> Messages:
     return [_said(role, text) for turn in turns for role, text in zip(("user", "assistant"), turn)]
 
 
+def _small_picture(caption: str) -> tuple[gr.Image, gr.Markdown]:
+    """A picture with a line under it: a label inside would cover its upper edge."""
+    with gr.Column(min_width=140):
+        image = gr.Image(show_label=False, label=caption, interactive=False, format="png", height=200,
+                         buttons=["fullscreen"], elem_classes="pixels", min_width=120)  # fmt: skip
+        return image, gr.Markdown(caption)
+
+
 def build_page(session: Session, title: str, examples: list[tuple[str, str]]) -> gr.Blocks:
     """Lay out the page. examples: a picture's path and a question."""
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(600, KEPT_SECONDS)) as page:
@@ -136,16 +146,15 @@ def build_page(session: Session, title: str, examples: list[tuple[str, str]]) ->
         turns = gr.State([], time_to_live=KEPT_SECONDS)
         with gr.Row():
             with gr.Column(scale=2):
-                picture = Picture(type="filepath", sources=["upload", "clipboard"], label="Picture", height=300,
-                                  buttons=["fullscreen"], placeholder="drop, paste or click")  # fmt: skip
+                picture = _only_uploads(
+                    gr.Image(type="filepath", sources=["upload", "clipboard"], label="Picture", height=300,
+                             buttons=["fullscreen"], placeholder="drop, paste or click", elem_classes="picture")
+                )  # fmt: skip
                 with gr.Row():
-                    view, patches = (
-                        gr.Image(label=label, interactive=False, format="png", height=220, buttons=["fullscreen"],
-                                 elem_classes="pixels", min_width=120)
-                        for label in ("As the model sees it", "Its patch tokens")
-                    )  # fmt: skip
+                    view, seen_as = _small_picture(SEEN)
+                    patches, tokens_as = _small_picture(TOKENS)
             with gr.Column(scale=3):
-                chat = gr.Chatbot(label="Conversation", height=420, buttons=["copy"], render_markdown=False,
+                chat = gr.Chatbot(label="Conversation", height=420, buttons=["copy_all"], render_markdown=False,
                                   feedback_options=None, placeholder="Give a picture and ask.")  # fmt: skip
                 box = gr.Textbox(label="Question", placeholder="What is in the picture?", lines=1, max_lines=4,
                                  autofocus=True)  # fmt: skip
@@ -156,13 +165,13 @@ def build_page(session: Session, title: str, examples: list[tuple[str, str]]) ->
                     clear = gr.Button("Clear")
         if examples:
             gr.Examples([[path, question] for path, question in examples], [picture, box], label="Examples",
-                        cache_examples=False)  # fmt: skip
+                        cache_examples=False, elem_id="examples")  # fmt: skip
         asked = gr.on([send.click, box.submit], session.ask, [picture, box, short, turns], [chat, turns, box],
                       show_progress="minimal", **QUEUE)  # fmt: skip
         stop.click(None, cancels=[asked], **AT_ONCE)
-        clear.click(lambda: ([], []), None, [chat, turns], cancels=[asked], **AT_ONCE)
-        # Another picture, another conversation.
-        picture.change(lambda: ([], []), None, [chat, turns], cancels=[asked], **AT_ONCE)
-        picture.change(session.look, picture, [view, patches], show_progress="minimal", **QUEUE)
+        # Another picture, another conversation. The last is the conversation's own button.
+        for afresh in (clear.click, picture.change, chat.clear):
+            afresh(lambda: ([], []), None, [chat, turns], cancels=[asked], **AT_ONCE)
+        picture.change(session.look, picture, [view, patches, seen_as, tokens_as], show_progress="minimal", **QUEUE)
     page.queue(max_size=WAITING, default_concurrency_limit=1)
     return page
