@@ -6,7 +6,7 @@ from vlm.errors import UserError
 from vlm.files import read_json
 
 QUESTIONS = "gqa/testdev_balanced_questions.json"
-COUNT = 6
+COUNT = 4
 
 
 def find_world(folder: str, given: str | None) -> Path | None:

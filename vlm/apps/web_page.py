@@ -25,7 +25,6 @@ SEEN, TOKENS = "As the model sees it", "Its patch tokens"
 CSS = """
 .picture img, .pixels img { width: 100%; height: 100%; object-fit: contain; }
 .pixels img { image-rendering: pixelated; }
-#examples td img { max-height: 48px; }
 footer { display: none !important; }
 """
 Turns = list[tuple[str, str]]  # questions and answers, oldest first
