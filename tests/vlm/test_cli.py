@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 import pytest
 
-HEAVY = ("torch", "transformers", "numpy", "PIL", "timm")
+HEAVY = ("torch", "transformers", "numpy", "PIL", "timm", "gradio")
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess:
@@ -20,7 +20,9 @@ def imported(log: str) -> set[str]:
     return {line.split("|")[-1].strip().split(".")[0] for line in log.splitlines() if line.startswith("import time:")}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["chat", "--help"], ["doctor", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["chat", "--help"], ["web", "--help"], ["doctor", "--help"], ["--version"]]
+)
 def test_help_and_version_import_nothing_heavy(arguments):
     done = command(*arguments)
     assert done.returncode == 0

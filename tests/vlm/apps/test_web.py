@@ -172,7 +172,7 @@ def test_examples_are_different_pictures_of_the_world_beside_the_run(world):
     assert found == world
     images = world / "gqa/images"
     assert examples(world, 2) == [(str(images / "0.jpg"), "a0?"), (str(images / "1.jpg"), "b1?")]
-    with pytest.raises(UserError, match="holds no gqa/testdev_balanced_questions.json"):
+    with pytest.raises(UserError, match=r"holds no gqa/testdev_balanced_questions.json"):
         find_world("vlm", str(world.parent))
 
 
@@ -284,26 +284,28 @@ def test_a_picture_that_cannot_be_used_is_told(page, browser, tmp_path):
 
 @GRADIO
 @BROWSER
-def test_stopping_and_closing_the_tab_end_the_generation(browser):
+@pytest.mark.parametrize("how", ["the button", "closing the tab"])
+def test_a_generation_ends_early(browser, how):
     from vlm.apps import web
 
-    for stop in (lambda tab: tab.get_by_role("button", name="Stop").click(), lambda tab: tab.close()):
-        model = Slow()
-        settings = WebSettings("vlm", port=0)
-        with web._listening(settings) as listening:
-            app, _ = web._application(model, settings, [])
-            server = uvicorn_server(app)
-            thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-            thread.start()
-            try:
-                tab = browser.new_page()
-                tab.goto(f"http://127.0.0.1:{listening.getsockname()[1]}")
-                ask(tab, "Why?")
-                seen = set()
-                until(lambda: seen.add(tuple(said(tab))) or len(seen) > 4)  # the answer grows
-                assert not model.stopped.is_set()
-                stop(tab)
-                assert model.stopped.wait(20)
-            finally:
-                server.should_exit = True
-                thread.join(30)
+    model, settings = Slow(), WebSettings("vlm", port=0)
+    with web._listening(settings) as listening:
+        app, _ = web._application(model, settings, [])
+        server = uvicorn_server(app)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            tab = browser.new_page()
+            tab.goto(f"http://127.0.0.1:{listening.getsockname()[1]}")
+            ask(tab, "Why?")
+            seen = set()
+            until(lambda: seen.add(tuple(said(tab))) or len(seen) > 4)  # the answer grows
+            assert not model.stopped.is_set()
+            if how == "the button":
+                tab.get_by_role("button", name="Stop").click()
+            else:
+                tab.close()
+            assert model.stopped.wait(20)
+        finally:
+            server.should_exit = True
+            thread.join(30)
