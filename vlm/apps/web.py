@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
 from vlm.apps.loading import open_vlm
@@ -33,7 +34,7 @@ def serve(settings: WebSettings) -> None:
         # Read when Gradio is imported: nothing is reported to its makers, and uploads lie where they are deleted.
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
         with Status("making the page"):
-            app, session = _application(vlm, settings, examples(world) if world else [])
+            app, session = _application(vlm, settings, examples(world) if world else [], Path(folder))
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the temporary folder is deleted
         try:
             _run(app, listening, settings)
@@ -72,7 +73,7 @@ def _tell_if_open(settings: WebSettings) -> None:
         )
 
 
-def _application(vlm: Any, settings: WebSettings, shown: list[tuple[str, str]]) -> tuple[Any, Any]:
+def _application(vlm: Any, settings: WebSettings, shown: list[tuple[str, str]], uploads: Path) -> tuple[Any, Any]:
     """The ASGI application behind its gate, and the session that its buttons use."""
     import gradio as gr  # pyrefly: ignore[missing-import] takes seconds, and comes with the extra `web`
     from fastapi import FastAPI  # pyrefly: ignore[missing-import]
@@ -93,7 +94,7 @@ def _application(vlm: Any, settings: WebSettings, shown: list[tuple[str, str]]) 
     is_open = not _is_loopback(settings.host)
     if is_open:
         names |= {settings.host.lower(), socket.gethostname().lower(), socket.getfqdn().lower()}
-    return Gate(app, names, is_open, limit), session
+    return Gate(app, names, is_open, limit, uploads), session
 
 
 def _run(app: Any, listening: socket.socket, settings: WebSettings) -> None:

@@ -6,8 +6,10 @@ or, by a host name that it points at 127.0.0.1 (DNS rebinding), read the answers
 
 import asyncio
 import ipaddress
+import json
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -57,10 +59,12 @@ class Gate:
     """An ASGI application that hands on to `app` what it may have.
 
     names: host names that browsers may use, in lower case. addresses: whether any IP address is one as well, for a
-    server that other machines reach; no site can point at those. max_upload: bytes of a picture.
+    server that other machines reach; no site can point at those. max_upload: bytes of a picture. uploads: the folder that
+    they are kept in.
     """
 
-    def __init__(self, app: Any, names: Iterable[str], addresses: bool, max_upload: int):
+    def __init__(self, app: Any, names: Iterable[str], addresses: bool, max_upload: int, uploads: Path):
+        self.uploads = uploads.resolve()
         self.app, self.names, self.addresses, self.max_upload = app, frozenset(names), addresses, max_upload
         self._decoding = asyncio.Lock()  # one picture at a time: a large one takes hundreds of megabytes
 
@@ -92,6 +96,8 @@ class Gate:
         body = await _read(headers, receive, self.max_upload if uploads else BODY_LIMIT, MULTIPART)
         if uploads:
             await self._check_pictures(headers, body)
+        else:
+            self._check_files(body)
         return _replay(body, receive)
 
     def _check_sender(self, headers: Headers, method: str, path: str) -> None:
@@ -116,6 +122,20 @@ class Gate:
         if not name or parts.path or parts.query or parts.fragment or parts.username is not None:
             return False
         return name.rstrip(".") in self.names or (self.addresses and _is_address(name))
+
+    def _check_files(self, body: bytes) -> None:
+        """Refuse JSON that names a file which was not uploaded: Gradio would fetch an address, and copy any file."""
+        try:
+            found = list(_file_paths(json.loads(body or b"null")))
+        except (ValueError, RecursionError):
+            raise Refused(400, "the request is no JSON") from None
+        for path in found:
+            try:
+                uploaded = isinstance(path, str) and self.uploads in Path(path).resolve(strict=True).parents
+            except (OSError, ValueError):
+                uploaded = False
+            if not uploaded:
+                raise Refused(403, "a picture is sent as a file, not named by a path or an address; send it again")
 
     async def _check_pictures(self, headers: Headers, body: bytes) -> None:
         """Refuse an upload unless each file in it is a picture that `vlm.images` can read."""
@@ -144,6 +164,17 @@ def _check_path(method: str, path: str) -> None:
     got = path in GET_ALSO or path in GET_API or path.startswith(GET_UNDER)
     if not ((method in ("GET", "HEAD") and got) or (method == "POST" and path in POST)):
         raise Refused(404, "there is nothing here")
+
+
+def _file_paths(data: Any) -> Iterator[Any]:
+    """What stands under "path" anywhere in parsed JSON."""
+    if isinstance(data, dict):
+        if "path" in data:
+            yield data["path"]
+        data = list(data.values())
+    if isinstance(data, list):
+        for part in data:
+            yield from _file_paths(part)
 
 
 def _too_large(limit: int) -> str:

@@ -4,6 +4,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import gradio as gr  # pyrefly: ignore[missing-import] comes with the extra `web`
@@ -12,7 +13,7 @@ from PIL import Image
 from vlm.apps.pca import pca_rgb
 from vlm.apps.seen import enlarged, seen
 from vlm.errors import UserError
-from vlm.images import load_image
+from vlm.images import decode
 from vlm.llava.model import VLM
 
 TURNS = 8  # of the conversation that the model reads again, as `vlm chat` does
@@ -31,29 +32,25 @@ Turns = list[tuple[str, str]]  # questions and answers, oldest first
 Messages = list[dict[str, str]]
 
 
-def _only_uploads(image: gr.Image) -> gr.Image:
-    """An image whose file Gradio neither opens nor fetches: it gives the path of what was uploaded.
+def _unopened(image: gr.Image) -> gr.Image:
+    """An image whose file Gradio does not open: its events get the path of what was uploaded.
 
     A subclass would be plainer, but for each Gradio writes a .pyi file beside the source.
     """
-    move = image.async_move_resource_to_block_cache
 
     def preprocess(payload: Any) -> str | None:
-        if payload is not None and not payload.path:
-            raise gr.Error("send the picture as a file", print_exception=False)
         return None if payload is None else payload.path
 
-    async def move_uploads(url_or_file_path: Any) -> str | None:
-        _refuse_url(url_or_file_path)
-        return await move(url_or_file_path)
-
-    image.preprocess, image.async_move_resource_to_block_cache = preprocess, move_uploads
+    image.preprocess = preprocess
     return image
 
 
-def _refuse_url(path: Any) -> None:
-    if "://" in str(path):
-        raise gr.Error("pictures are not fetched from addresses: send the file", print_exception=False)
+def _read(path: str) -> Image.Image:
+    """An uploaded picture. Raises: UserError if it cannot be used, or is no longer there."""
+    try:
+        return decode(Path(path).read_bytes())
+    except OSError:
+        raise UserError("the picture is not kept any more: send it again") from None
 
 
 class Session:
@@ -68,7 +65,7 @@ class Session:
         if path is None:
             return None, None, SEEN, TOKENS
         try:
-            view, tokens = seen(self.vlm, load_image(path))
+            view, tokens = seen(self.vlm, _read(path))
             colours = Image.fromarray(pca_rgb(tokens))
         except (UserError, RuntimeError) as error:
             raise gr.Error(_one_line(error), print_exception=False) from None
@@ -88,7 +85,7 @@ class Session:
         answer = ""
         yield [*_shown(turns), _said("user", question)], turns, ""
         try:
-            picture = None if path is None else load_image(path)
+            picture = None if path is None else _read(path)
             history = self._fitting(picture is not None, question, turns)
             with closing(self.vlm.stream(picture, question, self.max_new_tokens, history, short)) as pieces:
                 for piece in pieces:
@@ -145,7 +142,7 @@ def build_page(session: Session, title: str, examples: list[tuple[str, str]]) ->
         turns = gr.State([], time_to_live=KEPT_SECONDS)
         with gr.Row():
             with gr.Column(scale=2):
-                picture = _only_uploads(
+                picture = _unopened(
                     gr.Image(type="filepath", sources=["upload", "clipboard"], label="Picture", height=300,
                              buttons=["fullscreen"], placeholder="drop, paste or click", elem_classes="picture")
                 )  # fmt: skip

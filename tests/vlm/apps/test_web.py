@@ -134,6 +134,19 @@ def test_an_upload_is_a_picture_of_allowed_size(page):
 
 
 @GRADIO
+def test_no_event_takes_a_file_that_was_not_uploaded(page, world):
+    own = str(world / "gqa/images/0.jpg")
+    for path in ("http://evil.example/a.png", "https://127.0.0.1/a.png", "/etc/hostname", own, "", "a\0b", 7):
+        for url in (None, "http://evil.example/a.png", "data:image/png;base64,AAAA"):
+            file = {"path": path, "url": url, "meta": {"_type": "gradio.FileData"}}
+            event = json.dumps({"data": [file], "fn_index": 0, "session_hash": "s"}).encode()
+            for name in ("queue/join", "run/predict"):
+                status, text = request(f"{page}/gradio_api/{name}", event, Content_Type="application/json")
+                assert status == 403 and text.startswith("a picture is sent as a file"), (name, file)
+    assert request(f"{page}/gradio_api/queue/join", b"{")[0] == 400
+
+
+@GRADIO
 def test_what_a_user_gets_wrong_is_one_line(tiny_vlm, tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -285,12 +298,12 @@ def test_a_picture_that_cannot_be_used_is_told(page, browser, tmp_path):
 @GRADIO
 @BROWSER
 @pytest.mark.parametrize("how", ["the button", "closing the tab"])
-def test_a_generation_ends_early(browser, how):
+def test_a_generation_ends_early(browser, tmp_path, how):
     from vlm.apps import web
 
     model, settings = Slow(), WebSettings("vlm", port=0)
     with web._listening(settings) as listening:
-        app, _ = web._application(model, settings, [])
+        app, _ = web._application(model, settings, [], tmp_path)
         server = uvicorn_server(app)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
