@@ -1,11 +1,11 @@
-"""The `vlm` command: `vlm chat`, `vlm features` and `vlm doctor`."""
+"""The `vlm` command and its sub-commands."""
 
 import argparse
 import os
 import sys
 from typing import Any
 
-from vlm.apps.settings import ChatSettings, DoctorSettings, FeaturesSettings
+from vlm.apps.settings import ChatSettings, DoctorSettings, FeaturesSettings, WebSettings
 from vlm.apps.status import Status
 from vlm.errors import UserError, run_command
 from vlm.run.settings import PARSING, add_settings, build, given
@@ -13,7 +13,11 @@ from vlm.run.settings import PARSING, add_settings, build, given
 EXAMPLES = """\
 examples:
   vlm chat runs/bridge-qwen/vlm --image photo.jpg
+  vlm web runs/bridge-qwen/vlm
   vlm features runs/pretrain/encoder photo.jpg
+  vlm doctor runs/bridge-qwen/vlm
+  vlm chat runs/bridge-qwen/vlm --image photo.jpg
+  vlm web runs/bridge-qwen/vlm
   vlm doctor runs/bridge-qwen/vlm
 more: vlm COMMAND --help"""
 
@@ -41,6 +45,16 @@ examples:
   vlm features runs/pretrain/encoder cat.jpg --patch 3,5
   vlm features runs/bridge-qwen/vlm cat.jpg dog.jpg --question "What is on the table?"
   vlm features hf:facebook/dinov2-small cat.jpg --image-size 448"""
+
+WEB = """\
+Serve a page on this machine: drop or paste a picture, ask, and read the answer as it is made. The page
+also shows the picture as the model sees it, and its patch tokens in colours. Needs pip install 'levlm[web]'."""
+WEB_EXAMPLES = """\
+examples:
+  vlm web runs/bridge-qwen/vlm
+  vlm web runs/bridge-qwen/vlm --port 8080 --world runs/world
+  ssh -L 7860:127.0.0.1:7860 MACHINE vlm web runs/bridge-qwen/vlm     # from another machine, closed to all others
+  vlm web runs/bridge-qwen/vlm --host 0.0.0.0                         # open to all who can reach this machine"""
 
 DOCTOR = """\
 Check one thing, a line for each finding: OK, warn or FAIL, with what to do.
@@ -74,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, settings, line, description, examples in (
         ("chat", ChatSettings, "ask questions about a picture", CHAT, CHAT_EXAMPLES),
+        ("web", WebSettings, "a page to ask questions on", WEB, WEB_EXAMPLES),
         ("features", FeaturesSettings, "draw what a model's patch tokens hold", FEATURES, FEATURES_EXAMPLES),
         ("doctor", DoctorSettings, "check the environment, a model, a run or data", DOCTOR, DOCTOR_EXAMPLES),
     ):
@@ -89,7 +104,7 @@ def main() -> None:
 
 def _run() -> None:
     values = given(_parser())
-    commands = {"chat": _chat, "features": _features, "doctor": _doctor}
+    commands = {"chat": _chat, "web": _web, "features": _features, "doctor": _doctor}
     commands[values.pop("command")](values)
 
 
@@ -110,6 +125,15 @@ def _features(values: dict[str, Any]) -> None:
         from vlm.apps.features import features
 
     features(asked)
+
+
+def _web(values: dict[str, Any]) -> None:
+    asked = build(WebSettings, values)
+    with Status("starting"):
+        _quiet()
+        from vlm.apps.web import serve
+
+    serve(asked)
 
 
 def _doctor(values: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 import pytest
 
-HEAVY = ("torch", "transformers", "numpy", "PIL", "timm")
+HEAVY = ("torch", "transformers", "numpy", "PIL", "timm", "gradio")
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess:
@@ -21,7 +21,8 @@ def imported(log: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["chat", "--help"], ["features", "--help"], ["doctor", "--help"], ["--version"]]
+    "arguments",
+    [["--help"], ["chat", "--help"], ["web", "--help"], ["features", "--help"], ["doctor", "--help"], ["--version"]],
 )
 def test_help_and_version_import_nothing_heavy(arguments):
     done = command(*arguments)

@@ -6,15 +6,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from vlm.apps.answers import Answer, Asking
+from vlm.apps.loading import open_vlm
 from vlm.apps.pictures import Pictures, picture_paths, read_pictures
 from vlm.apps.settings import ChatSettings
 from vlm.apps.status import Status
 from vlm.errors import UserError
-from vlm.llava.model import VLM, load
-from vlm.llms.precision import chosen_device, chosen_dtype
 
 HELP = """Type a question. Or:
   /image PATH ...   look at another picture, or at several; the conversation starts afresh
@@ -35,7 +32,7 @@ def chat(settings: ChatSettings) -> int:
     # Before the model: a wrong path or device is reported at once.
     with Status("reading the picture"):
         pictures = read_pictures(settings.image) if settings.image else Pictures()
-    vlm = _load(settings)
+    vlm = open_vlm(settings)
     if settings.question is not None:
         return _ask_once(Asking(vlm, settings), pictures, settings.question)
     terminal = sys.stdin.isatty()
@@ -43,22 +40,6 @@ def chat(settings: ChatSettings) -> int:
         print(HELP if pictures.images else HELP + "\nNo picture yet: begin with /image PATH.", file=sys.stderr)
     conversation = Conversation(Asking(vlm, settings), pictures, terminal)
     return conversation.run(_typed() if terminal else sys.stdin)
-
-
-def _load(settings: ChatSettings) -> VLM:
-    device = chosen_device(settings.device)
-    if settings.load_in and settings.device:
-        if device.type != ("cuda" if torch.cuda.is_available() else "cpu"):
-            raise UserError(f"--load-in puts the model on the GPU: leave out --device {settings.device}, or --load-in")
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-    with Status(f"loading {settings.folder}") as status:
-        dtype = chosen_dtype(settings.precision, device)
-        vlm = load(settings.folder, device, dtype, settings.load_in)
-    if sys.stderr.isatty():
-        numbers = settings.load_in or str(dtype).removeprefix("torch.")
-        print(f"{settings.folder}: {numbers} on {vlm.model.device}, {status.seconds():.1f} s", file=sys.stderr)
-    return vlm
 
 
 def _ask_once(asking: Asking, pictures: Pictures, question: str) -> int:

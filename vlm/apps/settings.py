@@ -58,6 +58,31 @@ class FeaturesSettings:
 
 
 @dataclass(frozen=True)
+class WebSettings:
+    folder: str = setting(help="a VLM folder, such as RUN/vlm", positional=True, metavar="DIR")
+    port: int = setting(7860, help="where the page is; 0 is any free port", metavar="P", least=0, most=65535)
+    host: str = setting(
+        "127.0.0.1", help="the address to listen at; other machines reach any but the default", metavar="ADDRESS"
+    )
+    name: tuple[str, ...] = setting(
+        (), help="a further host name that browsers may use, as behind a proxy", metavar="NAME", repeated=True
+    )
+    world: str | None = setting(
+        None,
+        help="a world of scripts/make_world.py, for examples",
+        metavar="DIR",
+        default_text="world beside a folder that DIR lies in, as runs/world",
+    )
+    max_upload: float = setting(20, help="largest picture, in megabytes", metavar="MB", above=0, most=1000)
+    max_new_tokens: int = setting(128, help="longest answer", metavar="N", least=1)
+    device: str | None = setting(None, help="cpu, cuda, cuda:1", default_text="cuda if there is one")
+    precision: str | None = setting(
+        None, help="of the model", choices=("fp32", "bf16"), default_text="bf16 if the device is fast at it"
+    )
+    load_in: str | None = setting(None, help="quantise the language model by bitsandbytes", choices=("4bit", "8bit"))
+
+
+@dataclass(frozen=True)
 class DoctorSettings:
     what: tuple[str, ...] = setting(
         (),
