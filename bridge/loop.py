@@ -117,7 +117,7 @@ def train(config: BridgeConfig, mixture: Mixture) -> None:
             steps = left_out(steps, bad.keys())
         on_main(lambda: run.quarantine(mixture, bad, start))
         loop(run, trainee, questions, features, steps, start)
-        on_main(lambda: save_result(vlm, trainee, config, run.folder))
+        on_main(lambda: save_result(vlm, trainee, config, run.folder, data))
     accelerator.end_training()
 
 

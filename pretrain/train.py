@@ -13,6 +13,7 @@ import torch
 
 from pretrain import checkpoints
 from pretrain.batchnorm import GlobalBatchNorm1d, RunningStatistics
+from pretrain.card import write_encoder_card
 from pretrain.config import PretrainConfig
 from pretrain.contrastive import INITIAL, LogitScale
 from pretrain.data.augment import augmentation
@@ -85,7 +86,7 @@ def train(config: PretrainConfig) -> None:
             bad_ratio=config.bad_ratio,
         )
         loop(engine, batches, Recorder(run, config, start), Watch(model.encoder, config), kept, config)
-        export(model, run)
+        export(model, config, data.fingerprint)
 
 
 def bridge_command(run: Path) -> str:
@@ -137,11 +138,16 @@ def _to_device(images: torch.Tensor | list[torch.Tensor], target: torch.device) 
     return [crops.to(target, non_blocking=True) for crops in images]
 
 
-def export(model: Pretrainer, run: Path) -> None:
-    """Write RUN/encoder from the trained weights, gathered from the ranks that ZeRO-3 spread them over; collective."""
+def export(model: Pretrainer, config: PretrainConfig, data: str) -> None:
+    """Write RUN/encoder from the trained weights, gathered from the ranks that ZeRO-3 spread them over; collective.
+
+    data: fingerprint of the captions, for the model card.
+    """
+    run = Path(config.out)
     with gathered(list(model.parameters())):
         if is_main():
             scalars: dict[str, Any] = model.logits.values() if model.logits else {}
             model.encoder.with_config(**scalars).save(run / "encoder")
+            write_encoder_card(run / "encoder", config, data)
             print(f"encoder written to {run / 'encoder'}; next: {bridge_command(run)}", flush=True)
     barrier()

@@ -1,11 +1,12 @@
-"""The `vlm` command: `vlm chat` and `vlm doctor`."""
+"""The `vlm` command: `vlm chat`, `vlm export` and `vlm doctor`."""
 
 import argparse
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
-from vlm.apps.settings import ChatSettings, DoctorSettings
+from vlm.apps.settings import ChatSettings, DoctorSettings, ExportSettings
 from vlm.apps.status import Status
 from vlm.errors import UserError, run_command
 from vlm.run.settings import PARSING, add_settings, build, given
@@ -13,6 +14,7 @@ from vlm.run.settings import PARSING, add_settings, build, given
 EXAMPLES = """\
 examples:
   vlm chat runs/bridge/vlm --image photo.jpg
+  vlm export runs/bridge/vlm my-vlm
   vlm doctor runs/bridge/vlm
 more: vlm COMMAND --help"""
 
@@ -28,6 +30,20 @@ examples:
   vlm chat runs/bridge/vlm --image photo.jpg < questions.txt > answers.txt
   vlm chat runs/bridge/vlm --image photo.jpg --json --short < questions.txt
   vlm chat runs/bridge/vlm --image photo.jpg --temperature 0.7 --top-p 0.9 --stats"""
+
+EXPORT = """\
+Write a VLM or an encoder in the form of another runtime. What was written is loaded again by that
+runtime and compared with what it came from; only then it appears as OUT, and is pushed.
+  hf        a VLM: a clean stock LLaVA folder with its model card; an encoder: a stock ViTModel
+  vipllava  a VLM for transformers older than 5.18
+  gguf      a VLM for llama.cpp: the language model, and the vision part as mmproj
+  timm      an encoder: a folder for timm.create_model"""
+EXPORT_EXAMPLES = """\
+examples:
+  vlm export runs/bridge/vlm my-vlm
+  vlm export runs/bridge/vlm my-vlm --results runs/bridge/eval --push me/my-vlm
+  vlm export runs/bridge/vlm my-gguf --format gguf --quantise Q8_0
+  vlm export runs/pretrain/encoder my-vit --format timm"""
 
 DOCTOR = """\
 `vlm doctor DIR` loads a VLM folder and checks that its vision tower still gives the encoder's
@@ -54,6 +70,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, settings, line, description, examples in (
         ("chat", ChatSettings, "ask questions about a picture", CHAT, CHAT_EXAMPLES),
+        (
+            "export",
+            ExportSettings,
+            "write a VLM or an encoder for another runtime",
+            EXPORT,
+            EXPORT_EXAMPLES,
+        ),
         ("doctor", DoctorSettings, "check a VLM folder; show what its training is given", DOCTOR, DOCTOR_EXAMPLES),
     ):
         command = commands.add_parser(name, help=line, description=description, epilog=examples, **PARSING)
@@ -68,18 +91,26 @@ def main() -> None:
 
 def _run() -> None:
     values = given(_parser())
-    run = _chat if values.pop("command") == "chat" else _doctor
-    run(values)
+    {"chat": _chat, "export": _export, "doctor": _doctor}[values.pop("command")](values)
 
 
 def _chat(values: dict[str, Any]) -> None:
     asked = build(ChatSettings, values)
     with Status("starting"):
-        _quiet()
+        _quiet(asked.folder)
         from vlm.apps.chat import chat
 
     if code := chat(asked):
         sys.exit(code)
+
+
+def _export(values: dict[str, Any]) -> None:
+    asked = build(ExportSettings, values)
+    with Status("starting"):
+        _quiet(asked.folder, online=asked.push is not None)
+        from vlm.apps.export import export
+
+    export(asked)
 
 
 def _doctor(values: dict[str, Any]) -> None:
@@ -87,7 +118,7 @@ def _doctor(values: dict[str, Any]) -> None:
     *labels, folder = asked.what
     if labels not in ([], ["labels"]):
         raise UserError(f"doctor takes DIR or labels DIR, not {' '.join(asked.what)}")
-    _quiet()
+    _quiet(folder)
     from vlm.apps.doctor import check, show_labels
 
     if labels:
@@ -96,9 +127,10 @@ def _doctor(values: dict[str, Any]) -> None:
         check(folder)
 
 
-def _quiet() -> None:
-    """Import transformers, which takes seconds; keep it off the network, since all is read from disk, and silent."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+def _quiet(folder: str, online: bool = False) -> None:
+    """Import transformers, which takes seconds; keep it off the network if all is read from `folder`, and silent."""
+    if Path(folder).exists() and not online:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from transformers.utils import logging
 
     logging.set_verbosity_error()

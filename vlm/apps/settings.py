@@ -37,3 +37,21 @@ class DoctorSettings:
     what: tuple[str, ...] = setting(help="a VLM folder, such as RUN/vlm", positional=True, metavar="[labels] DIR")
     question: str = setting("What color is the car?", help="for labels", metavar="TEXT")
     answer: str = setting("red", help="for labels", metavar="TEXT")
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    folder: str = setting(
+        help="a VLM folder, such as RUN/vlm, or a hub id; an encoder, by any name that --encoder of the bridge takes",
+        positional=True,
+        metavar="DIR",
+    )
+    out: str = setting(help="a new folder for what is written", positional=True, metavar="OUT")
+    format: str = setting("hf", help="what it is written for", choices=("hf", "vipllava", "gguf", "timm"))
+    quantise: str = setting("F16", help="of gguf: the language model's matrices", choices=("F16", "Q8_0"))
+    results: str | None = setting(
+        None, help="scores for the card: results.json of bridge/evaluate.py or bridge/results.py", metavar="FILE|DIR"
+    )
+    push: str | None = setting(None, help="upload OUT to this repository of the hub", metavar="OWNER/NAME")
+    private: bool = setting(False, help="with --push: make the repository private if it is new")
+    unchecked: bool = setting(False, help="of gguf: write even where no llama.cpp is installed to compare with")
