@@ -36,13 +36,12 @@ Write a VLM or an encoder in the form of another runtime. What was written is lo
 runtime and compared with what it came from; only then it appears as OUT, and is pushed.
   hf        a VLM: a clean stock LLaVA folder with its model card; an encoder: a stock ViTModel
   vipllava  a VLM for transformers older than 5.18
-  gguf      a VLM for llama.cpp: the language model, and the vision part as mmproj
   timm      an encoder: a folder for timm.create_model"""
 EXPORT_EXAMPLES = """\
 examples:
   vlm export runs/bridge/vlm my-vlm
   vlm export runs/bridge/vlm my-vlm --results runs/bridge/eval --push me/my-vlm
-  vlm export runs/bridge/vlm my-gguf --format gguf --quantise Q8_0
+  vlm export runs/bridge/vlm my-vlm --format vipllava
   vlm export runs/pretrain/encoder my-vit --format timm"""
 
 DOCTOR = """\
@@ -64,7 +63,7 @@ class _Version(argparse.Action):
 
 
 def _parser() -> argparse.ArgumentParser:
-    about = "Talk to a trained VLM, and check one."
+    about = "Talk to a trained VLM, export it, and check one."
     parser = argparse.ArgumentParser(prog="vlm", description=about, epilog=EXAMPLES, **PARSING)
     parser.add_argument("--version", action=_Version, nargs=0, default=argparse.SUPPRESS, help="show the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

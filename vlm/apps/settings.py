@@ -1,4 +1,4 @@
-"""The settings of `vlm chat` and `vlm doctor`."""
+"""The settings of `vlm chat`, `vlm export` and `vlm doctor`."""
 
 from dataclasses import dataclass
 
@@ -47,11 +47,9 @@ class ExportSettings:
         metavar="DIR",
     )
     out: str = setting(help="a new folder for what is written", positional=True, metavar="OUT")
-    format: str = setting("hf", help="what it is written for", choices=("hf", "vipllava", "gguf", "timm"))
-    quantise: str = setting("F16", help="of gguf: the language model's matrices", choices=("F16", "Q8_0"))
+    format: str = setting("hf", help="what it is written for", choices=("hf", "vipllava", "timm"))
     results: str | None = setting(
         None, help="scores for the card: results.json of bridge/evaluate.py or bridge/results.py", metavar="FILE|DIR"
     )
     push: str | None = setting(None, help="upload OUT to this repository of the hub", metavar="OWNER/NAME")
     private: bool = setting(False, help="with --push: make the repository private if it is new")
-    unchecked: bool = setting(False, help="of gguf: write even where no llama.cpp is installed to compare with")

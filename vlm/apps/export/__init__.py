@@ -11,7 +11,7 @@ from vlm.errors import UserError, writing
 from vlm.files import atomic_directory
 from vlm.llava.folder import is_llava, local_folder
 
-ENCODER_FORMATS, VLM_FORMATS = ("hf", "timm"), ("hf", "vipllava", "gguf")
+ENCODER_FORMATS, VLM_FORMATS = ("hf", "timm"), ("hf", "vipllava")
 
 
 def export(settings: ExportSettings) -> None:
@@ -57,10 +57,6 @@ def _vlm_folder(name: str) -> Path | None:
 def _write_vlm(settings: ExportSettings, source: Path, partial: Path) -> str:
     """Write into `partial` -> what the comparison found."""
     shown = settings.push or settings.out
-    if settings.format == "gguf":
-        from vlm.apps.export.gguf import write_gguf
-
-        return write_gguf(source, partial, shown, settings)
     if settings.format == "vipllava":
         from vlm.apps.export.vipllava import write_vipllava
 

@@ -30,7 +30,7 @@ class Expected:
     logits: torch.Tensor
 
 
-def test_picture() -> Image.Image:
+def sample_picture() -> Image.Image:
     """A picture of 96 x 64 pixels with colours that change in each direction; no random numbers."""
     y, x = np.mgrid[0:64, 0:96]
     red, green, blue = 255 * x / 95, 255 * y / 63, 127.5 + 127.5 * np.sin(x / 5) * np.cos(y / 7)
@@ -40,7 +40,7 @@ def test_picture() -> Image.Image:
 @torch.no_grad()
 def expected(vlm: VLM) -> list[Expected]:
     """What the VLM itself makes of each question."""
-    pixels = vlm.processor.image_processor(images=[test_picture()], return_tensors="pt").pixel_values
+    pixels = vlm.processor.image_processor(images=[sample_picture()], return_tensors="pt").pixel_values
     found = []
     for question in QUESTIONS:
         ids = torch.tensor([vlm.prompt_ids(question, 1)])
@@ -60,7 +60,7 @@ def compare(folder: Path, wanted: list[Expected], dtype: torch.dtype, device: to
     model.to(device).eval()
     largest = 0.0
     for question, want in zip(QUESTIONS, wanted):
-        content = [{"type": "image", "image": test_picture()}, {"type": "text", "text": question}]
+        content = [{"type": "image", "image": sample_picture()}, {"type": "text", "text": question}]
         given = processor.apply_chat_template(
             [{"role": "user", "content": content}],
             add_generation_prompt=True,

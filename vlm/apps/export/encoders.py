@@ -10,7 +10,7 @@ import torch
 from huggingface_hub import ModelCard
 
 from vlm.apps.card import make_card, read_card, with_section, write_card
-from vlm.apps.export.comparing import test_picture
+from vlm.apps.export.comparing import sample_picture
 from vlm.apps.licences import encoder_part, of_whole
 from vlm.encoders.base import VisionEncoder
 from vlm.encoders.by_name import open_encoder
@@ -60,7 +60,7 @@ def write_hf_encoder(source: str, out: Path, name: str) -> str:
     model: Any = AutoModel.from_pretrained(out, local_files_only=True, use_safetensors=True, dtype=torch.float32).eval()
     processor: Any = AutoImageProcessor.from_pretrained(out, local_files_only=True)
     with torch.no_grad():
-        pixels = processor(images=test_picture(), return_tensors="pt").pixel_values
+        pixels = processor(images=sample_picture(), return_tensors="pt").pixel_values
         found = model(pixels, output_hidden_states=True)
         # The classes of DINO end behind their norm; what LLaVA reads of them, and CLIP's patches, come before it.
         tokens = found.last_hidden_state if after_norm else found.hidden_states[-1]
@@ -92,7 +92,8 @@ def write_timm_encoder(source: str, out: Path, name: str) -> str:
     vision: Any = encoder.vision
     if not isinstance(vision, VisionTransformer) or stock_class(vision) != VIT:
         raise UserError(f"{source} is no plain ViT of timm's: give --format hf")
-    config, block = encoder.config, next(iter(vision.blocks))
+    config = encoder.config
+    block: Any = vision.blocks[0]
     sizes = {
         "img_size": config.image_size, "patch_size": config.patch_size, "embed_dim": vision.embed_dim,
         "depth": len(vision.blocks), "num_heads": block.attn.num_heads, "num_classes": 0,
@@ -117,10 +118,10 @@ def write_timm_encoder(source: str, out: Path, name: str) -> str:
     write_card(_card(source, name, TIMM_USE.format(name=place), "timm"), out)
 
     loaded: Any = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
-    pixels = timm.data.resolve_model_data_config(loaded)
-    transform: Any = timm.data.create_transform(**pixels, is_training=False)
+    prepare: Any = timm.data.resolve_model_data_config(loaded)
+    transform: Any = timm.data.create_transform(**prepare, is_training=False)
     with torch.no_grad():
-        batch = transform(test_picture())[None]
+        batch = transform(sample_picture())[None]
         return _compared(encoder, batch, loaded.forward_features(batch)[:, 1:], encoder.patch_tokens)
 
 
@@ -135,7 +136,7 @@ def _fill(model: Any, vision: Any, source: str) -> None:
 
 def _compared(encoder: VisionEncoder, pixels: torch.Tensor, tokens: torch.Tensor, expected: Any) -> str:
     """Compare prepared pixels with `encoder.transform`, and tokens of the same pixels with `expected`."""
-    prepared = encoder.transform(test_picture())[None]
+    prepared = encoder.transform(sample_picture())[None]
     if prepared.shape != pixels.shape or (prepared - pixels).abs().max() > 0.05:  # a grey level is about 0.015
         raise UserError("the exported image processor prepares other pixels than the encoder: not exported")
     wanted = expected(pixels)
