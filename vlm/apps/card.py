@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from vlm.apps.licences import RELEASED, Part, of_whole
@@ -98,7 +99,7 @@ def read_card(folder: Path) -> ModelCard | None:
         return None
     try:
         return ModelCard.load(folder / FILE)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{folder / FILE} is no model card ({str(error).splitlines()[0]}): mend or remove it") from None
 
 

@@ -75,6 +75,7 @@ def of_whole(parts: Sequence[Part]) -> str | None:
 
 def card_licence(name: str | Path) -> str | None:
     """What the model card of a folder, or of a hub's repository in the cache, says."""
+    import yaml
     from huggingface_hub import ModelCard, try_to_load_from_cache
 
     card = Path(name) / "README.md"
@@ -86,7 +87,7 @@ def card_licence(name: str | Path) -> str | None:
     try:
         data: Any = ModelCard.load(card, ignore_metadata_errors=True).data
         return data.license
-    except (OSError, ValueError):  # a README that is no model card
+    except (OSError, ValueError, yaml.YAMLError):  # a README that is no model card
         return None
 
 
