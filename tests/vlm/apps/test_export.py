@@ -8,13 +8,14 @@ import commands
 import pytest
 import timm
 import torch
+from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 from tiny.encoders import nine_patch_encoder
 from tiny.llava import write_vlm
 from tiny.stock_vits import write_stock_vit
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageTextToText
 
-from vlm.apps.export import export
+from vlm.apps.export import export, push
 from vlm.apps.export.comparing import sample_picture as picture
 from vlm.apps.settings import ExportSettings
 from vlm.errors import UserError
@@ -222,6 +223,14 @@ def test_push_uploads_the_checked_folder_and_nothing_else(encoder_folder, tmp_pa
     paths = sorted(json.loads(line)["value"]["path"] for line in committed.splitlines() if '"file"' in line)
     assert paths == ["README.md", "config.json", "model.safetensors"]
     assert 'timm.create_model("hf-hub:me/it", pretrained=True)' in (out / "README.md").read_text()
+
+
+def test_a_failed_upload_is_one_line_and_leaves_the_export(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: HfApi(endpoint="http://127.0.0.1:9", token="hf_test"))
+    with pytest.raises(UserError) as raised:
+        push(tmp_path, "me/it", private=False)
+    assert str(raised.value).startswith("me/it was not pushed (")
+    assert str(raised.value).endswith(f"; {tmp_path} is written: `hf upload me/it {tmp_path}` tries again")
 
 
 def test_a_push_without_an_account_stops_before_any_work(encoder_folder, tmp_path, monkeypatch):

@@ -33,16 +33,14 @@ def test_chat_and_load_take_a_hub_id_from_the_cache(cached, monkeypatch):
     by_folder = commands.output("-m", "vlm.cli", "chat", cached / "run/vlm", *asked)
     assert by_id == by_folder
     code = "import vlm; m = vlm.load('me/it'); print(m.model.config.model_type)"
-    assert commands.output("-c", code).endswith("llava\n")
+    assert commands.output("-c", code).startswith("llava\n")
 
 
 def test_a_hub_id_that_is_not_cached_is_one_line_offline(cached, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(cached / "home"))
     said = commands.output("-m", "vlm.cli", "chat", "me/other", "--question", "Is it red?", expect=2)
-    assert said.endswith(
-        "error: me/other is no folder, is not in the local Hugging Face cache, and the hub cannot be reached: go online "
-        "once, or give RUN/vlm of a bridge/train.py run\n"
-    )
+    cause = "is no folder, is not in the local Hugging Face cache, and the hub cannot be reached"
+    assert said.endswith(f"error: me/other {cause}: go online once, or give RUN/vlm of a bridge/train.py run\n")
 
 
 def test_a_folder_of_the_same_name_comes_first(cached, tmp_path, monkeypatch):
