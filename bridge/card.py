@@ -14,8 +14,9 @@ from vlm.run.settings import trajectory
 
 def write_vlm_card(folder: Path, config: BridgeConfig, data: Mapping[str, str]) -> None:
     """Write RUN/vlm/README.md. data: "questions" and "images" -> digest of their content."""
-    title = folder.resolve().parent.name
     parts = _parts(config)
+    # Two runs of the same settings give the same card: neither their folder nor the time is in it.
+    title = "LLaVA of " + " and ".join(part.name for part in parts)
     reads = " reads pictures through ".join(part.name for part in parts)
     about = f"A stock `LlavaForConditionalGeneration`, made by LeVLM: {reads}, by LLaVA's two-layer connector. "
     about += f"Trained: the connector{' and LoRA in the language model' if config.lora else ' alone'}."
@@ -25,7 +26,7 @@ def write_vlm_card(folder: Path, config: BridgeConfig, data: Mapping[str, str]) 
     on_hub = [value for value in named.values() if HUB_ID.fullmatch(value) and not Path(value).exists()]
     given = {name: shown(value) if isinstance(value, str) else value for name, value in trajectory(config).items()}
     card = make_card(
-        title, about, vlm_use(str(folder)), parts, rows, given, library_name="transformers",
+        title, about, vlm_use(".", "In this folder:"), parts, rows, given, library_name="transformers",
         pipeline_tag="image-text-to-text", tags=["llava", "vision-language"], datasets=on_hub or None,
     )  # fmt: skip
     write_card(card, folder)

@@ -19,13 +19,15 @@ def write_encoder_card(folder: Path, config: PretrainConfig, data: str) -> None:
         "depth": config.vision_layers,
         "num_heads": config.vision_heads,
     }
+    # Two runs of the same settings give the same card: neither their folder nor the time is in it.
+    title = f"{config.objective}-vit-{config.vision_layers}x{config.vision_width}-patch{config.patch_size}"
     about = (
         f"A ViT and a GPT-2 text tower, trained together from images and captions by LeVLM's objective "
         f"`{config.objective}`; the files have the released LeVLJEPA layout."
     )
     on_hub = [config.data] if HUB_ID.fullmatch(config.data) and not Path(config.data).exists() else None
     card = make_card(
-        folder.resolve().parent.name, about, encoder_use("vit_base_patch16_224", config.image_size, sizes), [],
+        title, about, encoder_use("vit_base_patch16_224", config.image_size, sizes), [],
         {f"image-caption pairs ({shown(config.data)})": data}, trajectory(config),
         pipeline_tag="image-feature-extraction", library_name="levlm", tags=["levljepa"], datasets=on_hub,
     )  # fmt: skip

@@ -11,7 +11,7 @@ def test_a_run_ends_with_a_card_of_its_parts_data_and_settings(whole, training):
     assert f"questions of gqa ({training.root.name}/gqa), vqav2 ({training.root.name}/vqav2)" in card.text
     assert "| lr | 0.05 |" in card.text and "| steps | 12 |" in card.text
     assert str(training.root) not in card.text  # a path on this machine says nothing elsewhere
-    assert f'pipeline("image-text-to-text", model="{whole / "vlm"}")' in card.text
+    assert str(whole) not in card.text and 'pipeline("image-text-to-text", model=".")' in card.text
 
 
 def test_the_card_does_not_count_as_content(whole):

@@ -25,9 +25,11 @@ NON_COMMERCIAL = (
 )
 
 
-def vlm_use(name: str) -> str:
-    """Three lines of stock code. name: the folder or hub id."""
+def vlm_use(name: str, where: str = "") -> str:
+    """Three lines of stock code. name: the folder or hub id. where: a line in front of them."""
     return f"""\
+{where}
+
 ```python
 from transformers import pipeline
 
@@ -35,19 +37,22 @@ ask = pipeline("image-text-to-text", model="{name}")
 content = [{{"type": "image", "path": "photo.jpg"}}, {{"type": "text", "text": "What is on the table?"}}]
 print(ask(text=[{{"role": "user", "content": content}}], return_full_text=False)[0]["generated_text"])
 ```
-"""
+""".lstrip()
 
 
 def encoder_use(architecture: str, image_size: int, sizes: Mapping[str, int]) -> str:
     """The ViT of the released layout by timm alone, from inside the folder. sizes: keyword arguments of timm's ViT."""
     given = ", ".join(f"{name}={value}" for name, value in sizes.items())
     return f"""\
+In this folder:
+
 ```python
 import timm
 from safetensors.torch import load_file
 
 stored = load_file("vision_encoder.safetensors")
-vit = timm.create_model("{architecture}", num_classes=0, img_size={image_size}, {given}).eval()
+sizes = dict(img_size={image_size}, {given})
+vit = timm.create_model("{architecture}", num_classes=0, **sizes).eval()
 vit.load_state_dict({{k.removeprefix("encoder."): v for k, v in stored.items() if k.startswith("encoder.")}})
 ```
 

@@ -50,5 +50,7 @@ def vlm_card(source: Path, name: str, results: str | None) -> ModelCard:
             Path(name).name, about, vlm_use(name), [], {}, {}, library_name="transformers",
             pipeline_tag="image-text-to-text", tags=["llava"],
         )  # fmt: skip
+    data: Any = card.data
+    data.model_name = Path(name).name
     card = with_section(card, "Use", vlm_use(name))
     return with_scores(card, results, content_digest(source)) if results else card
