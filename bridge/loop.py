@@ -137,7 +137,7 @@ def train(config: BridgeConfig, mixture: Mixture) -> None:
         if config.show_every and start < len(steps):
             on_main(lambda: held_out.append(HeldOut(config, vlm, trainee, encoder, mixture)))
         loop(run, trainee, questions, features, steps, start, next(iter(held_out), None))
-        on_main(lambda: save_result(vlm, trainee, config, run.folder))
+        on_main(lambda: save_result(vlm, trainee, config, run.folder, data))
     accelerator.end_training()
 
 

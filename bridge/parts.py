@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import LlavaForConditionalGeneration
 
+from bridge.card import write_vlm_card
 from bridge.config import BridgeConfig
 from vlm.distributed import is_main
 from vlm.encoders.by_name import open_encoder
@@ -87,11 +89,11 @@ def _with_lora(model: LlavaForConditionalGeneration, rank: int, seed: int) -> Pe
         return get_peft_model(model, lora).eval()
 
 
-def save_result(vlm: VLM, trainee: Trainee, config: BridgeConfig, run: Path) -> None:
+def save_result(vlm: VLM, trainee: Trainee, config: BridgeConfig, run: Path, data: Mapping[str, str]) -> None:
     """Write RUN/vlm, a stock LLaVA folder in full precision, and, with LoRA, RUN/adapter; say so.
 
     A quantised LLM is not saved, the one that it came from is: what was trained fits it, and a folder that was
-    quantised once can still be loaded in any precision.
+    quantised once can still be loaded in any precision. data: digests of what was trained on, for the model card.
     """
     adapter = trainee.adapter
     if adapter is not None:
@@ -110,4 +112,5 @@ def save_result(vlm: VLM, trainee: Trainee, config: BridgeConfig, run: Path) -> 
         vlm.model = adapter.merge_and_unload()
     vlm.connector.to(vlm.language_model.dtype)
     vlm.save(run / "vlm")
+    write_vlm_card(run / "vlm", config, data)
     print(f"saved {run / 'vlm'}; score it with: python bridge/evaluate.py {run / 'vlm'}")

@@ -13,6 +13,7 @@ import torch
 
 from pretrain import checkpoints
 from pretrain.batchnorm import GlobalBatchNorm1d, RunningStatistics
+from pretrain.card import write_encoder_card
 from pretrain.config import PretrainConfig
 from pretrain.contrastive import INITIAL, LogitScale
 from pretrain.data.augment import augmentation
@@ -87,6 +88,7 @@ def train(config: PretrainConfig) -> None:
         loop(engine, batches, Recorder(run, config, start), Watch(model.encoder, config), kept, config)
         export(model, run / "encoder")
         if is_main():
+            write_encoder_card(run / "encoder", config, data.fingerprint)
             print(f"encoder written to {run / 'encoder'}; next: {bridge_command(run)}", flush=True)
 
 

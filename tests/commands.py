@@ -13,12 +13,16 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def start(script: str, *arguments, launcher: tuple[str, ...] = (), timeout: float = 480) -> subprocess.CompletedProcess:
+def start(
+    script: str, *arguments, launcher: tuple[str, ...] = (), timeout: float = 480, **variables: str
+) -> subprocess.CompletedProcess:
     """Run `python script arguments` in the repository's root, on one CPU thread and without network.
 
-    launcher: what stands between python and the script, as ("-m", "torch.distributed.run").
+    launcher: what stands between python and the script, as ("-m", "torch.distributed.run"). variables: of the
+    environment.
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    fixed = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, **fixed, **variables}
     command = [sys.executable, *launcher, script, *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout)
 

@@ -3,9 +3,10 @@
 import argparse
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
-from vlm.apps.settings import ChatSettings, DoctorSettings, FeaturesSettings, WebSettings
+from vlm.apps.settings import ChatSettings, DoctorSettings, ExportSettings, FeaturesSettings, WebSettings
 from vlm.apps.status import Status
 from vlm.errors import UserError, run_command
 from vlm.run.settings import PARSING, add_settings, build, given
@@ -15,9 +16,7 @@ examples:
   vlm chat runs/bridge-qwen/vlm --image photo.jpg
   vlm web runs/bridge-qwen/vlm
   vlm features runs/pretrain/encoder photo.jpg
-  vlm doctor runs/bridge-qwen/vlm
-  vlm chat runs/bridge-qwen/vlm --image photo.jpg
-  vlm web runs/bridge-qwen/vlm
+  vlm export runs/bridge-qwen/vlm my-vlm
   vlm doctor runs/bridge-qwen/vlm
 more: vlm COMMAND --help"""
 
@@ -56,6 +55,19 @@ examples:
   ssh -L 7860:127.0.0.1:7860 MACHINE vlm web runs/bridge-qwen/vlm     # from another machine, closed to all others
   vlm web runs/bridge-qwen/vlm --host 0.0.0.0                         # open to all who can reach this machine"""
 
+EXPORT = """\
+Write a VLM or an encoder in the form of another runtime. What was written is loaded again by that
+runtime and compared with what it came from; only then it appears as OUT, and is pushed.
+  hf        a VLM: a clean stock LLaVA folder with its model card; an encoder: a stock ViTModel
+  vipllava  a VLM for transformers older than 5.18
+  timm      an encoder: a folder for timm.create_model"""
+EXPORT_EXAMPLES = """\
+examples:
+  vlm export runs/bridge-qwen/vlm my-vlm
+  vlm export runs/bridge-qwen/vlm my-vlm --results runs/bridge/eval --push me/my-vlm
+  vlm export runs/bridge-qwen/vlm my-vlm --format vipllava
+  vlm export runs/pretrain/encoder my-vit --format timm"""
+
 DOCTOR = """\
 Check one thing, a line for each finding: OK, warn or FAIL, with what to do.
 Without an argument the environment: versions, devices, shared memory, optional extras. For a VLM, an
@@ -82,7 +94,7 @@ class _Version(argparse.Action):
 
 
 def _parser() -> argparse.ArgumentParser:
-    about = "Talk to a trained VLM, see what it sees, and check everything around it."
+    about = "Talk to a trained VLM, see what it sees, export it, and check everything around it."
     parser = argparse.ArgumentParser(prog="vlm", description=about, epilog=EXAMPLES, **PARSING)
     parser.add_argument("--version", action=_Version, nargs=0, default=argparse.SUPPRESS, help="show the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -90,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
         ("chat", ChatSettings, "ask questions about a picture", CHAT, CHAT_EXAMPLES),
         ("web", WebSettings, "a page to ask questions on", WEB, WEB_EXAMPLES),
         ("features", FeaturesSettings, "draw what a model's patch tokens hold", FEATURES, FEATURES_EXAMPLES),
+        ("export", ExportSettings, "write a VLM or an encoder for another runtime", EXPORT, EXPORT_EXAMPLES),
         ("doctor", DoctorSettings, "check the environment, a model, a run or data", DOCTOR, DOCTOR_EXAMPLES),
     ):
         command = commands.add_parser(name, help=line, description=description, epilog=examples, **PARSING)
@@ -104,14 +117,14 @@ def main() -> None:
 
 def _run() -> None:
     values = given(_parser())
-    commands = {"chat": _chat, "web": _web, "features": _features, "doctor": _doctor}
+    commands = {"chat": _chat, "web": _web, "features": _features, "export": _export, "doctor": _doctor}
     commands[values.pop("command")](values)
 
 
 def _chat(values: dict[str, Any]) -> None:
     asked = build(ChatSettings, values)
     with Status("starting"):
-        _quiet()
+        _quiet(offline=Path(asked.folder).exists())
         from vlm.apps.chat import chat
 
     if code := chat(asked):
@@ -130,10 +143,19 @@ def _features(values: dict[str, Any]) -> None:
 def _web(values: dict[str, Any]) -> None:
     asked = build(WebSettings, values)
     with Status("starting"):
-        _quiet()
+        _quiet(offline=Path(asked.folder).exists())
         from vlm.apps.web import serve
 
     serve(asked)
+
+
+def _export(values: dict[str, Any]) -> None:
+    asked = build(ExportSettings, values)
+    with Status("starting"):
+        _quiet(offline=Path(asked.folder).exists() and asked.push is None)
+        from vlm.apps.export import export
+
+    export(asked)
 
 
 def _doctor(values: dict[str, Any]) -> None:

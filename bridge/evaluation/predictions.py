@@ -11,6 +11,7 @@ from bridge.evaluation.settings import EvaluateConfig
 from bridge.evaluation.team import Team
 from vlm.errors import UserError, writing
 from vlm.files import file_sha256, read_json, read_jsonl, sync, write_json
+from vlm.llava.folder import content_digest
 
 
 class Predictions:
@@ -91,12 +92,9 @@ def discard(path: str | Path) -> None:
 
 def answers_origin(config: EvaluateConfig, folder: Path, dtype: str) -> dict:
     """What answers depend on beside the question, for `Predictions`. folder: of the VLM; dtype: as "float32"."""
-    digest = hashlib.sha256()  # over names and contents of the saved VLM's files
-    for path in sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".jinja")):
-        digest.update(f"{path.name} {file_sha256(path)}\n".encode())
     # `batch_questions` too: which questions are decoded together rounds them differently.
     settings = {name: getattr(config, name) for name in ("max_new_tokens", "batch_questions", "sees")}
-    origin = {"model": digest.hexdigest(), "dtype": dtype, **settings}
+    origin = {"model": content_digest(folder), "dtype": dtype, **settings}
     if config.oracle:
         origin["captions"] = file_sha256(config.oracle)
     if config.load_in:

@@ -100,3 +100,19 @@ class DoctorSettings:
     )
     question: str = setting("What color is the car?", help="for labels", metavar="TEXT")
     answer: str = setting("red", help="for labels", metavar="TEXT")
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    folder: str = setting(
+        help="a VLM folder, such as RUN/vlm, or a hub id; an encoder, by any name that --encoder of the bridge takes",
+        positional=True,
+        metavar="DIR",
+    )
+    out: str = setting(help="a new folder for what is written", positional=True, metavar="OUT")
+    format: str = setting("hf", help="what it is written for", choices=("hf", "vipllava", "timm"))
+    results: str | None = setting(
+        None, help="scores for the card: results.json of bridge/evaluate.py or bridge/results.py", metavar="FILE|DIR"
+    )
+    push: str | None = setting(None, help="upload OUT to this repository of the hub", metavar="OWNER/NAME")
+    private: bool = setting(False, help="with --push: make the repository private if it is new")

@@ -10,15 +10,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
 
+from vlm.encoders.hub import HUB_ID, model_folder
 from vlm.encoders.weights import on_disk
 from vlm.errors import UserError, writing
-from vlm.files import atomic_directory, read_json, write_json
+from vlm.files import atomic_directory, file_sha256, read_json, write_json
 from vlm.llava.parity import Fixture, check_parity, stored_fixture
 from vlm.llava.parts import connector, language_model, vision_tower
 from vlm.llms.precision import Device, default_dtype, keep_layout, quantised
 
 # Modules that are never quantised. By bare names, without the prefixes, the whole model would be, in silence.
 KEEP_FULL = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
+# What is fetched of a VLM on the hub.
+FILES = ["*.json", "*.jinja", "*.safetensors", "README.md"]
 # What transformers and safetensors raise for a folder that was damaged or edited.
 UNREADABLE = (
     OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError, StrictDataclassError,
@@ -53,7 +56,7 @@ def load_folder(
     folder: str | Path, device: Device = None, dtype: torch.dtype | None = None, load_in: str | None = None
 ) -> tuple[LlavaForConditionalGeneration, LlavaProcessor, Fixture | None]:
     """Read what `save_folder` wrote: frozen, in eval mode, on `device`. Arguments and errors as for `vlm.load`."""
-    folder = Path(folder)
+    folder = local_folder(folder)
     processor = load_processor(folder)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = dtype or default_dtype(device)
@@ -81,7 +84,7 @@ def load_folder(
 
 def load_processor(folder: str | Path) -> LlavaProcessor:
     """The processor of a saved VLM, as stock tools load it; `UserError` if there is none."""
-    folder = Path(folder)
+    folder = local_folder(folder)
     if not is_llava(folder):
         raise UserError(f"{folder} is not a VLM: give RUN/vlm of a bridge/train.py run (its config.json says llava)")
     try:
@@ -90,9 +93,27 @@ def load_processor(folder: str | Path) -> LlavaProcessor:
         raise UserError(f"the processor in {folder} cannot be loaded ({error}): copy or train it again") from error
 
 
+def local_folder(name: str | Path) -> Path:
+    """The folder `name`, or the cached snapshot of a hub id (OWNER/NAME), which is fetched if the hub can be reached.
+
+    Raises: UserError if it is a hub id that can be had from neither.
+    """
+    if Path(name).exists() or not HUB_ID.fullmatch(str(name)):
+        return Path(name)
+    return model_folder(str(name), FILES, "give RUN/vlm of a bridge/train.py run")
+
+
 def is_llava(folder: Path) -> bool:
-    """Whether a folder's config.json is that of a LLaVA."""
+    """Whether its config.json says so."""
     return (folder / "config.json").is_file() and read_json(folder / "config.json").get("model_type") == "llava"
+
+
+def content_digest(folder: Path) -> str:
+    """SHA-256 over names and contents of a VLM's files: settings, template and weights, but not its card."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".jinja")):
+        digest.update(f"{path.name} {file_sha256(path)}\n".encode())
+    return digest.hexdigest()
 
 
 def save_connector(model: LlavaForConditionalGeneration, file: str | Path) -> None:

@@ -174,7 +174,7 @@ def load(
     load_in: str | None = None,
     examples: bool = True,
 ) -> VLM:
-    """Read a folder written by `VLM.save`: frozen, in eval mode.
+    """Read a folder written by `VLM.save`, or such a model on the hub by its id: frozen, in eval mode.
 
     dtype: None is `default_dtype` of the device. load_in: "4bit" or "8bit" quantises the LLM with bitsandbytes, which
     then chooses the device. examples: False takes smollm2's worked examples out of its prompts, for a language model

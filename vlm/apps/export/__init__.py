@@ -1,0 +1,105 @@
+"""`vlm export`: a VLM or an encoder for another runtime, loaded again by it and compared before it counts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from vlm.apps.settings import ExportSettings
+from vlm.encoders.hub import HUB_ID
+from vlm.errors import UserError, writing
+from vlm.files import atomic_directory
+from vlm.llava.folder import is_llava, local_folder
+
+ENCODER_FORMATS, VLM_FORMATS = ("hf", "timm"), ("hf", "vipllava")
+
+
+def export(settings: ExportSettings) -> None:
+    """Write OUT, whole or not at all, compare it with what it came from, and push it if asked; say so.
+
+    Raises: UserError if OUT is taken, the format cannot hold the model exactly, or what was written computes something
+    else.
+    """
+    out = Path(settings.out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is not empty: give a new folder, or move it away")
+    if settings.push is not None:
+        check_push(settings.push)
+    elif settings.private:
+        raise UserError("--private is of --push: give --push OWNER/NAME, or leave it out")
+    source = _vlm_folder(settings.folder)
+    known, kind = (ENCODER_FORMATS, "an encoder") if source is None else (VLM_FORMATS, "a VLM")
+    if settings.format not in known:
+        raise UserError(f"{settings.folder} is {kind}: give --format {' or '.join(known)}, not {settings.format}")
+    with writing(out.parent):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_directory(out) as partial:
+        done = _write_encoder(settings, partial) if source is None else _write_vlm(settings, source, partial)
+        for file in partial.iterdir():  # safetensors writes for the owner alone
+            file.chmod(0o644)
+    print(f"exported {out} ({settings.format}): {done}")
+    if settings.push is not None:
+        print(f"pushed to {push(out, settings.push, settings.private)}")
+
+
+def _vlm_folder(name: str) -> Path | None:
+    """The folder of a VLM; None if `name` is of something else."""
+    if Path(name).is_dir():
+        return Path(name) if is_llava(Path(name)) else None
+    if not HUB_ID.fullmatch(name):
+        if name == "blind" or ":" in name:
+            return None  # an encoder's name
+        raise UserError(f"{name} is neither a folder nor a hub id: give RUN/vlm, or RUN/encoder")
+    folder = local_folder(name)
+    return folder if is_llava(folder) else None
+
+
+def _write_vlm(settings: ExportSettings, source: Path, partial: Path) -> str:
+    """Write into `partial` -> what the comparison found."""
+    shown = settings.push or settings.out
+    if settings.format == "vipllava":
+        from vlm.apps.export.vipllava import write_vipllava
+
+        return write_vipllava(source, partial, shown, settings.results)
+    from vlm.apps.export.huggingface import write_hf
+
+    return write_hf(source, partial, shown, settings.results)
+
+
+def _write_encoder(settings: ExportSettings, partial: Path) -> str:
+    if settings.results:
+        raise UserError("--results are of a VLM: leave them out for an encoder")
+    from vlm.apps.export.encoders import write_hf_encoder, write_timm_encoder
+
+    write = write_timm_encoder if settings.format == "timm" else write_hf_encoder
+    return write(settings.folder, partial, settings.push or settings.out)
+
+
+def check_push(repository: str) -> None:
+    """Raise a UserError, before any work, if nothing could be pushed to `repository`."""
+    from huggingface_hub import get_token
+
+    if not HUB_ID.fullmatch(repository):
+        raise UserError(f"--push {repository}: give OWNER/NAME")
+    if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):
+        raise UserError("--push needs the hub, but HF_HUB_OFFLINE is set: unset it")
+    if get_token() is None:
+        raise UserError("--push needs an account on the hub: run `hf auth login`, or set HF_TOKEN")
+
+
+def push(folder: Path, repository: str, private: bool) -> str:
+    """Upload `folder` as one commit, into a repository that is made if there is none; returns its address.
+
+    Raises: UserError if the hub refuses or cannot be reached; `folder` stays as it is.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        address = api.create_repo(repository, private=private or None, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload by vlm export")
+    except Exception as error:  # which classes a lost connection has depends on the version of the hub's client
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        again = f"`hf upload {repository} {folder}` tries again"
+        raise UserError(f"{repository} was not pushed ({reason}); {folder} is written: {again}") from error
+    return str(address)
