@@ -122,7 +122,9 @@ class PretrainConfig:
     caption_column: str | None = _data(
         None, help="column or suffix of the captions, or a field as json:caption [the usual names]"
     )
-    bad_ratio: float = _data(0.05, help="largest share of samples that may be unusable", least=0, most=1, free=True)
+    bad_ratio: float = _data(
+        0.05, help="largest share of samples that may be unusable; 0: none", least=0, most=1, free=True
+    )
     workers: int = _data(4, help="loader processes of each rank", least=0, free=True)
 
     tracker: str = _record("auto", help="auto: RUN/tensorboard if TensorBoard is installed", choices=TRACKERS)

@@ -137,6 +137,10 @@ def _folder(folder: Path) -> Found:
     for kind in TABLES[:3]:
         if tables := [path for path in by_kind.get(kind, ()) if path.parent == folder]:
             return _for_training(folder, kind, tables, by_kind)
+    # In the hub's layout pictures may lie beside the tables, as a figure of README.md; or a table below names images.
+    for kind in (".parquet", ".arrow") if images else ():
+        if tables := [path for path in by_kind.get(kind, ()) if not path.with_suffix("").is_dir()]:
+            return _for_training(folder, kind, tables, by_kind)
     if images:
         return Found(IMAGES, [folder], folder, names=names)
     if by_kind.keys() & {".parquet", ".arrow", ".csv", ".jsonl", ".json", ".zip"}:
@@ -164,8 +168,8 @@ def walk(folder: Path) -> Iterator[str]:
 
 
 def _for_training(folder: Path, kind: str, paths: list[Path], by_kind: dict[str, list[Path]]) -> Found:
-    """Of these files those named train-*, or in the folder `train`, if there are any; else all."""
-    named = [path for path in paths if path.parent == folder and path.name.startswith("train-")]
+    """Of these files those named train-*, here or in `data`, or in the folder `train`, if there are any; else all."""
+    named = [path for path in paths if path.parent in (folder, folder / "data") and path.name.startswith("train-")]
     within = [path for path in paths if path.relative_to(folder).parts[0] == "train"]
     chosen = named or within or paths
     notices = _left_out(folder, by_kind, tuple(other for other in SHARDS if other != kind))

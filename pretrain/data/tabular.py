@@ -55,6 +55,8 @@ def _open_file(path: Path) -> Any:
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
         header = file.readline()
     separator = "\t" if suffix == ".tsv" or "\t" in header else ","  # open_clip's .csv has tabs
+    if "," not in header and separator == "," and ";" in header:  # as spreadsheets write it where 1/2 is 0,5
+        separator = ";"
     columns = next(csv.reader([header], delimiter=separator), [])
     if len(set(columns)) < len(columns):
         raise UserError(f"{path} names a column twice in its first line: {', '.join(columns)}")

@@ -22,8 +22,9 @@ def picture_paths(text: str) -> list[str]:
     A line that names a file as it stands, spaces and all, is this one path; else it is split as a shell does.
     """
     text = text.strip()
-    if _exists(text):
-        return [text]
+    for whole in (text, _local(text)):
+        if _exists(whole):
+            return [whole]
     try:
         parts = [_local(part) for part in shlex.split(text)]
     except ValueError:  # a quote that is not closed, as in it's.jpg

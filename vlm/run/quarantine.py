@@ -12,7 +12,7 @@ from vlm.errors import UserError
 from vlm.files import append_jsonl, read_jsonl
 
 JUDGED_SAMPLES = 10_000  # the share of bad samples is that among so many last ones
-FEWEST_BAD = 20  # bad samples that a judgement needs
+FEWEST_BAD = 20  # bad samples that a judgement needs; a limit of 0 needs one
 
 
 class Quarantine:
@@ -42,7 +42,7 @@ class Quarantine:
 
 
 class Limit:
-    """Stops the run when more than `ratio` of the last 10,000 samples, and at least 20 of them, were bad."""
+    """Stops the run when more than `ratio` of the last 10,000 samples, and at least 20 of them, were bad; at 0, one."""
 
     def __init__(self, ratio: float, of: str = "the last {} samples drawn"):
         """of: what is judged, with {} for its number."""
@@ -69,10 +69,10 @@ class Limit:
 def refuse_above(ratio: float, seen: int, reasons: Counter, of: str) -> None:
     """Judge `seen` samples by the reasons against the bad ones among them; `of` names them, with {} for their number.
 
-    Raises: UserError if more than `ratio` of them, and at least 20, are bad.
+    Raises: UserError if more than `ratio` of them, and at least 20, are bad; if `ratio` is 0, one is enough.
     """
     bad = reasons.total()
-    if bad >= FEWEST_BAD and bad > ratio * seen:
+    if bad >= (FEWEST_BAD if ratio else 1) and bad > ratio * seen:
         words = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common() if count)
         raise UserError(
             f"{bad} of {of.format(f'{seen:,}')} ({bad / seen:.1%}, limit {ratio:.1%}) cannot be used: {words}; "

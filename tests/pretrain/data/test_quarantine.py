@@ -11,7 +11,6 @@ from tiny.tars import pair, write_tar
 from pretrain.data.batches import CaptionBatches
 from pretrain.data.source import open_captions
 from vlm.errors import UserError
-from vlm.files import read_jsonl
 from vlm.run.quarantine import Limit
 
 pytestmark = pytest.mark.usefixtures("own_caches")
@@ -89,7 +88,7 @@ def shards(tmp_path):
 
 
 def read(path):
-    return list(read_jsonl(path, complete=True))
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 def run(shards, out, rank=0, world_size=1, start=0, stop=8, **options):
@@ -233,3 +232,10 @@ def test_the_limit_is_over_the_last_ten_thousand():
         late.check(100, bad(100, "not an image"))
     with pytest.raises(UserError, match=r"501 of the last 10,000 .* used: 500 x not an image, 1 x damaged image; see"):
         late.check(100, bad(1))
+
+
+def test_a_limit_of_zero_stops_at_the_first_bad_sample():
+    Limit(0.05).check(8, [{"reason": "no caption"}])
+    Limit(0).check(8, [])
+    with pytest.raises(UserError, match=r"1 of the last 8 samples drawn \(12\.5%, limit 0\.0%\)"):
+        Limit(0).check(8, [{"reason": "no caption"}])

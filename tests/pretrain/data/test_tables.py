@@ -87,6 +87,12 @@ def test_text_tables_keep_every_caption_as_it_is(tmp_path):
     assert [open_captions(tmp_path / "a.csv").caption(n) for n in range(4)] == [c.encode() for c in captions]
 
 
+def test_semicolons_between_columns(tmp_path):
+    images(tmp_path / "imgs")
+    write_text(tmp_path / "table.csv", records(caption="caption"), ";")
+    assert numbers(open_captions(tmp_path / "table.csv")) == [(n, n) for n in range(10)]
+
+
 def test_a_missing_image_costs_its_row_and_is_named(tmp_path):
     images(tmp_path / "imgs", 9)
     write_parquet(tmp_path / "a.parquet", records())

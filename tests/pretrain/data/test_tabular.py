@@ -55,6 +55,17 @@ def parquet_folder(folder):
     return folder
 
 
+def with_figure(folder):
+    """As a hub repository is cloned: train and test in data/, and a picture for the README."""
+    folder.mkdir()
+    (folder / "figure.png").write_bytes(numbered(99))
+    parquet_folder(folder / "data")
+    for path in sorted((folder / "data").iterdir()):
+        path.rename(path.with_name(f"train-{path.name}"))
+    write_parquet(folder / "data/test-0.parquet", struct([numbered(99)]), ["row 99"])
+    return folder
+
+
 SOURCES = {
     "parquet folder": parquet_folder,
     "parquet glob": lambda folder: f"{parquet_folder(folder)}/*.parquet",
@@ -62,6 +73,7 @@ SOURCES = {
     "saved splits": lambda folder: saved(folder, "train"),
     "Arrow files": lambda folder: f"{saved(folder)}/*.arrow",
     "hub layout": lambda folder: (folder.mkdir(), parquet_folder(folder / "data"), folder)[2],
+    "hub layout with a figure": lambda folder: with_figure(folder),
 }
 
 

@@ -29,6 +29,7 @@ def home(tmp_path, monkeypatch):
         ("~/my dog.png", ["HOME/my dog.png"]),
         ("~/a.png", ["HOME/a.png"]),
         ("file://HOME/my%20dog.png", ["HOME/my dog.png"]),
+        ("file://HOME/my dog.png", ["HOME/my dog.png"]),
         ("file://localhostHOME/a.png", ["HOME/a.png"]),
         ("file://HOME/50%2520.png", ["HOME/50%20.png"]),
         ("50%20.png", ["50%20.png"]),
