@@ -10,6 +10,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 
 from vlm.run.colours import COLOURS
 
+BUCKETS = 500  # of a long run's points
+
 
 def curves(
     records: Sequence[Mapping],
@@ -60,8 +62,20 @@ def _line(axes: Axes, points: list[tuple[int, float]], window: int, colour: str,
     first = np.maximum(last - window, 0)
     means = (sums[last] - sums[first]) / (last - first)
     if window > 1:
-        axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.7)
-    axes.plot(steps, means, color=colour, linewidth=1.5, label=label)
+        axes.plot(*_thinned(steps, values), color=colour, alpha=0.25, linewidth=0.7)
+    axes.plot(*_thinned(steps, means.tolist()), color=colour, linewidth=1.5, label=label)
+
+
+def _thinned(steps: Sequence[int], values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Of more points than a panel can show, the lowest and the highest of each of `BUCKETS` neighbourhoods."""
+    places = np.arange(len(values))
+    if len(values) > 4 * BUCKETS:
+        parts = np.array_split(np.asarray(values, dtype=float), BUCKETS)
+        starts = np.cumsum([0, *(len(part) for part in parts[:-1])])
+        lowest = starts + [part.argmin() for part in parts]
+        highest = starts + [part.argmax() for part in parts]
+        places = np.unique([0, *lowest, *highest, len(values) - 1])  # the ends stay as well
+    return np.asarray(steps)[places], np.asarray(values)[places]
 
 
 def style(axes: Axes, title: str, below: str) -> None:
