@@ -6,6 +6,7 @@ results.png. Under torchrun or `accelerate launch` the processes share the quest
 """
 
 import sys
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def evaluate(team: Team) -> None:
     # torch and transformers take seconds to import: what was given is judged before.
     from transformers.utils.logging import disable_progress_bar
 
-    from bridge.evaluation.answering import Asker, answer, check_questions
+    from bridge.evaluation.answering import Asker, answer
     from vlm.llava.model import load
     from vlm.llms.precision import chosen_device, chosen_dtype
     from vlm.run.folder import locked
@@ -53,7 +54,6 @@ def evaluate(team: Team) -> None:
     with locked(out):
         predictions = None if config.overwrite else open_predictions(out, benchmarks, origin, team)
         vlm = team.all(lambda: load(folder, device, dtype, config.load_in))
-        team.all(lambda: check_questions(vlm, benchmarks))
         if predictions is None:  # --overwrite gives no answers up for a model that cannot be loaded
             predictions = open_predictions(out, benchmarks, origin, team, anew=True)
         entries = {}
@@ -83,11 +83,11 @@ def _score(benchmark: Benchmark, answers: dict[str, str], outcome: dict, mode: s
     """Score the answers and write the benchmark's own files. Returns its entry of results.json."""
     title = TITLES[benchmark.name]
     if not answers:
-        reason = next(iter(outcome["bad_images"].values()))
+        reason = next(iter([*outcome["bad_images"].values(), *outcome["bad_questions"].values()]))
         raise UserError(f"{title}: not one question could be answered, the first because of {reason}")
     if lost := len(benchmark.examples) - len(answers):
         print(
-            f"warning: {title} is partial: {len(outcome['bad_images'])} images could not be read, "
+            f"warning: {title} is partial: {_what_was_lost(outcome)}, "
             f"{lost} of {len(benchmark.examples)} questions count as wrong; listed in {out / 'results.json'}",
             file=sys.stderr,
         )
@@ -111,6 +111,18 @@ def _score(benchmark: Benchmark, answers: dict[str, str], outcome: dict, mode: s
         **({"accuracy_and_f1": results.pope_headline(scores)} if benchmark.name == "pope" else {}),
         "scores": scores,
     }
+
+
+def _what_was_lost(outcome: dict) -> str:
+    """{"bad_images": {}, "bad_questions": {"7": "empty text"}} -> "1 questions cannot be asked (1 x empty text)" """
+    words = []
+    if images := len(outcome["bad_images"]):
+        words.append(f"{images} images could not be read")
+    if outcome["bad_questions"]:
+        reasons = Counter(outcome["bad_questions"].values()).most_common()
+        kinds = ", ".join(f"{count} x {reason}" for reason, count in reasons)
+        words.append(f"{len(outcome['bad_questions'])} questions cannot be asked ({kinds})")
+    return ", ".join(words)
 
 
 def _report(head: dict, out: Path, entries: dict[str, dict]) -> dict:

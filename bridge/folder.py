@@ -21,7 +21,7 @@ from bridge.data.mixture import Mixture
 from bridge.data.pictures import Picture, picture_bytes
 from bridge.data.stored import Stored
 from bridge.gradients import Sums
-from vlm.distributed import is_main, rank
+from vlm.distributed import all_items, is_main, on_main
 from vlm.errors import UserError
 from vlm.files import append_jsonl, read_json, read_jsonl, write_json
 from vlm.llava.model import VLM
@@ -98,8 +98,18 @@ class RunFolder:
             refuse_above(self.config.bad_ratio, total, reasons, "the {} questions")
 
     def note(self, mixture: Mixture, bad: Mapping[int, str]) -> None:
-        """List what this rank met while training without a feature cache: its questions are left out of their step."""
-        Quarantine(self.folder / QUARANTINE, rank()).add(records_of(mixture, bad))
+        """List what was met while training without a feature cache, and left out of its step; collective.
+
+        bad: question -> why, of this rank. Raises: UserError if all that is listed is too much for --bad-ratio.
+        """
+        records = all_items(records_of(mixture, bad))
+        on_main(lambda: self._list_and_judge(mixture, records))
+
+    def _list_and_judge(self, mixture: Mixture, records: Iterable[dict]) -> None:
+        quarantine = Quarantine(self.folder / QUARANTINE, 0)
+        quarantine.add(records)
+        total = len(mixture.examples) + len(mixture.bad)
+        refuse_above(self.config.bad_ratio, total, quarantine.reasons(), "the {} questions")
 
     def save(self, step: int) -> None:
         """Commit the checkpoint of `step`; collective. `UserError` if the disk refuses: the last one is untouched."""
@@ -162,7 +172,14 @@ def images_content(mixture: Mixture) -> str:
     for questions in mixture.sets():
         spread = questions[:: max(1, len(questions) // SET_IMAGES)]
         chosen += [image for index in spread[:SET_IMAGES] for image in mixture.examples[index].images[:1]]
-    return _digest(hashlib.sha256(picture_bytes(image)).hexdigest() for image in chosen)
+    return _digest(map(_picture_digest, chosen))
+
+
+def _picture_digest(picture: Picture) -> str:
+    try:
+        return hashlib.sha256(picture_bytes(picture)).hexdigest()
+    except UserError:
+        return "unreadable"  # its questions are left out when features are computed
 
 
 def _question_texts(mixture: Mixture, votes: bool) -> Iterator[str]:

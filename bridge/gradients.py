@@ -32,6 +32,7 @@ class Sums:
     answer_tokens: int
     tokens: int
     questions: int
+    bad: int  # questions that were left out
     stop: bool
 
 
@@ -55,15 +56,15 @@ def backward(trainee: Trainee, data: StepData, constant: Constant, stop: bool) -
                 batch_loss.backward()  # adds to what the micro-batches before have left in `grad`
             loss += batch_loss.item()
             answers += len(batch.rows.labels)
-    counts = torch.tensor([loss, answers, data.tokens, data.questions, stop], dtype=torch.float64)
-    loss, answers, tokens, questions, stopping = all_sum(counts.to(device)).tolist()
+    counts = torch.tensor([loss, answers, data.tokens, data.questions, len(data.bad), stop], dtype=torch.float64)
+    loss, answers, tokens, questions, bad, stopping = all_sum(counts.to(device)).tolist()
     # The gradients are added as one vector: one exchange between the ranks in place of one a weight. A rank without a
     # share of the step has no gradient, and takes part with zeros.
     own = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
     mean = all_sum(torch.cat([gradient.flatten() for gradient in own])) / max(1, answers)  # [elements of all weights]
     for weight, gradient in zip(weights, mean.split([weight.numel() for weight in weights])):
         weight.grad = gradient.view_as(weight)
-    return Sums(loss / max(1, answers), int(answers), int(tokens), int(questions), stopping > 0)
+    return Sums(loss / max(1, answers), int(answers), int(tokens), int(questions), int(bad), stopping > 0)
 
 
 def update(

@@ -65,7 +65,7 @@ def loop(run: RunFolder, trainee: Trainee, questions: Questions, features: Featu
             sums = backward(trainee, data, constant, stop=bool(terminated))
             norm = update(trainee.weights.values(), run.optimizer, sums.loss, config.clip)
 
-            if data.bad:
+            if sums.bad:  # on any rank
                 run.note(questions.mixture, data.bad)
 
             # 2. A step without a finite gradient moves nothing; too many in a row end the run.
@@ -103,7 +103,7 @@ def train(config: BridgeConfig, mixture: Mixture) -> None:
         questions = Questions(mixture, vlm.prompts, config)
         steps = scheduled_steps(config, mixture, vlm.prompts.slots)
         bad = questions.check({index for step in steps for index in indices(step)})
-        steps = left_out(steps, bad.keys())
+        steps = left_out(steps, bad)
 
         run = RunFolder(config, trainee.weights, content)
         start = run.resume()
@@ -114,7 +114,7 @@ def train(config: BridgeConfig, mixture: Mixture) -> None:
             ahead = (row for step in steps[start:] for row in step)
             unreadable = cache.fill(image for row in ahead for image in mixture.examples[row.examples[0]].images)
             bad |= questions_about(mixture, steps, unreadable | (run.listed_images() if start else {}))
-            steps = left_out(steps, bad.keys())
+            steps = left_out(steps, bad)
         on_main(lambda: run.quarantine(mixture, bad, start))
         loop(run, trainee, questions, features, steps, start)
         on_main(lambda: save_result(vlm, trainee, config, run.folder))

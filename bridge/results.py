@@ -17,7 +17,7 @@ from vlm.run.settings import parse, setting
 F1 = "pope_f1"  # POPE's mean F1 over its categories, which papers quote; not in the mean of the benchmarks
 COLUMNS = {**TITLES, F1: "POPE F1", "mean": "mean"}
 EXAMPLES = """examples:
-  python bridge/results.py pretrained=runs/bridge/eval random=runs/random/eval --out runs
+  python bridge/results.py pretrained=runs/bridge-qwen/eval random=runs/random/eval --out runs
   python bridge/results.py pretrained=A/eval random=B/eval blind=C/eval oracle=A/oracle --out runs"""
 LEGEND = {"random": "random: the same ViT, untrained", "blind": "blind: a ViT that cannot see"}
 _COLOURS = ("#1f6f8b", "#e0a458", "#8d99ae", "#7a5c8e", "#5b8e5b", "#b5524c")

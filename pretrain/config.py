@@ -128,6 +128,7 @@ class PretrainConfig:
     tracker: str = _record("auto", help="auto: RUN/tensorboard if TensorBoard is installed", choices=TRACKERS)
     log_every: int = _record(10, help="steps between two readings of the metrics", least=1)
     save_every: int = _record(2000, help="steps between two checkpoints", least=1)
+    export_every: int = _record(0, help="steps between two encoders in RUN/encoders/, all kept (0: none)", least=0)
     probe_every: int = _record(0, help="steps between two probes of retrieval and rank (0: none)", least=0)
     probe_data: str | None = _record(None, help="captions held out for the probes; 256 usable pairs are read")
 

@@ -85,7 +85,9 @@ def train(config: PretrainConfig) -> None:
             bad_ratio=config.bad_ratio,
         )
         loop(engine, batches, Recorder(run, config, start), Watch(model.encoder, config), kept, config)
-        export(model, run)
+        export(model, run / "encoder")
+        if is_main():
+            print(f"encoder written to {run / 'encoder'}; next: {bridge_command(run)}", flush=True)
 
 
 def bridge_command(run: Path) -> str:
@@ -127,6 +129,8 @@ def loop(
             if stop or last or (step + 1) % config.save_every == 0:
                 recorder.flush()  # before: a step that a checkpoint holds is not recorded again
                 checkpoints.save(engine, kept, step + 1)
+            if config.export_every and (step + 1) % config.export_every == 0:
+                export(model, kept.run / "encoders" / f"step_{step + 1}")
             if stop:
                 leave(step + 1, recorder.bar)
 
@@ -137,11 +141,10 @@ def _to_device(images: torch.Tensor | list[torch.Tensor], target: torch.device) 
     return [crops.to(target, non_blocking=True) for crops in images]
 
 
-def export(model: Pretrainer, run: Path) -> None:
-    """Write RUN/encoder from the trained weights, gathered from the ranks that ZeRO-3 spread them over; collective."""
+def export(model: Pretrainer, folder: Path) -> None:
+    """Write the encoder as it is now, its weights gathered from the ranks that ZeRO-3 spread them over; collective."""
     with gathered(list(model.parameters())):
         if is_main():
             scalars: dict[str, Any] = model.logits.values() if model.logits else {}
-            model.encoder.with_config(**scalars).save(run / "encoder")
-            print(f"encoder written to {run / 'encoder'}; next: {bridge_command(run)}", flush=True)
+            model.encoder.with_config(**scalars).save(folder)
     barrier()

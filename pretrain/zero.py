@@ -5,11 +5,13 @@ import os
 import socket
 import sys
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import deepspeed
 import torch
 from deepspeed.accelerator import get_accelerator
+from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
 from pretrain.config import REDUCE_BUCKET_SIZE, PretrainConfig
 from vlm.errors import UserError
@@ -94,3 +96,13 @@ def update(engine: Engine, clip: float) -> torch.Tensor:
 def gathered(parameters: list[torch.nn.Parameter]) -> AbstractContextManager:
     """A context in which parameters that ZeRO-3 spread over ranks are whole; free in the other stages."""
     return deepspeed.zero.GatheredParameters(parameters, modifier_rank=None)
+
+
+def checkpoint_weights(folder: Path, stage: int) -> dict[str, torch.Tensor]:
+    """The module's state, fp32, from a verified checkpoint folder that a run of ZeRO `stage` wrote.
+
+    Only tensors are unpickled, but for ZeRO-3, whose parts DeepSpeed itself puts together.
+    """
+    if stage == 3:
+        return dict(get_fp32_state_dict_from_zero_checkpoint(str(folder.parent), tag=folder.name) or {})
+    return torch.load(folder / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=True)["module"]

@@ -13,7 +13,7 @@ from vlm.errors import run_command
 
 EXAMPLES = """examples:
   python scripts/bench_evaluate.py      # SmolLM2-135M behind a small random ViT with 196 image tokens
-  python scripts/bench_evaluate.py runs/bridge/vlm --images 4
+  python scripts/bench_evaluate.py runs/bridge-qwen/vlm --images 4
 """
 
 

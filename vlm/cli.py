@@ -12,9 +12,9 @@ from vlm.run.settings import PARSING, add_settings, build, given
 
 EXAMPLES = """\
 examples:
-  vlm chat runs/bridge/vlm --image photo.jpg
+  vlm chat runs/bridge-qwen/vlm --image photo.jpg
   vlm features runs/pretrain/encoder photo.jpg
-  vlm doctor runs/bridge/vlm
+  vlm doctor runs/bridge-qwen/vlm
 more: vlm COMMAND --help"""
 
 CHAT = """\
@@ -23,12 +23,12 @@ Questions may also come from a pipe, one a line. Then each has exactly one line 
 answer or `error: ...`, and the exit code is 1 if any line failed."""
 CHAT_EXAMPLES = """\
 examples:
-  vlm chat runs/bridge/vlm --image photo.jpg --question "What colour is the car?"
-  vlm chat runs/bridge/vlm --image photo.jpg
-  vlm chat runs/bridge/vlm --image before.jpg --image after.jpg
-  vlm chat runs/bridge/vlm --image photo.jpg < questions.txt > answers.txt
-  vlm chat runs/bridge/vlm --image photo.jpg --json --short < questions.txt
-  vlm chat runs/bridge/vlm --image photo.jpg --temperature 0.7 --top-p 0.9 --stats"""
+  vlm chat runs/bridge-qwen/vlm --image photo.jpg --question "What colour is the car?"
+  vlm chat runs/bridge-qwen/vlm --image photo.jpg
+  vlm chat runs/bridge-qwen/vlm --image before.jpg --image after.jpg
+  vlm chat runs/bridge-qwen/vlm --image photo.jpg < questions.txt > answers.txt
+  vlm chat runs/bridge-qwen/vlm --image photo.jpg --json --short < questions.txt
+  vlm chat runs/bridge-qwen/vlm --image photo.jpg --temperature 0.7 --top-p 0.9 --stats"""
 
 FEATURES = """\
 Draw what a model's patch tokens hold, one picture with a column for each image. Under the image as
@@ -39,7 +39,7 @@ FEATURES_EXAMPLES = """\
 examples:
   vlm features runs/pretrain/encoder cat.jpg dog.jpg --out features.png
   vlm features runs/pretrain/encoder cat.jpg --patch 3,5
-  vlm features runs/bridge/vlm cat.jpg dog.jpg --question "What is on the table?"
+  vlm features runs/bridge-qwen/vlm cat.jpg dog.jpg --question "What is on the table?"
   vlm features hf:facebook/dinov2-small cat.jpg --image-size 448"""
 
 DOCTOR = """\
@@ -52,11 +52,11 @@ The exit code is 0 if nothing failed, 1 if something did, and 2 if there is no s
 DOCTOR_EXAMPLES = """\
 examples:
   vlm doctor
-  vlm doctor runs/bridge/vlm
-  vlm doctor runs/bridge/vlm --image photo.jpg --image other.jpg
+  vlm doctor runs/bridge-qwen/vlm
+  vlm doctor runs/bridge-qwen/vlm --image photo.jpg --image other.jpg
   vlm doctor runs/pretrain
   vlm doctor data/captions --json
-  vlm doctor labels runs/bridge/vlm --question "Is it red?" --answer no"""
+  vlm doctor labels runs/bridge-qwen/vlm --question "Is it red?" --answer no"""
 
 
 class _Version(argparse.Action):

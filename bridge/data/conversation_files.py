@@ -57,7 +57,7 @@ def _hub_files(source: str) -> list[Path]:
     return sorted((root / folder).rglob("*.parquet"))
 
 
-def records(file: Path) -> Iterator[tuple[dict[str, Any], list[Any] | None]]:
+def records(file: Path) -> Iterator[tuple[Any, list[Any] | None]]:
     """The records of a file, each with its pictures.
 
     The pictures are None if the record names them itself, as LLaVA's do. Raises: UserError if the file is broken.
@@ -69,11 +69,11 @@ def records(file: Path) -> Iterator[tuple[dict[str, Any], list[Any] | None]]:
             yield record, None
 
 
-def _json_records(file: Path) -> Iterator[dict[str, Any]]:
-    """A list of objects, or an object a line."""
+def _json_records(file: Path) -> Iterator[Any]:
+    """A list of objects, or an object a line; what is none among them is the caller's to refuse."""
     found = read_records(file)
     listed = found if isinstance(found, list) else [found]
-    if not all(isinstance(record, dict) for record in listed):
+    if listed and not any(isinstance(record, dict) for record in listed):
         raise UserError(f"{file} holds no conversations: needed is a JSON list of records, or a record a line")
     yield from listed
 

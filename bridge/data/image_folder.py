@@ -39,8 +39,11 @@ class ImageFolder:
     def find(self, name: str) -> Path:
         """The path of `name`, or of its twin with another image suffix; if there is neither it goes to `missing`."""
         if name not in self._found:
-            path = self.root / name
-            if Path(name).is_absolute() or ".." in Path(name).parts:
+            inner, root = Path(name), self.root.absolute()
+            if inner.is_absolute() and inner.is_relative_to(root):
+                inner = inner.relative_to(root)
+            path = self.root / inner
+            if inner.is_absolute() or ".." in inner.parts:
                 raise UserError(f"image name {name!r} leads out of {self.root}: names must lie inside the image folder")
             folder = path.parent
             if folder not in self._listings:

@@ -8,7 +8,6 @@ scheduled (`left_out`). So the order is the same on every rank, and on resume, w
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -156,8 +155,8 @@ def _nothing_left(bad: Sequence[dict], reasons: Counter) -> str:
     return f"no question can be trained on: {words or 'the files are empty'}; the first: {first}; repair the data"
 
 
-def left_out(steps: Iterable[Step], bad: AbstractSet[int]) -> list[Step]:
-    """The steps without the questions `bad` (indices into the mixture); a step that loses all of them goes."""
+def left_out(steps: Iterable[Step], bad: Mapping[int, str]) -> list[Step]:
+    """The steps without the questions `bad` (index into the mixture -> why); a step that loses all of them goes."""
     if not bad:
         return list(steps)
     kept: list[Step] = []
@@ -166,7 +165,8 @@ def left_out(steps: Iterable[Step], bad: AbstractSet[int]) -> list[Step]:
         if left := tuple(row for row in rows if row.examples):
             kept.append(left)
     if not kept:
-        raise UserError("no question can be trained on, see quarantine.jsonl in --out: repair the data")
+        words = ", ".join(f"{count} x {reason}" for reason, count in Counter(bad.values()).most_common())
+        raise UserError(f"no question can be trained on: {words}; repair the data, or change what stands in its way")
     return kept
 
 

@@ -43,6 +43,10 @@ from vlm.errors import UserError
 FILLED = 0.75  # of the longest row: the least that a row of the same micro-batch holds
 
 
+class TooLong(UserError):
+    """A question or conversation that alone does not fit a row."""
+
+
 @dataclass(frozen=True, slots=True)
 class Conversation:
     """Token ids through an answer and the end of its turn; the first `prompt` ids ask, the rest is learnt."""
@@ -141,7 +145,7 @@ def fill_rows(groups: Sequence[Sequence[Conversation]], constant: Sequence[int],
     """Conversations about the same images, in order, in as few rows of `row_tokens` as fit.
 
     A group, the answers of one conversation, stays in one row. constant: the ids of the constant text.
-    Raises: UserError if a group alone does not fit.
+    Raises: TooLong if a group alone does not fit.
     """
     behind = min(_shared(conversation, constant) for group in groups for conversation in group)
 
@@ -155,7 +159,7 @@ def fill_rows(groups: Sequence[Sequence[Conversation]], constant: Sequence[int],
             # A tree only grows with its conversations: what does not fit now will not with more of them.
             taken = _largest(taken, lambda count, groups=waiting: len(row_of(groups[:count]).ids) <= row_tokens)
             if taken == 0:
-                raise UserError(
+                raise TooLong(
                     f"question {waiting[0][0].question_id} with its images and answers takes "
                     f"{len(row_of(waiting[:1]).ids)} tokens, more than --row-tokens {row_tokens} allows: "
                     "raise --row-tokens or leave the question out"

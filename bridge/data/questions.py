@@ -6,7 +6,7 @@ from dataclasses import replace
 from bridge.config import BridgeConfig
 from bridge.data.example import Dialogue, Example, Sample, with_sampled_answer
 from bridge.data.mixture import Mixture, answer_of
-from bridge.data.packing import Conversation, Row, fill_rows, image_runs
+from bridge.data.packing import Conversation, Row, TooLong, fill_rows, image_runs
 from bridge.data.schedule import ScheduledRow
 from vlm.errors import UserError
 from vlm.llms.prompt import PLACEHOLDER, Prompts, briefly
@@ -27,8 +27,10 @@ class Questions:
         ids, _ = prompts.conversation_ids(briefly("Is it?"), "yes")
         self.constant = () if config.gradient_checkpointing else tuple(ids[: ids.index(self._image_id)])
         self._frame = len(ids)  # what the template and the image take, and a few tokens more
-        longer, _ = prompts.conversation_ids("Is it?", "yes", history=[("Is it?", "yes")])
-        self._turn = len(longer) - len(ids)  # what the template takes for another turn
+        one, _ = prompts.conversation_ids("Is it?", "yes")
+        two, _ = prompts.conversation_ids("Is it?", "yes", history=[("Is it?", "yes")])
+        self._turn = len(two) - len(one)  # what the template takes for another turn, and a few tokens more
+        self._grows = two[: len(one)] == one  # else it writes earlier turns in another way, and a row holds both
 
     def pack(self, scheduled: ScheduledRow) -> list[Row]:
         """Tokenise questions about the same images and pack them into one row; into more if they do not fit one."""
@@ -51,22 +53,25 @@ class Questions:
         return fill_rows(groups, self.constant, self._config.row_tokens)
 
     def check(self, examples: Iterable[int]) -> dict[int, str]:
-        """Tokenise now what might stop the run hours later -> questions whose texts no prompt may hold, and why.
+        """Tokenise now what might stop the run hours later -> questions that no row may hold, and why.
 
         A token has one byte of text at least, so most questions are known to fit without being tokenised.
-        Raises: UserError for a question that is too long for a row.
         """
-        bad: dict[int, str] = {}
-        for index in sorted(examples):
-            sample = self.mixture.examples[index]
-            for version in self._versions(sample):
-                if self._surely_fits(version):
-                    continue
-                if all(map(self._prompts.allows, _texts(version))):
-                    self._rows([version])
-                else:
-                    bad[index] = "control token"
-        return bad
+        problems = ((index, self._problem(self.mixture.examples[index])) for index in sorted(examples))
+        return {index: reason for index, reason in problems if reason}
+
+    def _problem(self, sample: Sample) -> str:
+        """Why a question cannot be trained on, with one of the answers that it may teach; "" if it can."""
+        for version in self._versions(sample):
+            if reason := next(filter(None, map(self._prompts.refusal, _texts(version))), ""):
+                return reason
+            if self._surely_fits(version):
+                continue
+            try:
+                self._rows([version])
+            except TooLong:
+                return f"takes more than --row-tokens {self._config.row_tokens} allows"
+        return ""
 
     def _versions(self, sample: Sample) -> Iterator[Sample]:
         """A question with every answer that some epoch may teach."""
@@ -79,10 +84,12 @@ class Questions:
 
     def _surely_fits(self, sample: Sample) -> bool:
         room = self._config.row_tokens - self._frame + len(self.constant)
-        texts = _texts(sample)
+        size = sum(len(text.encode()) for text in _texts(sample))
         if isinstance(sample, Dialogue):
-            room -= (len(sample.turns) - 1) * self._turn + max(0, len(sample.images) - 1) * self._prompts.slots
-        return sum(len(text.encode()) for text in texts) <= room and all(map(self._prompts.allows, texts))
+            if sample.system or not (self._grows or len(sample.turns) == 1):
+                return False
+            size += (len(sample.turns) - 1) * self._turn + max(0, len(sample.images) - 1) * self._prompts.slots
+        return size <= room
 
     def _conversations(self, sample: Sample) -> Iterator[Conversation]:
         """The token ids of a question, or of each answer of a conversation with all that was said before it."""

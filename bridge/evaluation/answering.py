@@ -16,7 +16,6 @@ from bridge.evaluation.benchmarks import TITLES, Benchmark
 from bridge.evaluation.decode import Decoder, common_prefix, group_prompts
 from bridge.evaluation.predictions import TeamPredictions
 from bridge.evaluation.team import Team, share
-from bridge.scoring.joining import few
 from vlm.errors import UserError
 from vlm.llava.model import VLM
 from vlm.llms.prompt import briefly
@@ -112,11 +111,14 @@ def answer(
 ) -> dict[str, Any]:
     """Answer what `predictions` does not hold yet, appending batch by batch, this process its share; collective.
 
-    Returns how it went: bad_images (image -> why it could not be read), answered_now, seconds, questions_per_s.
+    Returns how it went: bad_images (image -> why it could not be read), bad_questions (id -> why no prompt may hold
+    it), answered_now, seconds, questions_per_s.
     """
-    images = {example.question_id: example.image for example in benchmark.examples}
+    refused = refused_questions(asker.vlm, benchmark)
+    asked = [example for example in benchmark.examples if example.question_id not in refused]
+    images = {example.question_id: example.image for example in asked}
     already = len(predictions.answers)
-    batches = make_batches(benchmark.examples, batch_questions, asker.blind)
+    batches = make_batches(asked, batch_questions, asker.blind)
     # A batch that a kill cut in two is decoded whole again, and processes share out whole batches: in another company
     # an answer could round differently.
     open_batches = [batch for batch in batches if any(unit.all_ids() - predictions.answers.keys() for unit in batch)]
@@ -127,7 +129,7 @@ def answer(
 
     def work() -> None:
         title = TITLES[benchmark.name]
-        with progress(len(benchmark.examples), title, "q", initial=already, show=team.rank == 0) as bar:
+        with progress(len(asked), title, "q", initial=already, show=team.rank == 0) as bar:
             for batch in asker.answers(own):
                 bad_images.update({str(each.unit.image): each.problem for each in batch if each.problem})
                 new = [record for record in _records(batch, images) if record["question_id"] not in predictions.answers]
@@ -143,7 +145,13 @@ def answer(
     found = {image: problem for part in team.gather(bad_images) for image, problem in part.items()}
     in_order = {str(image): found[str(image)] for image in benchmark.images if str(image) in found}
     speed = round(count / seconds, 2) if count else None
-    return {"bad_images": in_order, "answered_now": count, "seconds": round(seconds, 2), "questions_per_s": speed}
+    return {
+        "bad_images": in_order,
+        "bad_questions": refused,
+        "answered_now": count,
+        "seconds": round(seconds, 2),
+        "questions_per_s": speed,
+    }
 
 
 def _records(batch: Sequence[Answered], images: Mapping[str, Picture]) -> Iterator[dict[str, str]]:
@@ -154,11 +162,7 @@ def _records(batch: Sequence[Answered], images: Mapping[str, Picture]) -> Iterat
                 yield {"question_id": key, "image": images[key].name, "question": question, "answer": text}
 
 
-def check_questions(vlm: VLM, benchmarks: Sequence[Benchmark]) -> None:
-    """Raise a UserError that names the questions which no prompt may hold, if there are any."""
-    for benchmark in benchmarks:
-        if bad := [each.question_id for each in benchmark.examples if not vlm.prompts.allows(each.question)]:
-            raise UserError(
-                f"{len(bad)} questions of {TITLES[benchmark.name]} are empty or hold control tokens of this model "
-                f"(question ids {few(bad)}): correct the questions file or leave them out"
-            )
+def refused_questions(vlm: VLM, benchmark: Benchmark) -> dict[str, str]:
+    """The questions that no prompt may hold: question id -> why. They are not asked, and count as wrong."""
+    reasons = ((each.question_id, vlm.prompts.refusal(each.question)) for each in benchmark.examples)
+    return {question_id: reason for question_id, reason in reasons if reason}

@@ -18,6 +18,7 @@ EXAMPLES = """examples:
   python bridge/evaluate.py runs/qwen/vlm --gqa gqa --gqa-split testdev --baseline random=runs/random/eval
   python bridge/evaluate.py runs/qwen --vqav2 vqav2 --vqav2-split test-dev2015      submission file for EvalAI
   python bridge/evaluate.py runs/qwen --pope world/pope --oracle world/captions.json --out runs/qwen/oracle
+  python bridge/evaluate.py runs/qwen --gqa lmms-lab/GQA --pope lmms-lab/POPE         hub ids, fetched once
   torchrun --nproc_per_node 8 bridge/evaluate.py runs/qwen --vqav2 vqav2              eight GPUs share the questions"""
 
 _count = partial(setting, metavar="N", least=1)
@@ -28,9 +29,21 @@ class EvaluateConfig:
     """One evaluation. Paths are strings as given."""
 
     vlm: str = setting(help="folder saved by bridge/train.py, or its RUN", metavar="RUN/vlm", positional=True)
-    gqa: str | None = setting(None, help="folder with {split}_balanced_questions.json and images/", metavar="DIR")
-    vqav2: str | None = setting(None, help="folder with the official files and val2014/", metavar="DIR")
-    pope: str | None = setting(None, help="folder with coco_pope_{category}.json and val2014/", metavar="DIR")
+    gqa: str | None = setting(
+        None,
+        help="folder with {split}_balanced_questions.json and images/, or lmms-lab/GQA, by id or as a folder",
+        metavar="DIR|HUB_ID",
+    )
+    vqav2: str | None = setting(
+        None,
+        help="folder with the official files and val2014/, or lmms-lab/VQAv2, by id or as a folder",
+        metavar="DIR|HUB_ID",
+    )
+    pope: str | None = setting(
+        None,
+        help="folder with coco_pope_{category}.json and val2014/, or lmms-lab/POPE, by id or as a folder",
+        metavar="DIR|HUB_ID",
+    )
     gqa_split: str = setting("testdev", help="train, val, testdev (balanced), or val_all and the like")
     vqav2_split: str | None = setting(
         None, help="val2014, test-dev2015, ...; without annotations: submission file only", default_text="val2014"

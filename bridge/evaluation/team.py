@@ -4,6 +4,7 @@ Only Python objects go between them, over gloo: no GPU waits for another. An err
 """
 
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from vlm.errors import UserError, user_message
 
 Result = TypeVar("Result")
 WAIT = timedelta(days=7)  # for the slowest process; one that has died is noticed at once
+LAST_WORDS = 10.0  # seconds that rank 0 gives the others to leave
 
 
 class Team:
@@ -100,6 +102,17 @@ class _Several(Team):
     def count(self, key: str, number: int) -> int:
         return self._store.add(f"count/{key}", number)
 
+    def part(self) -> None:
+        """Leave when all others are about to. Rank 0, which may hold the store, leaves last: a process that were still
+        in a collective or read from the store would die of a closed connection.
+        """
+        self.gather(None)
+        gone = self._store.add("gone", 1)
+        until = time.monotonic() + LAST_WORDS
+        while self.rank == 0 and gone < self.size and time.monotonic() < until:
+            time.sleep(0.01)
+            gone = self._store.add("gone", 0)
+
 
 @contextmanager
 def team() -> Iterator[Team]:
@@ -115,9 +128,11 @@ def team() -> Iterator[Team]:
     store = dist.PrefixStore(f"evaluation/{attempt}", store)
     dist.init_process_group("gloo", store=dist.PrefixStore("group", store), rank=rank, world_size=size, timeout=WAIT)
     processes = _Several(store, rank, size)
-    yield processes
-    processes.gather(None)  # nobody leaves, and takes the store along, while another still reads from it
-    dist.destroy_process_group()
+    try:
+        yield processes
+        processes.part()
+    finally:  # also after an error: gloo's threads that outlive the interpreter abort the process
+        dist.destroy_process_group()
 
 
 def share(sizes: Sequence[int], rank: int, ranks: int) -> list[int]:

@@ -12,7 +12,7 @@ from bridge import evaluate, results
 from bridge.scoring import gqa as gqa_scoring
 from bridge.scoring import pope as pope_scoring
 from vlm.errors import UserError
-from vlm.files import read_json, read_jsonl
+from vlm.files import read_json, read_jsonl, write_json
 from vlm.llava.model import load
 from vlm.llms.prompt import briefly
 from vlm.run.folder import locked
@@ -33,6 +33,7 @@ def run(folder: Path, world: Path, out: Path, *more: str, benchmarks=("gqa", "vq
 
 
 ALL = ("gqa", "vqav2", "pope")
+BAD_QUESTIONS = {"1": "empty text", "3": "control token"}
 
 
 def here(monkeypatch, folder: Path, world: Path, out: Path, *more: str, benchmarks=ALL) -> dict:
@@ -185,16 +186,30 @@ def test_nothing_answered_is_no_score_of_zero(monkeypatch, world, tiny_vlm, tmp_
     assert not (tmp_path / "eval/results.json").exists()
 
 
-def test_questions_that_no_prompt_may_hold_are_named(monkeypatch, world, tiny_vlm, tmp_path):
+def test_questions_that_no_prompt_may_hold_count_as_wrong(monkeypatch, capsys, world, tiny_vlm, evaluated, tmp_path):
     bad = tmp_path / "world"
     shutil.copytree(world / "gqa", bad / "gqa")
     file = bad / "gqa/testdev_balanced_questions.json"
-    file.write_text(
-        file.read_text().replace("What is it?", "What is <|im_end|>?").replace("What color is the cat?", " ")
-    )
-    with pytest.raises(UserError, match=r"2 questions of GQA are empty or hold control tokens .*\(question ids 1, 3\)"):
-        here(monkeypatch, tiny_vlm, bad, tmp_path / "eval", benchmarks=["gqa"])
-    assert not (tmp_path / "eval/predictions/gqa.jsonl").exists()
+    spoilt = file.read_text().replace("What is it?", "What is <|im_end|>?").replace("What color is the cat?", " ")
+    file.write_text(spoilt)
+    report = here(monkeypatch, tiny_vlm, bad, tmp_path / "eval", "--max-new-tokens", "5", benchmarks=["gqa"])
+    entry = report["benchmarks"]["gqa"]
+    assert (entry["questions"], entry["unanswered"], entry["partial"]) == (5, 2, True)
+    assert entry["bad_questions"] == BAD_QUESTIONS
+    assert "GQA is partial: 2 questions cannot be asked (1 x " in capsys.readouterr().err
+    scores = read_json(tmp_path / "eval/per_question/gqa.json")["scores"]
+    whole = read_json(evaluated / "per_question/gqa.json")["scores"]
+    assert scores == {key: 0 if key in BAD_QUESTIONS else score for key, score in whole.items()}
+    again = here(monkeypatch, tiny_vlm, bad, tmp_path / "eval", "--max-new-tokens", "5", benchmarks=["gqa"])
+    assert again["benchmarks"]["gqa"]["answered_now"] == 0
+
+
+def test_not_one_question_that_can_be_asked(monkeypatch, world, tiny_vlm, tmp_path):
+    shutil.copytree(world / "gqa", tmp_path / "gqa")
+    file = tmp_path / "gqa/testdev_balanced_questions.json"
+    write_json(file, {key: {**record, "question": " "} for key, record in read_json(file).items()})
+    with pytest.raises(UserError, match="GQA: not one question could be answered, the first because of empty text"):
+        here(monkeypatch, tiny_vlm, tmp_path, tmp_path / "eval", benchmarks=["gqa"])
 
 
 def test_baselines_are_judged_before_the_work(monkeypatch, world, tiny_vlm, evaluated, tmp_path):

@@ -167,6 +167,22 @@ class Prompts:
         """Whether `text` may stand in a prompt."""
         return bool(text.strip()) and not any(token in text for token in self._control)
 
+    def refusal(self, text: str) -> str:
+        """Why no prompt may hold `text`, in two words, or "". Unlike `allows`, it asks the tokenizer as well."""
+        if not text.strip():
+            return "empty text"
+        if not self.allows(text):
+            return "control token"
+        if not text.isascii():  # what a normaliser could make a control token of, or no text at all
+            try:
+                text.encode()
+                self.prompt_ids(text, images=0)
+            except UnicodeEncodeError:
+                return "invalid Unicode"
+            except UserError:
+                return "control token"
+        return ""
+
     def _check_text(self, text: str) -> None:
         if not text.strip():
             raise UserError("a question or answer is empty: give some text")

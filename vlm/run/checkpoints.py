@@ -61,6 +61,20 @@ class Checkpoints:
             raise UserError(f"no checkpoint under {self.folder} is whole: give another --out to start anew")
         return None
 
+    def verified(self, step: int | None = None) -> tuple[int, Path]:
+        """The checkpoint of `step`, by default the newest one, whatever its settings: its step and folder.
+
+        Raises: UserError if there is none, or it is damaged.
+        """
+        if not (steps := self.steps()):
+            raise UserError(f"{self.run} holds no checkpoint: give the folder of a run that has saved one")
+        step = steps[-1] if step is None else step
+        if step not in steps:
+            raise UserError(f"{self.run} holds no checkpoint of step {step}: it has {', '.join(map(str, steps))}")
+        if problem := _damage(self.path(step)):
+            raise UserError(f"{self.path(step)} is damaged: {problem}; give another --step ({steps})")
+        return step, self.path(step)
+
     def set_aside(self, step: int) -> None:
         """Rename the damaged checkpoints that are newer than `step`: they no longer count among those kept."""
         for later in self.steps():

@@ -36,6 +36,10 @@ class Quarantine:
                 self.listed.add(_identity(record))
                 append_jsonl(self.path, record)
 
+    def reasons(self) -> Counter:
+        """How many records are listed for each reason."""
+        return Counter(reason for _, _, reason, _ in self.listed)
+
 
 class Limit:
     """Stops the run when more than `ratio` of the last 10,000 samples, and at least 20 of them, were bad."""

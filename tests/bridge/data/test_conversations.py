@@ -160,3 +160,20 @@ def test_what_is_not_there_is_named(tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"question": ["x"]}), tmp_path / "x.parquet")
     with pytest.raises(UserError, match="needs a column texts or conversations, and has question"):
         read_conversations(str(tmp_path / "x.parquet"))
+
+
+def test_what_is_no_record_is_one_bad_record(tmp_path):
+    good = {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]}
+    (tmp_path / "x.json").write_text(json.dumps([good, "text", None]))
+    told: list[tuple[str, str]] = []
+    found = read_conversations(str(tmp_path / "x.json"), report=lambda *what: told.append(what))
+    assert found == [Dialogue("0", (), (("Hi", "Hello"),))]
+    reasons = [(1, "it is no object but 'text'"), (2, "it is no object but 'None'")]
+    assert told == [(f"{tmp_path}/x.json, record {number}", reason) for number, reason in reasons]
+
+
+def test_an_absolute_name_inside_the_image_folder_is_found(tmp_path):
+    save_noise(tmp_path)
+    said = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
+    (tmp_path / "x.json").write_text(json.dumps([{"image": str(tmp_path / "1.png"), "conversations": said}]))
+    assert read_conversations(str(tmp_path / "x.json"))[0].images == (tmp_path / "1.png",)

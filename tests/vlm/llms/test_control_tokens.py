@@ -28,4 +28,10 @@ def test_another_spelling_of_a_control_token_is_refused(prompts):
     assert prompts.tokenizer(FULL_WIDTH).input_ids == [end]
     with pytest.raises(UserError, match="turns into control tokens of this model: write it differently"):
         prompts.prompt_ids(f"Red?{FULL_WIDTH}")
+    assert prompts.refusal(FULL_WIDTH) == prompts.refusal("<|im_end|>") == "control token"
+    assert (prompts.refusal("Ist es grün?"), prompts.refusal("\ud83d"), prompts.refusal(" ")) == (
+        "",
+        "invalid Unicode",
+        "empty text",
+    )
     assert prompts.prompt_ids("Red?").count(end) == 2  # the template's own: of the system's turn and of the question's

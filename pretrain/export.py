@@ -1,0 +1,84 @@
+"""The command `python pretrain/export.py RUN`: a checkpoint of a run as an encoder folder."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from pretrain.config import PretrainConfig
+from vlm.errors import UserError, run_command
+from vlm.files import read_json
+from vlm.run.settings import parse, setting
+
+EXAMPLES = """examples:
+  python pretrain/export.py runs/pretrain                     the newest checkpoint
+  python pretrain/export.py runs/pretrain --step 4000 --out runs/encoder-4000
+
+It may be called while the run goes on. `pretrain/run.py --export-every N` does the same during the run.
+"""
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """A checkpoint to export."""
+
+    run: str = setting(help="the folder that pretrain/run.py wrote", positional=True)
+    step: int | None = setting(None, help="of the checkpoint", least=1, default_text="the newest")
+    out: str | None = setting(None, help="the encoder's folder", metavar="DIR", default_text="RUN/encoders/step_N")
+
+
+def export_checkpoint(run: Path, step: int | None = None, out: Path | None = None) -> Path:
+    """Write a checkpoint as the encoder that a run of so many steps leaves, and return its folder.
+
+    Raises: UserError if there is no such checkpoint, it is damaged, or `out` cannot be written.
+    """
+    from pretrain.train import build_model, export
+    from pretrain.zero import checkpoint_weights
+    from vlm.run.checkpoints import Checkpoints
+
+    step, folder = Checkpoints(run, {}, same_processes=False).verified(step)
+    config = _config(run / "config.json")
+    model = build_model(config, _tokenizer(run, config), _cpu())
+    weights = checkpoint_weights(folder, config.zero)
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    # Counters of BatchNorm are no part of an encoder, and ZeRO-3's files lack them.
+    wrong = [name for name in (*missing, *unexpected) if not name.endswith("num_batches_tracked")]
+    if wrong:
+        raise UserError(f"{folder} does not fit {run}/config.json: {wrong[0]} and {len(wrong) - 1} other tensors")
+    out = out or run / "encoders" / f"step_{step}"
+    export(model, out)
+    return out
+
+
+def _config(file: Path) -> PretrainConfig:
+    """The settings that a run has written."""
+    found = read_json(file)
+    known = {field.name for field in fields(PretrainConfig)}
+    if not isinstance(found, dict) or not set(found) <= known:
+        raise UserError(f"{file} was not written by pretrain/run.py: give the folder of one of its runs")
+    return PretrainConfig(**found)
+
+
+def _tokenizer(run: Path, config: PretrainConfig):
+    """The run's tokenizer; one that was learnt from the captions is learnt again, if no encoder of the run has it."""
+    from pretrain.data.source import open_captions
+    from pretrain.data.tokenizer import load_tokenizer
+    from vlm.encoders.tokens import CaptionTokenizer
+
+    if (saved := run / "encoder" / "tokenizer.json").is_file():
+        return CaptionTokenizer.load(saved)
+    return load_tokenizer(config.tokenizer, open_captions(config.data, config.image_column, config.caption_column))
+
+
+def _cpu():
+    import torch
+
+    return torch.device("cpu")
+
+
+def main() -> None:
+    config = parse(ExportConfig, prog="pretrain/export.py", about=__doc__ or "", examples=EXAMPLES)
+    out = Path(config.out) if config.out else None
+    print(f"encoder written to {export_checkpoint(Path(config.run), config.step, out)}")
+
+
+if __name__ == "__main__":
+    run_command(main)
