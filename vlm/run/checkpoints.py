@@ -71,7 +71,7 @@ class Checkpoints:
         step = steps[-1] if step is None else step
         if step not in steps:
             raise UserError(f"{self.run} holds no checkpoint of step {step}: it has {', '.join(map(str, steps))}")
-        if problem := _damage(self.path(step)):
+        if problem := damage(self.path(step)):
             raise UserError(f"{self.path(step)} is damaged: {problem}; give another --step ({steps})")
         return step, self.path(step)
 
