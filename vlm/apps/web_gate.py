@@ -59,8 +59,8 @@ class Gate:
     """An ASGI application that hands on to `app` what it may have.
 
     names: host names that browsers may use, in lower case. addresses: whether any IP address is one as well, for a
-    server that other machines reach; no site can point at those. max_upload: bytes of a picture. uploads: the folder that
-    they are kept in.
+    server that other machines reach; no site can point at those. max_upload: bytes of a picture. uploads: the folder
+    that they are kept in.
     """
 
     def __init__(self, app: Any, names: Iterable[str], addresses: bool, max_upload: int, uploads: Path):
