@@ -88,7 +88,7 @@ def packed(vlm, rows: list[list[Dialogue]], **changes) -> tuple[list, list[int],
     flat = [dialogue for row in rows for dialogue in row]
     questions = Questions(Mixture.of([flat]), vlm.prompts, config)
     step = tuple(ScheduledRow(0, tuple(flat.index(dialogue) for dialogue in row)) for row in rows)
-    encoder = PatchEncoder(vlm.vision_tower, vlm.processor.image_processor)
+    encoder = PatchEncoder(vlm.model, vlm.processor.image_processor)
     data = step_data(step, questions, encoder, micro_tokens=8192)
     past = prefill(vlm.model, questions.constant)
     logits = [label_logits(vlm.model, batch.rows, batch.features, past) for batch in data.batches]
