@@ -127,7 +127,13 @@ def _chat(values: dict[str, Any]) -> None:
         _quiet(offline=Path(asked.folder).exists())
         from vlm.apps.chat import chat
 
-    if code := chat(asked):
+    try:
+        code = chat(asked)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(130)  # at an ordinary end torch may abort, if the thread that answers is just being stopped
+    if code:
         sys.exit(code)
 
 

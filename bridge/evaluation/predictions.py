@@ -11,7 +11,7 @@ from bridge.evaluation.settings import EvaluateConfig
 from bridge.evaluation.team import Team
 from vlm.errors import UserError, writing
 from vlm.files import file_sha256, read_json, read_jsonl, sync, write_json
-from vlm.llava.folder import content_digest
+from vlm.llava.digest import content_digest
 
 
 class Predictions:

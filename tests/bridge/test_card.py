@@ -1,7 +1,7 @@
 """RUN/vlm/README.md."""
 
 from vlm.apps.card import read_card
-from vlm.llava.folder import content_digest
+from vlm.llava.digest import content_digest
 
 
 def test_a_run_ends_with_a_card_of_its_parts_data_and_settings(whole, training):

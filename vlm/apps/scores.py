@@ -19,7 +19,7 @@ THIS = "this model"
 def with_scores(card: ModelCard, source: str, digest: str) -> ModelCard:
     """`card` with the scores of `source`: a results.json, or the folder of one.
 
-    digest: of the VLM that the card is for, as `vlm.llava.folder.content_digest` gives it.
+    digest: of the VLM that the card is for, as `vlm.llava.digest.content_digest` gives it.
     Raises: UserError if the file was not written by those commands, or is about another model.
     """
     file = Path(source) / "results.json" if Path(source).is_dir() else Path(source)

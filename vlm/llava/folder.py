@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForCon
 from vlm.encoders.hub import HUB_ID, model_folder
 from vlm.encoders.weights import on_disk
 from vlm.errors import UserError, writing
-from vlm.files import atomic_directory, file_sha256, read_json, write_json
+from vlm.files import atomic_directory, read_json, write_json
 from vlm.llava.parity import Fixture, check_parity, stored_fixture
 from vlm.llava.parts import connector, language_model, vision_tower
 from vlm.llms.precision import Device, default_dtype, keep_layout, quantised
@@ -106,14 +106,6 @@ def local_folder(name: str | Path) -> Path:
 def is_llava(folder: Path) -> bool:
     """Whether its config.json says so."""
     return (folder / "config.json").is_file() and read_json(folder / "config.json").get("model_type") == "llava"
-
-
-def content_digest(folder: Path) -> str:
-    """SHA-256 over names and contents of a VLM's files: settings, template and weights, but not its card."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".jinja")):
-        digest.update(f"{path.name} {file_sha256(path)}\n".encode())
-    return digest.hexdigest()
 
 
 def save_connector(model: LlavaForConditionalGeneration, file: str | Path) -> None:

@@ -20,7 +20,7 @@ from vlm.apps.export.comparing import sample_picture as picture
 from vlm.apps.settings import ExportSettings
 from vlm.errors import UserError
 from vlm.files import read_json, write_json
-from vlm.llava.folder import content_digest
+from vlm.llava.digest import content_digest
 from vlm.llava.model import load
 
 

@@ -14,7 +14,7 @@ from vlm.apps.export.comparing import compare, expected
 from vlm.apps.scores import with_scores
 from vlm.errors import writing
 from vlm.files import read_json
-from vlm.llava.folder import content_digest
+from vlm.llava.digest import content_digest
 from vlm.llava.model import load
 from vlm.llms.precision import chosen_device, default_dtype
 
