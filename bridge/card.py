@@ -8,7 +8,7 @@ from pathlib import Path
 from bridge.config import SETS, BridgeConfig
 from vlm.apps.card import make_card, read_card, vlm_use, write_card
 from vlm.apps.licences import Part, card_licence, encoder_part, language_model_part, shown
-from vlm.encoders.hub import HUB_ID
+from vlm.hub import HUB_ID
 from vlm.run.settings import trajectory
 
 

@@ -16,6 +16,7 @@ from vlm.errors import UserError
 from vlm.files import read_json
 from vlm.llms.presets import PRESETS
 from vlm.run.settings import known_of, refuse_changes, trajectory
+from vlm.run.steps import check_resume, committed_steps
 
 BEGINNING = 1 << 20  # bytes of a file that is no safetensors file
 TENSOR_BEGINNING = 1024  # bytes of each tensor: enough to tell two models of the same sizes apart, in no time
@@ -27,12 +28,7 @@ def check_folder(config: BridgeConfig) -> None:
     run = Path(config.out)
     if run.exists() and not run.is_dir():
         raise UserError(f"{run} is a file: give a folder as --out")
-    found = (re.fullmatch(r"step_(\d+)", path.name) for path in run.glob("checkpoints/step_*"))
-    steps = [int(match[1]) for match in found if match]
-    if config.resume == "required" and not steps:
-        raise UserError(f"--resume required, but {run} has no checkpoint: use --resume auto to start one")
-    if config.resume == "never" and steps:
-        raise UserError(f"{run} holds a run at step {max(steps)}: give another --out, or --resume auto to continue it")
+    check_resume(run, config.resume, max(committed_steps(run / "checkpoints"), default=None))
     if not (run / "config.json").exists():
         return
     old, new = read_json(run / "config.json"), trajectory(config)

@@ -7,7 +7,7 @@ from pathlib import Path
 from pretrain.config import PretrainConfig
 from vlm.apps.card import encoder_use, make_card, write_card
 from vlm.apps.licences import shown
-from vlm.encoders.hub import HUB_ID
+from vlm.hub import HUB_ID
 from vlm.run.settings import trajectory
 
 

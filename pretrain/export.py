@@ -1,12 +1,18 @@
 """The command `python pretrain/export.py RUN`: a checkpoint of a run as an encoder folder."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pretrain.config import PretrainConfig
 from vlm.errors import UserError, run_command
 from vlm.files import read_json
 from vlm.run.settings import parse, setting
+
+if TYPE_CHECKING:  # --help must not wait for it
+    from vlm.encoders.tokens import CaptionTokenizer
 
 EXAMPLES = """examples:
   python pretrain/export.py runs/pretrain                     the newest checkpoint
@@ -30,13 +36,17 @@ def export_checkpoint(run: Path, step: int | None = None, out: Path | None = Non
 
     Raises: UserError if there is no such checkpoint, it is damaged, or `out` cannot be written.
     """
+    import torch
+
     from pretrain.train import build_model, export
     from pretrain.zero import checkpoint_weights
     from vlm.run.checkpoints import Checkpoints
 
+    if out is not None:
+        _check_out(out)
     step, folder = Checkpoints(run, {}, same_processes=False).verified(step)
     config = _config(run / "config.json")
-    model = build_model(config, _tokenizer(run, config), _cpu())
+    model = build_model(config, _tokenizer(run, config), torch.device("cpu"))
     weights = checkpoint_weights(folder, config.zero)
     missing, unexpected = model.load_state_dict(weights, strict=False)
     # Counters of BatchNorm are no part of an encoder, and ZeRO-3's files lack them.
@@ -48,6 +58,12 @@ def export_checkpoint(run: Path, step: int | None = None, out: Path | None = Non
     return out
 
 
+def _check_out(out: Path) -> None:
+    """Raise a UserError if `out` holds anything else than an encoder, whose place a new one takes."""
+    if out.exists() and not (out / "vision_encoder.safetensors").is_file() and (out.is_file() or any(out.iterdir())):
+        raise UserError(f"{out} holds something else than an encoder: give another --out, or move it away")
+
+
 def _config(file: Path) -> PretrainConfig:
     """The settings that a run has written."""
     found = read_json(file)
@@ -57,7 +73,7 @@ def _config(file: Path) -> PretrainConfig:
     return PretrainConfig(**found)
 
 
-def _tokenizer(run: Path, config: PretrainConfig):
+def _tokenizer(run: Path, config: PretrainConfig) -> CaptionTokenizer:
     """The run's tokenizer; one that was learnt from the captions is learnt again, if no encoder of the run has it."""
     from pretrain.data.source import open_captions
     from pretrain.data.tokenizer import load_tokenizer
@@ -66,12 +82,6 @@ def _tokenizer(run: Path, config: PretrainConfig):
     if (saved := run / "encoder" / "tokenizer.json").is_file():
         return CaptionTokenizer.load(saved)
     return load_tokenizer(config.tokenizer, open_captions(config.data, config.image_column, config.caption_column))
-
-
-def _cpu():
-    import torch
-
-    return torch.device("cpu")
 
 
 def main() -> None:

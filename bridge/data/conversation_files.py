@@ -8,11 +8,11 @@ from typing import Any
 from bridge.data.pictures import TableImage
 from vlm.errors import UserError
 from vlm.files import read_records
+from vlm.hub import snapshot
 
 KINDS = (".parquet", ".jsonl", ".json")
 ROWS = 1024  # of a row group that are in memory as Python objects at once
 IMAGE_COLUMNS = ("images", "image")
-HUB_ID = "owner/name"
 
 
 def conversation_files(source: str) -> list[Path]:
@@ -43,17 +43,10 @@ def _hub_files(source: str) -> list[Path]:
     """Download the parquet files of a data set into the hub's cache, once."""
     parts = source.split("/")
     if len(parts) not in (2, 3) or source.startswith((".", "/", "~")) or Path(source).suffix in KINDS:
-        raise UserError(f"{source} does not exist: give a file, a folder, a glob or a hub id ({HUB_ID})")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
+        raise UserError(f"{source} does not exist: give a file, a folder, a glob or a hub id (OWNER/NAME)")
     repository, folder = "/".join(parts[:2]), "/".join(parts[2:])
     pattern = f"{folder}/*.parquet" if folder else "*.parquet"
-    try:
-        root = Path(snapshot_download(repository, repo_type="dataset", allow_patterns=pattern))
-    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{source} does not exist here and cannot be had from the hub: {reason}") from None
+    root = snapshot(repository, [pattern], "dataset", "give the path of a file or folder")
     return sorted((root / folder).rglob("*.parquet"))
 
 

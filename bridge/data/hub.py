@@ -20,10 +20,10 @@ from typing import Any
 
 from bridge.data.pictures import Picture, TableImage
 from vlm.errors import UserError
+from vlm.hub import HUB_ID, snapshot
 
 Record = dict[str, Any]
 VQAV2_SPLITS = {"val2014": "validation", "test-dev2015": "testdev", "test2015": "test", "train2014": "train"}
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SHARD = re.compile(r"(?P<split>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.parquet")
 
 
@@ -123,28 +123,14 @@ def find_root(given: str | Path, patterns: Sequence[str]) -> Path | None:
     folder = Path(given).expanduser()
     if folder.is_dir():
         if (folder / "snapshots").is_dir():
-            folder = _snapshot(folder)
+            folder = _cached_snapshot(folder)
         return folder if next(folder.glob("*/*.parquet"), None) or next(folder.glob("*.parquet"), None) else None
-    if not _HUB_ID.fullmatch(str(given)):
+    if not HUB_ID.fullmatch(str(given)):
         return None
-    return _download(str(given), patterns)
+    return snapshot(str(given), patterns, "dataset", "give the path of a folder")
 
 
-def _download(repository: str, patterns: Sequence[str]) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    try:
-        return Path(snapshot_download(repository, repo_type="dataset", allow_patterns=list(patterns)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        reason = str(error).strip().split("\n")[0][:160]
-        raise UserError(
-            f"{repository} is no folder here, and as a data set on the hub it cannot be had ({reason}): "
-            "give the path of a folder, or connect to the hub once"
-        ) from None
-
-
-def _snapshot(repository: Path) -> Path:
+def _cached_snapshot(repository: Path) -> Path:
     """The snapshot that `main` of a repository in the hub cache points to, or else the newest."""
     main = repository / "refs/main"
     if main.is_file() and (found := repository / "snapshots" / main.read_text().strip()).is_dir():

@@ -25,8 +25,7 @@ import torch
 from transformers import DynamicCache, LlavaForConditionalGeneration
 
 from bridge.evaluation.batching import ROW_SIZE
-from bridge.forward import CACHE
-from vlm.llava.parts import language_model
+from vlm.llava.parts import CACHE, language_model
 
 _SHARED, _PADDING = -1, -2  # owners of keys: the prefix, seen by all questions of a row; right padding, seen by none
 

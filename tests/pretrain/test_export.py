@@ -32,6 +32,14 @@ def test_an_encoder_of_a_checkpoint_is_that_of_the_run_at_that_step(captions, tm
     assert contents(tmp_path / "two") == contents(run / "encoders/step_2")
     assert load_encoder(tmp_path / "two").config.vision_width == 16
 
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters/one.txt").write_text("Dear")
+    said = commands.output("pretrain/export.py", run, "--out", tmp_path / "letters", expect=2)
+    assert said.splitlines()[-1] == (
+        f"error: {tmp_path}/letters holds something else than an encoder: give another --out, or move it away"
+    )
+    assert (tmp_path / "letters/one.txt").read_text() == "Dear"
+
     said = commands.output("pretrain/export.py", run, "--step", "3", expect=2)
     assert said.splitlines()[-1] == f"error: {run} holds no checkpoint of step 3: it has 2, 4"
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlm.encoders.hub import HUB_ID
 from vlm.files import read_json
+from vlm.hub import HUB_ID
 from vlm.llms.presets import PRESETS
 
 RELEASED = "cc-by-nc-4.0"  # of the published LeVLJEPA weights

@@ -1,8 +1,16 @@
 """The settings of the `vlm` commands."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from vlm.run.settings import setting
+
+# What several commands ask about the model that they open.
+_device = partial(setting, None, help="cpu, cuda, cuda:1", default_text="cuda if there is one")
+_precision = partial(
+    setting, None, help="of the model", choices=("fp32", "bf16"), default_text="bf16 if the device is fast at it"
+)
+_load_in = partial(setting, None, help="quantise the language model by bitsandbytes", choices=("4bit", "8bit"))
 
 
 @dataclass(frozen=True)
@@ -25,11 +33,9 @@ class ChatSettings:
         None, help="sample from the likeliest tokens that have this probability together", metavar="P", above=0, most=1
     )
     seed: int = setting(0, help="of sampling: the same seed and questions give the same answers", metavar="N", least=0)
-    device: str | None = setting(None, help="cpu, cuda, cuda:1", default_text="cuda if there is one")
-    precision: str | None = setting(
-        None, help="of the model", choices=("fp32", "bf16"), default_text="bf16 if the device is fast at it"
-    )
-    load_in: str | None = setting(None, help="quantise the language model by bitsandbytes", choices=("4bit", "8bit"))
+    device: str | None = _device()
+    precision: str | None = _precision()
+    load_in: str | None = _load_in()
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ class FeaturesSettings:
     image_size: int | None = setting(
         None, help="of an encoder: read the images at another size", metavar="PIXELS", least=8
     )
-    device: str | None = setting(None, help="cpu, cuda, cuda:1", default_text="cuda if there is one")
+    device: str | None = _device()
 
 
 @dataclass(frozen=True)
@@ -75,11 +81,9 @@ class WebSettings:
     )
     max_upload: float = setting(20, help="largest picture, in megabytes", metavar="MB", above=0, most=1000)
     max_new_tokens: int = setting(128, help="longest answer", metavar="N", least=1)
-    device: str | None = setting(None, help="cpu, cuda, cuda:1", default_text="cuda if there is one")
-    precision: str | None = setting(
-        None, help="of the model", choices=("fp32", "bf16"), default_text="bf16 if the device is fast at it"
-    )
-    load_in: str | None = setting(None, help="quantise the language model by bitsandbytes", choices=("4bit", "8bit"))
+    device: str | None = _device()
+    precision: str | None = _precision()
+    load_in: str | None = _load_in()
 
 
 @dataclass(frozen=True)

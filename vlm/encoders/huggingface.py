@@ -14,12 +14,12 @@ from transformers.utils import logging
 
 from vlm.encoders.base import VisionEncoder
 from vlm.encoders.config import PixelConfig
-from vlm.encoders.hub import model_folder
 from vlm.encoders.hub_pixels import read_pixels
 from vlm.encoders.stock import filled
 from vlm.encoders.text import TextTower
 from vlm.errors import UserError
 from vlm.files import read_json
+from vlm.hub import model_folder
 
 SMALL_FILES = ["*.json", "*.txt", "*.model"]  # config, processor and tokenizer
 WEIGHT_FILES = ["*.safetensors", "*.safetensors.index.json"]

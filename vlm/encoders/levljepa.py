@@ -23,12 +23,12 @@ from transformers import GPT2Config, GPT2Model
 from vlm.distributed import is_main
 from vlm.encoders.base import VisionEncoder
 from vlm.encoders.config import EncoderConfig
-from vlm.encoders.hub import model_folder
 from vlm.encoders.timm_vit import resized_positions, timm_layer_tokens
 from vlm.encoders.tokens import CaptionTokenizer
 from vlm.encoders.weights import load_exactly, on_disk, read_weights
 from vlm.errors import UserError
 from vlm.files import atomic_directory, read_json, write_json
+from vlm.hub import model_folder
 
 WEIGHTS = ("vision_encoder.safetensors", "text_encoder.safetensors")
 FILES = (*WEIGHTS, "config.json", "tokenizer.json")

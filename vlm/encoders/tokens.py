@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from vlm.encoders.hub import model_folder
 from vlm.errors import UserError
+from vlm.hub import model_folder
 
 END = "<|endoftext|>"
 CONTEXT = 77  # tokens of a caption at most, the end of text included, as in CLIP

@@ -8,7 +8,6 @@ A checkpoint is written as `step_N.tmp` and renamed when everything is on the di
 unless something damages it later, which its hashes then show.
 """
 
-import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from vlm.distributed import all_items, barrier, is_main, world_size
 from vlm.errors import UserError, writing
 from vlm.files import file_sha256, read_json, sync, write_json
 from vlm.run.settings import refuse_changes
+from vlm.run.steps import committed_steps
 
 KEEP = 2  # checkpoints
 
@@ -133,12 +133,6 @@ class Checkpoints:
         sync(self.folder)
         for old in self.steps()[:-KEEP]:
             shutil.rmtree(self.path(old))
-
-
-def committed_steps(folder: Path) -> list[int]:
-    """Steps of the checkpoints in a run's folder `checkpoints`, oldest first, ordered by number."""
-    names = (re.fullmatch(r"step_(\d+)", path.name) for path in folder.glob("step_*"))
-    return sorted(int(match[1]) for match in names if match)
 
 
 def damage(folder: Path) -> str | None:

@@ -7,6 +7,7 @@ from vlm.distributed import on_main
 from vlm.errors import UserError
 from vlm.files import read_jsonl
 from vlm.run.checkpoints import Checkpoints
+from vlm.run.steps import check_resume
 
 
 def starting_step(
@@ -21,10 +22,7 @@ def starting_step(
 
     def choose() -> int | None:
         run, step = checkpoints.run, checkpoints.newest()
-        if resume == "never" and step is not None:
-            raise UserError(f"{run} holds a run at step {step}: give another --out, or --resume auto to continue it")
-        if resume == "required" and step is None:
-            raise UserError(f"--resume required, but {run} has no checkpoint: use --resume auto to start one")
+        check_resume(run, resume, step)
         if step is None:
             _start_anew(run, resume, result, worthless)
         else:

@@ -99,7 +99,7 @@ def test_what_is_missing_is_one_line(benchmark_files, tmp_path, break_it, messag
 def test_an_id_that_is_not_in_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="lmms-lab/NoSuch is no folder here"):
+    with pytest.raises(UserError, match="lmms-lab/NoSuch is no folder, is not in the local Hugging Face cache"):
         official.pope("lmms-lab/NoSuch", "random")
 
 

@@ -1,11 +1,19 @@
-"""Runs the `vlm` command in this process."""
+"""Runs the `vlm` command in this process, and serves the page of `vlm web` from another."""
 
 import io
+import re
+import signal
+import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from commands import ROOT
+from tiny import pictures
 
 from vlm import cli
+from vlm.files import write_json
 
 
 @pytest.fixture(scope="module")
@@ -34,3 +42,37 @@ def run(monkeypatch, capsys):
         return code, *capsys.readouterr()
 
     return command
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """A world of three pictures with two questions each."""
+    root = tmp_path_factory.mktemp("web") / "world"
+    (root / "gqa/images").mkdir(parents=True)
+    questions = {}
+    for number in range(3):
+        pictures.noise(60, 40, number).save(root / f"gqa/images/{number}.jpg")
+        for kind in "ab":
+            questions[f"{number}{kind}"] = {"imageId": str(number), "question": f"{kind}{number}?"}
+    write_json(root / "gqa/testdev_balanced_questions.json", questions)
+    return root
+
+
+@pytest.fixture(scope="module")
+def page(tiny_vlm, world) -> Iterator[str]:
+    """The address of a served page; afterwards the server is stopped as a user does it."""
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "vlm.cli", "web", str(tiny_vlm), "--port", "0", "--world", str(world)),
+            *("--max-upload", "0.1", "--max-new-tokens", "24"),
+        ],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    found = re.search(r"the page is at (http://127\.0\.0\.1:\d+) \(Ctrl-C stops\)", line)
+    assert found, line + process.stdout.read()
+    yield found[1]
+    process.send_signal(signal.SIGINT)
+    rest = process.stdout.read()
+    assert (process.wait(30), rest) == (130, "interrupted\n")

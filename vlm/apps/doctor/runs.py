@@ -11,7 +11,8 @@ from vlm.apps.doctor.findings import Finding, Findings, attempt
 from vlm.apps.doctor.models import encoder_findings, vlm_findings
 from vlm.files import read_json
 from vlm.llava.folder import is_llava
-from vlm.run.checkpoints import committed_steps, damage
+from vlm.run.checkpoints import damage
+from vlm.run.steps import committed_steps
 
 MARKS = ("metrics.jsonl", "checkpoints")
 

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 from vlm.apps.settings import ExportSettings
-from vlm.encoders.hub import HUB_ID
 from vlm.errors import UserError, writing
 from vlm.files import atomic_directory
+from vlm.hub import HUB_ID
 from vlm.llava.folder import is_llava, local_folder
 
 ENCODER_FORMATS, VLM_FORMATS = ("hf", "timm"), ("hf", "vipllava")

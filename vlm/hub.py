@@ -1,0 +1,46 @@
+"""Files of a repository of the hub: from its cache, which is filled if the hub can be reached."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from vlm.errors import UserError
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def model_folder(name: str, files: Sequence[str], instead: str) -> Path:
+    """The folder `name`, or the snapshot of the hub's model of that name.
+
+    files: patterns of what is needed of a repository. instead: what else can be given, for the message.
+    Raises: UserError if there is neither.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if not HUB_ID.fullmatch(name):
+        raise UserError(f"{name} is neither a folder nor a hub id (OWNER/NAME): {instead}")
+    return snapshot(name, files, "model", instead)
+
+
+def snapshot(repository: str, files: Sequence[str], kind: str, instead: str) -> Path:
+    """The snapshot of a model or data set (kind: "model" or "dataset") in the hub's cache, with the files of it.
+
+    files, instead: as for `model_folder`. What is fetched already is not fetched again.
+    Raises: UserError if it is not in the cache and the hub does not give it.
+    """
+    from huggingface_hub import snapshot_download  # half a second, and of no use to folders
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    address = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{repository}"
+    try:
+        return Path(snapshot_download(repository, repo_type=kind, allow_patterns=list(files)))
+    except GatedRepoError:
+        cause = f"is gated: accept its licence at {address}, then `hf auth login`"
+    except RepositoryNotFoundError:
+        cause = f"is no folder, and the hub has no such {kind}"
+    except LocalEntryNotFoundError:
+        cause = "is no folder, is not in the local Hugging Face cache, and the hub cannot be reached: go online once"
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        cause = f"cannot be downloaded ({str(error).splitlines()[0]})"
+    raise UserError(f"{repository} {cause}, or {instead}")
