@@ -101,9 +101,8 @@ def image_runs(row: Row, image_id: int, slots: int) -> list[int]:
     if row.ids.count(image_id) == slots:  # nearly every row
         return [0]
     runs: list[int] = []
-    before: list[
-        int
-    ] = []  # where the subtrees of the slots end that are before this place, nested: the first is widest
+    # Where the subtrees of the slots end that are before this place; they are nested, the first is the widest.
+    before: list[int] = []
     for place, token in enumerate(row.ids):
         if token == image_id:
             while before and before[-1] <= place:  # of another branch
