@@ -47,7 +47,7 @@ examples:
 
 WEB = """\
 Serve a page on this machine: drop or paste a picture, ask, and read the answer as it is made. The page
-also shows the picture as the model sees it, and its patch tokens in colours. Needs pip install 'levlm[web]'."""
+also shows the picture as the model sees it, and its patch tokens in colours. Needs pip install -e '.[web]'."""
 WEB_EXAMPLES = """\
 examples:
   vlm web runs/bridge-qwen/vlm

@@ -24,7 +24,7 @@ CONNECTIONS = 200  # at a time
 def serve(settings: WebSettings) -> None:
     """Serve until a signal. Raises: UserError if the extra is missing, the port is taken, or the folder is no VLM."""
     if importlib.util.find_spec("gradio") is None:
-        raise UserError("the page needs Gradio: pip install 'levlm[web]'")
+        raise UserError("the page needs Gradio: pip install -e '.[web]'")
     # Mistakes come before the model, which takes long.
     load_processor(settings.folder)
     world = find_world(settings.folder, settings.world)

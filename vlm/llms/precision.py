@@ -77,7 +77,7 @@ def quantised(load_in: str, dtype: torch.dtype, keep: Sequence[str] = ("lm_head"
     if load_in not in ("4bit", "8bit"):
         raise UserError(f"cannot load in {load_in!r}: give 4bit or 8bit")
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise UserError("loading in 4 or 8 bits needs bitsandbytes: pip install 'levlm[quant]'")
+        raise UserError("loading in 4 or 8 bits needs bitsandbytes: pip install -e '.[quant]'")
     from transformers import BitsAndBytesConfig
 
     if load_in == "4bit":

@@ -18,7 +18,7 @@ from vlm.llava.model import load
 
 NEEDED = ("fastapi", "uvicorn", "openai")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}: pip install 'levlm[serve]'")
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}: pip install -e '.[serve]'")
 TOKENS = 6
 
 

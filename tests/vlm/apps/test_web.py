@@ -118,7 +118,7 @@ def test_a_missing_extra_is_one_line(monkeypatch, tiny_vlm):
     from vlm.apps import web
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"the page needs Gradio: pip install 'levlm\[web\]'"):
+    with pytest.raises(UserError, match=r"the page needs Gradio: pip install -e '\.\[web\]'"):
         web.serve(WebSettings(str(tiny_vlm)))
 
 

@@ -23,7 +23,6 @@ EXTRAS = {
     "pretrain": "pretraining under deepspeed, and TensorBoard",
     "serve": "transformers serve",
     "web": "vlm web",
-    "gguf": "vlm export --format gguf",
     "quant": "--load-in 4bit or 8bit",
     "s3": "s3:// shards",
     "gcs": "gs:// shards",
@@ -142,7 +141,7 @@ def _extras() -> Findings:
             continue
         states = [_state(need) for need in needs]
         name, purpose = f"extra [{extra}]", EXTRAS.get(extra, "see pyproject.toml")
-        install = f"pip install 'levlm[{extra}]'"
+        install = f"pip install -e '.[{extra}]'"
         if all(good for _, good in states):
             yield Finding("OK", name, f"{', '.join(text for text, _ in states)}: for {purpose}")
         elif all(text.endswith("is not installed") for text, _ in states):
