@@ -1,5 +1,6 @@
 """Errors that a user can cause, and how a command reports them."""
 
+import atexit
 import errno
 import os
 import select
@@ -74,6 +75,27 @@ def run_command(main: Callable[[], None]) -> None:
     That is a `UserError`, or a file that the system refuses to read or write. LEVLM_DEBUG=1 keeps the traceback. Ctrl-C
     exits with 130. If the reader of a pipe has gone, as in `command | head`, the exit code is 141, as a shell has it.
     """
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return _reported(main)
+    # torch's threads of a process group may outlive the interpreter, which then aborts what had ended well (exit code
+    # -6, "terminate called without an active exception"). So one of several processes ends without taking it down.
+    code: str | int | None = 0
+    try:
+        _reported(main)
+    except SystemExit as end:
+        code = end.code
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        code = 1
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+    atexit._run_exitfuncs()  # ends the workers of data loaders
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1 if isinstance(code, str) else code or 0)
+
+
+def _reported(main: Callable[[], None]) -> None:
     try:
         main()
         sys.stdout.flush()  # what a pipe refuses is then met here, not while the interpreter ends
