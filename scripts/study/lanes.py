@@ -1,56 +1,99 @@
-"""This project's commands, run side by side by other scripts: one thread each, their output in a log."""
+"""Cells side by side: each in a lane of its own, a GPU or a core, its output in a log."""
 
 import os
+import queue
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
+from study.cells import Cell
 from vlm.errors import UserError
-from vlm.files import read_json
+from vlm.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
-SPLITS = {
-    "testdev": {"gqa": "testdev", "vqav2": "test-dev2015", "pope": "pope"},
-    "val": {"gqa": "val", "vqav2": "val2014", "pope": "pope_val"},
-}
 
 
-def run_logged(log: Path, *command: str) -> None:
-    """Run a command of this project on one thread, its output in `log`.
+def run_logged(log: Path, command: Sequence[str], lane: Mapping[str, str] | None = None) -> None:
+    """Run a command of this project on one thread, its output in `log`. lane: environment variables of its lane.
 
     Raises: UserError if the command failed; the message has the last line of its output.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **(lane or {})}
     with open(log, "w") as file:
-        done = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, stdout=file, stderr=file)
+        program = [sys.executable, str(ROOT / command[0]), *command[1:]]
+        done = subprocess.run(program, env=environment, stdout=file, stderr=file)
     if done.returncode:
-        last = (log.read_text().strip().splitlines() or ["no output"])[-1]
+        last = (log.read_text(errors="replace").strip().splitlines() or ["no output"])[-1]
         raise UserError(f"{' '.join(command[:2])} failed with exit code {done.returncode}: {last} (all of it: {log})")
 
 
-def train_bridge(world: Path, out: Path, seed: int, *flags: str) -> None:
-    """Run bridge/train.py on the world's questions; its log lies beside `out`."""
-    data = ("--gqa", str(world / "gqa"), "--vqav2", str(world / "vqav2"))
-    place = ("--out", str(out), "--seed", str(seed))
-    run_logged(out.with_suffix(".train.log"), "bridge/train.py", *data, *place, *flags)
+def record(out: Path, cell: Cell) -> dict | None:
+    """What is kept of a cell that is done, {"commands", "seconds"}; None if it is not, or other commands were run."""
+    file = out / "cells" / f"{cell.name}.json"
+    found = read_json(file) if file.is_file() else None
+    same = isinstance(found, dict) and found.get("commands") == [list(command) for command in cell.commands]
+    return found if same else None
 
 
-def score_bridge(world: Path, out: Path, scores: Path, split: str, limit_images: int) -> dict[str, float]:
-    """Run bridge/evaluate.py on up to `limit_images` images of each benchmark; prints and returns its summary.
+def run_cell(out: Path, cell: Cell, lane: Mapping[str, str]) -> float:
+    """Run the commands of a cell, each of which goes on where it was cut off; returns the seconds that it took."""
+    started = time.monotonic()
+    for number, command in enumerate(cell.commands):
+        run_logged(out / "logs" / f"{cell.name}.{number}.log", command, lane)
+    seconds = round(time.monotonic() - started, 1)
+    commands = [list(command) for command in cell.commands]
+    (out / "cells").mkdir(parents=True, exist_ok=True)
+    write_json(out / "cells" / f"{cell.name}.json", {"commands": commands, "seconds": seconds})
+    return seconds
 
-    The summary is {gqa, vqav2, pope, mean}, percentages.
+
+def run_all(out: Path, cells: Sequence[Cell], lanes: Sequence[Mapping[str, str]], say: Callable[[str], None]) -> None:
+    """Run the cells, each as soon as what it needs is done and a lane is free.
+
+    A cell that fails stops those that need it, and no other.
+    Raises: UserError at the end, if any has failed.
     """
-    names = SPLITS[split]
-    run_logged(
-        out.with_suffix(".eval.log"),
-        "bridge/evaluate.py",
-        str(out / "vlm"),
-        *("--gqa", str(world / "gqa"), "--gqa-split", names["gqa"]),
-        *("--vqav2", str(world / "vqav2"), "--vqav2-split", names["vqav2"]),
-        *("--pope", str(world / names["pope"])),
-        *("--limit-images", str(limit_images), "--out", str(scores)),
-    )
-    summary = read_json(scores / "results.json")["summary"]
-    print(f"{out.name}: " + ", ".join(f"{name} {value:.1f}" for name, value in summary.items()), flush=True)
-    return summary
+    free: queue.SimpleQueue[Mapping[str, str]] = queue.SimpleQueue()
+    for lane in lanes:
+        free.put(lane)
+
+    def in_a_lane(cell: Cell) -> float:
+        lane = free.get()
+        try:
+            return run_cell(out, cell, lane)
+        finally:
+            free.put(lane)
+
+    waiting, running = {cell.name: cell for cell in cells}, {}
+    failed: dict[str, str] = {}
+    with ThreadPoolExecutor(len(lanes)) as pool:
+        while waiting or running:
+            for cell in list(waiting.values()):
+                blocked = [name for name in cell.needs if name in failed]
+                if blocked:
+                    failed[cell.name] = f"needs {blocked[0]}"
+                    del waiting[cell.name]
+                elif not any(name in waiting or name in running.values() for name in cell.needs):
+                    running[pool.submit(in_a_lane, waiting.pop(cell.name))] = cell.name
+            if running:
+                _finished(running, failed, len(cells), len(waiting), say)
+    if failed:
+        text = "; ".join(f"{name}: {problem}" for name, problem in failed.items())
+        raise UserError(f"{len(failed)} of {len(cells)} cells failed ({text}): mend it and call this again")
+
+
+def _finished(running: dict[Future[float], str], failed: dict[str, str], cells: int, waiting: int, say) -> None:
+    """Wait for a cell to end, and tell how."""
+    ended, _ = wait(running, return_when=FIRST_COMPLETED)
+    for job in ended:
+        name = running.pop(job)
+        left = f"{waiting + len(running)} of {cells} to go"
+        try:
+            say(f"{name}: done in {job.result():.0f} s, {left}")
+        except UserError as error:
+            failed[name] = str(error)
+            say(f"{name}: FAILED, {left}: {error}")

@@ -65,7 +65,7 @@ def read_run(folder: Path, evaluation: str) -> Run | str:
     if report["sees"] != "images":
         return f"was shown {report['sees']}, not its images"
     path = config["encoder"].removeprefix("random:")
-    if path.startswith("timm:"):
+    if path.startswith(("timm:", "hf:")):
         return f"sees with {path}, which none of the objectives trained"
     if not (Path(path) / "config.json").is_file():
         raise UserError(f"{folder}: its encoder {path} is not here: run this from where bridge/train.py was run")

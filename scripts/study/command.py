@@ -1,0 +1,139 @@
+"""scripts/study.py: list, run or hand over the cells of a study, then write its tables."""
+
+import os
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from study.cells import Cell, cells, encoders, uses_world
+from study.lanes import ROOT, record, run_all, run_logged
+from study.settings import StudySettings, as_flags
+from vlm.errors import UserError
+from vlm.files import write_json
+
+REPORT = "report"
+
+
+def run(settings: StudySettings) -> None:
+    """Raises: UserError if the settings name what there is not, or a cell failed."""
+    settings = replace(settings, out=str(Path(settings.out).resolve()), world=str(Path(settings.world).resolve()))
+    out, planned = Path(settings.out), cells(settings)
+    if unknown := [name for name in settings.only if name not in planned and name != REPORT]:
+        raise UserError(f"--only {unknown[0]}: the cells are {', '.join(planned)}, and {REPORT}")
+    wanted = [cell for name, cell in planned.items() if not settings.only or name in settings.only]
+    missing = [cell for cell in wanted if record(out, cell) is None]
+    if settings.dry_run:
+        print(priced(out, planned, lanes=len(_lanes(settings))))
+        return
+    if missing and uses_world(settings) and not (Path(settings.world) / "world.json").exists():
+        print(f"drawing {settings.world}", flush=True)
+        run_logged(out / "logs" / "world.log", ("scripts/make_world.py", settings.world))
+    if settings.slurm:
+        submit(settings, missing)
+        return
+    try:
+        if missing:
+            print(f"{len(missing)} of {len(wanted)} cells to run; their output: {out / 'logs'}", flush=True)
+            run_all(out, missing, _lanes(settings), lambda text: print(text, flush=True))
+    finally:  # what is done is shown, whatever has failed
+        if not settings.only or REPORT in settings.only:
+            report(settings)
+
+
+def _lanes(settings: StudySettings) -> list[dict[str, str]]:
+    """The environment of each lane: a GPU each, or a core."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    count = settings.lanes or gpus or len(os.sched_getaffinity(0))
+    return [{"CUDA_VISIBLE_DEVICES": str(number % gpus)} if gpus else {} for number in range(count)]
+
+
+def priced(out: Path, planned: Mapping[str, Cell], lanes: int) -> str:
+    """Every cell with what it needs, and the time that it took or, by finished cells of its kind, will take."""
+    done = {name: found["seconds"] for name, cell in planned.items() if (found := record(out, cell))}
+    kinds: dict[str, list[float]] = {}
+    for name, seconds in done.items():
+        kinds.setdefault(name.split("-")[0], []).append(seconds)
+    lines, left, unmeasured = [], 0.0, 0
+    for name, cell in planned.items():
+        known = kinds.get(name.split("-")[0])
+        if name in done:
+            time = f"done, {done[name]:.0f} s"
+        elif known:
+            time = f"about {statistics.mean(known):.0f} s"
+            left += statistics.mean(known)
+        else:
+            time, unmeasured = "not measured yet", unmeasured + 1
+        lines.append(f"{name:<44} {time}" + (f", after {', '.join(cell.needs)}" if cell.needs else ""))
+        lines += [f"    python {shlex.join(command)}" for command in cell.commands]
+    total = f"{len(planned) - len(done)} of {len(planned)} cells to run in {lanes} lanes"
+    if left:
+        total += f": about {left / 60 / lanes:.0f} min"
+    if unmeasured:
+        total += f"; {unmeasured} of a kind that was not run here yet: one cell by --only measures it"
+    return "\n".join([*lines, total])
+
+
+def submit(settings: StudySettings, missing: Sequence[Cell]) -> None:
+    """Start each cell as a job of its own after those that it needs, and the report after all.
+
+    Raises: UserError if the command is not there, or refuses a job.
+    """
+    jobs: dict[str, str] = {}
+    for cell in missing:
+        needs = [jobs[name] for name in cell.needs if name in jobs]
+        jobs[cell.name] = _submit(settings, cell.name, "afterok:" + ":".join(needs) if needs else "")
+        print(f"{cell.name}: job {jobs[cell.name]}", flush=True)
+    job = _submit(settings, REPORT, "afterany:" + ":".join(jobs.values()) if jobs else "")
+    print(f"{REPORT}: job {job}; call this again for jobs that failed")
+
+
+def _submit(settings: StudySettings, name: str, dependency: str) -> str:
+    """sbatch's number of the job that runs one cell."""
+    command = shlex.split(settings.slurm)
+    if shutil.which(command[0]) is None:
+        raise UserError(f"--slurm {settings.slurm}: there is no {command[0]} here")
+    again = [sys.executable, str(ROOT / "scripts/study.py"), *as_flags(settings), "--only", name]
+    log = Path(settings.out) / "logs" / f"{name}.slurm"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    flags = ["--parsable", f"--job-name={name}", f"--chdir={Path.cwd()}", f"--output={log}"]
+    flags += [f"--dependency={dependency}"] if dependency else []
+    done = subprocess.run([*command, *flags, f"--wrap={shlex.join(again)}"], capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"{command[0]} refused {name}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout.strip().split(";")[0]
+
+
+def report(settings: StudySettings) -> None:
+    """Write study.md, .json, .png, .html and the paper's table from what is done, and print the table."""
+    from study.page import write_page
+    from study.paper.output import write_table
+    from study.paper.runs import read_runs
+    from study.paper.table import make_table
+    from study.summary import probes, rows, summarise
+    from study.tables import as_markdown, save_picture
+
+    out, table, probed = Path(settings.out), summarise(settings), probes(settings)
+    if not table["rows"]:
+        print("nothing is scored yet")
+        return
+    kept = {
+        name: value for name, value in asdict(settings).items() if name not in ("dry_run", "only", "slurm", "study")
+    }
+    write_json(out / "study.json", {"settings": kept, **table, "probes": probed})
+    text = as_markdown(table, probed)
+    (out / "study.md").write_text(text, encoding="utf-8")
+    save_picture(table, out / "study.png")
+    write_page(settings, table, probed, kept, out / "study.html")
+    print("\n" + text)
+    if any(each.kind == "random" for each in encoders(settings).values()):
+        folders = [folder.parent for of_seeds in rows(settings).values() for folder in of_seeds.values()]
+        runs, left_out = read_runs(folders, "eval")
+        print(write_table({**make_table(runs, reported=False), "left_out": left_out}, out))
+    print(f"written: {out / 'study.html'}, study.md, .json and .png")

@@ -1,0 +1,117 @@
+"""The settings of a study: flags of scripts/study.py, or the same names in a file."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from probe_world import PLACES
+
+from vlm.errors import UserError
+from vlm.run.settings import build, flag, given, make_parser, setting
+
+SPLITS = {
+    "testdev": {"gqa": "testdev", "vqav2": "test-dev2015", "pope": "pope"},
+    "val": {"gqa": "val", "vqav2": "val2014", "pope": "pope_val"},
+}
+OF_A_CALL = ("study", "dry_run", "only", "slurm")  # settings that say nothing about the study
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """Flags of scripts/study.py, and the names that STUDY.yaml may hold."""
+
+    study: str | None = setting(None, help="a file of these flags", positional=True, metavar="STUDY.yaml")
+    encoders: tuple[str, ...] = setting(("levljepa", "random:levljepa", "blind"), help="what to compare", metavar="E")
+    llms: tuple[str, ...] = setting(("smollm2",), help="frozen LLMs: names or folders, as bridge/train.py --llm")
+    seeds: tuple[int, ...] = setting((0, 1), help="each trains and scores everything")
+    out: str = setting("runs/study", help="the tables, pictures and all runs", metavar="DIR")
+    reference: str | None = setting(
+        None, help="the row that gains are measured from", default_text="random, else blind"
+    )
+    world: str = setting(
+        "runs/world", help="scripts/make_world.py's, drawn if it is not there", metavar="DIR", group="data"
+    )
+    captions: str | None = setting(
+        None, help="what encoders are pretrained on", default_text="the world's", group="data"
+    )
+    gqa: str | None = setting(None, help="GQA's folder; with one of these three, no world", metavar="DIR", group="data")
+    vqav2: str | None = setting(None, help="VQAv2's folder", metavar="DIR", group="data")
+    pope: str | None = setting(None, help="POPE's folder", metavar="DIR", group="data")
+    split: str = setting("testdev", help="of the world: val to choose settings", choices=tuple(SPLITS), group="data")
+    limit_images: int | None = setting(None, help="images of each benchmark", least=1, group="data")
+    pretrain_flags: str = setting("", help="of pretrain/run.py, for all encoders", metavar="FLAGS", group="budget")
+    bridge_flags: str = setting("", help="of bridge/train.py, for all cells", metavar="FLAGS", group="budget")
+    second_stage: str = setting("", help="of one more bridge/train.py --init", metavar="FLAGS", group="budget")
+    evaluate_flags: str = setting("", help="of bridge/evaluate.py", metavar="FLAGS", group="budget")
+    probes: tuple[str, ...] = setting(
+        ("zero-shot", "knn", "retrieval"),
+        help="of pretrained encoders, on the world",
+        choices=(*PLACES, "none"),
+        group="budget",
+    )
+    dry_run: bool = setting(False, help="list the cells and what they cost, run nothing", group="running")
+    lanes: int | None = setting(
+        None, help="cells side by side", least=1, default_text="a GPU or a core each", group="running"
+    )
+    only: tuple[str, ...] = setting((), help="only these cells, or `report`", metavar="CELL", group="running")
+    slurm: str = setting("", help="start each cell as a job by this command", metavar="SBATCH", group="running")
+    examples: int = setting(12, help="answers a benchmark on the page", least=0, group="running")
+
+
+def settings_of(about: str, examples: str, arguments: Sequence[str] | None = None) -> StudySettings:
+    """The settings of the command line, and those of its STUDY.yaml where it is silent.
+
+    Raises: UserError if the file cannot be read, or names what there is not.
+    """
+    parser = make_parser(StudySettings, prog="scripts/study.py", about=about, examples=examples)
+    values = given(parser, arguments)
+    if values.get("study"):
+        values = {**given(parser, _typed(Path(values["study"]))), **values}
+    return build(StudySettings, values)
+
+
+def as_flags(settings: StudySettings) -> list[str]:
+    """What must be typed for these settings, but for those of a single call."""
+    flags: list[str] = []
+    for declared in fields(settings):
+        value = getattr(settings, declared.name)
+        if value == declared.default or declared.name in OF_A_CALL:
+            continue
+        several = isinstance(value, tuple)
+        flags += [flag(declared.name), *map(str, value)] if several else [f"{flag(declared.name)}={value}"]
+    return flags
+
+
+def _typed(path: Path) -> list[str]:
+    """What the file says, as it would be typed."""
+    content = _content(path)
+    known = {flag(declared.name)[2:] for declared in fields(StudySettings)} - {"study"}
+    flags: list[str] = []
+    for key, value in content.items():
+        name = str(key).replace("_", "-")
+        if name not in known:
+            raise UserError(f"{path} names {key!r}, which is no setting: give of {', '.join(sorted(known))}")
+        if isinstance(value, list):
+            flags += [f"--{name}", *map(str, value)]
+        elif isinstance(value, bool):
+            flags += [f"--{name}"] if value else []
+        elif isinstance(value, str | int):
+            flags.append(f"--{name}={value}")
+        else:
+            raise UserError(f"{path}: {key} is {value!r}: give what --{name} takes, or a list of it")
+    return flags
+
+
+def _content(path: Path) -> Mapping[str, Any]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): give a file of a study's settings") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())[:200]}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no `name: value` lines: see scripts/study.py --help")
+    return content

@@ -1,0 +1,148 @@
+"""The numbers of a study: scores by row and seed, gains over a reference row, and how sure they are."""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bridge.evaluation.benchmarks import TITLES
+from bridge.scoring.bootstrap import paired_gain
+from study.cells import SECOND, bridge_name, encoders
+from study.settings import StudySettings
+from vlm.errors import UserError
+from vlm.files import read_json
+
+COLUMNS = (*TITLES, "mean")
+# Student's t, 97.5 %, of 1 to 9 degrees of freedom. Beyond, Fisher's expansion from the normal quantile is within .003.
+T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+Scores = dict[str, float]  # question id -> points, 0 to 100
+
+
+def rows(settings: StudySettings) -> dict[str, dict[int, Path]]:
+    """Row of the table, an encoder with an LLM -> seed -> folder of its evaluation; of those that are there."""
+    found: dict[str, dict[int, Path]] = {}
+    for llm in settings.llms:
+        for stage in ("", SECOND) if settings.second_stage else ("",):
+            for encoder in encoders(settings):
+                name = row_name(settings, encoder, llm, stage)
+                for seed in settings.seeds:
+                    folder = Path(settings.out) / (bridge_name(encoder, llm, seed) + stage) / "eval"
+                    if (folder / "results.json").is_file():
+                        found.setdefault(name, {})[seed] = folder
+    return found
+
+
+def row_name(settings: StudySettings, encoder: str, llm: str, stage: str = "") -> str:
+    with_llm = f"{encoder}, {Path(llm).name}" if len(settings.llms) > 1 else encoder
+    return with_llm + (", second stage" if stage else "")
+
+
+def references(settings: StudySettings) -> dict[str, str]:
+    """Row -> the row that its gain is measured from: of the same LLM and stage.
+
+    Raises: UserError if --reference names no encoder of the study.
+    """
+    known = encoders(settings)
+    chosen = settings.reference
+    if chosen is not None and chosen not in known:
+        raise UserError(f"--reference {chosen}: give one of {', '.join(known)}")
+    if chosen is None:
+        kinds = {kind: name for name, kind in reversed([(each.name, each.kind) for each in known.values()])}
+        chosen = kinds.get("random") or kinds.get("blind") or next(iter(known))
+    found = {}
+    for llm in settings.llms:
+        for stage in ("", SECOND):
+            for encoder in known:
+                if encoder != chosen:
+                    found[row_name(settings, encoder, llm, stage)] = row_name(settings, chosen, llm, stage)
+    return found
+
+
+def summarise(settings: StudySettings) -> dict:
+    """{"rows": {row: {"seeds": {seed: numbers}, "mean": ..., "sd": ...}}, "gains": {row: {"over", benchmark: gain}}}.
+
+    numbers: percent by benchmark and their mean. A gain is in points, a mean over the seeds that both rows have, with
+    two 95 % intervals: over images (bootstrap of the questions' scores, averaged over seeds) and, of two seeds or more,
+    over seeds (Student's t of the gain of each seed).
+    """
+    folders = rows(settings)
+    table: dict = {"rows": {}, "gains": {}}
+    for name, of_seeds in folders.items():
+        seeds = {seed: read_json(folder / "results.json")["summary"] for seed, folder in of_seeds.items()}
+        table["rows"][name] = {"seeds": seeds, **_spread([_known(numbers) for numbers in seeds.values()])}
+    for name, other in references(settings).items():
+        if name in folders and other in folders:
+            shared = [seed for seed in folders[name] if seed in folders[other]]
+            if shared:
+                pairs = [(folders[name][seed], folders[other][seed]) for seed in shared]
+                table["gains"][name] = {"over": other, **_gains(pairs)}
+    return table
+
+
+def _known(numbers: Mapping[str, float | None]) -> dict[str, float]:
+    return {key: value for key in COLUMNS if (value := numbers.get(key)) is not None}
+
+
+def _spread(seeds: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Mean, and standard deviation (n - 1) of two seeds or more, of every number that all seeds have."""
+    shared = [key for key in COLUMNS if all(key in numbers for numbers in seeds)]
+    values = {key: [numbers[key] for numbers in seeds] for key in shared}
+    found = {"mean": {key: statistics.mean(each) for key, each in values.items()}}
+    if len(seeds) > 1:
+        found["sd"] = {key: statistics.stdev(each) for key, each in values.items()}
+    return found
+
+
+def _gains(pairs: Sequence[tuple[Path, Path]]) -> dict[str, dict]:
+    """The gain in each benchmark that all folders have, and in their mean."""
+    found: dict[str, dict] = {}
+    by_seed: dict[str, list[float]] = defaultdict(list)
+    for name in TITLES:
+        files = [[folder / "per_question" / f"{name}.json" for folder in pair] for pair in pairs]
+        if not all(file.is_file() for pair in files for file in pair):
+            continue
+        after, before = (_averaged([pair[side] for pair in files]) for side in (0, 1))
+        images = read_json(files[0][0])["images"]
+        try:
+            interval = paired_gain(after, before, images)
+        except UserError as error:
+            raise UserError(f"{TITLES[name]} of {pairs[0][0]} and {pairs[0][1]}: {error}") from None
+        summaries = [[read_json(folder / "results.json")["summary"][name] for folder in pair] for pair in pairs]
+        by_seed[name] = [ours - theirs for ours, theirs in summaries]
+        found[name] = {**_gain(by_seed[name]), "images": [interval["low"], interval["high"]]}
+    if by_seed:
+        found["mean"] = _gain([statistics.mean(gains) for gains in zip(*by_seed.values())])
+    return found
+
+
+def _averaged(files: Sequence[Path]) -> Scores:
+    """Every question's score, averaged over the files of several seeds."""
+    seeds = [read_json(file)["scores"] for file in files]
+    if any(scores.keys() != seeds[0].keys() for scores in seeds):
+        raise UserError(f"{files[0]} and {files[-1]} are not over the same questions: evaluate them alike")
+    return {key: statistics.fmean(scores[key] for scores in seeds) for key in seeds[0]}
+
+
+def _gain(gains: Sequence[float]) -> dict:
+    found: dict = {"gain": statistics.mean(gains), "by_seed": list(gains)}
+    if len(gains) > 1:
+        half = _t_975(len(gains) - 1) * statistics.stdev(gains) / len(gains) ** 0.5
+        found["seeds"] = [found["gain"] - half, found["gain"] + half]
+    return found
+
+
+def _t_975(freedom: int) -> float:
+    return T_975[freedom - 1] if freedom <= len(T_975) else 1.95996 + 2.37227 / freedom + 2.82250 / freedom**2
+
+
+def probes(settings: StudySettings) -> dict[str, dict[str, dict[str, float]]]:
+    """Probe -> encoder -> mean and standard deviation of its number over the seeds."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for encoder in encoders(settings):
+        files = [Path(settings.out) / "probes" / f"{encoder}-{seed}.json" for seed in settings.seeds]
+        measured = [read_json(file) for file in files if file.is_file()]
+        for name in measured[0] if measured else ():
+            values = [numbers[name] for numbers in measured]
+            sd = {"sd": statistics.stdev(values)} if len(values) > 1 else {}
+            found.setdefault(name, {})[encoder] = {"mean": statistics.mean(values), **sd}
+    return found

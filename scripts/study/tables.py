@@ -1,0 +1,132 @@
+"""A study's numbers as Markdown, and as a picture with error bars."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bridge.evaluation.benchmarks import TITLES
+from study.summary import COLUMNS
+from vlm.errors import writing
+
+if TYPE_CHECKING:  # takes a second to import
+    from matplotlib.figure import Figure
+
+HEADS = {**TITLES, "mean": "mean"}
+COLOURS = ("#1f6f8b", "#e0a458", "#8d99ae", "#7a5c8e", "#5b8e5b", "#b5524c")  # of `vlm.run.colours`
+
+
+def score_cells(table: Mapping) -> list[list[str]]:
+    """Header, and a line a row: mean ± standard deviation over the seeds."""
+    lines = [["", "seeds", *HEADS.values()]]
+    for name, row in table["rows"].items():
+        lines.append([name, ", ".join(map(str, row["seeds"])), *(_mean(row, key) for key in COLUMNS)])
+    return lines
+
+
+def gain_cells(table: Mapping) -> list[list[str]]:
+    """Header, and a line a gain with its intervals; [] if there is none."""
+    lines = [
+        [f"{name} over {gains['over']}", *(_gain(gains.get(key)) for key in COLUMNS)]
+        for name, gains in table["gains"].items()
+    ]
+    return [["gain, points", *HEADS.values()], *lines] if lines else []
+
+
+def probe_cells(probes: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[list[str]]:
+    """Header, and a line a number of the probes; [] if none was run."""
+    encoders = list(dict.fromkeys(encoder for row in probes.values() for encoder in row))
+    lines = [[name, *(_number(row.get(encoder)) for encoder in encoders)] for name, row in probes.items()]
+    return [["probe", *encoders], *lines] if lines else []
+
+
+def _mean(row: Mapping, key: str) -> str:
+    if key not in row["mean"]:
+        return "-"
+    return f"{row['mean'][key]:.1f}" + (f" ± {row['sd'][key]:.1f}" if "sd" in row else "")
+
+
+def _gain(gain: Mapping | None) -> str:
+    if gain is None:
+        return "-"
+    text = f"{gain['gain']:+.1f}"
+    if "images" in gain:
+        text += " [{:+.1f}, {:+.1f}]".format(*gain["images"])
+    if "seeds" in gain:
+        text += " s[{:+.1f}, {:+.1f}]".format(*gain["seeds"])
+    return text
+
+
+def _number(found: Mapping[str, float] | None) -> str:
+    """Counts without decimals, numbers below 10 with three, others with one."""
+    if found is None:
+        return "-"
+    mean, sd = found["mean"], found.get("sd", 0.0)
+    digits = 0 if not sd and mean == int(mean) else 3 if abs(mean) < 10 else 1
+    return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if sd else "")
+
+
+def notes(table: Mapping) -> list[str]:
+    """How the numbers are to be read."""
+    lines = ["Percent on held-out images: GQA and VQAv2 accuracy, POPE's mean accuracy of its categories; their mean."]
+    if any("sd" in row for row in table["rows"].values()):
+        lines.append("± is the standard deviation over seeds.")
+    if table["gains"]:
+        lines.append("[...]: 95 % paired bootstrap interval over images, of the scores averaged over the seeds.")
+    if any("seeds" in gain for row in table["gains"].values() for gain in row.values() if isinstance(gain, dict)):
+        lines.append("s[...]: 95 % interval of the paired gain over seeds, by Student's t.")
+    return lines
+
+
+def as_markdown(table: Mapping, probes: Mapping) -> str:
+    """The tables one under the other, and how to read them."""
+    parts = [_ruled(score_cells(table)), _ruled(gain_cells(table)), " ".join(notes(table)), _ruled(probe_cells(probes))]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _ruled(cells: list[list[str]]) -> str:
+    if not cells:
+        return ""
+    rule = ["---"] + ["---:"] * (len(cells[0]) - 1)  # numbers are flush right
+    return "\n".join("| " + " | ".join(line) + " |" for line in (cells[0], rule, *cells[1:]))
+
+
+def draw(table: Mapping) -> "Figure":
+    """Bars by benchmark, a colour a row, whiskers of one standard deviation over seeds, a dot for each seed."""
+    from matplotlib.figure import Figure
+
+    rows, columns = list(table["rows"].items()), [key for key in COLUMNS if _any_has(table, key)]
+    width = 0.8 / len(rows)
+    figure = Figure(figsize=(max(6.5, 1.0 + 0.5 * len(columns) * (len(rows) + 1)), 4.4), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    for index, (name, row) in enumerate(rows):
+        known = [(number, key) for number, key in enumerate(columns) if key in row["mean"]]
+        places = [number + (index - (len(rows) - 1) / 2) * width for number, _ in known]
+        sds = [row["sd"][key] for _, key in known] if "sd" in row else None
+        means = [row["mean"][key] for _, key in known]
+        colour = COLOURS[index % len(COLOURS)]
+        hatch = "" if index < len(COLOURS) else "///"  # more rows than colours
+        axes.bar(places, means, width * 0.92, yerr=sds, color=colour, hatch=hatch, label=name, error_kw={"capsize": 2})
+        for place, (_, key) in zip(places, known):
+            values = [numbers[key] for numbers in row["seeds"].values()]
+            axes.plot([place] * len(values), values, ".", color="black", markersize=3)
+            axes.text(place, 1.5, f"{row['mean'][key]:.1f}", ha="center", fontsize=7, color="white")
+    if "pope" in columns:  # half of POPE's questions are answered by yes
+        middle = columns.index("pope")
+        axes.plot([middle - 0.45, middle + 0.45], [50, 50], "--", color="#b5524c", linewidth=1, label="chance")
+    axes.set_xticks(range(len(columns)), [HEADS[key] for key in columns], fontsize=11)
+    axes.set(ylabel="score, %", ylim=(0, 100), axisbelow=True)
+    axes.grid(axis="y", linewidth=0.4, alpha=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title("Frozen encoders under one bridge; dots are seeds", fontsize=12, loc="left")
+    handles = sorted(axes.get_legend_handles_labels()[0], key=lambda handle: handle.get_label() == "chance")  # it last
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5), fontsize=9, frameon=False)
+    return figure
+
+
+def _any_has(table: Mapping, key: str) -> bool:
+    return any(key in row["mean"] for row in table["rows"].values())
+
+
+def save_picture(table: Mapping, file: Path) -> None:
+    with writing(file):
+        draw(table).savefig(file)
