@@ -18,15 +18,14 @@ WRONG = {
     "bench_step.py": (["--pairs", "0"], "error: --pairs 0: give 1 or more"),
     "bench_training_sets.py": (["nowhere"], "error: nowhere has no synthetic files: write them with --make"),
     "bench_zero.py": (["--steps", "1"], "error: --steps 1: give 2 or more"),
-    "compare_objectives.py": (["--steps", "1"], "error: --steps 1: give 2 or more"),
     "make_world.py": (["x", "--scenes", "3"], "error: --scenes 3: give 4 to 1000000"),
     "paper_table.py": (["nowhere", "--out", "x"], "error: none of the 1 folders has a place in the table"),
     "prepare_data.py": (["gqa", ".", "--check-images", "0"], "error: --check-images 0: give all or a number above 0"),
     "prepare_easy_vqa.py": (["x", "--val-fraction", "0"], "error: --val-fraction 0.0: give"),
     "prepare_manifest.py": (["/nowhere/at/all"], "error: /nowhere/at/all"),
     "probe_world.py": (["nowhere", "nowhere"], "error: "),
-    "seed_check.py": (["--world", "/nowhere"], "error: /nowhere is no world: python scripts/make_world.py /nowhere"),
     "show_answers.py": (["world", "eval", "--seed", "-1"], "error: --seed -1: give 0 or more"),
+    "study.py": (["--encoders", "random:clip"], "error: --encoders random-clip: clip is no encoder of this study"),
 }
 
 
