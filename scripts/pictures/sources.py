@@ -1,0 +1,168 @@
+"""What the packages hold: pictures with a name, the kind of thing they show, and other words that are true of them."""
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlm.errors import UserError
+
+# npm packages: the vendor -> where its pictures lie in the package.
+VENDORS = {
+    "twitter": ("emoji-datasource-twitter", "img/twitter/64"),
+    "google": ("emoji-datasource-google", "img/google/64"),
+    "fluent": ("fluent-emoji-3d", "assets"),
+}
+NAMES = "emojibase-data"
+COMPONENTS = 2  # emojibase's group of skin tones and hair, which are no pictures of their own
+GENDER = re.compile(r"\b(man|woman|men|women|person|people|boy|girl|mr|mrs|mx)\b")
+# Parts of emojibase's subgroups that say little; "face-smiling" reads better as "smiling face".
+PREFIXES = ("animal-", "food-", "plant-", "place-", "transport-", "other-")
+JUNK = re.compile(r"untitled|unnamed|drawing|layer|path|svg|inkscape|copyright|https?|[_\d]{3,}", re.IGNORECASE)
+SERIES = 5  # pictures of one title
+PUBLIC_DOMAIN = "publicdomain"
+DUBLIN = "{http://purl.org/dc/elements/1.1/}"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture. name: what it shows. kind, group: what kind of thing that is, narrowly and widely.
+
+    words: more that is true of it. family: pictures that must not be parted between training and held-out names. maker:
+    the vendor of an emoji, otherwise the collection.
+    """
+
+    path: Path
+    name: str
+    kind: str
+    group: str
+    words: tuple[str, ...]
+    family: str
+    maker: str
+
+
+def emoji(folder: Path) -> list[Picture]:
+    """The emoji of every vendor whose package is below `folder`, without skin tones.
+
+    Raises: UserError if the names, or every vendor, are missing.
+    """
+    names = _package(folder, NAMES)
+    vendors = {vendor: _package(folder, package) / place for vendor, (package, place) in VENDORS.items()}
+    records = json.loads((names / "en/data.json").read_text(encoding="utf-8"))
+    titles = json.loads((names / "meta/groups.json").read_text(encoding="utf-8"))
+    found = []
+    for vendor, place in vendors.items():
+        files = {_code(path.stem): path for path in sorted(place.iterdir())}
+        for record in records:
+            if record.get("group", COMPONENTS) == COMPONENTS or _code(record["hexcode"]) not in files:
+                continue
+            name, subgroup = _emoji_name(record["label"]), titles["subgroups"][str(record["subgroup"])]
+            group = titles["groups"][str(record["group"])].replace("-", " and ")
+            family = " ".join(GENDER.sub("", name).split()) or name
+            path, words = files[_code(record["hexcode"])], tuple(record.get("tags", ()))
+            found.append(Picture(path, name, _kind(subgroup), group, words, family, vendor))
+    return found
+
+
+def _package(folder: Path, name: str) -> Path:
+    """The unpacked npm package, wherever below `folder` it lies."""
+    for file in sorted(folder.rglob("package.json")):
+        if json.loads(file.read_text(encoding="utf-8")).get("name", "").split("/")[-1] == name:
+            return file.parent
+    raise UserError(f"{folder} does not hold the npm package {name}: see scripts/prepare_pictures.py --help")
+
+
+def _code(hexcode: str) -> str:
+    """The code points of an emoji without the variation selector, which packages write or leave out."""
+    return hexcode.lower().replace("-fe0f", "")
+
+
+def _emoji_name(label: str) -> str:
+    """ "flag: France" -> "flag of France", "person walking: facing right" -> "person walking facing right"."""
+    label = re.sub(r"^flag: ", "flag of ", label)
+    return label.replace(":", "").lower()
+
+
+def _kind(subgroup: str) -> str:
+    """ "animal-bird" -> "bird", "face-smiling" -> "smiling face"."""
+    if subgroup.startswith("face-"):
+        return subgroup.removeprefix("face-").replace("-", " ") + " face"
+    for prefix in PREFIXES:
+        subgroup = subgroup.removeprefix(prefix)
+    return subgroup.replace("-", " ")
+
+
+def clip_art(folder: Path) -> list[Picture]:
+    """Open Clip Art of Debian's openclipart-png and -svg: pictures of the one, titles and keywords of the other.
+
+    Only what its own file gives to the public domain, and has a title in words that few others have.
+    Raises: UserError if one of the two is missing.
+    """
+    pictures, drawings = (_below(folder, f"openclipart/{kind}") for kind in ("png", "svg"))
+    found = []
+    for drawing in sorted(drawings.rglob("*.svg")):
+        place = drawing.relative_to(drawings)
+        path = (pictures / place).with_suffix(".png")
+        about = _about(drawing) if path.is_file() else None
+        if about is None:
+            continue
+        title, words = about
+        name = " ".join(re.sub(r"[_\W\d]+", " ", title).split()).lower()
+        if JUNK.search(title) or not re.search(r"[a-z]{3}", name) or len(name.split()) > 8:
+            continue
+        kind = place.parent.name.replace("_", " ")
+        found.append(Picture(path, name, kind, place.parts[0].replace("_", " "), words, name, "openclipart"))
+    titles = Counter(picture.name for picture in found)  # the title of a whole series says nothing of one picture
+    return [picture for picture in found if titles[picture.name] <= SERIES]
+
+
+def _about(drawing: Path) -> tuple[str, tuple[str, ...]] | None:
+    """Title and keywords of a drawing; None if it says none, or is not in the public domain."""
+    try:
+        root = ElementTree.parse(drawing).getroot()
+    except ElementTree.ParseError:
+        return None
+    licences = [str(value) for node in root.iter() for value in node.attrib.values() if node.tag.endswith("icense")]
+    if not any(PUBLIC_DOMAIN in licence.lower() for licence in licences):
+        return None
+    title = next((node.text for node in root.iter(f"{DUBLIN}title") if node.text and node.text.strip()), None)
+    bags = [node for subject in root.iter(f"{DUBLIN}subject") for node in subject.iter()]
+    words = tuple(node.text.strip().lower() for node in bags if node.text and node.text.strip())
+    return (title.strip(), words) if title else None
+
+
+def stamps(folder: Path) -> list[Picture]:
+    """Tux Paint's stamps: cut-outs, half of them photographs, each with a sentence.
+
+    Raises: UserError if they are missing.
+    """
+    place = _below(folder, "tuxpaint/stamps")
+    found = []
+    for text in sorted(place.rglob("*.txt")):
+        path = text.with_suffix(".png")
+        sentence = text.read_text(encoding="utf-8", errors="replace").splitlines()[:1]
+        if path.is_file() and sentence and sentence[0].strip():
+            name = sentence[0].strip().rstrip(".!").lower()
+            parts = text.relative_to(place).parts
+            found.append(Picture(path, name, parts[-2], parts[0], (), _plain(name), "tuxpaint"))
+    return found
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"^(a|an|the|some) ", "", name)
+
+
+def _below(folder: Path, end: str) -> Path:
+    """The folder that ends like this: `folder` itself, or below it as a Debian package has it."""
+    for start in (folder, folder / "usr/share", *_parents(folder)):
+        if (start / end).is_dir():
+            return start / end
+    raise UserError(f"{folder} does not hold {end}: see scripts/prepare_pictures.py --help")
+
+
+def _parents(folder: Path) -> Iterator[Path]:
+    """The folders above, for who names the package's own folder."""
+    yield from list(folder.resolve().parents)[:2]

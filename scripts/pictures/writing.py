@@ -1,0 +1,136 @@
+"""The pictures' files: caption shards, and VQAv2's and POPE's own layouts."""
+
+import io
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+from world.easy_vqa import annotation
+
+from pictures.asking import MODES, Things, caption, pope_lines, questions
+from pictures.sources import Picture
+from vlm.errors import UserError
+from vlm.files import append_jsonl, atomic_directory, write_json
+from vlm.images import decode
+from vlm.run.progress import progress
+
+SHARD = 1000  # pictures in a tar
+POPE_IMAGES = 500  # as in the real set
+# Where a split's questions go: VQAv2's folder and split, and POPE's folder.
+PLACES = {
+    "train": ("vqav2", "train2014", None),
+    "val": ("vqav2", "minival2014", "pope_val"),
+    "vendor": ("vqav2", "val2014", "pope"),
+    "names": ("vqav2_names", "val2014", "pope_names"),
+    "both": ("vqav2_both", "val2014", "pope_both"),
+}
+Drawn = list[tuple[int, Picture, bytes]]  # id, picture, PNG
+
+
+def write(out: Path, splits: dict[str, list[Picture]], size: int) -> dict[str, dict[str, int]]:
+    """Write everything to `out`, which appears whole; returns the counts of each split.
+
+    size: pixels of the written pictures' sides. Pictures that cannot be opened are listed in OUT/refused.jsonl.
+    """
+    counts: dict[str, dict[str, int]] = {}
+    with atomic_directory(out) as root, progress(sum(map(len, splits.values())), "pictures", "picture") as bar:
+        for number, (split, pictures) in enumerate(splits.items()):
+            drawn: Drawn = []
+            for index, picture in enumerate(pictures):
+                data = _drawn(root, picture, size)
+                if data is not None:
+                    drawn.append((1_000_000 * (number + 1) + index, picture, data))
+                bar.update()
+            asked, probed = _write_split(root, split, drawn) if drawn else (0, 0)
+            refused = len(pictures) - len(drawn)
+            counts[split] = {"pictures": len(drawn), "questions": asked, "pope": probed, "refused": refused}
+        makers = Counter(picture.maker for pictures in splits.values() for picture in pictures)
+        write_json(root / "pictures.json", {"size": size, "splits": counts, "makers": makers})
+    return counts
+
+
+def _drawn(root: Path, picture: Picture, size: int) -> bytes | None:
+    """The picture on a white square, as PNG; None, and a line in refused.jsonl, if it cannot be opened."""
+    try:
+        image = decode(picture.path.read_bytes())
+    except UserError as error:
+        append_jsonl(root / "refused.jsonl", {"file": str(picture.path), "reason": str(error)})
+        return None
+    image.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    square = Image.new("RGB", (size, size), "white")
+    square.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
+    file = io.BytesIO()
+    square.save(file, format="PNG")
+    return file.getvalue()
+
+
+def _write_split(root: Path, split: str, drawn: Drawn) -> tuple[int, int]:
+    """Write a split's captions and questions; returns how many questions VQAv2's form and POPE's have."""
+    _write_captions(root / "captions", split, drawn)
+    things = Things([picture for _, picture, _ in drawn])
+    vqav2, official, pope = PLACES[split]
+    asked = _write_vqav2(root / vqav2, official, drawn, things)
+    probed = _write_pope(root / pope, drawn, things) if pope else 0
+    return asked, probed
+
+
+def _write_captions(folder: Path, split: str, drawn: Drawn) -> None:
+    """A set of tars for each maker: retrieval among pictures of one maker has one right answer a caption."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for maker in dict.fromkeys(picture.maker for _, picture, _ in drawn):
+        own = [(key, picture, data) for key, picture, data in drawn if picture.maker == maker]
+        for number, start in enumerate(range(0, len(own), SHARD)):
+            path = folder / f"{split}-{maker}-{number:06d}.tar"
+            with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+                for key, picture, data in own[start : start + SHARD]:
+                    for suffix, content in (("png", data), ("txt", caption(picture, str(key)).encode())):
+                        member = tarfile.TarInfo(f"{key:09d}.{suffix}")  # its other fields are constants
+                        member.size = len(content)
+                        tar.addfile(member, io.BytesIO(content))
+
+
+def _image_name(folder: str, key: int) -> str:
+    return f"COCO_{folder}_{key:012d}.png"
+
+
+def _write_vqav2(root: Path, split: str, drawn: Drawn, things: Things) -> int:
+    folder = "val2014" if split == "minival2014" else split  # as COCO's minival
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    records: list[dict] = []
+    annotations: list[dict] = []
+    for key, picture, data in drawn:
+        (root / folder / _image_name(folder, key)).write_bytes(data)
+        for number, (question, answer) in enumerate(questions(picture, things, str(key))):
+            ids = {"image_id": key, "question_id": key * 100 + number}
+            records.append({**ids, "question": question})
+            annotations.append({**ids, **annotation(question, answer)})
+    head = {"info": {"description": "scripts/prepare_pictures.py", "version": "2.0"}, "data_type": "mscoco"}
+    head |= {"license": {"name": "see README.md", "url": ""}, "data_subtype": folder}
+    asked = {**head, "task_type": "Open-Ended", "questions": records}
+    _dump(root / f"v2_OpenEnded_mscoco_{split}_questions.json", asked)
+    _dump(root / f"v2_mscoco_{split}_annotations.json", {**head, "annotations": annotations})
+    return len(records)
+
+
+def _write_pope(root: Path, drawn: Drawn, things: Things) -> int:
+    """Up to 500 pictures, evenly over all of them; returns the questions of all three categories."""
+    step = max(1, len(drawn) // POPE_IMAGES)
+    chosen = drawn[::step][:POPE_IMAGES]
+    (root / "val2014").mkdir(parents=True)
+    for key, _, data in chosen:
+        (root / "val2014" / _image_name("val2014", key)).write_bytes(data)
+    named: Sequence[tuple[str, Picture]] = [(_image_name("val2014", key), picture) for key, picture, _ in chosen]
+    total = 0
+    for mode in MODES:
+        lines = pope_lines(named, things, mode)
+        total += len(lines)
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (root / f"coco_pope_{mode}.json").write_text(text, encoding="utf-8")
+    return total
+
+
+def _dump(path: Path, value: dict) -> None:
+    path.write_text(json.dumps(value), encoding="utf-8")

@@ -1,0 +1,151 @@
+"""scripts/prepare_pictures.py on tiny packages of the real layouts: names, splits, questions, files."""
+
+import io
+import json
+import random
+import tarfile
+from pathlib import Path
+
+import prepare_pictures
+import pytest
+from pictures.asking import Things, caption, pope_lines, questions, wrong
+from pictures.sources import Picture, clip_art, emoji, stamps
+from pictures.splits import split
+from PIL import Image
+
+from bridge.data import official
+from vlm.errors import UserError
+from vlm.files import read_json, read_jsonl, write_json
+
+EMOJI = {  # hexcode -> label, subgroup, tags
+    "1F436": ("dog face", 34, ["pet"]),
+    "1F43A": ("wolf", 34, []),
+    "1F34E": ("red apple", 42, ["fruit"]),
+    "1F1EB-1F1F7": ("flag: France", 97, []),
+    "2764-FE0F": ("red heart", 14, []),
+    "1F3C3-200D-2642-FE0F": ("man running", 27, []),
+    "1F3C3-200D-2640-FE0F": ("woman running", 27, []),
+}
+SUBGROUPS = {"34": "animal-mammal", "42": "food-fruit", "97": "country-flag", "14": "heart", "27": "person-activity"}
+GROUPS = {"0": "smileys-emotion", "1": "people-body", "3": "animals-nature", "4": "food-drink", "9": "flags"}
+GROUP_OF = {34: 3, 42: 4, 97: 9, 14: 0, 27: 1}
+
+
+def png(colour: str, size: int = 32) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (size, size // 2), colour).save(file, format="PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def packages(tmp_path) -> Path:
+    root = tmp_path / "npm"
+    for name in ("emojibase-data", "emoji-datasource-twitter", "emoji-datasource-google", "@lobehub/fluent-emoji-3d"):
+        write_json(root / name.replace("/", "-") / "package/package.json", {"name": name})
+    records = [
+        {"hexcode": code, "label": label, "subgroup": kind, "group": GROUP_OF[kind], "tags": tags}
+        for code, (label, kind, tags) in EMOJI.items()
+    ]
+    write_json(root / "emojibase-data/package/en/data.json", [*records, {"hexcode": "1F1E6", "label": "letter"}])
+    write_json(root / "emojibase-data/package/meta/groups.json", {"subgroups": SUBGROUPS, "groups": GROUPS})
+    places = ("emoji-datasource-twitter/package/img/twitter/64", "emoji-datasource-google/package/img/google/64")
+    for place in (*places, "@lobehub-fluent-emoji-3d/package/assets"):
+        (root / place).mkdir(parents=True)
+        for code in EMOJI:
+            # Some packages write the variation selector, and some do not.
+            name = code.lower() if "twitter" in place else code.lower().replace("-fe0f", "")
+            (root / place / f"{name}.png").write_bytes(png("red"))
+    return root
+
+
+def test_emoji_have_a_name_a_kind_and_a_family(packages):
+    found = emoji(packages)
+    assert len(found) == 3 * 7 and [picture.maker for picture in found[::7]] == ["twitter", "google", "fluent"]
+    assert [(each.name, each.kind, each.group) for each in found[:5]] == [
+        ("dog face", "mammal", "animals and nature"), ("wolf", "mammal", "animals and nature"),
+        ("red apple", "fruit", "food and drink"), ("flag of france", "country flag", "flags"),
+        ("red heart", "heart", "smileys and emotion"),
+    ]  # fmt: skip
+    assert found[5].family == found[6].family == "running"
+    with pytest.raises(UserError, match="does not hold the npm package emojibase-data"):
+        emoji(packages / "emoji-datasource-twitter")
+
+
+def test_clip_art_in_the_public_domain_with_a_title_and_stamps_with_a_sentence(tmp_path):
+    root = tmp_path / "usr/share"
+    work = '<svg xmlns:dc="http://purl.org/dc/elements/1.1/" xmlns:cc="http://web.resource.org/cc/"><dc:title>{}</dc:title>'
+    work += '<dc:subject><li>bird</li></dc:subject><cc:license resource="http://web.resource.org/cc/{}"/></svg>'
+    titles = {"a": "A big_Swan 2", "b": "A heron", "c": "path1234", **{f"s{n}": "a series" for n in range(6)}}
+    for name, title in titles.items():
+        for kind, content in (("svg", work.format(title, "ByNc" if name == "b" else "PublicDomain")), ("png", "")):
+            path = root / f"openclipart/{kind}/animals/birds/{name}.{kind}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+    assert [(each.name, each.kind, each.group, each.words) for each in clip_art(tmp_path)] == [
+        ("a big swan", "birds", "animals", ("bird",))
+    ]
+    place = root / "tuxpaint/stamps/food/fruit"
+    place.mkdir(parents=True)
+    (place / "apricot.txt").write_text("An apricot.\nfr.utf8=Un abricot.\n")
+    (place / "apricot.png").write_bytes(png("red"))
+    (place / "other.txt").write_text("Without a picture.\n")
+    assert [(each.name, each.kind, each.family) for each in stamps(tmp_path)] == [("an apricot", "fruit", "apricot")]
+
+
+def picture(name: str, kind: str, group: str, *words: str, maker: str = "m") -> Picture:
+    return Picture(Path("x"), name, kind, group, words, name, maker)
+
+
+def test_splits_part_names_and_makers_and_depend_on_the_name_alone():
+    names = [f"thing {number}" for number in range(1000)]
+    pictures = [picture(name, "k", "g", maker=maker) for maker in ("seen", "unseen") for name in names]
+    found = split(pictures, "unseen")
+    sizes = {name: len(members) for name, members in found.items()}
+    assert sizes == {"train": 852, "val": 35, "names": 113, "vendor": 852, "both": 113}
+    assert {each.name for each in found["train"]} == {each.name for each in found["vendor"]}
+    assert not {each.name for each in found["both"]} & {each.name for each in found["train"]}
+    assert [each.name for each in split(pictures[:50], "unseen")["names"]] == [
+        each.name for each in found["names"] if int(each.name.split()[1]) < 50
+    ]
+
+
+def test_questions_of_a_picture_and_a_no_that_shares_no_word():
+    dog = picture("dog face", "mammal", "animals", "pet")
+    wolf, parrot = picture("wolf", "mammal", "animals"), picture("parrot", "bird", "animals")
+    things = Things([dog, wolf, parrot, picture("pet dog", "mammal", "animals"), picture("apple", "fruit", "food")])
+    for mode, seen in (("adversarial", {"wolf"}), ("popular", {"apple"}), ("random", {"apple", "parrot", "wolf"})):
+        assert {wrong(dog, things, 0, mode, random.Random(seed)) for seed in range(40)} == seen
+    asked = dict(questions(dog, things, "7"))
+    assert [answer for _, answer in questions(dog, things, "7")] == ["dog face", "mammal", *("yes", "no") * 3]
+    assert asked["Is it a dog face?"] == "yes" and asked["Is it a wolf?"] == "no" and asked["Is it a mammal?"] == "yes"
+    assert pope_lines([("i.png", dog)], things, "adversarial") == [
+        {"question_id": 1, "image": "i.png", "text": "Is there a dog face in the image?", "label": "yes"},
+        {"question_id": 2, "image": "i.png", "text": "Is there a wolf in the image?", "label": "no"},
+        {"question_id": 3, "image": "i.png", "text": "Is there a mammal in the image?", "label": "yes"},
+        {"question_id": 4, "image": "i.png", "text": "Is there a bird in the image?", "label": "no"},
+        {"question_id": 5, "image": "i.png", "text": "Is there an animals in the image?", "label": "yes"},
+        {"question_id": 6, "image": "i.png", "text": "Is there a food in the image?", "label": "no"},
+    ]
+    captions = {caption(dog, str(key)) for key in range(60)}
+    assert {"dog face", "a picture of dog face", "dog face, pet"} <= captions
+
+
+def test_the_files_are_those_of_vqav2_and_pope(packages, tmp_path, monkeypatch, capsys):
+    (packages / "emoji-datasource-google/package/img/google/64/1f43a.png").write_bytes(b"no picture")
+    out = tmp_path / "out"
+    monkeypatch.setattr("sys.argv", ["prepare_pictures.py", str(out), "--emoji", str(packages), "--size", "16"])
+    prepare_pictures.main()
+    counts = read_json(out / "pictures.json")["splits"]
+    assert sum(count["pictures"] for count in counts.values()) == 20
+    assert [Path(line["file"]).name for line in read_jsonl(out / "refused.jsonl")] == ["1f43a.png"]
+    examples = official.vqav2(out / "vqav2", "train2014")
+    assert len(examples) == counts["train"]["questions"] and all(Path(each.image).is_file() for each in examples)
+    with Image.open(examples[0].image) as image:
+        assert image.size == (16, 16) and image.getpixel((0, 0)) == (255, 255, 255)  # on a white square
+    assert len(official.pope(out / "pope", "popular")) > 0
+    with tarfile.open(next((out / "captions").glob("train-twitter-*.tar"))) as tar:
+        assert {Path(name).suffix for name in tar.getnames()} == {".png", ".txt"}
+    assert json.loads((out / "pope/coco_pope_random.json").read_text().splitlines()[0])["question_id"] == 1
+    assert "written to" in capsys.readouterr().out
+    with pytest.raises(UserError, match="exists and is not an empty folder"):
+        prepare_pictures.main()
