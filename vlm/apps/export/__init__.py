@@ -32,7 +32,9 @@ def export(settings: ExportSettings) -> None:
     source = _vlm_folder(settings.folder)
     known, kind = (ENCODER_FORMATS, "an encoder") if source is None else (VLM_FORMATS, "a VLM")
     if settings.format not in known:
-        raise UserError(f"{settings.folder} is {kind}: give --format {', '.join(known[:-1])} or {known[-1]}, not {settings.format}")
+        raise UserError(
+            f"{settings.folder} is {kind}: give --format {', '.join(known[:-1])} or {known[-1]}, not {settings.format}"
+        )
     with writing(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_directory(out) as partial:

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from gguf import GGUFWriter
 
+from vlm.apps.ask_llama_cpp import PACKAGE
 from vlm.apps.card import with_section, write_card
 from vlm.apps.export.comparing import sample_picture
 from vlm.apps.export.huggingface import vlm_card
 from vlm.apps.export.llama_cpp.preparing import prepared, use
-from vlm.apps.export.llama_cpp.runtime import PACKAGE, compare_runtime, installed
+from vlm.apps.export.llama_cpp.runtime import compare_runtime, installed
 from vlm.apps.export.llama_cpp.tensors import FILE_TYPES, Tensors, compare_tensors, file_size, write_tensors
 from vlm.apps.export.llama_cpp.text import add_text_metadata, check_text, text_tensors
 from vlm.apps.export.llama_cpp.vision import add_vision_metadata, check_vision, vision_tensors

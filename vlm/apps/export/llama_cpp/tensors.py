@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from gguf import GGUFReader, GGUFWriter, LlamaFileType, quants
 from gguf import GGMLQuantizationType as Kind
+from gguf import GGUFReader, GGUFWriter, LlamaFileType, quants
 
 from vlm.errors import UserError, writing
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -61,18 +63,16 @@ def text_tensors(vlm: VLM) -> Tensors:
     weights = {f"model.{name}": value for name, value in vlm.language_model.state_dict().items()}
     if not model.config.tie_word_embeddings:
         weights["lm_head.weight"] = model.lm_head.weight
-    tensors = {}
+    tensors: dict[str, Callable[[], torch.Tensor]] = {}
     for name, value in weights.items():
         stored = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if stored is None:
             raise UserError(f"llama.cpp's {config.model_type} has no {name}: give --format hf")
         heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-2])
-        if config.model_type == "llama" and heads:
-            tensors[stored] = lambda value=value, heads=heads: interleaved(value, heads)
-        else:
-            tensors[stored] = lambda value=value: value
+        turned = heads if config.model_type == "llama" else None
+        tensors[stored] = partial(interleaved, value, turned) if turned else partial(torch.Tensor.detach, value)
     if config.rope_parameters.get("rope_type") == "llama3":
-        tensors["rope_freqs.weight"] = lambda: rope_factors(config)
+        tensors["rope_freqs.weight"] = partial(rope_factors, config)
     return tensors
 
 

@@ -1,11 +1,13 @@
 """The vision tower and connector of a VLM as llama.cpp's "mmproj" file.
 
-Of llama.cpp's many projectors `internvl` computes exactly LLaVA's: a ViT with a class token that is dropped, a LayerNorm,
-Linear-GELU-Linear. The LayerNorm becomes the tower's last one. Its class token comes last, not first.
+Of llama.cpp's many projectors `internvl` computes what LLaVA does: a ViT whose class token is dropped, a LayerNorm,
+Linear-GELU-Linear. The LayerNorm becomes the tower's last one. The class token comes last, not first.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -75,16 +77,16 @@ def vision_tensors(vlm: VLM) -> Tensors:
     """The weights of tower and connector by llama.cpp's names."""
     weights: dict[str, torch.Tensor] = dict(vlm.vision_tower.state_dict())
     cls, positions = weights.pop("embeddings.cls_token"), weights.pop("embeddings.position_embeddings")
-    tensors = {
+    tensors: dict[str, Callable[[], torch.Tensor]] = {
         "v.class_embd": lambda: cls.reshape(-1),
         "v.position_embd.weight": lambda: positions[0].roll(-1, 0),  # [1 + N, width], the class token's last
     }
     for name, value in weights.items():
         if not name.startswith("pooler."):  # nothing reads it
-            tensors[_name(name)] = lambda value=value: value
+            tensors[_name(name)] = partial(torch.Tensor.detach, value)
     for name, value in vlm.connector.state_dict().items():
         module, kind = name.rsplit(".", 1)
-        tensors[f"{CONNECTOR[module]}.{kind}"] = lambda value=value: value
+        tensors[f"{CONNECTOR[module]}.{kind}"] = partial(torch.Tensor.detach, value)
     return tensors
 
 

@@ -10,7 +10,6 @@ import json
 from typing import Any
 
 from gguf import GGUFWriter, TokenType
-from tokenizers import decoders
 
 from vlm.errors import UserError
 
@@ -46,11 +45,16 @@ def rules_of(stored: dict[str, Any]) -> str:
     problem = None
     if model["type"] != "BPE" or model.get("byte_fallback") or model.get("continuing_subword_prefix"):
         problem = f"is no byte-level BPE ({model['type']})"
+    elif not model["merges"]:
+        problem = "has no merges"
     elif name is None:
         problem = f"cuts words by rules of its own ({'; '.join(steps)})"
     elif bool(model.get("ignore_merges")) != (name in WHOLE_WORDS_FIRST):
         problem = f"cuts words as {name} does, but its ignore_merges is {model.get('ignore_merges')}"
-    elif normaliser not in (None, {"type": "NFC"}):  # llama.cpp has none: text has to come in NFC, as it nearly always is
+    elif normaliser not in (
+        None,
+        {"type": "NFC"},
+    ):  # llama.cpp has none; nearly all text is in NFC
         problem = f"changes text first ({normaliser['type']})"
     if name is None or problem:
         raise UserError(
@@ -106,15 +110,16 @@ def _stored(tokenizer: Any) -> dict[str, Any]:
 
 
 def _tokens(stored: dict[str, Any], rows: int) -> tuple[list[str], list[TokenType]]:
-    """The spelling and the kind of each of `rows` tokens."""
+    """The spelling and the kind of each of `rows` tokens.
+
+    Control tokens are not printed. With smollm2's text format one is the newline, spelled "Ċ", that ends answers.
+    """
     texts = [f"[PAD{index}]" for index in range(rows)]
     kinds = [TokenType.UNUSED] * rows
     for text, index in stored["model"]["vocab"].items():
         texts[index], kinds[index] = text, TokenType.NORMAL
     for token in stored["added_tokens"]:
-        index, text = token["id"], token["content"]
-        if not decoders.ByteLevel().decode([text]).strip() and False:
-            continue  # the newline, spelled "Ċ", that ends smollm2's answers: in a prompt it is text
-        texts[index] = text
+        index = token["id"]
+        texts[index] = token["content"]
         kinds[index] = TokenType.CONTROL if token["special"] else TokenType.USER_DEFINED
     return texts, kinds
