@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGUFReader, GGUFWriter, quants
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
+from tokenizers import models as bpe
+from transformers import LlamaConfig
 
 from vlm.apps.export import export, llama_cpp
 from vlm.apps.export.llama_cpp import runtime, tensors, text, vocabulary
@@ -21,6 +23,12 @@ from vlm.llava.folder import load_processor
 from vlm.llava.model import load
 
 needs_llama_cpp = pytest.mark.skipif(not runtime.installed(), reason="needs xllamacpp: pip install -e '.[gguf]'")
+
+
+@pytest.fixture(scope="module")
+def folder(saved):
+    """A VLM whose language model is a llama with plain GPT-2 rules, and Llama 3's control tokens and template."""
+    return saved / "llama"
 
 
 @pytest.fixture
@@ -36,8 +44,8 @@ def tensors_of(file) -> dict:
     return {tensor.name: tensor for tensor in GGUFReader(file).tensors}
 
 
-def test_two_files_and_a_readme(tiny_vlm, tmp_path, without_llama_cpp, capsys):
-    export(ExportSettings(str(tiny_vlm), str(tmp_path / "out"), "gguf"))
+def test_two_files_and_a_readme(folder, tmp_path, without_llama_cpp, capsys):
+    export(ExportSettings(str(folder), str(tmp_path / "out"), "gguf"))
     said = capsys.readouterr().out
     assert "llama.cpp itself was not asked, since xllamacpp is not installed: pip install -e '.[gguf]'" in said
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
@@ -45,17 +53,19 @@ def test_two_files_and_a_readme(tiny_vlm, tmp_path, without_llama_cpp, capsys):
     found = metadata(tmp_path / "out/out-F16.gguf")
     wanted = {
         "general.architecture": "llama", "general.file_type": 1, "llama.block_count": 2, "llama.embedding_length": 32,
-        "llama.attention.head_count": 4, "llama.rope.dimension_count": 8, "llama.vocab_size": 260,
-        "tokenizer.ggml.pre": "gpt-2", "tokenizer.ggml.eos_token_id": 2, "tokenizer.ggml.eot_token_id": 2,
-        "tokenizer.ggml.add_bos_token": False,
+        "llama.attention.head_count": 4, "llama.rope.dimension_count": 8, "llama.vocab_size": 332,
+        "tokenizer.ggml.pre": "gpt-2", "tokenizer.ggml.bos_token_id": 317, "tokenizer.ggml.eos_token_id": 320,
+        "tokenizer.ggml.eot_token_id": 320, "tokenizer.ggml.add_bos_token": False,
     }  # fmt: skip
     assert {key: found[key] for key in wanted} == wanted
-    assert found["tokenizer.ggml.tokens"][:4] == ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|image_pad|>"]
-    assert found["tokenizer.ggml.token_type"][:5] == [3, 3, 3, 3, 1]  # control, and text
+    assert found["tokenizer.ggml.tokens"][320:325] == [
+        "<|eot_id|>", "<|reserved_special_token_0|>", "<think>", "</think>", "[PAD324]",
+    ]  # fmt: skip
+    assert found["tokenizer.ggml.token_type"][316:325] == [1, 3, 3, 3, 3, 3, 4, 4, 5]  # text, control, added, none
     vision = metadata(tmp_path / "out/mmproj-out-F16.gguf")
     wanted = {
         "general.architecture": "clip", "clip.projector_type": "internvl", "clip.use_gelu": True,
-        "clip.vision.image_size": 24, "clip.vision.patch_size": 6, "clip.vision.projection_dim": 32,
+        "clip.vision.image_size": 24, "clip.vision.patch_size": 8, "clip.vision.projection_dim": 32,
         "clip.vision.projector.scale_factor": 1,
     }  # fmt: skip
     assert {key: vision[key] for key in wanted} == wanted
@@ -66,14 +76,14 @@ def test_two_files_and_a_readme(tiny_vlm, tmp_path, without_llama_cpp, capsys):
 
 
 def test_queries_are_reordered_the_class_token_is_last_and_only_matrices_are_rounded(
-    tiny_vlm, tmp_path, without_llama_cpp
+    folder, tmp_path, without_llama_cpp
 ):
-    export(ExportSettings(str(tiny_vlm), str(tmp_path / "out"), "gguf", quantise="Q8_0"))
-    vlm = load(tiny_vlm, torch.device("cpu"), torch.float32)
+    export(ExportSettings(str(folder), str(tmp_path / "out"), "gguf", quantise="Q8_0"))
+    vlm = load(folder, torch.device("cpu"), torch.float32)
     found = tensors_of(tmp_path / "out/out-Q8_0.gguf")
     assert found["blk.0.attn_q.weight"].tensor_type.name == "Q8_0"
     assert found["blk.0.attn_norm.weight"].tensor_type.name == "F32"
-    assert "output.weight" not in found  # it is the embedding table
+    assert "output.weight" in found  # the embedding table is another
     query = vlm.language_model.state_dict()["layers.0.self_attn.q_proj.weight"].numpy()
     stored = quants.dequantize(found["blk.0.attn_q.weight"].data, found["blk.0.attn_q.weight"].tensor_type)
     order = [0, 4, 1, 5, 2, 6, 3, 7]  # of the 8 channels of a head
@@ -90,11 +100,14 @@ def test_queries_of_llama_turn_neighbours_together():
     assert text.interleaved(rows, 2).flatten().tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
 
 
+def test_a_tied_head_is_not_stored_twice(models):
+    assert "output.weight" not in text.text_tensors(models["qwen2"])
+    assert "token_embd.weight" in text.text_tensors(models["qwen2"])
+
+
 def test_rotary_factors_of_llama_3():
     scaling = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
                "high_freq_factor": 4.0, "original_max_position_embeddings": 64}  # fmt: skip
-    from transformers import LlamaConfig
-
     config = LlamaConfig(head_dim=8, rope_parameters=scaling, max_position_embeddings=512)
     factors = text.rope_factors(config)
     # Turns within 64 positions: 10.2 (kept), 1.02 (between the two), 0.1 and 0.01 (slowed by 8).
@@ -109,10 +122,10 @@ def test_llama_cpp_reads_renders_and_answers_as_the_vlm_does(saved, tmp_path, ca
 
 
 @needs_llama_cpp
-def test_weights_in_another_order_are_found_by_llama_cpp(tiny_vlm, tmp_path, monkeypatch):
+def test_weights_in_another_order_are_found_by_llama_cpp(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(text, "interleaved", lambda weight, heads: weight)
     with pytest.raises(UserError, match=r"llama\.cpp answers with other probabilities than the VLM"):
-        export(ExportSettings(str(tiny_vlm), str(tmp_path / "out"), "gguf"))
+        export(ExportSettings(str(folder), str(tmp_path / "out"), "gguf"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -144,8 +157,9 @@ def test_the_template_sets_the_picture_apart_again(saved, content):
     assert found == wanted.replace(processor.image_token, "<__media_x7__>")
 
 
-def tokenizer_json(pre, ignore_merges=False, normaliser=None) -> dict:
-    words = Tokenizer(models.BPE(ignore_merges=ignore_merges))
+def tokenizer_json(pre, ignore_merges=False, normaliser=None, merges=True) -> dict:
+    pairs = [("a", "b")] if merges else []
+    words = Tokenizer(bpe.BPE({"a": 0, "b": 1, "ab": 2}, pairs, ignore_merges=ignore_merges))
     words.pre_tokenizer = pre
     if normaliser is not None:
         words.normalizer = normaliser
@@ -178,6 +192,7 @@ def test_rules_are_known_by_what_they_do():
         (tokenizer_json(sequence(r"\p{N}{1,3}")), "cuts words as llama-bpe does, but its ignore_merges is False"),
         (tokenizer_json(pre_tokenizers.Metaspace()), "cuts words by rules of its own"),
         (tokenizer_json(pre_tokenizers.ByteLevel(add_prefix_space=True)), "cuts words by rules of its own"),
+        (tokenizer_json(WORDS, merges=False), "has no merges"),
         (tokenizer_json(WORDS, normaliser=normalizers.Lowercase()), r"changes text first \(Lowercase\)"),
     ],
 )
@@ -206,8 +221,8 @@ def test_what_llama_cpp_computes_otherwise_is_refused(models, part, change, mess
         llama_cpp.check_vision(config)
 
 
-def test_a_full_disk_is_one_line_before_and_while_it_is_written(tiny_vlm, tmp_path, monkeypatch, without_llama_cpp):
-    settings = ExportSettings(str(tiny_vlm), str(tmp_path / "out"), "gguf")
+def test_a_full_disk_is_one_line_before_and_while_it_is_written(folder, tmp_path, monkeypatch, without_llama_cpp):
+    settings = ExportSettings(str(folder), str(tmp_path / "out"), "gguf")
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
         with pytest.raises(UserError, match=r"the files take 33,\d+,\d+ bytes, and the disk of .* has 1,000 free"):
@@ -222,9 +237,9 @@ def test_a_full_disk_is_one_line_before_and_while_it_is_written(tiny_vlm, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_holds_other_weights_is_refused(tiny_vlm, tmp_path, without_llama_cpp):
-    export(ExportSettings(str(tiny_vlm), str(tmp_path / "out"), "gguf"))
-    file, vlm = tmp_path / "out/out-F16.gguf", load(tiny_vlm, torch.device("cpu"), torch.float32)
+def test_a_file_that_holds_other_weights_is_refused(folder, tmp_path, without_llama_cpp):
+    export(ExportSettings(str(folder), str(tmp_path / "out"), "gguf"))
+    file, vlm = tmp_path / "out/out-F16.gguf", load(folder, torch.device("cpu"), torch.float32)
     assert tensors.compare_tensors(file, text.text_tensors(vlm)) < 2**-11
     vlm.language_model.state_dict()["layers.1.mlp.up_proj.weight"][3, 4] += 0.01
     with pytest.raises(UserError, match=r"blk\.1\.ffn_up\.weight in out-F16\.gguf differs from the model's"):
@@ -239,10 +254,10 @@ def test_a_weight_that_fp16_cannot_hold_is_refused(tmp_path):
         tensors.write_tensors(GGUFWriter(None, "llama"), {"token_embd.weight": lambda: weight}, "F16", tmp_path / "a")
 
 
-def test_the_newline_that_ends_answers_is_not_printed(tiny_vlm, tmp_path, without_llama_cpp):
+def test_the_newline_that_ends_answers_is_not_printed(folder, tmp_path, without_llama_cpp):
     """smollm2's text format ends an answer with a newline, spelled as a byte-level tokenizer spells it."""
     other = tmp_path / "vlm"
-    shutil.copytree(tiny_vlm, other)
+    shutil.copytree(folder, other)
     stored = read_json(other / "tokenizer.json")
     newline = stored["model"]["vocab"]["Ċ"]
     stored["added_tokens"].append({**stored["added_tokens"][0], "id": newline, "content": "Ċ", "single_word": True})
