@@ -17,8 +17,8 @@ llama-server -m {text} --mmproj {mmproj} --jinja --port 8080
 llama-mtmd-cli -m {text} --mmproj {mmproj} --jinja --temp 0 --image prepared.png -p "What is on the table?"
 ```
 
-**Resize pictures first**, to {size} x {size} pixels: llama.cpp shows a larger one to the model in several copies or tiles,
-which it was not trained for, and enlarges a smaller one by a filter of its own.
+**Resize pictures first**, to {size} x {size} pixels: a larger one llama.cpp shows to the model in several copies or
+tiles, which it was not trained for; a smaller one it enlarges by a filter of its own.
 
 ```python
 import base64, io
