@@ -118,7 +118,8 @@ def _difference(vlm: VLM, ids: list[int], picture: Image.Image | None, steps: Se
     inputs = torch.tensor([ids + answered[:-1]], device=vlm.model.device)
     pixels: dict[str, Any] = {}
     if picture is not None:
-        prepared = vlm.processor.image_processor(images=[picture], return_tensors="pt").pixel_values
+        as_it_is: Any = {"do_resize": False, "do_center_crop": False, "return_tensors": "pt"}
+        prepared = vlm.processor.image_processor(images=[picture], **as_it_is).pixel_values
         pixels["pixel_values"] = prepared.to(vlm.model.device, vlm.model.dtype)
     mask = torch.ones_like(inputs)
     logits = vlm.model(input_ids=inputs, attention_mask=mask, logits_to_keep=len(steps), **pixels).logits[0]
