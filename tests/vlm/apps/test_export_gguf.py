@@ -11,17 +11,22 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGUFReader, GGUFWriter, quants
+from tiny.stock_vits import write_stock_vit
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers import models as bpe
 from transformers import LlamaConfig
 
 from vlm.apps.export import export, llama_cpp
-from vlm.apps.export.llama_cpp import runtime, tensors, text, vocabulary
+from vlm.apps.export.comparing import sample_picture
+from vlm.apps.export.llama_cpp import preparing, runtime, tensors, text, vocabulary, wrapping
 from vlm.apps.settings import ExportSettings
+from vlm.encoders.by_name import open_encoder
 from vlm.errors import UserError
 from vlm.files import read_json, write_json
+from vlm.llava.assembly import assemble
 from vlm.llava.folder import load_processor
 from vlm.llava.model import load
+from vlm.llms.load import load_llm
 
 needs_llama_cpp = pytest.mark.skipif(not runtime.installed(), reason="needs xllamacpp: pip install -e '.[gguf]'")
 
@@ -54,7 +59,7 @@ def test_two_files_and_a_readme(folder, tmp_path, without_llama_cpp, capsys):
     found = metadata(tmp_path / "out/out-F16.gguf")
     wanted = {
         "general.architecture": "llama", "general.file_type": 1, "llama.block_count": 2, "llama.embedding_length": 32,
-        "llama.attention.head_count": 4, "llama.rope.dimension_count": 8, "llama.vocab_size": 332,
+        "llama.attention.head_count": 4, "llama.rope.dimension_count": 8, "llama.vocab_size": 334,
         "tokenizer.ggml.pre": "gpt-2", "tokenizer.ggml.bos_token_id": 317, "tokenizer.ggml.eos_token_id": 320,
         "tokenizer.ggml.eot_token_id": 320, "tokenizer.ggml.add_bos_token": False,
     }  # fmt: skip
@@ -84,7 +89,6 @@ def test_queries_are_reordered_the_class_token_is_last_and_only_matrices_are_rou
     found = tensors_of(tmp_path / "out/out-Q8_0.gguf")
     assert found["blk.0.attn_q.weight"].tensor_type.name == "Q8_0"
     assert found["blk.0.attn_norm.weight"].tensor_type.name == "F32"
-    assert "output.weight" in found  # the embedding table is another
     query = vlm.language_model.state_dict()["layers.0.self_attn.q_proj.weight"].numpy()
     stored = quants.dequantize(found["blk.0.attn_q.weight"].data, found["blk.0.attn_q.weight"].tensor_type)
     order = [0, 4, 1, 5, 2, 6, 3, 7]  # of the 8 channels of a head
@@ -101,9 +105,13 @@ def test_queries_of_llama_turn_neighbours_together():
     assert text.interleaved(rows, 2).flatten().tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
 
 
-def test_a_tied_head_is_not_stored_twice(models):
-    assert "output.weight" not in text.text_tensors(models["qwen2"])
-    assert "token_embd.weight" in text.text_tensors(models["qwen2"])
+def test_the_words_around_a_picture_are_those_of_the_prompt(models):
+    vlm = models["qwen2"]  # its head is tied
+    stored, newline = text.text_tensors(vlm), vlm.prompts.tokenizer("\n").input_ids[0]
+    table, head = stored["token_embd.weight"](), stored["output.weight"]()
+    assert table.shape == head.shape == (vlm.model.config.text_config.vocab_size + 2, 32)
+    assert torch.equal(table[-2:], table[[newline, newline]])
+    assert torch.equal(head[:-2], table[:-2]) and torch.equal(head[-1], head[vlm.processor.image_token_id])
 
 
 def test_rotary_factors_of_llama_3():
@@ -125,6 +133,24 @@ def test_llama_cpp_reads_renders_and_answers_as_the_vlm_does(saved, tmp_path, ca
         rf"asked by llama\.cpp itself, {same} of 3 greedy answers are the VLM's, and log-probabilities at most 0\.\d+ "
     )
     assert re.search(said, capsys.readouterr().out)
+
+
+@needs_llama_cpp
+def test_dinov2_whose_pictures_are_cut_from_the_centre(llm_folders, tmp_path, capsys):
+    write_stock_vit(tmp_path / "dinov2", "dinov2")
+    encoder = open_encoder(f"hf:{tmp_path / 'dinov2'}")
+    vlm = assemble(encoder, load_llm(str(llm_folders["llama"]), torch.float32))
+    vlm.save(tmp_path / "vlm")
+    export(ExportSettings(str(tmp_path / "vlm"), str(tmp_path / "out"), "gguf"))
+    assert "asked by llama.cpp itself" in capsys.readouterr().out
+    card = (tmp_path / "out/README.md").read_text()
+    assert "scale = 28 / min(image.size)" in card
+    assert "image = image.crop((left, top, left + 24, top + 24))" in card
+    picture = preparing.prepared(vlm, sample_picture())
+    as_it_is = {"do_resize": False, "do_center_crop": False, "return_tensors": "pt"}
+    prepare = vlm.processor.image_processor
+    wanted, found = prepare(sample_picture(), return_tensors="pt"), prepare(picture, **as_it_is)
+    assert (wanted.pixel_values - found.pixel_values).abs().max() < 0.05  # two grey levels
 
 
 @needs_llama_cpp
@@ -151,16 +177,18 @@ def test_a_file_that_llama_cpp_cannot_take_is_one_line(tmp_path):
         [{"type": "text", "text": "<__media_x7__>"}, {"type": "text", "text": "Is it red?"}],
     ],
 )
-def test_the_template_sets_the_picture_apart_again(saved, content):
+def test_the_template_sets_the_picture_apart_again(saved, models, content):
     processor = load_processor(saved / "llama")
     entries = [{"type": "image"}, {"type": "text", "text": "Is it red?"}]
     wanted = processor.apply_chat_template([{"role": "user", "content": entries}], add_generation_prompt=True)
-    template = llama_cpp.template(str(processor.chat_template))
+    around = wrapping.neighbours(models["llama"])
+    template = wrapping.template(str(processor.chat_template), around)
     tokenizer = processor.tokenizer
     found = tokenizer.apply_chat_template(
         [{"role": "user", "content": content}], chat_template=template, add_generation_prompt=True, tokenize=False
     )
-    assert found == wanted.replace(processor.image_token, "<__media_x7__>")
+    assert (around.text_before, around.text_after) == ("\n", "\n")  # a newline ends the header, one the picture's line
+    assert found == wanted.replace("\n" + processor.image_token + "\n", "<__media_x7__>")
 
 
 def tokenizer_json(pre, ignore_merges=False, normaliser=None, merges=True) -> dict:

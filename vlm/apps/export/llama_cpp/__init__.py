@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from vlm.apps.export.llama_cpp.tensors import FILE_TYPES, Tensors, compare_tenso
 from vlm.apps.export.llama_cpp.text import add_text_metadata, check_text, text_tensors
 from vlm.apps.export.llama_cpp.vision import add_vision_metadata, check_vision, vision_tensors
 from vlm.apps.export.llama_cpp.vocabulary import add_vocabulary, check_vocabulary
+from vlm.apps.export.llama_cpp.wrapping import neighbours, template
 from vlm.errors import UserError
 from vlm.llava.model import VLM, load
 from vlm.llms.precision import chosen_device
@@ -69,16 +69,13 @@ def _write(file: Path, tensors: Tensors, vlm: VLM, quantise: str) -> None:
         add_vision_metadata(writer, vlm)
     else:
         add_text_metadata(writer, config)
-        add_vocabulary(writer, vlm.processor.tokenizer, config.vocab_size, template(str(vlm.processor.chat_template)))
+        add_vocabulary(
+            writer,
+            vlm.processor.tokenizer,
+            config.vocab_size,
+            template(str(vlm.processor.chat_template), neighbours(vlm)),
+        )
     write_tensors(writer, tensors, quantise, file)
-
-
-def template(chat_template: str) -> str:
-    """The VLM's chat template behind what sorts llama.cpp's markers: these take the image token's place."""
-    first, rest = chat_template.split("\n", 1)
-    if not first.startswith("{%- set image_token = "):
-        raise UserError("the chat template is not of this project's: train the VLM again, or give --format hf")
-    return (files("vlm.apps.export.llama_cpp") / "media.jinja").read_text(encoding="utf-8") + rest
 
 
 def _check_room(out: Path, needed: int) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 from PIL import Image
 
-from vlm.apps.export.llama_cpp.vision import AFTER, BEFORE
 from vlm.llava.model import VLM
 
 USE = """\
@@ -60,8 +59,7 @@ params.n_ctx = {context}
 print(xllamacpp.Server(params).handle_chat_completions(request)["choices"][0]["message"]["content"].strip())
 ```
 
-llama.cpp writes `{before}` and `{after}` around each picture, which training did not: answers may differ from those of
-transformers. Scores, if any are below, were measured with transformers before the conversion.
+Scores, if any are below, were measured with transformers before the conversion.
 """
 
 
@@ -80,9 +78,7 @@ def prepared(vlm: VLM, image: Image.Image) -> Image.Image:
 def use(vlm: VLM, text: str, mmproj: str) -> str:
     """The section "Use" of the README."""
     context = 1 << (len(vlm.prompt_ids("x", 1)) + 1024).bit_length()
-    return USE.format(
-        text=text, mmproj=mmproj, size=_size(vlm), steps=_steps(vlm), context=context, before=BEFORE, after=AFTER
-    )
+    return USE.format(text=text, mmproj=mmproj, size=_size(vlm), steps=_steps(vlm), context=context)
 
 
 def _steps(vlm: VLM) -> str:

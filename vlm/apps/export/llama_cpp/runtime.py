@@ -18,7 +18,7 @@ from PIL import Image
 
 from vlm.apps.ask_llama_cpp import PACKAGE
 from vlm.apps.export.comparing import QUESTIONS
-from vlm.apps.export.llama_cpp.vision import AFTER, BEFORE
+from vlm.apps.export.llama_cpp.wrapping import neighbours
 from vlm.errors import UserError
 from vlm.llava.model import VLM
 from vlm.llms.prompt import Prompts
@@ -43,7 +43,7 @@ def compare_runtime(text: Path, mmproj: Path, vlm: VLM, picture: Image.Image, qu
     Raises: UserError if it cannot load them, or reads, renders or answers otherwise than the VLM.
     """
     asked = [*QUESTIONS, None]  # None: without a picture
-    wanted = [_wrapped_ids(vlm, question) for question in asked]
+    wanted = [vlm.prompt_ids(question or QUESTIONS[0], 1 if question else 0) for question in asked]
     request = {
         "text": str(text), "mmproj": str(mmproj), "threads": torch.get_num_threads(),
         "context": max(map(len, wanted)) + 256,
@@ -103,6 +103,7 @@ def _check_tokens(prompts: Prompts, found: Sequence[list[int]]) -> None:
 def _check_prompts(vlm: VLM, found: Sequence[str]) -> None:
     for talk, prompt in zip(_talks(), found):
         wanted = vlm.processor.apply_chat_template(talk, add_generation_prompt=True)
+        wanted = neighbours(vlm).left_out(wanted, vlm.processor.image_token)
         prompt = MARKER.sub(lambda _: vlm.processor.image_token, prompt)
         if prompt != wanted:
             raise UserError(f"llama.cpp renders a prompt as {prompt[-200:]!r}, not {wanted[-200:]!r}: not exported")
@@ -114,7 +115,14 @@ def _difference(vlm: VLM, ids: list[int], picture: Image.Image | None, steps: Se
 
     A token that the VLM would not choose counts by half of what it is less likely than the VLM's choice.
     """
-    answered = [step["id"] for step in steps]
+    config: Any = vlm.model.config.text_config
+    rows, slot = config.vocab_size, vlm.processor.image_token_id
+
+    def known(token: int) -> int:
+        """llama.cpp's two more tokens, which have the image token's row of the head, as that one."""
+        return token if token < rows else slot
+
+    answered = [known(step["id"]) for step in steps]
     inputs = torch.tensor([ids + answered[:-1]], device=vlm.model.device)
     pixels: dict[str, Any] = {}
     if picture is not None:
@@ -127,32 +135,9 @@ def _difference(vlm: VLM, ids: list[int], picture: Image.Image | None, steps: Se
     largest = 0.0
     for step, row in zip(steps, expected):
         for token in step["top_logprobs"]:
-            largest = max(largest, abs(row[token["id"]].item() - token["logprob"]))
-        largest = max(largest, (row.max() - row[step["id"]]).item() / 2)
+            largest = max(largest, abs(row[known(token["id"])].item() - token["logprob"]))
+        largest = max(largest, (row.max() - row[known(step["id"])]).item() / 2)
     return largest, expected.argmax(-1).tolist() == answered
-
-
-def _wrapped_ids(vlm: VLM, question: str | None) -> list[int]:
-    """The prompt's ids as llama.cpp makes them, with its own words around the picture."""
-    if question is None:
-        return vlm.prompt_ids(QUESTIONS[0], 0)
-    return wrapped(vlm.prompts, vlm.prompt_ids(question, 1))
-
-
-def wrapped(prompts: Prompts, ids: list[int]) -> list[int]:
-    """Prompt ids with the tokens of `<img>` and `</img>` around each image's slots."""
-    slot, tokenizer = prompts.processor.image_token_id, prompts.tokenizer
-    before, after = (tokenizer(text, add_special_tokens=False).input_ids for text in (BEFORE, AFTER))
-    whole: list[int] = []
-    index = 0
-    while index < len(ids):
-        if ids[index] == slot:
-            whole += [*before, *[slot] * prompts.slots, *after]
-            index += prompts.slots
-        else:
-            whole.append(ids[index])
-            index += 1
-    return whole
 
 
 def _talks() -> list[list[dict[str, Any]]]:

@@ -11,6 +11,7 @@ from gguf import MODEL_ARCH, GGUFWriter, get_tensor_name_map
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from vlm.apps.export.llama_cpp.tensors import Tensors
+from vlm.apps.export.llama_cpp.wrapping import neighbours
 from vlm.errors import UserError
 from vlm.llava.model import VLM
 
@@ -48,7 +49,7 @@ def add_text_metadata(writer: GGUFWriter, config: Any) -> None:
     writer.add_rope_dimension_count(width)
     writer.add_key_length(width)
     writer.add_value_length(width)
-    writer.add_vocab_size(config.vocab_size)
+    writer.add_vocab_size(config.vocab_size + 2)  # and those of `wrapping`
 
 
 def head_width(config: Any) -> int:
@@ -61,8 +62,10 @@ def text_tensors(vlm: VLM) -> Tensors:
     config: Any = vlm.language_model.config
     names = get_tensor_name_map(ARCHITECTURES[config.model_type], config.num_hidden_layers)
     weights = {f"model.{name}": value for name, value in vlm.language_model.state_dict().items()}
-    if not model.config.tie_word_embeddings:
-        weights["lm_head.weight"] = model.lm_head.weight
+    # Two more rows. Those of the head are the image token's, which no answer has: a tied head is stored by itself.
+    around, embeddings, head = neighbours(vlm), weights["model.embed_tokens.weight"], model.lm_head.weight
+    weights["model.embed_tokens.weight"] = torch.cat([embeddings, embeddings[[around.before, around.after]]])
+    weights["lm_head.weight"] = torch.cat([head, head[[vlm.processor.image_token_id] * 2]])
     tensors: dict[str, Callable[[], torch.Tensor]] = {}
     for name, value in weights.items():
         stored = names.get_name(name, try_suffixes=(".weight", ".bias"))

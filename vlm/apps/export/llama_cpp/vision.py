@@ -19,7 +19,6 @@ from vlm.llava.model import VLM
 from vlm.llava.tower import describe
 
 PROJECTOR = "internvl"
-BEFORE, AFTER = "<img>", "</img>"  # what llama.cpp writes around a picture for this projector
 GELU = ("gelu", "gelu_pytorch_tanh", "gelu_new")  # llama.cpp has the tanh form alone: up to 5e-4 from the exact one
 IN_BLOCK = {
     "attention.q_proj": "attn_q", "attention.k_proj": "attn_k", "attention.v_proj": "attn_v",

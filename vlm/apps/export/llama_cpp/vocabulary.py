@@ -11,6 +11,7 @@ from typing import Any
 
 from gguf import GGUFWriter, TokenType
 
+from vlm.apps.export.llama_cpp.wrapping import AFTER, BEFORE
 from vlm.errors import UserError
 
 CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -82,9 +83,11 @@ def _step(step: dict[str, Any]) -> str:
 
 
 def add_vocabulary(writer: GGUFWriter, tokenizer: Any, rows: int, template: str) -> None:
-    """Write the tokenizer. rows: of the embedding table, of which some may have no token."""
+    """Write the tokenizer and the two tokens of `wrapping`. rows: of the VLM's embedding table; some have no token."""
     stored = _stored(tokenizer)
     texts, kinds = _tokens(stored, rows)
+    texts += [BEFORE, AFTER]
+    kinds += [TokenType.CONTROL] * 2
     merges = stored["model"]["merges"]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(rules_of(stored))
