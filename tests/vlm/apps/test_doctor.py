@@ -158,3 +158,17 @@ def test_images_with_texts(run, tmp_path):
     assert "warn  kind: 1 of 3 images have a text of the same name" in out
     assert "OK    first sample: 0.txt: a dark picture" in out
     assert "3 of 3 tried" in out and "3 of them 20 x 10" in out
+
+
+def test_a_model_of_the_hub_is_looked_at_in_its_cache(run, folder, tmp_path, monkeypatch):
+    cache = tmp_path / "models--me--my-vlm"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs/main").write_text("abc")
+    (cache / "snapshots").mkdir()
+    (cache / "snapshots/abc").symlink_to(folder)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    code, out, _ = run("doctor", "me/my-vlm")
+    assert code == 0 and lines_of(out)["folder"][0] == "OK"
+    code, _, error = run("doctor", "me/none")
+    assert code == 2 and "me/none is no folder, is not in the local Hugging Face cache" in error

@@ -120,7 +120,8 @@ def test_any_encoder_by_name_becomes_a_stock_class(kind, tmp_path, capsys):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"format": "timm"}, "is a VLM: give --format hf or vipllava, not timm"),
+        ({"format": "timm"}, "is a VLM: give --format hf, vipllava or gguf, not timm"),
+        ({"quantise": "F16"}, "--quantise is of --format gguf: give both, or leave it out"),
         ({"out": "taken"}, "taken is not empty: give a new folder, or move it away"),
         ({"results": "other"}, "holds the scores of another model (runs/a/vlm): evaluate this one"),
         ({"results": "nothing"}, "results.json does not exist"),

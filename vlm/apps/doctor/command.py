@@ -9,7 +9,8 @@ from vlm.apps.doctor.labels import show_labels
 from vlm.apps.settings import DoctorSettings
 from vlm.apps.status import Status
 from vlm.errors import UserError
-from vlm.llava.folder import is_llava
+from vlm.hub import HUB_ID, model_folder
+from vlm.llava.folder import FILES, is_llava
 
 FAILED = 1  # the exit code if a check failed
 
@@ -51,8 +52,11 @@ def _examined(what: str, settings: DoctorSettings) -> tuple[str, Findings]:
     path = Path(what)
     if what == "blind" or what.startswith(("hf:", "timm:", "random:")):
         return "encoder", models.encoder_findings(what)
+    others = "give a VLM, encoder, run or data folder, or nothing for the environment"
+    if not path.exists() and HUB_ID.fullmatch(what):
+        path = model_folder(what, FILES, others)
     if not path.exists():
-        raise UserError(f"there is no {what}: give a VLM, encoder, run or data folder, or nothing for the environment")
+        raise UserError(f"there is no {what}: {others}")
     if path.is_dir() and is_llava(path):
         return "VLM", models.vlm_findings(path, settings.image)
     if (path / "vision_encoder.safetensors").exists():

@@ -23,6 +23,7 @@ EXTRAS = {
     "pretrain": "pretraining under deepspeed, and TensorBoard",
     "serve": "transformers serve",
     "web": "vlm web",
+    "gguf": "asking llama.cpp about vlm export --format gguf",
     "quant": "--load-in 4bit or 8bit",
     "s3": "s3:// shards",
     "gcs": "gs:// shards",

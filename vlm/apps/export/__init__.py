@@ -11,7 +11,7 @@ from vlm.files import atomic_directory
 from vlm.hub import HUB_ID
 from vlm.llava.folder import is_llava, local_folder
 
-ENCODER_FORMATS, VLM_FORMATS = ("hf", "timm"), ("hf", "vipllava")
+ENCODER_FORMATS, VLM_FORMATS = ("hf", "timm"), ("hf", "vipllava", "gguf")
 
 
 def export(settings: ExportSettings) -> None:
@@ -27,10 +27,14 @@ def export(settings: ExportSettings) -> None:
         check_push(settings.push)
     elif settings.private:
         raise UserError("--private is of --push: give --push OWNER/NAME, or leave it out")
+    if settings.quantise is not None and settings.format != "gguf":
+        raise UserError("--quantise is of --format gguf: give both, or leave it out")
     source = _vlm_folder(settings.folder)
     known, kind = (ENCODER_FORMATS, "an encoder") if source is None else (VLM_FORMATS, "a VLM")
     if settings.format not in known:
-        raise UserError(f"{settings.folder} is {kind}: give --format {' or '.join(known)}, not {settings.format}")
+        raise UserError(
+            f"{settings.folder} is {kind}: give --format {', '.join(known[:-1])} or {known[-1]}, not {settings.format}"
+        )
     with writing(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_directory(out) as partial:
@@ -61,6 +65,10 @@ def _write_vlm(settings: ExportSettings, source: Path, partial: Path) -> str:
         from vlm.apps.export.vipllava import write_vipllava
 
         return write_vipllava(source, partial, shown, settings.results)
+    if settings.format == "gguf":
+        from vlm.apps.export.llama_cpp import write_gguf
+
+        return write_gguf(source, partial, shown, settings.results, settings.quantise or "F16")
     from vlm.apps.export.huggingface import write_hf
 
     return write_hf(source, partial, shown, settings.results)
