@@ -1,0 +1,5 @@
+"""Not yet."""
+
+
+def faults(settings):
+    return iter(())
