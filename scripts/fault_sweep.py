@@ -1,8 +1,8 @@
 """Does everything to the real commands that must not harm a run, and prints what became of it: fault, seed, outcome.
 
-Kills, signals, numbers that are none, damaged files, hostile input: two CPU ranks of a tiny model, every fault made from
-its seed, at a named point of a named step. /dev/shm is the sweep's own where the system allows it. The exit code is 1 if
-one fault was not survived. scripts/faults/ has a file for each kind.
+Kills, signals, numbers that are none, damaged files, hostile input: two CPU ranks of a tiny model, every fault made
+from its seed, at a named point of a named step. /dev/shm is the sweep's own where the system allows it. The exit code
+is 1 if one fault was not survived. scripts/faults/ has a file for each kind.
 """
 
 import sys

@@ -12,6 +12,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from vlm.run.launchers import watch_launchers
+from vlm.run.signals import Stopped, last_words, outlive_readers, stoppable
+
 # What the machine refuses; a file that is missing is not here, since that may be a mistake of ours.
 _REFUSED = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE,
@@ -72,9 +75,12 @@ def _reader_has_gone() -> bool:
 def run_command(main: Callable[[], None]) -> None:
     """Run a command's `main`, and report what the user can mend in one line on stderr, with exit code 2.
 
-    That is a `UserError`, or a file that the system refuses to read or write. LEVLM_DEBUG=1 keeps the traceback. Ctrl-C
-    exits with 130. If the reader of a pipe has gone, as in `command | head`, the exit code is 141, as a shell has it.
+    That is a `UserError`, or a file that the system refuses to read or write. LEVLM_DEBUG=1 keeps the traceback. What
+    is told to stop, by a signal or by the death of its launcher, says so in one line and exits with 130, 143 or 129. If
+    the reader of a pipe has gone, as in `command | head`, the exit code is 141, as a shell has it.
     """
+    outlive_readers()
+    watch_launchers()
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return _reported(main)
     # torch's threads of a process group may outlive the interpreter, which then aborts what had ended well (exit code
@@ -97,7 +103,8 @@ def run_command(main: Callable[[], None]) -> None:
 
 def _reported(main: Callable[[], None]) -> None:
     try:
-        main()
+        with stoppable():
+            main()
         sys.stdout.flush()  # what a pipe refuses is then met here, not while the interpreter ends
     except BrokenPipeError:
         if not _reader_has_gone():
@@ -110,6 +117,5 @@ def _reported(main: Callable[[], None]) -> None:
             raise
         print("error: " + " ".join(text.split()), file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    except (KeyboardInterrupt, Stopped) as stop:
+        sys.exit(last_words(stop))

@@ -27,6 +27,7 @@ from vlm.distributed import barrier
 from vlm.errors import UserError
 from vlm.images import ImageError, decode
 from vlm.run.quarantine import Limit, Quarantine, merge, refuse_above
+from vlm.run.signals import WORDS
 
 ATTEMPTS = 100  # samples drawn for one slot before the run gives up
 Pixels = torch.Tensor | tuple[torch.Tensor, ...]  # of an image, or of its crops by size
@@ -112,7 +113,7 @@ class CaptionBatches(Dataset):
             num_workers=self.workers,
             collate_fn=_as_is,  # the default would walk over every caption and id
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_leave_sigterm,
+            worker_init_fn=_leave_signals,
             multiprocessing_context=context,
         )
         try:
@@ -210,6 +211,7 @@ def _as_is(batch: Any) -> Any:
     return batch
 
 
-def _leave_sigterm(worker: int) -> None:
+def _leave_signals(worker: int) -> None:
     """A whole process group may be told to stop; the run then still needs its loaders for the step that it finishes."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in WORDS:
+        signal.signal(number, signal.SIG_IGN)

@@ -9,11 +9,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from vlm.distributed import barrier, is_main, on_main
 from vlm.errors import UserError
-from vlm.files import read_jsonl, recover
+from vlm.files import read_jsonl, recover, write_json
 
+DONE = "done.json"
 # flock's errors on a file system that has no locks, such as Lustre mounted without `-o flock`.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
@@ -53,6 +55,22 @@ def _lock(folder: Path, option: str, held: ExitStack) -> None:
         recover(folder / "checkpoints")
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error.strerror}): give another {option}") from None
+
+
+def begin(folder: Path, config: dict[str, Any]) -> None:
+    """Write `config.json`; from here on the run in `folder` is not done. Rank 0 calls it."""
+    if (folder / DONE).exists():
+        print(f"{folder} was done: what it made is written anew", flush=True)
+        (folder / DONE).unlink()
+    write_json(folder / "config.json", config)
+
+
+def finish(folder: Path, step: int, result: Path) -> None:
+    """Write `done.json`, the last file of a run that reached its last `step` and left `result`. Rank 0 calls it.
+
+    Who waits for a run asks for this file: `deepspeed` exits with 0 as well if its launch.py was killed.
+    """
+    write_json(folder / DONE, {"step": step, "result": str(result.relative_to(folder))})
 
 
 def forget_from(metrics: Path, step: int) -> None:
