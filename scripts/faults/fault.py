@@ -3,8 +3,9 @@
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from vlm.run.settings import setting
@@ -41,13 +42,22 @@ class Sweep:
         return range(1 if self.first else count)
 
     @cached_property
+    def _ends(self) -> ExitStack:
+        return ExitStack()
+
+    @cached_property
     def shared(self) -> Path:
         """A folder for what many faults start from; it ends with the sweep."""
-        return Path(tempfile.mkdtemp(prefix="faults-shared-"))
+        folder = Path(tempfile.mkdtemp(prefix="faults-shared-"))
+        self.at_end(partial(shutil.rmtree, folder, ignore_errors=True))
+        return folder
+
+    def at_end(self, call: Callable[[], object]) -> None:
+        """Call it when the sweep ends."""
+        self._ends.callback(call)
 
     def end(self) -> None:
-        if "shared" in self.__dict__:
-            shutil.rmtree(self.shared, ignore_errors=True)
+        self._ends.close()
 
 
 def demand(holds: bool, otherwise: str) -> None:

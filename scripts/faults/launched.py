@@ -1,0 +1,75 @@
+"""A run under `deepspeed` with a fault in it: what its processes leave behind, and for how long."""
+
+import subprocess
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from faults.fault import Sweep, demand
+from faults.tiny import ROOT, environment, flags, free_port
+
+LAUNCH = 300.0  # seconds in which a run must come to its fault, on a busy machine
+LEAVE = 20.0  # seconds in which all of its processes must be gone
+
+
+@dataclass(frozen=True)
+class Left:
+    """What is known when the run is gone. code: of `deepspeed`. text: what all processes said."""
+
+    code: int
+    seconds: float
+    text: str
+
+
+def alive(mark: str) -> list[psutil.Process]:
+    """The processes of the run that has `mark` in its environment, without those that have ended."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("FAULT_RUN") == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def launch(
+    settings: Sweep, folder: Path, stage: int, fault: str, then: Callable[[], None] | None = None, **options: Any
+) -> Left:
+    """Start the tiny run into folder/run with `fault`, and wait until all of its processes are gone.
+
+    then: called when the fault has struck. options: of the process. Raises: Failed if one is alive 20 s after the fault.
+    """
+    mark, struck, log = uuid.uuid4().hex, folder / "struck", folder / "log"
+    variables = environment(FAULT=fault, FAULT_RUN=mark, STRUCK=str(struck))
+    command = ["deepspeed", "--num_gpus", "2", "--master_port", str(free_port()), "--module", "faults.injected"]
+    command += ["pretrain/run.py", *flags(settings, folder / "run", stage)]
+    with log.open("wb") as output:
+        usual: dict[str, Any] = {"stdout": output, "stderr": output, "stdin": subprocess.DEVNULL}
+        options = {**usual, "start_new_session": True, **options}
+        process = subprocess.Popen(command, cwd=ROOT, env=variables, **options)
+    try:
+        _wait(lambda: struck.exists() or process.poll() is not None, LAUNCH, "the fault never struck")
+        begun = time.monotonic()
+        demand(struck.exists(), f"it ended before the fault: {log.read_text()[-300:]}")
+        if then:
+            then()
+        _wait(lambda: process.poll() is not None and not alive(mark), LEAVE, "orphans after 20 s")
+        return Left(process.wait(), time.monotonic() - begun, log.read_text(errors="replace"))
+    finally:
+        for left in alive(mark):
+            left.kill()
+        process.kill()
+        process.wait()
+
+
+def _wait(until: Callable[[], bool], seconds: float, otherwise: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not until():
+        demand(time.monotonic() < deadline, otherwise)
+        time.sleep(0.1)

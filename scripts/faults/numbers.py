@@ -1,5 +1,0 @@
-"""Not yet."""
-
-
-def faults(settings):
-    return iter(())
