@@ -25,7 +25,7 @@ from vlm.distributed import is_main, on_main
 from vlm.run.folder import finish, locked
 from vlm.run.progress import progress
 from vlm.run.schedule import cosine
-from vlm.run.signals import stoppable
+from vlm.run.signals import keeping, stoppable
 from vlm.run.stopping import Patience, leave
 
 
@@ -130,7 +130,8 @@ def train(config: BridgeConfig, mixture: Mixture) -> None:
         if config.cache:
             features = cache = FeatureCache(config.features or run.folder / "features", encoder)
             ahead = (row for step in steps[start:] for row in step)
-            unreadable = cache.fill(image for row in ahead for image in mixture.examples[row.examples[0]].images)
+            with keeping(f"the features so far are in {cache.folder}, the same command goes on from there"):
+                unreadable = cache.fill(image for row in ahead for image in mixture.examples[row.examples[0]].images)
             bad |= questions_about(mixture, steps, unreadable | (run.listed_images() if start else {}))
             steps = left_out(steps, bad)
         on_main(lambda: run.quarantine(mixture, bad, start))

@@ -6,6 +6,7 @@ import os
 import select
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,10 @@ _REFUSED = {
 }  # fmt: skip
 # torch.save reports a full disk by a RuntimeError of its C++ writer, whose message holds one of these.
 _TORCH_WRITER = ("StreamWriter", "inline_container", "unexpected pos")
+
+# What torch.distributed's backends say if another process has ended.
+_GONE = ("closed by peer", "reset by peer", "Broken pipe", "failed to recv, got 0 bytes", "remote process exited")
+LAST_WORDS = 3.0  # seconds; launchers look after their processes once a second
 
 
 class UserError(ValueError):
@@ -91,14 +96,24 @@ def run_command(main: Callable[[], None]) -> None:
     except SystemExit as end:
         code = end.code
     except BaseException as error:
-        sys.excepthook(type(error), error, error.__traceback__)
         code = 1
+        if _peer_is_gone(error):
+            # The launcher ends all with the code of whoever ended first, which has said why: leave the floor to it.
+            time.sleep(LAST_WORDS)
+            print("error: another process of this run has ended, see its message", file=sys.stderr)
+        else:
+            sys.excepthook(type(error), error, error.__traceback__)
     if isinstance(code, str):
         print(code, file=sys.stderr)
     atexit._run_exitfuncs()  # ends the workers of data loaders
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1 if isinstance(code, str) else code or 0)
+
+
+def _peer_is_gone(error: BaseException) -> bool:
+    """Whether an error of torch.distributed says that another process has ended."""
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _GONE)
 
 
 def _reported(main: Callable[[], None]) -> None:

@@ -43,16 +43,12 @@ def launch(
 ) -> Left:
     """Start the tiny run into folder/run with `fault`, and wait until all of its processes are gone.
 
-    then: called when the fault has struck. options: of the process. Raises: Failed if one is alive 20 s after the fault.
+    then: called when the fault has struck. options: of the process.
+    Raises: Failed if one is alive 20 s after the fault.
     """
     mark, struck, log = uuid.uuid4().hex, folder / "struck", folder / "log"
-    variables = environment(FAULT=fault, FAULT_RUN=mark, STRUCK=str(struck))
-    command = ["deepspeed", "--num_gpus", "2", "--master_port", str(free_port()), "--module", "faults.injected"]
-    command += ["pretrain/run.py", *flags(settings, folder / "run", stage)]
-    with log.open("wb") as output:
-        usual: dict[str, Any] = {"stdout": output, "stderr": output, "stdin": subprocess.DEVNULL}
-        options = {**usual, "start_new_session": True, **options}
-        process = subprocess.Popen(command, cwd=ROOT, env=variables, **options)
+    arguments = flags(settings, folder / "run", stage)
+    process = _start(arguments, log, {"FAULT": fault, "FAULT_RUN": mark, "STRUCK": str(struck)}, options)
     try:
         _wait(lambda: struck.exists() or process.poll() is not None, LAUNCH, "the fault never struck")
         begun = time.monotonic()
@@ -66,6 +62,24 @@ def launch(
             left.kill()
         process.kill()
         process.wait()
+
+
+def launch_in_vain(settings: Sweep, run: Path, log: Path) -> Left:
+    """Start the tiny run into a folder that will not have it, and wait for its end."""
+    begun = time.monotonic()
+    process = _start(flags(settings, run, 1), log, {}, {})
+    _wait(lambda: process.poll() is not None, LAUNCH, "it does not end")
+    return Left(process.wait(), time.monotonic() - begun, log.read_text(errors="replace"))
+
+
+def _start(arguments: list[str], log: Path, variables: dict[str, str], options: dict[str, Any]) -> subprocess.Popen:
+    """`deepspeed` with two ranks; by default it writes into `log`."""
+    command = ["deepspeed", "--num_gpus", "2", "--master_port", str(free_port()), "--module", "faults.injected"]
+    with log.open("wb") as output:
+        usual: dict[str, Any] = {"stdout": output, "stderr": output, "stdin": subprocess.DEVNULL}
+        options = {**usual, "start_new_session": True, **options}
+        command += ["pretrain/run.py", *arguments]
+        return subprocess.Popen(command, cwd=ROOT, env=environment(**variables), **options)
 
 
 def _wait(until: Callable[[], bool], seconds: float, otherwise: str) -> None:

@@ -66,7 +66,7 @@ def flags(settings: Sweep, run: Path, stage: int) -> list[str]:
 class Resident:
     """Two ranks that stay: what needs no launcher of its own is trained by them, in seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: Path) -> None:
         port = str(free_port())
         self.ranks = []
         for number in range(2):
@@ -74,7 +74,8 @@ class Resident:
             variables = environment(**where, MASTER_ADDR="127.0.0.1")
             command = [sys.executable, "-m", "faults.resident"]
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-            self.ranks.append(subprocess.Popen(command, cwd=ROOT, env=variables, **pipes))
+            with log.open("a") as errors:
+                self.ranks.append(subprocess.Popen(command, cwd=ROOT, env=variables, stderr=errors, **pipes))
 
     def train(self, arguments: Sequence[str], fault: str = "") -> list[str]:
         """Run the pretraining with these flags -> for each rank "" or what it raised."""
@@ -99,7 +100,7 @@ class Resident:
 @cache
 def resident(settings: Sweep) -> Resident:
     """The two ranks of this sweep."""
-    ranks = Resident()
+    ranks = Resident(settings.shared / "resident.log")
     settings.at_end(ranks.end)
     return ranks
 

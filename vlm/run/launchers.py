@@ -40,7 +40,9 @@ def is_launcher(command: Sequence[str]) -> bool:
         option = words.pop(0)
         if option == "-m":
             return bool(words) and words[0] in MODULES
-        if option in ("-W", "-X", "-c"):  # with a value, or with no script behind it
+        if option == "-c":
+            return False
+        if option in ("-W", "-X"):  # with a value
             del words[:1]
     return bool(words) and os.path.basename(words[0]) in SCRIPTS
 
