@@ -29,7 +29,7 @@ def start_processes() -> None:
     # DeepSpeed's CPU op sums tensors of inference, never gradients. It would compile for two minutes at a first start,
     # wait for ever for the lock of a build that was killed (torch < 2.14), and leave 69 MB a rank in /dev/shm.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    if os.environ["LOCAL_RANK"] == "0":
+    if os.environ.get("LOCAL_RANK", "0") == "0":
         remove_left_buffers()
     on_gpu = get_accelerator().device_name() == "cuda"
     if on_gpu:

@@ -1,4 +1,4 @@
-"""What a run leaves on the machine, and what it finds there of others: /dev/shm, a folder that refuses, a dead loader."""
+"""What a run leaves on the machine, and what it finds there: /dev/shm, a folder that refuses, a dead loader."""
 
 import os
 from collections.abc import Iterator

@@ -3,6 +3,8 @@
 import json
 import os
 import socket
+import subprocess
+import threading
 
 import pytest
 
@@ -52,3 +54,18 @@ def test_a_run_is_done_from_its_end_until_it_begins_anew(tmp_path, capsys):
     assert capsys.readouterr().out == f"{tmp_path} was done: what it made is written anew\n"
     begin(tmp_path, {"seed": 4})
     assert json.loads((tmp_path / "config.json").read_text()) == {"seed": 4} and capsys.readouterr().out == ""
+
+
+def test_what_is_left_of_a_killed_run_is_waited_for(tmp_path):
+    """Its loader workers share the lock, and end some seconds after it."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    worker = subprocess.Popen(
+        ["flock", tmp_path / ".lock", "-c", "echo held; read line"], stdin=-1, stdout=-1, text=True
+    )
+    assert worker.stdout is not None and worker.stdin is not None
+    assert worker.stdout.readline() == "held\n"
+    (tmp_path / ".lock").write_text(f"process {ended.pid} on {socket.gethostname()}\n")
+    threading.Timer(0.3, worker.stdin.close).start()
+    with locked(tmp_path):
+        assert worker.wait() == 1  # `read` met the end of its input
