@@ -27,7 +27,7 @@ from vlm.distributed import barrier
 from vlm.errors import UserError
 from vlm.images import ImageError, decode
 from vlm.run.quarantine import Limit, Quarantine, merge, refuse_above
-from vlm.run.signals import WORDS
+from vlm.run.signals import end_with_parent
 
 ATTEMPTS = 100  # samples drawn for one slot before the run gives up
 Pixels = torch.Tensor | tuple[torch.Tensor, ...]  # of an image, or of its crops by size
@@ -113,7 +113,7 @@ class CaptionBatches(Dataset):
             num_workers=self.workers,
             collate_fn=_as_is,  # the default would walk over every caption and id
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_leave_signals,
+            worker_init_fn=_outlive_signals,
             multiprocessing_context=context,
         )
         try:
@@ -211,7 +211,6 @@ def _as_is(batch: Any) -> Any:
     return batch
 
 
-def _leave_signals(worker: int) -> None:
+def _outlive_signals(worker: int) -> None:
     """A whole process group may be told to stop; the run then still needs its loaders for the step that it finishes."""
-    for number in WORDS:
-        signal.signal(number, signal.SIG_IGN)
+    end_with_parent(signal.SIG_IGN)

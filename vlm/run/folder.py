@@ -73,7 +73,7 @@ def _taken(file: IO) -> bool:
 
 
 def _has_ended(holder: str) -> bool:
-    """Whether the process that `.lock` names was killed: its loader workers, which share the lock, follow in seconds."""
+    """Whether the process that `.lock` names was killed: its loader workers share the lock, and end seconds later."""
     found = re.fullmatch(r"process (\d+) on (.+)", holder)
     if found is None or found[2] != socket.gethostname():
         return False

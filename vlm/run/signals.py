@@ -110,10 +110,10 @@ def last_words(stop: KeyboardInterrupt | Stopped) -> int:
     return 128 + number
 
 
-def end_with_parent() -> None:
-    """In a worker process: signals end it as they would any process, and so does the end of its parent."""
+def end_with_parent(handler: signal.Handlers = signal.SIG_DFL) -> None:
+    """In a worker process: end when the parent has ended. handler: of the signals to stop, by default they end it."""
     for number in WORDS:
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, handler)
     parent = os.getppid()
 
     def watch() -> None:
