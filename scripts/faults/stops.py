@@ -3,14 +3,11 @@
 Each time the step is finished and saved, all processes leave within 20 s, and the run goes on to the same last bit.
 """
 
-import fcntl
 import os
 import pty
-import termios
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from faults.fault import Fault, Sweep, demand
 from faults.launched import Left, launch
@@ -36,14 +33,12 @@ def stop(settings: Sweep, what: str, folder: Path) -> str:
 def hang_up(settings: Sweep, folder: Path) -> str:
     """What the run writes to is gone, as when ssh breaks off; the session's leader is `deepspeed`."""
     ours, its = pty.openpty()
-    terminal: dict[str, Any] = {"stdin": its, "stdout": its, "stderr": its}
-    terminal["preexec_fn"] = partial(fcntl.ioctl, its, termios.TIOCSCTTY, 0)
 
     def close() -> None:
         os.close(its)
         os.close(ours)
 
-    left = launch(settings, folder, STAGE, f"0:{STEP}:step:wait", close, **terminal)
+    left = launch(settings, folder, STAGE, f"0:{STEP}:step:wait", close, its)
     return judged(settings, folder / "run", left)
 
 
