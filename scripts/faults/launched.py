@@ -1,6 +1,9 @@
 """A run under `deepspeed` with a fault in it: what its processes leave behind, and for how long."""
 
+import fcntl
+import signal
 import subprocess
+import termios
 import time
 import uuid
 from collections.abc import Callable

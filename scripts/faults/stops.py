@@ -5,6 +5,8 @@ Each time the step is finished and saved, all processes leave within 20 s, and t
 
 import os
 import pty
+import select
+import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -33,13 +35,25 @@ def stop(settings: Sweep, what: str, folder: Path) -> str:
 def hang_up(settings: Sweep, folder: Path) -> str:
     """What the run writes to is gone, as when ssh breaks off; the session's leader is `deepspeed`."""
     ours, its = pty.openpty()
+    closing = threading.Event()
+    reader = threading.Thread(target=_read, args=(ours, closing))
+    reader.start()
 
     def close() -> None:
+        closing.set()
+        reader.join()
         os.close(its)
         os.close(ours)
 
     left = launch(settings, folder, STAGE, f"0:{STEP}:step:wait", close, its)
     return judged(settings, folder / "run", left)
+
+
+def _read(terminal: int, closing: threading.Event) -> None:
+    """As a terminal does: what nobody reads would stop who writes."""
+    while not closing.is_set():
+        if select.select([terminal], [], [], 0.1)[0]:
+            os.read(terminal, 1 << 16)
 
 
 def judged(settings: Sweep, run: Path, left: Left) -> str:
