@@ -131,9 +131,9 @@ class _Outliving(io.FileIO):
     the Ctrl-C after which a run still saves; other commands end there with a BrokenPipeError, as in `command | head`.
     """
 
-    def write(self, data) -> int:
+    def write(self, data) -> int | None:
         try:
-            return super().write(data) or 0
+            return super().write(data)
         except OSError as error:
             if error.errno != EIO and not (error.errno == EPIPE and _told.deferred):
                 raise
