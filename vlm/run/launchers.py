@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import psutil
 
 EVERY = 0.5  # seconds
-SCRIPTS = {"deepspeed", "deepspeed.pt", "ds", "torchrun", "accelerate", "accelerate-launch"}
+SCRIPTS = {"deepspeed", "deepspeed.pt", "torchrun", "accelerate", "accelerate-launch"}
 LAUNCH = "deepspeed.launcher.launch"
 MODULES = {
     LAUNCH, "deepspeed.launcher.runner", "torch.distributed.run", "torch.distributed.launch",

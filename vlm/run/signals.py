@@ -77,7 +77,7 @@ def stoppable(deferred: bool = False) -> Iterator[Callable[[], int | None]]:
     """
     handlers = {}
     if _told.depth == 0:
-        _told.number = None
+        _told.number, _told.kept = None, ""
     outer, _told.deferred = _told.deferred, deferred
     _told.depth += 1
     try:

@@ -42,6 +42,10 @@ def findings(run: Path, images: Sequence[str] = ()) -> Findings:
         yield from vlm_findings(vlm, images)
     if not encoder.is_dir() and not vlm.is_dir():
         yield Finding("warn", "result", "there is neither encoder/ nor vlm/: start the run again, and it goes on")
+    yield from attempt("end", lambda: _end(run))
+
+
+def _end(run: Path) -> Findings:
     if (run / DONE).is_file():
         yield Finding("OK", "end", f"done at step {read_json(run / DONE)['step']}")
     else:
