@@ -103,16 +103,17 @@ def arm(spec: str) -> Callable[[], None]:
             steps = iter(self.steps)
             for step, batch in zip(self.steps, super().__iter__()):
                 if (rank(), step) == (int(who), at) and what in ("nan", "spike"):
+                    batch["images"] = batch["images"].float()
                     batch["images"][0] *= torch.nan if what == "nan" else 1000.0
                 yield batch
 
-    def update(engine: Any, clip: float) -> torch.Tensor:
+    def update(*arguments: Any) -> torch.Tensor:
         step = next(steps)
         if point == "step" and step == at and what in WHATS:
             strike()
-        return real_update(engine, clip)
+        return real_update(*arguments)
 
-    def save(self: Checkpoints, step: int, fill: Callable[[Path], None]) -> None:
+    def save(self: Checkpoints, step: int, fill: Callable[[Path], None], *more: Any) -> None:
         def filled(folder: Path) -> None:
             if (step, point) == (at, "fill"):
                 strike()
@@ -120,7 +121,7 @@ def arm(spec: str) -> Callable[[], None]:
             if (step, point) == (at, "filled"):
                 strike()
 
-        real_save(self, step, filled)
+        real_save(self, step, filled, *more)
         if (step, point) == (at, "saved"):
             strike()
 

@@ -24,7 +24,7 @@ FLAGS = (
     "--image-size 16 --patch-size 8 --vision-width 16 --vision-layers 1 --vision-heads 2 --text-width 16 "
     "--text-layers 1 --text-heads 2 --embed-dim 8 --projector-width 16 --projector-depth 2 --directions 32 "
     f"--batch-size 8 --tokenizer train:300 --log-every 1 --warmup-steps 2 --tracker none --steps {STEPS} "
-    f"--save-every {SAVE_EVERY} --workers 1"
+    f"--save-every {SAVE_EVERY} --workers 1 --dtype fp32"
 ).split()
 
 
