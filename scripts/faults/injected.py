@@ -101,7 +101,7 @@ def arm(spec: str) -> Callable[[], None]:
         def __iter__(self) -> Iterator[dict]:
             nonlocal steps
             steps = iter(self.steps)
-            for step, batch in zip(self.steps, super().__iter__()):
+            for step, batch in enumerate(super().__iter__(), start=self.steps.start):
                 if (rank(), step) == (int(who), at) and what in ("nan", "spike"):
                     batch["images"] = batch["images"].float()
                     batch["images"][0] *= torch.nan if what == "nan" else 1000.0
