@@ -17,7 +17,7 @@ from pretrain.card import write_encoder_card
 from pretrain.config import PretrainConfig
 from pretrain.contrastive import INITIAL, LogitScale
 from pretrain.data.augment import augmentation
-from pretrain.data.batches import CaptionBatches
+from pretrain.data.batches import CaptionBatches, dead_loaders_told
 from pretrain.data.embedded import draw_if_default
 from pretrain.data.mixing import MixedCaptions
 from pretrain.data.source import open_captions
@@ -99,6 +99,7 @@ def bridge_command(run: Path) -> str:
     return f"python bridge/train.py --llm smollm2{encoder}"
 
 
+@dead_loaders_told()
 def loop(
     engine: Engine, batches: CaptionBatches, recorder: Recorder, watch: Watch, kept: Checkpoints, config: PretrainConfig
 ) -> None:

@@ -10,7 +10,7 @@ its neighbour, and the quarantine line names both.
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -116,13 +116,8 @@ class CaptionBatches(Dataset):
             worker_init_fn=_outlive_signals,
             multiprocessing_context=context,
         )
-        try:
+        with dead_loaders_told():
             yield from loader
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            problem = "a loader worker died, often for want of memory"
-            raise UserError(f"{problem}: lower --workers, then resume ({error})") from error
 
     def __getitem__(self, index: int) -> dict:
         """This rank's rows of the global batch of step `index`, with the quarantine records of its slots as "bad".
@@ -201,6 +196,18 @@ class CaptionBatches(Dataset):
     def _id(self, number: int) -> str:
         shard, index = self.data.identify(number)
         return f"{shard}:{index}"
+
+
+@contextmanager
+def dead_loaders_told() -> Iterator[None]:
+    """Turn the death of a loader worker, which torch raises wherever the process is, into a `UserError`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        problem = "a loader worker died, often for want of memory"
+        raise UserError(f"{problem}: lower --workers, then resume ({' '.join(str(error).split())})") from error
 
 
 def _of(label: str) -> str:
