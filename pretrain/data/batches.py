@@ -116,7 +116,7 @@ class CaptionBatches(Dataset):
             worker_init_fn=_outlive_signals,
             multiprocessing_context=context,
         )
-        with dead_loaders_told():
+        with dead_loaders_told(reading=self.workers > 0):
             yield from loader
 
     def __getitem__(self, index: int) -> dict:
@@ -199,12 +199,17 @@ class CaptionBatches(Dataset):
 
 
 @contextmanager
-def dead_loaders_told() -> Iterator[None]:
-    """Turn the death of a loader worker, which torch raises wherever the process is, into a `UserError`."""
+def dead_loaders_told(reading: bool = False) -> Iterator[None]:
+    """Turn the death of a loader worker, which torch raises wherever the process is, into a `UserError`.
+
+    reading: whether inside nothing is done but to read from workers: a connection that breaks then is such a death too.
+    What is raised by the code of a worker is another matter: torch begins it with "Caught".
+    """
     try:
         yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+        broken = reading and not isinstance(error, RuntimeError) and not str(error).startswith("Caught ")
+        if not broken and "DataLoader worker (pid" not in str(error):
             raise
         problem = "a loader worker died, often for want of memory"
         raise UserError(f"{problem}: lower --workers, then resume ({' '.join(str(error).split())})") from error
