@@ -45,13 +45,15 @@ def evaluate(team: Team) -> None:
     from vlm.llava.model import load
     from vlm.llms.precision import chosen_device, chosen_dtype
     from vlm.run.folder import locked
+    from vlm.run.signals import keeping
 
     if team.rank:
         disable_progress_bar()  # rank 0 shows how far the loading is
     device = team.all(lambda: chosen_device(config.device, team.local_rank))
     dtype = chosen_dtype(config.precision, device)
     origin = team.main(lambda: answers_origin(config, folder, _name(dtype)))
-    with locked(out):
+    again = "the same command without --overwrite" if config.overwrite else "the same command"
+    with locked(out), keeping(f"the answers so far are in {out / 'predictions'}, {again} goes on from there"):
         predictions = None if config.overwrite else open_predictions(out, benchmarks, origin, team)
         vlm = team.all(lambda: load(folder, device, dtype, config.load_in))
         if predictions is None:  # --overwrite gives no answers up for a model that cannot be loaded

@@ -23,11 +23,11 @@ from bridge.data.stored import Stored
 from bridge.gradients import Sums
 from vlm.distributed import all_items, is_main, on_main
 from vlm.errors import UserError
-from vlm.files import append_jsonl, read_json, read_jsonl, write_json
+from vlm.files import append_jsonl, read_json, read_jsonl
 from vlm.llava.model import VLM
 from vlm.llms.prompt import briefly
 from vlm.run.checkpoints import Checkpoints
-from vlm.run.folder import forget_from
+from vlm.run.folder import begin, forget_from
 from vlm.run.quarantine import Quarantine, refuse_above
 from vlm.run.resume import starting_step
 from vlm.run.settings import refuse_changes, trajectory
@@ -74,7 +74,7 @@ class RunFolder:
     def begin(self, step: int) -> None:
         """Record the settings, open the tracker, and drop what was recorded of steps that will be repeated."""
         if is_main():
-            write_json(self.folder / "config.json", asdict(self.config))
+            begin(self.folder, asdict(self.config))
             self.tracker = open_tracker(self.config.tracker, self.folder, asdict(self.config), step)
         forget_from(self.folder / METRICS, step)
         forget_from(self.folder / HELD_OUT, step)

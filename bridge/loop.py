@@ -22,10 +22,11 @@ from bridge.held_out import HeldOut
 from bridge.parts import Trainee, build_vlm, freeze, save_result
 from bridge.same_run import check_folder
 from vlm.distributed import is_main, on_main
-from vlm.run.folder import locked
+from vlm.run.folder import finish, locked
 from vlm.run.progress import progress
 from vlm.run.schedule import cosine
-from vlm.run.stopping import Patience, leave, termination
+from vlm.run.signals import keeping, stoppable
+from vlm.run.stopping import Patience, leave
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
@@ -68,13 +69,13 @@ def loop(
     sizes = [len(indices(step)) for step in steps]
     bar = progress(sum(sizes), "bridge", "q", initial=sum(sizes[:start]), show=is_main())
     clock = time.perf_counter()
-    with termination() as terminated, bar:
+    with stoppable(deferred=True) as told, bar:
         for number, data in enumerate(prefetched(steps[start:], prepare), start=start):
             # 1. Gradients and update.
             lr = learning_rate(number, len(steps), config.lr, config.warmup)
             for group, peak in zip(run.optimizer.param_groups, (config.lr, config.lr_lora or config.lr)):
                 group["lr"] = lr if peak == config.lr else learning_rate(number, len(steps), peak, config.warmup)
-            sums = backward(trainee, data, constant, stop=bool(terminated))
+            sums = backward(trainee, data, constant, stop=told() is not None)
             norm = update(trainee.weights.values(), run.optimizer, sums.loss, config.clip)
 
             if sums.bad:  # on any rank
@@ -99,11 +100,11 @@ def loop(
                 held_out.show(run, number)
                 clock = time.perf_counter()
 
-            # 4. Checkpoints, and the end that SIGTERM asks for.
+            # 4. Checkpoints, and the end that a signal asks for.
             if sums.stop or done == len(steps) or done % config.save_every == 0:
                 run.save(done)
             if sums.stop and done < len(steps):
-                leave(done, bar)
+                leave(done, bar, told())
 
 
 def train(config: BridgeConfig, mixture: Mixture) -> None:
@@ -129,7 +130,8 @@ def train(config: BridgeConfig, mixture: Mixture) -> None:
         if config.cache:
             features = cache = FeatureCache(config.features or run.folder / "features", encoder)
             ahead = (row for step in steps[start:] for row in step)
-            unreadable = cache.fill(image for row in ahead for image in mixture.examples[row.examples[0]].images)
+            with keeping(f"the features so far are in {cache.folder}, the same command goes on from there"):
+                unreadable = cache.fill(image for row in ahead for image in mixture.examples[row.examples[0]].images)
             bad |= questions_about(mixture, steps, unreadable | (run.listed_images() if start else {}))
             steps = left_out(steps, bad)
         on_main(lambda: run.quarantine(mixture, bad, start))
@@ -138,6 +140,7 @@ def train(config: BridgeConfig, mixture: Mixture) -> None:
             on_main(lambda: held_out.append(HeldOut(config, vlm, trainee, encoder, mixture)))
         loop(run, trainee, questions, features, steps, start, next(iter(held_out), None))
         on_main(lambda: save_result(vlm, trainee, config, run.folder, data))
+        on_main(lambda: finish(run.folder, len(steps), run.folder / "vlm"))
     accelerator.end_training()
 
 

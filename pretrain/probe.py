@@ -5,6 +5,7 @@ import textwrap
 from pretrain.probes.settings import TASKS, ProbeConfig
 from vlm.errors import run_command
 from vlm.run import settings
+from vlm.run.signals import keeping
 
 EXAMPLES = """examples:
   python pretrain/probe.py runs/pretrain/encoder --task linear --data runs/world/classes
@@ -42,7 +43,8 @@ def main() -> None:
 
     encoder = open_encoder(config.encoder, config.seed, config.normalisation, config.image_size, config.heads)
     encoder = encoder.to("cuda" if torch.cuda.is_available() else "cpu")
-    numbers = measure(encoder, config)
+    with keeping("nothing is written before the end, the same command starts anew"):
+        numbers = measure(encoder, config)
     print(table_line(config.task, numbers))
     if config.json:
         write_json(config.json, {"task": config.task, "encoder": config.encoder, "data": config.data, **numbers})

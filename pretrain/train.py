@@ -17,7 +17,7 @@ from pretrain.card import write_encoder_card
 from pretrain.config import PretrainConfig
 from pretrain.contrastive import INITIAL, LogitScale
 from pretrain.data.augment import augmentation
-from pretrain.data.batches import CaptionBatches
+from pretrain.data.batches import CaptionBatches, dead_loaders_told
 from pretrain.data.embedded import draw_if_default
 from pretrain.data.mixing import MixedCaptions
 from pretrain.data.source import open_captions
@@ -32,12 +32,12 @@ from vlm.distributed import AnyRank, barrier, is_main, rank, world_size
 from vlm.encoders.config import CLIP_MEAN, CLIP_STD
 from vlm.encoders.levljepa import new_encoder
 from vlm.encoders.tokens import CaptionTokenizer
-from vlm.files import write_json
 from vlm.run.checkpoints import Checkpoints
-from vlm.run.folder import locked
+from vlm.run.folder import begin, finish, locked
 from vlm.run.schedule import SCHEDULES
 from vlm.run.settings import trajectory
-from vlm.run.stopping import leave, termination
+from vlm.run.signals import stoppable
+from vlm.run.stopping import leave
 
 
 def build_model(config: PretrainConfig, tokenizer: CaptionTokenizer, target: torch.device) -> Pretrainer:
@@ -69,7 +69,7 @@ def train(config: PretrainConfig) -> None:
         kept = checkpoints.open_checkpoints(run, config, data.fingerprint)
         start = checkpoints.resume(engine, kept, config)
         if is_main():
-            write_json(run / "config.json", asdict(config))
+            begin(run, asdict(config))
         transform = augmentation(config, CLIP_MEAN, CLIP_STD)
         batches = CaptionBatches(
             data,
@@ -89,6 +89,7 @@ def train(config: PretrainConfig) -> None:
         export(model, run / "encoder")
         if is_main():
             write_encoder_card(run / "encoder", config, data.fingerprint)
+            finish(run, config.steps, run / "encoder")
             print(f"encoder written to {run / 'encoder'}; next: {bridge_command(run)}", flush=True)
 
 
@@ -98,17 +99,18 @@ def bridge_command(run: Path) -> str:
     return f"python bridge/train.py --llm smollm2{encoder}"
 
 
+@dead_loaders_told()
 def loop(
     engine: Engine, batches: CaptionBatches, recorder: Recorder, watch: Watch, kept: Checkpoints, config: PretrainConfig
 ) -> None:
     """The steps of `batches`: the learning rate, directions and data are functions of the step alone.
 
-    engine: DeepSpeed's, around a `Pretrainer`. SIGTERM ends the loop with a checkpoint of the step that is under way.
+    engine: DeepSpeed's, around a `Pretrainer`. A signal to stop ends the loop with a checkpoint of the step under way.
     """
     target, schedule, compute = device(), SCHEDULES[config.schedule], objective(config)
     model: Any = engine.module
     statistics, told_to_stop = RunningStatistics(model), AnyRank(target)
-    with termination() as terminated:
+    with stoppable(deferred=True) as told:
         for step, batch in enumerate(batches, start=batches.steps.start):
             lr = schedule(step, config.steps, config.warmup_steps, config.lr, config.min_lr)
             set_learning_rate(engine, lr)
@@ -127,14 +129,14 @@ def loop(
             recorder.add(step, lr, metrics, watch.after(step + 1), batch["ids"])
 
             last = step + 1 == config.steps
-            stop = told_to_stop(bool(terminated)) and not last
+            stop = told_to_stop(told() is not None) and not last
             if stop or last or (step + 1) % config.save_every == 0:
                 recorder.flush()  # before: a step that a checkpoint holds is not recorded again
                 checkpoints.save(engine, kept, step + 1)
             if config.export_every and (step + 1) % config.export_every == 0:
                 export(model, kept.run / "encoders" / f"step_{step + 1}")
             if stop:
-                leave(step + 1, recorder.bar)
+                leave(step + 1, recorder.bar, told())
 
 
 def _to_device(images: torch.Tensor | list[torch.Tensor], target: torch.device) -> torch.Tensor | list[torch.Tensor]:

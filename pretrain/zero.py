@@ -3,7 +3,6 @@
 import math
 import os
 import socket
-import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoin
 
 from pretrain.config import REDUCE_BUCKET_SIZE, PretrainConfig
 from vlm.errors import UserError
+from vlm.run.shared_memory import remove_left_buffers
 
 Engine = deepspeed.DeepSpeedEngine
 
@@ -26,8 +26,11 @@ def start_processes() -> None:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    # DeepSpeed builds its shared-memory op with the `ninja` beside this interpreter, whether the venv is active or not.
-    os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
+    # DeepSpeed's CPU op sums tensors of inference, never gradients. It would compile for two minutes at a first start,
+    # wait for ever for the lock of a build that was killed (torch < 2.14), and leave 69 MB a rank in /dev/shm.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        remove_left_buffers()
     on_gpu = get_accelerator().device_name() == "cuda"
     if on_gpu:
         get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))

@@ -67,6 +67,8 @@ lane2=$!
 set +m
 trap 'kill -- -$lane2 2> /dev/null || true' EXIT
 deepspeed pretrain/run.py --data "$world/captions" --out "$out/pretrain" --seed "$seed"
+# deepspeed exits with 0 as well if its launch.py was killed: the run's last record counts.
+[ -f "$out/pretrain/done.json" ] || { echo "error: the pretraining broke off; the same command goes on" >&2; exit 1; }
 
 say "what the encoder has learnt"
 python pretrain/probe.py "$out/pretrain/encoder" --task objects --data "$world/gqa"

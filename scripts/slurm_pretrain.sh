@@ -23,7 +23,6 @@
 set -uo pipefail
 cd "$SLURM_SUBMIT_DIR"
 export PATH="$PWD/.venv/bin:$PATH" OMP_NUM_THREADS=1
-export TORCH_EXTENSIONS_DIR="$PWD/.venv/torch_extensions"
 
 MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
 export MASTER_ADDR MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
@@ -35,5 +34,17 @@ srun --kill-on-bad-exit=1 bash -c '
 status=$?
 if [ $status -eq 143 ]; then
     scontrol requeue "$SLURM_JOB_ID"
+fi
+
+# Success is what the run records last, not an exit code alone.
+out=runs/pretrain
+for argument in "$@"; do
+    [ "${before:-}" = --out ] && out="$argument"
+    [[ "$argument" = --out=* ]] && out="${argument#--out=}"
+    before="$argument"
+done
+if [ $status -eq 0 ] && [ ! -f "$out/done.json" ]; then
+    echo "error: there is no $out/done.json: submitted again with the same arguments, the run goes on" >&2
+    status=1
 fi
 exit $status

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from vlm.apps.settings import ChatSettings, DoctorSettings, ExportSettings, Feat
 from vlm.apps.status import Status
 from vlm.errors import UserError, run_command
 from vlm.run.settings import PARSING, add_settings, build, given
+from vlm.run.signals import Stopped, last_words
 
 EXAMPLES = """\
 examples:
@@ -129,12 +131,13 @@ def _chat(values: dict[str, Any]) -> None:
         _quiet(offline=Path(asked.folder).exists())
         from vlm.apps.chat import chat
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # each Ctrl-C has its meaning there, not only the first
     try:
         code = chat(asked)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr, flush=True)
+    except (KeyboardInterrupt, Stopped) as stop:
+        code = last_words(stop)
         sys.stdout.flush()
-        os._exit(130)  # at an ordinary end torch may abort, if the thread that answers is just being stopped
+        os._exit(code)  # at an ordinary end torch may abort, if the thread that answers is just being stopped
     if code:
         sys.exit(code)
 

@@ -6,11 +6,15 @@ import os
 import select
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
+
+from vlm.run.launchers import watch_launchers
+from vlm.run.signals import Stopped, last_words, outlive_readers, stoppable
 
 # What the machine refuses; a file that is missing is not here, since that may be a mistake of ours.
 _REFUSED = {
@@ -19,6 +23,10 @@ _REFUSED = {
 }  # fmt: skip
 # torch.save reports a full disk by a RuntimeError of its C++ writer, whose message holds one of these.
 _TORCH_WRITER = ("StreamWriter", "inline_container", "unexpected pos")
+
+# What torch.distributed's backends say if another process has ended.
+_GONE = ("closed by peer", "reset by peer", "Broken pipe", "failed to recv, got 0 bytes", "remote process exited")
+LAST_WORDS = 3.0  # seconds; launchers look after their processes once a second
 
 
 class UserError(ValueError):
@@ -72,9 +80,12 @@ def _reader_has_gone() -> bool:
 def run_command(main: Callable[[], None]) -> None:
     """Run a command's `main`, and report what the user can mend in one line on stderr, with exit code 2.
 
-    That is a `UserError`, or a file that the system refuses to read or write. LEVLM_DEBUG=1 keeps the traceback. Ctrl-C
-    exits with 130. If the reader of a pipe has gone, as in `command | head`, the exit code is 141, as a shell has it.
+    That is a `UserError`, or a file that the system refuses to read or write. LEVLM_DEBUG=1 keeps the traceback. What
+    is told to stop, by a signal or by the death of its launcher, says so in one line and exits with 130, 143 or 129. If
+    the reader of a pipe has gone, as in `command | head`, the exit code is 141, as a shell has it.
     """
+    outlive_readers()
+    watch_launchers()
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return _reported(main)
     # torch's threads of a process group may outlive the interpreter, which then aborts what had ended well (exit code
@@ -85,8 +96,13 @@ def run_command(main: Callable[[], None]) -> None:
     except SystemExit as end:
         code = end.code
     except BaseException as error:
-        sys.excepthook(type(error), error, error.__traceback__)
         code = 1
+        if _peer_is_gone(error):
+            # The launcher ends all with the code of whoever ended first, which has said why: leave the floor to it.
+            time.sleep(LAST_WORDS)
+            print("error: another process of this run has ended, see its message", file=sys.stderr)
+        else:
+            sys.excepthook(type(error), error, error.__traceback__)
     if isinstance(code, str):
         print(code, file=sys.stderr)
     atexit._run_exitfuncs()  # ends the workers of data loaders
@@ -95,9 +111,15 @@ def run_command(main: Callable[[], None]) -> None:
     os._exit(1 if isinstance(code, str) else code or 0)
 
 
+def _peer_is_gone(error: BaseException) -> bool:
+    """Whether an error of torch.distributed says that another process has ended."""
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _GONE)
+
+
 def _reported(main: Callable[[], None]) -> None:
     try:
-        main()
+        with stoppable():
+            main()
         sys.stdout.flush()  # what a pipe refuses is then met here, not while the interpreter ends
     except BrokenPipeError:
         if not _reader_has_gone():
@@ -110,6 +132,5 @@ def _reported(main: Callable[[], None]) -> None:
             raise
         print("error: " + " ".join(text.split()), file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    except (KeyboardInterrupt, Stopped) as stop:
+        sys.exit(last_words(stop))

@@ -10,7 +10,7 @@ its neighbour, and the quarantine line names both.
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from vlm.distributed import barrier
 from vlm.errors import UserError
 from vlm.images import ImageError, decode
 from vlm.run.quarantine import Limit, Quarantine, merge, refuse_above
+from vlm.run.signals import end_with_parent
 
 ATTEMPTS = 100  # samples drawn for one slot before the run gives up
 Pixels = torch.Tensor | tuple[torch.Tensor, ...]  # of an image, or of its crops by size
@@ -112,16 +113,11 @@ class CaptionBatches(Dataset):
             num_workers=self.workers,
             collate_fn=_as_is,  # the default would walk over every caption and id
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_leave_sigterm,
+            worker_init_fn=_outlive_signals,
             multiprocessing_context=context,
         )
-        try:
+        with dead_loaders_told(reading=self.workers > 0):
             yield from loader
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            problem = "a loader worker died, often for want of memory"
-            raise UserError(f"{problem}: lower --workers, then resume ({error})") from error
 
     def __getitem__(self, index: int) -> dict:
         """This rank's rows of the global batch of step `index`, with the quarantine records of its slots as "bad".
@@ -202,6 +198,23 @@ class CaptionBatches(Dataset):
         return f"{shard}:{index}"
 
 
+@contextmanager
+def dead_loaders_told(reading: bool = False) -> Iterator[None]:
+    """Turn the death of a loader worker, which torch raises wherever the process is, into a `UserError`.
+
+    reading: whether inside nothing is done but to read from workers: a connection that breaks then is such a death too.
+    What is raised by the code of a worker is another matter: torch begins it with "Caught".
+    """
+    try:
+        yield
+    except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+        broken = reading and not isinstance(error, RuntimeError) and not str(error).startswith("Caught ")
+        if not broken and "DataLoader worker (pid" not in str(error):
+            raise
+        problem = "a loader worker died, often for want of memory"
+        raise UserError(f"{problem}: lower --workers, then resume ({' '.join(str(error).split())})") from error
+
+
 def _of(label: str) -> str:
     return f" of {label}" if label else ""
 
@@ -210,6 +223,6 @@ def _as_is(batch: Any) -> Any:
     return batch
 
 
-def _leave_sigterm(worker: int) -> None:
+def _outlive_signals(worker: int) -> None:
     """A whole process group may be told to stop; the run then still needs its loaders for the step that it finishes."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    end_with_parent(signal.SIG_IGN)

@@ -36,6 +36,7 @@ from vlm.distributed import barrier, is_main, on_main
 from vlm.errors import UserError
 from vlm.files import atomic_directory, read_json, read_jsonl, write_json
 from vlm.run.progress import progress
+from vlm.run.signals import end_with_parent
 
 VERSION = 3  # of the files below; another number is built again
 
@@ -217,7 +218,8 @@ def _scan_all(paths: Sequence[str | Path], fields: Fields, sha256: bool) -> list
         if is_remote(paths[0]):
             found = pools.enter_context(DaemonThreads(min(STORE_REQUESTS, len(paths)))).map(one, paths)
         elif processes > 1 and sys.platform == "linux":
-            pool = pools.enter_context(ProcessPoolExecutor(processes, mp_context=get_context("fork")))
+            pool = ProcessPoolExecutor(processes, get_context("fork"), initializer=end_with_parent)
+            pools.callback(pool.shutdown, cancel_futures=True)  # whoever is stopped does not wait for all shards
             found = pool.map(one, paths)
         for scan in found:
             scans.append(scan)

@@ -1,6 +1,8 @@
 """`pretrain/probe.py` on every task: what it prints, what it writes, and what it refuses."""
 
 import json
+import os
+import signal
 import sys
 
 import numpy as np
@@ -130,3 +132,13 @@ def test_bad_input_is_one_line_and_exit_code_2(command, world, capsys, task, dat
         command(task, world / data, *flags)
     error = capsys.readouterr().err.splitlines()[-1]
     assert stopped.value.code == 2 and error.startswith("error: ") and message in error
+
+
+def test_a_probe_that_is_stopped_says_so_in_one_line(command, colors, monkeypatch, capsys):
+    monkeypatch.setattr("pretrain.probes.tasks.measure", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit) as end:
+        command("knn", colors)
+    assert end.value.code == 143
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "terminated: nothing is written before the end, the same command starts anew"
+    )

@@ -4,16 +4,21 @@ import errno
 import fcntl
 import json
 import os
+import re
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 from vlm.distributed import barrier, is_main, on_main
 from vlm.errors import UserError
-from vlm.files import read_jsonl, recover
+from vlm.files import read_jsonl, recover, write_json
 
+DONE = "done.json"
+LINGER = 15.0  # seconds that what is left of a killed run may take to end
 # flock's errors on a file system that has no locks, such as Lustre mounted without `-o flock`.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
@@ -35,13 +40,16 @@ def _lock(folder: Path, option: str, held: ExitStack) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = held.enter_context((folder / ".lock").open("a+", encoding="utf-8"))
+        until = time.monotonic() + LINGER
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise UserError(
-                f"another run is writing to {folder} ({file.read().strip()}): wait for it, or give another {option}"
-            ) from None
+            while not _taken(file):
+                file.seek(0)
+                holder = file.read().strip()
+                if not _has_ended(holder) or time.monotonic() > until:
+                    raise UserError(
+                        f"another run is writing to {folder} ({holder}): wait for it, or give another {option}"
+                    )
+                time.sleep(0.1)
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
@@ -53,6 +61,44 @@ def _lock(folder: Path, option: str, held: ExitStack) -> None:
         recover(folder / "checkpoints")
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error.strerror}): give another {option}") from None
+
+
+def _taken(file: IO) -> bool:
+    """Whether the lock is ours now."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _has_ended(holder: str) -> bool:
+    """Whether the process that `.lock` names was killed: its loader workers share the lock, and end seconds later."""
+    found = re.fullmatch(r"process (\d+) on (.+)", holder)
+    if found is None or found[2] != socket.gethostname():
+        return False
+    import psutil
+
+    try:
+        return psutil.Process(int(found[1])).status() == psutil.STATUS_ZOMBIE
+    except psutil.Error as error:
+        return isinstance(error, psutil.NoSuchProcess)
+
+
+def begin(folder: Path, config: dict[str, Any]) -> None:
+    """Write `config.json`; from here on the run in `folder` is not done. Rank 0 calls it."""
+    if (folder / DONE).exists():
+        print(f"{folder} was done: what it made is written anew", flush=True)
+        (folder / DONE).unlink()
+    write_json(folder / "config.json", config)
+
+
+def finish(folder: Path, step: int, result: Path) -> None:
+    """Write `done.json`, the last file of a run that reached its last `step` and left `result`. Rank 0 calls it.
+
+    Who waits for a run asks for this file: `deepspeed` exits with 0 as well if its launch.py was killed.
+    """
+    write_json(folder / DONE, {"step": step, "result": str(result.relative_to(folder))})
 
 
 def forget_from(metrics: Path, step: int) -> None:

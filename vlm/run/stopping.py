@@ -2,36 +2,29 @@
 
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NoReturn
 
 from tqdm import tqdm
 
-from vlm.distributed import is_main
+from vlm.distributed import all_items, is_main
 from vlm.errors import UserError
+from vlm.run.signals import WORDS
 
-TERMINATED = 128 + signal.SIGTERM
 PATIENCE = 5  # steps in a row without a finite gradient before a run gives up
 
 
-@contextmanager
-def termination() -> Iterator[list]:
-    """Give a list that is no longer empty once SIGTERM has come, so that the loop can save and leave."""
-    signals: list = []
-    before = signal.signal(signal.SIGTERM, lambda *_: signals.append(True))
-    try:
-        yield signals
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def leave(step: int, bar: tqdm, number: int | None) -> NoReturn:
+    """End every process of the run with the same code, once the checkpoint of `step` is saved; collective.
 
-
-def leave(step: int, bar: tqdm) -> NoReturn:
-    """End the process with 143, as SIGTERM asked, once the checkpoint of `step` is saved."""
+    number: the signal that told this process to stop, None if another one was told. Exit code: 143 after SIGTERM, 130
+    after Ctrl-C, 129 after SIGHUP.
+    """
+    numbers = [told for told in all_items([number]) if told is not None]
+    first = numbers[0] if numbers else signal.SIGTERM
     bar.close()
     if is_main():
-        print(f"terminated: step {step} is saved, the same command goes on from there", file=sys.stderr)
-    sys.exit(TERMINATED)
+        print(f"{WORDS[first]}: step {step} is saved, the same command goes on from there", file=sys.stderr)
+    sys.exit(128 + first)
 
 
 class Patience:

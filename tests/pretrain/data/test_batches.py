@@ -10,7 +10,7 @@ from tiny.pictures import as_pixels, encoded
 from tiny.tars import numbered_pairs, pair, write_numbered_shards, write_tar
 
 from pretrain.data import manifest
-from pretrain.data.batches import CaptionBatches
+from pretrain.data.batches import CaptionBatches, dead_loaders_told
 from pretrain.data.pairs import clean_caption
 from pretrain.data.source import open_captions
 from vlm.encoders.config import CLIP_MEAN, CLIP_STD
@@ -110,6 +110,23 @@ def test_a_killed_worker_is_one_clear_line(shards):
 
     with pytest.raises(UserError, match="a loader worker died"):
         next(iter(CaptionBatches(open_captions(shards), die, 8, workers=1)))
+
+
+DIED = [
+    (False, RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), True),  # met in any call
+    (True, RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), True),
+    (True, ConnectionResetError(104, "Connection reset by peer"), True),
+    (False, ConnectionResetError(104, "Connection reset by peer"), False),
+    (True, FileNotFoundError("Caught FileNotFoundError in DataLoader worker process 0."), False),
+    (True, RuntimeError("Caught RuntimeError in DataLoader worker process 0."), False),
+]
+
+
+@pytest.mark.parametrize(("reading", "error", "death"), DIED)
+def test_the_death_of_a_worker_is_told_from_its_errors(reading, error, death):
+    with pytest.raises(UserError if death else type(error)) as told, dead_loaders_told(reading):
+        raise error
+    assert ("a loader worker died, often for want of memory: lower --workers" in str(told.value)) == death
 
 
 CAPTIONS = {

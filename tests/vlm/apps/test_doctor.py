@@ -104,6 +104,9 @@ def test_a_run_and_its_checkpoints(tmp_path):
     assert found[2].startswith("warn  checkpoints: ") and found[2].endswith("written: a run goes on from step 1")
     assert found[3] == "OK    checkpoints: whole by their hashes: step 1"
     assert found[4].startswith("OK    encoder: ViT of ") and found[5].startswith("OK    features: differ by ")
+    assert found[-1].startswith("warn  end: there is no done.json: the run is not at its end")
+    write_json(run / "done.json", {"step": 2, "result": "encoder"})
+    assert [finding.line() for finding in run_findings(run)][-1] == "OK    end: done at step 2"
 
 
 def test_shards_and_their_faults(run, tmp_path):

@@ -1,15 +1,15 @@
-"""A folder serves one run at a time, and records of steps to be repeated are dropped; SIGTERM only raises a flag."""
+"""A folder serves one run at a time, and records of steps to be repeated are dropped; the end is recorded."""
 
 import json
 import os
-import signal
 import socket
+import subprocess
+import threading
 
 import pytest
 
 from vlm.errors import UserError
-from vlm.run.folder import forget_from, locked
-from vlm.run.stopping import termination
+from vlm.run.folder import begin, finish, forget_from, locked
 
 
 def test_a_second_run_is_told_who_holds_the_folder(tmp_path):
@@ -46,9 +46,26 @@ def test_records_of_steps_to_be_repeated_are_dropped(tmp_path):
     assert metrics.read_text() == "".join(json.dumps({"step": step, "loss": step / 3}) + "\n" for step in range(3))
 
 
-def test_sigterm_only_raises_a_flag():
-    with termination() as signals:
-        assert not signals
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert signals
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+def test_a_run_is_done_from_its_end_until_it_begins_anew(tmp_path, capsys):
+    finish(tmp_path, 8, tmp_path / "encoder")
+    assert json.loads((tmp_path / "done.json").read_text()) == {"step": 8, "result": "encoder"}
+    begin(tmp_path, {"seed": 3})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json"]
+    assert capsys.readouterr().out == f"{tmp_path} was done: what it made is written anew\n"
+    begin(tmp_path, {"seed": 4})
+    assert json.loads((tmp_path / "config.json").read_text()) == {"seed": 4} and capsys.readouterr().out == ""
+
+
+def test_what_is_left_of_a_killed_run_is_waited_for(tmp_path):
+    """Its loader workers share the lock, and end some seconds after it."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    worker = subprocess.Popen(
+        ["flock", tmp_path / ".lock", "-c", "echo held; read line"], stdin=-1, stdout=-1, text=True
+    )
+    assert worker.stdout is not None and worker.stdin is not None
+    assert worker.stdout.readline() == "held\n"
+    (tmp_path / ".lock").write_text(f"process {ended.pid} on {socket.gethostname()}\n")
+    threading.Timer(0.3, worker.stdin.close).start()
+    with locked(tmp_path):
+        assert worker.wait() == 1  # `read` met the end of its input

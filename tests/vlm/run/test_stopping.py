@@ -25,9 +25,13 @@ def test_one_good_step_makes_patience_new():
     assert patience.failures == 4
 
 
-def test_leaving_says_what_is_saved_and_exits_as_sigterm_does(capsys):
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(15, 143, "terminated"), (2, 130, "interrupted"), (1, 129, "hung up"), (None, 143, "terminated")],
+)
+def test_leaving_says_what_is_saved_and_exits_as_the_signal_asks(capsys, number, code, word):
     bar = progress(9, "run", "step", show=False)
     with pytest.raises(SystemExit) as end:
-        leave(4, bar)
-    assert end.value.code == 143
-    assert capsys.readouterr().err == "terminated: step 4 is saved, the same command goes on from there\n"
+        leave(4, bar, number)
+    assert end.value.code == code
+    assert capsys.readouterr().err == f"{word}: step 4 is saved, the same command goes on from there\n"

@@ -13,6 +13,7 @@ from packaging.version import Version
 
 from vlm.apps.doctor.findings import Finding, Findings, attempt, judged
 from vlm.llms.precision import default_dtype
+from vlm.run.shared_memory import left_buffers
 
 GIB = 1 << 30
 SHARED_MEMORY = 1 * GIB  # workers of a loader pass batches through it; a container has 64 MiB unless told otherwise
@@ -38,6 +39,7 @@ def findings() -> Findings:
     yield from attempt("packages", _packages)
     yield from attempt("device", _devices)
     yield from attempt("shared memory", lambda: _shared_memory(Path("/dev/shm")))
+    yield from attempt("shared memory", _left_buffers)
     yield from attempt("disk", _disk)
     yield from attempt("hub", _hub)
     yield from attempt("extras", _extras)
@@ -119,6 +121,13 @@ def _shared_memory(path: Path) -> Findings:
     text = f"{path} has {total / GIB:.2g} GiB, {free / GIB:.2g} free"
     advice = "loader workers pass batches through it; docker run --shm-size=8g (or --ipc=host), or fewer --workers"
     yield judged(total >= SHARED_MEMORY and free >= SHARED_MEMORY / 2, "shared memory", text, advice)
+
+
+def _left_buffers() -> Findings:
+    if left := left_buffers():
+        size = sum(path.stat().st_size for path in left) / GIB
+        text = f"{len(left)} buffers of DeepSpeed runs that have ended fill {size:.2g} GiB of /dev/shm"
+        yield Finding("warn", "shared memory", f"{text}: the next pretraining removes them, or rm {left[0]} ...")
 
 
 def _disk() -> Findings:

@@ -12,6 +12,7 @@ from vlm.apps.doctor.models import encoder_findings, vlm_findings
 from vlm.files import read_json
 from vlm.llava.folder import is_llava
 from vlm.run.checkpoints import damage
+from vlm.run.folder import DONE
 from vlm.run.steps import committed_steps
 
 MARKS = ("metrics.jsonl", "checkpoints")
@@ -41,6 +42,14 @@ def findings(run: Path, images: Sequence[str] = ()) -> Findings:
         yield from vlm_findings(vlm, images)
     if not encoder.is_dir() and not vlm.is_dir():
         yield Finding("warn", "result", "there is neither encoder/ nor vlm/: start the run again, and it goes on")
+    yield from attempt("end", lambda: _end(run))
+
+
+def _end(run: Path) -> Findings:
+    if (run / DONE).is_file():
+        yield Finding("OK", "end", f"done at step {read_json(run / DONE)['step']}")
+    else:
+        yield Finding("warn", "end", f"there is no {DONE}: the run is not at its end; start it again, and it goes on")
 
 
 def _settings(run: Path, settings: dict[str, Any]) -> Findings:
