@@ -47,7 +47,7 @@ class RunFolder:
         self.folder, self.config, self._weights = Path(config.out), config, weights
         self.tracker = Tracker()  # of rank 0, from `begin` on, the one that was asked for
         self._pending: list[dict] = []  # lines of metrics.jsonl that are not written yet
-        self._checkpoints = Checkpoints(self.folder, {**trajectory(config), **content}, same_processes=False)
+        self._checkpoints = Checkpoints(self.folder, {**trajectory(config), **content})
         lora = [weight for name, weight in weights.items() if "lora_" in name]
         others = [weight for name, weight in weights.items() if "lora_" not in name]
         # Two groups only where two rates are asked for: a run that was begun with one goes on.
@@ -157,7 +157,7 @@ def check_data(run: Path, content: Mapping[str, str]) -> None:
 
     content: digests of the questions and images.
     """
-    checkpoints = Checkpoints(run, {}, same_processes=False)
+    checkpoints = Checkpoints(run, {})
     for step in reversed(checkpoints.steps()):
         try:
             old = read_json(checkpoints.path(step) / "manifest.json")["config"]

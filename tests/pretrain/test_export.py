@@ -45,7 +45,7 @@ def test_an_encoder_of_a_checkpoint_is_that_of_the_run_at_that_step(captions, tm
 
 
 def test_a_damaged_checkpoint_is_not_exported(tmp_path):
-    checkpoints = Checkpoints(tmp_path, {}, same_processes=False)
+    checkpoints = Checkpoints(tmp_path, {})
     with pytest.raises(UserError, match="holds no checkpoint: give the folder of a run that has saved one"):
         checkpoints.verified()
     checkpoints.save(5, lambda folder: (folder / "weights").write_bytes(b"abc") and None)
