@@ -11,8 +11,8 @@ from typing import Any
 
 import deepspeed
 import torch
-from deepspeed.accelerator import get_accelerator
 from deepspeed import utils as fragments
+from deepspeed.accelerator import get_accelerator
 from torch.nn import functional
 
 from pretrain.config import REDUCE_BUCKET_SIZE, PretrainConfig
