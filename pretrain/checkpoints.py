@@ -44,10 +44,12 @@ def open_checkpoints(run: Path, config: PretrainConfig, data: str) -> Checkpoint
 def save(engine: Engine, checkpoints: Checkpoints, step: int, recorder: dict[str, Any]) -> None:
     """Commit the engine's state after `step` steps; collective. recorder: what `Recorder.state` gave."""
 
+    model: Any = engine.module
+
     def fill(partial: Path) -> None:
         _write_parameters(engine, partial)
         if is_main():
-            buffers = {f"buffer/{name}": value.cpu() for name, value in _buffers(engine.module)}
+            buffers = {f"buffer/{name}": value.cpu() for name, value in _buffers(model)}
             save_file(buffers, partial / BUFFERS)
             state = {"format": FORMAT, "step": step, "updates": updates(engine), "recorder": recorder}
             write_json(partial / STATE, state)
@@ -60,7 +62,8 @@ def _write_parameters(engine: Engine, folder: Path) -> None:
 
     Gathering a parameter takes all ranks. So one whose disk refuses still takes part in it to the end, and raises then.
     """
-    sizes = [_shape(parameter).numel() * 4 * (1 + len(MOMENTS)) for parameter in engine.module.parameters()]
+    model: Any = engine.module
+    sizes = [_shape(parameter).numel() * 4 * (1 + len(MOMENTS)) for parameter in model.parameters()]
     numbers = file_numbers(sizes, world_size())
     total = (max(numbers) // world_size() + 1) * world_size()
     problem: Exception | None = None
@@ -106,10 +109,11 @@ def resume(engine: Engine, checkpoints: Checkpoints, config: PretrainConfig) -> 
         missing = f"{folder}, which the first one found whole"
         problem = UserError(f"a process cannot load {missing}: put --out on storage that all nodes share")
         raise problem if is_main() else SystemExit(2)
-    state = on_main(lambda: checked(folder, engine.module))
+    model: Any = engine.module
+    state = on_main(lambda: checked(folder, model))
     with Stored(folder) as stored:
         load_states(engine, state["updates"], stored.of)
-        _load_buffers(engine.module, stored)
+        _load_buffers(model, stored)
     if is_main():
         print(f"resuming {checkpoints.run} at step {step} of {config.steps}", flush=True)
     return step, state["recorder"]

@@ -51,7 +51,7 @@ class Recorder:
         forget_from(self.path, start)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the steps that are written: skipped ones in a row, and by what collapse is told."""
+        """What a checkpoint keeps of the steps that are written: skipped ones in a row, and how collapse is told."""
         return {"failures": self.patience.failures, "peaks": self.peaks, "warning": self.warning}
 
     def reads(self, step: int) -> bool:

@@ -7,7 +7,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NoReturn
 
 import deepspeed
 import torch
@@ -47,9 +47,7 @@ def device() -> torch.device:
 def zero_config(config: PretrainConfig, world_size: int) -> dict:
     """The DeepSpeed configuration: fp32 master weights and reductions; bf16 is autocast's, inside the model."""
     if config.batch_size % world_size:
-        lower = config.batch_size // world_size * world_size
-        remedy = f"take {lower} or {lower + world_size}"
-        raise UserError(f"--batch-size {config.batch_size} is not a multiple of {world_size} processes: {remedy}")
+        _refuse_processes(config.batch_size, world_size)
     if 0 < (micro := config.micro_batch_size) < world_size:
         raise UserError(f"--micro-batch-size {micro} leaves nothing to some of {world_size} processes")
     return {
@@ -63,6 +61,19 @@ def zero_config(config: PretrainConfig, world_size: int) -> dict:
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
     }
+
+
+def _refuse_processes(batch_size: int, processes: int) -> NoReturn:
+    """Raise the `UserError` for processes that a batch cannot be split over evenly, with the nearest that it can."""
+    fit = [count for count in range(1, batch_size + 1) if batch_size % count == 0]
+    fewer = [count for count in fit if count < processes][-1:]
+    more = [count for count in fit if count > processes][:1]
+    lower = batch_size // processes * processes
+    sizes = [size for size in (lower, lower + processes) if size]
+    raise UserError(
+        f"--batch-size {batch_size} is not a multiple of {processes} processes: launch "
+        f"{' or '.join(map(str, fewer + more))}; a new run may also take --batch-size {' or '.join(map(str, sizes))}"
+    )
 
 
 def start_engine(model: torch.nn.Module, groups: list[dict], config: PretrainConfig, world_size: int) -> Engine:
@@ -117,7 +128,8 @@ def whole_states(engine: Engine) -> Iterator[tuple[str, dict[str, torch.Tensor]]
     kinds = MOMENTS if updates(engine) else ()
     if kinds:
         _link_moments(engine)
-    for name, parameter in engine.module.named_parameters():
+    model: Any = engine.module
+    for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             with gathered([parameter]):
                 yield name, {"weight": parameter.detach().clone()}
@@ -125,8 +137,9 @@ def whole_states(engine: Engine) -> Iterator[tuple[str, dict[str, torch.Tensor]]
             moments = _adamw(engine).state[parameter]
             yield name, {"weight": parameter.detach(), **{kind: moments[kind] for kind in kinds}}
         else:
-            moments = {kind: fragments.safe_get_full_optimizer_state(parameter, kind) for kind in kinds}
-            yield name, {"weight": fragments.safe_get_full_fp32_param(parameter), **moments}
+            weight: Any = fragments.safe_get_full_fp32_param(parameter)
+            moments: Any = {kind: fragments.safe_get_full_optimizer_state(parameter, kind) for kind in kinds}
+            yield name, {"weight": weight, **moments}
 
 
 @torch.no_grad()
@@ -135,13 +148,14 @@ def load_states(engine: Engine, count: int, read: Callable[[str], dict[str, torc
 
     count: what `updates` gave. read: the name of a parameter -> what `whole_states` gave of it.
     """
+    model: Any = engine.module
     optimizer: Any = engine.optimizer
     stage = engine.zero_optimization_stage()
     if stage == 3:
         optimizer.checkpoint_event_prologue()  # drops the copies of small parameters that every rank keeps
     if count:
         _begin_moments(engine, count)
-    for name, parameter in engine.module.named_parameters():
+    for name, parameter in model.named_parameters():
         for kind, value in read(name).items():
             _set_state(engine, parameter, kind, value)
     # The weights that the model computes with follow the master copies that were set.
