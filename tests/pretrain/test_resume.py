@@ -138,7 +138,7 @@ def test_what_a_checkpoint_holds(runs):
     for name in ("two.0", "two.3", "one.1"):
         folder = runs / name / "checkpoints/step_7"
         states = [f"state-{number:05}-of-00008.safetensors" for number in range(1, 9)]
-        assert sorted(os.listdir(folder)) == ["buffers.safetensors", "manifest.json", "state.json", *states]
+        assert sorted(os.listdir(folder)) == ["buffers.safetensors", "manifest.json", *states, "state.json"]
         state = json.loads((folder / "state.json").read_text())
         assert (state["format"], state["step"], state["updates"]) == (1, 7, 7)
         assert state["recorder"]["failures"] == 0 and len(state["recorder"]["peaks"]) == 4
