@@ -141,7 +141,7 @@ def test_what_a_checkpoint_holds(runs):
         assert sorted(os.listdir(folder)) == ["buffers.safetensors", "manifest.json", *states, "state.json"]
         state = json.loads((folder / "state.json").read_text())
         assert (state["format"], state["step"], state["updates"]) == (1, 7, 7)
-        assert state["recorder"]["failures"] == 0 and len(state["recorder"]["peaks"]) == 4
+        assert state["recorder"]["failures"] == 0 and state["recorder"]["peaks"].keys() == {"rank_image", "rank_text"}
         held = tensors(folder)
         kinds = Counter(key.split("/")[0] for key in held)
         assert kinds == {"weight": 66, "exp_avg": 65, "exp_avg_sq": 65, "buffer": 18}  # one parameter is frozen
