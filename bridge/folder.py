@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from bridge.config import BridgeConfig
@@ -34,7 +35,8 @@ from vlm.run.settings import refuse_changes, trajectory
 from vlm.run.trackers import Tracker, open_tracker
 
 METRICS, HELD_OUT, QUARANTINE = "metrics.jsonl", "held_out.jsonl", "quarantine.jsonl"
-WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.pt"  # in a checkpoint
+WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"  # in a checkpoint
+ADAMW = ("step", "exp_avg", "exp_avg_sq")  # what the optimizer keeps of a weight
 WEIGHT_ELEMENTS = 1024  # of each tensor: enough to tell two models of the same sizes apart, in no time
 SET_IMAGES = 16  # files of each data set that are read: all of them would take hours
 
@@ -47,7 +49,7 @@ class RunFolder:
         self.folder, self.config, self._weights = Path(config.out), config, weights
         self.tracker = Tracker()  # of rank 0, from `begin` on, the one that was asked for
         self._pending: list[dict] = []  # lines of metrics.jsonl that are not written yet
-        self._checkpoints = Checkpoints(self.folder, {**trajectory(config), **content}, same_processes=False)
+        self._checkpoints = Checkpoints(self.folder, {**trajectory(config), **content})
         lora = [weight for name, weight in weights.items() if "lora_" in name]
         others = [weight for name, weight in weights.items() if "lora_" not in name]
         # Two groups only where two rates are asked for: a run that was begun with one goes on.
@@ -62,13 +64,23 @@ class RunFolder:
         if step is None:
             return 0
         folder = self._checkpoints.path(step)
-        stored = load_file(folder / WEIGHTS)
-        if stored.keys() != self._weights.keys():
+        try:
+            weights, states = load_file(folder / WEIGHTS), load_file(folder / OPTIMIZER)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{folder} cannot be read ({error}): give another --out") from None
+        shapes = {name: weight.shape for name, weight in self._weights.items()}
+        moments = {f"{kind}/{name}": () if kind == "step" else shapes[name] for kind in ADAMW for name in shapes}
+        stored = {name: value.shape for name, value in weights.items()}
+        if stored != shapes or any(moments.get(name) != value.shape for name, value in states.items()):
             raise UserError(f"{folder} holds other weights than this run trains: give another --out")
         with torch.no_grad():
-            for name, value in stored.items():
+            for name, value in weights.items():
                 self._weights[name].copy_(value)
-        self.optimizer.load_state_dict(torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True))
+        for key, value in states.items():
+            kind, _, name = key.partition("/")
+            weight = self._weights[name]
+            # torch's AdamW counts its steps on the CPU.
+            self.optimizer.state[weight][kind] = value if kind == "step" else value.to(weight.device)
         return step
 
     def begin(self, step: int) -> None:
@@ -122,9 +134,10 @@ class RunFolder:
 
         def fill(folder: Path) -> None:
             if is_main():  # all processes hold the same
-                tensors = {name: value.detach().cpu().contiguous() for name, value in self._weights.items()}
-                save_file(tensors, folder / WEIGHTS)
-                torch.save(self.optimizer.state_dict(), folder / OPTIMIZER)
+                save_file(_on_disk(self._weights), folder / WEIGHTS)
+                kept = {name: self.optimizer.state.get(weight, {}) for name, weight in self._weights.items()}
+                states = {f"{kind}/{name}": state[kind] for name, state in kept.items() for kind in state}
+                save_file(_on_disk(states), folder / OPTIMIZER)
 
         self._checkpoints.save(step, fill)
 
@@ -152,12 +165,17 @@ class RunFolder:
         self._pending = []
 
 
+def _on_disk(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """As safetensors takes them."""
+    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+
+
 def check_data(run: Path, content: Mapping[str, str]) -> None:
     """Refuse by a `UserError`, before any model is loaded, a run whose newest checkpoint learnt from other data.
 
     content: digests of the questions and images.
     """
-    checkpoints = Checkpoints(run, {}, same_processes=False)
+    checkpoints = Checkpoints(run, {})
     for step in reversed(checkpoints.steps()):
         try:
             old = read_json(checkpoints.path(step) / "manifest.json")["config"]

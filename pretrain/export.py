@@ -38,21 +38,16 @@ def export_checkpoint(run: Path, step: int | None = None, out: Path | None = Non
     """
     import torch
 
+    from pretrain.checkpoints import load_weights
     from pretrain.train import build_model, export
-    from pretrain.zero import checkpoint_weights
     from vlm.run.checkpoints import Checkpoints
 
     if out is not None:
         _check_out(out)
-    step, folder = Checkpoints(run, {}, same_processes=False).verified(step)
+    step, folder = Checkpoints(run, {}).verified(step)
     config = _config(run / "config.json")
     model = build_model(config, _tokenizer(run, config), torch.device("cpu"))
-    weights = checkpoint_weights(folder, config.zero)
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    # Counters of BatchNorm are no part of an encoder, and ZeRO-3's files lack them.
-    wrong = [name for name in (*missing, *unexpected) if not name.endswith("num_batches_tracked")]
-    if wrong:
-        raise UserError(f"{folder} does not fit {run}/config.json: {wrong[0]} and {len(wrong) - 1} other tensors")
+    load_weights(model, folder)
     out = out or run / "encoders" / f"step_{step}"
     export(model, out)
     return out

@@ -60,9 +60,9 @@ def model_states(count: int, stage: int, processes: int) -> dict[str, float]:
     }
 
 
-def checkpoint_bytes(count: int, stage: int) -> int:
-    """Bytes of a checkpoint on disk: weights and moments, and the master copy if it is another file's."""
-    return (16 if stage in (1, 2) else 12) * count
+def checkpoint_bytes(count: int) -> int:
+    """Bytes of a checkpoint on disk: fp32 weights and two moments, at every ZeRO stage."""
+    return 12 * count
 
 
 def activation_bytes(config: PretrainConfig, processes: int) -> int:
@@ -96,7 +96,7 @@ def describe(config: PretrainConfig, processes: int, throughput: float | None) -
     lines = [f"{config.preset}: world size {processes}, {local:,} samples each, ZeRO {config.zero}", "", "parameters"]
     lines += [f"  {name:18}{number:>14,}" for name, number in [*parts.items(), ("total", total)]]
     lines += ["", *_memory(config, processes, total), "", *_budget(config, throughput)]
-    saved, encoder = checkpoint_bytes(total, config.zero) / 1e6, 4 * total / 1e6
+    saved, encoder = checkpoint_bytes(total) / 1e6, 4 * total / 1e6
     lines.append(f"disk: {saved:,.0f} MB a checkpoint, the last {KEEP} are kept; encoder {encoder:,.0f} MB")
     return "\n".join(lines)
 

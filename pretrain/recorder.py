@@ -32,8 +32,11 @@ class _Step(NamedTuple):
 class Recorder:
     """Takes every step's scalars; they stay on the device until they are read, every `log_every` steps."""
 
-    def __init__(self, run: Path, config: PretrainConfig, start: int):
-        """start: the step that the run begins with; what metrics.jsonl holds of it and later ones is dropped."""
+    def __init__(self, run: Path, config: PretrainConfig, start: int, before: dict[str, Any] | None = None):
+        """start: the step that the run begins with; what metrics.jsonl holds of it and later ones is dropped.
+
+        before: `state` of the run that is gone on with.
+        """
         self.path, self.config = run / "metrics.jsonl", config
         self.pending: list[_Step] = []
         self.clock = time.perf_counter()
@@ -41,9 +44,15 @@ class Recorder:
         self.patience = Patience("lower --lr or raise --lambda-*")
         self.peaks: dict[str, float] = {}  # the highest ranks so far
         self.warning: str | None = None  # of the last reading of the ranks
+        if before:
+            self.patience.failures, self.peaks, self.warning = before["failures"], before["peaks"], before["warning"]
         if is_main():
             self.tracker = open_tracker(config.tracker, run, asdict(config), start)
         forget_from(self.path, start)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the steps that are written: skipped ones in a row, and how collapse is told."""
+        return {"failures": self.patience.failures, "peaks": self.peaks, "warning": self.warning}
 
     def reads(self, step: int) -> bool:
         """Whether the metrics are read after this step: what is costly is computed for these steps alone."""

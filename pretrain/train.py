@@ -67,7 +67,7 @@ def train(config: PretrainConfig) -> None:
         model = build_model(config, load_tokenizer(config.tokenizer, data), target)
         engine = start_engine(model, parameter_groups(model, config.weight_decay), config, world_size())
         kept = checkpoints.open_checkpoints(run, config, data.fingerprint)
-        start = checkpoints.resume(engine, kept, config)
+        start, recorded = checkpoints.resume(engine, kept, config)
         if is_main():
             begin(run, asdict(config))
         transform = augmentation(config, CLIP_MEAN, CLIP_STD)
@@ -85,7 +85,8 @@ def train(config: PretrainConfig) -> None:
             quarantine=run / "quarantine.jsonl",
             bad_ratio=config.bad_ratio,
         )
-        loop(engine, batches, Recorder(run, config, start), Watch(model.encoder, config), kept, config)
+        recorder = Recorder(run, config, start, recorded)
+        loop(engine, batches, recorder, Watch(model.encoder, config), kept, config)
         export(model, run / "encoder")
         if is_main():
             write_encoder_card(run / "encoder", config, data.fingerprint)
@@ -132,7 +133,7 @@ def loop(
             stop = told_to_stop(told() is not None) and not last
             if stop or last or (step + 1) % config.save_every == 0:
                 recorder.flush()  # before: a step that a checkpoint holds is not recorded again
-                checkpoints.save(engine, kept, step + 1)
+                checkpoints.save(engine, kept, step + 1, recorder.state())
             if config.export_every and (step + 1) % config.export_every == 0:
                 export(model, kept.run / "encoders" / f"step_{step + 1}")
             if stop:

@@ -1,22 +1,26 @@
 """Configuration -> DeepSpeed: process group, ZeRO settings, engine."""
 
+import itertools
 import math
 import os
 import socket
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import deepspeed
 import torch
+from deepspeed import utils as fragments
 from deepspeed.accelerator import get_accelerator
-from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+from torch.nn import functional
 
 from pretrain.config import REDUCE_BUCKET_SIZE, PretrainConfig
+from vlm.distributed import rank, world_size
 from vlm.errors import UserError
 from vlm.run.shared_memory import remove_left_buffers
 
 Engine = deepspeed.DeepSpeedEngine
+MOMENTS = ("exp_avg", "exp_avg_sq")  # what AdamW keeps of a weight, beside its count of steps
 
 
 def start_processes() -> None:
@@ -46,9 +50,7 @@ def device() -> torch.device:
 def zero_config(config: PretrainConfig, world_size: int) -> dict:
     """The DeepSpeed configuration: fp32 master weights and reductions; bf16 is autocast's, inside the model."""
     if config.batch_size % world_size:
-        lower = config.batch_size // world_size * world_size
-        remedy = f"take {lower} or {lower + world_size}"
-        raise UserError(f"--batch-size {config.batch_size} is not a multiple of {world_size} processes: {remedy}")
+        _refuse_processes(config.batch_size, world_size)
     if 0 < (micro := config.micro_batch_size) < world_size:
         raise UserError(f"--micro-batch-size {micro} leaves nothing to some of {world_size} processes")
     return {
@@ -62,6 +64,19 @@ def zero_config(config: PretrainConfig, world_size: int) -> dict:
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
     }
+
+
+def _refuse_processes(batch_size: int, processes: int) -> NoReturn:
+    """Raise the `UserError` for processes that a batch cannot be split over evenly, with the nearest that it can."""
+    fit = [count for count in range(1, batch_size + 1) if batch_size % count == 0]
+    fewer = [count for count in fit if count < processes][-1:]
+    more = [count for count in fit if count > processes][:1]
+    lower = batch_size // processes * processes
+    sizes = [size for size in (lower, lower + processes) if size]
+    raise UserError(
+        f"--batch-size {batch_size} is not a multiple of {processes} processes: launch "
+        f"{' or '.join(map(str, fewer + more))}; a new run may also take --batch-size {' or '.join(map(str, sizes))}"
+    )
 
 
 def start_engine(model: torch.nn.Module, groups: list[dict], config: PretrainConfig, world_size: int) -> Engine:
@@ -101,11 +116,106 @@ def gathered(parameters: list[torch.nn.Parameter]) -> AbstractContextManager:
     return deepspeed.zero.GatheredParameters(parameters, modifier_rank=None)
 
 
-def checkpoint_weights(folder: Path, stage: int) -> dict[str, torch.Tensor]:
-    """The module's state, fp32, from a verified checkpoint folder that a run of ZeRO `stage` wrote.
+def updates(engine: Engine) -> int:
+    """How many steps have moved the weights: all but those that were skipped."""
+    counts = [state["step"] for state in _adamw(engine).state.values() if state]
+    return int(torch.stack(counts).max()) if counts else 0
 
-    Only tensors are unpickled, but for ZeRO-3, whose parts DeepSpeed itself puts together.
+
+def whole_states(engine: Engine) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
+    """Of each parameter its name, its fp32 "weight" and, once a step has moved it, AdamW's MOMENTS; collective.
+
+    float32 of the parameter's whole shape, on the device, whatever the ZeRO stage: one parameter is gathered at a time.
+    They may be the run's own memory.
     """
+    kinds = MOMENTS if updates(engine) else ()
+    if kinds:
+        _link_moments(engine)
+    model: Any = engine.module
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            with gathered([parameter]):
+                yield name, {"weight": parameter.detach().clone()}
+        elif not engine.zero_optimization():
+            moments = _adamw(engine).state[parameter]
+            yield name, {"weight": parameter.detach(), **{kind: moments[kind] for kind in kinds}}
+        else:
+            weight: Any = fragments.safe_get_full_fp32_param(parameter)
+            moments: Any = {kind: fragments.safe_get_full_optimizer_state(parameter, kind) for kind in kinds}
+            yield name, {"weight": weight, **moments}
+
+
+@torch.no_grad()
+def load_states(engine: Engine, count: int, read: Callable[[str], dict[str, torch.Tensor]]) -> None:
+    """Set weights and moments of every parameter; collective.
+
+    count: what `updates` gave. read: the name of a parameter -> what `whole_states` gave of it.
+    """
+    model: Any = engine.module
+    optimizer: Any = engine.optimizer
+    stage = engine.zero_optimization_stage()
     if stage == 3:
-        return dict(get_fp32_state_dict_from_zero_checkpoint(str(folder.parent), tag=folder.name) or {})
-    return torch.load(folder / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=True)["module"]
+        optimizer.checkpoint_event_prologue()  # drops the copies of small parameters that every rank keeps
+    if count:
+        _begin_moments(engine, count)
+    for name, parameter in model.named_parameters():
+        for kind, value in read(name).items():
+            _set_state(engine, parameter, kind, value)
+    # The weights that the model computes with follow the master copies that were set.
+    if stage in (1, 2):
+        optimizer.update_lp_params()
+    if stage == 3:
+        for weights, master in zip(optimizer.fp16_partitioned_groups_flat, optimizer.fp32_partitioned_groups_flat):
+            weights.data.copy_(master.data)
+        optimizer.checkpoint_event_epilogue()
+
+
+def _adamw(engine: Engine) -> Any:
+    """torch's AdamW, which the optimizer of ZeRO 1-3 holds."""
+    return getattr(engine.optimizer, "optimizer", engine.optimizer)
+
+
+def _begin_moments(engine: Engine, count: int) -> None:
+    """Make AdamW's state, which torch makes in its first step, as after `count` steps; the moments are still zero."""
+    optimizer, adamw = engine.optimizer, _adamw(engine)
+    # ZeRO-3 keeps its flat partitions by itself and lends AdamW one at a time.
+    groups = [group["params"] for group in adamw.param_groups]
+    for held in itertools.chain(*groups, getattr(optimizer, "fp32_partitioned_groups_flat", [])):
+        if held.requires_grad:
+            step = torch.tensor(float(count), device=held.device)
+            adamw.state[held] = {"step": step, **{name: torch.zeros_like(held) for name in MOMENTS}}
+    _link_moments(engine)
+
+
+def _link_moments(engine: Engine) -> None:
+    """Show DeepSpeed where a parameter's moments are in the flat ones of ZeRO 1-2.
+
+    It looks by itself, but once: after the first step of the first parameter group, when the second has none yet.
+    """
+    if engine.zero_optimization_stage() in (1, 2):
+        optimizer: Any = engine.optimizer
+        optimizer._hp_optimizer_states_linked = False
+        optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def _set_state(engine: Engine, parameter: Any, kind: str, value: torch.Tensor) -> None:
+    """Set this rank's part of a parameter's weight or moment. value: float32, whole, on any device."""
+    weight = kind == "weight"
+    stage = engine.zero_optimization_stage() if parameter.requires_grad else 0
+    if stage == 0:
+        with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+            (parameter if weight else _adamw(engine).state[parameter][kind]).copy_(value)
+    elif stage < 3:
+        if weight:
+            fragments.safe_set_full_fp32_param(parameter, value)
+        else:
+            fragments.safe_set_full_optimizer_state(parameter, value, kind)
+    else:
+        # The function for whole values fails if the ranks' equal parts are together longer than the parameter.
+        part = parameter.ds_tensor.numel()
+        padded = functional.pad(value.flatten(), (0, part * world_size() - value.numel()))
+        own = padded[rank() * part :][:part]
+        if weight:
+            fragments.safe_set_local_fp32_param(parameter, own)
+        else:
+            fragments.safe_set_local_optimizer_state(parameter, own, kind)

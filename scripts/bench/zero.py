@@ -74,7 +74,7 @@ def compare_stage(stage: int, ranks: list[dict], count: int) -> dict[str, Measur
     planned["bucket"] = 4 * int(BUCKET * count) if stage else 0
     measured = {kind: Measured(held[kind], planned[kind]) for kind in KINDS}
     measured["total"] = Measured(sum(held[kind] for kind in KINDS), sum(planned[kind] for kind in KINDS))
-    measured["checkpoint"] = Measured(ranks[0]["checkpoint"], checkpoint_bytes(count, stage))
+    measured["checkpoint"] = Measured(ranks[0]["checkpoint"], checkpoint_bytes(count))
     return measured
 
 

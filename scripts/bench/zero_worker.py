@@ -128,14 +128,15 @@ def work(settings: WorkerSettings) -> None:
         largest = max(map(own_parameters, encoder.modules()))
         use_fast_attention(encoder, zero.device())
         bucket = int(BUCKET * sum(p.numel() for p in encoder.parameters()))
-        with patch.object(zero, "BUCKET", bucket):
+        with patch.object(zero, "REDUCE_BUCKET_SIZE", bucket):
             groups = parameter_groups(encoder, config.weight_decay)
             engine = zero.start_engine(Pretrainer(encoder), groups, config, RANKS)
         most, losses = train(engine, config, settings.steps)
     out = Path(settings.out)
     run = out / f"run_{settings.stage}"
-    checkpoints.save(engine, Checkpoints(run, {}, same_processes=True), settings.steps)
-    files = [path.stat().st_size for path in run.glob(f"checkpoints/step_{settings.steps}/*.pt")]
+    recorder = {"failures": 0, "peaks": {}, "warning": None}
+    checkpoints.save(engine, Checkpoints(run, {}), settings.steps, recorder)
+    files = [path.stat().st_size for path in run.glob(f"checkpoints/step_{settings.steps}/*.safetensors")]
     result = {"held": most, "grown": memory.growth, "losses": losses, "checkpoint": sum(files), "largest": largest}
     write_json(out / f"{settings.stage}.{rank()}.json", result)
 

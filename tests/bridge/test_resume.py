@@ -1,6 +1,7 @@
 """Training that is interrupted goes on as if it had not been; changed content, locked folders and bad gradients."""
 
 import os
+import pickle
 import shutil
 import signal
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny.strangers import Touch, list_files, pickle_into
 
 import bridge.loop
 from bridge.data.example import Example
@@ -43,6 +45,28 @@ def test_resume_equals_an_uninterrupted_run(training, whole, tmp_path, capsys):
         training.run(out, "--lr", "0.02")
     with pytest.raises(UserError, match="holds a run at step 12: give another --out"):
         training.run(out, "--resume", "never")
+
+
+def test_a_checkpoint_with_pickles_is_refused_unopened(training, whole, tmp_path):
+    """As an older version wrote them, or a stranger: whatever the manifest says."""
+    shutil.copytree(whole, tmp_path / "old")
+    folder = tmp_path / "old/checkpoints/step_12"
+    (folder / "optimizer.safetensors").unlink()
+    marker = tmp_path / "executed"
+    pickle_into(folder / "optimizer.pt", marker)
+    list_files(folder)
+    with pytest.raises(UserError, match=r"step_12 was written by an older version, as pickles \(optimizer.pt\), which"):
+        training.run(tmp_path / "old")
+    for name in ("optimizer.safetensors", "weights.safetensors"):
+        shutil.copytree(whole, tmp_path / name)
+        folder = tmp_path / name / "checkpoints/step_12"
+        pickle_into(folder / name, marker)
+        list_files(folder)
+        with pytest.raises(UserError, match=r"step_12 cannot be read \(.*\): give another --out"):
+            training.run(tmp_path / name)
+    assert not marker.exists()
+    pickle.loads(pickle.dumps(Touch(marker)))
+    assert marker.exists()  # so it would have shown
 
 
 def test_changed_content_is_named(training, whole, tmp_path):

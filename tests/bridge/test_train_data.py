@@ -1,9 +1,11 @@
 """Training on LLaVA's files, by votes and with weights; text that cannot be trained on is refused."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from bridge.config import parse_config
 from bridge.loop import train
@@ -79,11 +81,24 @@ def test_weights_are_for_all_sets_that_are_given():
     assert parse_config([*given, *llava, "--weights", "gqa=2,vqav2=1,conversations=1"]).shares() == [0.5, 0.25, 0.25]
 
 
-def test_lora_has_its_own_learning_rate(benchmark_files, tiny_vlm, tmp_path):
+def test_lora_has_its_own_learning_rate(benchmark_files, tiny_vlm, tmp_path, monkeypatch):
+    made = []
+
+    class AdamW(torch.optim.AdamW):
+        def __init__(self, *arguments, **more):
+            super().__init__(*arguments, **more)
+            made.append(self)
+
+    monkeypatch.setattr(torch.optim, "AdamW", AdamW)
     given = ("--vqav2", benchmark_files / "vqav2", "--vqav2-split", "val2014", "--lora", "2", "--steps", "2")
     lines = run(tiny_vlm, tmp_path / "out", *given, "--lr", "0.01", "--lr-lora", "0.002", "--warmup", "0")
     assert [line["lr_lora"] / line["lr"] for line in lines] == pytest.approx([0.2, 0.2])
-    state = torch.load(tmp_path / "out/checkpoints/step_2/optimizer.pt", weights_only=True)
-    connector, lora = state["param_groups"]
+    (optimizer,) = made
+    connector, lora = optimizer.param_groups
     assert lora["lr"] / connector["lr"] == pytest.approx(0.2)
     assert len(connector["params"]) == 4 < len(lora["params"])
+    state = load_file(tmp_path / "out/checkpoints/step_2/optimizer.safetensors")
+    trained = 4 + len(lora["params"])
+    kinds = Counter(name.split("/")[0] for name in state)
+    assert kinds == {"step": trained, "exp_avg": trained, "exp_avg_sq": trained}
+    assert {float(value) for name, value in state.items() if name.startswith("step/")} == {2.0}

@@ -103,7 +103,7 @@ def test_the_command_prints_it_without_a_run(tmp_path, monkeypatch, capsys):
         "samples: 819,200,000 = 200,000 steps x 4,096",
         "epochs: unknown (none does not exist: ",
         "time: 56.9 hours at 4,000 samples a second",
-        "disk: 3,868 MB a checkpoint, the last 2 are kept; encoder 967 MB",
+        "disk: 2,901 MB a checkpoint, the last 2 are kept; encoder 967 MB",
     ):
         assert line in printed
     assert os.listdir(tmp_path) == []

@@ -10,7 +10,7 @@ unless something damages it later, which its hashes then show.
 
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from vlm.distributed import all_items, barrier, is_main, world_size
@@ -25,12 +25,11 @@ KEEP = 2  # checkpoints
 class Checkpoints:
     """The checkpoints of the run in folder `run`.
 
-    settings: what a continuation must share with the run that wrote a checkpoint. same_processes: whether it must also
-    have as many processes, because each of them wrote a part.
+    settings: what a continuation must share with the run that wrote a checkpoint. The number of processes may differ.
     """
 
-    def __init__(self, run: Path, settings: dict, same_processes: bool):
-        self.run, self.settings, self.same_processes = run, settings, same_processes
+    def __init__(self, run: Path, settings: dict):
+        self.run, self.settings = run, settings
         self.folder = run / "checkpoints"
 
     def path(self, step: int) -> Path:
@@ -43,19 +42,15 @@ class Checkpoints:
     def newest(self) -> int | None:
         """Step of the newest whole checkpoint, None without any. A damaged one is passed over, with a line on stderr.
 
-        Raises: UserError if settings or processes differ from the checkpoint's, or checkpoints exist and none is whole.
+        Raises: UserError if settings differ from the checkpoint's, or checkpoints exist and none is whole.
         """
         for step in reversed(self.steps()):
             if problem := damage(self.path(step)):
                 print(f"passing over {self.path(step)}: {problem}", file=sys.stderr)
                 continue
             manifest = read_json(self.path(step) / "manifest.json")
+            _refuse_pickles(self.path(step), manifest["files"])
             refuse_changes(self.run, manifest["config"], self.settings)
-            if self.same_processes and manifest["world_size"] != world_size():
-                raise UserError(
-                    f"{self.path(step)} was written by {manifest['world_size']} processes, this run has "
-                    f"{world_size()}: launch {manifest['world_size']} or give another --out"
-                )
             return step
         if self.steps():
             raise UserError(f"no checkpoint under {self.folder} is whole: give another --out to start anew")
@@ -73,6 +68,7 @@ class Checkpoints:
             raise UserError(f"{self.run} holds no checkpoint of step {step}: it has {', '.join(map(str, steps))}")
         if problem := damage(self.path(step)):
             raise UserError(f"{self.path(step)} is damaged: {problem}; give another --step ({steps})")
+        _refuse_pickles(self.path(step), read_json(self.path(step) / "manifest.json")["files"])
         return step, self.path(step)
 
     def set_aside(self, step: int) -> None:
@@ -133,6 +129,15 @@ class Checkpoints:
         sync(self.folder)
         for old in self.steps()[:-KEEP]:
             shutil.rmtree(self.path(old))
+
+
+def _refuse_pickles(folder: Path, files: Iterable[str]) -> None:
+    """Raise a `UserError` if a checkpoint holds pickles, as older versions wrote: opening one can run any code."""
+    if pickles := sorted(name for name in files if name.endswith((".pt", ".pth", ".pkl", ".bin"))):
+        raise UserError(
+            f"{folder} was written by an older version, as pickles ({pickles[0]}), which are opened no more: "
+            "finish the run with that version, or start anew with another --out"
+        )
 
 
 def damage(folder: Path) -> str | None:

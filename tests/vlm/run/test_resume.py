@@ -12,12 +12,12 @@ RESULT = pytest.mark.parametrize("result", ["encoder", "vlm"])
 
 
 def start(run: Path, result: str, resume: str = "auto", **more) -> int | None:
-    return starting_step(Checkpoints(run, {}, same_processes=False), resume, result, **more)
+    return starting_step(Checkpoints(run, {}), resume, result, **more)
 
 
 def saved(run: Path, *steps: int) -> Path:
     for step in steps:
-        Checkpoints(run, {}, same_processes=False).save(step, lambda partial: (partial / "w").write_text("x"))
+        Checkpoints(run, {}).save(step, lambda partial: (partial / "w").write_text("x"))
     return run
 
 
