@@ -110,8 +110,12 @@ class PretrainConfig:
     )
     weight_decay: float = _step(0.01, help="of AdamW, on matrices alone")
     clip: float = _step(1.0, help="largest gradient norm; 0: no clipping")
-    zero: int = _step(1, help="DeepSpeed ZeRO stage", choices=(0, 1, 2, 3))
-    dtype: str = _step("auto", help="auto: bf16 autocast on GPUs, fp32 on CPUs", choices=("auto", "bf16", "fp32"))
+    zero: int | None = _step(
+        None, help="DeepSpeed ZeRO stage", choices=(0, 1, 2, 3), default_text="0 on one process, else 1"
+    )
+    dtype: str = _step(
+        "auto", help="auto: bf16 autocast where the device has instructions for it", choices=("auto", "bf16", "fp32")
+    )
 
     augmentation: str = _data(
         "crop-jitter",
@@ -138,6 +142,10 @@ class PretrainConfig:
     def local_size(self) -> int:
         """Side of a local crop: 3/7 of the image's, in whole patches; 96 of 224 as DINO takes it."""
         return max(1, round(self.image_size * 3 / 7 / self.patch_size)) * self.patch_size
+
+    def zero_stage(self, processes: int) -> int:
+        """--zero, or the stage that pays: on one process there is nothing to share, and ZeRO is work for nothing."""
+        return self.zero if self.zero is not None else int(processes > 1)
 
     def check(self) -> None:
         """Hold the settings against their bounds and each other. Raises: UserError."""

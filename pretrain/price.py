@@ -92,11 +92,11 @@ def describe(config: PretrainConfig, processes: int, throughput: float | None) -
     if throughput is not None and not throughput > 0:
         raise UserError(f"--throughput {throughput}: give samples a second, more than 0")
     parts, local = parameters(config), config.batch_size // processes
-    total = sum(parts.values())
-    lines = [f"{config.preset}: world size {processes}, {local:,} samples each, ZeRO {config.zero}", "", "parameters"]
+    total, stage = sum(parts.values()), config.zero_stage(processes)
+    lines = [f"{config.preset}: world size {processes}, {local:,} samples each, ZeRO {stage}", "", "parameters"]
     lines += [f"  {name:18}{number:>14,}" for name, number in [*parts.items(), ("total", total)]]
     lines += ["", *_memory(config, processes, total), "", *_budget(config, throughput)]
-    saved, encoder = checkpoint_bytes(total, config.zero) / 1e6, 4 * total / 1e6
+    saved, encoder = checkpoint_bytes(total, stage) / 1e6, 4 * total / 1e6
     lines.append(f"disk: {saved:,.0f} MB a checkpoint, the last {KEEP} are kept; encoder {encoder:,.0f} MB")
     return "\n".join(lines)
 
@@ -107,7 +107,7 @@ def _memory(config: PretrainConfig, processes: int, total: int) -> list[str]:
     activations |= {"bf16 weights": 2 * total} if config.dtype != "fp32" else {}
     columns = [{**model_states(total, stage, processes), **activations} for stage in range(4)]
     columns = [{**column, "total": sum(column.values())} for column in columns]
-    marks = [f"ZeRO {stage}{'*' if stage == config.zero else ''}" for stage in range(4)]
+    marks = [f"ZeRO {stage}{'*' if stage == config.zero_stage(processes) else ''}" for stage in range(4)]
     lines = [f"{'memory of each, MB':20}" + "".join(f"{mark:>10}" for mark in marks)]
     for kind in columns[0]:
         lines.append(f"  {kind:18}" + "".join(f"{column[kind] / 1e6:10,.1f}" for column in columns))

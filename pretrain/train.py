@@ -5,7 +5,7 @@ shards -> batches -> Pretrainer -> objective -> DeepSpeed's optimizer step -> re
 
 import math
 import shlex
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,13 @@ from vlm.distributed import AnyRank, barrier, is_main, rank, world_size
 from vlm.encoders.config import CLIP_MEAN, CLIP_STD
 from vlm.encoders.levljepa import new_encoder
 from vlm.encoders.tokens import CaptionTokenizer
-from vlm.files import write_json
+from vlm.files import read_json, write_json
+from vlm.llms.precision import default_dtype
 from vlm.run.checkpoints import Checkpoints
 from vlm.run.folder import locked
 from vlm.run.schedule import SCHEDULES
 from vlm.run.settings import trajectory
+from vlm.run.steps import committed_steps
 from vlm.run.stopping import leave, termination
 
 
@@ -47,9 +49,25 @@ def build_model(config: PretrainConfig, tokenizer: CaptionTokenizer, target: tor
     encoder = new_encoder(sizes, config.seed, tokenizer, GlobalBatchNorm1d).to(target)
     use_fast_attention(encoder, target)
     logits = LogitScale(config.objective).to(target) if config.objective in INITIAL else None
-    half = config.dtype == "bf16" or (config.dtype == "auto" and target.type == "cuda")
-    dtype = torch.bfloat16 if half else torch.float32
+    dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
     return Pretrainer(encoder, config.micro_batch_size // world_size(), dtype, logits)
+
+
+def settled(config: PretrainConfig, target: torch.device) -> PretrainConfig:
+    """The config with what --zero and --dtype leave open decided by the number of processes and the device.
+
+    A run that goes on keeps what it was started with, on whatever it goes on.
+    """
+    run = Path(config.out)
+    goes_on = committed_steps(run / "checkpoints") and (run / "config.json").is_file()
+    before = read_json(run / "config.json") if goes_on else {}
+    zero, dtype = config.zero, config.dtype
+    if zero is None:
+        zero = before.get("zero", config.zero_stage(world_size()))
+    if dtype == "auto":
+        fast = "bf16" if default_dtype(target) == torch.bfloat16 else "fp32"
+        dtype = before.get("dtype", fast)
+    return replace(config, zero=zero, dtype=dtype)
 
 
 def train(config: PretrainConfig) -> None:
@@ -60,6 +78,7 @@ def train(config: PretrainConfig) -> None:
     start_processes()
     run, target = Path(config.out), device()
     with locked(run):
+        config = settled(config, target)
         draw_if_default(config.data)
         data = open_captions(config.data, config.image_column, config.caption_column)
         if isinstance(data, MixedCaptions) and is_main():
