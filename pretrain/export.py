@@ -47,7 +47,7 @@ def export_checkpoint(run: Path, step: int | None = None, out: Path | None = Non
     step, folder = Checkpoints(run, {}, same_processes=False).verified(step)
     config = _config(run / "config.json")
     model = build_model(config, _tokenizer(run, config), torch.device("cpu"))
-    weights = checkpoint_weights(folder, config.zero)
+    weights = checkpoint_weights(folder, config.zero or 0)
     missing, unexpected = model.load_state_dict(weights, strict=False)
     # Counters of BatchNorm are no part of an encoder, and ZeRO-3's files lack them.
     wrong = [name for name in (*missing, *unexpected) if not name.endswith("num_batches_tracked")]

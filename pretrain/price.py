@@ -73,7 +73,7 @@ def activation_bytes(config: PretrainConfig, processes: int) -> int:
     images = [_image_bytes(config, side, a) for side in crops]
     text = CONTEXT * config.text_width * (config.text_layers * (8 + 14 * a) + 4)
     heads = 3 * (sum(crops.values()) + 1 + 2 * config.projector_depth) * config.projector_width * a
-    pixels = sum(views * 3 * side**2 * 4 for side, views in crops.items())
+    pixels = sum(views * 3 * side**2 for side, views in crops.items())
     local, micro = config.batch_size // processes, config.micro_batch_size // processes
     whole = sum(views * image for views, image in zip(crops.values(), images)) + text
     return (max(*images, text) * micro if 0 < micro < local else whole * local) + (heads + pixels) * local

@@ -14,6 +14,7 @@ import torch
 from pretrain import checkpoints
 from pretrain.batchnorm import GlobalBatchNorm1d, RunningStatistics
 from pretrain.card import write_encoder_card
+from pretrain.compiling import compile_towers, compiles_fast
 from pretrain.config import PretrainConfig
 from pretrain.contrastive import INITIAL, LogitScale
 from pretrain.data.augment import augmentation
@@ -22,6 +23,7 @@ from pretrain.data.embedded import draw_if_default
 from pretrain.data.mixing import MixedCaptions
 from pretrain.data.source import open_captions
 from pretrain.data.tokenizer import load_tokenizer
+from pretrain.data.workers import loader_workers
 from pretrain.health import health
 from pretrain.model import Pretrainer, encoder_config, parameter_groups, use_fast_attention
 from pretrain.objective import objective
@@ -50,24 +52,28 @@ def build_model(config: PretrainConfig, tokenizer: CaptionTokenizer, target: tor
     use_fast_attention(encoder, target)
     logits = LogitScale(config.objective).to(target) if config.objective in INITIAL else None
     dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
-    return Pretrainer(encoder, config.micro_batch_size // world_size(), dtype, logits)
+    model = Pretrainer(encoder, config.micro_batch_size // world_size(), dtype, logits)
+    if config.compile:
+        compile_towers(encoder)
+    return model
 
 
 def settled(config: PretrainConfig, target: torch.device) -> PretrainConfig:
-    """The config with what --zero and --dtype leave open decided by the number of processes and the device.
+    """The config with --zero, --dtype and --compile, where they are left open, decided by processes and device.
 
     A run that goes on keeps what it was started with, on whatever it goes on.
     """
     run = Path(config.out)
     goes_on = committed_steps(run / "checkpoints") and (run / "config.json").is_file()
     before = read_json(run / "config.json") if goes_on else {}
-    zero, dtype = config.zero, config.dtype
-    if zero is None:
-        zero = before.get("zero", config.zero_stage(world_size()))
-    if dtype == "auto":
-        fast = "bf16" if default_dtype(target) == torch.bfloat16 else "fp32"
-        dtype = before.get("dtype", fast)
-    return replace(config, zero=zero, dtype=dtype)
+    fast = "bf16" if default_dtype(target) == torch.bfloat16 else "fp32"
+    found = {
+        "zero": config.zero_stage(world_size()),
+        "dtype": fast,
+        "compile": config.zero != 3 and compiles_fast(target),
+    }
+    left_open = [name for name in found if getattr(config, name) in (None, "auto")]
+    return replace(config, **{name: before.get(name, found[name]) for name in left_open})
 
 
 def train(config: PretrainConfig) -> None:
@@ -89,7 +95,7 @@ def train(config: PretrainConfig) -> None:
         start = checkpoints.resume(engine, kept, config)
         if is_main():
             write_json(run / "config.json", asdict(config))
-        transform = augmentation(config, CLIP_MEAN, CLIP_STD)
+        transform = augmentation(config)
         batches = CaptionBatches(
             data,
             transform,
@@ -99,10 +105,11 @@ def train(config: PretrainConfig) -> None:
             stop_step=config.steps,
             rank=rank(),
             world_size=world_size(),
-            workers=config.workers,
+            workers=loader_workers(config),
             fit=math.ceil(config.image_size * transform.enlarges),
             quarantine=run / "quarantine.jsonl",
             bad_ratio=config.bad_ratio,
+            tokenize=model.encoder.tokenizer,
         )
         loop(engine, batches, Recorder(run, config, start), Watch(model.encoder, config), kept, config)
         export(model, run / "encoder")
@@ -128,13 +135,12 @@ def loop(
     model: Any = engine.module
     statistics, told_to_stop = RunningStatistics(model), AnyRank(target)
     with termination() as terminated:
-        for step, batch in enumerate(batches, start=batches.steps.start):
+        for step, batch in enumerate(recorder.timing(batches, target), start=batches.steps.start):
             lr = schedule(step, config.steps, config.warmup_steps, config.lr, config.min_lr)
             set_learning_rate(engine, lr)
 
-            ids, lengths = model.encoder.tokenizer(batch["captions"])  # int64[B, T], int64[B]
-            pixels = _to_device(batch["images"], target)
-            embeddings = engine(pixels, ids.to(target, non_blocking=True), lengths)
+            pixels, tokens = _to_device(batch["images"], target), batch["tokens"].to(target, non_blocking=True)
+            embeddings = engine(pixels, tokens, batch["lengths"])
             loss, metrics = compute(embeddings, step=step)
 
             engine.backward(loss * (1 + 0 * loss.detach()))  # NaN in every gradient if the loss is not finite

@@ -11,9 +11,11 @@ from typing import Any
 import deepspeed
 import torch
 from deepspeed.accelerator import get_accelerator
+from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
 from pretrain.config import REDUCE_BUCKET_SIZE, PretrainConfig
+from pretrain.overrides import with_overrides
 from vlm.errors import UserError
 
 Engine = deepspeed.DeepSpeedEngine
@@ -48,17 +50,32 @@ def zero_config(config: PretrainConfig, world_size: int) -> dict:
         raise UserError(f"--batch-size {config.batch_size} is not a multiple of {world_size} processes: {remedy}")
     if 0 < (micro := config.micro_batch_size) < world_size:
         raise UserError(f"--micro-batch-size {micro} leaves nothing to some of {world_size} processes")
-    return {
+    own = {
         "train_batch_size": config.batch_size,
         "train_micro_batch_size_per_gpu": config.batch_size // world_size,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": config.clip if config.zero else 0.0,  # else by `update`
-        "zero_optimization": {"stage": config.zero, "reduce_bucket_size": REDUCE_BUCKET_SIZE},
+        "communication_data_type": config.reduce_dtype,
+        "zero_optimization": {
+            "stage": config.zero,
+            "reduce_bucket_size": REDUCE_BUCKET_SIZE,
+            # Buckets are reduced while the backward pass goes on: a GPU has streams for it, a CPU has none.
+            "overlap_comm": world_size > 1 and get_accelerator().device_name() == "cuda",
+        },
         # The optimizer is torch's fused AdamW, given by us.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
     }
+    if not config.deepspeed:
+        return own
+    merged = with_overrides(own, Path(config.deepspeed))
+    try:
+        DeepSpeedZeroConfig(**merged["zero_optimization"])
+    except ValueError as error:  # a name or value that DeepSpeed does not know
+        name, problem = str(error).splitlines()[1:3]
+        raise UserError(f"--deepspeed {config.deepspeed}: zero_optimization.{name}: {problem.strip()}") from None
+    return merged
 
 
 def start_engine(model: torch.nn.Module, groups: list[dict], config: PretrainConfig, world_size: int) -> Engine:

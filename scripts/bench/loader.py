@@ -76,11 +76,11 @@ def pil_resized(image: Image.Image, size: int, resample: Image.Resampling = Imag
 
 def pipelines(size: int) -> dict[str, Pipeline]:
     """Name -> function from a JPEG's bytes to float32[3, size, size]; the first is the reference."""
-    stock, squash = partial(pil_resized, size=size), Squash(size, CLIP_MEAN, CLIP_STD)
+    stock, squash = partial(pil_resized, size=size), Squash(size)
     return {
         REFERENCE: lambda data: stock(decode(data)),
         REDUCED: lambda data: stock(decode(data, fit=size)),
-        TRAINING: lambda data: squash(decode(data, fit=size), torch.Generator()),
+        TRAINING: lambda data: to_tensor(squash(decode(data, fit=size), torch.Generator()), CLIP_MEAN, CLIP_STD),
     }
 
 
@@ -184,7 +184,7 @@ def report_loader(size: int, files: list[bytes], duration: float) -> None:
             write_tar(Path(folder) / f"{shard:06d}.tar", files * 4)
         data = open_captions(folder, cache=Path(folder) / "cache")
         for workers in (0, 2):
-            loader = CaptionBatches(data, Squash(size, CLIP_MEAN, CLIP_STD), BATCH, workers=workers, fit=size)
+            loader = CaptionBatches(data, Squash(size), BATCH, workers=workers, fit=size)
             with contextlib.closing(cast(Generator, iter(loader))) as batches:  # a generator, declared as an iterator
                 for _ in range(4 + 2 * workers):
                     next(batches)
