@@ -29,6 +29,7 @@ from pretrain.data.augment import MultiCrop
 from pretrain.data.mixing import MixedCaptions
 from pretrain.data.source import open_captions
 from pretrain.data.tokenizer import vocabulary
+from pretrain.data.workers import AHEAD, SHARED, batch_bytes
 from pretrain.model import encoder_config
 from vlm.encoders.levljepa import Encoder
 from vlm.encoders.tokens import CONTEXT
@@ -96,6 +97,7 @@ def describe(config: PretrainConfig, processes: int, throughput: float | None) -
     lines = [f"{config.preset}: world size {processes}, {local:,} samples each, ZeRO {stage}", "", "parameters"]
     lines += [f"  {name:18}{number:>14,}" for name, number in [*parts.items(), ("total", total)]]
     lines += ["", *_memory(config, processes, total), "", *_budget(config, throughput)]
+    lines += ["", *_transport(config, processes, stage)]
     saved, encoder = checkpoint_bytes(total, stage) / 1e6, 4 * total / 1e6
     lines.append(f"disk: {saved:,.0f} MB a checkpoint, the last {KEEP} are kept; encoder {encoder:,.0f} MB")
     return "\n".join(lines)
@@ -112,6 +114,19 @@ def _memory(config: PretrainConfig, processes: int, total: int) -> list[str]:
     for kind in columns[0]:
         lines.append(f"  {kind:18}" + "".join(f"{column[kind] / 1e6:10,.1f}" for column in columns))
     return lines
+
+
+def _transport(config: PretrainConfig, processes: int, stage: int) -> list[str]:
+    """How batches reach a process, and how gradients are summed."""
+    batch = batch_bytes(config, processes) / 1e6
+    workers = "a loader worker" if config.workers is None else f"for {config.workers} loader workers"
+    shared = AHEAD * batch * (1 if config.workers is None else config.workers)
+    lines = [f"shared memory of each: {shared:,.1f} MB {workers}, {AHEAD} batches of {batch:,.1f} MB each, in {SHARED}"]
+    if processes == 1:
+        return [*lines, "gradients: of one process, none travel"]
+    how = "while the backward pass goes on" if stage else "after the backward pass"
+    size = {"fp32": 4, "bf16": 2}[config.reduce_dtype] * sum(parameters(config).values()) / 1e6
+    return [*lines, f"gradients: {size:,.1f} MB a step in {config.reduce_dtype}, summed {how} on GPUs (ZeRO {stage})"]
 
 
 def _budget(config: PretrainConfig, throughput: float | None) -> list[str]:

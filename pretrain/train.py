@@ -73,7 +73,9 @@ def settled(config: PretrainConfig, target: torch.device) -> PretrainConfig:
         "compile": config.zero != 3 and compiles_fast(target),
     }
     left_open = [name for name in found if getattr(config, name) in (None, "auto")]
-    return replace(config, **{name: before.get(name, found[name]) for name in left_open})
+    config = replace(config, **{name: before.get(name, found[name]) for name in left_open})
+    config.check()
+    return config
 
 
 def train(config: PretrainConfig) -> None:

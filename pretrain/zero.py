@@ -11,6 +11,7 @@ from typing import Any
 import deepspeed
 import torch
 from deepspeed.accelerator import get_accelerator
+from deepspeed.runtime.zero import stage_1_and_2
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
@@ -60,7 +61,7 @@ def zero_config(config: PretrainConfig, world_size: int) -> dict:
             "stage": config.zero,
             "reduce_bucket_size": REDUCE_BUCKET_SIZE,
             # Buckets are reduced while the backward pass goes on: a GPU has streams for it, a CPU has none.
-            "overlap_comm": world_size > 1 and get_accelerator().device_name() == "cuda",
+            "overlap_comm": config.zero == 3 or (world_size > 1 and get_accelerator().device_name() == "cuda"),
         },
         # The optimizer is torch's fused AdamW, given by us.
         "zero_allow_untested_optimizer": True,
@@ -82,7 +83,27 @@ def start_engine(model: torch.nn.Module, groups: list[dict], config: PretrainCon
     """Wrap `model` and a fused AdamW over its parameter `groups` in a ZeRO engine."""
     optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=True)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=zero_config(config, world_size))
+    if config.zero in (1, 2):
+        _skip_on_device(engine)
     return engine
+
+
+def _skip_on_device(engine: Engine) -> None:
+    """Let ZeRO 1 and 2 leave out a step without a finite gradient as `update` does without ZeRO, by AdamW's flag.
+
+    DeepSpeed asks the device whether the norm is finite, once to decide and once for each parameter group in clipping:
+    each time the host waits for the whole backward pass, and then the device for the host.
+    """
+    zero_optimizer: Any = engine.optimizer
+    norm_of_all = zero_optimizer.scaled_global_norm
+
+    def scaled_global_norm(*arguments: Any, **named: Any) -> torch.Tensor:
+        norm = norm_of_all(*arguments, **named)
+        zero_optimizer.optimizer.found_inf = (~norm.isfinite()).float()
+        return norm
+
+    zero_optimizer.scaled_global_norm = scaled_global_norm
+    stage_1_and_2.is_invalid_grad_norm = lambda norm: False
 
 
 def set_learning_rate(engine: Engine, lr: float) -> None:
@@ -95,8 +116,8 @@ def set_learning_rate(engine: Engine, lr: float) -> None:
 def update(engine: Engine, clip: float) -> torch.Tensor:
     """One optimizer step -> float32[], the global norm of the gradients; if it is not finite nothing has moved.
 
-    ZeRO reads the norm on the host and skips such a step itself. Without ZeRO nothing would: the fused AdamW is told on
-    the device, by the flag that loss scaling uses, to leave weights, moments and its own count of steps as they are.
+    The fused AdamW is told on the device, by the flag that loss scaling uses, to leave weights, moments and its own
+    count of steps as they are. ZeRO 3 reads the norm on the host instead, once a step, and skips the step itself.
     clip: the largest norm, 0 for no clipping; with ZeRO the engine's configuration has it.
     """
     if engine.zero_optimization():
