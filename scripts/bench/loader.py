@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from bench.crops import report_crops
 from bench.harness import Goals, header, median_ratio, row, seconds, take_turns
 from bench.settings import LoaderBench
 from pretrain.data.augment import Squash
@@ -214,6 +215,7 @@ def run(settings: LoaderBench) -> Goals:
     for shape in ((1024, 768), (1023, 767)):
         report_decoding(settings.image_size, settings.images, settings.rounds, shape, goals)
     files = [jpeg(photograph(seed)) for seed in range(settings.images)]
+    report_crops(settings.image_size, files, settings.rounds, goals)
     report_threads(settings.image_size, files, settings.rounds)
     report_loader(settings.image_size, files, settings.seconds)
     return goals

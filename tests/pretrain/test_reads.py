@@ -5,9 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from test_run import SMALL
-
 ROOT = Path(__file__).parents[2]
+SMALL = [
+    "--image-size", "16", "--patch-size", "8", "--vision-width", "16", "--vision-layers", "1", "--vision-heads", "2",
+    "--text-width", "16", "--text-layers", "1", "--text-heads", "2", "--embed-dim", "8", "--projector-width", "16",
+    "--projector-depth", "2", "--directions", "32", "--batch-size", "8", "--tokenizer", "train:300",
+    "--warmup-steps", "2",
+]  # fmt: skip
 
 
 def test_the_device_is_read_when_metrics_are(captions, tmp_path):
