@@ -39,17 +39,13 @@ def published(view: View) -> v2.Compose:
 def report_crops(size: int, files: list[bytes], rounds: int, goals: Goals) -> None:
     """Print images/s of crop-jitter and of DINO's six crops, theirs and ours; all from reduced-size decoding."""
     print("\ncrops of 1024 x 768 JPEGs on 1 thread; ours are bytes, which the device normalises")
-    header(
-        "augmentation", "torchvision on PIL, images/s", "ours, images/s", "ratio", "resizing differs (levels of 255)"
-    )
-    for objective in ("levljepa", "levljepa-plus"):
-        config = from_preset("base", objective=objective, image_size=size, patch_size=1)
-        ours = augmentation(config)
-        views = [ours.view] if not isinstance(ours, MultiCrop) else [*ours.global_views, *[ours.local_view] * 4]
-        fit = math.ceil(size * ours.enlarges)
-        theirs, fast, differences = _times(
-            files * rounds, fit, ours, [published(view) for view in views], views[-1].size
-        )
+    header("augmentation", "torchvision on PIL, images/s", "ours, images/s", "ratio", "filters differ (levels)")
+    local = from_preset("base", objective="levljepa-plus", image_size=size, patch_size=1).local_size
+    one, several = CropJitter(size), MultiCrop(size, local)
+    views_of_several = [*several.global_views, *[several.local_view] * MultiCrop.LOCAL]
+    for name, ours, views in (("crop-jitter", one, [one.view]), ("dino", several, views_of_several)):
+        fit, theirs = math.ceil(size * ours.enlarges), [published(view) for view in views]
+        slow, fast, differences = _times(files * rounds, fit, ours, theirs, views[-1].size)
         # Means: what is rare, such as jitter, counts by its share.
         ratio = goals.at_least(mean(slow) / mean(fast), NEEDED)
         row(name, f"{1 / mean(slow):.0f}", f"{1 / mean(fast):.0f}", ratio, f"{mean(differences):.3f}")
