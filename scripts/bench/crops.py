@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 
 from bench.harness import Goals, header, row, seconds, take_turns
 from pretrain.config import from_preset
-from pretrain.data.augment import MultiCrop, View, as_uint8
+from pretrain.data.augment import CropJitter, MultiCrop, View, as_uint8
 from vlm.encoders.config import CLIP_MEAN, CLIP_STD
 from vlm.images import decode, interpolate_uint8, to_tensor
 
