@@ -126,7 +126,7 @@ def _transport(config: PretrainConfig, processes: int, stage: int) -> list[str]:
         return [*lines, "gradients: of one process, none travel"]
     how = "while the backward pass goes on" if stage else "after the backward pass"
     size = {"fp32": 4, "bf16": 2}[config.reduce_dtype] * sum(parameters(config).values()) / 1e6
-    return [*lines, f"gradients: {size:,.1f} MB a step in {config.reduce_dtype}, summed {how} on GPUs (ZeRO {stage})"]
+    return [*lines, f"gradients: {size:,.1f} MB a step in {config.reduce_dtype}, summed {how}, on GPUs (ZeRO {stage})"]
 
 
 def _budget(config: PretrainConfig, throughput: float | None) -> list[str]:
