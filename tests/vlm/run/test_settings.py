@@ -187,7 +187,7 @@ def test_mistakes_in_a_declaration_are_found():
     class Switch:
         on: bool = setting("False", help="bool('False') is True")
 
-    with pytest.raises(TypeError, match="the field on is a switch: its default must be True or False"):
+    with pytest.raises(TypeError, match="the field on is a switch: its default must be True, False or None"):
         make_parser(Switch, **WORDS)
     with pytest.raises(TypeError, match="unexpected keyword argument 'lest'"):
         setting(3, help="misspelt", lest=2)
