@@ -110,8 +110,33 @@ class PretrainConfig:
     )
     weight_decay: float = _step(0.01, help="of AdamW, on matrices alone")
     clip: float = _step(1.0, help="largest gradient norm; 0: no clipping")
-    zero: int = _step(1, help="DeepSpeed ZeRO stage", choices=(0, 1, 2, 3), free=True)
-    dtype: str = _step("auto", help="auto: bf16 autocast on GPUs, fp32 on CPUs", choices=("auto", "bf16", "fp32"))
+    zero: int | None = _step(
+        None,
+        help="DeepSpeed ZeRO stage",
+        choices=(0, 1, 2, 3),
+        default_text="0 on one process, else 1",
+        free=True,
+    )
+    reduce_dtype: str = _step(
+        "fp32",
+        help="in which gradients are summed over the processes; bf16 halves what travels",
+        choices=("fp32", "bf16"),
+    )
+    deepspeed: str | None = _step(
+        None,
+        help="JSON file of further DeepSpeed settings, such as buckets of zero_optimization; batch sizes, optimizer, "
+        "precision and stage are this command's own",
+        metavar="FILE",
+        free=True,
+    )
+    compile: bool | None = _step(
+        None,
+        help="run both towers through torch.compile",
+        default_text="on a GPU with Triton, below ZeRO 3",
+    )
+    dtype: str = _step(
+        "auto", help="auto: bf16 autocast where the device has instructions for it", choices=("auto", "bf16", "fp32")
+    )
 
     augmentation: str = _data(
         "crop-jitter",
@@ -125,7 +150,13 @@ class PretrainConfig:
     bad_ratio: float = _data(
         0.05, help="largest share of samples that may be unusable; 0: none", least=0, most=1, free=True
     )
-    workers: int = _data(4, help="loader processes of each rank", least=0, free=True)
+    workers: int | None = _data(
+        None,
+        help="loader processes of each rank",
+        least=0,
+        free=True,
+        default_text="this machine's cores for its ranks, less one a rank",
+    )
 
     tracker: str = _record("auto", help="auto: RUN/tensorboard if TensorBoard is installed", choices=TRACKERS)
     log_every: int = _record(10, help="steps between two readings of the metrics", least=1)
@@ -138,6 +169,10 @@ class PretrainConfig:
     def local_size(self) -> int:
         """Side of a local crop: 3/7 of the image's, in whole patches; 96 of 224 as DINO takes it."""
         return max(1, round(self.image_size * 3 / 7 / self.patch_size)) * self.patch_size
+
+    def zero_stage(self, processes: int) -> int:
+        """--zero, or the stage that pays: on one process there is nothing to share, and ZeRO is work for nothing."""
+        return self.zero if self.zero is not None else int(processes > 1)
 
     def check(self) -> None:
         """Hold the settings against their bounds and each other. Raises: UserError."""
@@ -155,6 +190,8 @@ class PretrainConfig:
             raise UserError(f"{given}: give a number of steps, and captions that are not trained on")
         if (micro := self.micro_batch_size) > self.batch_size:
             raise UserError(f"--micro-batch-size {micro} is above --batch-size {self.batch_size}: leave it out")
+        if self.compile and self.zero == 3:
+            raise UserError("--compile: ZeRO 3 gathers weights as blocks run, which is not compiled: --zero 2 or less")
         # The objective decides on weights, predictors and augmentation.
         predicts, crops = self.objective in PREDICTING, self.objective in CROPPING
         weights = [self.lambda_image, self.lambda_text] + ([self.lambda_multi] if crops else [])

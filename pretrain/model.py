@@ -17,6 +17,7 @@ from pretrain.contrastive import LogitScale
 from pretrain.objective import Embeddings
 from vlm.encoders.config import EncoderConfig
 from vlm.encoders.levljepa import Encoder, TextTower
+from vlm.images import scaled_statistics
 
 LENGTH_GROUPS = 4  # of captions of similar length, at most
 GROUP_ROWS = 32  # a smaller group costs more in calls than it saves in pads
@@ -91,13 +92,16 @@ class Pretrainer(nn.Module):
         super().__init__()
         self.encoder, self.micro_batch_size, self.dtype, self.logits = encoder, micro_batch_size, dtype, logits
         read_cls_alone(encoder.vision)
+        mean, std = scaled_statistics(encoder.config.mean, encoder.config.std)  # [3, 1] each
+        self.register_buffer("mean", torch.from_numpy(mean)[..., None].to(encoder.device), persistent=False)
+        self.register_buffer("std", torch.from_numpy(std)[..., None].to(encoder.device), persistent=False)
 
     def forward(
         self, pixels: torch.Tensor | list[torch.Tensor], ids: torch.Tensor, lengths: torch.Tensor
     ) -> Embeddings:
-        """pixels: float32[B, 3, H, W], ids: int64[B, T], lengths: int64[B] -> Embeddings.
+        """pixels: uint8[B, 3, H, W], or float32 if they are normalised; ids: int64[B, T], lengths: int64[B] on the CPU.
 
-        Several views of an image come as a list of float32[B, V, 3, H, W], one for each crop size, global crops first.
+        Several views of an image come as a list of [B, V, 3, H, W], one for each crop size, global crops first.
         """
         # With micro-batches autocast must not keep its bf16 copies of the weights: their gradients would be summed over
         # the micro-batches in bf16, through the copy, instead of in fp32.
@@ -115,12 +119,19 @@ class Pretrainer(nn.Module):
         """-> (z_v [B, E], views [V, B, E] or None). The head's BatchNorm reads the rows of all views together."""
         image = self.encoder.image
         if isinstance(pixels, torch.Tensor):
-            return image.pre_proj(self._in_micro_batches(image.features, pixels)), None
+            return image.pre_proj(self._in_micro_batches(self._image_features, pixels)), None
         batch, global_crops = pixels[0].shape[:2]
         view_by_view = [crops.transpose(0, 1).flatten(0, 1) for crops in pixels]  # of each size [V * B, 3, h, w]
-        features = [self._in_micro_batches(image.features, crops) for crops in view_by_view]
+        features = [self._in_micro_batches(self._image_features, crops) for crops in view_by_view]
         views = image.pre_proj(torch.cat(features)).unflatten(0, (-1, batch))  # [all views, B, E]
         return views[:global_crops].mean(0, dtype=torch.promote_types(views.dtype, torch.float32)), views
+
+    def _image_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 or float32[B, 3, H, W] -> CLS [B, vision_width]; bytes are normalised here, piece by piece."""
+        if pixels.dtype == torch.uint8:
+            # By tensors: CUDA would multiply by the reciprocal of a number, and miss the last bit.
+            pixels = pixels.float().sub_(self.mean).div_(self.std)
+        return self.encoder.image.features(pixels)
 
     def _splits(self, rows: int) -> bool:
         return 0 < self.micro_batch_size < rows

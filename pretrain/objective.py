@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 
 from pretrain.config import PretrainConfig
 from pretrain.contrastive import info_nce, pairwise_sigmoid
+from pretrain.directions import DirectionsAhead
 from pretrain.sigreg import random_directions, sigreg
 
 
@@ -37,11 +38,18 @@ class Embeddings:
 
 Terms = dict[str, torch.Tensor]  # float32[] each, for the log
 Objective = Callable[..., tuple[torch.Tensor, Terms]]
+Draw = Callable[..., torch.Tensor]  # `random_directions`, or what gives the same numbers earlier
 
 
 def objective(config: PretrainConfig) -> Objective:
-    """What --objective names, as a function: (embeddings, step=s) -> (loss, detached scalars for the log)."""
-    settings = {name: getattr(config, name) for name in ("lambda_image", "lambda_text", "directions", "seed")}
+    """What --objective names, as a function: (embeddings, step=s) -> (loss, detached scalars for the log).
+
+    SIGReg's directions of a step are drawn on a thread while the step before is computed.
+    """
+    settings: dict[str, Any] = {
+        name: getattr(config, name) for name in ("lambda_image", "lambda_text", "directions", "seed")
+    }
+    settings["draw"] = DirectionsAhead()
     return {
         "levljepa": partial(levljepa, **settings),
         "levljepa-plus": partial(levljepa_plus, lambda_multi=config.lambda_multi, **settings),
@@ -64,7 +72,14 @@ def _in_float32(function: Objective) -> Objective:
 
 @_in_float32
 def levljepa(
-    e: Embeddings, *, lambda_image: float, lambda_text: float, directions: int, seed: int, step: int
+    e: Embeddings,
+    *,
+    lambda_image: float,
+    lambda_text: float,
+    directions: int,
+    seed: int,
+    step: int,
+    draw: Draw = random_directions,
 ) -> tuple[torch.Tensor, Terms]:
     """Cross-modal prediction with stop-gradient, and SIGReg on both modalities (LeVLJEPA, arXiv 2607.00784).
 
@@ -73,8 +88,8 @@ def levljepa(
     SIGReg reads every rank's rows.
     """
     terms = _prediction(e)
-    terms["sigreg_image"] = _sigreg(e.z_v, "image", directions, seed, step)
-    terms["sigreg_text"] = _sigreg(e.z_t, "text", directions, seed, step)
+    terms["sigreg_image"] = _sigreg(e.z_v, "image", directions, seed, step, draw)
+    terms["sigreg_text"] = _sigreg(e.z_t, "text", directions, seed, step, draw)
     return _weighted(terms, sigreg_image=lambda_image, sigreg_text=lambda_text), terms
 
 
@@ -88,6 +103,7 @@ def levljepa_plus(
     directions: int,
     seed: int,
     step: int,
+    draw: Draw = random_directions,
 ) -> tuple[torch.Tensor, Terms]:
     """LeVLJEPA+: the centre of an image's crops predicts and is predicted, and the crops are pulled to it.
 
@@ -96,10 +112,10 @@ def levljepa_plus(
     Each view has SIGReg's directions of its own. No stop-gradient in the last term.
     """
     views = _needed(e.views, "views")  # [V, B, E]
-    by_view = [_sigreg(view, index, directions, seed, step) for index, view in enumerate(views)]
+    by_view = [_sigreg(view, index, directions, seed, step, draw) for index, view in enumerate(views)]
     terms = _prediction(e)
     terms["sigreg_image"] = torch.stack(by_view).mean()
-    terms["sigreg_text"] = _sigreg(e.z_t, "text", directions, seed, step)
+    terms["sigreg_text"] = _sigreg(e.z_t, "text", directions, seed, step, draw)
     terms["multi_view"] = (views - e.z_v).square().mean()
     return _weighted(terms, sigreg_image=lambda_image, sigreg_text=lambda_text, multi_view=lambda_multi), terms
 
@@ -121,9 +137,9 @@ def _weighted(terms: Terms, **weights: float) -> torch.Tensor:
     return loss
 
 
-def _sigreg(z: torch.Tensor, key: str | int, directions: int, seed: int, step: int) -> torch.Tensor:
+def _sigreg(z: torch.Tensor, key: str | int, directions: int, seed: int, step: int, draw: Draw) -> torch.Tensor:
     """SIGReg of z [B, E] along the directions of this step and modality (or view), `key`."""
-    return sigreg(z, random_directions(z.shape[1], directions, seed, step, key, device=z.device))
+    return sigreg(z, draw(z.shape[1], directions, seed, step, key, device=z.device))
 
 
 @_in_float32

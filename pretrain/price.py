@@ -29,6 +29,7 @@ from pretrain.data.augment import MultiCrop
 from pretrain.data.mixing import MixedCaptions
 from pretrain.data.source import open_captions
 from pretrain.data.tokenizer import vocabulary
+from pretrain.data.workers import AHEAD, SHARED, batch_bytes
 from pretrain.model import encoder_config
 from vlm.encoders.levljepa import Encoder
 from vlm.encoders.tokens import CONTEXT
@@ -73,7 +74,7 @@ def activation_bytes(config: PretrainConfig, processes: int) -> int:
     images = [_image_bytes(config, side, a) for side in crops]
     text = CONTEXT * config.text_width * (config.text_layers * (8 + 14 * a) + 4)
     heads = 3 * (sum(crops.values()) + 1 + 2 * config.projector_depth) * config.projector_width * a
-    pixels = sum(views * 3 * side**2 * 4 for side, views in crops.items())
+    pixels = sum(views * 3 * side**2 for side, views in crops.items())
     local, micro = config.batch_size // processes, config.micro_batch_size // processes
     whole = sum(views * image for views, image in zip(crops.values(), images)) + text
     return (max(*images, text) * micro if 0 < micro < local else whole * local) + (heads + pixels) * local
@@ -92,10 +93,11 @@ def describe(config: PretrainConfig, processes: int, throughput: float | None) -
     if throughput is not None and not throughput > 0:
         raise UserError(f"--throughput {throughput}: give samples a second, more than 0")
     parts, local = parameters(config), config.batch_size // processes
-    total = sum(parts.values())
-    lines = [f"{config.preset}: world size {processes}, {local:,} samples each, ZeRO {config.zero}", "", "parameters"]
+    total, stage = sum(parts.values()), config.zero_stage(processes)
+    lines = [f"{config.preset}: world size {processes}, {local:,} samples each, ZeRO {stage}", "", "parameters"]
     lines += [f"  {name:18}{number:>14,}" for name, number in [*parts.items(), ("total", total)]]
     lines += ["", *_memory(config, processes, total), "", *_budget(config, throughput)]
+    lines += ["", *_transport(config, processes, stage)]
     saved, encoder = checkpoint_bytes(total) / 1e6, 4 * total / 1e6
     lines.append(f"disk: {saved:,.0f} MB a checkpoint, the last {KEEP} are kept; encoder {encoder:,.0f} MB")
     return "\n".join(lines)
@@ -107,11 +109,24 @@ def _memory(config: PretrainConfig, processes: int, total: int) -> list[str]:
     activations |= {"bf16 weights": 2 * total} if config.dtype != "fp32" else {}
     columns = [{**model_states(total, stage, processes), **activations} for stage in range(4)]
     columns = [{**column, "total": sum(column.values())} for column in columns]
-    marks = [f"ZeRO {stage}{'*' if stage == config.zero else ''}" for stage in range(4)]
+    marks = [f"ZeRO {stage}{'*' if stage == config.zero_stage(processes) else ''}" for stage in range(4)]
     lines = [f"{'memory of each, MB':20}" + "".join(f"{mark:>10}" for mark in marks)]
     for kind in columns[0]:
         lines.append(f"  {kind:18}" + "".join(f"{column[kind] / 1e6:10,.1f}" for column in columns))
     return lines
+
+
+def _transport(config: PretrainConfig, processes: int, stage: int) -> list[str]:
+    """How batches reach a process, and how gradients are summed."""
+    batch = batch_bytes(config, processes) / 1e6
+    workers = "a loader worker" if config.workers is None else f"for {config.workers} loader workers"
+    shared = AHEAD * batch * (1 if config.workers is None else config.workers)
+    lines = [f"shared memory of each: {shared:,.1f} MB {workers}, {AHEAD} batches of {batch:,.1f} MB each, in {SHARED}"]
+    if processes == 1:
+        return [*lines, "gradients: of one process, none travel"]
+    how = "while the backward pass goes on" if stage else "after the backward pass"
+    size = {"fp32": 4, "bf16": 2}[config.reduce_dtype] * sum(parameters(config).values()) / 1e6
+    return [*lines, f"gradients: {size:,.1f} MB a step in {config.reduce_dtype}, summed {how}, on GPUs (ZeRO {stage})"]
 
 
 def _budget(config: PretrainConfig, throughput: float | None) -> list[str]:

@@ -10,7 +10,10 @@ from typing import Any, NamedTuple
 import torch
 
 from pretrain.config import PretrainConfig
+from pretrain.data.batches import CaptionBatches
+from pretrain.data.workers import local_processes
 from pretrain.health import SETTLED, collapse
+from pretrain.waits import LoaderLimit, Waits
 from vlm.distributed import all_items, all_sum, is_main, world_size
 from vlm.files import append_jsonl
 from vlm.run.folder import forget_from
@@ -54,6 +57,12 @@ class Recorder:
         """What a checkpoint keeps of the steps that are written: skipped ones in a row, and how collapse is told."""
         return {"failures": self.patience.failures, "peaks": self.peaks, "warning": self.warning}
 
+    def timing(self, batches: CaptionBatches, device: torch.device) -> Waits:
+        """The same batches, whose waits are recorded from here on; collective."""
+        self.waits = Waits(batches, device)
+        self.loader = LoaderLimit(batches.workers, local_processes())
+        return self.waits
+
     def reads(self, step: int) -> bool:
         """Whether the metrics are read after this step: what is costly is computed for these steps alone."""
         return (step + 1) % self.config.log_every == 0 or step + 1 == self.config.steps
@@ -73,13 +82,14 @@ class Recorder:
         """Write the pending steps; collective."""
         if not self.pending:
             return
-        means, now = self._means(), time.perf_counter()
+        (means, waited, idle), now = self._means(), time.perf_counter()
         rate = self.config.batch_size * len(self.pending) / (now - self.clock)
+        speed = {"samples_per_s": round(rate, 1)} | ({} if idle is None else {"device_idle": round(idle, 4)})
         records = []
-        for step, mean in zip(self.pending, means):
+        for step, mean, wait in zip(self.pending, means, waited):
             record: dict[str, Any] = {"step": step.step, **mean}
             record |= self._verdict(record, step.ids)
-            record |= {"lr": step.lr, "samples_per_s": round(rate, 1), **step.probes}
+            record |= {"lr": step.lr, **speed, "data_wait_s": round(wait, 6), **step.probes}
             for name, value in record.items():
                 if isinstance(value, float) and not math.isfinite(value):
                     record[name] = None  # JSON has no NaN and no infinity
@@ -89,15 +99,23 @@ class Recorder:
             self.patience.check(step.step)
         if is_main():
             self.tracker(records)
+        notice = self.loader.notice(len(means), sum(waited), now - self.clock)
+        if notice and is_main():
+            self.bar.write(notice, sys.stderr)
         self.bar.set_postfix_str(f"loss {means[-1]['loss']:.4f}, {rate:.0f} samples/s", refresh=False)
         self.bar.update(len(self.pending))
         self.pending, self.clock = [], now
 
-    def _means(self) -> list[dict[str, float]]:
-        """The pending steps' metrics, averaged over the ranks: one reduction and one transfer for all of them."""
-        on_device = torch.stack([value for step in self.pending for value in step.metrics.values()])
-        values = iter((all_sum(on_device) / world_size()).tolist())
-        return [{name: next(values) for name in step.metrics} for step in self.pending]
+    def _means(self) -> tuple[list[dict[str, float]], list[float], float | None]:
+        """The pending steps' metrics and the seconds that they waited for data, averaged over the ranks.
+
+        One reduction and one transfer for all of them. Then the share of the time in which this rank's device idled.
+        """
+        metrics = torch.stack([value for step in self.pending for value in step.metrics.values()])
+        waited = torch.tensor(self.waits.seconds(), device=metrics.device)
+        values = iter((all_sum(torch.cat([metrics, waited])) / world_size()).tolist())
+        means = [{name: next(values) for name in step.metrics} for step in self.pending]
+        return means, list(values), self.waits.idle()
 
     def _verdict(self, record: dict[str, Any], ids: list[str]) -> dict[str, Any]:
         """Whether the step was skipped, for a gradient that is not finite, and with which samples of all ranks.

@@ -5,7 +5,7 @@ shards -> batches -> Pretrainer -> objective -> DeepSpeed's optimizer step -> re
 
 import math
 import shlex
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from pretrain import checkpoints
 from pretrain.batchnorm import GlobalBatchNorm1d, RunningStatistics
 from pretrain.card import write_encoder_card
+from pretrain.compiling import compile_towers, compiles_fast
 from pretrain.config import PretrainConfig
 from pretrain.contrastive import INITIAL, LogitScale
 from pretrain.data.augment import augmentation
@@ -22,6 +23,7 @@ from pretrain.data.embedded import draw_if_default
 from pretrain.data.mixing import MixedCaptions
 from pretrain.data.source import open_captions
 from pretrain.data.tokenizer import load_tokenizer
+from pretrain.data.workers import loader_workers
 from pretrain.health import health
 from pretrain.model import Pretrainer, encoder_config, parameter_groups, use_fast_attention
 from pretrain.objective import objective
@@ -32,11 +34,14 @@ from vlm.distributed import AnyRank, barrier, is_main, rank, world_size
 from vlm.encoders.config import CLIP_MEAN, CLIP_STD
 from vlm.encoders.levljepa import new_encoder
 from vlm.encoders.tokens import CaptionTokenizer
+from vlm.files import read_json
+from vlm.llms.precision import default_dtype
 from vlm.run.checkpoints import Checkpoints
 from vlm.run.folder import begin, finish, locked
 from vlm.run.schedule import SCHEDULES
 from vlm.run.settings import trajectory
 from vlm.run.signals import stoppable
+from vlm.run.steps import committed_steps
 from vlm.run.stopping import leave
 
 
@@ -47,9 +52,33 @@ def build_model(config: PretrainConfig, tokenizer: CaptionTokenizer, target: tor
     encoder = new_encoder(sizes, config.seed, tokenizer, GlobalBatchNorm1d).to(target)
     use_fast_attention(encoder, target)
     logits = LogitScale(config.objective).to(target) if config.objective in INITIAL else None
-    half = config.dtype == "bf16" or (config.dtype == "auto" and target.type == "cuda")
-    dtype = torch.bfloat16 if half else torch.float32
-    return Pretrainer(encoder, config.micro_batch_size // world_size(), dtype, logits)
+    dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
+    model = Pretrainer(encoder, config.micro_batch_size // world_size(), dtype, logits)
+    if config.compile:
+        compile_towers(encoder)
+    return model
+
+
+def settled(config: PretrainConfig, target: torch.device) -> PretrainConfig:
+    """The config with --zero, --dtype and --compile, where they are left open, decided by processes and device.
+
+    A run that goes on keeps the --dtype and --compile that it was started with, on whatever it goes on. Its ZeRO stage
+    is chosen anew: a checkpoint fits every stage.
+    """
+    run = Path(config.out)
+    goes_on = committed_steps(run / "checkpoints") and (run / "config.json").is_file()
+    before = read_json(run / "config.json") if goes_on else {}
+    fast = "bf16" if default_dtype(target) == torch.bfloat16 else "fp32"
+    found = {
+        "zero": config.zero_stage(world_size()),
+        "dtype": fast,
+        "compile": config.zero != 3 and compiles_fast(target),
+    }
+    left_open = [name for name in found if getattr(config, name) in (None, "auto")]
+    kept = {name: value for name, value in before.items() if name != "zero"}
+    config = replace(config, **{name: kept.get(name, found[name]) for name in left_open})
+    config.check()
+    return config
 
 
 def train(config: PretrainConfig) -> None:
@@ -60,6 +89,7 @@ def train(config: PretrainConfig) -> None:
     start_processes()
     run, target = Path(config.out), device()
     with locked(run):
+        config = settled(config, target)
         draw_if_default(config.data)
         data = open_captions(config.data, config.image_column, config.caption_column)
         if isinstance(data, MixedCaptions) and is_main():
@@ -70,7 +100,7 @@ def train(config: PretrainConfig) -> None:
         start, recorded = checkpoints.resume(engine, kept, config)
         if is_main():
             begin(run, asdict(config))
-        transform = augmentation(config, CLIP_MEAN, CLIP_STD)
+        transform = augmentation(config)
         batches = CaptionBatches(
             data,
             transform,
@@ -80,10 +110,11 @@ def train(config: PretrainConfig) -> None:
             stop_step=config.steps,
             rank=rank(),
             world_size=world_size(),
-            workers=config.workers,
+            workers=loader_workers(config),
             fit=math.ceil(config.image_size * transform.enlarges),
             quarantine=run / "quarantine.jsonl",
             bad_ratio=config.bad_ratio,
+            tokenize=model.encoder.tokenizer,
         )
         recorder = Recorder(run, config, start, recorded)
         loop(engine, batches, recorder, Watch(model.encoder, config), kept, config)
@@ -112,13 +143,12 @@ def loop(
     model: Any = engine.module
     statistics, told_to_stop = RunningStatistics(model), AnyRank(target)
     with stoppable(deferred=True) as told:
-        for step, batch in enumerate(batches, start=batches.steps.start):
+        for step, batch in enumerate(recorder.timing(batches, target), start=batches.steps.start):
             lr = schedule(step, config.steps, config.warmup_steps, config.lr, config.min_lr)
             set_learning_rate(engine, lr)
 
-            ids, lengths = model.encoder.tokenizer(batch["captions"])  # int64[B, T], int64[B]
-            pixels = _to_device(batch["images"], target)
-            embeddings = engine(pixels, ids.to(target, non_blocking=True), lengths)
+            pixels, tokens = _to_device(batch["images"], target), batch["tokens"].to(target, non_blocking=True)
+            embeddings = engine(pixels, tokens, batch["lengths"])
             loss, metrics = compute(embeddings, step=step)
 
             engine.backward(loss * (1 + 0 * loss.detach()))  # NaN in every gradient if the loss is not finite

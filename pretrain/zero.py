@@ -6,15 +6,19 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, NoReturn
 
 import deepspeed
 import torch
 from deepspeed import utils as fragments
 from deepspeed.accelerator import get_accelerator
+from deepspeed.runtime.zero import stage_1_and_2
+from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from torch.nn import functional
 
 from pretrain.config import REDUCE_BUCKET_SIZE, PretrainConfig
+from pretrain.overrides import with_overrides
 from vlm.distributed import rank, world_size
 from vlm.errors import UserError
 from vlm.run.shared_memory import remove_left_buffers
@@ -53,17 +57,32 @@ def zero_config(config: PretrainConfig, world_size: int) -> dict:
         _refuse_processes(config.batch_size, world_size)
     if 0 < (micro := config.micro_batch_size) < world_size:
         raise UserError(f"--micro-batch-size {micro} leaves nothing to some of {world_size} processes")
-    return {
+    own = {
         "train_batch_size": config.batch_size,
         "train_micro_batch_size_per_gpu": config.batch_size // world_size,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": config.clip if config.zero else 0.0,  # else by `update`
-        "zero_optimization": {"stage": config.zero, "reduce_bucket_size": REDUCE_BUCKET_SIZE},
+        "communication_data_type": config.reduce_dtype,
+        "zero_optimization": {
+            "stage": config.zero,
+            "reduce_bucket_size": REDUCE_BUCKET_SIZE,
+            # Buckets are reduced while the backward pass goes on: a GPU has streams for it, a CPU has none.
+            "overlap_comm": config.zero == 3 or (world_size > 1 and get_accelerator().device_name() == "cuda"),
+        },
         # The optimizer is torch's fused AdamW, given by us.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
     }
+    if not config.deepspeed:
+        return own
+    merged = with_overrides(own, Path(config.deepspeed))
+    try:
+        DeepSpeedZeroConfig(**merged["zero_optimization"])
+    except ValueError as error:  # a name or value that DeepSpeed does not know
+        name, problem = str(error).splitlines()[1:3]
+        raise UserError(f"--deepspeed {config.deepspeed}: zero_optimization.{name}: {problem.strip()}") from None
+    return merged
 
 
 def _refuse_processes(batch_size: int, processes: int) -> NoReturn:
@@ -83,7 +102,27 @@ def start_engine(model: torch.nn.Module, groups: list[dict], config: PretrainCon
     """Wrap `model` and a fused AdamW over its parameter `groups` in a ZeRO engine."""
     optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=True)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=zero_config(config, world_size))
+    if config.zero in (1, 2):
+        _skip_on_device(engine)
     return engine
+
+
+def _skip_on_device(engine: Engine) -> None:
+    """Let ZeRO 1 and 2 leave out a step without a finite gradient as `update` does without ZeRO, by AdamW's flag.
+
+    DeepSpeed asks the device whether the norm is finite, once to decide and once for each parameter group in clipping:
+    each time the host waits for the whole backward pass, and then the device for the host.
+    """
+    zero_optimizer: Any = engine.optimizer
+    norm_of_all = zero_optimizer.scaled_global_norm
+
+    def scaled_global_norm(*arguments: Any, **named: Any) -> torch.Tensor:
+        norm = norm_of_all(*arguments, **named)
+        zero_optimizer.optimizer.found_inf = (~norm.isfinite()).float()
+        return norm
+
+    zero_optimizer.scaled_global_norm = scaled_global_norm
+    stage_1_and_2.is_invalid_grad_norm = lambda norm: False
 
 
 def set_learning_rate(engine: Engine, lr: float) -> None:
@@ -96,8 +135,8 @@ def set_learning_rate(engine: Engine, lr: float) -> None:
 def update(engine: Engine, clip: float) -> torch.Tensor:
     """One optimizer step -> float32[], the global norm of the gradients; if it is not finite nothing has moved.
 
-    ZeRO reads the norm on the host and skips such a step itself. Without ZeRO nothing would: the fused AdamW is told on
-    the device, by the flag that loss scaling uses, to leave weights, moments and its own count of steps as they are.
+    The fused AdamW is told on the device, by the flag that loss scaling uses, to leave weights, moments and its own
+    count of steps as they are. ZeRO 3 reads the norm on the host instead, once a step, and skips the step itself.
     clip: the largest norm, 0 for no clipping; with ZeRO the engine's configuration has it.
     """
     if engine.zero_optimization():

@@ -140,7 +140,7 @@ def resize_uint8(image: Image.Image, height: int, width: int, mode: str = "bicub
     quarter to an eighth of the time of PIL's filter. Its weights have fewer bits. Results differ from PIL's by at most
     one level of 255 when shrinking by 2 or more; 4 levels were seen near 1 : 1.
     """
-    return _interpolate(image, mode, size=(height, width))
+    return interpolate_uint8(_levels(image), mode, size=(height, width))
 
 
 def to_tensor(pixels: Image.Image | torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
@@ -162,10 +162,16 @@ def _normalised_values(mean: tuple, std: tuple) -> np.ndarray:
 
     They scale mean and std up to 0..255 instead of scaling pixels down.
     """
-    scale = np.float32(1 / (1 / 255))
     levels = np.arange(256, dtype=np.float32)
-    mean_255, std_255 = (np.array(values, np.float32)[:, None] * scale for values in (mean, std))
+    mean_255, std_255 = scaled_statistics(mean, std)
     return (levels - mean_255) / std_255
+
+
+def scaled_statistics(mean: Sequence[float], std: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """float32[3, 1] each, of levels 0..255: (level - mean) / std is `to_tensor`'s value to the bit, on any device."""
+    scale = np.float32(1 / (1 / 255))
+    mean_255, std_255 = (np.array(values, np.float32)[:, None] * scale for values in (mean, std))
+    return mean_255, std_255
 
 
 def _open(file: BinaryIO, max_pixels: int) -> Image.Image:
@@ -235,11 +241,20 @@ def _trim(image: Image.Image, width: float, height: float) -> Image.Image:
     if image.size == (width, height):
         return image
     scale = (int(height) / height, int(width) / width)
-    pixels = _interpolate(image, scale_factor=scale, recompute_scale_factor=False)
+    pixels = interpolate_uint8(_levels(image), scale_factor=scale, recompute_scale_factor=False)
     return Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
 
 
-def _interpolate(image: Image.Image, mode: str = "bicubic", **size) -> torch.Tensor:
-    # [None] first: only with the strides of a channels-last batch does torch take its vectorised path.
-    pixels = torch.from_numpy(np.array(image))[None].permute(0, 3, 1, 2)
-    return F.interpolate(pixels, mode=mode, antialias=True, align_corners=False, **size)[0]
+def _levels(image: Image.Image) -> torch.Tensor:
+    """RGB image -> uint8[3, H, W] as it lies, channels last."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def interpolate_uint8(pixels: torch.Tensor, mode: str = "bicubic", **size) -> torch.Tensor:
+    """uint8[3, H, W], channels last in memory as an image lies -> uint8 of another size, by torch's antialiased filter.
+
+    size: as `torch.nn.functional.interpolate` takes it.
+    """
+    # With a batch dimension of these strides torch takes its vectorised path.
+    batch = pixels.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
+    return F.interpolate(batch, mode=mode, antialias=True, align_corners=False, **size)[0]

@@ -1,15 +1,16 @@
 """Image-caption pairs as training batches, a pure function of (seed, step).
 
-    --data -> source.open_captions() -> Captions -> CaptionBatches -> {"images", "captions", "ids"} -> the model
+    --data -> source.open_captions() -> Captions -> CaptionBatches -> {"images", "tokens", "lengths", ...} -> the model
 
 A sample that cannot be used is quarantined with its reason. Its slot must still be filled, since BatchNorm and equal
 ranks need full batches: by a sample drawn from the whole source with a key made of (seed, position, attempt), never by
 its neighbour, and the quarantine line names both.
 """
 
+import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -33,15 +34,16 @@ ATTEMPTS = 100  # samples drawn for one slot before the run gives up
 Pixels = torch.Tensor | tuple[torch.Tensor, ...]  # of an image, or of its crops by size
 Row = tuple[Pixels, str, str]  # pixels, caption, id "shard:index"
 Transform = Callable[[Image.Image, torch.Generator], Pixels]
+Tokenize = Callable[[Sequence[str]], tuple[torch.Tensor, torch.Tensor]]  # captions -> int64[B, T], int64[B]
 
 
 class CaptionBatches(Dataset):
     """Iterates over this rank's rows of the global batches `start_step`, `start_step` + 1, ... (`stop_step` excluded).
 
-    Each item: {"images": float32[B / world_size, 3, H, W], or a list of crops [B / world_size, V, 3, h, w] if
-    `transform` gives several, "captions": list[str], "ids": list["shard:index"]}. Position = step * B + row is all
-    that decides a sample and its augmentation: world size and workers only cut it up, and a run resumes at any step
-    without replay.
+    Each item: {"images": uint8[B / world_size, 3, H, W], or a list of crops [B / world_size, V, 3, h, w] if `transform`
+    gives several, "captions": list[str], "ids": list["shard:index"]}, and with `tokenize` "tokens": int64[B, T] and
+    "lengths": int64[B] of the captions; pinned if there is a GPU. Position = step * B + row is all that decides a
+    sample and its augmentation: world size and workers only cut it up, and a run resumes at any step without replay.
     """
 
     def __init__(
@@ -58,8 +60,11 @@ class CaptionBatches(Dataset):
         fit: int | None = None,
         quarantine: Path | None = None,
         bad_ratio: float = 0.05,
+        tokenize: Tokenize | None = None,
     ):
         """batch_size: over all ranks. transform: gets a generator of its own for each position. fit: as for `decode`.
+
+        tokenize: is called where a batch is made, in the worker if there are any.
 
         Raises: UserError if the data is smaller than a batch, or a batch cannot be split evenly over the ranks.
         """
@@ -68,7 +73,7 @@ class CaptionBatches(Dataset):
             raise UserError(f"the data holds {len(data):,} usable samples, a batch takes {batch_size:,}: {remedy}")
         if batch_size % world_size:
             raise UserError(f"--batch-size {batch_size} cannot be split evenly over {world_size} processes")
-        self.data, self.transform, self.seed, self.fit = data, transform, seed, fit
+        self.data, self.transform, self.tokenize, self.seed, self.fit = data, transform, tokenize, seed, fit
         self.order = data.order(seed)
         self.batch_size, self.local, self.rank = batch_size, batch_size // world_size, rank
         self.steps = range(start_step, sys.maxsize if stop_step is None else stop_step)
@@ -106,6 +111,8 @@ class CaptionBatches(Dataset):
         """self[step] for all steps in order, made by worker processes if there are any."""
         # The manifest and the open shards are shared, not pickled to each worker.
         context = "fork" if self.workers and sys.platform == "linux" else None
+        if self.workers:  # else a tokenizer that has used threads here warns in each worker that it cannot there
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         loader = DataLoader(
             self,
             batch_size=None,  # an item is a whole batch
@@ -142,6 +149,8 @@ class CaptionBatches(Dataset):
         bad.sort(key=lambda record: record["position"])
         images, captions, ids = (list(column) for column in zip(*(rows[row] for row in range(self.local))))
         batch = {"images": default_collate(images), "captions": captions, "ids": ids}
+        if self.tokenize:
+            batch["tokens"], batch["lengths"] = self.tokenize(captions)
         return batch | {"bad": bad, "sources": sources}
 
     def _first(self, index: int) -> int:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from bench.crops import report_crops
 from bench.harness import Goals, header, median_ratio, row, seconds, take_turns
 from bench.settings import LoaderBench
 from pretrain.data.augment import Squash
@@ -76,11 +77,11 @@ def pil_resized(image: Image.Image, size: int, resample: Image.Resampling = Imag
 
 def pipelines(size: int) -> dict[str, Pipeline]:
     """Name -> function from a JPEG's bytes to float32[3, size, size]; the first is the reference."""
-    stock, squash = partial(pil_resized, size=size), Squash(size, CLIP_MEAN, CLIP_STD)
+    stock, squash = partial(pil_resized, size=size), Squash(size)
     return {
         REFERENCE: lambda data: stock(decode(data)),
         REDUCED: lambda data: stock(decode(data, fit=size)),
-        TRAINING: lambda data: squash(decode(data, fit=size), torch.Generator()),
+        TRAINING: lambda data: to_tensor(squash(decode(data, fit=size), torch.Generator()), CLIP_MEAN, CLIP_STD),
     }
 
 
@@ -184,7 +185,7 @@ def report_loader(size: int, files: list[bytes], duration: float) -> None:
             write_tar(Path(folder) / f"{shard:06d}.tar", files * 4)
         data = open_captions(folder, cache=Path(folder) / "cache")
         for workers in (0, 2):
-            loader = CaptionBatches(data, Squash(size, CLIP_MEAN, CLIP_STD), BATCH, workers=workers, fit=size)
+            loader = CaptionBatches(data, Squash(size), BATCH, workers=workers, fit=size)
             with contextlib.closing(cast(Generator, iter(loader))) as batches:  # a generator, declared as an iterator
                 for _ in range(4 + 2 * workers):
                     next(batches)
@@ -214,6 +215,7 @@ def run(settings: LoaderBench) -> Goals:
     for shape in ((1024, 768), (1023, 767)):
         report_decoding(settings.image_size, settings.images, settings.rounds, shape, goals)
     files = [jpeg(photograph(seed)) for seed in range(settings.images)]
+    report_crops(settings.image_size, files, settings.rounds, goals)
     report_threads(settings.image_size, files, settings.rounds)
     report_loader(settings.image_size, files, settings.seconds)
     return goals

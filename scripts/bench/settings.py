@@ -105,7 +105,7 @@ class SigregBench:
     )
 
 
-STEP_PARTS = ("step", "text", "shares")
+STEP_PARTS = ("step", "text", "shares", "host")
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,9 @@ class StepBench:
 
     parts: tuple[str, ...] = setting(STEP_PARTS, help="what to measure; see above", choices=STEP_PARTS)
     pairs: int = setting(7, help="timed pairs", least=1)
-    batch: int = setting(128, help="pairs in a batch of `step`; `text` has twice as many captions", least=2)
+    batch: int = setting(
+        128, help="pairs in a batch of `step`; `text` has twice as many captions, `host` four times", least=2
+    )
 
 
 @dataclass(frozen=True)

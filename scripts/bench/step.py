@@ -10,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.harness import Goals, compare, header, row
+from bench.host import bench_host
 from bench.settings import StepBench
 from bench.sigreg import DIRECTIONS, plain_sigreg
 from pretrain.model import Pretrainer, parameter_groups, text_features, use_fast_attention
@@ -175,6 +176,8 @@ def run(settings: StepBench) -> Goals:
             bench_step(settings.pairs, settings.batch, goals)
         elif name == "text":
             bench_text(settings.pairs, 2 * settings.batch, goals)
+        elif name == "host":
+            bench_host(4 * settings.batch, 2 * settings.pairs + 1, goals)
         else:
             shares()
         print()

@@ -23,7 +23,7 @@ class Batches(train.CaptionBatches):
     def __iter__(self):
         for step, batch in enumerate(super().__iter__()):
             if self.rank == 1 and step in poisoned:
-                batch["images"][0, 0, 0, 0] = torch.nan
+                batch["images"] = batch["images"].float().index_fill_(0, torch.tensor([0]), torch.nan)
             yield batch
 
 

@@ -1,6 +1,7 @@
 """The collapse alarm fires on collapsed embeddings, is silent on healthy ones, and costs no B x B matrix."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -65,12 +66,17 @@ def test_fires_where_predictions_know_nothing_of_their_pair():
     assert "no closer than mismatched" in judged(e)
 
 
+class Batches(list):
+    workers = 0
+
+
 @pytest.mark.parametrize(("warmup", "fires"), [(3, [101, 103, 105]), (102, [103, 105])])
 def test_the_log_has_one_line_when_it_begins_and_the_records_say_so(tmp_path, capsys, warmup, fires):
     config = from_preset("tiny", log_every=2, warmup_steps=warmup, embed_dim=32, batch_size=64)
     recorder = Recorder(tmp_path, config, start=96)
     flat = torch.zeros(64, 32)
-    for step in range(96, 106):
+    batches: Any = Batches([{}] * 10)
+    for step, _ in enumerate(recorder.timing(batches, torch.device("cpu")), start=96):
         metrics = {"loss": torch.tensor(1.0), "gradient_norm": torch.tensor(1.0)}
         if recorder.reads(step):
             metrics |= health(embeddings(flat, normal(seed=2)))
@@ -78,6 +84,7 @@ def test_the_log_has_one_line_when_it_begins_and_the_records_say_so(tmp_path, ca
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records if "warning" in record] == fires
     assert ["rank_text" in record for record in records] == [False, True] * 5
+    assert all(0 <= record["data_wait_s"] < 1 and "device_idle" not in record for record in records)
     assert records[-1]["warning"].startswith("collapse? the image embeddings' effective rank is 1.0 of 32")
     assert capsys.readouterr().out.count(f"step {fires[0]}: collapse? ") == 1
 

@@ -23,7 +23,7 @@ SMALL = [
     "--image-size", "16", "--patch-size", "8", "--vision-width", "16", "--vision-layers", "1", "--vision-heads", "2",
     "--text-width", "16", "--text-layers", "1", "--text-heads", "2", "--embed-dim", "8", "--projector-width", "16",
     "--projector-depth", "2", "--directions", "32", "--batch-size", "8", "--tokenizer", "train:300", "--log-every", "1",
-    "--warmup-steps", "2",
+    "--warmup-steps", "2", "--dtype", "fp32",
 ]  # fmt: skip
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -14,6 +14,7 @@ The type and the default decide what is typed:
     steps: int | None = setting(None, help=...)        --steps 9, or nothing
     plan: bool = setting(False, help=...)              --plan
     cache: bool = setting(True, help=...)              --no-cache
+    compile: bool | None = setting(None, help=...)     --compile or --no-compile; without them it is found later
     sizes: tuple[int, ...] = setting((), help=...)     --sizes 1 2; with repeated=True, --sizes 1 --sizes 2
 
 Nothing here imports torch: `--help` answers at once.
@@ -181,9 +182,12 @@ def _text(value: str) -> str:
 
 
 def _add_switch(target: Any, declared: Field, options: dict[str, Any]) -> None:
-    """`--NAME` for a field that is False unless it is given, `--no-NAME` for one that is True."""
+    """`--NAME` for a field that is False unless it is given, `--no-NAME` for one that is True, both for one of None."""
+    if declared.default is None:
+        target.add_argument(flag(declared.name), action=argparse.BooleanOptionalAction, **options)
+        return
     if not isinstance(declared.default, bool):
-        raise TypeError(f"the field {declared.name} is a switch: its default must be True or False")
+        raise TypeError(f"the field {declared.name} is a switch: its default must be True, False or None")
     if declared.default:
         target.add_argument(flag("no_" + declared.name), dest=declared.name, action="store_false", **options)
     else:

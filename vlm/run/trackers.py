@@ -27,6 +27,8 @@ GROUPS = {
     "probe_": "probe",
     "gradient_norm": "gradient",
     "samples_per_s": "speed",
+    "data_wait_s": "speed",
+    "device_idle": "speed",
     "questions_per_s": "speed",
     "questions": "step",
     "tokens": "step",

@@ -171,12 +171,23 @@ def test_help_shows_defaults_groups_and_percent():
     ]
 
 
+def test_a_switch_that_is_left_open_has_both_flags():
+    @dataclass(frozen=True)
+    class Switch:
+        compiled: bool | None = setting(None, help="by torch")
+
+    parser = make_parser(Switch, **WORDS)
+    assert [given(parser, flags) for flags in ([], ["--compiled"], ["--no-compiled"])] == [
+        {}, {"compiled": True}, {"compiled": False}
+    ]  # fmt: skip
+
+
 def test_mistakes_in_a_declaration_are_found():
     @dataclass(frozen=True)
     class Switch:
-        on: bool | None = setting(None, help="bool('False') is True")
+        on: bool = setting("False", help="bool('False') is True")
 
-    with pytest.raises(TypeError, match="the field on is a switch: its default must be True or False"):
+    with pytest.raises(TypeError, match="the field on is a switch: its default must be True, False or None"):
         make_parser(Switch, **WORDS)
     with pytest.raises(TypeError, match="unexpected keyword argument 'lest'"):
         setting(3, help="misspelt", lest=2)

@@ -1,0 +1,51 @@
+"""How many loader processes a rank has, and the shared memory through which they pass their batches."""
+
+import os
+import shutil
+import socket
+from pathlib import Path
+
+from pretrain.config import PretrainConfig
+from pretrain.data.augment import MultiCrop
+from vlm.distributed import all_items, world_size
+from vlm.errors import UserError
+
+SHARED = Path("/dev/shm")
+AHEAD = 2  # batches of a worker that lie in shared memory before they are needed, as DataLoader has it
+
+
+def batch_bytes(config: PretrainConfig, processes: int) -> int:
+    """Bytes of the pixels of a process's batch, one each."""
+    crops = {config.image_size: 1}
+    if config.augmentation == "dino":
+        crops = {config.image_size: 2, config.local_size: MultiCrop.LOCAL}
+    return config.batch_size // processes * sum(views * 3 * side**2 for side, views in crops.items())
+
+
+def local_processes() -> int:
+    """Processes of the run on this machine; collective."""
+    return all_items([socket.gethostname()]).count(socket.gethostname())
+
+
+def loader_workers(config: PretrainConfig) -> int:
+    """--workers, or this machine's cores divided among its processes, less the one that each needs; collective.
+
+    The cores are those that the processes may use together: a launcher may have tied each to some of its own.
+    Raises: UserError if the batches of so many workers do not fit into shared memory.
+    """
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    hosts = all_items([(socket.gethostname(), cores)])
+    here = [cores for host, cores in hosts if host == socket.gethostname()]
+    workers = config.workers if config.workers is not None else max(1, len(set().union(*here)) // len(here) - 1)
+    if workers and SHARED.is_dir():
+        each = AHEAD * batch_bytes(config, world_size()) * len(here)
+        check_shared_memory(workers, each, shutil.disk_usage(SHARED).free)
+    return workers
+
+
+def check_shared_memory(workers: int, each: int, free: int) -> None:
+    """Raise a UserError if `workers` of every process fill more than is `free`; each: bytes that one of each fills."""
+    if workers * each > free:
+        need = f"{workers} loader workers a process put up to {workers * each / 1e9:.1f} GB of batches into {SHARED}"
+        fewer = f"--workers {free // each}" if free >= each else "--workers 0, which loads in the process itself"
+        raise UserError(f"{need}, which has {free / 1e9:.1f} GB free: give {fewer}, or enlarge it (docker --shm-size)")
