@@ -12,14 +12,24 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from vlm.distributed import all_items, barrier, is_main, world_size
 from vlm.errors import UserError, writing
-from vlm.files import file_sha256, read_json, sync, write_json
+from vlm.files import sync, write_json
+from vlm.integrity import difference, hashed, listing, read_record
 from vlm.run.settings import refuse_changes
 from vlm.run.steps import committed_steps
 
 KEEP = 2  # checkpoints
+MANIFEST = "manifest.json"
+# What each value of a manifest must be; its files are `difference`'s to judge.
+_FITS: dict[str, Callable[[Any], bool]] = {
+    "step": lambda value: type(value) is int,
+    "world_size": lambda value: type(value) is int and value >= 1,
+    "config": lambda value: isinstance(value, dict),
+    "files": lambda value: isinstance(value, dict),
+}
 
 
 class Checkpoints:
@@ -49,7 +59,7 @@ class Checkpoints:
             if problem := damage(self.path(step)):
                 print(f"passing over {self.path(step)}: {problem}", file=sys.stderr)
                 continue
-            manifest = read_json(self.path(step) / "manifest.json")
+            manifest = read_record(self.path(step) / MANIFEST)
             refuse_changes(self.run, manifest["config"], self.settings)
             if self.same_processes and manifest["world_size"] != world_size():
                 raise UserError(
@@ -121,12 +131,11 @@ class Checkpoints:
         """Flush and hash what all processes wrote, rename it, and drop the oldest."""
         if not is_main():
             return
-        files = sorted(path for path in partial.rglob("*") if path.is_file())
-        for path in files:
-            sync(path)
-        hashes = {str(path.relative_to(partial)): [path.stat().st_size, file_sha256(path)] for path in files}
-        manifest = {"step": step, "world_size": world_size(), "config": self.settings, "files": hashes}
-        write_json(partial / "manifest.json", manifest)
+        names = listing(partial)
+        for name in names:
+            sync(partial / name)
+        manifest = {"step": step, "world_size": world_size(), "config": self.settings, "files": hashed(partial, names)}
+        write_json(partial / MANIFEST, manifest)
         sync(partial)
         shutil.rmtree(self.path(step), ignore_errors=True)
         partial.rename(self.path(step))
@@ -136,13 +145,17 @@ class Checkpoints:
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a committed checkpoint, or None: every file must have its recorded size and SHA-256."""
+    """What is wrong with a committed checkpoint, or None; nothing but its manifest.json is opened before.
+
+    Every file must be listed, and have its recorded size and SHA-256: what is not listed could be read unverified.
+    """
     try:
-        files = read_json(folder / "manifest.json")["files"]
-        for name, (size, digest) in files.items():
-            path = folder / name
-            if not path.is_file() or path.stat().st_size != size or file_sha256(path) != digest:
-                return f"{path} is missing or not what was written"
-    except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
-        return f"its manifest.json cannot be read ({error})"
-    return None
+        manifest = read_record(folder / MANIFEST)
+        wrong = [key for key, fits in _FITS.items() if not fits(manifest.get(key))]
+        if wrong or manifest["step"] != int(folder.name.removeprefix("step_")):
+            return f"its {MANIFEST} has no usable {', '.join(wrong) or 'step'}"
+        return difference(folder, manifest["files"], lambda name: name != MANIFEST, MANIFEST)
+    except UserError as error:
+        return f"its {MANIFEST} cannot be used ({error})"
+    except OSError as error:
+        return f"{error.filename or folder} cannot be read ({error.strerror})"
