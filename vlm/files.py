@@ -1,5 +1,7 @@
 """Files: directories that appear whole or not at all, hashes of content, and JSON."""
 
+import ctypes
+import errno
 import hashlib
 import json
 import os
@@ -40,8 +42,7 @@ def sync(path: Path) -> None:
 def atomic_directory(path: str | Path) -> Iterator[Path]:
     """Give a directory to write into. On success it takes the place of `path`, on failure it is removed.
 
-    Everything is flushed before one rename, so a kill never leaves a half-written `path`. An older directory is
-    moved aside to `.NAME.*.old` for the moment of the rename and deleted last: its content is never lost.
+    Everything is flushed before one rename, so a kill never leaves a half-written `path`, nor none at all.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,23 +54,47 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
             for name in files:
                 sync(Path(folder) / name)
             sync(Path(folder))
-        _take_place(partial, path)
+        replace_directory(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _take_place(partial: Path, path: Path) -> None:
-    replaced = partial.with_suffix(".old")
-    try:
-        if path.exists():
-            os.rename(path, replaced)
-        os.rename(partial, path)
-    except BaseException:
-        if replaced.exists() and not path.exists():
+def replace_directory(new: Path, path: Path) -> None:
+    """Give the directory `new` the name `path`, at which there is a whole one at every moment, and delete an older one.
+
+    Where the system cannot exchange two names, the older one is moved aside to `.NAME.*.old` for the moment of the
+    rename: its content is never lost, and `recover` puts it back.
+    """
+    replaced = new.with_suffix(".old")
+    if not path.exists():
+        os.rename(new, path)
+    elif _exchange(new, path):
+        replaced = new
+    else:
+        os.rename(path, replaced)
+        try:
+            os.rename(new, path)
+        except BaseException:
             os.rename(replaced, path)
-        raise
+            raise
     sync(path.parent)
+    if replaced.is_symlink():  # to a directory elsewhere, which is left alone
+        replaced.unlink()
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange two names by one rename, after which each has the other's content; False where that cannot be had."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # Linux; not every file system has it
+    if rename is None:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if rename(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0:
+        return True
+    problem = ctypes.get_errno()
+    if problem in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+        return False
+    raise OSError(problem, os.strerror(problem), str(second))
 
 
 def recover(folder: Path) -> None:
@@ -110,7 +135,7 @@ def _reading(path: str | Path, kind: str) -> Iterator[None]:
         raise UserError(f"{path} does not exist") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no JSON, no Unicode, a number of 5,000 digits, nested too deep
         raise UserError(f"{path} is not {kind} ({error}): fetch or write it again") from None
 
 

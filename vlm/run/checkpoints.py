@@ -16,7 +16,7 @@ from typing import Any
 
 from vlm.distributed import all_items, barrier, is_main, world_size
 from vlm.errors import UserError, writing
-from vlm.files import sync, write_json
+from vlm.files import replace_directory, sync, write_json
 from vlm.integrity import difference, hashed, listing, read_record
 from vlm.run.settings import refuse_changes
 from vlm.run.steps import committed_steps
@@ -137,9 +137,7 @@ class Checkpoints:
         manifest = {"step": step, "world_size": world_size(), "config": self.settings, "files": hashed(partial, names)}
         write_json(partial / MANIFEST, manifest)
         sync(partial)
-        shutil.rmtree(self.path(step), ignore_errors=True)
-        partial.rename(self.path(step))
-        sync(self.folder)
+        replace_directory(partial, self.path(step))
         for old in self.steps()[:-KEEP]:
             shutil.rmtree(self.path(old))
 
