@@ -135,12 +135,12 @@ def _reading(path: str | Path, kind: str) -> Iterator[None]:
         raise UserError(f"{path} does not exist") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:  # no JSON, no Unicode, a number of 5,000 digits, nested too deep
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not {kind} ({error}): fetch or write it again") from None
 
 
-def json_text(path: str | Path, kind: str = "valid JSON") -> str:
-    """The text of a JSON file in UTF-8, 16 or 32, with or without a byte order mark; `UserError` if there is none."""
+def _text(path: str | Path, kind: str) -> str:
+    """The text of a JSON file in UTF-8, 16 or 32, with or without a byte order mark."""
     with _reading(path, kind):
         data = Path(path).read_bytes()
         return data.decode(json.detect_encoding(data))
@@ -148,7 +148,7 @@ def json_text(path: str | Path, kind: str = "valid JSON") -> str:
 
 def read_json(path: str | Path) -> Any:
     """Parse a JSON file; `UserError` if it is missing or is not JSON."""
-    text = json_text(path)
+    text = _text(path, "valid JSON")
     with _reading(path, "valid JSON"):
         return json.loads(text)
 
@@ -159,7 +159,7 @@ def read_records(path: str | Path) -> Any:
     A byte order mark, blank lines and values that span lines do no harm.
     Raises: UserError if the file cannot be read, is empty, or breaks off, with the line.
     """
-    text = json_text(path)
+    text = _text(path, "valid JSON")
     decoder, values = json.JSONDecoder(), []
     start = _after_space(text, 0)
     while start < len(text):
@@ -194,7 +194,7 @@ def read_jsonl(path: str | Path) -> Iterator[dict]:
 
     Raises: UserError if the file cannot be read, or another line is broken.
     """
-    lines = json_text(path, "JSON lines").split("\n")
+    lines = _text(path, "JSON lines").split("\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue

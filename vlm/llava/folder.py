@@ -14,6 +14,7 @@ from vlm.encoders.weights import on_disk
 from vlm.errors import UserError, writing
 from vlm.files import atomic_directory, read_json, write_json
 from vlm.hub import HUB_ID, model_folder
+from vlm.integrity import verify, write_manifest
 from vlm.llava.parity import Fixture, check_parity, stored_fixture
 from vlm.llava.parts import connector, language_model, vision_tower
 from vlm.llms.precision import Device, default_dtype, keep_layout, quantised
@@ -48,6 +49,7 @@ def save_folder(
         save_connector(model, partial / "connector.safetensors")
         if fixture is not None:
             save_file(stored_fixture(model, fixture), partial / "parity.safetensors")
+        write_manifest(partial)
         for file in partial.iterdir():  # safetensors writes for the owner alone
             file.chmod(0o644)
 
@@ -83,10 +85,14 @@ def load_folder(
 
 
 def load_processor(folder: str | Path) -> LlavaProcessor:
-    """The processor of a saved VLM, as stock tools load it; `UserError` if there is none."""
+    """The processor of a saved VLM, as stock tools load it, once the whole folder is verified.
+
+    Raises: UserError if there is none, or the folder is not what its manifest says.
+    """
     folder = local_folder(folder)
     if not is_llava(folder):
         raise UserError(f"{folder} is not a VLM: give RUN/vlm of a bridge/train.py run (its config.json says llava)")
+    verify(folder)
     try:
         return AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except UNREADABLE as error:
