@@ -25,10 +25,11 @@ from pretrain.data.tokenizer import load_tokenizer
 from pretrain.health import health
 from pretrain.model import Pretrainer, encoder_config, parameter_groups, use_fast_attention
 from pretrain.objective import objective
+from pretrain.price import check_room
 from pretrain.probes.watch import Watch
 from pretrain.recorder import Recorder
 from pretrain.zero import Engine, device, gathered, set_learning_rate, start_engine, start_processes, update
-from vlm.distributed import AnyRank, barrier, is_main, rank, world_size
+from vlm.distributed import AnyRank, barrier, is_main, on_main, rank, world_size
 from vlm.encoders.config import CLIP_MEAN, CLIP_STD
 from vlm.encoders.levljepa import new_encoder
 from vlm.encoders.tokens import CaptionTokenizer
@@ -68,6 +69,7 @@ def train(config: PretrainConfig) -> None:
         engine = start_engine(model, parameter_groups(model, config.weight_decay), config, world_size())
         kept = checkpoints.open_checkpoints(run, config, data.fingerprint)
         start = checkpoints.resume(engine, kept, config)
+        on_main(lambda: check_room(config, start))
         if is_main():
             write_json(run / "config.json", asdict(config))
         transform = augmentation(config, CLIP_MEAN, CLIP_STD)
@@ -108,7 +110,7 @@ def loop(
     target, schedule, compute = device(), SCHEDULES[config.schedule], objective(config)
     model: Any = engine.module
     statistics, told_to_stop = RunningStatistics(model), AnyRank(target)
-    with termination() as terminated:
+    with termination() as terminated, recorder.bar:
         for step, batch in enumerate(batches, start=batches.steps.start):
             lr = schedule(step, config.steps, config.warmup_steps, config.lr, config.min_lr)
             set_learning_rate(engine, lr)

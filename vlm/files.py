@@ -3,17 +3,21 @@
 import ctypes
 import errno
 import hashlib
+import io
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlm.errors import UserError, writing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _SPACE = re.compile(r"\s*")
 # What `atomic_directory` calls its directories; `recover` touches nothing else.
@@ -112,18 +116,35 @@ def recover(folder: Path) -> None:
             shutil.rmtree(left)
 
 
-def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` beside `path`, flush it, then rename: a reader sees the old file or the new one."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".tmp")
-    with writing(path):
+def write_file(path: str | Path, content: str | bytes) -> None:
+    """Write `content` beside `path`, flush it, then rename: a reader sees the old file or the new one.
+
+    Raises: UserError if the disk refuses; the old file is untouched then.
+    """
+    path, data = Path(path), content.encode() if isinstance(content, str) else content
+    partial = path.with_name(f".{path.name}.tmp")
+    with writing(path, needed=len(data)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "w", encoding="utf-8") as file:
-            json.dump(value, file, indent=2, ensure_ascii=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        try:
+            partial.write_bytes(data)
+            sync(partial)
+            os.replace(partial, path)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink()
+            raise
+
+
+def write_figure(path: str | Path, figure: "Figure") -> None:
+    """Write a picture of matplotlib's, in the format that the name of `path` ends in, as `write_file` does."""
+    content = io.BytesIO()
+    figure.savefig(content, format=Path(path).suffix.removeprefix("."))
+    write_file(path, content.getvalue())
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as `write_file` does."""
+    write_file(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 @contextmanager
@@ -185,8 +206,26 @@ def _after_space(text: str, start: int) -> int:
 
 def append_jsonl(path: str | Path, record: dict) -> None:
     """Append one object as one line; the line is on its way to the disk when this returns."""
-    with writing(path), open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    append(path, [record])
+
+
+def append(path: str | Path, records: Iterable[dict], flush: bool = False) -> None:
+    """Append objects, a line each: all of them, or none if the disk refuses. flush: wait until they are on the disk.
+
+    Raises: UserError if the disk refuses.
+    """
+    data = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
+    with writing(path, needed=len(data)), open(path, "ab", buffering=0) as file:
+        before, left = file.seek(0, os.SEEK_END), memoryview(data)
+        try:
+            while left:
+                left = left[file.write(left) :]
+            if flush:
+                os.fsync(file.fileno())
+        except BaseException:
+            with suppress(OSError):
+                file.truncate(before)
+            raise
 
 
 def read_jsonl(path: str | Path) -> Iterator[dict]:

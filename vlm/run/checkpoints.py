@@ -18,6 +18,7 @@ from vlm.distributed import all_items, barrier, is_main, world_size
 from vlm.errors import UserError, writing
 from vlm.files import replace_directory, sync, write_json
 from vlm.integrity import difference, hashed, listing, read_record
+from vlm.room import file_sizes, require_room
 from vlm.run.settings import refuse_changes
 from vlm.run.steps import committed_steps
 
@@ -121,11 +122,15 @@ class Checkpoints:
         return next((found for found in all_items([problem]) if found), None)
 
     def _prepare(self, partial: Path) -> None:
-        """Remove what a killed save left, and make room for a new one."""
+        """Remove what a killed save left, and see whether one more checkpoint of the last one's size fits."""
         if is_main():
             for litter in self.folder.glob("step_*.tmp"):
                 shutil.rmtree(litter, ignore_errors=True)
             partial.mkdir(parents=True)
+            if steps := self.steps():
+                sizes = file_sizes(self.path(steps[-1]))
+                then = "the previous checkpoint is untouched, resume after you "
+                require_room(self.folder, {f"as step_{steps[-1]}": sum(sizes)}, largest=max(sizes), then=then)
 
     def _commit(self, step: int, partial: Path) -> None:
         """Flush and hash what all processes wrote, rename it, and drop the oldest."""

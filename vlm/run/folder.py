@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vlm.distributed import barrier, is_main, on_main
 from vlm.errors import UserError
-from vlm.files import read_jsonl, recover
+from vlm.files import read_jsonl, recover, write_file
 
 # flock's errors on a file system that has no locks, such as Lustre mounted without `-o flock`.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
@@ -59,7 +59,5 @@ def forget_from(metrics: Path, step: int) -> None:
     """Drop the records from `step` on, since these steps will be repeated, and a line torn by a kill; collective."""
     if is_main() and metrics.exists():
         kept = [json.dumps(record, ensure_ascii=False) for record in read_jsonl(metrics) if record["step"] < step]
-        partial = metrics.with_name(metrics.name + ".tmp")
-        partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        os.replace(partial, metrics)
+        write_file(metrics, "".join(line + "\n" for line in kept))
     barrier()
