@@ -102,9 +102,7 @@ def describe(config: PretrainConfig, processes: int, throughput: float | None) -
     saved, encoder = checkpoint_bytes(total, config.zero) / 1e6, 4 * total / 1e6
     lines.append(f"disk: {saved:,.0f} MB a checkpoint, the last {KEEP} are kept; encoder {encoder:,.0f} MB")
     most, free = disk_bytes(config, total) / 1e6, free_bytes(config.out) / 1e6
-    lines.append(
-        f"  at most {most:,.0f} MB in {config.out}, while a third checkpoint is written; {free:,.0f} MB are free"
-    )
+    lines.append(f"  at most {most:,.0f} MB in {config.out}, while a checkpoint is replaced; {free:,.0f} MB are free")
     if most > free:
         lines.append(f"  {most - free:,.0f} MB are missing: make room, or give another --out")
     return "\n".join(lines)
