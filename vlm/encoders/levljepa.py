@@ -181,10 +181,8 @@ class Encoder(VisionEncoder[EncoderConfig]):
 
     def save(self, folder: str | Path) -> None:
         """Write the released layout to `folder`, whole or not at all: fp32, without BatchNorm's counters."""
-        with (
-            writing(folder, "an older one is untouched, make room or give another folder"),
-            atomic_directory(folder) as partial_folder,
-        ):
+        size = sum(weight.numel() * 4 for weight in self.parameters())
+        with writing(folder, needed=size), atomic_directory(folder) as partial_folder:
             for tower, file in zip((self.image, self.text), WEIGHTS):
                 save_file(on_disk(tower), partial_folder / file)
             write_json(partial_folder / "config.json", self.config.to_json())

@@ -40,7 +40,8 @@ def save_folder(
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()) and not is_llava(folder):
         raise UserError(f"{folder} holds something else than a VLM: give another --out, or move it away")
-    with writing(folder), atomic_directory(folder) as partial:
+    size = sum(weight.nbytes for weight in model.parameters())
+    with writing(folder, needed=size), atomic_directory(folder) as partial:
         model.save_pretrained(partial)
         # Stock code loads everything in one dtype: config.json's or, if that is wrong, the first tensor's, the tower's.
         dtype = str(language_model(model).dtype).removeprefix("torch.")

@@ -24,6 +24,7 @@ from vlm.run.steps import committed_steps
 
 KEEP = 2  # checkpoints
 MANIFEST = "manifest.json"
+ADVICE = "the previous checkpoint is untouched, make room and resume"
 # What each value of a manifest must be; its files are `difference`'s to judge.
 _FITS: dict[str, Callable[[Any], bool]] = {
     "step": lambda value: type(value) is int,
@@ -94,28 +95,29 @@ class Checkpoints:
                 shutil.rmtree(damaged, ignore_errors=True)
                 self.path(later).rename(damaged)
 
-    def save(self, step: int, fill: Callable[[Path], None]) -> None:
+    def save(self, step: int, fill: Callable[[Path], None], needed: int | None = None) -> None:
         """Commit the checkpoint of `step`, then drop all but the last `KEEP`; collective.
 
-        fill: writes this process's files into the folder that it is given. Until the last rename the previous
-        checkpoint stays the newest. If the disk of any process refuses, nothing of the new one is left.
+        fill: writes this process's files into the folder that it is given. needed: bytes of all files, for the message
+        of a full disk. Until the last rename the previous checkpoint stays the newest. If the disk of any process
+        refuses, nothing of the new one is left.
         Raises: UserError then on rank 0, SystemExit(2) on the other ranks.
         """
         partial = self.folder / f"step_{step}.tmp"
         phases = (lambda: self._prepare(partial), lambda: fill(partial), lambda: self._commit(step, partial))
         # All processes agree after each phase: none goes on to wait for one whose disk has refused.
         for phase in phases:
-            if problem := self._attempt(step, phase):
+            if problem := self._attempt(step, phase, needed):
                 if is_main():
                     shutil.rmtree(partial, ignore_errors=True)
                 barrier()
                 raise UserError(problem) if is_main() else SystemExit(2)
 
-    def _attempt(self, step: int, phase: Callable[[], None]) -> str | None:
+    def _attempt(self, step: int, phase: Callable[[], None], needed: int | None) -> str | None:
         """Run `phase` on every process. All of them return the first problem that any had with its disk, or None."""
         problem = None
         try:
-            with writing(self.path(step), "the previous checkpoint is untouched, make room and resume"):
+            with writing(self.path(step), ADVICE, needed):
                 phase()
         except UserError as error:
             problem = str(error)
@@ -129,8 +131,7 @@ class Checkpoints:
             partial.mkdir(parents=True)
             if steps := self.steps():
                 sizes = file_sizes(self.path(steps[-1]))
-                then = "the previous checkpoint is untouched, resume after you "
-                require_room(self.folder, {f"as step_{steps[-1]}": sum(sizes)}, largest=max(sizes), then=then)
+                require_room(self.folder, {f"as step_{steps[-1]}": sum(sizes)}, largest=max(sizes), advice=ADVICE)
 
     def _commit(self, step: int, partial: Path) -> None:
         """Flush and hash what all processes wrote, rename it, and drop the oldest."""
