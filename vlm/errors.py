@@ -21,7 +21,7 @@ _REFUSED = {
 }  # fmt: skip
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # torch.save reports a full disk by a RuntimeError of its C++ writer, whose message holds one of these.
-_TORCH_WRITER = ("StreamWriter", "inline_container", "unexpected pos")
+_TORCH_WRITER = ("StreamWriter", "inline_container", "unexpected pos", "iostream error")
 
 
 class UserError(ValueError):

@@ -181,7 +181,7 @@ class Encoder(VisionEncoder[EncoderConfig]):
 
     def save(self, folder: str | Path) -> None:
         """Write the released layout to `folder`, whole or not at all: fp32, without BatchNorm's counters."""
-        size = sum(weight.numel() * 4 for weight in self.parameters())
+        size = sum(weight.numel() * 4 for weight in self.parameters()) + (1 << 16)  # names, shapes, settings
         with writing(folder, needed=size), atomic_directory(folder) as partial_folder:
             for tower, file in zip((self.image, self.text), WEIGHTS):
                 save_file(on_disk(tower), partial_folder / file)

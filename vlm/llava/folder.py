@@ -21,6 +21,7 @@ from vlm.llms.precision import Device, default_dtype, keep_layout, quantised
 
 # Modules that are never quantised. By bare names, without the prefixes, the whole model would be, in silence.
 KEEP_FULL = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
+SMALL = 1 << 17  # bytes of the settings, the fixture, and names and shapes of weights
 # What is fetched of a VLM on the hub.
 FILES = ["*.json", "*.jinja", "*.safetensors", "README.md"]
 # What transformers and safetensors raise for a folder that was damaged or edited.
@@ -40,7 +41,8 @@ def save_folder(
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()) and not is_llava(folder):
         raise UserError(f"{folder} holds something else than a VLM: give another --out, or move it away")
-    size = sum(weight.nbytes for weight in model.parameters())
+    weights = sum(weight.nbytes for weight in [*model.parameters(), *connector(model).parameters()])
+    size = weights + len(processor.tokenizer.backend_tokenizer.to_str()) + SMALL
     with writing(folder, needed=size), atomic_directory(folder) as partial:
         model.save_pretrained(partial)
         # Stock code loads everything in one dtype: config.json's or, if that is wrong, the first tensor's, the tower's.
