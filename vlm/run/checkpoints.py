@@ -16,7 +16,7 @@ from typing import Any
 
 from vlm.distributed import all_items, barrier, is_main, world_size
 from vlm.errors import UserError, writing
-from vlm.files import replace_directory, sync, write_json
+from vlm.files import read_json, replace_directory, sync, write_json
 from vlm.integrity import difference, hashed, listing, read_record
 from vlm.room import file_sizes, require_room
 from vlm.run.settings import refuse_changes
@@ -61,7 +61,7 @@ class Checkpoints:
             if problem := damage(self.path(step)):
                 print(f"passing over {self.path(step)}: {problem}", file=sys.stderr)
                 continue
-            manifest = read_record(self.path(step) / MANIFEST)
+            manifest = read_json(self.path(step) / "manifest.json")
             refuse_changes(self.run, manifest["config"], self.settings)
             if self.same_processes and manifest["world_size"] != world_size():
                 raise UserError(
