@@ -64,12 +64,12 @@ def _vlm(root: Path) -> Path:
     from vlm.llms.load import load_llm
 
     encoder = load_encoder(_encoder(root / "parts"))
-    vlm.assemble(encoder, load_llm(str(_llm(root / "llm")))).save(root / "vlm")
+    vlm.assemble(encoder, load_llm(str(llm(root / "llm")))).save(root / "vlm")
     (root / "vlm" / "README.md").write_text("of people")
     return root / "vlm"
 
 
-def _llm(folder: Path) -> Path:
+def llm(folder: Path) -> Path:
     """A Llama of one layer with a token a byte, behind ChatML's control tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
