@@ -26,7 +26,7 @@ from vlm.errors import UserError, run_command
 from vlm.integrity import MANIFEST, verify
 from vlm.run.checkpoints import damage
 
-SIZES = 8  # of a disk, for each command
+SIZES = 4  # of a disk, for each command
 TRAINING = (
     "--image-size 16 --patch-size 8 --vision-width 16 --vision-layers 1 --vision-heads 2 --text-width 16 "
     "--text-layers 1 --text-heads 2 --embed-dim 8 --projector-width 16 --projector-depth 2 --directions 32 "
@@ -56,16 +56,20 @@ def faults(settings: Sweep) -> Iterator[Fault]:
 def strike(settings: Sweep, command: str, seed: int, limited: bool, folder: Path) -> str:
     """Run the command with a part of the room that it needs, then with enough."""
     sizes = _sizes(settings, command)
-    room = (max(sizes) if limited else sum(sizes)) * (2 * seed + 1) // (2 * SIZES) // 4096 * 4096 + 4096
+    room = (max(sizes) if limited else sum(sizes)) * (2 * seed + 1) // (2 * SIZES)
     disk = folder / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={1 << 30 if limited else room}", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1g", "tmpfs", str(disk)]
     demand(subprocess.run(mount).returncode == 0, "no tmpfs can be mounted here: run it as root")
     try:
-        _prepare(settings, command, disk, room)
+        _prepare(settings, command, disk)
+        if not limited:
+            used = shutil.disk_usage(disk).used
+            whole_pages = max(4096, used + room // 4096 * 4096)
+            subprocess.run(["mount", "-o", f"remount,size={whole_pages}", str(disk)], check=True)
         code, text = _run(settings, command, disk, room if limited else None)
         words = _judged(code, text, disk)
-        subprocess.run(["mount", "-o", f"remount,size={1 << 30}", str(disk)], check=True)
+        subprocess.run(["mount", "-o", "remount,size=1g", str(disk)], check=True)
         again, text = _run(settings, command, disk, None)
         demand(again == 0, f"with room it ends with {again}: {text[-300:]}")
         _whole(disk)
@@ -103,17 +107,19 @@ def _whole(disk: Path) -> None:
 
 @cache
 def _sizes(settings: Sweep, command: str) -> list[int]:
-    """The sizes of the files that the command leaves where there is room."""
+    """The sizes of the files that the command writes where there is room."""
     out = settings.shared / re.sub(r"\W", "", command)
     out.mkdir()
-    _prepare(settings, command, out, 1 << 30)
+    _prepare(settings, command, out)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     code, text = _run(settings, command, out, None)
     demand(code == 0, f"it ends with {code} where nothing happens: {text[-2000:]}")
-    return [path.stat().st_size for path in out.rglob("*") if path.is_file()]
+    written = [path for path in out.rglob("*") if path.is_file() and before.get(path) != path.stat().st_mtime_ns]
+    return [path.stat().st_size for path in written]
 
 
-def _prepare(settings: Sweep, command: str, out: Path, room: int) -> None:
-    """Put what a command changes in place, and let it fill the disk but for a few bytes."""
+def _prepare(settings: Sweep, command: str, out: Path) -> None:
+    """Put what a command changes in place."""
     if "--accept" in command:
         accepted = shutil.copytree(whole(settings, "encoder"), out / "accepted", dirs_exist_ok=True)
         (accepted / "config.json").write_text((accepted / "config.json").read_text() + "\n")
