@@ -122,7 +122,7 @@ class RunFolder:
 
         A checkpoint has the weights that are trained and two moments of each, in fp32. RUN/vlm has the whole model.
         """
-        saved = self._checkpoint_bytes()
+        saved = self._checkpoints.expected = 12 * sum(weight.numel() for weight in self._weights.values())
         whole = sum(weight.nbytes for weight in model.parameters())
         there = sum(file_sizes(self.folder / "checkpoints"))
         parts = {"checkpoint": saved, "vlm": whole}
@@ -138,10 +138,7 @@ class RunFolder:
                 save_file(tensors, folder / WEIGHTS)
                 torch.save(self.optimizer.state_dict(), folder / OPTIMIZER)
 
-        self._checkpoints.save(step, fill, self._checkpoint_bytes())
-
-    def _checkpoint_bytes(self) -> int:
-        return 12 * sum(weight.numel() for weight in self._weights.values())
+        self._checkpoints.save(step, fill)
 
     def record(self, step: int, sums: Sums, lr: float, norm: float | None, seconds: float) -> None:
         """Take the step's line of metrics.jsonl; every `log_every` steps they are written. norm: of the gradient, None

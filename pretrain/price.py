@@ -114,14 +114,18 @@ def disk_bytes(config: PretrainConfig, total: int) -> int:
     return (KEEP + 1) * checkpoint_bytes(total, config.zero) + encoders * 4 * total
 
 
-def check_room(config: PretrainConfig, start: int) -> None:
-    """Raise a UserError, before the first step, if the next save of a run at step `start` does not fit on its disk."""
+def check_room(config: PretrainConfig, start: int) -> int:
+    """Whether the next save of a run at step `start` fits on its disk, asked before that step -> a checkpoint's bytes.
+
+    Raises: UserError if it does not.
+    """
     run, total = Path(config.out), sum(parameters(config).values())
     saved, encoder = checkpoint_bytes(total, config.zero), 4 * total
     parts = {"checkpoint": saved} if start < config.steps else {"encoder": encoder}
     there = sum(file_sizes(run / "checkpoints")) + sum(file_sizes(run / "encoders"))
     later = disk_bytes(config, total) - there - sum(parts.values())
     require_room(run, parts, max(0, later), largest=encoder)
+    return saved
 
 
 def _memory(config: PretrainConfig, processes: int, total: int) -> list[str]:

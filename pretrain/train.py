@@ -69,7 +69,7 @@ def train(config: PretrainConfig) -> None:
         engine = start_engine(model, parameter_groups(model, config.weight_decay), config, world_size())
         kept = checkpoints.open_checkpoints(run, config, data.fingerprint)
         start = checkpoints.resume(engine, kept, config)
-        on_main(lambda: check_room(config, start))
+        kept.expected = on_main(lambda: check_room(config, start))
         if is_main():
             write_json(run / "config.json", asdict(config))
         transform = augmentation(config, CLIP_MEAN, CLIP_STD)

@@ -19,7 +19,7 @@ _REFUSED = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE,
     errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE,
 }  # fmt: skip
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # torch.save reports a full disk by a RuntimeError of its C++ writer, whose message holds one of these.
 _TORCH_WRITER = ("StreamWriter", "inline_container", "unexpected pos", "iostream error")
 
@@ -104,7 +104,7 @@ def user_message(error: UserError | OSError) -> str | None:
     """What to tell the user; None if it is not theirs to mend: an OSError other than a file that the system refuses."""
     if isinstance(error, UserError):
         return str(error)
-    if error.filename is None and error.errno in _NO_ROOM:  # while a file was written that was open already
+    if error.filename is None and error.errno in NO_ROOM:  # while a file was written that was open already
         return f"cannot write ({error.strerror}): make room, then start the same command again"
     refused = error.filename is not None and error.errno in _REFUSED
     return f"{error.filename}: {error.strerror}" if refused else None

@@ -88,7 +88,8 @@ def _judged(code: int, text: str, disk: Path) -> str:
     demand("Traceback" not in text, "a traceback")
     demand(len(lines) == 1 and lines[0].startswith("error: "), f"not one line of its own: {lines}")
     told = str(disk) in lines[0] and re.search(r"[\d,]+ (bytes )?(free|a file are allowed)", lines[0])
-    demand(bool(told) and "need" in lines[0], f"no path, or no bytes: {lines[0]}")
+    known = "need" in lines[0] or "cannot write to" in lines[0]  # the second: not even the lock of a run
+    demand(bool(told) and known, f"no path, or no bytes: {lines[0]}")
     return lines[0].replace(str(disk), "").replace("error: ", "")[:70]
 
 

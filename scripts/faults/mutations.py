@@ -92,7 +92,7 @@ CHANGES: dict[str, Change] = {
     "longer": lambda file, choice: file.write_bytes(file.read_bytes() + choice.randbytes(choice.randrange(1, 100))),
     "removed": lambda file, choice: file.unlink(),
     "zero at its end": _zero,
-    "renamed": lambda file, choice: Path(shutil.move(file, file.with_name(f"{choice.randrange(100)}{file.suffix}"))),
+    "renamed": lambda file, choice: os.rename(file, file.with_name(f"{choice.randrange(100)}{file.suffix}")),
 }
 
 

@@ -44,6 +44,7 @@ class Checkpoints:
     def __init__(self, run: Path, settings: dict, same_processes: bool):
         self.run, self.settings, self.same_processes = run, settings, same_processes
         self.folder = run / "checkpoints"
+        self.expected: int | None = None  # bytes of a checkpoint, if whoever fills it knows: told if the disk is full
 
     def path(self, step: int) -> Path:
         return self.folder / f"step_{step}"
@@ -95,29 +96,28 @@ class Checkpoints:
                 shutil.rmtree(damaged, ignore_errors=True)
                 self.path(later).rename(damaged)
 
-    def save(self, step: int, fill: Callable[[Path], None], needed: int | None = None) -> None:
+    def save(self, step: int, fill: Callable[[Path], None]) -> None:
         """Commit the checkpoint of `step`, then drop all but the last `KEEP`; collective.
 
-        fill: writes this process's files into the folder that it is given. needed: bytes of all files, for the message
-        of a full disk. Until the last rename the previous checkpoint stays the newest. If the disk of any process
-        refuses, nothing of the new one is left.
+        fill: writes this process's files into the folder that it is given. Until the last rename the previous
+        checkpoint stays the newest. If the disk of any process refuses, nothing of the new one is left.
         Raises: UserError then on rank 0, SystemExit(2) on the other ranks.
         """
         partial = self.folder / f"step_{step}.tmp"
         phases = (lambda: self._prepare(partial), lambda: fill(partial), lambda: self._commit(step, partial))
         # All processes agree after each phase: none goes on to wait for one whose disk has refused.
         for phase in phases:
-            if problem := self._attempt(step, phase, needed):
+            if problem := self._attempt(step, phase):
                 if is_main():
                     shutil.rmtree(partial, ignore_errors=True)
                 barrier()
                 raise UserError(problem) if is_main() else SystemExit(2)
 
-    def _attempt(self, step: int, phase: Callable[[], None], needed: int | None) -> str | None:
+    def _attempt(self, step: int, phase: Callable[[], None]) -> str | None:
         """Run `phase` on every process. All of them return the first problem that any had with its disk, or None."""
         problem = None
         try:
-            with writing(self.path(step), ADVICE, needed):
+            with writing(self.path(step), ADVICE, self.expected):
                 phase()
         except UserError as error:
             problem = str(error)

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from vlm.distributed import barrier, is_main, on_main
-from vlm.errors import UserError
+from vlm.errors import NO_ROOM, UserError, free_bytes
 from vlm.files import read_jsonl, recover, write_file
 
 # flock's errors on a file system that has no locks, such as Lustre mounted without `-o flock`.
@@ -48,11 +48,13 @@ def _lock(folder: Path, option: str, held: ExitStack) -> None:
             notice = f"warning: {folder} cannot be locked ({error.strerror}): make sure that no second run writes there"
             print(notice, file=sys.stderr)
         file.truncate(0)
-        print(f"process {os.getpid()} on {socket.gethostname()}", file=file, flush=True)
+        # Not through the file's buffer: closing it would meet a full disk a second time.
+        os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         recover(folder)
         recover(folder / "checkpoints")
     except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror}): give another {option}") from None
+        room = f"; {free_bytes(folder):,} bytes free" if error.errno in NO_ROOM else ""
+        raise UserError(f"cannot write to {folder} ({error.strerror}{room}): give another {option}") from None
 
 
 def forget_from(metrics: Path, step: int) -> None:
