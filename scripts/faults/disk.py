@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -166,7 +166,7 @@ def _inputs(settings: Sweep) -> dict[str, Path]:
     pairs = settings.shared / "pairs"
     pairs.mkdir()
     random = np.random.default_rng(0)
-    pictures: Sequence[np.ndarray] = random.integers(0, 255, (24, 16, 16, 3), dtype=np.uint8)
+    pictures = random.integers(0, 255, (24, 16, 16, 3), dtype=np.uint8)
     talks = []
     for number, pixels in enumerate(pictures):
         Image.fromarray(pixels).save(pairs / f"{number:02d}.png")

@@ -14,7 +14,7 @@ from faults.folders import RECORDS, content, whole
 
 from vlm.errors import UserError
 
-Change = Callable[[Path, random.Random], None]
+Change = Callable[[Path, random.Random], object]
 
 
 def faults(settings: Sweep) -> Iterator[Fault]:
