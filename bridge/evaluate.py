@@ -19,8 +19,8 @@ from bridge.evaluation.predictions import answers_origin, open_predictions
 from bridge.evaluation.settings import EvaluateConfig, chosen_benchmarks, parse_config, run_folders
 from bridge.evaluation.submissions import submissions
 from bridge.evaluation.team import Team, team
-from vlm.errors import UserError, run_command, writing
-from vlm.files import read_json, write_json
+from vlm.errors import UserError, run_command
+from vlm.files import read_json, write_file, write_json
 
 
 def main() -> None:
@@ -94,8 +94,7 @@ def _score(benchmark: Benchmark, answers: dict[str, str], outcome: dict, mode: s
             file=sys.stderr,
         )
     for name, text in submissions(benchmark, answers).items():
-        with writing(out / name):
-            (out / name).write_text(text, encoding="utf-8")
+        write_file(out / name, text)
     scores = score(benchmark, answers, mode)
     if scores is not None:
         images = {example.question_id: example.image.name for example in benchmark.examples}
@@ -164,8 +163,7 @@ def _print_tables(out: Path, baselines: dict[str, Path], report: dict, benchmark
         if benchmark.note:
             print(benchmark.note)
     tables = [details.as_text(details.rows(name, scores)) + "\n" for name, scores in scored.items()]
-    with writing(out / "details.txt"):
-        (out / "details.txt").write_text("\n".join(tables), encoding="utf-8")
+    write_file(out / "details.txt", "\n".join(tables))
     print(f"written: {out / 'results.json'}, every type in {out / 'details.txt'}")
 
 

@@ -27,7 +27,8 @@ from vlm.errors import UserError
 from vlm.files import append_jsonl, read_json, read_jsonl
 from vlm.llava.model import VLM
 from vlm.llms.prompt import briefly
-from vlm.run.checkpoints import Checkpoints
+from vlm.room import file_sizes, require_room
+from vlm.run.checkpoints import KEEP, Checkpoints
 from vlm.run.folder import begin, forget_from
 from vlm.run.quarantine import Quarantine, refuse_above
 from vlm.run.resume import starting_step
@@ -127,6 +128,17 @@ class RunFolder:
         quarantine.add(records)
         total = len(mixture.examples) + len(mixture.bad)
         refuse_above(self.config.bad_ratio, total, quarantine.reasons(), "the {} questions")
+
+    def check_room(self, model: torch.nn.Module) -> None:
+        """Raise a UserError, before the first step, if the next save does not fit on the disk of the run.
+
+        A checkpoint has the weights that are trained and two moments of each, in fp32. RUN/vlm has the whole model.
+        """
+        saved = self._checkpoints.expected = 12 * sum(weight.numel() for weight in self._weights.values())
+        whole = sum(weight.nbytes for weight in model.parameters())
+        there = sum(file_sizes(self.folder / "checkpoints"))
+        parts = {"checkpoint": saved, "vlm": whole}
+        require_room(self.folder, parts, max(0, KEEP * saved - there))
 
     def save(self, step: int) -> None:
         """Commit the checkpoint of `step`; collective. `UserError` if the disk refuses: the last one is untouched."""

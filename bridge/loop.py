@@ -125,6 +125,7 @@ def train(config: BridgeConfig, mixture: Mixture) -> None:
 
         run = RunFolder(config, trainee.weights, content)
         start = run.resume()
+        on_main(lambda: run.check_room(vlm.model))
         run.begin(start)  # from here on the folder is this run's
         features: Features = encoder
         if config.cache:

@@ -14,8 +14,8 @@ from bridge import results
 from bridge.data.pictures import open_picture
 from bridge.evaluation.benchmarks import TITLES
 from bridge.evaluation.examples import RIGHT, Answered, chosen
-from vlm.errors import UserError, run_command, writing
-from vlm.files import read_json, read_jsonl
+from vlm.errors import UserError, run_command
+from vlm.files import read_json, read_jsonl, write_file
 from vlm.run.page import drawn, folded, note, page, picture, settings_table, table
 from vlm.run.settings import parse, setting
 
@@ -195,8 +195,7 @@ def write_report(config: ReportConfig) -> Path:
     else:
         sections["Scores"] = note(f"None yet: python bridge/evaluate.py {run / 'vlm'} writes {run / 'eval'}.")
     report = Path(config.out) if config.out else run / "report.html"
-    with writing(report):
-        report.write_text(page(f"Bridge {run}", sections), encoding="utf-8")
+    write_file(report, page(f"Bridge {run}", sections))
     return report
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.evaluation.benchmarks import TITLES, Benchmark
 from bridge.scoring.bootstrap import paired_gain
-from vlm.errors import UserError, run_command, writing
-from vlm.files import read_json, write_json
+from vlm.errors import UserError, run_command
+from vlm.files import read_json, write_figure, write_file, write_json
 from vlm.run.settings import parse, setting
 
 if TYPE_CHECKING:  # takes a second to import
@@ -224,10 +224,8 @@ def _ruled(cells: list[list[str]]) -> list[str]:
 
 def write(table: dict, out: Path) -> None:
     """OUT/results.md and OUT/results.png."""
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "results.md").write_text(as_markdown(table), encoding="utf-8")
-        draw(table).savefig(out / "results.png")
+    write_file(out / "results.md", as_markdown(table))
+    write_figure(out / "results.png", draw(table))
 
 
 def draw(table: dict) -> "Figure":

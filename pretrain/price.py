@@ -21,6 +21,8 @@ Not counted: the objective's own, temporaries, workspaces of libraries, the CUDA
 Leave a tenth free.
 """
 
+from pathlib import Path
+
 import torch
 
 from pretrain.config import REDUCE_BUCKET_SIZE, PretrainConfig
@@ -33,7 +35,8 @@ from pretrain.data.workers import AHEAD, SHARED, batch_bytes
 from pretrain.model import encoder_config
 from vlm.encoders.levljepa import Encoder
 from vlm.encoders.tokens import CONTEXT
-from vlm.errors import UserError
+from vlm.errors import UserError, free_bytes
+from vlm.room import file_sizes, require_room
 from vlm.run.checkpoints import KEEP
 
 
@@ -100,7 +103,31 @@ def describe(config: PretrainConfig, processes: int, throughput: float | None) -
     lines += ["", *_transport(config, processes, stage)]
     saved, encoder = checkpoint_bytes(total) / 1e6, 4 * total / 1e6
     lines.append(f"disk: {saved:,.0f} MB a checkpoint, the last {KEEP} are kept; encoder {encoder:,.0f} MB")
+    most, free = disk_bytes(config, total) / 1e6, free_bytes(config.out) / 1e6
+    lines.append(f"  at most {most:,.0f} MB in {config.out}, while a checkpoint is replaced; {free:,.0f} MB are free")
+    if most > free:
+        lines.append(f"  {most - free:,.0f} MB are missing: make room, or give another --out")
     return "\n".join(lines)
+
+
+def disk_bytes(config: PretrainConfig, total: int) -> int:
+    """The most bytes that a run of `total` parameters takes: its checkpoints, one while it is written, and encoders."""
+    encoders = 1 + (config.steps // config.export_every if config.export_every else 0)
+    return (KEEP + 1) * checkpoint_bytes(total) + encoders * 4 * total
+
+
+def check_room(config: PretrainConfig, start: int) -> int:
+    """Whether the next save of a run at step `start` fits on its disk, asked before that step -> a checkpoint's bytes.
+
+    Raises: UserError if it does not.
+    """
+    run, total = Path(config.out), sum(parameters(config).values())
+    saved, encoder = checkpoint_bytes(total), 4 * total
+    parts = {"checkpoint": saved} if start < config.steps else {"encoder": encoder}
+    there = sum(file_sizes(run / "checkpoints")) + sum(file_sizes(run / "encoders"))
+    later = disk_bytes(config, total) - there - sum(parts.values())
+    require_room(run, parts, max(0, later), largest=encoder)
+    return saved
 
 
 def _memory(config: PretrainConfig, processes: int, total: int) -> list[str]:

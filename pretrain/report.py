@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlm.errors import UserError, run_command, writing
-from vlm.files import read_json, read_jsonl
+from vlm.errors import UserError, run_command
+from vlm.files import read_json, read_jsonl, write_file
 from vlm.run.page import drawn, page, settings_table, table
 from vlm.run.settings import parse, setting
 
@@ -63,8 +63,7 @@ def write_report(run: Path, data: str | None) -> Path:
         rows["embedded"] = source + ("" if data or source != config["data"] else " (the training data)")
     head = table(list(rows.items())) + settings_table(config)
     report = run / "report.html"
-    with writing(report):
-        report.write_text(page(f"Pretraining {run}", {"": head, **parts}), encoding="utf-8")
+    write_file(report, page(f"Pretraining {run}", {"": head, **parts}))
     return report
 
 

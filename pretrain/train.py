@@ -27,10 +27,11 @@ from pretrain.data.workers import loader_workers
 from pretrain.health import health
 from pretrain.model import Pretrainer, encoder_config, parameter_groups, use_fast_attention
 from pretrain.objective import objective
+from pretrain.price import check_room
 from pretrain.probes.watch import Watch
 from pretrain.recorder import Recorder
 from pretrain.zero import Engine, device, gathered, set_learning_rate, start_engine, start_processes, update
-from vlm.distributed import AnyRank, barrier, is_main, rank, world_size
+from vlm.distributed import AnyRank, barrier, is_main, on_main, rank, world_size
 from vlm.encoders.config import CLIP_MEAN, CLIP_STD
 from vlm.encoders.levljepa import new_encoder
 from vlm.encoders.tokens import CaptionTokenizer
@@ -98,6 +99,7 @@ def train(config: PretrainConfig) -> None:
         engine = start_engine(model, parameter_groups(model, config.weight_decay), config, world_size())
         kept = checkpoints.open_checkpoints(run, config, data.fingerprint)
         start, recorded = checkpoints.resume(engine, kept, config)
+        kept.expected = on_main(lambda: check_room(config, start))
         if is_main():
             begin(run, asdict(config))
         transform = augmentation(config)
@@ -142,7 +144,7 @@ def loop(
     target, schedule, compute = device(), SCHEDULES[config.schedule], objective(config)
     model: Any = engine.module
     statistics, told_to_stop = RunningStatistics(model), AnyRank(target)
-    with stoppable(deferred=True) as told:
+    with stoppable(deferred=True) as told, recorder.bar:
         for step, batch in enumerate(recorder.timing(batches, target), start=batches.steps.start):
             lr = schedule(step, config.steps, config.warmup_steps, config.lr, config.min_lr)
             set_learning_rate(engine, lr)

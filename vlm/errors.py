@@ -3,9 +3,12 @@
 import atexit
 import errno
 import os
+import re
+import resource
 import select
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,8 +24,9 @@ _REFUSED = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE,
     errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE,
 }  # fmt: skip
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # torch.save reports a full disk by a RuntimeError of its C++ writer, whose message holds one of these.
-_TORCH_WRITER = ("StreamWriter", "inline_container", "unexpected pos")
+_TORCH_WRITER = ("StreamWriter", "inline_container", "unexpected pos", "iostream error")
 
 # What torch.distributed's backends say if another process has ended.
 _GONE = ("closed by peer", "reset by peer", "Broken pipe", "failed to recv, got 0 bytes", "remote process exited")
@@ -34,35 +38,83 @@ class UserError(ValueError):
 
 
 @contextmanager
-def writing(path: str | Path, advice: str = "make room or give another folder") -> Iterator[None]:
+def writing(
+    path: str | Path,
+    advice: str = "what was there before is untouched, make room or give another folder",
+    needed: int | None = None,
+) -> Iterator[None]:
     """Turn a failure to write `path` into a `UserError` that names it and ends with `advice`.
 
-    Libraries have their own exceptions for a full disk: torch.save raises RuntimeError, safetensors SafetensorError.
-    Other errors pass through as they are.
+    Every library has its own exception for a full disk: torch.save raises RuntimeError, safetensors SafetensorError,
+    tokenizers a bare Exception. Other errors pass through as they are. needed: bytes of what is written, if known.
     """
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        if isinstance(error, RuntimeError) and not any(name in str(error) for name in _TORCH_WRITER):
-            raise  # such as a CUDA error, which says nothing about the disk
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
-        raise UserError(f"cannot write {path} ({reason}; {_free(Path(path))}): {advice}") from error
+    except UserError:
+        raise
+    except Exception as error:
+        if (code := _refusal(error, Path(path))) is None:
+            raise
+        said = "it was written only in part" if _by_torch(error) else " ".join(str(error).split())[:200]
+        reason = os.strerror(code) if code else said
+        raise UserError(f"cannot write {path} ({reason}; {_room(Path(path), code, needed)}): {advice}") from error
 
 
-def _free(path: Path) -> str:
-    """The room on the disk of `path`, which need not exist yet."""
-    for folder in (path, *path.parents):
-        try:
-            return f"{shutil.disk_usage(folder).free:,} bytes free"
-        except OSError:
-            continue
-    return "its free space is unknown"
+def _refusal(error: Exception, path: Path) -> int | None:
+    """The errno by which the system refused to write; 0 if that is unknown, None if it did not."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    if found := re.search(r"\(os error (\d+)\)", str(error)):  # as libraries in Rust say it
+        return int(found[1])
+    return _tried(path) if _by_torch(error) or isinstance(error, (OSError, SafetensorError)) else None
+
+
+def _by_torch(error: Exception) -> bool:
+    return isinstance(error, RuntimeError) and any(name in str(error) for name in _TORCH_WRITER)
+
+
+def _tried(path: Path) -> int:
+    """Write a megabyte beside `path`, for libraries that do not say what the system said -> its errno, or 0."""
+    try:
+        with tempfile.TemporaryFile(dir=_existing(path)) as file:
+            file.write(bytes(1 << 20))
+    except OSError as error:
+        return error.errno or 0
+    return 0
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder of `path` that exists."""
+    return next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+
+
+def free_bytes(path: str | Path) -> int:
+    """The room on the disk of `path`, which need not exist yet. Quotas and limits of a process are not seen here."""
+    return shutil.disk_usage(_existing(Path(path))).free
+
+
+def file_limit() -> int | None:
+    """The most bytes that this process may write into one file (ulimit -f), None without a limit."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
+def _room(path: Path, code: int, needed: int | None) -> str:
+    """The bytes that are needed, and those that are there: of the disk, unless a quota or a limit has refused."""
+    known = f"{needed:,} bytes needed, " if needed is not None else ""
+    if code == errno.EFBIG and (limit := file_limit()) is not None:
+        return f"{known}{limit:,} bytes a file are allowed by ulimit -f"
+    if code == errno.EDQUOT:
+        return f"{known}your quota on {_existing(path)} is used up"
+    return f"{known}{free_bytes(path):,} bytes free"
 
 
 def user_message(error: UserError | OSError) -> str | None:
     """What to tell the user; None if it is not theirs to mend: an OSError other than a file that the system refuses."""
     if isinstance(error, UserError):
         return str(error)
+    if error.filename is None and error.errno in NO_ROOM:  # while a file was written that was open already
+        return f"cannot write ({error.strerror}): make room, then start the same command again"
     refused = error.filename is not None and error.errno in _REFUSED
     return f"{error.filename}: {error.strerror}" if refused else None
 

@@ -1,17 +1,23 @@
 """Files: directories that appear whole or not at all, hashes of content, and JSON."""
 
+import ctypes
+import errno
 import hashlib
+import io
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlm.errors import UserError, writing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _SPACE = re.compile(r"\s*")
 # What `atomic_directory` calls its directories; `recover` touches nothing else.
@@ -40,8 +46,7 @@ def sync(path: Path) -> None:
 def atomic_directory(path: str | Path) -> Iterator[Path]:
     """Give a directory to write into. On success it takes the place of `path`, on failure it is removed.
 
-    Everything is flushed before one rename, so a kill never leaves a half-written `path`. An older directory is
-    moved aside to `.NAME.*.old` for the moment of the rename and deleted last: its content is never lost.
+    Everything is flushed before one rename, so a kill never leaves a half-written `path`, nor none at all.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,23 +58,47 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
             for name in files:
                 sync(Path(folder) / name)
             sync(Path(folder))
-        _take_place(partial, path)
+        replace_directory(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _take_place(partial: Path, path: Path) -> None:
-    replaced = partial.with_suffix(".old")
-    try:
-        if path.exists():
-            os.rename(path, replaced)
-        os.rename(partial, path)
-    except BaseException:
-        if replaced.exists() and not path.exists():
+def replace_directory(new: Path, path: Path) -> None:
+    """Give the directory `new` the name `path`, at which there is a whole one at every moment, and delete an older one.
+
+    Where the system cannot exchange two names, the older one is moved aside to `.NAME.*.old` for the moment of the
+    rename: its content is never lost, and `recover` puts it back.
+    """
+    replaced = new.with_suffix(".old")
+    if not path.exists():
+        os.rename(new, path)
+    elif _exchange(new, path):
+        replaced = new
+    else:
+        os.rename(path, replaced)
+        try:
+            os.rename(new, path)
+        except BaseException:
             os.rename(replaced, path)
-        raise
+            raise
     sync(path.parent)
+    if replaced.is_symlink():  # to a directory elsewhere, which is left alone
+        replaced.unlink()
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange two names by one rename, after which each has the other's content; False where that cannot be had."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # Linux; not every file system has it
+    if rename is None:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if rename(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0:
+        return True
+    problem = ctypes.get_errno()
+    if problem in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+        return False
+    raise OSError(problem, os.strerror(problem), str(second))
 
 
 def recover(folder: Path) -> None:
@@ -87,18 +116,35 @@ def recover(folder: Path) -> None:
             shutil.rmtree(left)
 
 
-def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` beside `path`, flush it, then rename: a reader sees the old file or the new one."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".tmp")
-    with writing(path):
+def write_file(path: str | Path, content: str | bytes) -> None:
+    """Write `content` beside `path`, flush it, then rename: a reader sees the old file or the new one.
+
+    Raises: UserError if the disk refuses; the old file is untouched then.
+    """
+    path, data = Path(path), content.encode() if isinstance(content, str) else content
+    partial = path.with_name(f".{path.name}.tmp")
+    with writing(path, needed=len(data)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "w", encoding="utf-8") as file:
-            json.dump(value, file, indent=2, ensure_ascii=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        try:
+            partial.write_bytes(data)
+            sync(partial)
+            os.replace(partial, path)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink()
+            raise
+
+
+def write_figure(path: str | Path, figure: "Figure") -> None:
+    """Write a picture of matplotlib's, in the format that the name of `path` ends in, as `write_file` does."""
+    content = io.BytesIO()
+    figure.savefig(content, format=Path(path).suffix.removeprefix("."))
+    write_file(path, content.getvalue())
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as `write_file` does."""
+    write_file(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 @contextmanager
@@ -160,8 +206,26 @@ def _after_space(text: str, start: int) -> int:
 
 def append_jsonl(path: str | Path, record: dict) -> None:
     """Append one object as one line; the line is on its way to the disk when this returns."""
-    with writing(path), open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    append(path, [record])
+
+
+def append(path: str | Path, records: Iterable[dict], flush: bool = False) -> None:
+    """Append objects, a line each: all of them, or none if the disk refuses. flush: wait until they are on the disk.
+
+    Raises: UserError if the disk refuses.
+    """
+    data = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
+    with writing(path, needed=len(data)), open(path, "ab", buffering=0) as file:
+        before, left = file.seek(0, os.SEEK_END), memoryview(data)
+        try:
+            while left:
+                left = left[file.write(left) :]
+            if flush:
+                os.fsync(file.fileno())
+        except BaseException:
+            with suppress(OSError):
+                file.truncate(before)
+            raise
 
 
 def read_jsonl(path: str | Path) -> Iterator[dict]:

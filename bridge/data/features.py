@@ -197,7 +197,7 @@ class FeatureCache:
         path = self.folder / f"rank{rank()}_{number:05d}.safetensors"
         partial = path.with_suffix(".tmp")
         identities = [picture_identity(image) for image in images[: len(features)]]
-        with writing(path):
+        with writing(path, needed=features.nbytes):
             save_file({"features": features}, partial, {"images": json.dumps(identities)})
             partial.chmod(0o644)  # safetensors writes for the owner alone
             sync(partial)

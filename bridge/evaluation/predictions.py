@@ -2,15 +2,14 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from bridge.evaluation.benchmarks import Benchmark
 from bridge.evaluation.settings import EvaluateConfig
 from bridge.evaluation.team import Team
-from vlm.errors import UserError, writing
-from vlm.files import file_sha256, read_json, read_jsonl, sync, write_json
+from vlm.errors import UserError
+from vlm.files import append, file_sha256, read_json, read_jsonl, write_file, write_json
 from vlm.llava.digest import content_digest
 
 
@@ -42,11 +41,7 @@ class Predictions:
 
     def append(self, records: Sequence[dict]) -> None:
         """Add `{"question_id", "question", "answer", ...}` lines; on the disk when this returns."""
-        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        with writing(self.path), open(self.path, "a", encoding="utf-8") as file:
-            file.write(lines)
-            file.flush()
-            os.fsync(file.fileno())
+        append(self.path, records, flush=True)
         self.answers |= {record["question_id"]: record["answer"] for record in records}
 
     def absorb(self, other: Path) -> int:
@@ -63,11 +58,7 @@ class Predictions:
         last = {record["question_id"]: record for record in read_jsonl(self.path)}
         ordered = {key: last[key] for key in self._order if key in last} | last
         lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in ordered.values())
-        partial = self.path.with_name(self.path.name + ".tmp")
-        with writing(self.path):
-            partial.write_text(lines, encoding="utf-8")
-            sync(partial)
-            os.replace(partial, self.path)
+        write_file(self.path, lines)
 
     def _take(self, record: dict, questions: dict[str, str]) -> None:
         try:

@@ -148,7 +148,7 @@ def test_overwrite_discards_what_is_asked_once_the_model_is_there(monkeypatch, w
     shutil.copytree(tiny_vlm, broken)
     (broken / "model.safetensors").write_bytes(b"short")
     flags = ("--max-new-tokens", "6", "--overwrite")
-    with pytest.raises(UserError, match="cannot be loaded"):
+    with pytest.raises(UserError, match=r"model\.safetensors is missing or not what was written"):
         here(monkeypatch, broken, world, tmp_path / "eval", *flags)
     assert predictions(tmp_path / "eval") == predictions(evaluated)
     report = here(monkeypatch, tiny_vlm, world, tmp_path / "eval", *flags, benchmarks=["gqa"])

@@ -54,8 +54,8 @@ def interrupted(whole: Path, out: Path) -> Path:
 @pytest.mark.parametrize(
     ("module", "function", "error", "reason"),
     [
-        (bridge.folder, "save_file", NO_SPACE, "I/O error: No space left on device (os error 28)"),
-        (torch, "save", CUT_OFF, "[enforce fail at inline_container.cc:603] . unexpected pos 128 vs 0"),
+        (bridge.folder, "save_file", NO_SPACE, "No space left on device"),
+        (torch, "save", CUT_OFF, "it was written only in part"),
     ],
 )
 def test_a_full_disk_is_one_line_and_the_last_checkpoint_goes_on(
@@ -67,7 +67,7 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_goes_on(
         run_command(lambda: training.run(out))
     assert exit.value.code == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith(f"error: cannot write {out}/checkpoints/step_10 ({reason}; ")
+    assert last.startswith(f"error: cannot write {out}/checkpoints/step_10 ({reason}; 19,200 bytes needed, ")
     assert last.endswith(" bytes free): the previous checkpoint is untouched, make room and resume")
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["step_5"]
     monkeypatch.undo()
@@ -90,9 +90,7 @@ def test_a_cuda_error_while_saving_is_not_blamed_on_the_disk(training, tmp_path,
 def test_a_full_disk_for_the_result_is_one_line(training, tmp_path, monkeypatch, kind, more, name):
     out = tmp_path / "out"
     monkeypatch.setattr(kind, "save_pretrained", failing_from(1, None, NO_SPACE))
-    with pytest.raises(
-        UserError, match=rf"^cannot write {out}/{name} \(I/O error: No space left on device .*make room"
-    ):
+    with pytest.raises(UserError, match=rf"^cannot write {out}/{name} \(No space left on device; .*make room"):
         training.run(out, *more)
     assert sorted(path.name for path in out.iterdir()) == [
         ".lock", "checkpoints", "config.json", "features", "metrics.jsonl", "tensorboard",

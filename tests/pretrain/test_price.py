@@ -104,6 +104,7 @@ def test_the_command_prints_it_without_a_run(tmp_path, monkeypatch, capsys):
         "epochs: unknown (none does not exist: ",
         "time: 56.9 hours at 4,000 samples a second",
         "disk: 2,901 MB a checkpoint, the last 2 are kept; encoder 967 MB",
+        "  at most 9,670 MB in runs/pretrain, while a checkpoint is replaced; ",
     ):
         assert line in printed
     assert os.listdir(tmp_path) == []

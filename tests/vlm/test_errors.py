@@ -9,10 +9,12 @@ from vlm.files import append_jsonl, write_json
 
 
 def test_a_full_disk_names_the_file(tmp_path):
-    with pytest.raises(UserError, match=r"cannot write /dev/full \(No space left on device; [\d,]+ bytes free\)"):
+    full = r"cannot write /dev/full \(No space left on device; 9 bytes needed, [\d,]+ bytes free\): what was there"
+    with pytest.raises(UserError, match=full):
         append_jsonl("/dev/full", {"n": 1})
     with pytest.raises(
-        UserError, match=r"cannot write .*/file/x\.json \((Not a directory|File exists); [\d,]+ bytes free\)"
+        UserError,
+        match=r"cannot write .*/file/x\.json \((Not a directory|File exists); 3 bytes needed, [\d,]+ bytes free\)",
     ):
         (tmp_path / "file").write_text("")
         write_json(tmp_path / "file/x.json", {})

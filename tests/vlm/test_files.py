@@ -1,6 +1,8 @@
 """Hashes of files, JSON lines that were cut off, and directories that appear whole or not at all."""
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
 import pytest
@@ -28,7 +30,7 @@ def test_a_directory_is_replaced_whole_or_kept(tmp_path):
 
 
 @pytest.mark.parametrize(("fails", "content"), [(0, "old"), (1, "old"), (2, "new")])
-def test_the_older_directory_survives_a_failing_rename(tmp_path, monkeypatch, fails, content):
+def test_without_an_exchange_the_older_directory_survives_a_failing_rename(tmp_path, monkeypatch, fails, content):
     def rename(*names):
         calls.append(names)
         if len(calls) - 1 == fails:
@@ -38,11 +40,42 @@ def test_the_older_directory_survives_a_failing_rename(tmp_path, monkeypatch, fa
     calls, real = [], os.rename
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "file").write_text("old")
+    monkeypatch.setattr("vlm.files._exchange", lambda *names: False)  # as on NFS
     monkeypatch.setattr("os.rename", rename)
     expected = pytest.raises(OSError, match="no") if fails < 2 else nullcontext()
     with expected, atomic_directory(tmp_path / "folder") as partial:
         (partial / "file").write_text("new")
     assert [(path.name, path.read_text()) for path in tmp_path.rglob("file")] == [("file", content)]
+
+
+def test_a_replaced_directory_is_never_gone(tmp_path):
+    """A reader that looks all the time; where two renames were needed it would meet the gap."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").write_text("0")
+    met, done = set(), threading.Event()
+
+    def look():
+        while not done.is_set():
+            met.add((tmp_path / "folder").exists())
+
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(look)
+        for number in range(50):
+            with atomic_directory(tmp_path / "folder") as partial:
+                (partial / "file").write_text(f"{number}")
+        done.set()
+        looking.result()
+    assert met == {True} and (tmp_path / "folder" / "file").read_text() == "49"
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_link_to_a_directory_is_replaced_and_its_target_left_alone(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "folder").symlink_to("elsewhere")
+    with atomic_directory(tmp_path / "folder") as partial:
+        (partial / "file").write_text("new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "folder"]
+    assert (tmp_path / "folder" / "file").read_text() == "new" and not any((tmp_path / "elsewhere").iterdir())
 
 
 def test_what_a_kill_left_is_finished(tmp_path):

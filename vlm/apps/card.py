@@ -15,7 +15,8 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from vlm.apps.licences import RELEASED, Part, of_whole
-from vlm.errors import UserError, writing
+from vlm.errors import UserError
+from vlm.files import write_file
 
 FILE = "README.md"
 NOT_SCORED = "Not evaluated yet."
@@ -110,10 +111,7 @@ def read_card(folder: Path) -> ModelCard | None:
 
 def write_card(card: ModelCard, folder: Path) -> None:
     """Put the card into `folder`: the old text or the new one, never a part."""
-    partial = folder / f".{FILE}.tmp"
-    with writing(folder / FILE):
-        partial.write_text(str(card).rstrip() + "\n", encoding="utf-8")
-        partial.replace(folder / FILE)
+    write_file(folder / FILE, str(card).rstrip() + "\n")
 
 
 def _tells(value: Any) -> bool:

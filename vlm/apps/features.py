@@ -12,7 +12,8 @@ from vlm.apps.patch_tokens import encoder_features, vlm_features
 from vlm.apps.pictures import read_pictures
 from vlm.apps.settings import FeaturesSettings
 from vlm.apps.status import Status
-from vlm.errors import UserError, writing
+from vlm.errors import UserError
+from vlm.files import write_figure
 from vlm.llava.folder import is_llava
 from vlm.llava.model import VLM, load
 from vlm.llms.precision import chosen_device
@@ -41,9 +42,7 @@ def features(settings: FeaturesSettings) -> None:
             answers = [attended(model, image, settings.question, settings.max_new_tokens) for image in pictures.images]
     patch = chosen_patch(settings.patch, found.side)
     figure = draw(found, patch, [Path(path).name for path in pictures.paths], settings.question, answers)
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out)
+    write_figure(out, figure)
     for path, answer in zip(pictures.paths, answers):
         print(f"{path}: {' '.join(answer.text.split())}")
     images = f"{len(found.shown)} image" + "s" * (len(found.shown) > 1)

@@ -95,6 +95,9 @@ class DoctorSettings:
         metavar="[labels] DIR",
     )
     json: bool = setting(False, help="print one object: what, kind, status, checks (level, name, text)")
+    accept: bool = setting(
+        False, help="of a VLM or an encoder whose files you changed on purpose: record them as they are, then check"
+    )
     image: tuple[str, ...] = setting(
         (),
         help="of a VLM: pictures for its questions in place of drawn ones",

@@ -20,6 +20,7 @@ from vlm.encoders.text import TextTower
 from vlm.errors import UserError
 from vlm.files import read_json
 from vlm.hub import model_folder
+from vlm.integrity import verify
 
 SMALL_FILES = ["*.json", "*.txt", "*.model"]  # config, processor and tokenizer
 WEIGHT_FILES = ["*.safetensors", "*.safetensors.index.json"]
@@ -139,6 +140,7 @@ def hf_encoder(name: str) -> HuggingFaceEncoder:
     folder = model_folder(name, [*SMALL_FILES, *WEIGHT_FILES], _instead(name))
     if not any(folder.glob("*.safetensors")):
         raise UserError(f"hf:{name} has no *.safetensors: weights in other formats may run code, convert them first")
+    verify(folder)
     options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, "local_files_only": True}
     model_class = getattr(transformers, family.model)
     verbosity = logging.get_verbosity()

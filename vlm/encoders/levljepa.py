@@ -26,12 +26,13 @@ from vlm.encoders.config import EncoderConfig
 from vlm.encoders.timm_vit import resized_positions, timm_layer_tokens
 from vlm.encoders.tokens import CaptionTokenizer
 from vlm.encoders.weights import load_exactly, on_disk, read_weights
-from vlm.errors import UserError
+from vlm.errors import UserError, writing
 from vlm.files import atomic_directory, read_json, write_json
 from vlm.hub import model_folder
+from vlm.integrity import MANIFEST, verify, write_manifest
 
 WEIGHTS = ("vision_encoder.safetensors", "text_encoder.safetensors")
-FILES = (*WEIGHTS, "config.json", "tokenizer.json")
+FILES = (*WEIGHTS, "config.json", "tokenizer.json", MANIFEST)
 Norm = Callable[[int], nn.Module]  # a width -> the normalisation of a head
 Backbone = TypeVar("Backbone", VisionTransformer, GPT2Model)
 
@@ -180,12 +181,16 @@ class Encoder(VisionEncoder[EncoderConfig]):
 
     def save(self, folder: str | Path) -> None:
         """Write the released layout to `folder`, whole or not at all: fp32, without BatchNorm's counters."""
-        with atomic_directory(folder) as partial_folder:
+        size = sum(weight.numel() * 4 for weight in self.parameters()) + (1 << 16)  # names, shapes, settings
+        with writing(folder, needed=size), atomic_directory(folder) as partial_folder:
             for tower, file in zip((self.image, self.text), WEIGHTS):
                 save_file(on_disk(tower), partial_folder / file)
             write_json(partial_folder / "config.json", self.config.to_json())
             if self._tokenizer is not None:
                 self._tokenizer.save(partial_folder / "tokenizer.json")
+            write_manifest(partial_folder)
+            for file in partial_folder.iterdir():  # safetensors writes for the owner alone
+                file.chmod(0o644)
 
 
 def load_encoder(
@@ -198,9 +203,10 @@ def load_encoder(
 
     name: a folder or a hub id. mean, std: override the pixel statistics. heads: of both towers, if config.json does not
     say. The published weights (LeVLJEPA-ViT-B-DataComp) are CC BY-NC 4.0: non-commercial use only, which is said once.
-    Raises: UserError if a file is missing, damaged, or of another shape.
+    Raises: UserError if a file is missing, damaged, of another shape, or not what the folder's manifest says.
     """
     folder = model_folder(str(name), list(FILES), "give RUN/encoder, or a folder with the released files")
+    verify(folder)
     tell_licence(name, folder)
     found = read_json(folder / "config.json")
     vision_file, text_file = (folder / file for file in WEIGHTS)

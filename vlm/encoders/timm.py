@@ -17,6 +17,7 @@ from vlm.encoders.config import PixelConfig
 from vlm.encoders.timm_vit import stock_class, timm_layer_tokens
 from vlm.encoders.weights import load_exactly, read_weights
 from vlm.errors import UserError
+from vlm.integrity import verify
 
 WEIGHTS = "model.safetensors"
 
@@ -72,6 +73,7 @@ def timm_encoder(name: str) -> TimmEncoder:
         stock_class(_new_vit(architecture, seed=0))
     vision = _new_vit(architecture, seed=0)
     path = Path(file) if file else _download(architecture, vision)
+    verify(path.parent)
     weights = read_weights(path, f"give the {WEIGHTS} of a timm {architecture}")
     weights = {key: value for key, value in weights.items() if not key.startswith("head.")}  # the classifier
     load_exactly(vision, weights, path, f"timm's {architecture}")

@@ -3,12 +3,13 @@
 import hashlib
 from pathlib import Path
 
-from vlm.files import file_sha256
+from vlm.integrity import MANIFEST, hashed
 
 
 def content_digest(folder: Path) -> str:
     """SHA-256 over names and contents of a VLM's files: settings, template and weights, but not its card."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".jinja")):
-        digest.update(f"{path.name} {file_sha256(path)}\n".encode())
+    digest, kinds = hashlib.sha256(), (".json", ".safetensors", ".jinja")
+    names = sorted(path.name for path in folder.iterdir() if path.suffix in kinds and path.name != MANIFEST)
+    for name, (_, content) in hashed(folder, names).items():
+        digest.update(f"{name} {content}\n".encode())
     return digest.hexdigest()

@@ -14,12 +14,14 @@ from vlm.encoders.weights import on_disk
 from vlm.errors import UserError, writing
 from vlm.files import atomic_directory, read_json, write_json
 from vlm.hub import HUB_ID, model_folder
+from vlm.integrity import verify, write_manifest
 from vlm.llava.parity import Fixture, check_parity, stored_fixture
 from vlm.llava.parts import connector, language_model, vision_tower
 from vlm.llms.precision import Device, default_dtype, keep_layout, quantised
 
 # Modules that are never quantised. By bare names, without the prefixes, the whole model would be, in silence.
 KEEP_FULL = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
+SMALL = 1 << 17  # bytes of the settings, the fixture, and names and shapes of weights
 # What is fetched of a VLM on the hub.
 FILES = ["*.json", "*.jinja", "*.safetensors", "README.md"]
 # What transformers and safetensors raise for a folder that was damaged or edited.
@@ -39,7 +41,9 @@ def save_folder(
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()) and not is_llava(folder):
         raise UserError(f"{folder} holds something else than a VLM: give another --out, or move it away")
-    with writing(folder), atomic_directory(folder) as partial:
+    weights = sum(weight.nbytes for weight in [*model.parameters(), *connector(model).parameters()])
+    size = weights + len(processor.tokenizer.backend_tokenizer.to_str()) + SMALL
+    with writing(folder, needed=size), atomic_directory(folder) as partial:
         model.save_pretrained(partial)
         # Stock code loads everything in one dtype: config.json's or, if that is wrong, the first tensor's, the tower's.
         dtype = str(language_model(model).dtype).removeprefix("torch.")
@@ -48,6 +52,7 @@ def save_folder(
         save_connector(model, partial / "connector.safetensors")
         if fixture is not None:
             save_file(stored_fixture(model, fixture), partial / "parity.safetensors")
+        write_manifest(partial)
         for file in partial.iterdir():  # safetensors writes for the owner alone
             file.chmod(0o644)
 
@@ -83,10 +88,14 @@ def load_folder(
 
 
 def load_processor(folder: str | Path) -> LlavaProcessor:
-    """The processor of a saved VLM, as stock tools load it; `UserError` if there is none."""
+    """The processor of a saved VLM, as stock tools load it, once the whole folder is verified.
+
+    Raises: UserError if there is none, or the folder is not what its manifest says.
+    """
     folder = local_folder(folder)
     if not is_llava(folder):
         raise UserError(f"{folder} is not a VLM: give RUN/vlm of a bridge/train.py run (its config.json says llava)")
+    verify(folder)
     try:
         return AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except UNREADABLE as error:

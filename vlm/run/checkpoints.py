@@ -12,14 +12,26 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from vlm.distributed import all_items, barrier, is_main, world_size
 from vlm.errors import UserError, writing
-from vlm.files import file_sha256, read_json, sync, write_json
+from vlm.files import read_json, replace_directory, sync, write_json
+from vlm.integrity import difference, hashed, listing, read_record
+from vlm.room import file_sizes, require_room
 from vlm.run.settings import refuse_changes
 from vlm.run.steps import committed_steps
 
 KEEP = 2  # checkpoints
+MANIFEST = "manifest.json"
+ADVICE = "the previous checkpoint is untouched, make room and resume"
+# What each value of a manifest must be; its files are `difference`'s to judge.
+_FITS: dict[str, Callable[[Any], bool]] = {
+    "step": lambda value: type(value) is int,
+    "world_size": lambda value: type(value) is int and value >= 1,
+    "config": lambda value: isinstance(value, dict),
+    "files": lambda value: isinstance(value, dict),
+}
 
 
 class Checkpoints:
@@ -31,6 +43,7 @@ class Checkpoints:
     def __init__(self, run: Path, settings: dict):
         self.run, self.settings = run, settings
         self.folder = run / "checkpoints"
+        self.expected: int | None = None  # bytes of a checkpoint, if whoever fills it knows: told if the disk is full
 
     def path(self, step: int) -> Path:
         return self.folder / f"step_{step}"
@@ -100,33 +113,33 @@ class Checkpoints:
         """Run `phase` on every process. All of them return the first problem that any had with its disk, or None."""
         problem = None
         try:
-            with writing(self.path(step), "the previous checkpoint is untouched, make room and resume"):
+            with writing(self.path(step), ADVICE, self.expected):
                 phase()
         except UserError as error:
             problem = str(error)
         return next((found for found in all_items([problem]) if found), None)
 
     def _prepare(self, partial: Path) -> None:
-        """Remove what a killed save left, and make room for a new one."""
+        """Remove what a killed save left, and see whether one more checkpoint of the last one's size fits."""
         if is_main():
             for litter in self.folder.glob("step_*.tmp"):
                 shutil.rmtree(litter, ignore_errors=True)
             partial.mkdir(parents=True)
+            if steps := self.steps():
+                sizes = file_sizes(self.path(steps[-1]))
+                require_room(self.folder, {f"as step_{steps[-1]}": sum(sizes)}, largest=max(sizes), advice=ADVICE)
 
     def _commit(self, step: int, partial: Path) -> None:
         """Flush and hash what all processes wrote, rename it, and drop the oldest."""
         if not is_main():
             return
-        files = sorted(path for path in partial.rglob("*") if path.is_file())
-        for path in files:
-            sync(path)
-        hashes = {str(path.relative_to(partial)): [path.stat().st_size, file_sha256(path)] for path in files}
-        manifest = {"step": step, "world_size": world_size(), "config": self.settings, "files": hashes}
-        write_json(partial / "manifest.json", manifest)
+        names = listing(partial)
+        for name in names:
+            sync(partial / name)
+        manifest = {"step": step, "world_size": world_size(), "config": self.settings, "files": hashed(partial, names)}
+        write_json(partial / MANIFEST, manifest)
         sync(partial)
-        shutil.rmtree(self.path(step), ignore_errors=True)
-        partial.rename(self.path(step))
-        sync(self.folder)
+        replace_directory(partial, self.path(step))
         for old in self.steps()[:-KEEP]:
             shutil.rmtree(self.path(old))
 
@@ -141,13 +154,17 @@ def _refuse_pickles(folder: Path, files: Iterable[str]) -> None:
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a committed checkpoint, or None: every file must have its recorded size and SHA-256."""
+    """What is wrong with a committed checkpoint, or None; nothing but its manifest.json is opened before.
+
+    Every file must be listed, and have its recorded size and SHA-256: what is not listed could be read unverified.
+    """
     try:
-        files = read_json(folder / "manifest.json")["files"]
-        for name, (size, digest) in files.items():
-            path = folder / name
-            if not path.is_file() or path.stat().st_size != size or file_sha256(path) != digest:
-                return f"{path} is missing or not what was written"
-    except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
-        return f"its manifest.json cannot be read ({error})"
-    return None
+        manifest = read_record(folder / MANIFEST)
+        wrong = [key for key, fits in _FITS.items() if not fits(manifest.get(key))]
+        if wrong or manifest["step"] != int(folder.name.removeprefix("step_")):
+            return f"its {MANIFEST} has no usable {', '.join(wrong) or 'step'}"
+        return difference(folder, manifest["files"], lambda name: name != MANIFEST, MANIFEST)
+    except UserError as error:
+        return f"its {MANIFEST} cannot be used ({error})"
+    except OSError as error:
+        return f"{error.filename or folder} cannot be read ({error.strerror})"

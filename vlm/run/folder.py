@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from vlm.distributed import barrier, is_main, on_main
-from vlm.errors import UserError
-from vlm.files import read_jsonl, recover, write_json
+from vlm.errors import NO_ROOM, UserError, free_bytes
+from vlm.files import read_jsonl, recover, write_file, write_json
 
 DONE = "done.json"
 LINGER = 15.0  # seconds that what is left of a killed run may take to end
@@ -56,11 +56,13 @@ def _lock(folder: Path, option: str, held: ExitStack) -> None:
             notice = f"warning: {folder} cannot be locked ({error.strerror}): make sure that no second run writes there"
             print(notice, file=sys.stderr)
         file.truncate(0)
-        print(f"process {os.getpid()} on {socket.gethostname()}", file=file, flush=True)
+        # Not through the file's buffer: closing it would meet a full disk a second time.
+        os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         recover(folder)
         recover(folder / "checkpoints")
     except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror}): give another {option}") from None
+        room = f"; {free_bytes(folder):,} bytes free" if error.errno in NO_ROOM else ""
+        raise UserError(f"cannot write to {folder} ({error.strerror}{room}): give another {option}") from None
 
 
 def _taken(file: IO) -> bool:
@@ -105,7 +107,5 @@ def forget_from(metrics: Path, step: int) -> None:
     """Drop the records from `step` on, since these steps will be repeated, and a line torn by a kill; collective."""
     if is_main() and metrics.exists():
         kept = [json.dumps(record, ensure_ascii=False) for record in read_jsonl(metrics) if record["step"] < step]
-        partial = metrics.with_name(metrics.name + ".tmp")
-        partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        os.replace(partial, metrics)
+        write_file(metrics, "".join(line + "\n" for line in kept))
     barrier()

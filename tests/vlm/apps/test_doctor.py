@@ -15,6 +15,7 @@ from tiny.tars import write_coloured_shards
 from vlm.apps.doctor import environment
 from vlm.apps.doctor.runs import findings as run_findings
 from vlm.files import append_jsonl, write_json
+from vlm.integrity import hashed
 
 
 def lines_of(out: str) -> dict[str, tuple[str, str]]:
@@ -31,7 +32,8 @@ def test_a_vlm_is_well(run, folder):
     code, out, _ = run("doctor", folder)
     found = lines_of(out)
     assert code == 0
-    assert list(found) == ["folder", "vision tower", "chat template", "labels", "generation", "connector", "image"]
+    checks = ["vision tower", "chat template", "labels", "generation", "connector", "image"]
+    assert list(found) == ["files", "folder", *checks]
     assert {level for level, _ in found.values()} == {"OK"}
     assert found["vision tower"][1].startswith("gives the encoder's features (relative error ")
     assert "tokens, 9 of them the image; the answer follows it" in found["chat template"][1]
@@ -53,7 +55,7 @@ def test_a_connector_that_gives_nothing_is_told_as_json(run, folder, tmp_path):
     silent = [name for name in weights if "multi_modal_projector.linear_2" in name]
     assert len(silent) == 2
     save_file({**weights, **{name: weights[name] * 0 for name in silent}}, copy / "model.safetensors", {"format": "pt"})
-    code, out, _ = run("doctor", copy, "--json")
+    code, out, _ = run("doctor", copy, "--json", "--accept")
     report = json.loads(out)
     levels = {check["name"]: check["level"] for check in report["checks"]}
     assert (code, report["status"], report["kind"], report["what"]) == (0, "warn", "VLM", str(copy))
@@ -71,6 +73,7 @@ def test_a_connector_that_gives_nothing_is_told_as_json(run, folder, tmp_path):
 def test_a_damaged_vlm_fails(run, folder, tmp_path, edit, name, message):
     copy = shutil.copytree(folder, tmp_path / "vlm")
     edit(copy)
+    (copy / "levlm_manifest.json").unlink()
     code, out, _ = run("doctor", copy)
     level, text = lines_of(out)[name]
     assert (code, level) == (1, "FAIL") and message in text
@@ -96,14 +99,18 @@ def test_a_run_and_its_checkpoints(tmp_path):
     append_jsonl(run / "metrics.jsonl", {"step": 0, "loss": 2.0})
     append_jsonl(run / "metrics.jsonl", {"step": 1, "loss": 1.5})
     for step in (1, 2):
-        (run / f"checkpoints/step_{step}").mkdir(parents=True)
-        write_json(run / f"checkpoints/step_{step}/manifest.json", {"files": {}})
-    write_json(run / "checkpoints/step_2/manifest.json", {"files": {"weights": [3, "0"]}})
+        folder = run / f"checkpoints/step_{step}"
+        folder.mkdir(parents=True)
+        (folder / "weights").write_text("whole")
+        manifest = {"step": step, "world_size": 1, "config": {}, "files": hashed(folder, ["weights"])}
+        write_json(folder / "manifest.json", manifest)
+    (run / "checkpoints/step_2/weights").write_text("wrong")
     found = [finding.line() for finding in run_findings(run)]
     assert found[:2] == ["OK    settings: preset tiny, steps 2", "OK    records: 2 up to step 1 of 2, loss 2 -> 1.5"]
     assert found[2].startswith("warn  checkpoints: ") and found[2].endswith("written: a run goes on from step 1")
     assert found[3] == "OK    checkpoints: whole by their hashes: step 1"
-    assert found[4].startswith("OK    encoder: ViT of ") and found[5].startswith("OK    features: differ by ")
+    assert found[4] == "OK    files: are what was written, by the hashes in levlm_manifest.json"
+    assert found[5].startswith("OK    encoder: ViT of ") and found[6].startswith("OK    features: differ by ")
     assert found[-1].startswith("warn  end: there is no done.json: the run is not at its end")
     write_json(run / "done.json", {"step": 2, "result": "encoder"})
     assert [finding.line() for finding in run_findings(run)][-1] == "OK    end: done at step 2"

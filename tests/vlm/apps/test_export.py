@@ -54,8 +54,8 @@ def test_a_clean_folder_has_the_stock_files_byte_by_byte_and_a_card_with_scores(
     export(ExportSettings(str(vlm_folder), str(tmp_path / "out"), results=str(scores)))
     assert "logits are at most 0 from the VLM's" in capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "README.md", "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors",
-        "processor_config.json", "tokenizer.json", "tokenizer_config.json",
+        "README.md", "chat_template.jinja", "config.json", "generation_config.json", "levlm_manifest.json",
+        "model.safetensors", "processor_config.json", "tokenizer.json", "tokenizer_config.json",
     ]  # fmt: skip
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
         assert (tmp_path / "out" / name).read_bytes() == (vlm_folder / name).read_bytes()
@@ -153,7 +153,7 @@ def test_vipllava_refuses_a_tower_that_it_would_read_otherwise(vlm_folder, tmp_p
     other = tmp_path / "vlm"
     other.mkdir()
     for file in vlm_folder.iterdir():
-        if file.name != "parity.safetensors":
+        if file.name not in ("parity.safetensors", "levlm_manifest.json"):
             (other / file.name).write_bytes(file.read_bytes())
     write_json(other / "config.json", {**config, "vision_feature_layer": -2})
     with pytest.raises(UserError, match=r"this VLM has another tower .*: give --format hf"):
@@ -222,7 +222,7 @@ def test_push_uploads_the_checked_folder_and_nothing_else(encoder_folder, tmp_pa
     assert (created["organization"], created["name"]) == ("me", "it")
     committed = next(body.decode() for path, body in Hub.asked if "/commit/" in path)
     paths = sorted(json.loads(line)["value"]["path"] for line in committed.splitlines() if '"file"' in line)
-    assert paths == ["README.md", "config.json", "model.safetensors"]
+    assert paths == ["README.md", "config.json", "levlm_manifest.json", "model.safetensors"]
     assert 'timm.create_model("hf-hub:me/it", pretrained=True)' in (out / "README.md").read_text()
 
 

@@ -158,6 +158,7 @@ def test_saving_and_loading_changes_nothing(released, tmp_path):
     copy = vlm.load_encoder(tmp_path / "copy")
     assert {path.name for path in (tmp_path / "copy").iterdir()} == {
         "config.json",
+        "levlm_manifest.json",
         "tokenizer.json",
         "vision_encoder.safetensors",
         "text_encoder.safetensors",
@@ -204,6 +205,7 @@ def test_bad_folders_give_one_clear_line(released, tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         vlm.load_encoder(tmp_path)
     new_encoder(encoder_config(), seed=0).save(tmp_path / "small")
+    (tmp_path / "small" / "levlm_manifest.json").unlink()  # as in a released folder
     weights = tmp_path / "small" / "vision_encoder.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-100])
@@ -220,10 +222,12 @@ def test_bad_folders_give_one_clear_line(released, tmp_path):
 def test_sizes_that_config_json_lacks_come_from_the_weights(tmp_path):
     sizes = encoder_config(vision_width=64, vision_heads=1, text_width=128, text_heads=2, vision_layers=2)
     new_encoder(sizes, seed=0).save(tmp_path / "encoder")
+    (tmp_path / "encoder/levlm_manifest.json").unlink()
     (tmp_path / "encoder/config.json").write_text("{}")  # heads are then 64 wide, as in every published size
     assert vlm.load_encoder(tmp_path / "encoder").config == sizes
     assert vlm.load_encoder(tmp_path / "encoder", heads=4).config.vision_heads == 4
     new_encoder(encoder_config(projector_depth=0), seed=0).save(tmp_path / "narrow")
+    (tmp_path / "narrow/levlm_manifest.json").unlink()
     (tmp_path / "narrow/config.json").write_text("{}")
     with pytest.raises(UserError, match="does not say how many attention heads the 16 wide tower has: give --heads N"):
         vlm.load_encoder(tmp_path / "narrow")

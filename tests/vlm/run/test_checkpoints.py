@@ -138,9 +138,10 @@ def test_another_number_of_processes_goes_on(tmp_path):
     ("error", "reason"),
     [
         (FULL, "No space left on device"),
-        (SafetensorError("I/O error: No space left on device (os error 28)"), r"I/O error: No space left on device .*"),
-        (RuntimeError("PytorchStreamWriter failed writing file data/0"), "PytorchStreamWriter failed writing .*"),
-        (RuntimeError("inline_container.cc:603] .\nunexpected pos 1088 vs 982"), ".* unexpected pos 1088 vs 982"),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), "No space left on device"),
+        (Exception("No space left on device (os error 28)"), "No space left on device"),  # of tokenizers
+        (RuntimeError("PytorchStreamWriter failed writing file data/0"), "it was written only in part"),
+        (RuntimeError("inline_container.cc:603] .\nunexpected pos 1088 vs 982"), "it was written only in part"),
     ],
 )
 def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before(tmp_path, error, reason):

@@ -2,6 +2,8 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from vlm.apps.doctor.findings import Finding, Findings
@@ -47,6 +49,10 @@ def _examined(what: str, settings: DoctorSettings) -> tuple[str, Findings]:
     """The kind of thing that `what` is, and its findings as they are made."""
     from vlm.apps.doctor import data, environment, models, runs
 
+    if settings.accept:
+        first = models.accepted(Path(what))
+        kind, findings = _examined(what, replace(settings, accept=False))
+        return kind, chain([first], findings)
     if not what:
         return "environment", environment.findings()
     path = Path(what)

@@ -1,6 +1,7 @@
 """Is a VLM or an encoder what it was when it was saved, and does it look at the image?"""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from vlm.apps.doctor.findings import Finding, Findings, attempt, judged
 from vlm.apps.doctor.labels import decoded
 from vlm.apps.pictures import read_pictures
 from vlm.errors import UserError
+from vlm.integrity import MANIFEST, read_record, verify, write_manifest
 from vlm.llava.model import VLM, load
 from vlm.llava.parity import check_parity
 from vlm.llava.parts import connector, language_model, vision_tower
@@ -28,17 +30,43 @@ ALIKE = 1e-3  # relative difference of the features of two images below which no
 def vlm_findings(folder: Path, images: Sequence[str] = ()) -> Findings:
     """All checks of a VLM; nothing more can be checked if it does not load."""
     try:
+        recorded = verify(folder, afresh=True)
         vlm = load(folder)
         pictures = read_pictures(images).images if images else ()
     except UserError as error:
         yield Finding("FAIL", "folder", str(error))
         return
+    yield _files(folder, recorded)
     yield Finding("OK", "folder", _parts(vlm))
     yield from attempt("vision tower", lambda: _tower(vlm))
     yield from attempt("chat template", lambda: _template(vlm))
     yield from attempt("generation", lambda: _generation(vlm))
     yield from attempt("connector", lambda: _connector(vlm))
     yield from attempt("image", lambda: _looks(vlm, pictures or drawn_shapes()))
+
+
+def _files(folder: Path, recorded: bool) -> Finding:
+    if recorded:
+        return Finding("OK", "files", f"are what was written, by the hashes in {MANIFEST}")
+    advice = f"`vlm doctor {folder} --accept` records them as they are"
+    return Finding("warn", "files", f"cannot be verified, there is no {MANIFEST}: {advice}")
+
+
+def accepted(folder: Path) -> Finding:
+    """Record the files of a model's folder as they are now; says which were recorded otherwise.
+
+    Raises: UserError if there is no model in the folder, or it cannot be written.
+    """
+    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+        raise UserError(f"--accept is of a VLM or an encoder, which {folder} is not: give RUN/vlm or RUN/encoder")
+    before: Any = None
+    with suppress(UserError):  # one that cannot be read is replaced like one that is wrong
+        before = read_record(folder / MANIFEST).get("files")
+    before = before if isinstance(before, dict) else {}
+    now = write_manifest(folder)
+    changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
+    text = f"{len(now)} files recorded in {folder / MANIFEST}"
+    return Finding("OK", "accept", f"{text}; changed since the last time: {', '.join(changed) or 'none'}")
 
 
 def _parts(vlm: VLM) -> str:
@@ -150,11 +178,15 @@ def encoder_findings(name: str) -> Findings:
     """Whether an encoder loads, and tells images and patches apart."""
     from vlm.encoders.by_name import open_encoder
 
+    folder = Path(name)
     try:
+        recorded = folder.is_dir() and verify(folder, afresh=True)
         encoder = open_encoder(name)
     except UserError as error:
         yield Finding("FAIL", "encoder", str(error))
         return
+    if folder.is_dir():
+        yield _files(folder, recorded)
     config = encoder.config
     parameters = sum(each.numel() for each in encoder.vision.parameters()) / 1e6
     statistics = f"mean {_rounded(config.mean)}, std {_rounded(config.std)}"

@@ -9,6 +9,7 @@ from vlm.apps.settings import ExportSettings
 from vlm.errors import UserError, writing
 from vlm.files import atomic_directory
 from vlm.hub import HUB_ID
+from vlm.integrity import write_manifest
 from vlm.llava.folder import is_llava, local_folder
 
 ENCODER_FORMATS, VLM_FORMATS = ("hf", "timm"), ("hf", "vipllava", "gguf")
@@ -38,7 +39,11 @@ def export(settings: ExportSettings) -> None:
     with writing(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_directory(out) as partial:
-        done = _write_encoder(settings, partial) if source is None else _write_vlm(settings, source, partial)
+        try:
+            done = _write_encoder(settings, partial) if source is None else _write_vlm(settings, source, partial)
+            write_manifest(partial)
+        except UserError as error:  # the user knows the folder by the name that it will have
+            raise UserError(str(error).replace(str(partial), str(out))) from error
         for file in partial.iterdir():  # safetensors writes for the owner alone
             file.chmod(0o644)
     print(f"exported {out} ({settings.format}): {done}")

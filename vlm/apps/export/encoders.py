@@ -49,7 +49,7 @@ def write_hf_encoder(source: str, out: Path, name: str) -> str:
     encoder = open_encoder(source)
     tower = stock_tower(encoder, -1)
     after_norm = tower.model.config.model_type in ("vit", "siglip_vision_model")
-    with writing(out):
+    with writing(out, needed=sum(weight.nbytes for weight in tower.model.parameters())):
         _plain(tower.model).save_pretrained(out)
         CLIPImageProcessor(**image_settings(encoder.config)).save_pretrained(out)
     prefix = f"The first {tower.prefix} tokens are none of patches. " if tower.prefix else ""
@@ -108,7 +108,7 @@ def write_timm_encoder(source: str, out: Path, name: str) -> str:
         "mean": list(config.mean), "std": list(config.std), "crop_pct": crop,
         "crop_mode": "center" if config.short_side else "squash",
     }  # fmt: skip
-    with writing(out):
+    with writing(out, needed=sum(weight.nbytes for weight in model.parameters())):
         # Only `num_classes` is of the model; as an argument beside it timm would be given it twice.
         given = {key: value for key, value in sizes.items() if key != "num_classes"}
         # timm's own name and licence are of weights that are not inside.

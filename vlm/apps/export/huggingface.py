@@ -14,6 +14,7 @@ from vlm.apps.export.comparing import compare, expected
 from vlm.apps.scores import with_scores
 from vlm.errors import writing
 from vlm.files import read_json
+from vlm.integrity import MANIFEST
 from vlm.llava.digest import content_digest
 from vlm.llava.model import load
 from vlm.llms.precision import chosen_device, default_dtype
@@ -31,10 +32,10 @@ def write_hf(source: Path, out: Path, name: str, results: str | None) -> str:
     device = chosen_device(None)
     dtype = default_dtype(device)
     wanted = expected(load(source, device, dtype))
-    with writing(out):
-        for file in sorted(source.iterdir()):
-            if STOCK.fullmatch(file.name):
-                shutil.copyfile(file, out / file.name)
+    files = [file for file in sorted(source.iterdir()) if STOCK.fullmatch(file.name) and file.name != MANIFEST]
+    with writing(out, needed=sum(file.stat().st_size for file in files)):
+        for file in files:
+            shutil.copyfile(file, out / file.name)
     write_card(card, out)
     return compare(out, wanted, dtype, device)
 

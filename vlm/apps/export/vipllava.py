@@ -36,7 +36,7 @@ def write_vipllava(source: Path, out: Path, name: str, results: str | None) -> s
     dtype = STORED.get(stored.get("dtype"), torch.float32)
     vlm = load(source, torch.device("cpu"), dtype)
     _check(vlm.model.config)
-    with writing(out):
+    with writing(out, needed=sum(weight.nbytes for weight in vlm.model.parameters())):
         _rewritten(vlm).save_pretrained(out)
         vlm.processor.save_pretrained(out)
         _for_older_versions(out)
