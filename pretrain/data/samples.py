@@ -17,7 +17,7 @@ from typing import NamedTuple
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 CAPTION_SUFFIXES = ("txt",)
 # Bytes of a file; a larger one is no sample.
-LARGEST_IMAGE = 256 * 2**20
+
 LARGEST_CAPTION = 16 * 2**20
 
 
