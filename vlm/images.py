@@ -27,7 +27,7 @@ from vlm.reading import LARGEST_IMAGE, open_regular, read_regular
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 MIN_SIDE = 8  # below one patch of any encoder; a 1 x 1 tracking pixel is no picture
 MAX_PIXELS = 64_000_000
-# Of what is decoded as a whole, with buffers beside it: bytes a pixel were measured, up to 24 of WEBP, 9 of a progressive JPEG.
+# Of what needs whole buffers: up to 24 bytes a pixel were measured of WEBP, 9 of a progressive JPEG.
 WHOLE_PIXELS = {"WEBP": 12_250_000, "progressive JPEG": 32_000_000}
 PIXELS_VARIABLE = "LEVLM_MAX_MEGAPIXELS"  # of the environment: one limit for all formats, whatever memory it takes
 FULL_PIXELS = 16_000_000  # a picture of more is made smaller, to no less than a quarter of this

@@ -23,13 +23,13 @@ def check_regular(path: str | Path) -> None:
 def open_regular(path: str | Path) -> BinaryIO:
     """Open for reading in binary. Raises: OSError as `check_regular` and `open`."""
     check_regular(path)  # first, since opening some devices already does something
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        _check_mode(os.fstat(file.fileno()).st_mode, path)  # again, if it was replaced in between
+        _check_mode(os.fstat(handle).st_mode, path)  # again, if it was replaced in between
     except BaseException:
-        file.close()
+        os.close(handle)
         raise
-    return file
+    return os.fdopen(handle, "rb")
 
 
 def read_regular(path: str | Path, most: int) -> bytes:

@@ -14,12 +14,15 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import cached_file
 
 from vlm.errors import UserError
 from vlm.llms.gguf import converted_gguf
 from vlm.llms.precision import default_dtype, keep_layout, quantised
 from vlm.llms.presets import PRESETS
 from vlm.llms.prompt import build_template
+from vlm.llms.rendering import BadTemplate
+from vlm.model_files import check_fits, check_model_folder
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 
@@ -52,11 +55,16 @@ def load_llm(
     """
     source, dtype = _locate(str(name_or_path)), dtype or default_dtype()
     with _explained(name_or_path, source):
+        folder = Path(source) if Path(source).is_dir() else Path(str(cached_file(source, "config.json"))).parent
+        check_model_folder(folder)
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         _check_architecture(config, name_or_path)
         tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         image_token, image_token_id = _image_token(tokenizer, config.vocab_size, name_or_path)
         template = _chat_template(name_or_path, tokenizer, image_token, examples)
+        _check_template(name_or_path, tokenizer, template)
+        if any(folder.glob("*.safetensors")):  # what is on the hub is not fetched before all this has been checked
+            check_fits(config, folder)
         quantisation = quantised(load_in, dtype) if load_in else {}
         model, report = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **quantisation
@@ -140,6 +148,19 @@ def _chat_template(name: str, tokenizer: PreTrainedTokenizerBase, image_token: s
     return build_template(image_token, eos + native)
 
 
+def _check_template(name: str, tokenizer: Any, template: str) -> None:
+    """Raises: UserError if the template fails for a short conversation."""
+    question = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "a"}]}
+    answer = {"role": "assistant", "content": [{"type": "text", "text": "b"}]}
+    for messages in ([question], [question, answer]):
+        try:
+            tokenizer.apply_chat_template(
+                messages, chat_template=template, tokenize=False, add_generation_prompt=len(messages) == 1
+            )
+        except BadTemplate as error:
+            raise UserError(f"{name}: {error}") from None
+
+
 @contextmanager
 def _explained(name: str, source: str) -> Iterator[None]:
     """Turn what the hub, transformers and safetensors raise about a model into one line that says what to do."""
@@ -150,7 +171,8 @@ def _explained(name: str, source: str) -> Iterator[None]:
     except SafetensorError as error:
         raise UserError(f"the weights in {source} cannot be read ({error}): copy or download them again") from None
     except (
-        OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, StrictDataclassError,
+        OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, RuntimeError, ArithmeticError,
+        StrictDataclassError,
     ) as error:  # fmt: skip
         causes: list[BaseException] = [error]  # the error, what caused it, what caused that, and so on
         while cause := causes[-1].__cause__ or causes[-1].__context__:

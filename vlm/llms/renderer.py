@@ -11,7 +11,7 @@ import struct
 import sys
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 SECONDS = 2.0
 BYTES = 2**30
@@ -83,7 +83,7 @@ def _environment() -> Any:
     class Generation(jinja2.ext.Extension):
         """`{% generation %}` marks what the model says; it changes no text."""
 
-        tags = {"generation"}
+        tags: ClassVar[set[str]] = {"generation"}
 
         def parse(self, parser: Any) -> Any:
             line = next(parser.stream).lineno
@@ -130,8 +130,9 @@ def _environment() -> Any:
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"], optimized=False
     )
     environment.filters["tojson"] = tojson
-    environment.globals |= {"raise_exception": raise_exception, "strftime_now": strftime_now}
-    environment.globals |= {"dict": PlainDict(), "namespace": PlainNamespace}
+    own: Any = {"raise_exception": raise_exception, "strftime_now": strftime_now}
+    own |= {"dict": PlainDict(), "namespace": PlainNamespace}
+    environment.globals.update(own)
     return environment
 
 

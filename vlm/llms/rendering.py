@@ -26,7 +26,8 @@ class BadTemplate(UserError):
 def render(template: str, variables: dict[str, Any]) -> str:
     """What a template makes of plain `variables`.
 
-    Raises: BadTemplate if it is too long, broken, raises an error, leaves the sandbox, or takes too much time or memory.
+    Raises: BadTemplate if it is too long or broken, raises an error, leaves the sandbox, or takes too much time or
+    memory.
     """
     _check_length(template)
     answer = _process.asked({"template": template, "variables": variables})
@@ -98,7 +99,7 @@ class _Parsing:
     def __init__(self, template: str):
         self._template = template
 
-    def parse(self, text: str) -> nodes.Template:
+    def parse(self, text: str) -> nodes.Node:
         """A flat tree of the template's texts and variables: in whole ones jinja computes constants when it looks."""
         environment = _compile("").environment
         try:
@@ -137,5 +138,6 @@ class _Bounded:
         return getattr(_compile(self._template), name)
 
 
-_compile: Any = chat_template_utils._compile_jinja_template
-chat_template_utils._compile_jinja_template = _Bounded
+_transformers: Any = chat_template_utils
+_compile = _transformers._compile_jinja_template
+_transformers._compile_jinja_template = _Bounded
