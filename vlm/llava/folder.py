@@ -20,7 +20,7 @@ from transformers import (
 from vlm.encoders.weights import on_disk
 from vlm.errors import UserError, writing
 from vlm.files import atomic_directory, read_json, write_json
-from vlm.hub import HUB_ID, model_folder
+from vlm.hub import is_hub_id, model_folder
 from vlm.llava.parity import Fixture, check_parity, stored_fixture
 from vlm.llava.parts import connector, language_model, vision_tower
 from vlm.llms.precision import Device, default_dtype, keep_layout, quantised
@@ -118,7 +118,9 @@ def local_folder(name: str | Path) -> Path:
 
     Raises: UserError if it is a hub id that can be had from neither.
     """
-    if Path(name).exists() or not HUB_ID.fullmatch(str(name)):
+    if "\0" in str(name):
+        raise UserError(f"{str(name)!a} is no path: give RUN/vlm of a bridge/train.py run")
+    if Path(name).exists() or not is_hub_id(str(name)):
         return Path(name)
     return model_folder(str(name), FILES, "give RUN/vlm of a bridge/train.py run")
 

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import cached_file
 
 from vlm.errors import UserError
+from vlm.hub import is_hub_id
 from vlm.llms.gguf import converted_gguf
 from vlm.llms.precision import default_dtype, keep_layout, quantised
 from vlm.llms.presets import PRESETS
@@ -85,12 +85,12 @@ def _locate(name: str) -> str:
         return str(converted_gguf(file, tuple(ARCHITECTURES)))
     if name in PRESETS:
         return PRESETS[name]
-    path = Path(name)
+    path = Path(name.replace("\0", "?"))
     if path.suffix == ".gguf":
         return str(converted_gguf(path, tuple(ARCHITECTURES)))
     if path.is_dir():
         return str(path)
-    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and not path.exists():
+    if is_hub_id(name) and not path.exists():
         return name
     raise UserError(
         f"unknown language model {name!r}: give {', '.join(PRESETS)}, a folder with a Hugging Face model, "

@@ -11,7 +11,7 @@ import struct
 import sys
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO
 
 SECONDS = 2.0
 BYTES = 2**30
@@ -83,7 +83,7 @@ def _environment() -> Any:
     class Generation(jinja2.ext.Extension):
         """`{% generation %}` marks what the model says; it changes no text."""
 
-        tags: ClassVar[set[str]] = {"generation"}
+        tags = {"generation"}  # noqa: RUF012
 
         def parse(self, parser: Any) -> Any:
             line = next(parser.stream).lineno
