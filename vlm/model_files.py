@@ -83,8 +83,8 @@ def check_fits(config: Any, folder: str | Path) -> None:
     asked = parameters(config)
     if held and asked > SPARE * held:
         raise UserError(
-            f"{folder}/config.json asks for a model of about {asked:,} parameters, and its *.safetensors hold "
-            f"{held:,} bytes: they do not belong together, download the model again"
+            f"the weights in {folder} hold {held:,} bytes, and its config.json asks for about {asked:,} parameters: "
+            "they do not belong together, or were cut off; download the model again"
         )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if not held and 4 * asked > memory:

