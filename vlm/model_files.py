@@ -25,7 +25,7 @@ LARGEST = {
     **dict.fromkeys(("vocab_size", "max_position_embeddings", "n_positions"), 100_000_000),
 }
 MAY_BE_ZERO = ("num_register_tokens",)
-MAY_BE_LISTED = ("image_size", "patch_size", "crop_size")  # [14, 14]
+MAY_BE_SEVERAL = ("image_size", "patch_size", "crop_size")  # [14, 14], {"height": 224, "width": 224}
 CONFIGS = ("config.json", "preprocessor_config.json", "processor_config.json")
 PARSED_ELSEWHERE = ("tokenizer.json", "vocab.json", "merges.json")  # large, and not read by Python
 SPARE = 4  # times what the files hold may be asked for: parameters are estimated, and take from half a byte on
@@ -52,12 +52,13 @@ def check_model_folder(folder: str | Path) -> None:
 def check_sizes(config: Fields) -> None:
     """Raises: UserError if a size of a config, or of one inside it, is no whole number or out of bounds."""
     for name, value in config.record.items():
-        if isinstance(value, dict):
+        sized = name in LARGEST and value is not None
+        if sized and not (name in MAY_BE_SEVERAL and isinstance(value, list | dict)):
+            config.whole(name, 0 if name in MAY_BE_ZERO else 1, LARGEST[name])
+        elif isinstance(value, dict):
             check_sizes(Fields(value, f"{config.where}, {name}"))
         elif isinstance(value, float) and not is_number(value):
             raise UserError(f"{config.where}: {name} is {value}; needed is a finite number")
-        elif name in LARGEST and value is not None and not (name in MAY_BE_LISTED and isinstance(value, list)):
-            config.whole(name, 0 if name in MAY_BE_ZERO else 1, LARGEST[name])
         elif isinstance(value, int) and abs(value) >= 2**63:
             raise UserError(f"{config.where}: {name} is {shown(value)}, which no model has")
     _check_heads(config)

@@ -59,7 +59,10 @@ def _socket(path: Path) -> None:
 
 
 def _write(content: bytes) -> Callable[[Path], None]:
-    return lambda path: path.write_bytes(content) and None
+    def write(path: Path) -> None:
+        path.write_bytes(content)
+
+    return write
 
 
 SPECIAL: dict[str, Callable[[Path], None]] = {
@@ -80,8 +83,10 @@ TEMPLATES = {
     "nested loops": LOOP,
     "a power": "{{ 9 ** 9 ** 9 ** 9 }}",
     "a text of 100 GB": "{{ 'a' * 10 ** 11 }}",
-    "a text that doubles": "{% set n = namespace(x='aaaa') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
-    "lists in lists": "{% set n = namespace(a=[1]) %}{% for i in range(40) %}{% set n.a = [n.a, n.a] %}{% endfor %}{{ n.a }}",
+    "a text that doubles": "{% set n = namespace(x='aaaa') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}"
+    "{% endfor %}",
+    "lists in lists": "{% set n = namespace(a=[1]) %}{% for i in range(40) %}{% set n.a = [n.a, n.a] %}{% endfor %}"
+    "{{ n.a }}",
     "20 MB": "{% for i in range(99999) %}{{ 'a' * 200 }}{% endfor %}",
     "an error": "{{ raise_exception('refused') }}",
     "broken": "{% for %}",
@@ -195,11 +200,11 @@ def _card(part: Path, folder: Path) -> None:
 
 
 _BRIDGE = ("bridge.train:main", "--llm", "{llm}", "--encoder", "{encoder}", "--gqa", "{gqa}", "--steps", "1",
-           "--batch-size", "2", "--out", "{folder}/run", "--tracker", "none")  # fmt: skip
+           "--batch-questions", "2", "--out", "{folder}/run", "--tracker", "none")  # fmt: skip
 _CHAT = ("vlm.cli:main", "chat", "{vlm}", "--image", "{picture}", "--question", "Is it red?")
 _PRETRAIN = ("pretrain.run:main", "--steps", "1", "--preset", "tiny", "--out", "{folder}/run", "--data")
 _DRAW = ("vlm.cli:main", "features", "{encoder}", "{picture}", "--out", "{folder}/out.png")
-RUNS = {
+RUNS: dict[str, tuple[str, tuple[str, ...], Callable[[Path, Path], Any]]] = {
     "the weights of an LLM": ("llm", _BRIDGE, partial(_pickled, "model.safetensors")),
     "pytorch_model.bin of an LLM": ("llm", _BRIDGE, partial(_only_pickled, "pytorch_model.bin")),
     "the weights of a VLM": ("vlm", _CHAT, partial(_pickled, "model.safetensors")),

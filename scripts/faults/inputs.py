@@ -26,7 +26,7 @@ FEATURES = ("vlm.cli:main", "features", "{encoder}", "{picture}", "--out", "{fol
 STOCK = ("vlm.cli:main", "features", "hf:{hf}", "{picture}", "--out", "{folder}/out.png")
 UNTRAINED = ("vlm.cli:main", "features", "random:hf:{hf}", "{picture}", "--out", "{folder}/out.png")
 BRIDGE = ("bridge.train:main", "--llm", "{llm}", "--encoder", "{encoder}", "--gqa", "{gqa}", "--steps", "1",
-          "--batch-size", "2", "--out", "{folder}/run", "--tracker", "none")  # fmt: skip
+          "--batch-questions", "2", "--out", "{folder}/run", "--tracker", "none")  # fmt: skip
 EVALUATE = ("bridge.evaluate:main", "{vlm}", "--gqa", "{gqa}", "--out", "{folder}/eval")
 PRETRAIN = ("pretrain.run:main", "--data", "{pairs}", "--steps", "1", "--preset", "tiny", "--batch-size", "4",
             "--tokenizer", "train:300", "--tracker", "none", "--workers", "0", "--out", "{folder}/run")  # fmt: skip
@@ -72,7 +72,7 @@ def _inputs() -> Iterator[tuple[str, str, tuple[str, ...], Damage]]:
     for name, path in hostile.ROWS.items():
         yield f"rows of a table name {name}", "pairs", PRETRAIN, partial(hostile.rows, path)
     for name, make in hostile.RUNS.items():
-        yield f"code in {name}", *make
+        yield f"code in {name}", make[0], make[1], make[2]
     for name in hostile.NAMES:
         yield f"model called {name!a}", "", tuple(name if word == "{vlm}" else word for word in CHAT), hostile.nothing
         yield f"encoder called {name!a}", "", tuple(name if w == "{encoder}" else w for w in FEATURES), hostile.nothing
@@ -117,8 +117,9 @@ class Resident:
                 stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, **fixed},
             )  # fmt: skip
         print(json.dumps(job), file=self.process.stdin, flush=True)
-        ready, _, _ = select.select([self.process.stdout], [], [], BOUND)
-        line = self.process.stdout.readline() if ready else ""
+        answers: Any = self.process.stdout
+        ready, _, _ = select.select([answers], [], [], BOUND)
+        line = answers.readline() if ready else ""
         if not line:
             self.end()
             demand(bool(ready), f"HANGS: no answer within {BOUND} s")

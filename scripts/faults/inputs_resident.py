@@ -107,8 +107,9 @@ def run(command: list[str]) -> tuple[int, str]:
 
 
 def main() -> None:
-    answers = os.fdopen(os.dup(1), "w")
-    for line in sys.stdin:
+    answers, jobs = os.fdopen(os.dup(1), "w"), os.fdopen(os.dup(0))
+    sys.stdin = os.fdopen(os.open(os.devnull, os.O_RDONLY))
+    for line in jobs:
         job = json.loads(line)
         if "build" in job:
             build(Path(job["build"]))
