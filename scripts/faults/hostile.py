@@ -202,7 +202,7 @@ def _card(part: Path, folder: Path) -> None:
 _BRIDGE = ("bridge.train:main", "--llm", "{llm}", "--encoder", "{encoder}", "--gqa", "{gqa}", "--steps", "1",
            "--batch-questions", "2", "--out", "{folder}/run", "--tracker", "none")  # fmt: skip
 _CHAT = ("vlm.cli:main", "chat", "{vlm}", "--image", "{picture}", "--question", "Is it red?")
-_PRETRAIN = ("pretrain.run:main", "--steps", "1", "--preset", "tiny", "--out", "{folder}/run", "--data")
+_PRETRAIN = ("pretrain.run:main", "--plan", "--preset", "tiny", "--out", "{folder}/run", "--data")
 _DRAW = ("vlm.cli:main", "features", "{encoder}", "{picture}", "--out", "{folder}/out.png")
 RUNS: dict[str, tuple[str, tuple[str, ...], Callable[[Path, Path], Any]]] = {
     "the weights of an LLM": ("llm", _BRIDGE, partial(_pickled, "model.safetensors")),

@@ -20,6 +20,7 @@ from faults.fault import Fault, Sweep, demand
 
 ROOT = Path(__file__).parents[2]
 BOUND = 120  # seconds; alone on two cores the slowest takes 6
+BUILDING = 600  # for the first, which imports everything
 CHAT = ("vlm.cli:main", "chat", "{vlm}", "--image", "{picture}", "--question", "Is it red?")
 DOCTOR = ("vlm.cli:main", "doctor", "{vlm}")
 FEATURES = ("vlm.cli:main", "features", "{encoder}", "{picture}", "--out", "{folder}/out.png")
@@ -29,7 +30,7 @@ BRIDGE = ("bridge.train:main", "--llm", "{llm}", "--encoder", "{encoder}", "--gq
           "--batch-questions", "2", "--out", "{folder}/run", "--tracker", "none")  # fmt: skip
 EVALUATE = ("bridge.evaluate:main", "{vlm}", "--gqa", "{gqa}", "--out", "{folder}/eval")
 PRETRAIN = ("pretrain.run:main", "--data", "{pairs}", "--steps", "1", "--preset", "tiny", "--batch-size", "4",
-            "--tokenizer", "train:300", "--tracker", "none", "--workers", "0", "--out", "{folder}/run")  # fmt: skip
+            "--tokenizer", "train:300", "--plan", "--out", "{folder}/run")  # fmt: skip
 PARTS = ("encoder", "hf", "llm", "vlm", "gqa", "pairs", "picture")
 Damage = Callable[[Path, Path], Any]  # the copied part, the fault's folder -> other arguments, if any
 
@@ -108,7 +109,7 @@ class Resident:
     def asked(self, command: list[str]) -> tuple[int, str]:
         return self.told({"command": command})
 
-    def told(self, job: dict) -> tuple[int, str]:
+    def told(self, job: dict, bound: float = BOUND) -> tuple[int, str]:
         if self.process is None:
             path = os.pathsep.join([str(ROOT), str(ROOT / "scripts"), os.environ.get("PYTHONPATH", "")])
             fixed = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1"}
@@ -118,11 +119,11 @@ class Resident:
             )  # fmt: skip
         print(json.dumps(job), file=self.process.stdin, flush=True)
         answers: Any = self.process.stdout
-        ready, _, _ = select.select([answers], [], [], BOUND)
+        ready, _, _ = select.select([answers], [], [], bound)
         line = answers.readline() if ready else ""
         if not line:
             self.end()
-            demand(bool(ready), f"HANGS: no answer within {BOUND} s")
+            demand(bool(ready), f"HANGS: no answer within {bound} s")
             demand(False, "the process died")
         code, text = json.loads(line)
         return code, text
@@ -146,5 +147,5 @@ def parts(settings: Sweep) -> Path:
     """The whole models and data, built once."""
     folder = settings.shared / "inputs"
     folder.mkdir()
-    resident(settings).told({"build": str(folder)})
+    resident(settings).told({"build": str(folder)}, BUILDING)
     return folder

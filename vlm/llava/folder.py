@@ -103,13 +103,16 @@ def load_processor(folder: str | Path) -> LlavaProcessor:
     check_model_folder(folder)
     try:
         processor: Any = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        processor.apply_chat_template([{"role": "user", "content": "a"}], add_generation_prompt=True)
+        asked = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "a"}]}]
+        text = str(processor.apply_chat_template(asked, add_generation_prompt=True))
     except BadTemplate as error:
         raise UserError(f"{folder}: {error}") from None
     except UNREADABLE as error:
         raise UserError(f"the processor in {folder} cannot be loaded ({error}): copy or train it again") from error
     if not isinstance(processor, LlavaProcessor):
         raise UserError(f"{folder} has no LLaVA processor but a {type(processor).__name__}: copy or train it again")
+    if text.count(processor.image_token) != 1:
+        raise UserError(f"the chat template of {folder} has no place for a picture: copy or train it again")
     return processor
 
 

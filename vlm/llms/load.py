@@ -61,7 +61,7 @@ def load_llm(
         tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         image_token, image_token_id = _image_token(tokenizer, config.vocab_size, name_or_path)
         template = _chat_template(name_or_path, tokenizer, image_token, examples)
-        _check_template(name_or_path, tokenizer, template)
+        _check_template(name_or_path, tokenizer, template, image_token)
         if folder and any(folder.glob("*.safetensors")):  # of the hub's models they are fetched below
             check_fits(config, folder)
         quantisation = quantised(load_in, dtype) if load_in else {}
@@ -163,17 +163,19 @@ def _chat_template(name: str, tokenizer: PreTrainedTokenizerBase, image_token: s
     return build_template(image_token, eos + native)
 
 
-def _check_template(name: str, tokenizer: Any, template: str) -> None:
-    """Raises: UserError if the template fails for a short conversation."""
+def _check_template(name: str, tokenizer: Any, template: str, image_token: str) -> None:
+    """Raises: UserError if the template fails for a short conversation, or loses its image."""
     question = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "a"}]}
     answer = {"role": "assistant", "content": [{"type": "text", "text": "b"}]}
     for messages in ([question], [question, answer]):
         try:
-            tokenizer.apply_chat_template(
+            text = tokenizer.apply_chat_template(
                 messages, chat_template=template, tokenize=False, add_generation_prompt=len(messages) == 1
             )
         except BadTemplate as error:
             raise UserError(f"{name}: {error}") from None
+        if text.count(image_token) != 1:
+            raise UserError(f"the chat template of {name} does not write what a user says: give another model")
 
 
 @contextmanager
