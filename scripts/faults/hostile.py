@@ -217,4 +217,4 @@ RUNS: dict[str, tuple[str, tuple[str, ...], Callable[[Path, Path], Any]]] = {
     "a pipe in --data": ("", (*_PRETRAIN, 'pipe:touch "$EXECUTED"'), nothing),
     "the model card of an encoder": ("encoder", ("vlm.cli:main", "doctor", "{encoder}"), _card),
 }
-NAMES = ("../../x", "../x", "org/name/../..", "org/..", "a\0b", "https://host/x", "--/--", "~nobody/x", "/dev/zero")
+NAMES = ("../../x", "../x", "org/name/../..", "org/..", "a\0b", "https://host/x", "a--b/c", "~nobody/x", "/dev/zero")
