@@ -149,12 +149,9 @@ class Gate:
         got = path in GET_ALSO or path in GET_API or path.startswith(GET_UNDER)
         # The same answer for a file that is there and for one that is not.
         got = got or (path.startswith(FILE) and self._is_kept(path.removeprefix(FILE)))
-        if (
-            ".." in path.split("/")
-            or "//" in path
-            or "\\" in path
-            or not ((method in ("GET", "HEAD") and got) or (method == "POST" and path in POST))
-        ):
+        odd = ".." in path.split("/") or "//" in path or "\\" in path
+        known = (method in ("GET", "HEAD") and got) or (method == "POST" and path in POST)
+        if odd or not known:
             raise Refused(404, "there is nothing here")
 
     async def _check_pictures(self, headers: Headers, body: bytes) -> None:
