@@ -8,7 +8,7 @@ from pathlib import Path
 from bridge.config import SETS, BridgeConfig
 from vlm.apps.card import make_card, read_card, vlm_use, write_card
 from vlm.apps.licences import Part, card_licence, encoder_part, language_model_part, shown
-from vlm.hub import HUB_ID
+from vlm.hub import is_hub_id
 from vlm.run.settings import trajectory
 
 
@@ -23,7 +23,7 @@ def write_vlm_card(folder: Path, config: BridgeConfig, data: Mapping[str, str]) 
     named = {name: getattr(config, name) for name in SETS if getattr(config, name)}
     rows = {f"questions of {', '.join(f'{name} ({shown(value)})' for name, value in named.items())}": data["questions"]}
     rows["some of their images"] = data["images"]
-    on_hub = [value for value in named.values() if HUB_ID.fullmatch(value) and not Path(value).exists()]
+    on_hub = [value for value in named.values() if is_hub_id(value) and not Path(value).exists()]
     given = {name: shown(value) if isinstance(value, str) else value for name, value in trajectory(config).items()}
     card = make_card(
         title, about, vlm_use(".", "In this folder:"), parts, rows, given, library_name="transformers",

@@ -7,7 +7,7 @@ from pathlib import Path
 from pretrain.config import PretrainConfig
 from vlm.apps.card import encoder_use, make_card, write_card
 from vlm.apps.licences import shown
-from vlm.hub import HUB_ID
+from vlm.hub import is_hub_id
 from vlm.run.settings import trajectory
 
 
@@ -25,7 +25,7 @@ def write_encoder_card(folder: Path, config: PretrainConfig, data: str) -> None:
         f"A ViT and a GPT-2 text tower, trained together from images and captions by LeVLM's objective "
         f"`{config.objective}`; the files have the released LeVLJEPA layout."
     )
-    on_hub = [config.data] if HUB_ID.fullmatch(config.data) and not Path(config.data).exists() else None
+    on_hub = [config.data] if is_hub_id(config.data) and not Path(config.data).exists() else None
     card = make_card(
         title, about, encoder_use("vit_base_patch16_224", config.image_size, sizes), [],
         {f"image-caption pairs ({shown(config.data)})": data}, trajectory(config),

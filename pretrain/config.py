@@ -147,6 +147,9 @@ class PretrainConfig:
     caption_column: str | None = _data(
         None, help="column or suffix of the captions, or a field as json:caption [the usual names]"
     )
+    image_root: str | None = _data(
+        None, help="folder in which images that a table names may lie, beside the table's own", metavar="DIR", free=True
+    )
     bad_ratio: float = _data(
         0.05, help="largest share of samples that may be unusable; 0: none", least=0, most=1, free=True
     )

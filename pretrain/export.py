@@ -76,7 +76,10 @@ def _tokenizer(run: Path, config: PretrainConfig) -> CaptionTokenizer:
 
     if (saved := run / "encoder" / "tokenizer.json").is_file():
         return CaptionTokenizer.load(saved)
-    return load_tokenizer(config.tokenizer, open_captions(config.data, config.image_column, config.caption_column))
+    return load_tokenizer(
+        config.tokenizer,
+        open_captions(config.data, config.image_column, config.caption_column, image_root=config.image_root),
+    )
 
 
 def main() -> None:

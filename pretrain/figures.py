@@ -78,10 +78,17 @@ def patches(images: torch.Tensor, tokens: torch.Tensor) -> Figure:
 
 
 @torch.no_grad()
-def of_encoder(folder: Path, source: str, image_column: str | None, caption_column: str | None) -> dict[str, Figure]:
+def of_encoder(
+    folder: Path,
+    source: str,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    image_root: str | None = None,
+) -> dict[str, Figure]:
     """Spectrum and patch tokens of a saved encoder on the captions of `source`, by caption of the figure."""
     encoder = load_encoder(folder).to("cuda" if torch.cuda.is_available() else "cpu")
-    images, captions, passed = usable_pairs(open_captions(source, image_column, caption_column), EMBEDDED_PAIRS)
+    data = open_captions(source, image_column, caption_column, image_root=image_root)
+    images, captions, passed = usable_pairs(data, EMBEDDED_PAIRS)
     tell_passed(passed, len(images))
     if len(images) < 2:
         raise UserError("the captions hold fewer than 2 usable pairs: give others with --data")

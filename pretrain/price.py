@@ -161,7 +161,7 @@ def _budget(config: PretrainConfig, throughput: float | None) -> list[str]:
     samples = config.steps * config.batch_size
     lines = [f"samples: {samples:,} = {config.steps:,} steps x {config.batch_size:,}"]
     try:
-        data = open_captions(config.data, config.image_column, config.caption_column)
+        data = open_captions(config.data, config.image_column, config.caption_column, image_root=config.image_root)
         if isinstance(data, MixedCaptions):
             lines += ["epochs of each source", *(f"  {line}" for line in data.describe(samples))]
         else:

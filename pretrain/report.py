@@ -52,13 +52,15 @@ def write_report(run: Path, data: str | None) -> Path:
 
     config, metrics, bad = read_json(run / "config.json"), run / "metrics.jsonl", run / "quarantine.jsonl"
     records = list(read_jsonl(metrics)) if metrics.exists() else []
-    if not records or "objective" not in config:
+    if not records or not isinstance(config, dict) or not {"objective", "data"} <= config.keys():
         raise UserError(f"{run} holds no pretraining run with a first step: give the --out of pretrain/run.py")
     rows = facts(config, records, sum(1 for _ in read_jsonl(bad)) if bad.exists() else 0)
     parts = {"Curves": drawn("What is noisy is faint under its running mean.", figures.curves(records))}
     if (run / "encoder").is_dir():
         source = data or held_out(config["data"])
-        found = figures.of_encoder(run / "encoder", source, config["image_column"], config["caption_column"])
+        found = figures.of_encoder(
+            run / "encoder", source, *map(config.get, ("image_column", "caption_column", "image_root"))
+        )
         parts["Encoder"] = "\n".join(drawn(words, figure) for words, figure in found.items())
         rows["embedded"] = source + ("" if data or source != config["data"] else " (the training data)")
     head = table(list(rows.items())) + settings_table(config)

@@ -92,7 +92,7 @@ def train(config: PretrainConfig) -> None:
     with locked(run):
         config = settled(config, target)
         draw_if_default(config.data)
-        data = open_captions(config.data, config.image_column, config.caption_column)
+        data = open_captions(config.data, config.image_column, config.caption_column, image_root=config.image_root)
         if isinstance(data, MixedCaptions) and is_main():
             print("\n".join(["data", *data.describe(config.steps * config.batch_size)]), flush=True)
         model = build_model(config, load_tokenizer(config.tokenizer, data), target)

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlm.errors import UserError, writing
+from vlm.reading import read_regular
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+LARGEST_JSON = 4 * 2**30  # bytes; the largest of GQA's files has 1.1 GB
 _SPACE = re.compile(r"\s*")
 # What `atomic_directory` calls its directories; `recover` touches nothing else.
 _LEFT = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.(?P<kind>tmp|old)")
@@ -156,14 +158,14 @@ def _reading(path: str | Path, kind: str) -> Iterator[None]:
         raise UserError(f"{path} does not exist") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of these also brackets 100,000 deep, and numbers of 5,000 digits
         raise UserError(f"{path} is not {kind} ({error}): fetch or write it again") from None
 
 
 def _text(path: str | Path, kind: str) -> str:
     """The text of a JSON file in UTF-8, 16 or 32, with or without a byte order mark."""
     with _reading(path, kind):
-        data = Path(path).read_bytes()
+        data = read_regular(path, LARGEST_JSON)
         return data.decode(json.detect_encoding(data))
 
 
@@ -186,7 +188,7 @@ def read_records(path: str | Path) -> Any:
     while start < len(text):
         try:
             value, end = decoder.raw_decode(text, start)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             line = text.count("\n", 0, start) + 1
             if not values:
                 raise UserError(f"{path} is not valid JSON ({error}): fetch or write it again") from None
@@ -238,8 +240,13 @@ def read_jsonl(path: str | Path) -> Iterator[dict]:
         if not line.strip():
             continue
         try:
-            yield json.loads(line)
+            record = json.loads(line)
         except json.JSONDecodeError:
             if number == len(lines):
                 return
             raise UserError(f"{path}, line {number} is not JSON: the file was edited, cut off or damaged") from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}, line {number} cannot be read ({error})") from None
+        if not isinstance(record, dict):
+            raise UserError(f"{path}, line {number} holds no JSON object: the file was edited or damaged")
+        yield record

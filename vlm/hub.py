@@ -1,12 +1,18 @@
 """Files of a repository of the hub: from its cache, which is filled if the hub can be reached."""
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from vlm.errors import UserError
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"(?P<owner>[A-Za-z0-9_][\w.-]*)/(?P<name>[A-Za-z0-9_][\w.-]*)", re.ASCII)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether `name` is OWNER/NAME as the hub has them: no path such as `../x`, nothing that climbs out of a cache."""
+    return bool(_HUB_ID.fullmatch(name)) and ".." not in name and "--" not in name
 
 
 def model_folder(name: str, files: Sequence[str], instead: str) -> Path:
@@ -15,11 +21,11 @@ def model_folder(name: str, files: Sequence[str], instead: str) -> Path:
     files: patterns of what is needed of a repository. instead: what else can be given, for the message.
     Raises: UserError if there is neither.
     """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    folder = Path(os.path.expanduser(name))
+    if "\0" not in name and folder.is_dir():
         return folder
-    if not HUB_ID.fullmatch(name):
-        raise UserError(f"{name} is neither a folder nor a hub id (OWNER/NAME): {instead}")
+    if not is_hub_id(name):
+        raise UserError(f"{repr(name)[1:-1]} is neither a folder nor a hub id (OWNER/NAME): {instead}")
     return snapshot(name, files, "model", instead)
 
 

@@ -2,11 +2,13 @@
 
 The rules, each with a test: only JPEG, PNG, WEBP and GIF are opened; size and shape are judged from the header, before
 any pixel is decoded; a truncated file is an error; EXIF orientation is applied; 16-bit greys are scaled (not
-clipped) to 8 bits; alpha is composited on white; an animation gives its first frame.
+clipped) to 8 bits; alpha is composited on white; an animation gives its first frame. One picture takes less than 300 MB
+on top of its file: a large one is decoded, or made, smaller, and a format that cannot be so has a lower limit.
 """
 
 import io
 import math
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,10 +22,16 @@ import torch.nn.functional as F
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from vlm.errors import UserError
+from vlm.reading import LARGEST_IMAGE, open_regular, read_regular
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 MIN_SIDE = 8  # below one patch of any encoder; a 1 x 1 tracking pixel is no picture
 MAX_PIXELS = 64_000_000
+# Of what needs whole buffers: up to 24 bytes a pixel were measured of WEBP, 9 of a progressive JPEG.
+WHOLE_PIXELS = {"WEBP": 12_250_000, "progressive JPEG": 32_000_000}
+PIXELS_VARIABLE = "LEVLM_MAX_MEGAPIXELS"  # of the environment: one limit for all formats, whatever memory it takes
+FULL_PIXELS = 16_000_000  # a picture of more is made smaller, to no less than a quarter of this
+STRIP_PIXELS = 250_000  # that are converted at a time
 MAX_ASPECT = 32  # a 5000 x 20 banner squashed to a square shows nothing
 # Reduced-size decoding must leave this many pixels for one of the resized image: scripts/bench_loader.py --margins.
 DRAFT_MARGIN = 1.5
@@ -50,24 +58,28 @@ class ImageError(UserError):
         return type(self), (self.reason, self.detail)
 
 
-def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, fit: int | None = None) -> Image.Image:
-    """Decode to an upright RGB image.
+def decode(data: bytes, *, max_pixels: int | None = None, fit: int | None = None) -> Image.Image:
+    """Decode to an upright RGB image of at most `FULL_PIXELS`; a larger one is made smaller by a whole factor.
 
-    fit: the short side that the image will be resized to. A JPEG is then decoded at 1/2, 1/4 or 1/8 of its size if at
-    least `DRAFT_MARGIN` * `fit` pixels remain on the short side. The image shows the same field either way.
+    max_pixels: in place of the limits of its format. fit: the short side that the image will be resized to. A JPEG is
+    then decoded at 1/2, 1/4 or 1/8 of its size if at least `DRAFT_MARGIN` * `fit` pixels remain on the short side. The
+    image shows the same field either way.
     Raises: ImageError if the bytes are no image, a damaged one, or one of a size or shape that cannot be used.
     """
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # other libraries set it for the whole process; it makes grey halves
     try:
         image = _open(io.BytesIO(data), max_pixels)
         width, height = image.size
-        if fit is not None and image.format in ("JPEG", "MPO"):
-            side = max(1, math.ceil(fit * DRAFT_MARGIN))
-            image.draft(None, (side, side))
+        if image.format in ("JPEG", "MPO"):
+            _draft(image, fit)
         image.load()
         reduction = math.ceil(width / image.width)  # 1, 2, 4 or 8; a reduced width is rounded up
-        whole_field = _trim(_to_rgb(image), width / reduction, height / reduction)
-        return _turned(whole_field, _orientation(image))
+        orientation = _orientation(image)
+        pixels = image.width * image.height
+        factor = 1 if pixels <= FULL_PIXELS else math.ceil(math.sqrt(2 * pixels / FULL_PIXELS))
+        image = _to_rgb(image, factor)
+        whole_field = _trim(image, width / (reduction * factor), height / (reduction * factor))
+        return _turned(whole_field, orientation)
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # Pillow's plugins answer crafted bytes with nearly any exception class
@@ -76,9 +88,9 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, fit: int | None = None)
 
 def check_header(path: Path) -> None:
     """Judge an image file by its header, without decoding. Raises: ImageError, or OSError if it cannot be read."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         try:
-            _open(file, MAX_PIXELS)
+            _open(file)
         except (ImageError, MemoryError):
             raise
         except Exception as error:  # as in `decode`
@@ -86,9 +98,9 @@ def check_header(path: Path) -> None:
 
 
 def load_image(path: str | Path) -> Image.Image:
-    """Read and `decode` one file; `UserError` if it is missing, `ImageError` if it is not a usable image."""
+    """Read and `decode` one file; `UserError` if it is no regular file, `ImageError` if it is not a usable image."""
     try:
-        return decode(Path(path).read_bytes())
+        return decode(read_regular(path, LARGEST_IMAGE))
     except OSError as error:
         raise UserError(f"cannot read the image {path}: {error.strerror}") from None
     except ImageError as error:
@@ -174,7 +186,7 @@ def scaled_statistics(mean: Sequence[float], std: Sequence[float]) -> tuple[np.n
     return mean_255, std_255
 
 
-def _open(file: BinaryIO, max_pixels: int) -> Image.Image:
+def _open(file: BinaryIO, max_pixels: int | None = None) -> Image.Image:
     """Parse the header only, and judge format, size and shape."""
     beginning = file.read(12)
     file.seek(0)
@@ -187,8 +199,9 @@ def _open(file: BinaryIO, max_pixels: int) -> Image.Image:
         raise ImageError("not an image", f"no {'/'.join(FORMATS)} file, it starts with {beginning!r}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError("too many pixels", str(error)) from None
-    if width * height > max_pixels:
-        raise ImageError("too many pixels", f"{width} x {height} is above {max_pixels / 1e6:g} megapixels")
+    most, kind = (max_pixels, "") if max_pixels else _most_pixels(image)
+    if width * height > most:
+        raise ImageError("too many pixels", f"{width} x {height} is above {most / 1e6:g} megapixels{kind}")
     if min(width, height) < MIN_SIDE:
         raise ImageError("too small", f"{width} x {height}; a side needs at least {MIN_SIDE} pixels")
     if max(width, height) > MAX_ASPECT * min(width, height):
@@ -196,8 +209,49 @@ def _open(file: BinaryIO, max_pixels: int) -> Image.Image:
     return image
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert without turning: 16-bit greys scaled, alpha on white."""
+def _most_pixels(image: Image.Image) -> tuple[int, str]:
+    """The limit of an image's format, and how a message goes on."""
+    if given := os.environ.get(PIXELS_VARIABLE):
+        if not given.isdecimal():
+            raise ImageError("too many pixels", f"{PIXELS_VARIABLE}={given} is no whole number of megapixels")
+        return int(given) * 1_000_000, f" ({PIXELS_VARIABLE})"
+    kind = "progressive JPEG" if image.info.get("progressive") else str(image.format)
+    if kind in WHOLE_PIXELS:
+        return WHOLE_PIXELS[kind], f" of a {kind}; save it as another kind, or set {PIXELS_VARIABLE}"
+    return MAX_PIXELS, ""
+
+
+def _draft(image: Image.Image, fit: int | None) -> None:
+    """Let a JPEG be decoded at 1/2, 1/4 or 1/8: as far as `fit` allows, and as far as `FULL_PIXELS` asks."""
+    width, height = image.size
+    side = min(width, height) if fit is None else max(1, math.ceil(fit * DRAFT_MARGIN))
+    scale = 1
+    while width * height > FULL_PIXELS * scale**2:
+        scale *= 2
+    side = min(side, min(width, height) // scale)
+    image.draft(None, (side, side))
+
+
+def _to_rgb(image: Image.Image, factor: int = 1) -> Image.Image:
+    """Convert without turning: 16-bit greys scaled, alpha on white. factor: by which both sides are made smaller.
+
+    In strips: of a large picture with alpha, whole copies would take four times its size.
+    """
+    if image.mode == "RGB" and factor == 1 and not image.has_transparency_data:
+        return image
+    width, height = image.size
+    rows = max(1, STRIP_PIXELS // (width * factor)) * factor
+    if height <= rows:
+        return _strip_to_rgb(image).reduce(factor) if factor > 1 else _strip_to_rgb(image)
+    rgb = Image.new("RGB", (math.ceil(width / factor), math.ceil(height / factor)))
+    for top in range(0, height, rows):
+        strip = _strip_to_rgb(image.crop((0, top, width, min(height, top + rows))))
+        rgb.paste(strip.reduce(factor), (0, top // factor))
+    rgb.info = dict(image.info)
+    return rgb
+
+
+def _strip_to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         image = _scale_16_bit(image)
     if image.has_transparency_data:

@@ -8,7 +8,8 @@ from typing import Any
 from bridge.data.pictures import TableImage
 from vlm.errors import UserError
 from vlm.files import read_records
-from vlm.hub import snapshot
+from vlm.hub import is_hub_id, snapshot
+from vlm.reading import check_regular
 
 KINDS = (".parquet", ".jsonl", ".json")
 ROWS = 1024  # of a row group that are in memory as Python objects at once
@@ -26,7 +27,7 @@ def conversation_files(source: str) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        found = [file for file in sorted(path.rglob("*")) if file.suffix in KINDS]
+        found = [file for file in sorted(path.rglob("*")) if file.suffix in KINDS and file.is_file()]
     elif glob.has_magic(source):
         found = [Path(file) for file in sorted(glob.glob(str(path), recursive=True)) if Path(file).suffix in KINDS]
     else:
@@ -42,7 +43,8 @@ def conversation_files(source: str) -> list[Path]:
 def _hub_files(source: str) -> list[Path]:
     """Download the parquet files of a data set into the hub's cache, once."""
     parts = source.split("/")
-    if len(parts) not in (2, 3) or source.startswith((".", "/", "~")) or Path(source).suffix in KINDS:
+    is_id = is_hub_id("/".join(parts[:2])) and len(parts) in (2, 3) and parts[-1] not in (".", "..", "")
+    if not is_id or Path(source).suffix in KINDS:
         raise UserError(f"{source} does not exist: give a file, a folder, a glob or a hub id (OWNER/NAME)")
     repository, folder = "/".join(parts[:2]), "/".join(parts[2:])
     pattern = f"{folder}/*.parquet" if folder else "*.parquet"
@@ -77,6 +79,7 @@ def _table_records(file: Path) -> Iterator[tuple[dict[str, Any], list[Any] | Non
     import pyarrow.parquet
 
     try:
+        check_regular(file)
         table = pyarrow.parquet.ParquetFile(file, memory_map=True)
         column = next((name for name in IMAGE_COLUMNS if name in table.schema_arrow.names), None)
         leaves = [table.schema.column(index).path for index in range(len(table.schema))]

@@ -20,7 +20,8 @@ from typing import Any
 
 from bridge.data.pictures import Picture, TableImage
 from vlm.errors import UserError
-from vlm.hub import HUB_ID, snapshot
+from vlm.hub import is_hub_id, snapshot
+from vlm.reading import check_regular
 
 Record = dict[str, Any]
 VQAV2_SPLITS = {"val2014": "validation", "test-dev2015": "testdev", "test2015": "test", "train2014": "train"}
@@ -125,7 +126,7 @@ def find_root(given: str | Path, patterns: Sequence[str]) -> Path | None:
         if (folder / "snapshots").is_dir():
             folder = _cached_snapshot(folder)
         return folder if next(folder.glob("*/*.parquet"), None) or next(folder.glob("*.parquet"), None) else None
-    if not HUB_ID.fullmatch(str(given)):
+    if not is_hub_id(str(given)):
         return None
     return snapshot(str(given), patterns, "dataset", "give the path of a folder")
 
@@ -175,6 +176,7 @@ def _rows(file: Path, columns: Sequence[str] | None, leave_out: Iterable[str] = 
     import pyarrow.parquet
 
     try:
+        check_regular(file)
         table = pyarrow.parquet.ParquetFile(file, memory_map=True)
         names = [name for name in table.schema_arrow.names if name not in leave_out]
         if columns and (lacking := set(columns) - set(names)):
@@ -200,10 +202,10 @@ def _listed(value: Any, where: str) -> list[str]:
         return []
     try:
         found = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         try:
             found = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
             found = None
     if not isinstance(found, list):
         raise UserError(f"{where}: {value[:40]!r} is no list of question ids")

@@ -7,6 +7,7 @@ from typing import Protocol
 from bridge.data.example import Example
 from bridge.data.pictures import Picture
 from vlm.errors import UserError
+from vlm.reading import inside
 
 
 class Images(Protocol):
@@ -33,7 +34,7 @@ class ImageFolder:
             )
         self.root = root
         self.missing: set[Path] = set()
-        self._listings: dict[Path, frozenset[str]] = {}
+        self._listings: dict[Path, dict[str, bool]] = {}  # of a folder its names, and whether each is a link
         self._found: dict[str, Path] = {}
 
     def find(self, name: str) -> Path:
@@ -47,13 +48,26 @@ class ImageFolder:
                 raise UserError(f"image name {name!r} leads out of {self.root}: names must lie inside the image folder")
             folder = path.parent
             if folder not in self._listings:
-                self._listings[folder] = frozenset(os.listdir(folder) if folder.is_dir() else ())
+                self._listings[folder] = self._listing(folder)
             twins = [path.name, *(path.stem + suffix for suffix in SUFFIXES)]
             present = [path.with_name(twin) for twin in twins if twin in self._listings[folder]]
             if not present:
                 self.missing.add(path)
+            elif self._listings[folder][present[0].name] and not inside(present[0], [self.root]):
+                raise UserError(
+                    f"image name {name!r} leads out of {self.root} by a link: copy the image into the folder, or give "
+                    "the folder that the links lead to"
+                )
             self._found[name] = present[0] if present else path
         return self._found[name]
+
+    def _listing(self, folder: Path) -> dict[str, bool]:
+        if not folder.is_dir():
+            return {}
+        if folder != self.root and not inside(folder, [self.root]):
+            raise UserError(f"{folder} leads out of {self.root} by a link: give the folder that it leads to")
+        with os.scandir(folder) as entries:
+            return {entry.name: entry.is_symlink() for entry in entries}
 
 
 class CocoFolder:

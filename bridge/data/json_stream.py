@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm.errors import UserError
+from vlm.reading import check_regular
 
 READ = 1 << 23  # characters at a time
 
@@ -16,11 +17,16 @@ def members(path: Path, inside: str | None = None) -> Iterator[tuple[str, Any]]:
     Raises: UserError if the file is missing, is not JSON, or holds no object.
     """
     try:
+        check_regular(path)
         with open(path, encoding="utf-8-sig") as file:
             yield from _members(_Text(file), inside)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except UserError:  # of who reads on
+        raise
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}): fetch or write it again") from None
 
 

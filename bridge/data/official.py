@@ -21,6 +21,7 @@ from bridge.data.image_folder import CocoFolder, ImageFolder, checked
 from bridge.data.records import field, text_field
 from vlm.errors import UserError
 from vlm.files import read_records
+from vlm.reading import open_regular
 
 POPE_CATEGORIES = ("random", "popular", "adversarial")
 
@@ -149,9 +150,9 @@ def gqa_ids(path: Path) -> list[str]:
 
     for part in gqa_files(path):
         try:
-            with open(part, encoding="utf-8") as file:
-                found = json.load(file, object_pairs_hook=keys)
-        except ValueError as error:
+            with open_regular(part) as file:
+                found = json.loads(file.read(), object_pairs_hook=keys)
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{part} is not valid JSON ({error}): fetch it again") from None
         if not isinstance(found, list):
             raise UserError(f"{part} is not a GQA file: needed is one object, question id -> record")

@@ -15,6 +15,7 @@ from typing import Any
 from PIL import Image
 
 from vlm.errors import UserError
+from vlm.reading import LARGEST_IMAGE, check_regular, inside, read_regular
 
 KEPT_BYTES = 256_000_000  # of row groups that were read last: neighbours in a table are asked for together
 
@@ -58,7 +59,7 @@ def picture_bytes(picture: Picture) -> bytes:
     if isinstance(picture, TableImage):
         return _table_bytes(picture)
     try:
-        return picture.read_bytes()
+        return read_regular(picture, LARGEST_IMAGE)
     except OSError as error:
         raise UserError(f"cannot read the image {picture}: {error.strerror}") from None
 
@@ -86,7 +87,10 @@ def _table_bytes(picture: TableImage) -> bytes:
         if cell.get("bytes") is not None:
             return cell["bytes"]
         if cell.get("path"):  # an image beside the table, as `datasets` writes it without embedding
-            return picture_bytes(picture.file.parent / cell["path"])
+            beside = picture.file.parent / cell["path"]
+            if not isinstance(cell["path"], str) or not inside(beside, [picture.file.parent]):
+                raise UserError(f"cannot read the image {picture}: {beside} lies outside of the data set's folder")
+            return picture_bytes(beside)
         cell = None
     if not isinstance(cell, bytes):
         raise UserError(f"cannot read the image {picture}: the column {picture.column!r} holds none there")
@@ -119,6 +123,7 @@ class _Tables:
         import pyarrow.parquet
 
         if file not in self._files:
+            check_regular(file)
             opened = pyarrow.parquet.ParquetFile(file, memory_map=True)
             starts = [0]
             for number in range(opened.num_row_groups):

@@ -38,7 +38,7 @@ def from_json(document: bytes, field: str) -> Caption:
     """The caption or captions in a field of a JSON document. Raises: BadSample if there is none."""
     try:
         content = json.loads(document)
-    except ValueError:  # broken JSON, or no UTF-8
+    except (ValueError, RecursionError):  # broken JSON, no UTF-8, or brackets 100,000 deep
         raise BadSample("caption is not valid JSON") from None
     return from_value(content, field)
 

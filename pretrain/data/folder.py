@@ -15,6 +15,7 @@ from pretrain.data.captions import CAPTION_BYTES, BadSample, Caption, field_name
 from pretrain.data.pairs import Captions, fingerprint_rows
 from pretrain.data.samples import LARGEST_CAPTION, LARGEST_IMAGE, Fields, Member, group
 from vlm.errors import UserError
+from vlm.reading import open_regular
 
 # Images of kinds that are not read: without them such a file would be no sample and missed by nobody.
 OTHER_IMAGES = ("gif", "bmp", "tif", "tiff", "avif", "heic", "heif", "jfif", "jxl", "jp2")
@@ -66,7 +67,8 @@ class FolderCaptions(Captions):
         for number in fingerprint_rows(len(self)):
             _, image, caption, _ = self.pairs[number]
             for name in (image, caption):
-                digest.update(hashlib.sha256((self.root / name).read_bytes()).digest())
+                with suppress(OSError, BadSample):  # training will list it as bad, if it is drawn
+                    digest.update(hashlib.sha256(_content(self.root / name, LARGEST_IMAGE)).digest())
         return digest.hexdigest()
 
     def read(self, number: int) -> tuple[bytes, Caption]:
@@ -78,7 +80,7 @@ class FolderCaptions(Captions):
 
     def document(self, number: int) -> Any:
         """What a caption's JSON holds; None if it is damaged."""
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             return json.loads(_content(self.root / self.pairs[number][2], LARGEST_CAPTION))
         return None
 
@@ -103,8 +105,8 @@ class FolderCaptions(Captions):
         remedy = "put KEY.txt beside KEY.jpg, or name the suffixes with --image-column and --caption-column"
         for name in (name for name in names if name.lower().endswith(".json")):
             try:
-                fields = field_names(json.loads((self.root / name).read_bytes()))
-            except (OSError, ValueError):
+                fields = field_names(json.loads(_content(self.root / name, LARGEST_CAPTION)))
+            except (OSError, ValueError, RecursionError, BadSample):
                 continue
             if fields:
                 given = "caption" if "caption" in fields else fields[0]
@@ -122,8 +124,8 @@ def _folder_and_name(name: str) -> tuple[str, str]:
 
 
 def _content(path: Path, most: int) -> bytes:
-    """A file's bytes. Raises: OSError, and BadSample if it is longer than `most`."""
-    with open(path, "rb") as file:
+    """The bytes of a regular file. Raises: OSError, and BadSample if it is longer than `most`."""
+    with open_regular(path) as file:
         content = file.read(most + 1)
     if len(content) > most:
         raise BadSample("file too large")

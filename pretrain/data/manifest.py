@@ -80,7 +80,7 @@ class TarCaptions(Captions):
     def document(self, number: int) -> Any:
         """What a caption's JSON holds; None if it is damaged."""
         _, _, caption, size = self.samples[number].item()
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             return json.loads(self._pread(self._shard(number), caption, size))
         return None
 
@@ -196,7 +196,7 @@ def _is_current(
         shards = read_json(folder / "manifest.json")["shards"]
         now = asked or versions(paths)
         current = all(version == _listed(shard) for version, shard in zip(now, shards, strict=True))
-    except (UserError, KeyError, ValueError, OSError):  # a shard that is gone is reported by the scan
+    except (UserError, LookupError, TypeError, ValueError, OSError):  # a shard that is gone is reported by the scan
         return False
     return current and (not sha256 or all(shard["sha256"] for shard in shards))
 

@@ -14,11 +14,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from vlm.reading import LARGEST_IMAGE
+
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 CAPTION_SUFFIXES = ("txt",)
-# Bytes of a file; a larger one is no sample.
-LARGEST_IMAGE = 256 * 2**20
-LARGEST_CAPTION = 16 * 2**20
+
+LARGEST_CAPTION = 16 * 2**20  # bytes; a sample with a larger file is none
 
 
 _NAME = re.compile(r"^((?:.*/|)[^./]+)[.]([^/]*)$", re.DOTALL)

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 from pretrain.data import remote
 from pretrain.data.ahead import DaemonThreads, ReadAhead
 from vlm.errors import UserError
+from vlm.reading import check_regular
 
 OPEN_FILES = 64
 HASHED_BYTES = 8 * 2**20  # that are read at a time
@@ -39,6 +40,7 @@ class LocalFile:
     """A file on this machine. Raises: OSError."""
 
     def __init__(self, path: str | Path):
+        check_regular(path)
         self.handle = os.open(path, os.O_RDONLY)
         self.version = _version(os.fstat(self.handle))
 

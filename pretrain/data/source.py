@@ -28,6 +28,7 @@ def open_captions(
     caption_column: str | None = None,
     cache: Path | None = None,
     sha256: bool = False,
+    image_root: str | None = None,
 ) -> Captions:
     """Open image-caption pairs; collective for tars, whose manifest rank 0 builds.
 
@@ -36,18 +37,21 @@ def open_captions(
     of them, of images with text files, or written by `save_to_disk`; or a data set on the hub. A folder with files
     named train-*, or a folder train, stands for those alone. Of tars and images the two columns are the suffixes;
     `json:FIELD` is a field of KEY.json. cache and sha256 are for tars, as in `open_tars`. What is there and is not read
-    is told on stderr.
+    is told on stderr. image_root: a folder in which images that a table names may lie, beside the table's and --data's.
     Raises: UserError if nothing is there, or it is of another kind.
     """
     options = (image_column, caption_column, cache, sha256)
+    roots = [Path(image_root).expanduser()] if image_root else []
+    if roots and not roots[0].is_dir():
+        raise UserError(f"--image-root {image_root} is no folder: give the one that the table's images lie in")
     if mixture := parse_mixture(str(source)):
         paths = [path for path, _ in mixture]
         parts = zip(paths, labels(paths), [share for _, share in mixture])
         return MixedCaptions(
-            [Source(path, label, share, open_captions(path, *options)) for path, label, share in parts]
+            [Source(path, label, share, open_captions(path, *options, image_root)) for path, label, share in parts]
         )
     if remote.is_remote(str(source)):
-        return _told(str(source), _open_remote(str(source), *options))
+        return _told(str(source), _open_remote(str(source), roots, *options))
     found = locate(str(source))
     for notice in found.notices:
         _tell(notice)
@@ -60,8 +64,9 @@ def open_captions(
             _refuse_without_field(data, field)
         return _told(str(source), data)
     if found.kind == BY_NAME:
-        return tabular.open_by_name(str(found.paths[0]), image_column, caption_column)
-    return tabular.open_files(found.paths, image_column, caption_column, found.root)
+        return tabular.open_by_name(str(found.paths[0]), image_column, caption_column, roots)
+    named = [found.root] if found.root else []
+    return tabular.open_files(found.paths, image_column, caption_column, [*named, *roots])
 
 
 def _open_tars(
@@ -128,7 +133,9 @@ def _tell(line: str) -> None:
         print(line, file=sys.stderr)
 
 
-def _open_remote(source: str, image_column: str | None, caption_column: str | None, *options: Any) -> Captions:
+def _open_remote(
+    source: str, roots: Sequence[Path], image_column: str | None, caption_column: str | None, *options: Any
+) -> Captions:
     """Tars or parquet in a store, as one URL, brace pattern, glob or folder, or several joined with `::`."""
     urls = on_main(lambda: [url for pattern in expand(source) for url in remote.find(pattern)])
     kinds = sorted({remote.suffix(url) for url in urls})
@@ -137,6 +144,6 @@ def _open_remote(source: str, image_column: str | None, caption_column: str | No
     if kinds == [".parquet"]:
         on_main(lambda: versions(urls))  # what is missing is one line
         _tell(f"{remote.shown(source)} is parquet: it is downloaded and kept in datasets' cache")
-        return tabular.open_urls(urls, image_column, caption_column)
+        return tabular.open_urls(urls, image_column, caption_column, roots)
     given = ", ".join(kind or "without a suffix" for kind in kinds)
     raise UserError(f"{remote.shown(source)} is {given}; of stores .tar and .parquet are read, one kind at a time")

@@ -5,6 +5,7 @@ list of them (one is drawn), or a field of a struct or of JSON. Rows are read as
 image costs its own row, not the whole column.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -27,12 +28,14 @@ from pretrain.data.captions import (
 from pretrain.data.pairs import Captions, fingerprint_rows
 from pretrain.data.samples import LARGEST_IMAGE
 from vlm.errors import UserError
+from vlm.reading import inside, read_regular
 
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
 PATH_COLUMNS = (
     "img", "image_path", "filepath", "file_path", "file_name", "filename", "image_file", "img_path", "path", "images"
 )  # fmt: skip
 CAPTION_COLUMNS = ("caption", "text", "txt", "captions", "texts", "title", "sentences", "alt_text", "description")
+OUTSIDE = "image lies outside of the data set"
 FIRST_ROWS = 16  # of which one image file at least must be there
 
 
@@ -47,13 +50,13 @@ class TableCaptions(Captions):
         caption_column: str | None,
         files: Sequence[Path],
         rows: Sequence[int] = (),
-        root: Path | None = None,
+        roots: Sequence[Path] = (),
     ):
         """files: those that hold the rows, and how many `rows` each holds, if they are known.
 
-        root: a folder to which paths of images may be relative, beside the file's own, the one above, and this one.
+        roots: folders in which images named by a path may lie, beside each file's own.
         """
-        self.name, self.files, self.root = name, files, root
+        self.name, self.files, self.roots = name, files, roots
         usual = IMAGE_COLUMNS + PATH_COLUMNS
         self.image_column = choose_column(data.column_names, image_column, usual, "image", name)
         self.place = _caption_place(data.column_names, caption_column, name)
@@ -131,27 +134,15 @@ class TableCaptions(Captions):
             return None
 
     def _folders(self, number: int) -> list[Path]:
-        """Where the path of an image may begin: the table's folder, what --data named, the folder above, here."""
+        """The folders in which images may lie: the table's own, what --data named, --image-root."""
         file, _ = self._file_row(number)
         folders = [file.parent.absolute()] if file else []
-        folders += [self.root.absolute()] if self.root else []
-        folders += [file.parent.absolute().parent] if file else []
-        return [*dict.fromkeys([*folders, Path.cwd()])]
+        return [*dict.fromkeys([*folders, *(root.absolute() for root in self.roots)])]
 
     def _image_file(self, number: int, path: str) -> bytes:
-        """The file at a path. Raises: BadSample if it is in none of the folders, OSError if it cannot be read."""
-        if path.startswith(("http://", "https://")):
-            raise BadSample("image is a URL")
-        for folder in self._folders(number):
-            try:
-                with open(folder / os.path.expanduser(path.removeprefix("file://")), "rb") as file:
-                    content = file.read(LARGEST_IMAGE + 1)
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            if len(content) > LARGEST_IMAGE:
-                raise BadSample("file too large")
-            return content
-        raise BadSample("image file not found")
+        """The file at a path. Raises: BadSample or OSError, as `named_image`."""
+        folders, (file, _) = self._folders(number), self._file_row(number)
+        return named_image(path, folders, file.parent.absolute().parent if file else None)
 
     def _check_types(self, schema: Any) -> None:
         import pyarrow.types as types
@@ -195,9 +186,12 @@ class TableCaptions(Captions):
         where = f"{self.where(number)}, column {self.image_column!r}: {image!r}"
         if problem == "image is a URL":
             raise UserError(f"{where} is a URL, no image: fetch the images with img2dataset first")
+        if problem == OUTSIDE:
+            cure = "copy the images there, or name the folder that they may lie in with --image-root"
+            raise UserError(f"{where} lies outside of {', '.join(map(str, self._folders(number)))}: {cure}")
         if problem == "image file not found":
-            folders = ", ".join(str(folder) for folder in self._folders(number))
-            cure = "put the images there, or write their whole paths, or name another column with --image-column"
+            folders = ", ".join(map(str, self._folders(number))) or "the folders that may be read"
+            cure = "put the images there, or write their whole paths, or name their folder with --image-root"
             raise UserError(f"{where} is in none of {folders} (nor those of the next rows): {cure}")
         raw = self.data[number][self.caption_column][0].as_py()
         names = field_names(_parsed(raw) if isinstance(raw, str) else raw)
@@ -249,14 +243,44 @@ def image_content(value: Any) -> bytes | str | None:
     return value.as_buffer().to_pybytes()
 
 
-def image_bytes(value: Any) -> bytes | None:
-    """As `image_content`, with the file at a path read."""
+def image_bytes(value: Any, roots: Sequence[Path]) -> bytes | None:
+    """As `image_content`, with the file at a path read, which must lie in one of `roots`. Raises: as `named_image`."""
     content = image_content(value)
-    return Path(content).read_bytes() if isinstance(content, str) else content
+    return named_image(content, roots) if isinstance(content, str) else content
+
+
+def named_image(path: str, roots: Sequence[Path], above: Path | None = None) -> bytes:
+    """The image file at the path that a row names: a regular file below one of `roots`, links followed.
+
+    above: a folder around the table's, below which a plain relative path may also lie, as `images/1.jpg` beside
+    `annotations/table.csv` does.
+    Raises: BadSample if it lies elsewhere, whether it is there or not, or is too large; OSError if it is no regular
+    file or cannot be read.
+    """
+    if path.startswith(("http://", "https://")):
+        raise BadSample("image is a URL")
+    given = Path(os.path.expanduser(path.removeprefix("file://")))
+    plain = not given.is_absolute() and ".." not in given.parts
+    reason = "image file not found"
+    for start in (*roots, *([above] if above and plain else [])):
+        try:
+            if not inside(start / given, [*roots, start]):
+                reason = OUTSIDE
+                continue
+            return read_regular(start / given, LARGEST_IMAGE)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except ValueError:  # a NUL character
+            break
+        except OSError as error:
+            if error.errno == errno.EFBIG:
+                raise BadSample("file too large") from None
+            raise
+    raise BadSample(reason)
 
 
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

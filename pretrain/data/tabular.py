@@ -13,15 +13,21 @@ from urllib.parse import urlsplit
 
 from pretrain.data.table import TableCaptions
 from vlm.errors import UserError
+from vlm.reading import check_regular
 
 
 def open_files(
-    paths: Sequence[Path], image_column: str | None, caption_column: str | None, root: Path | None = None
+    paths: Sequence[Path], image_column: str | None, caption_column: str | None, roots: Sequence[Path] = ()
 ) -> TableCaptions:
-    """Rows of .parquet, .arrow, .csv, .tsv, .jsonl or .json files, in the order given. root: as for `TableCaptions`."""
+    """Rows of .parquet, .arrow, .csv, .tsv, .jsonl or .json files, in the order given.
+
+    roots: as for `TableCaptions`.
+    """
     import datasets
     import pyarrow.parquet as pq
 
+    for path in paths:
+        _check_file(path)
     name = paths[0].parent.name if len(paths) > 1 else paths[0].name
     if paths[0].suffix.lower() == ".parquet":
         files = [str(path) for path in paths]
@@ -31,16 +37,25 @@ def open_files(
         parts = [_loaded(str(path), lambda path=path: _open_file(path)) for path in paths]
         data = _loaded(name, lambda: datasets.concatenate_datasets(parts))
         rows = [len(part) for part in parts]
-    return TableCaptions(data, name, image_column, caption_column, paths, rows, root)
+    return TableCaptions(data, name, image_column, caption_column, paths, rows, roots)
 
 
-def open_urls(urls: Sequence[str], image_column: str | None, caption_column: str | None) -> TableCaptions:
-    """Rows of .parquet files in a store, which `datasets` downloads to its cache first."""
+def _check_file(path: Path) -> None:
+    try:
+        check_regular(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def open_urls(
+    urls: Sequence[str], image_column: str | None, caption_column: str | None, roots: Sequence[Path] = ()
+) -> TableCaptions:
+    """Rows of .parquet files in a store, which `datasets` downloads to its cache first. roots: as for `open_files`."""
     import datasets
 
     name = Path(urlsplit(urls[0]).path).name if len(urls) == 1 else Path(urlsplit(urls[0]).path).parent.name
     data = _loaded(name, lambda: datasets.load_dataset("parquet", data_files=list(urls), split="train"))
-    return TableCaptions(data, name or urlsplit(urls[0]).netloc, image_column, caption_column, [])
+    return TableCaptions(data, name or urlsplit(urls[0]).netloc, image_column, caption_column, [], roots=roots)
 
 
 def _open_file(path: Path) -> Any:
@@ -66,10 +81,12 @@ def _open_file(path: Path) -> Any:
     return datasets.load_dataset("csv", data_files=str(path), split="train", **options)
 
 
-def open_by_name(source: str, image_column: str | None, caption_column: str | None) -> TableCaptions:
+def open_by_name(
+    source: str, image_column: str | None, caption_column: str | None, roots: Sequence[Path] = ()
+) -> TableCaptions:
     """What `datasets` opens as a whole: a folder by `save_to_disk`, one in the hub's layout, or an id like org/name.
 
-    Of several splits `train` is taken.
+    Of several splits `train` is taken. roots: as for `TableCaptions`, beside the folder or its place in the caches.
     """
     path, files = Path(source), []
     if is_saved(path):
@@ -85,7 +102,18 @@ def open_by_name(source: str, image_column: str | None, caption_column: str | No
         data = load_named(source, "train", "a folder or glob of .tar, .parquet or .arrow files, or a hub id")
         if path.is_dir():
             files = sorted(path.rglob("*.parquet"))
-    return TableCaptions(data, path.name, image_column, caption_column, files, root=path if path.is_dir() else None)
+    return TableCaptions(data, path.name, image_column, caption_column, files, roots=[*named_roots(source), *roots])
+
+
+def named_roots(source: str) -> list[Path]:
+    """Where the images of a data set may lie: the folder `source`, or in the caches what was downloaded of an id."""
+    if Path(source).is_dir():
+        return [Path(source)]
+    import datasets
+    from huggingface_hub import constants
+
+    cached = Path(constants.HF_HUB_CACHE) / f"datasets--{source.replace('/', '--')}"
+    return [cached, Path(datasets.config.EXTRACTED_DATASETS_PATH)]
 
 
 def is_saved(folder: Path) -> bool:

@@ -112,7 +112,7 @@ def _document(file: ShardFile, found: list[Member]) -> Any:
     """What the first small .json member holds; None if there is none, or it is damaged."""
     for member in found:
         if member.name.lower().endswith(".json") and member.size <= 2**20:
-            with suppress(ValueError):
+            with suppress(ValueError, RecursionError):
                 return json.loads(file.read(member.start, member.size))
     return None
 

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from pretrain.data import table, tabular
+from pretrain.data.captions import BadSample
 from vlm.errors import UserError
 from vlm.images import ImageError, decode, load_image
 
@@ -84,7 +85,8 @@ def open_labelled(
     name = next((name for name in SPLITS[split] if name in data), None)
     if name is None:
         raise UserError(f"{source} has no {split} split; its splits are {', '.join(data)}: this probe needs one")
-    return _open_table(data[name], f"{source} ({name})", classes, image_column, label_column)
+    roots = tabular.named_roots(str(source))
+    return _open_table(data[name], f"{source} ({name})", classes, image_column, label_column, roots)
 
 
 def open_class_folders(folder: Path, classes: Sequence[str] | None = None) -> Labelled:
@@ -116,9 +118,14 @@ def _split_folder(root: Path, split: str) -> Path:
 
 
 def _open_table(
-    data: Any, name: str, classes: Sequence[str] | None, image_column: str | None, label_column: str | None
+    data: Any,
+    name: str,
+    classes: Sequence[str] | None,
+    image_column: str | None,
+    label_column: str | None,
+    roots: Sequence[Path],
 ) -> Labelled:
-    """The rows of a `datasets.Dataset`."""
+    """The rows of a `datasets.Dataset`. roots: folders in which images that it names may lie."""
     image_column = table.choose_column(data.column_names, image_column, table.IMAGE_COLUMNS, "image", name)
     label_column = table.choose_column(data.column_names, label_column, LABEL_COLUMNS, "label", name)
     values, feature = data.with_format(None)[label_column][:], data.features[label_column]
@@ -133,7 +140,11 @@ def _open_table(
     rows = data.with_format("arrow").select_columns([image_column])
 
     def read(number: int) -> Image.Image:
-        return decoded(table.image_bytes(rows[number][image_column][0]), f"row {number} of {name}")
+        where = f"row {number} of {name}"
+        try:
+            return decoded(table.image_bytes(rows[number][image_column][0], roots), where)
+        except (BadSample, OSError) as error:
+            raise UserError(f"{where}: {getattr(error, 'strerror', None) or error}") from None
 
     return _labelled(Images(len(rows), read), [str(value) for value in values], classes or found, name)
 

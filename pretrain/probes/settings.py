@@ -54,5 +54,6 @@ class ProbeConfig:
     image_column: str | None = setting(None, help="of a data set, if it has none of the usual names")
     label_column: str | None = setting(None, help="of a labelled data set")
     caption_column: str | None = setting(None, help="of a captioned data set")
+    image_root: str | None = setting(None, help="folder in which images that a table names may lie", metavar="DIR")
     seed: int = setting(0, help="of the held-out part, the order, the first weights, and random: encoders", least=0)
     json: str | None = setting(None, help="also write the numbers to this file", metavar="FILE")

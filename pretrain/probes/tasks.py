@@ -67,7 +67,7 @@ def attentive(encoder: VisionEncoder, config: ProbeConfig) -> Numbers:
 
 
 def retrieval(encoder: VisionEncoder, config: ProbeConfig) -> Numbers:
-    data = open_captions(config.data, config.image_column, config.caption_column)
+    data = open_captions(config.data, config.image_column, config.caption_column, image_root=config.image_root)
     return retrieval_probe(encoder, *caption_pool(data, config.pool))
 
 

@@ -23,7 +23,9 @@ class Watch:
         self.encoder, self.every = encoder, config.probe_every
         if not config.probe_data:
             return
-        data = open_captions(config.probe_data, config.image_column, config.caption_column)
+        data = open_captions(
+            config.probe_data, config.image_column, config.caption_column, image_root=config.image_root
+        )
         self.images, self.captions, passed = usable_pairs(data, POOL)
         if len(self.captions) < max(RANKS):
             found = f"--probe-data {config.probe_data} holds {len(self.captions)} usable pairs"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm.files import read_json
-from vlm.hub import HUB_ID
+from vlm.hub import is_hub_id
 from vlm.llms.presets import PRESETS
 
 RELEASED = "cc-by-nc-4.0"  # of the published LeVLJEPA weights
@@ -99,7 +99,7 @@ def shown(name: str) -> str:
 
 
 def _hub_id(name: str) -> str | None:
-    return name if HUB_ID.fullmatch(name) and not Path(name).exists() else None
+    return name if is_hub_id(name) and not Path(name).exists() else None
 
 
 def _timm_licence(name: str) -> str | None:

@@ -9,6 +9,7 @@ import ipaddress
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,13 +28,16 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 API = "/gradio_api/"
 UPLOAD = API + "upload"
 GET_ALSO = {"/", "/config", "/theme.css", "/favicon.ico", "/robots.txt", "/manifest.json"}
-GET_UNDER = ("/assets/", "/static/", "/svelte/", API + "file=/", API + "heartbeat/", API + "theme.css")
+GET_UNDER = ("/assets/", "/static/", "/svelte/", API + "heartbeat/", API + "theme.css")
+FILE = API + "file="  # in front of the path of an uploaded picture or an example
 GET_API = {API + name for name in ("queue/data", "upload_progress", "startup-events", "info", "app_id")}
 POST = {UPLOAD, *(API + name for name in ("queue/join", "run/predict", "cancel", "reset"))}  # predict: examples
 BODY_LIMIT = 1_000_000  # bytes of a request that is no upload
 MULTIPART = 10_000  # bytes that an upload may have beside its picture
 SUFFIXES = ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif")
 DRAINED_BYTES, DRAINED_SECONDS = 1_000_000_000, 20  # of a body that is refused
+BODY_SECONDS = 60  # in which a body must have come
+UPLOADS = 4  # that are in memory at a time; others wait
 
 # The browser itself refuses whatever would leave for another machine. Gradio's own code needs the two `unsafe`.
 POLICY = (
@@ -67,6 +71,7 @@ class Gate:
         self.uploads = uploads.resolve()
         self.app, self.names, self.addresses, self.max_upload = app, frozenset(names), addresses, max_upload
         self._decoding = asyncio.Lock()  # one picture at a time: a large one takes hundreds of megabytes
+        self._uploads = asyncio.Semaphore(UPLOADS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -74,12 +79,11 @@ class Gate:
         elif scope["type"] == "http":
             incoming = _Incoming(receive)
             try:
-                receive = await self._checked(scope, incoming)
+                async with self._uploads if scope["path"] == UPLOAD else nullcontext():
+                    await self.app(scope, await self._checked(scope, incoming), _hardened(send))
             except Refused as refused:
                 await _drain(scope, incoming)
                 await _answer(send, refused)
-            else:
-                await self.app(scope, receive, _hardened(send))
         else:
             await send({"type": "websocket.close"})
 
@@ -87,7 +91,7 @@ class Gate:
         """What to read the request's body from. Raises: Refused."""
         headers = Headers(scope=scope)
         self._check_sender(headers, scope["method"], scope["path"])
-        _check_path(scope["method"], scope["path"])
+        self._check_path(scope["method"], scope["path"])
         # By these a request could say what address the page is to use.
         scope["headers"] = [pair for pair in scope["headers"] if not pair[0].startswith((b"x-forwarded", b"forwarded"))]
         if scope["method"] != "POST":
@@ -130,12 +134,25 @@ class Gate:
         except (ValueError, RecursionError):
             raise Refused(400, "the request is no JSON") from None
         for path in found:
-            try:
-                uploaded = isinstance(path, str) and self.uploads in Path(path).resolve(strict=True).parents
-            except (OSError, ValueError):
-                uploaded = False
-            if not uploaded:
+            if not isinstance(path, str) or not self._is_kept(path):
                 raise Refused(403, "a picture is sent as a file, not named by a path or an address; send it again")
+
+    def _is_kept(self, path: str) -> bool:
+        """Whether a path is that of a regular file in the folder of uploads, links followed."""
+        try:
+            found = Path(path).resolve(strict=True)
+        except (OSError, ValueError, RuntimeError):
+            return False
+        return self.uploads in found.parents and found.is_file()
+
+    def _check_path(self, method: str, path: str) -> None:
+        got = path in GET_ALSO or path in GET_API or path.startswith(GET_UNDER)
+        # The same answer for a file that is there and for one that is not.
+        got = got or (path.startswith(FILE) and self._is_kept(path.removeprefix(FILE)))
+        odd = ".." in path.split("/") or "//" in path or "\\" in path
+        known = (method in ("GET", "HEAD") and got) or (method == "POST" and path in POST)
+        if odd or not known:
+            raise Refused(404, "there is nothing here")
 
     async def _check_pictures(self, headers: Headers, body: bytes) -> None:
         """Refuse an upload unless each file in it is a picture that `vlm.images` can read."""
@@ -160,12 +177,6 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _check_path(method: str, path: str) -> None:
-    got = path in GET_ALSO or path in GET_API or path.startswith(GET_UNDER)
-    if not ((method in ("GET", "HEAD") and got) or (method == "POST" and path in POST)):
-        raise Refused(404, "there is nothing here")
-
-
 def _file_paths(data: Any) -> Iterator[Any]:
     """What stands under "path" anywhere in parsed JSON."""
     if isinstance(data, dict):
@@ -188,9 +199,12 @@ async def _read(headers: Headers, receive: Receive, limit: int, margin: int) -> 
         raise Refused(400, "Content-Length is no number")
     if int(told) > limit + margin:
         raise Refused(413, _too_large(limit))
-    body = bytearray()
+    body, end = bytearray(), time.monotonic() + BODY_SECONDS
     while True:
-        message = await receive()
+        try:
+            message = await asyncio.wait_for(receive(), end - time.monotonic())
+        except asyncio.TimeoutError:
+            raise Refused(408, f"the request did not come within {BODY_SECONDS} s") from None
         if message["type"] == "http.disconnect":
             raise Refused(400, "the request was broken off")
         body += message.get("body", b"")

@@ -17,6 +17,7 @@ from vlm.images import decode
 from vlm.llava.model import VLM
 
 TURNS = 8  # of the conversation that the model reads again, as `vlm chat` does
+SHOWN = 100  # of the conversation that the page keeps
 WAITING = 16  # questions in the queue; one is answered at a time
 KEPT_SECONDS = 3600  # of uploaded pictures
 QUEUE: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private"}
@@ -91,7 +92,7 @@ class Session:
                 for piece in pieces:
                     answer += piece
                     # A stopped answer stays what it was: an answer that may not stand in a prompt is not repeated.
-                    kept = [*turns, (question, answer)] if self.vlm.prompts.allows(answer) else turns
+                    kept = [*turns, (question, answer)][-SHOWN:] if self.vlm.prompts.allows(answer) else turns
                     yield _shown([*turns, (question, answer)]), kept, gr.skip()
                     if self.closing.is_set():
                         return

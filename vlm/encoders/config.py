@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from vlm.checked import Fields
 from vlm.errors import UserError
 
 if TYPE_CHECKING:  # the defaults below are also those of a command, whose --help must not wait for torch
@@ -28,6 +29,7 @@ TOWERS = {
     },
 }
 HEADS = ("embed_dim", "projector_width", "projector_depth")
+LARGEST_SIZE = 2**31  # of what is compared with the weights
 LOGITS = ("logit_scale", "logit_bias")
 
 
@@ -106,32 +108,48 @@ class EncoderConfig(PixelConfig):
     @classmethod
     def from_json(
         cls,
-        config: dict,
+        config: Any,
         vision: dict[str, torch.Tensor],
         text: dict[str, torch.Tensor],
         heads: int | None = None,
+        where: str = "config.json",
     ) -> EncoderConfig:
         """Read a released or our own `config.json`; the weights tell every size that it does not have.
 
         Only the number of attention heads has no trace in the weights. heads: of both towers, if the config does not
         say; else they are 64 wide, as those of each published size. A config without pixel statistics gets those of
         CLIP: both published training codes use them, although the snippet on the model card shows ImageNet's.
-        `KeyError` or `TypeError` if a weight is missing.
+        where: the file, for messages.
+        Raises: UserError if a value is of another type, out of bounds, or not that of the weights; LookupError or
+        ValueError if a weight is missing or of another shape.
         """
+        fields = Fields(config, where)
         patch = vision["encoder.patch_embed.proj.weight"].shape[-1]  # [width, 3, patch, patch]
         patches = vision["encoder.pos_embed"].shape[1] - 1  # [1, CLS + patches, width]
-        pixels = {"mean": CLIP_MEAN, "std": CLIP_STD} | config.get("normalization", {})
         sizes: dict[str, Any] = sizes_of_weights(vision, text)
-        sizes |= {name: config[name] for name in HEADS if name in config}
-        sizes |= {name: config.get(name) for name in LOGITS}
-        for section, keys in TOWERS.items():
-            given = config.get(section, {})
-            sizes |= {name: given[key] for key, name in keys.items() if key in given}
-        for width, name in (("vision_width", "vision_heads"), ("text_width", "text_heads")):
-            if name not in sizes:
-                sizes[name] = heads or _heads_of_64(sizes[width])
-        image_size, mean, std = round(patches**0.5) * patch, tuple(pixels["mean"]), tuple(pixels["std"])
-        return cls(image_size, patch, mean, std, training=config.get("training", {}), **sizes)
+        for section, keys in {None: {name: name for name in HEADS}, **TOWERS}.items():
+            given = fields if section is None else fields.section(section)
+            for key, name in keys.items():
+                if name in sizes and key in given.record and given.whole(key, 0, LARGEST_SIZE) != sizes[name]:
+                    problem = f"{key} is {given.record[key]}, and the weights have {sizes[name]}"
+                    raise UserError(f"{given.where}: the encoder does not fit its config.json, {problem}")
+        for section, width in (("vision_encoder", "vision_width"), ("text_encoder", "text_width")):
+            name = TOWERS[section]["num_heads"]
+            sizes[name] = _heads(fields.section(section), sizes[width], heads)
+        sizes |= {name: fields.number(name) for name in LOGITS if name in fields}
+        mean, std = CLIP_MEAN, CLIP_STD
+        if "normalization" in fields:
+            mean, std = pixel_statistics(fields.section("normalization"), "mean", "std")
+        training = fields.section("training").record
+        return cls(round(patches**0.5) * patch, patch, mean, std, training=training, **sizes)
+
+
+def pixel_statistics(fields: Fields, mean: str, std: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The values under the keys `mean` and `std`, three each. Raises: UserError if they are none, or std is not > 0."""
+    deviations = fields.numbers(std, 3)
+    if min(deviations) <= 0:
+        raise UserError(f"{fields.where}: {std} is {deviations}; each is needed to be above 0")
+    return fields.numbers(mean, 3), deviations
 
 
 def sizes_of_weights(vision: dict[str, torch.Tensor], text: dict[str, torch.Tensor]) -> dict[str, int]:
@@ -157,7 +175,14 @@ def _layers(weights: dict[str, torch.Tensor], prefix: str) -> int:
     return len(numbers)
 
 
-def _heads_of_64(width: int) -> int:
-    if width % 64:
+def _heads(tower: Fields, width: int, otherwise: int | None) -> int:
+    """The attention heads of a tower. otherwise: where config.json does not say."""
+    if "num_heads" in tower.record:
+        heads = tower.whole("num_heads", 1, width)
+    elif otherwise or width % 64 == 0:
+        heads = otherwise or width // 64
+    else:
         raise UserError(f"config.json does not say how many attention heads the {width} wide tower has: give --heads N")
-    return width // 64
+    if width % heads:
+        raise UserError(f"{tower.where}: a width of {width} cannot be divided among {heads} attention heads")
+    return heads

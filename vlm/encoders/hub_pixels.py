@@ -7,8 +7,9 @@ from typing import Any
 from PIL import Image
 from transformers import AutoImageProcessor
 
+from vlm.checked import Fields
 from vlm.distributed import is_main
-from vlm.encoders.config import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, PixelConfig
+from vlm.encoders.config import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, PixelConfig, pixel_statistics
 from vlm.errors import UserError
 
 HALF = (0.5, 0.5, 0.5)
@@ -41,17 +42,20 @@ def read_pixels(folder: Path, kind: str, image_size: Any, patch_size: Any) -> Pi
         return PixelConfig(image_size, patch_size, mean, std)
     try:
         given: Any = AutoImageProcessor.from_pretrained(folder, local_files_only=True).to_dict()
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{folder}: its image processor cannot be read ({str(error).splitlines()[0]})") from None
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, ImportError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{folder}: its image processor cannot be read ({reason})") from None
     side, short_side = _sides(folder, given)
-    if given.get("do_rescale", True) and abs(given.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
+    fields = Fields(given, f"{folder}: its processor")
+    if given.get("do_rescale", True) and abs((given.get("rescale_factor") or 1 / 255) * 255 - 1) > 1e-6:
         raise UserError(f"{folder}: its processor multiplies pixels by {given['rescale_factor']}, not by 1/255")
     mean, std = (0.0,) * 3, (1.0,) * 3
     if given.get("do_normalize", True):
-        mean, std = tuple(given["image_mean"]), tuple(given["image_std"])
-    resample = Image.Resampling(int(given["resample"])).name.lower()
-    if resample not in ("bicubic", "bilinear"):
-        raise UserError(f"{folder}: its processor resizes by {resample}: bicubic and bilinear filters are known")
+        mean, std = pixel_statistics(fields, "image_mean", "image_std")
+    resample = {2: "bilinear", 3: "bicubic"}.get(fields.whole("resample", 0, 5))  # as Pillow numbers its filters
+    if resample is None:
+        raise UserError(f"{folder}: its processor resizes by {Image.Resampling(given['resample']).name.lower()}: "
+                        "bicubic and bilinear filters are known")  # fmt: skip
     return PixelConfig(side, patch_size, mean, std, short_side, resample)
 
 

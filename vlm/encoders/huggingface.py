@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from vlm.checked import Fields, shown
 from vlm.encoders.base import VisionEncoder
 from vlm.encoders.config import PixelConfig
 from vlm.encoders.hub_pixels import read_pixels
@@ -21,9 +23,15 @@ from vlm.errors import UserError
 from vlm.files import read_json
 from vlm.hub import model_folder
 from vlm.integrity import verify
+from vlm.model_files import check_fits, check_model_folder
 
 SMALL_FILES = ["*.json", "*.txt", "*.model"]  # config, processor and tokenizer
 WEIGHT_FILES = ["*.safetensors", "*.safetensors.index.json"]
+# What transformers raises for a config or weights that were damaged or edited.
+UNUSABLE = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, SafetensorError,
+    StrictDataclassError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -140,6 +148,7 @@ def hf_encoder(name: str) -> HuggingFaceEncoder:
     folder = model_folder(name, [*SMALL_FILES, *WEIGHT_FILES], _instead(name))
     if not any(folder.glob("*.safetensors")):
         raise UserError(f"hf:{name} has no *.safetensors: weights in other formats may run code, convert them first")
+    check_fits(_config(name, folder, family), folder)
     verify(folder)
     options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, "local_files_only": True}
     model_class = getattr(transformers, family.model)
@@ -147,10 +156,8 @@ def hf_encoder(name: str) -> HuggingFaceEncoder:
     logging.set_verbosity_error()  # what does not fit is said below, in a line
     try:
         model, report = model_class.from_pretrained(folder, output_loading_info=True, **options)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise UserError(
-            f"hf:{name} cannot be loaded ({str(error).splitlines()[0]}): copy or download it again"
-        ) from None
+    except UNUSABLE as error:
+        raise UserError(f"hf:{name} cannot be loaded ({_first_line(error)}): copy or download it again") from None
     finally:
         logging.set_verbosity(verbosity)
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
@@ -167,9 +174,14 @@ def random_hf_encoder(name: str, seed: int) -> HuggingFaceEncoder:
     """The encoder of `hf_encoder(name)` with random weights, which depend on `seed` alone; only its config is read."""
     folder, family = _judged(name)
     model_class = getattr(transformers, family.model)
+    config = _config(name, folder, family)
+    check_fits(config, folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = model_class(_config(name, folder, family))
+        try:
+            model = model_class(config)
+        except UNUSABLE as error:
+            raise UserError(f"hf:{name}: no model can be made of its config.json ({_first_line(error)})") from None
     return _encoder(model, family, folder)
 
 
@@ -180,10 +192,11 @@ def _instead(name: str) -> str:
 def _judged(name: str) -> tuple[Path, Family]:
     """The folder with the small files of a model, and its family; `UserError` if LLaVA cannot hold it."""
     folder = model_folder(name, SMALL_FILES, _instead(name))
-    kind = read_json(folder / "config.json").get("model_type")
-    if kind not in FAMILIES:
+    check_model_folder(folder)
+    kind = Fields(read_json(folder / "config.json"), f"{folder}/config.json").record.get("model_type")
+    if not isinstance(kind, str) or kind not in FAMILIES:
         classes = ", ".join(family.model for family in FAMILIES.values())
-        reason = REFUSED.get(kind, f"has the model_type {kind!r}")
+        reason = REFUSED.get(str(kind), f"has the model_type {shown(kind)}")
         raise UserError(f"hf:{name} {reason}; known are {classes}")
     return folder, FAMILIES[kind]
 
@@ -191,8 +204,12 @@ def _judged(name: str) -> tuple[Path, Family]:
 def _config(name: str, folder: Path, family: Family) -> Any:
     try:
         return getattr(transformers, family.model).config_class.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"hf:{name}: its config.json cannot be read ({error})") from None
+    except UNUSABLE as error:
+        raise UserError(f"hf:{name}: its config.json cannot be read ({_first_line(error)})") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def _encoder(model: PreTrainedModel, family: Family, folder: Path) -> HuggingFaceEncoder:

@@ -25,7 +25,7 @@ from vlm.encoders.base import VisionEncoder
 from vlm.encoders.config import EncoderConfig
 from vlm.encoders.timm_vit import resized_positions, timm_layer_tokens
 from vlm.encoders.tokens import CaptionTokenizer
-from vlm.encoders.weights import load_exactly, on_disk, read_weights
+from vlm.encoders.weights import check_readable, load_exactly, on_disk, read_weights
 from vlm.errors import UserError, writing
 from vlm.files import atomic_directory, read_json, write_json
 from vlm.hub import model_folder
@@ -206,6 +206,8 @@ def load_encoder(
     Raises: UserError if a file is missing, damaged, of another shape, or not what the folder's manifest says.
     """
     folder = model_folder(str(name), list(FILES), "give RUN/encoder, or a folder with the released files")
+    for file in FILES:
+        check_readable(folder / file)
     verify(folder)
     tell_licence(name, folder)
     found = read_json(folder / "config.json")
@@ -213,9 +215,12 @@ def load_encoder(
     advice = f"an encoder folder has {vision_file.name}, {text_file.name} and config.json"
     vision, text = read_weights(vision_file, advice), read_weights(text_file, advice)
     try:
-        config = EncoderConfig.from_json(found, vision, text, heads)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{folder} is not a LeVLJEPA encoder: {error} is missing") from None
+        config = EncoderConfig.from_json(found, vision, text, heads, str(folder / "config.json"))
+    except UserError:
+        raise
+    except (LookupError, ValueError) as error:
+        problem = f"{error} is missing" if isinstance(error, KeyError) else f"a weight has another shape ({error})"
+        raise UserError(f"{folder} is not a LeVLJEPA encoder: {problem}") from None
     config = replace(config, mean=tuple(mean or config.mean), std=tuple(std or config.std))
     tokenizer = folder / "tokenizer.json"
     encoder = new_encoder(config, seed=0, tokenizer=CaptionTokenizer.load(tokenizer) if tokenizer.exists() else None)

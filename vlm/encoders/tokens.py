@@ -8,6 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from vlm.errors import UserError
 from vlm.hub import model_folder
+from vlm.reading import check_regular
 
 END = "<|endoftext|>"
 CONTEXT = 77  # tokens of a caption at most, the end of text included, as in CLIP
@@ -46,6 +47,7 @@ class CaptionTokenizer:
     def load(cls, path: str | Path) -> "CaptionTokenizer":
         """Read a tokenizer.json; `UserError` if the file is something else."""
         try:
+            check_regular(path)
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the Rust tokenizer raises plain Exception
             raise UserError(f"{path} is not a tokenizer.json ({error})") from None

@@ -8,18 +8,30 @@ from safetensors.torch import load_file
 from torch import nn
 
 from vlm.errors import UserError
+from vlm.reading import check_regular
 
 COUNTER = "num_batches_tracked"  # BatchNorm's, which is not used here
 
 
 def read_weights(path: Path, advice: str) -> dict[str, torch.Tensor]:
     """Read a safetensors file; `UserError` if it is damaged or missing. advice: what to do if it is missing."""
+    check_readable(path)
     try:
         return load_file(path)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: {advice}") from None
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read ({error}): copy or download it again") from None
+
+
+def check_readable(path: Path) -> None:
+    """Raises: UserError if a FIFO, a device or a folder stands at `path`; whoever opens it would wait for ever."""
+    try:
+        check_regular(path)
+    except FileNotFoundError:
+        pass  # said by who reads it
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def on_disk(module: nn.Module) -> dict[str, torch.Tensor]:

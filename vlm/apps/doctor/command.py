@@ -11,7 +11,7 @@ from vlm.apps.doctor.labels import show_labels
 from vlm.apps.settings import DoctorSettings
 from vlm.apps.status import Status
 from vlm.errors import UserError
-from vlm.hub import HUB_ID, model_folder
+from vlm.hub import is_hub_id, model_folder
 from vlm.llava.folder import FILES, is_llava
 
 FAILED = 1  # the exit code if a check failed
@@ -59,7 +59,7 @@ def _examined(what: str, settings: DoctorSettings) -> tuple[str, Findings]:
     if what == "blind" or what.startswith(("hf:", "timm:", "random:")):
         return "encoder", models.encoder_findings(what)
     others = "give a VLM, encoder, run or data folder, or nothing for the environment"
-    if not path.exists() and HUB_ID.fullmatch(what):
+    if not path.exists() and is_hub_id(what):
         path = model_folder(what, FILES, others)
     if not path.exists():
         raise UserError(f"there is no {what}: {others}")

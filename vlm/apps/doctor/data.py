@@ -1,6 +1,5 @@
 """What kind of data is in a folder or file, how much, and can its images be read?"""
 
-import json
 import os
 import tarfile
 from collections import Counter
@@ -10,6 +9,8 @@ from pathlib import Path
 from vlm.apps.doctor.decoding import decoded_finding
 from vlm.apps.doctor.findings import Finding, Findings, attempt, judged
 from vlm.apps.doctor.tables import table_findings
+from vlm.errors import UserError
+from vlm.files import read_json
 
 TRIED = 16  # images that are decoded, evenly over all
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
@@ -144,11 +145,13 @@ def _complete(file: Path) -> bool:
 
 def _list(file: Path) -> Findings:
     """The first record of a JSON, JSON lines, csv or tsv file."""
-    with open(file, encoding="utf-8", errors="replace") as handle:
-        if file.suffix != ".json":
+    if file.suffix != ".json":
+        with open(file, encoding="utf-8", errors="replace") as handle:
             yield Finding("OK", "first sample", f"{file.name}: {handle.readline(2000).strip()[:200]}")
-            return
-        records = json.load(handle)
+        return
+    records = read_json(file)
+    if not isinstance(records, list | dict):
+        raise UserError(f"{file} holds neither a list nor an object")
     first = records[0] if isinstance(records, list) and records else records
     keys = sorted(first)[:8] if isinstance(first, dict) else type(first).__name__
     use = f"LLaVA's: for --conversations {file}" if "conversations" in keys else f"with {keys}"

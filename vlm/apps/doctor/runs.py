@@ -84,7 +84,7 @@ def _records(run: Path, steps: int | None) -> Findings:
 def _is_json(line: str) -> bool:
     try:
         return isinstance(json.loads(line), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 

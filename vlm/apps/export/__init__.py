@@ -8,7 +8,7 @@ from pathlib import Path
 from vlm.apps.settings import ExportSettings
 from vlm.errors import UserError, writing
 from vlm.files import atomic_directory
-from vlm.hub import HUB_ID
+from vlm.hub import is_hub_id
 from vlm.integrity import write_manifest
 from vlm.llava.folder import is_llava, local_folder
 
@@ -55,7 +55,7 @@ def _vlm_folder(name: str) -> Path | None:
     """The folder of a VLM; None if `name` is of something else."""
     if Path(name).is_dir():
         return Path(name) if is_llava(Path(name)) else None
-    if not HUB_ID.fullmatch(name):
+    if not is_hub_id(name):
         if name == "blind" or ":" in name:
             return None  # an encoder's name
         raise UserError(f"{name} is neither a folder nor a hub id: give RUN/vlm, or RUN/encoder")
@@ -92,7 +92,7 @@ def check_push(repository: str) -> None:
     """Raise a UserError, before any work, if nothing could be pushed to `repository`."""
     from huggingface_hub import get_token
 
-    if not HUB_ID.fullmatch(repository):
+    if not is_hub_id(repository):
         raise UserError(f"--push {repository}: give OWNER/NAME")
     if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):
         raise UserError("--push needs the hub, but HF_HUB_OFFLINE is set: unset it")

@@ -1,0 +1,151 @@
+"""Hostile files, pictures, tables, names and templates through the real commands.
+
+Each must end in one clear line and exit code 2 (or a FAIL of `vlm doctor`), within `BOUND` seconds, and nothing in them
+may run: what could run makes the file EXECUTED in the fault's folder. Commands run in one resident process.
+"""
+
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from faults import hostile
+from faults.fault import Fault, Sweep, demand
+
+ROOT = Path(__file__).parents[2]
+BOUND = 120  # seconds; alone on two cores the slowest takes 6
+BUILDING = 600  # for the first, which imports everything
+CHAT = ("vlm.cli:main", "chat", "{vlm}", "--image", "{picture}", "--question", "Is it red?")
+DOCTOR = ("vlm.cli:main", "doctor", "{vlm}")
+FEATURES = ("vlm.cli:main", "features", "{encoder}", "{picture}", "--out", "{folder}/out.png")
+STOCK = ("vlm.cli:main", "features", "hf:{hf}", "{picture}", "--out", "{folder}/out.png")
+UNTRAINED = ("vlm.cli:main", "features", "random:hf:{hf}", "{picture}", "--out", "{folder}/out.png")
+BRIDGE = ("bridge.train:main", "--llm", "{llm}", "--encoder", "{encoder}", "--gqa", "{gqa}", "--steps", "1",
+          "--batch-questions", "2", "--out", "{folder}/run", "--tracker", "none")  # fmt: skip
+EVALUATE = ("bridge.evaluate:main", "{vlm}", "--gqa", "{gqa}", "--out", "{folder}/eval")
+PRETRAIN = ("pretrain.run:main", "--data", "{pairs}", "--steps", "1", "--preset", "tiny", "--batch-size", "4",
+            "--tokenizer", "train:300", "--plan", "--out", "{folder}/run")  # fmt: skip
+PARTS = ("encoder", "hf", "llm", "vlm", "gqa", "pairs", "picture")
+Damage = Callable[[Path, Path], Any]  # the copied part, the fault's folder -> other arguments, if any
+
+
+def faults(settings: Sweep) -> Iterator[Fault]:
+    for number, (name, part, command, damage) in enumerate(_inputs()):
+        yield Fault(f"input: {name}", number, partial(strike, settings, part, command, damage))
+
+
+def _inputs() -> Iterator[tuple[str, str, tuple[str, ...], Damage]]:
+    """The name, the part that is damaged, the command, and the damage of every input."""
+    configs = (("encoder", FEATURES, hostile.ENCODER), ("llm", BRIDGE, hostile.LLM), ("vlm", CHAT, hostile.VLM),
+               ("hf", STOCK, hostile.VIT), ("hf", UNTRAINED, hostile.VIT))  # fmt: skip
+    for part, command, keys in configs:
+        for index, key in enumerate(keys):
+            for turn in range(3):
+                name, value = hostile.VALUES[(3 * index + turn) % len(hostile.VALUES)]
+                yield (
+                    f"{part}/config.json, {'.'.join(key)} is {name}", part, command,
+                    partial(hostile.put, "config.json", key, value),
+                )  # fmt: skip
+    files = (
+        ("encoder", FEATURES, "config.json"), ("hf", STOCK, "config.json"), ("hf", STOCK, "preprocessor_config.json"),
+        ("llm", BRIDGE, "config.json"), ("llm", BRIDGE, "tokenizer_config.json"), ("llm", BRIDGE, "tokenizer.json"),
+        ("vlm", CHAT, "processor_config.json"), ("vlm", DOCTOR, "config.json"),
+        ("gqa", BRIDGE, "train_balanced_questions.json"), ("gqa", EVALUATE, "testdev_balanced_questions.json"),
+    )  # fmt: skip
+    for number, (part, command, file) in enumerate(files):
+        for turn in range(5):
+            name, make = hostile.FILES[(5 * number + turn) % len(hostile.FILES)]
+            yield f"{part}/{file} is {name}", part, command, partial(hostile.replace, file, make)
+    for name, template in hostile.TEMPLATES.items():
+        yield f"llm chat template: {name}", "llm", BRIDGE, partial(hostile.template, template)
+        yield f"vlm chat template: {name}", "vlm", CHAT, partial(hostile.template, template)
+    yield "doctor of a vlm whose template loops", "vlm", DOCTOR, partial(hostile.template, hostile.LOOP)
+    yield "evaluation of a vlm whose template loops", "vlm", EVALUATE, partial(hostile.template, hostile.LOOP)
+    for name, make in hostile.PICTURES.items():
+        yield f"picture is {name}", "picture", CHAT, make
+        yield f"picture to draw is {name}", "picture", FEATURES, make
+    for name, path in hostile.ROWS.items():
+        yield f"rows of a table name {name}", "pairs", PRETRAIN, partial(hostile.rows, path)
+    for name, make in hostile.RUNS.items():
+        yield f"code in {name}", make[0], make[1], make[2]
+    for name in hostile.NAMES:
+        yield f"model called {name!a}", "", tuple(name if word == "{vlm}" else word for word in CHAT), hostile.nothing
+        yield f"encoder called {name!a}", "", tuple(name if w == "{encoder}" else w for w in FEATURES), hostile.nothing
+
+
+def strike(settings: Sweep, part: str, command: tuple[str, ...], damage: Damage, folder: Path) -> str:
+    whole = parts(settings)
+    places = {name: whole / name for name in PARTS} | {"folder": folder, "picture": whole / "picture.png"}
+    if part == "picture":
+        places[part] = folder / "picture.png"
+    elif part:
+        places[part] = folder / part
+        shutil.copytree(whole / part, places[part])
+    os.environ["EXECUTED"] = marker = str(folder / "EXECUTED")
+    damage(places.get(part, folder), folder)
+    code, text = resident(settings).asked([word.format(**places) for word in command])
+    demand(not Path(marker).exists(), "EXECUTED")
+    lines = [line for line in text.splitlines() if line.strip()]
+    clear = code == 2 and lines and lines[-1].startswith("error: ") and "Traceback" not in text
+    clear = clear or (code == 1 and any(line.startswith("FAIL") for line in lines) and "Traceback" not in text)
+    if code == 0 and "Traceback" not in text:
+        return "used"  # such as a table whose bad rows are left out
+    demand(bool(clear), f"no clear line, exit code {code}: {' '.join(text.split())[-300:]}")
+    return lines[-1][:200]
+
+
+class Resident:
+    """A process that runs commands; a new one takes its place if a command does not come back."""
+
+    def __init__(self) -> None:
+        self.process: Any = None
+
+    def asked(self, command: list[str]) -> tuple[int, str]:
+        return self.told({"command": command})
+
+    def told(self, job: dict, bound: float = BOUND) -> tuple[int, str]:
+        if self.process is None:
+            path = os.pathsep.join([str(ROOT), str(ROOT / "scripts"), os.environ.get("PYTHONPATH", "")])
+            fixed = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1"}
+            self.process = subprocess.Popen(
+                [sys.executable, str(Path(__file__).with_name("inputs_resident.py"))], stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, **fixed},
+            )  # fmt: skip
+        print(json.dumps(job), file=self.process.stdin, flush=True)
+        answers: Any = self.process.stdout
+        ready, _, _ = select.select([answers], [], [], bound)
+        line = answers.readline() if ready else ""
+        if not line:
+            self.end()
+            demand(bool(ready), f"HANGS: no answer within {bound} s")
+            demand(False, "the process died")
+        code, text = json.loads(line)
+        return code, text
+
+    def end(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+@cache
+def resident(settings: Sweep) -> Resident:
+    process = Resident()
+    settings.at_end(process.end)
+    return process
+
+
+@cache
+def parts(settings: Sweep) -> Path:
+    """The whole models and data, built once."""
+    folder = settings.shared / "inputs"
+    folder.mkdir()
+    resident(settings).told({"build": str(folder)}, BUILDING)
+    return folder
