@@ -21,6 +21,7 @@ from bridge.data.mixture import Mixture
 from bridge.data.pictures import Picture, picture_bytes
 from bridge.data.stored import Stored
 from bridge.gradients import Sums
+from bridge.same_run import allowed_changes
 from vlm.distributed import all_items, is_main, on_main
 from vlm.errors import UserError
 from vlm.files import append_jsonl, read_json, read_jsonl, write_json
@@ -47,7 +48,8 @@ class RunFolder:
         self.folder, self.config, self._weights = Path(config.out), config, weights
         self.tracker = Tracker()  # of rank 0, from `begin` on, the one that was asked for
         self._pending: list[dict] = []  # lines of metrics.jsonl that are not written yet
-        self._checkpoints = Checkpoints(self.folder, {**trajectory(config), **content}, same_processes=False)
+        settings, changes = {**trajectory(config), **content}, allowed_changes(config)
+        self._checkpoints = Checkpoints(self.folder, settings, same_processes=False, changes=changes)
         lora = [weight for name, weight in weights.items() if "lora_" in name]
         others = [weight for name, weight in weights.items() if "lora_" not in name]
         # Two groups only where two rates are asked for: a run that was begun with one goes on.
@@ -152,11 +154,12 @@ class RunFolder:
         self._pending = []
 
 
-def check_data(run: Path, content: Mapping[str, str]) -> None:
+def check_data(config: BridgeConfig, content: Mapping[str, str]) -> None:
     """Refuse by a `UserError`, before any model is loaded, a run whose newest checkpoint learnt from other data.
 
     content: digests of the questions and images.
     """
+    run = Path(config.out)
     checkpoints = Checkpoints(run, {}, same_processes=False)
     for step in reversed(checkpoints.steps()):
         try:
@@ -164,7 +167,8 @@ def check_data(run: Path, content: Mapping[str, str]) -> None:
             known = {name: value for name, value in content.items() if name in old}
         except (UserError, KeyError, TypeError):
             continue  # damaged: `RunFolder.resume` deals with it
-        return refuse_changes(run, {name: old[name] for name in known}, known)
+        refuse_changes(run, {name: old[name] for name in known}, known, allowed_changes(config))
+        return
 
 
 def run_content(vlm: VLM) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Any
 from vlm.encoders.config import EncoderConfig
 from vlm.errors import UserError
 from vlm.run.schedule import SCHEDULES, longest_warmup, shortened_warmup
-from vlm.run.settings import check_bounds, flag, resume_setting, setting
+from vlm.run.settings import allow_change_setting, check_bounds, flag, resume_setting, setting
 from vlm.run.trackers import TRACKERS
 
 # The captions of the embedded world, which a run draws if it is given no others.
@@ -44,7 +44,7 @@ PREDICTING, CROPPING = ("levljepa", "levljepa-plus"), ("levljepa-plus",)
 READ_BY = {"directions": PREDICTING, "lambda_image": PREDICTING, "lambda_text": PREDICTING, "lambda_multi": CROPPING}
 
 # The headings of `--help`, and what most fields under them share. A run may go on with other records.
-_size = partial(setting, group="sizes", least=1)
+_size = partial(setting, group="sizes", least=1, fixed=True)
 _loss = partial(setting, group="objective")
 _step = partial(setting, group="optimization", least=0)
 _data = partial(setting, group="data")
@@ -77,9 +77,25 @@ class PretrainConfig:
         "levljepa",
         help="levljepa; levljepa-plus: 2 global and 4 local crops an image; clip, siglip: the paper's baselines",
         choices=tuple(OBJECTIVES),
+        fixed=True,
     )
     seed: int = setting(0, help="of weights, directions, data order and augmentation", least=0)
     resume: str = resume_setting()
+    allow_change: tuple[str, ...] = allow_change_setting()
+    branch: str | None = setting(
+        None,
+        help="start --out, if it holds no run, from a checkpoint of this run: another decay of its stable phase",
+        metavar="RUN",
+        free=True,
+    )
+    branch_step: int | None = setting(None, help="of that checkpoint", least=1, free=True, default_text="the newest")
+    init: str | None = setting(
+        None,
+        help="start from these weights: both towers and heads of a LeVLJEPA folder or hub id, or a timm ViT alone",
+        metavar="DIR|HUB_ID|timm:NAME[@SIZE][@FILE]",
+        by_content=True,
+        fixed=True,
+    )
 
     image_size: int = _size(EncoderConfig.image_size, help="pixels of a side")
     patch_size: int = _size(EncoderConfig.patch_size, help="pixels of a patch's side")
@@ -110,7 +126,7 @@ class PretrainConfig:
     )
     weight_decay: float = _step(0.01, help="of AdamW, on matrices alone")
     clip: float = _step(1.0, help="largest gradient norm; 0: no clipping")
-    zero: int = _step(1, help="DeepSpeed ZeRO stage", choices=(0, 1, 2, 3))
+    zero: int = _step(1, help="DeepSpeed ZeRO stage", choices=(0, 1, 2, 3), fixed=True)
     dtype: str = _step("auto", help="auto: bf16 autocast on GPUs, fp32 on CPUs", choices=("auto", "bf16", "fp32"))
 
     augmentation: str = _data(
@@ -129,10 +145,14 @@ class PretrainConfig:
 
     tracker: str = _record("auto", help="auto: RUN/tensorboard if TensorBoard is installed", choices=TRACKERS)
     log_every: int = _record(10, help="steps between two readings of the metrics", least=1)
-    save_every: int = _record(2000, help="steps between two checkpoints", least=1)
+    save_every: int = _record(2000, help="steps between two checkpoints; the last two are kept", least=1)
+    keep_every: int = _record(0, help="steps between two checkpoints that are kept for good (0: none)", least=0)
     export_every: int = _record(0, help="steps between two encoders in RUN/encoders/, all kept (0: none)", least=0)
-    probe_every: int = _record(0, help="steps between two probes of retrieval and rank (0: none)", least=0)
-    probe_data: str | None = _record(None, help="captions held out for the probes; 256 usable pairs are read")
+    probe_every: int = _record(0, help="steps between two probes of the encoder (0: none)", least=0)
+    probe_data: str | None = _record(None, help="captions held out, for probes of retrieval and rank")
+    probe_pool: int = _record(256, help="usable pairs of --probe-data that are read, or all if they are fewer", least=5)
+    probe_classes: str | None = _record(None, help="class folders or a data set, for probes of zero-shot accuracy")
+    probe_images: int = _record(2000, help="images of --probe-classes, evenly spread (0: all)", least=0)
 
     @property
     def local_size(self) -> int:
@@ -150,9 +170,13 @@ class PretrainConfig:
             raise UserError(f"--batch-size {self.batch_size}: BatchNorm needs 2 samples or more")
         if self.min_lr > self.lr:
             raise UserError(f"--min-lr {self.min_lr} is above --lr {self.lr}: lower it as well")
-        if bool(self.probe_every) != bool(self.probe_data):
+        probed = self.probe_data or self.probe_classes
+        if bool(self.probe_every) != bool(probed):
             given = f"--probe-every {self.probe_every} --probe-data {self.probe_data}"
-            raise UserError(f"{given}: give a number of steps, and captions that are not trained on")
+            needed = "a number of steps, and captions that are not trained on or --probe-classes"
+            raise UserError(f"{given}: give {needed}")
+        if self.branch_step and not self.branch:
+            raise UserError(f"--branch-step {self.branch_step} is of --branch RUN: give both")
         if (micro := self.micro_batch_size) > self.batch_size:
             raise UserError(f"--micro-batch-size {micro} is above --batch-size {self.batch_size}: leave it out")
         # The objective decides on weights, predictors and augmentation.
@@ -183,6 +207,11 @@ def from_preset(preset: str, **changes) -> PretrainConfig:
         if name in changes and config.objective not in readers:
             raise UserError(f"{flag(name)} has no effect with --objective {config.objective}: leave it out")
     if "warmup_steps" not in changes and config.steps > 0:
-        config = replace(config, warmup_steps=shortened_warmup(config.schedule, config.steps, config.warmup_steps))
+        config = replace(config, warmup_steps=preset_warmup(preset, config.schedule, config.steps))
     config.check()
     return config
+
+
+def preset_warmup(preset: str, schedule: str, steps: int) -> int:
+    """The preset's warm-up, shortened if the steps leave no room for it."""
+    return shortened_warmup(schedule, steps, PRESETS[preset].get("warmup_steps", PretrainConfig.warmup_steps))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from pretrain.config import PretrainConfig
-from pretrain.health import SETTLED, collapse
+from pretrain.health import SETTLED, Rows, collapse
 from vlm.distributed import all_items, all_sum, is_main, world_size
 from vlm.files import append_jsonl
 from vlm.run.folder import forget_from
@@ -39,6 +39,7 @@ class Recorder:
         self.clock = time.perf_counter()
         self.bar = progress(config.steps, "pretrain", "step", initial=start, show=is_main())
         self.patience = Patience("lower --lr or raise --lambda-*")
+        self.rows = Rows(config.batch_size)
         self.peaks: dict[str, float] = {}  # the highest ranks so far
         self.warning: str | None = None  # of the last reading of the ranks
         if is_main():
@@ -113,7 +114,7 @@ class Recorder:
         self.peaks = {name: max(value, self.peaks.get(name, 0.0)) for name, value in ranks.items()}
         if record["step"] < max(SETTLED, self.config.warmup_steps):
             return {}
-        attainable = min(self.config.embed_dim, self.config.batch_size // world_size() - 1)
+        attainable = self.rows.attainable(self.config.embed_dim, self.config.batch_size)
         before, self.warning = self.warning, collapse(record, self.peaks, attainable)
         if not self.warning:
             return {}

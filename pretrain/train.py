@@ -22,7 +22,7 @@ from pretrain.data.embedded import draw_if_default
 from pretrain.data.mixing import MixedCaptions
 from pretrain.data.source import open_captions
 from pretrain.data.tokenizer import load_tokenizer
-from pretrain.health import health
+from pretrain.init import Init, open_init
 from pretrain.model import Pretrainer, encoder_config, parameter_groups, use_fast_attention
 from pretrain.objective import objective
 from pretrain.probes.watch import Watch
@@ -40,13 +40,24 @@ from vlm.run.settings import trajectory
 from vlm.run.stopping import leave, termination
 
 
-def build_model(config: PretrainConfig, tokenizer: CaptionTokenizer, target: torch.device) -> Pretrainer:
-    """The module that is trained: random weights keyed by the seed, BatchNorm over all ranks, on its device."""
+def build_model(
+    config: PretrainConfig, tokenizer: CaptionTokenizer, target: torch.device, start_from: Init | None = None
+) -> Pretrainer:
+    """The module that is trained: BatchNorm over all ranks, on its device.
+
+    Its weights are random, keyed by the seed, but for those that `start_from` has.
+    """
     training = {**trajectory(config), "tokenizer": config.tokenizer}
+    training |= {"init": config.init, "init_sha256": start_from.digest} if start_from else {}
     sizes = encoder_config(config, tokenizer.vocab_size, mean=CLIP_MEAN, std=CLIP_STD, training=training)
-    encoder = new_encoder(sizes, config.seed, tokenizer, GlobalBatchNorm1d).to(target)
+    encoder = new_encoder(sizes, config.seed, tokenizer, GlobalBatchNorm1d)
+    if start_from:
+        encoder = start_from.fill(encoder)
+    encoder = encoder.to(target)
     use_fast_attention(encoder, target)
     logits = LogitScale(config.objective).to(target) if config.objective in INITIAL else None
+    if start_from and logits:
+        start_from.fill_logits(logits)
     half = config.dtype == "bf16" or (config.dtype == "auto" and target.type == "cuda")
     dtype = torch.bfloat16 if half else torch.float32
     return Pretrainer(encoder, config.micro_batch_size // world_size(), dtype, logits)
@@ -64,13 +75,17 @@ def train(config: PretrainConfig) -> None:
         data = open_captions(config.data, config.image_column, config.caption_column)
         if isinstance(data, MixedCaptions) and is_main():
             print("\n".join(["data", *data.describe(config.steps * config.batch_size)]), flush=True)
-        model = build_model(config, load_tokenizer(config.tokenizer, data), target)
+        start_from = open_init(config)
+        config = checkpoints.settle(run, config, data.fingerprint, start_from.digest if start_from else None)
+        model = build_model(config, load_tokenizer(config.tokenizer, data), target, start_from)
         engine = start_engine(model, parameter_groups(model, config.weight_decay), config, world_size())
-        kept = checkpoints.open_checkpoints(run, config, data.fingerprint)
+        kept = checkpoints.open_checkpoints(run, config, data.fingerprint, start_from.digest if start_from else None)
         start = checkpoints.resume(engine, kept, config)
         if is_main():
-            write_json(run / "config.json", asdict(config))
-        transform = augmentation(config, CLIP_MEAN, CLIP_STD)
+            write_json(run / "config.json", asdict(config) | (start_from.record() if start_from else {}))
+            if start_from and not start:
+                print(start_from.describe(model.encoder), flush=True)
+        transform = augmentation(config, model.encoder.config.mean, model.encoder.config.std)
         batches = CaptionBatches(
             data,
             transform,
@@ -122,13 +137,18 @@ def loop(
             metrics["gradient_norm"] = update(engine, config.clip)
             statistics.settle(metrics["gradient_norm"].isfinite())
 
+            recorder.rows.add(embeddings)
             if recorder.reads(step):
-                metrics |= health(embeddings)
+                metrics |= recorder.rows.health()
             recorder.add(step, lr, metrics, watch.after(step + 1), batch["ids"])
 
             last = step + 1 == config.steps
             stop = told_to_stop(bool(terminated)) and not last
-            if stop or last or (step + 1) % config.save_every == 0:
+            if (
+                stop
+                or last
+                or any(every and (step + 1) % every == 0 for every in (config.save_every, config.keep_every))
+            ):
                 recorder.flush()  # before: a step that a checkpoint holds is not recorded again
                 checkpoints.save(engine, kept, step + 1)
             if config.export_every and (step + 1) % config.export_every == 0:

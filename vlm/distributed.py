@@ -39,6 +39,15 @@ def all_sum(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def all_rows(tensor: torch.Tensor) -> torch.Tensor:
+    """[B, ...] of each rank, equal B -> [ranks * B, ...] in rank order, outside autograd; nothing waits for the device."""
+    if not active():
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(parts, tensor.detach().contiguous())
+    return torch.cat(parts)
+
+
 def from_main(value: Any) -> Any:
     """Rank 0's `value`, on every rank."""
     box = [value]

@@ -16,7 +16,7 @@ from pathlib import Path
 from vlm.distributed import all_items, barrier, is_main, world_size
 from vlm.errors import UserError, writing
 from vlm.files import file_sha256, read_json, sync, write_json
-from vlm.run.settings import refuse_changes
+from vlm.run.settings import NO_CHANGES, Changes, refuse_changes
 from vlm.run.steps import committed_steps
 
 KEEP = 2  # checkpoints
@@ -26,11 +26,15 @@ class Checkpoints:
     """The checkpoints of the run in folder `run`.
 
     settings: what a continuation must share with the run that wrote a checkpoint. same_processes: whether it must also
-    have as many processes, because each of them wrote a part.
+    have as many processes, because each of them wrote a part. changes: of the settings, which may differ. keep_every:
+    checkpoints of a multiple of so many steps are kept besides the last ones; 0 for none.
     """
 
-    def __init__(self, run: Path, settings: dict, same_processes: bool):
+    def __init__(
+        self, run: Path, settings: dict, same_processes: bool, changes: Changes = NO_CHANGES, keep_every: int = 0
+    ):
         self.run, self.settings, self.same_processes = run, settings, same_processes
+        self.changes, self.keep_every = changes, keep_every
         self.folder = run / "checkpoints"
 
     def path(self, step: int) -> Path:
@@ -50,7 +54,9 @@ class Checkpoints:
                 print(f"passing over {self.path(step)}: {problem}", file=sys.stderr)
                 continue
             manifest = read_json(self.path(step) / "manifest.json")
-            refuse_changes(self.run, manifest["config"], self.settings)
+            changed = refuse_changes(self.run, manifest["config"], self.settings, self.changes, step)
+            if changed:
+                print(f"{self.run} goes on from step {step} with other settings: {', '.join(changed)}", flush=True)
             if self.same_processes and manifest["world_size"] != world_size():
                 raise UserError(
                     f"{self.path(step)} was written by {manifest['world_size']} processes, this run has "
@@ -84,7 +90,7 @@ class Checkpoints:
                 self.path(later).rename(damaged)
 
     def save(self, step: int, fill: Callable[[Path], None]) -> None:
-        """Commit the checkpoint of `step`, then drop all but the last `KEEP`; collective.
+        """Commit the checkpoint of `step`, then drop all but the last `KEEP` and the milestones; collective.
 
         fill: writes this process's files into the folder that it is given. Until the last rename the previous
         checkpoint stays the newest. If the disk of any process refuses, nothing of the new one is left.
@@ -132,7 +138,8 @@ class Checkpoints:
         partial.rename(self.path(step))
         sync(self.folder)
         for old in self.steps()[:-KEEP]:
-            shutil.rmtree(self.path(old))
+            if not self.keep_every or old % self.keep_every:
+                shutil.rmtree(self.path(old))
 
 
 def damage(folder: Path) -> str | None:

@@ -122,7 +122,7 @@ def test_every_changed_setting_is_named(tmp_path):
         kept(tmp_path, lr=0.25, data="abc").newest()
     assert str(error.value) == (
         f"{tmp_path} was started with other settings (data None -> 'abc', lr 0.5 -> 0.25): "
-        "restore them or give another --out"
+        "restore them, go on with --allow-change data lr, or give another --out"
     )
     refuse_changes(tmp_path, SETTINGS, dict(SETTINGS))
 
