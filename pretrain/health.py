@@ -54,11 +54,18 @@ def health(e: Embeddings) -> dict[str, torch.Tensor]:
     matched_texts, mismatched_texts = _cosines(e.to_text, e.z_t)
     matched_images, mismatched_images = _cosines(e.to_image, e.z_v)
     return {
-        "rank_image": effective_rank((e.z_v - e.z_v.mean(0)).flatten(0, -2)),
-        "rank_text": effective_rank((e.z_t - e.z_t.mean(0)).flatten(0, -2)),
+        "rank_image": _rank(e.z_v),
+        "rank_text": _rank(e.z_t),
         "cosine_matched": torch.stack([matched_texts, matched_images]).mean(),
         "cosine_mismatched": torch.stack([mismatched_texts, mismatched_images]).mean(),
     }
+
+
+def _rank(z: torch.Tensor) -> torch.Tensor:
+    """The effective rank of rows [B, E] or [B, K, E] about their step's mean, but for steps that are not finite."""
+    finite = z.isfinite().all(-1).all(0)  # [] or [K]
+    centred = torch.where(finite[..., None], z - z.mean(0), 0)
+    return torch.where(finite.any(), effective_rank(centred.flatten(0, -2)), torch.nan)
 
 
 def _cosines(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,14 +73,13 @@ def _cosines(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     a, b, rows = normalize(a.float(), dim=-1), normalize(b.float(), dim=-1), len(a)
     matched = (a * b).sum(-1).sum(0)  # [] or [K]
     all_pairs = (a.sum(0) * b.sum(0)).sum(-1)  # sum_ij a_i . b_j
-    return (matched / rows).mean(), ((all_pairs - matched) / (rows * (rows - 1))).mean()
+    return (matched / rows).nanmean(), ((all_pairs - matched) / (rows * (rows - 1))).nanmean()
 
 
 def collapse(values: dict[str, float], peaks: dict[str, float], attainable: int) -> str | None:
     """What in `values` of `health` looks like collapse, in one line, or None.
 
-    peaks: the highest ranks seen so far. attainable: the highest rank possible, such as min(E, rows - 1) for the rows of
-    one step.
+    peaks: the highest ranks seen so far. attainable: the highest rank possible, of one step's rows min(E, rows - 1).
     """
     found = []
     for modality in ("image", "text"):

@@ -10,6 +10,16 @@ import torch.distributed as dist
 from vlm.errors import UserError
 
 
+def join_processes() -> torch.device:
+    """Join the processes that torchrun or SLURM started, if there are several; return this one's GPU, or the CPU."""
+    on_gpu = torch.cuda.is_available()
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        if on_gpu:
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        dist.init_process_group("nccl" if on_gpu else "gloo")
+    return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+
+
 def active() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
@@ -40,7 +50,7 @@ def all_sum(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def all_rows(tensor: torch.Tensor) -> torch.Tensor:
-    """[B, ...] of each rank, equal B -> [ranks * B, ...] in rank order, outside autograd; nothing waits for the device."""
+    """[B, ...] of each rank, equal B -> [ranks * B, ...] in rank order, outside autograd; no wait for the device."""
     if not active():
         return tensor
     parts = [torch.empty_like(tensor) for _ in range(world_size())]
