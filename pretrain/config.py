@@ -127,6 +127,7 @@ class PretrainConfig:
     weight_decay: float = _step(0.01, help="of AdamW, on matrices alone")
     clip: float = _step(1.0, help="largest gradient norm; 0: no clipping")
     zero: int = _step(1, help="DeepSpeed ZeRO stage", choices=(0, 1, 2, 3), fixed=True)
+    timeout: float = _step(30.0, help="minutes that a process waits for the others", above=0, least=None, free=True)
     dtype: str = _step("auto", help="auto: bf16 autocast on GPUs, fp32 on CPUs", choices=("auto", "bf16", "fp32"))
 
     augmentation: str = _data(

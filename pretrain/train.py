@@ -28,7 +28,7 @@ from pretrain.objective import objective
 from pretrain.probes.watch import Watch
 from pretrain.recorder import Recorder
 from pretrain.zero import Engine, device, gathered, set_learning_rate, start_engine, start_processes, update
-from vlm.distributed import AnyRank, barrier, is_main, rank, world_size
+from vlm.distributed import AnyRank, barrier, is_main, late_ranks_named, rank, world_size
 from vlm.encoders.config import CLIP_MEAN, CLIP_STD
 from vlm.encoders.levljepa import new_encoder
 from vlm.encoders.tokens import CaptionTokenizer
@@ -68,9 +68,9 @@ def train(config: PretrainConfig) -> None:
 
     Raises: UserError if data, settings or what the folder holds do not allow it, or training has broken down.
     """
-    start_processes()
+    start_processes(config.timeout)
     run, target = Path(config.out), device()
-    with locked(run):
+    with late_ranks_named(config.timeout), locked(run):
         draw_if_default(config.data)
         data = open_captions(config.data, config.image_column, config.caption_column)
         if isinstance(data, MixedCaptions) and is_main():

@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import deepspeed
 import torch
 from deepspeed.accelerator import get_accelerator
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+from torch.distributed import distributed_c10d
 
 from pretrain.config import REDUCE_BUCKET_SIZE, PretrainConfig
 from vlm.errors import UserError
@@ -19,8 +21,11 @@ from vlm.errors import UserError
 Engine = deepspeed.DeepSpeedEngine
 
 
-def start_processes() -> None:
-    """Join the process group of `deepspeed`, `torchrun` or SLURM; a plain `python` becomes a group of one."""
+def start_processes(minutes: float = PretrainConfig.timeout) -> None:
+    """Join the process group of `deepspeed`, `torchrun` or SLURM; a plain `python` becomes a group of one.
+
+    minutes: after which a collective that some rank has not joined is given up.
+    """
     if "RANK" not in os.environ:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -32,7 +37,10 @@ def start_processes() -> None:
     if on_gpu:
         get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))
     backend = "nccl" if on_gpu else "gloo"
-    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+    timeout = timedelta(minutes=minutes)
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timeout)
+    # DeepSpeed makes further groups, to which it gives no time: they get torch's default.
+    distributed_c10d.default_pg_timeout = distributed_c10d.default_pg_nccl_timeout = timeout
 
 
 def device() -> torch.device:
