@@ -40,7 +40,7 @@ class Recorder:
         self.bar = progress(config.steps, "pretrain", "step", initial=start, show=is_main())
         self.patience = Patience("lower --lr or raise --lambda-*")
         self.rows = Rows(config.batch_size)
-        self.peaks: dict[str, float] = {}  # the highest ranks so far
+        self.peaks: dict[str, float] = {}  # the highest ranks so far, since the run has settled
         self.warning: str | None = None  # of the last reading of the ranks
         if is_main():
             self.tracker = open_tracker(config.tracker, run, asdict(config), start)
@@ -111,9 +111,9 @@ class Recorder:
         ranks = {name: value for name, value in record.items() if name.startswith("rank_")}
         if not ranks:  # of this step only the loss was read
             return {}
-        self.peaks = {name: max(value, self.peaks.get(name, 0.0)) for name, value in ranks.items()}
         if record["step"] < max(SETTLED, self.config.warmup_steps):
             return {}
+        self.peaks = {name: max(value, self.peaks.get(name, 0.0)) for name, value in ranks.items()}
         attainable = self.rows.attainable(self.config.embed_dim, self.config.batch_size)
         before, self.warning = self.warning, collapse(record, self.peaks, attainable)
         if not self.warning:
