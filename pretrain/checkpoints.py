@@ -62,17 +62,17 @@ def settle(run: Path, config: PretrainConfig, data: str, init: str | None = None
 
 
 def _with_warmup_of(folder: Path, config: PretrainConfig) -> PretrainConfig:
-    """`config` with the warm-up of a checkpoint's run, if both warm-ups are what the preset gives so many steps."""
+    """`config` with the warm-up of a checkpoint's run, if its own is what the preset gives so many steps."""
     try:
-        old = read_json(folder / "manifest.json")["config"]
-        past = preset_warmup(old["preset"], old["schedule"], old["steps"]), old["warmup_steps"]
+        past = read_json(folder / "manifest.json")["config"]["warmup_steps"]
     except (UserError, KeyError, TypeError):
         return config  # damaged: it is dealt with when it is opened
-    now = preset_warmup(config.preset, config.schedule, config.steps), config.warmup_steps
-    if past[0] != past[1] or now[0] != now[1] or past == now:
+    own = config.warmup_steps
+    if past == own or own != preset_warmup(config.preset, config.schedule, config.steps):
         return config
-    kept = replace(config, warmup_steps=past[1])
+    kept = replace(config, warmup_steps=past)
     kept.check()
+    print(f"the warm-up stays the run's own, {past} steps", flush=True)
     return kept
 
 

@@ -18,7 +18,7 @@ from vlm.errors import UserError
 from vlm.run.settings import flag
 
 VISION = ("patch_size", "vision_width", "vision_layers", "vision_heads")
-TEXT = ("text_width", "text_layers", "text_heads", "positions")
+TEXT = ("text_width", "text_layers", "text_heads")
 HEADS = ("embed_dim", "projector_width")
 
 
@@ -126,6 +126,10 @@ def _copy(source: nn.Module, target: nn.Module, name: str, skipped: str | None =
         }
 
     theirs, ours = kept(source), kept(target)
+    for key in theirs.keys() & ours.keys():
+        if key.endswith("wpe.weight"):  # captions are read at the first 77 positions, however many there are
+            rows = min(len(theirs[key]), len(ours[key]))
+            theirs[key] = torch.cat([theirs[key][:rows], ours[key][rows:]])
     other = sorted(
         key for key in theirs.keys() | ours.keys()
         if key not in theirs or key not in ours or theirs[key].shape != ours[key].shape

@@ -126,7 +126,7 @@ class Changes:
         never = {name for name, known in declared.items() if known.fixed} | set(fixed)
         names, aliases = [], aliases or {}
         for given_name in config.allow_change:
-            name = given_name.removeprefix("--").replace("-", "_")
+            name = given_name.replace("-", "_")
             if name not in declared and name not in aliases.values():
                 raise UserError(f"--allow-change {given_name}: there is no such setting, see --help")
             if name in never or aliases.get(name) in never:

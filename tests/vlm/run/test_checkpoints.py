@@ -200,3 +200,9 @@ def test_a_full_disk_on_either_rank_is_one_line(tmp_path):
         files = sorted(path.name for path in (tmp_path / run / "checkpoints/step_1").iterdir())
         assert files == ["manifest.json", "of_0", "of_1"]
     assert names(tmp_path / "neither") == ["step_1", "step_2"]
+
+
+def test_milestones_are_kept_besides_the_last_two(tmp_path):
+    for step in (2, 3, 4, 5, 6, 7):
+        Checkpoints(tmp_path, SETTINGS, same_processes=True, keep_every=3).save(step, lambda folder: None)
+    assert names(tmp_path) == ["step_3", "step_6", "step_7"]
