@@ -46,9 +46,9 @@ def test_more_steps_in_the_stable_phase_are_as_if_they_had_been_asked_for_at_fir
     config, step = settled(run, steps=1000)
     assert (config.steps, config.warmup_steps, step) == (1000, 4, 30)  # the preset's warm-up would be 200 now
     assert "goes on from step 30 with other settings: steps 40 -> 1000" in capsys.readouterr().out
-    assert settled(run, steps=36)[1] == 30  # fewer: the decay begins at 31
-    with pytest.raises(UserError, match=r"\(steps 40 -> 34\): restore them, go on with --allow-change steps, or give"):
-        settled(run, steps=34)
+    assert settled(run, steps=36)[1] == 30  # fewer: all 30 steps are before the decay
+    with pytest.raises(UserError, match=r"\(steps 40 -> 33\): restore them, go on with --allow-change steps, or give"):
+        settled(run, steps=33)
 
 
 def test_more_steps_in_the_decay_are_refused_unless_allowed(run):

@@ -9,6 +9,7 @@ from tiny.encoders import text_encoder
 from pretrain.config import from_preset
 from pretrain.init import open_init
 from pretrain.train import build_model
+from vlm.encoders.tokens import CaptionTokenizer
 from vlm.errors import UserError
 
 SIZES = {"image_size": 48, "patch_size": 12, "vision_width": 32, "projector_width": 16, "embed_dim": 8}
@@ -17,7 +18,9 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    encoder = text_encoder(["a red star and a blue moon"], **SIZES).with_config(mean=(0.5, 0.5, 0.5))
+    captions = ["a red star and a blue moon"]
+    vocab_size = CaptionTokenizer.train(captions, 300).vocab_size
+    encoder = text_encoder(captions, vocab_size=vocab_size, **SIZES).with_config(mean=(0.5, 0.5, 0.5))
     encoder.save(tmp_path_factory.mktemp("init") / "encoder")
     return encoder, str(tmp_path_factory.getbasetemp() / "init0" / "encoder")
 
