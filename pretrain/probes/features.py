@@ -54,8 +54,9 @@ class Forecast:
         self.done += 1
 
 
-def in_order(count: int, size: int = ENCODE_BATCH) -> list[range]:
-    """0 .. count - 1 in batches."""
+def in_order(count: int, size: int | None = None) -> list[range]:
+    """0 .. count - 1 in batches, by default of ENCODE_BATCH."""
+    size = size or ENCODE_BATCH
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
