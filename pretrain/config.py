@@ -16,7 +16,8 @@ WORLD = "runs/world/captions"
 REDUCE_BUCKET_SIZE = 50_000_000
 
 # What a preset changes of the settings below.
-# tiny: the embedded world on two CPU cores in minutes. small: a ViT-S on one GPU. base: the released ViT-B recipe.
+# tiny: the embedded world on two CPU cores in minutes. small: a ViT-S on one GPU. cc12m: the ViT-B of the authors'
+# first code, of 256 samples a GPU, here on 8. base: the released ViT-B recipe, on DataComp.
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": dict(
         image_size=48, patch_size=12, vision_width=128, vision_layers=3, vision_heads=2,
@@ -28,6 +29,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     ),
     "small": dict(vision_width=384, vision_heads=6, text_width=384, text_heads=6, embed_dim=256,
                   batch_size=1024, steps=50_000),
+    "cc12m": dict(embed_dim=768, batch_size=2048, steps=50_000, augmentation="squash"),
     "base": {},
 }  # fmt: skip
 
@@ -70,7 +72,8 @@ class PretrainConfig:
     )
     preset: str = setting(
         "tiny",
-        help="tiny: the embedded world on a CPU; small: ViT-S on a GPU; base: the released ViT-B recipe",
+        help="tiny: the embedded world on a CPU; small: ViT-S on a GPU; cc12m, base: the ViT-B recipes for CC12M and "
+        "for DataComp, which was released",
         choices=tuple(PRESETS),
     )
     objective: str = setting(

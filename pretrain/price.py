@@ -97,7 +97,9 @@ def describe(config: PretrainConfig, processes: int, throughput: float | None) -
     lines += [f"  {name:18}{number:>14,}" for name, number in [*parts.items(), ("total", total)]]
     lines += ["", *_memory(config, processes, total), "", *_budget(config, throughput)]
     saved, encoder = checkpoint_bytes(total, config.zero) / 1e6, 4 * total / 1e6
-    lines.append(f"disk: {saved:,.0f} MB a checkpoint, the last {KEEP} are kept; encoder {encoder:,.0f} MB")
+    milestones = config.steps // config.keep_every if config.keep_every else 0
+    kept = f"the last {KEEP} are kept" + (f", and {milestones} by --keep-every" if milestones else "")
+    lines.append(f"disk: {saved:,.0f} MB a checkpoint, {kept}; encoder {encoder:,.0f} MB")
     return "\n".join(lines)
 
 
