@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vlm.errors import UserError
 from vlm.llms.presets import PRESETS
-from vlm.run.settings import parse, resume_setting, setting
+from vlm.run.settings import allow_change_setting, parse, resume_setting, setting
 from vlm.run.trackers import TRACKERS
 
 RUNS = Path("runs")
@@ -120,6 +120,7 @@ class BridgeConfig:
     )
     seed: int = setting(0, help="seed of the connector's first weights, LoRA's, and the data order", least=0)
     resume: str = resume_setting()
+    allow_change: tuple[str, ...] = allow_change_setting()
     save_every: int = setting(100, help="steps between two checkpoints", metavar="STEPS", least=1, free=True)
     tracker: str = setting(
         "auto", help="auto: RUN/tensorboard if TensorBoard is installed", choices=TRACKERS, free=True
@@ -143,7 +144,9 @@ class BridgeConfig:
     row_tokens: int = _training(1024, help="longest packed sequence", least=1)
     micro_tokens: int = _training(8192, help="tokens per forward pass; less = less memory", least=1, free=True)
     lr: float = _training(1e-3, help="peak learning rate", above=0)
-    lr_lora: float | None = _training(None, help="peak learning rate of LoRA", above=0, default_text="that of --lr")
+    lr_lora: float | None = _training(
+        None, help="peak learning rate of LoRA", above=0, fixed=True, default_text="that of --lr"
+    )
     warmup: float = _training(0.05, help="share of the steps that rise to it", least=0, most=1)
     weight_decay: float = _training(0.0, help="weight decay of AdamW", least=0)
     clip: float = _training(1.0, help="largest gradient norm; 0: no clipping", least=0)
@@ -152,6 +155,7 @@ class BridgeConfig:
         help="also train rank-R LoRA on the LLM's q, k, v, o; smollm2's prompts then need no worked examples (0: off)",
         metavar="R",
         least=0,
+        fixed=True,
     )
 
     load_in: str | None = _speed(None, help="bitsandbytes quantisation of the frozen LLM", choices=LOAD_IN)

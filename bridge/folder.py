@@ -22,6 +22,7 @@ from bridge.data.mixture import Mixture
 from bridge.data.pictures import Picture, picture_bytes
 from bridge.data.stored import Stored
 from bridge.gradients import Sums
+from bridge.same_run import allowed_changes
 from vlm.distributed import all_items, is_main, on_main
 from vlm.errors import UserError
 from vlm.files import append_jsonl, read_json, read_jsonl
@@ -50,7 +51,8 @@ class RunFolder:
         self.folder, self.config, self._weights = Path(config.out), config, weights
         self.tracker = Tracker()  # of rank 0, from `begin` on, the one that was asked for
         self._pending: list[dict] = []  # lines of metrics.jsonl that are not written yet
-        self._checkpoints = Checkpoints(self.folder, {**trajectory(config), **content})
+        settings, changes = {**trajectory(config), **content}, allowed_changes(config)
+        self._checkpoints = Checkpoints(self.folder, settings, changes=changes)
         lora = [weight for name, weight in weights.items() if "lora_" in name]
         others = [weight for name, weight in weights.items() if "lora_" not in name]
         # Two groups only where two rates are asked for: a run that was begun with one goes on.
@@ -182,11 +184,12 @@ def _on_disk(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 
 
-def check_data(run: Path, content: Mapping[str, str]) -> None:
+def check_data(config: BridgeConfig, content: Mapping[str, str]) -> None:
     """Refuse by a `UserError`, before any model is loaded, a run whose newest checkpoint learnt from other data.
 
     content: digests of the questions and images.
     """
+    run = Path(config.out)
     checkpoints = Checkpoints(run, {})
     for step in reversed(checkpoints.steps()):
         try:
@@ -194,7 +197,8 @@ def check_data(run: Path, content: Mapping[str, str]) -> None:
             known = {name: value for name, value in content.items() if name in old}
         except (UserError, KeyError, TypeError):
             continue  # damaged: `RunFolder.resume` deals with it
-        return refuse_changes(run, {name: old[name] for name in known}, known)
+        refuse_changes(run, {name: old[name] for name in known}, known, allowed_changes(config))
+        return
 
 
 def run_content(vlm: VLM) -> dict[str, str]:

@@ -113,7 +113,7 @@ def train(config: BridgeConfig, mixture: Mixture) -> None:
     with locked(Path(config.out)):
         data = {"questions": questions_content(mixture, votes=config.vqav2_answers == "votes")}
         data["images"] = images_content(mixture)
-        on_main(lambda: (check_folder(config), check_data(Path(config.out), data)))  # before anything is loaded
+        on_main(lambda: (check_folder(config), check_data(config, data)))  # before anything is loaded
         vlm = build_vlm(config, accelerator.device, config.load_in)
         encoder = PatchEncoder(vlm.model, vlm.processor.image_processor)
         content = {**data, **run_content(vlm), "encoder": encoder.key[:12]}

@@ -15,9 +15,10 @@ from bridge.config import BridgeConfig
 from vlm.errors import UserError
 from vlm.files import read_json
 from vlm.llms.presets import PRESETS
-from vlm.run.settings import known_of, refuse_changes, trajectory
+from vlm.run.settings import Changes, known_of, refuse_changes, trajectory
 from vlm.run.steps import check_resume, committed_steps
 
+CONTENT = ("questions", "images", "chat_template", "llm_weights", "connector", "dtype")  # digests in a manifest
 BEGINNING = 1 << 20  # bytes of a file that is no safetensors file
 TENSOR_BEGINNING = 1024  # bytes of each tensor: enough to tell two models of the same sizes apart, in no time
 _KIND = re.compile(r"(random:|timm:|hf:)*")  # how a name of an encoder may begin
@@ -39,7 +40,12 @@ def check_folder(config: BridgeConfig) -> None:
         is_model = known.group == "parts"
         if models_differ(old[name], value) if is_model else bool(old[name]) != bool(value):
             new[name] = value
-    refuse_changes(run, {name: old.get(name) for name in new}, new)
+    refuse_changes(run, {name: old.get(name) for name in new}, new, allowed_changes(config))
+
+
+def allowed_changes(config: BridgeConfig) -> Changes:
+    """What --allow-change names. Every rate depends on the number of steps, so that it is a change like others."""
+    return Changes.of(config, {name: name for name in CONTENT}, {"llm", "llm_weights", "encoder", "init"})
 
 
 def models_differ(old: str | None, new: str | None) -> bool:

@@ -12,6 +12,7 @@ the position in the data are functions of the step, and need no state.
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -20,25 +21,78 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from pretrain.config import PretrainConfig
-from pretrain.data.tokenizer import identity
+from pretrain.config import PretrainConfig, preset_warmup
+from pretrain.data.tokenizer import identity, trained_size
 from pretrain.zero import MOMENTS, Engine, load_states, updates, whole_states
 from vlm.distributed import all_items, is_main, on_main, rank, world_size
 from vlm.errors import UserError
 from vlm.files import read_json, write_json
+from vlm.run.branch import branch
 from vlm.run.checkpoints import Checkpoints
 from vlm.run.resume import starting_step
-from vlm.run.settings import trajectory
+from vlm.run.schedule import RATE, same_past
+from vlm.run.settings import Changes, trajectory
+from vlm.run.steps import committed_steps
+
+HINTS = {"steps": "its decay has begun: from a checkpoint before, --branch RUN --branch-step N goes on exactly"}
 
 STATE, BUFFERS = "state.json", "buffers.safetensors"
 FORMAT = 1
 FILE_BYTES = 1 << 30  # when a file has so much, the next one is begun: no process keeps more than that in memory
 
 
-def open_checkpoints(run: Path, config: PretrainConfig, data: str) -> Checkpoints:
-    """The checkpoints of a run with these settings on the data with fingerprint `data`."""
+def open_checkpoints(run: Path, config: PretrainConfig, data: str, init: str | None = None) -> Checkpoints:
+    """The checkpoints of a run with these settings on the data with fingerprint `data`, from weights of digest `init`.
+
+    Raises: UserError if --allow-change names what cannot change.
+    """
     settings = {**trajectory(config), "tokenizer": identity(config.tokenizer), "data_fingerprint": data}
-    return Checkpoints(run, settings)
+    if init:
+        settings["init"] = init
+    # A tokenizer that is learnt from the captions would give other ids with other data.
+    fixed = {"tokenizer", "init"} | ({"data_fingerprint"} if trained_size(config.tokenizer) else set())
+    changes = Changes.of(config, {"data": "data_fingerprint"}, fixed, harmless=_harmless, hints=HINTS)
+    return Checkpoints(run, settings, changes=changes, keep_every=config.keep_every)
+
+
+def _harmless(step: int, old: dict, new: dict) -> tuple[str, ...]:
+    """The settings of the schedule, if the steps that are done have the same rates by both."""
+    return RATE if set(RATE) <= old.keys() and step <= new["steps"] and same_past(step, old, new) else ()
+
+
+def settle(run: Path, config: PretrainConfig, data: str, init: str | None = None) -> PretrainConfig:
+    """Branch from --branch if `run` holds no checkpoint yet; return the settings that the run goes on with; collective.
+
+    A warm-up that follows from a preset and the number of steps stays the one that the run began with.
+    """
+
+    def choose() -> PretrainConfig:
+        own = committed_steps(run / "checkpoints")
+        if own:
+            return _with_warmup_of(run / "checkpoints" / f"step_{own[-1]}", config)
+        if not config.branch:
+            return config
+        step, folder = Checkpoints(Path(config.branch), {}).verified(config.branch_step)
+        settled = replace(_with_warmup_of(folder, config), resume="auto")
+        branch(open_checkpoints(run, settled, data, init), Path(config.branch), step, "encoder")
+        return settled
+
+    return on_main(choose)
+
+
+def _with_warmup_of(folder: Path, config: PretrainConfig) -> PretrainConfig:
+    """`config` with the warm-up of a checkpoint's run, if its own is what the preset gives so many steps."""
+    try:
+        past = read_json(folder / "manifest.json")["config"]["warmup_steps"]
+    except (UserError, KeyError, TypeError):
+        return config  # damaged: it is dealt with when it is opened
+    own = config.warmup_steps
+    if past == own or own != preset_warmup(config.preset, config.schedule, config.steps):
+        return config
+    kept = replace(config, warmup_steps=past)
+    kept.check()
+    print(f"the warm-up stays the run's own, {past} steps", flush=True)
+    return kept
 
 
 def save(engine: Engine, checkpoints: Checkpoints, step: int, recorder: dict[str, Any]) -> None:
@@ -104,6 +158,9 @@ def resume(engine: Engine, checkpoints: Checkpoints, config: PretrainConfig) -> 
     step = starting_step(checkpoints, config.resume, "encoder", worthless=_untrained)
     if step is None:
         return 0, None
+    if step > config.steps:
+        problem = f"{checkpoints.run} is at step {step} already: give --steps {step} or more, or another --out"
+        raise UserError(problem) if is_main() else SystemExit(2)
     folder = checkpoints.path(step)
     if not all(all_items([(folder / STATE).is_file()])):
         missing = f"{folder}, which the first one found whole"

@@ -7,7 +7,7 @@ from typing import Any
 from vlm.encoders.config import EncoderConfig
 from vlm.errors import UserError
 from vlm.run.schedule import SCHEDULES, longest_warmup, shortened_warmup
-from vlm.run.settings import check_bounds, flag, resume_setting, setting
+from vlm.run.settings import allow_change_setting, check_bounds, flag, resume_setting, setting
 from vlm.run.trackers import TRACKERS
 
 # The captions of the embedded world, which a run draws if it is given no others.
@@ -16,7 +16,8 @@ WORLD = "runs/world/captions"
 REDUCE_BUCKET_SIZE = 50_000_000
 
 # What a preset changes of the settings below.
-# tiny: the embedded world on two CPU cores in minutes. small: a ViT-S on one GPU. base: the released ViT-B recipe.
+# tiny: the embedded world on two CPU cores in minutes. small: a ViT-S on one GPU. cc12m: the ViT-B of the authors'
+# first code, of 256 samples a GPU, here on 8. base: the released ViT-B recipe, on DataComp.
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": dict(
         image_size=48, patch_size=12, vision_width=128, vision_layers=3, vision_heads=2,
@@ -28,6 +29,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     ),
     "small": dict(vision_width=384, vision_heads=6, text_width=384, text_heads=6, embed_dim=256,
                   batch_size=1024, steps=50_000),
+    "cc12m": dict(embed_dim=768, batch_size=2048, steps=50_000, augmentation="squash"),
     "base": {},
 }  # fmt: skip
 
@@ -44,7 +46,7 @@ PREDICTING, CROPPING = ("levljepa", "levljepa-plus"), ("levljepa-plus",)
 READ_BY = {"directions": PREDICTING, "lambda_image": PREDICTING, "lambda_text": PREDICTING, "lambda_multi": CROPPING}
 
 # The headings of `--help`, and what most fields under them share. A run may go on with other records.
-_size = partial(setting, group="sizes", least=1)
+_size = partial(setting, group="sizes", least=1, fixed=True)
 _loss = partial(setting, group="objective")
 _step = partial(setting, group="optimization", least=0)
 _data = partial(setting, group="data")
@@ -70,16 +72,33 @@ class PretrainConfig:
     )
     preset: str = setting(
         "tiny",
-        help="tiny: the embedded world on a CPU; small: ViT-S on a GPU; base: the released ViT-B recipe",
+        help="tiny: the embedded world on a CPU; small: ViT-S on a GPU; cc12m, base: the ViT-B recipes for CC12M and "
+        "for DataComp, which was released",
         choices=tuple(PRESETS),
     )
     objective: str = setting(
         "levljepa",
         help="levljepa; levljepa-plus: 2 global and 4 local crops an image; clip, siglip: the paper's baselines",
         choices=tuple(OBJECTIVES),
+        fixed=True,
     )
     seed: int = setting(0, help="of weights, directions, data order and augmentation", least=0)
     resume: str = resume_setting()
+    allow_change: tuple[str, ...] = allow_change_setting()
+    branch: str | None = setting(
+        None,
+        help="start --out, if it holds no run, from a checkpoint of this run: another decay of its stable phase",
+        metavar="RUN",
+        free=True,
+    )
+    branch_step: int | None = setting(None, help="of that checkpoint", least=1, free=True, default_text="the newest")
+    init: str | None = setting(
+        None,
+        help="start from these weights: both towers and heads of a LeVLJEPA folder or hub id, or a timm ViT alone",
+        metavar="DIR|HUB_ID|timm:NAME[@SIZE][@FILE]",
+        by_content=True,
+        fixed=True,
+    )
 
     image_size: int = _size(EncoderConfig.image_size, help="pixels of a side")
     patch_size: int = _size(EncoderConfig.patch_size, help="pixels of a patch's side")
@@ -134,6 +153,7 @@ class PretrainConfig:
         help="run both towers through torch.compile",
         default_text="on a GPU with Triton, below ZeRO 3",
     )
+    timeout: float = _step(30.0, help="minutes that a process waits for the others", above=0, least=None, free=True)
     dtype: str = _step(
         "auto", help="auto: bf16 autocast where the device has instructions for it", choices=("auto", "bf16", "fp32")
     )
@@ -163,10 +183,14 @@ class PretrainConfig:
 
     tracker: str = _record("auto", help="auto: RUN/tensorboard if TensorBoard is installed", choices=TRACKERS)
     log_every: int = _record(10, help="steps between two readings of the metrics", least=1)
-    save_every: int = _record(2000, help="steps between two checkpoints", least=1)
+    save_every: int = _record(2000, help="steps between two checkpoints; the last two are kept", least=1)
+    keep_every: int = _record(0, help="steps between two checkpoints that are kept for good (0: none)", least=0)
     export_every: int = _record(0, help="steps between two encoders in RUN/encoders/, all kept (0: none)", least=0)
-    probe_every: int = _record(0, help="steps between two probes of retrieval and rank (0: none)", least=0)
-    probe_data: str | None = _record(None, help="captions held out for the probes; 256 usable pairs are read")
+    probe_every: int = _record(0, help="steps between two probes of the encoder (0: none)", least=0)
+    probe_data: str | None = _record(None, help="captions held out, for probes of retrieval and rank")
+    probe_pool: int = _record(256, help="usable pairs of --probe-data that are read, or all if they are fewer", least=5)
+    probe_classes: str | None = _record(None, help="class folders or a data set, for probes of zero-shot accuracy")
+    probe_images: int = _record(2000, help="images of --probe-classes, evenly spread (0: all)", least=0)
 
     @property
     def local_size(self) -> int:
@@ -188,9 +212,13 @@ class PretrainConfig:
             raise UserError(f"--batch-size {self.batch_size}: BatchNorm needs 2 samples or more")
         if self.min_lr > self.lr:
             raise UserError(f"--min-lr {self.min_lr} is above --lr {self.lr}: lower it as well")
-        if bool(self.probe_every) != bool(self.probe_data):
+        probed = self.probe_data or self.probe_classes
+        if bool(self.probe_every) != bool(probed):
             given = f"--probe-every {self.probe_every} --probe-data {self.probe_data}"
-            raise UserError(f"{given}: give a number of steps, and captions that are not trained on")
+            needed = "a number of steps, and captions that are not trained on or --probe-classes"
+            raise UserError(f"{given}: give {needed}")
+        if self.branch_step and not self.branch:
+            raise UserError(f"--branch-step {self.branch_step} is of --branch RUN: give both")
         if (micro := self.micro_batch_size) > self.batch_size:
             raise UserError(f"--micro-batch-size {micro} is above --batch-size {self.batch_size}: leave it out")
         if self.compile and self.zero == 3:
@@ -223,6 +251,11 @@ def from_preset(preset: str, **changes) -> PretrainConfig:
         if name in changes and config.objective not in readers:
             raise UserError(f"{flag(name)} has no effect with --objective {config.objective}: leave it out")
     if "warmup_steps" not in changes and config.steps > 0:
-        config = replace(config, warmup_steps=shortened_warmup(config.schedule, config.steps, config.warmup_steps))
+        config = replace(config, warmup_steps=preset_warmup(preset, config.schedule, config.steps))
     config.check()
     return config
+
+
+def preset_warmup(preset: str, schedule: str, steps: int) -> int:
+    """The preset's warm-up, shortened if the steps leave no room for it."""
+    return shortened_warmup(schedule, steps, PRESETS[preset].get("warmup_steps", PretrainConfig.warmup_steps))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pretrain.config import PretrainConfig
 from vlm.errors import UserError, run_command
@@ -45,8 +45,12 @@ def export_checkpoint(run: Path, step: int | None = None, out: Path | None = Non
     if out is not None:
         _check_out(out)
     step, folder = Checkpoints(run, {}).verified(step)
-    config = _config(run / "config.json")
+    config, init = _config(run / "config.json")
     model = build_model(config, _tokenizer(run, config), torch.device("cpu"))
+    if init:  # its pixel statistics are the run's
+        pixels = {name: tuple(values) for name, values in init["init_normalization"].items()}
+        training = {**model.encoder.config.training, "init": config.init, "init_sha256": init["init_sha256"]}
+        model.encoder = model.encoder.with_config(**pixels, training=training)
     load_weights(model, folder)
     out = out or run / "encoders" / f"step_{step}"
     export(model, out)
@@ -59,13 +63,15 @@ def _check_out(out: Path) -> None:
         raise UserError(f"{out} holds something else than an encoder: give another --out, or move it away")
 
 
-def _config(file: Path) -> PretrainConfig:
-    """The settings that a run has written."""
+def _config(file: Path) -> tuple[PretrainConfig, dict[str, Any]]:
+    """The settings that a run has written, and what it has of its --init, as `pretrain.init.Init.record` gives it."""
     found = read_json(file)
     known = {field.name for field in fields(PretrainConfig)}
-    if not isinstance(found, dict) or not set(found) <= known:
+    of_init = {"init_sha256", "init_normalization"}
+    if not isinstance(found, dict) or not set(found) <= known | of_init:
         raise UserError(f"{file} was not written by pretrain/run.py: give the folder of one of its runs")
-    return PretrainConfig(**found)
+    settings = {name: value for name, value in found.items() if name in known}
+    return PretrainConfig(**settings), {name: found[name] for name in of_init & found.keys()}
 
 
 def _tokenizer(run: Path, config: PretrainConfig) -> CaptionTokenizer:

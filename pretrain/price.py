@@ -102,7 +102,9 @@ def describe(config: PretrainConfig, processes: int, throughput: float | None) -
     lines += ["", *_memory(config, processes, total), "", *_budget(config, throughput)]
     lines += ["", *_transport(config, processes, stage)]
     saved, encoder = checkpoint_bytes(total) / 1e6, 4 * total / 1e6
-    lines.append(f"disk: {saved:,.0f} MB a checkpoint, the last {KEEP} are kept; encoder {encoder:,.0f} MB")
+    milestones = config.steps // config.keep_every if config.keep_every else 0
+    kept = f"the last {KEEP} are kept" + (f", and {milestones} by --keep-every" if milestones else "")
+    lines.append(f"disk: {saved:,.0f} MB a checkpoint, {kept}; encoder {encoder:,.0f} MB")
     most, free = disk_bytes(config, total) / 1e6, free_bytes(config.out) / 1e6
     lines.append(f"  at most {most:,.0f} MB in {config.out}, while a checkpoint is replaced; {free:,.0f} MB are free")
     if most > free:

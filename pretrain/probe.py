@@ -14,6 +14,8 @@ EXAMPLES = """examples:
       --resize crop --template 'a photo of a {}.' --json zero-shot.json
   python pretrain/probe.py hf:google/siglip-base-patch16-224 --task zero-shot --data /data/imagenet --resize crop
   python pretrain/probe.py runs/cc12m/encoder --task segmentation --data /data/ADEChallengeData2016
+  torchrun --nproc-per-node 8 pretrain/probe.py runs/cc12m/encoder --task attentive --data /data/imagenet \
+      --resize crop --tokens /scratch
 """
 WEIGHT_DECAY = "The weight decay of linear and attentive is chosen on a held-out tenth of train, never on val."
 
@@ -35,16 +37,16 @@ def parse(arguments: list[str] | None = None) -> ProbeConfig:
 
 def main() -> None:
     config = parse()
-    import torch  # after parsing: --help must not wait for it
-
-    from pretrain.probes.tasks import measure, table_line
+    from pretrain.probes.tasks import measure, table_line  # after parsing: --help must not wait for torch
+    from vlm.distributed import is_main, join_processes
     from vlm.encoders.by_name import open_encoder
     from vlm.files import write_json
 
     encoder = open_encoder(config.encoder, config.seed, config.normalisation, config.image_size, config.heads)
-    encoder = encoder.to("cuda" if torch.cuda.is_available() else "cpu")
     with keeping("nothing is written before the end, the same command starts anew"):
-        numbers = measure(encoder, config)
+        numbers = measure(encoder.to(join_processes()), config)
+    if not is_main():
+        return
     print(table_line(config.task, numbers))
     if config.json:
         write_json(config.json, {"task": config.task, "encoder": config.encoder, "data": config.data, **numbers})

@@ -12,7 +12,7 @@ import torch
 from pretrain.config import PretrainConfig
 from pretrain.data.batches import CaptionBatches
 from pretrain.data.workers import local_processes
-from pretrain.health import SETTLED, collapse
+from pretrain.health import SETTLED, Rows, collapse
 from pretrain.waits import LoaderLimit, Waits
 from vlm.distributed import all_items, all_sum, is_main, world_size
 from vlm.files import append_jsonl
@@ -45,7 +45,8 @@ class Recorder:
         self.clock = time.perf_counter()
         self.bar = progress(config.steps, "pretrain", "step", initial=start, show=is_main())
         self.patience = Patience("lower --lr or raise --lambda-*")
-        self.peaks: dict[str, float] = {}  # the highest ranks so far
+        self.rows = Rows(config.batch_size)
+        self.peaks: dict[str, float] = {}  # the highest ranks so far, since the run has settled
         self.warning: str | None = None  # of the last reading of the ranks
         if before:
             self.patience.failures, self.peaks, self.warning = before["failures"], before["peaks"], before["warning"]
@@ -137,10 +138,10 @@ class Recorder:
         ranks = {name: value for name, value in record.items() if name.startswith("rank_")}
         if not ranks:  # of this step only the loss was read
             return {}
-        self.peaks = {name: max(value, self.peaks.get(name, 0.0)) for name, value in ranks.items()}
         if record["step"] < max(SETTLED, self.config.warmup_steps):
             return {}
-        attainable = min(self.config.embed_dim, self.config.batch_size // world_size() - 1)
+        self.peaks = {name: max(value, self.peaks.get(name, 0.0)) for name, value in ranks.items()}
+        attainable = self.rows.attainable(self.config.embed_dim, self.config.batch_size)
         before, self.warning = self.warning, collapse(record, self.peaks, attainable)
         if not self.warning:
             return {}

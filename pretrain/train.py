@@ -24,14 +24,14 @@ from pretrain.data.mixing import MixedCaptions
 from pretrain.data.source import open_captions
 from pretrain.data.tokenizer import load_tokenizer
 from pretrain.data.workers import loader_workers
-from pretrain.health import health
+from pretrain.init import Init, open_init
 from pretrain.model import Pretrainer, encoder_config, parameter_groups, use_fast_attention
 from pretrain.objective import objective
 from pretrain.price import check_room
 from pretrain.probes.watch import Watch
 from pretrain.recorder import Recorder
 from pretrain.zero import Engine, device, gathered, set_learning_rate, start_engine, start_processes, update
-from vlm.distributed import AnyRank, barrier, is_main, on_main, rank, world_size
+from vlm.distributed import AnyRank, barrier, is_main, late_ranks_named, on_main, rank, world_size
 from vlm.encoders.config import CLIP_MEAN, CLIP_STD
 from vlm.encoders.levljepa import new_encoder
 from vlm.encoders.tokens import CaptionTokenizer
@@ -46,13 +46,24 @@ from vlm.run.steps import committed_steps
 from vlm.run.stopping import leave
 
 
-def build_model(config: PretrainConfig, tokenizer: CaptionTokenizer, target: torch.device) -> Pretrainer:
-    """The module that is trained: random weights keyed by the seed, BatchNorm over all ranks, on its device."""
+def build_model(
+    config: PretrainConfig, tokenizer: CaptionTokenizer, target: torch.device, start_from: Init | None = None
+) -> Pretrainer:
+    """The module that is trained: BatchNorm over all ranks, on its device.
+
+    Its weights are random, keyed by the seed, but for those that `start_from` has.
+    """
     training = {**trajectory(config), "tokenizer": config.tokenizer}
+    training |= {"init": config.init, "init_sha256": start_from.digest} if start_from else {}
     sizes = encoder_config(config, tokenizer.vocab_size, mean=CLIP_MEAN, std=CLIP_STD, training=training)
-    encoder = new_encoder(sizes, config.seed, tokenizer, GlobalBatchNorm1d).to(target)
+    encoder = new_encoder(sizes, config.seed, tokenizer, GlobalBatchNorm1d)
+    if start_from:
+        encoder = start_from.fill(encoder)
+    encoder = encoder.to(target)
     use_fast_attention(encoder, target)
     logits = LogitScale(config.objective).to(target) if config.objective in INITIAL else None
+    if start_from and logits:
+        start_from.fill_logits(logits)
     dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
     model = Pretrainer(encoder, config.micro_batch_size // world_size(), dtype, logits)
     if config.compile:
@@ -87,21 +98,25 @@ def train(config: PretrainConfig) -> None:
 
     Raises: UserError if data, settings or what the folder holds do not allow it, or training has broken down.
     """
-    start_processes()
+    start_processes(config.timeout)
     run, target = Path(config.out), device()
-    with locked(run):
+    with late_ranks_named(config.timeout), locked(run):
         config = settled(config, target)
         draw_if_default(config.data)
         data = open_captions(config.data, config.image_column, config.caption_column, image_root=config.image_root)
         if isinstance(data, MixedCaptions) and is_main():
             print("\n".join(["data", *data.describe(config.steps * config.batch_size)]), flush=True)
-        model = build_model(config, load_tokenizer(config.tokenizer, data), target)
+        start_from = open_init(config)
+        config = checkpoints.settle(run, config, data.fingerprint, start_from.digest if start_from else None)
+        model = build_model(config, load_tokenizer(config.tokenizer, data), target, start_from)
         engine = start_engine(model, parameter_groups(model, config.weight_decay), config, world_size())
-        kept = checkpoints.open_checkpoints(run, config, data.fingerprint)
+        kept = checkpoints.open_checkpoints(run, config, data.fingerprint, start_from.digest if start_from else None)
         start, recorded = checkpoints.resume(engine, kept, config)
         kept.expected = on_main(lambda: check_room(config, start))
         if is_main():
-            begin(run, asdict(config))
+            begin(run, asdict(config) | (start_from.record() if start_from else {}))
+            if start_from and not start:
+                print(start_from.describe(model.encoder), flush=True)
         transform = augmentation(config)
         batches = CaptionBatches(
             data,
@@ -157,13 +172,15 @@ def loop(
             metrics["gradient_norm"] = update(engine, config.clip)
             statistics.settle(metrics["gradient_norm"].isfinite())
 
+            recorder.rows.add(embeddings)
             if recorder.reads(step):
-                metrics |= health(embeddings)
+                metrics |= recorder.rows.health()
             recorder.add(step, lr, metrics, watch.after(step + 1), batch["ids"])
 
             last = step + 1 == config.steps
             stop = told_to_stop(told() is not None) and not last
-            if stop or last or (step + 1) % config.save_every == 0:
+            due = any(every and (step + 1) % every == 0 for every in (config.save_every, config.keep_every))
+            if stop or last or due:
                 recorder.flush()  # before: a step that a checkpoint holds is not recorded again
                 checkpoints.save(engine, kept, step + 1, recorder.state())
             if config.export_every and (step + 1) % config.export_every == 0:

@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,6 +16,7 @@ from deepspeed import utils as fragments
 from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.zero import stage_1_and_2
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+from torch.distributed import distributed_c10d
 from torch.nn import functional
 
 from pretrain.config import REDUCE_BUCKET_SIZE, PretrainConfig
@@ -27,8 +29,11 @@ Engine = deepspeed.DeepSpeedEngine
 MOMENTS = ("exp_avg", "exp_avg_sq")  # what AdamW keeps of a weight, beside its count of steps
 
 
-def start_processes() -> None:
-    """Join the process group of `deepspeed`, `torchrun` or SLURM; a plain `python` becomes a group of one."""
+def start_processes(minutes: float = PretrainConfig.timeout) -> None:
+    """Join the process group of `deepspeed`, `torchrun` or SLURM; a plain `python` becomes a group of one.
+
+    minutes: after which a collective that some rank has not joined is given up.
+    """
     if "RANK" not in os.environ:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -43,7 +48,10 @@ def start_processes() -> None:
     if on_gpu:
         get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))
     backend = "nccl" if on_gpu else "gloo"
-    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+    timeout = timedelta(minutes=minutes)
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timeout)
+    # DeepSpeed makes further groups, to which it gives no time: they get torch's default.
+    distributed_c10d.default_pg_timeout = distributed_c10d.default_pg_nccl_timeout = timeout
 
 
 def device() -> torch.device:

@@ -1,13 +1,63 @@
 """What the processes of a run share: values that all agree on, and sums that gradients pass through."""
 
 import os
-from collections.abc import Callable
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from vlm.errors import UserError
+
+GRACE = 3.0  # seconds between the first rank that runs out of time and the last one
+
+
+def join_processes() -> torch.device:
+    """Join the processes that torchrun or SLURM started, if there are several; return this one's GPU, or the CPU."""
+    on_gpu = torch.cuda.is_available()
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        if on_gpu:
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        dist.init_process_group("nccl" if on_gpu else "gloo")
+    return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+
+
+@contextmanager
+def late_ranks_named(minutes: float) -> Iterator[None]:
+    """If a collective inside runs out of time, say once which ranks did not come, and end the process with 1.
+
+    minutes: the time of a collective, for the message. NCCL's own watchdog ends a process of a GPU, with its rank.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not (active() and re.search("timed? ?out", str(error), re.IGNORECASE)):
+            raise
+        present = _present()
+        if rank() == min(present):
+            late = [str(number) for number in range(world_size()) if number not in present]
+            who = f"rank {', '.join(late)}" if late else "another rank"
+            words = f"rank {rank()} waited {minutes:g} minutes for {who}, which hangs or is too slow"
+            print(f"error: {words}: the last checkpoint is whole; see --timeout", file=sys.stderr, flush=True)
+        raise SystemExit(1) from error
+
+
+def _present() -> list[int]:
+    """The ranks that ran out of time as this one did, within a few seconds of it; the others are late."""
+    own = rank()
+    try:
+        store = dist.distributed_c10d._get_default_store()
+        store.set_timeout(timedelta(seconds=GRACE))
+        store.set(f"timed-out/{own}", "1")
+        time.sleep(GRACE)
+        return [number for number in range(world_size()) if number == own or store.check([f"timed-out/{number}"])]
+    except RuntimeError:  # the store is rank 0's, which does not answer
+        return [number for number in range(world_size()) if number]
 
 
 def active() -> bool:
@@ -37,6 +87,15 @@ def all_sum(tensor: torch.Tensor) -> torch.Tensor:
         tensor = tensor.detach().contiguous().clone()
         dist.all_reduce(tensor)
     return tensor
+
+
+def all_rows(tensor: torch.Tensor) -> torch.Tensor:
+    """[B, ...] of each rank, equal B -> [ranks * B, ...] in rank order, outside autograd; no wait for the device."""
+    if not active():
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(parts, tensor.detach().contiguous())
+    return torch.cat(parts)
 
 
 def from_main(value: Any) -> Any:

@@ -1,58 +1,96 @@
-"""Features of a frozen encoder over many images, which are read on the way: two batches of pixels are held at a time.
+"""Features of a frozen encoder over many images, which are read on the way: a few batches of pixels are held at a time.
 
 A set of images is a sequence that gives a PIL image for a number; the probes' own open the file when they are asked.
+Several processes share the images: each encodes whole batches of its own, and all get all rows.
 """
 
-import os
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pretrain.objective import Embeddings
+from pretrain.probes.pixels import pixel_batches
+from vlm.distributed import all_rows, from_main, is_main, rank, world_size
 from vlm.encoders.base import VisionEncoder
 from vlm.run.progress import progress
 
 ENCODE_BATCH = 128  # images
-KEPT = 8 << 30  # bytes of patch tokens kept in memory: ADE20K's 20,210 training images on a ViT-B take 6.1 GB
+MEASURED = range(4, 12)  # batches that the time is told from; the first ones are slower
+TOLD_FROM = 60  # batches: fewer are over soon
 
 
-def pixel_batches(encoder: VisionEncoder, images: Sequence, batches: Iterable[Sequence[int]]) -> Iterator[Tensor]:
-    """float32[b, 3, H, W] on the encoder's device for each batch of numbers; the next one is decoded meanwhile."""
-
-    def pixels(number: int) -> Tensor:
-        return encoder.transform(images[number])
-
-    def next_batch() -> list[Future[Tensor]]:
-        return [pool.submit(pixels, number) for number in next(rest, ())]
-
-    rest = iter(batches)
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:  # Pillow decodes and resizes without the GIL
-        batch = next_batch()
-        while batch:
-            following = next_batch()
-            yield torch.stack([future.result() for future in batch]).to(encoder.device)
-            batch = following
+def encode_in(encoder: VisionEncoder, dtype: torch.dtype) -> VisionEncoder:
+    """`encoder` with its towers in autocast to `dtype`; the same encoder for float32. What is fitted stays float32."""
+    if dtype == torch.float32:
+        return encoder
+    autocast = torch.autocast(encoder.device.type, dtype=dtype)
+    twin = encoder.with_config()
+    for name in ("patch_tokens", "features", "embed_images", "embed_texts", "predict_text", "predict_image"):
+        setattr(twin, name, autocast(getattr(twin, name)))
+    return twin
 
 
-def in_order(count: int, size: int = ENCODE_BATCH) -> list[range]:
-    """0 .. count - 1 in batches."""
+class Forecast:
+    """Says once, from the first batches, how long the images will take, and what their features take."""
+
+    def __init__(self, label: str, images: int, batches: int):
+        """images: of all processes. batches: of this one."""
+        self.label, self.images, self.batches, self.done = label, images, batches, 0
+        self.start = 0.0
+
+    def after(self, kept_bytes: int, where: str) -> None:
+        """Take the end of a batch. kept_bytes: of what is kept of all images."""
+        if self.done == MEASURED.start:
+            self.start = time.perf_counter()
+        if self.done == MEASURED.stop and self.batches >= TOLD_FROM and is_main():
+            each = (time.perf_counter() - self.start) / len(MEASURED)
+            rate, minutes = self.images / self.batches / each, each * self.batches / 60
+            words = f"{self.images:,} images at {rate:,.0f} a second, {minutes:,.1f} minutes"
+            print(f"{self.label}: {words}; {kept_bytes / 1e9:,.2f} GB {where}", file=sys.stderr)
+        self.done += 1
+
+
+def in_order(count: int, size: int | None = None) -> list[range]:
+    """0 .. count - 1 in batches, by default of ENCODE_BATCH."""
+    size = size or ENCODE_BATCH
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def own(batches: list[range]) -> list[range]:
+    """This rank's part of all batches: as many for each rank, in rank order; the last ones may have fewer or none."""
+    share = -(-len(batches) // world_size())
+    return batches[rank() * share : (rank() + 1) * share]
 
 
 @torch.no_grad()
 def over_images(
     encoder: VisionEncoder, images: Sequence, read: Callable[[Tensor], Tensor], label: str | None
 ) -> Tensor:
-    """`read` of all images' pixels, in order: float32[B, ...] on the encoder's device. A label of None shows no bar."""
-    parts = []
-    with progress(len(images), label or "", "image", show=label is not None) as bar:
-        for pixels in pixel_batches(encoder, images, in_order(len(images))):
+    """`read` of all images' pixels, in order: float32[B, ...] on the encoder's device, on every rank; collective.
+
+    A label of None shows no bar.
+    """
+    batches = in_order(len(images))
+    mine, parts = own(batches), []
+    forecast = Forecast(label or "", len(images), len(mine))
+    with progress(len(images), label or "", "image", show=label is not None and is_main()) as bar:
+        for pixels in pixel_batches(encoder, images, mine):
             parts.append(read(pixels).float())
-            bar.update(len(pixels))
-    return torch.cat(parts)
+            bar.update(len(pixels) * world_size())
+            forecast.after(4 * parts[0][0].numel() * len(images), "of features")
+    if world_size() == 1:
+        return torch.cat(parts)
+    # Every rank sends as many rows; only those behind the last image are empty.
+    rows = -(-len(batches) // world_size()) * ENCODE_BATCH
+    shape = from_main(parts[0].shape[1:] if is_main() else None)  # a rank may have no batch
+    sent = torch.zeros(rows, *shape, device=encoder.device)
+    if parts:
+        torch.cat(parts, out=sent[: sum(map(len, parts))])
+    return all_rows(sent)[: len(images)]
 
 
 def cls_features(encoder: VisionEncoder, images: Sequence, label: str) -> Tensor:
@@ -95,41 +133,6 @@ def patch_tokens(encoder: VisionEncoder, images: Sequence, batches: Iterable[Seq
     """Patch tokens after the final norm of each batch of numbers, [b, N, width], rounded to float16."""
     for pixels in pixel_batches(encoder, images, batches):
         yield encoder.patch_tokens(pixels).half()
-
-
-class PatchTokens:
-    """The patch tokens of a training set: kept in memory if they fit, else encoded anew each time they are asked.
-
-    They are the same float16 numbers either way. mean, std: float32[width] over all tokens.
-    """
-
-    def __init__(self, encoder: VisionEncoder, images: Sequence):
-        self._encoder, self._images = encoder, images
-        tokens, width = encoder.config.patches, encoder.width
-        fits = 2 * len(images) * tokens * width <= KEPT  # 2 bytes a float16
-        self._kept = torch.empty(len(images), tokens, width, dtype=torch.half) if fits else None
-        total, squares = torch.zeros(2, width, dtype=torch.float64, device=encoder.device)
-        batches = in_order(len(images))
-        with progress(len(images), "patch tokens", "image") as bar:
-            for numbers, part in zip(batches, patch_tokens(encoder, images, batches)):
-                flat = part.flatten(0, 1).double()  # [b * N, width]
-                total += flat.sum(0)
-                squares += flat.square().sum(0)
-                if self._kept is not None:
-                    self._kept[numbers.start : numbers.stop] = part.cpu()
-                bar.update(len(numbers))
-        mean = total / (len(images) * tokens)
-        variance = squares / (len(images) * tokens) - mean.square()
-        self.mean, self.std = mean.float(), variance.clamp(min=1e-12).sqrt().float()
-
-    def batches(self, batches: Iterable[Sequence[int]]) -> Iterator[Tensor]:
-        """float32[b, N, width] on the encoder's device for each batch of numbers."""
-        if self._kept is None:
-            for part in patch_tokens(self._encoder, self._images, batches):
-                yield part.float()
-        else:
-            for numbers in batches:
-                yield self._kept[torch.as_tensor(numbers)].to(self._encoder.device).float()
 
 
 def shuffled(count: int, size: int, steps: int, seed: int) -> Iterator[list[int]]:

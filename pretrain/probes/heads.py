@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pretrain.probes.features import PatchTokens, in_order, shuffled
+from pretrain.probes.features import in_order, shuffled
+from pretrain.probes.tokens import PatchTokens
 from vlm.errors import UserError
 from vlm.run.progress import progress
 from vlm.run.schedule import cosine
@@ -21,7 +22,7 @@ NEIGHBOURS, TEMPERATURE = 20, 0.07  # DINO's
 HELD_OUT = 10  # one row of so many
 RIDGES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # strongest first: each fit starts from the one before
 DECAYS = (10.0, 1.0, 0.1, 0.01)
-LEARNING_RATE, EPOCHS, MIN_STEPS = 1e-3, 20, 500
+LEARNING_RATE, MIN_STEPS = 1e-3, 500
 ELEMENTS = 1 << 26  # of the largest matrix that is formed at a time
 
 
@@ -154,8 +155,8 @@ class AttentiveProbe(nn.Module):
 def training_batches(
     tokens: PatchTokens, rows: Tensor, targets: Callable[[list[int]], Tensor], size: int, seed: int
 ) -> tuple[int, Iterator[tuple[Tensor, Tensor]]]:
-    """The number of steps and the (tokens, targets) of each: `EPOCHS` over `rows`, and at least `MIN_STEPS`."""
-    steps = max(MIN_STEPS, EPOCHS * (len(rows) // min(size, len(rows))))
+    """The number of steps and the (tokens, targets) of each: `tokens.epochs` of `rows`, and at least `MIN_STEPS`."""
+    steps = max(MIN_STEPS, tokens.epochs * (len(rows) // min(size, len(rows))))
     # Tokens are read a batch ahead of the targets: each has an iterator over the row numbers.
     chosen, same = tee(rows[places].tolist() for places in shuffled(len(rows), size, steps, seed))
     return steps, zip(tokens.batches(chosen), map(targets, same))

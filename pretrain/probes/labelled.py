@@ -1,6 +1,6 @@
 """Images with one label each: folders of class folders, and data sets on disk or on the hub."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,27 +10,13 @@ from PIL import Image
 
 from pretrain.data import table, tabular
 from pretrain.data.captions import BadSample
+from pretrain.probes.pixels import Images
 from vlm.errors import UserError
 from vlm.images import ImageError, decode, load_image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 SPLITS = {"train": ("train",), "val": ("val", "validation", "valid", "test")}
 LABEL_COLUMNS = ("label", "labels", "class", "fine_label")
-
-
-class Images(Sequence[Image.Image]):
-    """`count` images, each read when it is asked for."""
-
-    def __init__(self, count: int, read: Callable[[int], Image.Image]):
-        self._count, self._read = count, read
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: Any) -> Any:  # a number alone; Sequence's own type asks for slices as well
-        if not 0 <= index < self._count:
-            raise IndexError(index)
-        return self._read(index)
 
 
 def image_files(paths: Sequence[Path]) -> Images:

@@ -12,7 +12,8 @@ from pretrain.data.captions import BadSample
 from pretrain.data.pairs import Captions, usable_captions
 from pretrain.objective import Embeddings, effective_rank
 from pretrain.probes.features import embed
-from pretrain.probes.labelled import Images, decoded
+from pretrain.probes.labelled import decoded
+from pretrain.probes.pixels import Images
 from pretrain.probes.zero_shot import cross_modal_scores
 from pretrain.sigreg import knots_and_weights, random_directions, sigreg
 from vlm.distributed import is_main
@@ -57,7 +58,7 @@ def usable_pairs(data: Captions, count: int) -> tuple[Images, list[str], int]:
         shard, index = data.identify(numbers[place])
         return decoded(content, f"{shard}:{index}")
 
-    return Images(len(numbers), read), captions, seen - len(numbers)
+    return Images(len(numbers), read, in_processes=False), captions, seen - len(numbers)
 
 
 def _caption_if_usable(data: Captions, number: int) -> str | None:

@@ -16,9 +16,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pretrain.probes.features import PatchTokens, in_order, patch_tokens
+from pretrain.probes.features import in_order, patch_tokens
 from pretrain.probes.heads import Standardise, train_heads, training_batches
-from pretrain.probes.labelled import Images, image_paths
+from pretrain.probes.labelled import image_paths
+from pretrain.probes.pixels import Images
+from pretrain.probes.tokens import PatchTokens
+from vlm.distributed import is_main
 from vlm.encoders.base import VisionEncoder
 from vlm.errors import UserError
 from vlm.images import load_image
@@ -154,8 +157,13 @@ def intersection_over_union(confusion: Tensor) -> dict[int, float]:
     return {int(label): float(share[label]) for label in truth.nonzero()[:, 0]}
 
 
-def fit_head(encoder: VisionEncoder, pairs: Pairs, seed: int) -> tuple[SegmentationHead, Tensor]:
-    """The linear head fitted on `pairs`, and the label of each of its classes, int64[C]."""
+def fit_head(
+    encoder: VisionEncoder, pairs: Pairs, seed: int, folder: str | None = None
+) -> tuple[SegmentationHead, Tensor] | None:
+    """The linear head fitted on `pairs`, and the label of each of its classes, int64[C]; None on all ranks but one.
+
+    folder: as for `PatchTokens`.
+    """
     masks = train_masks(pairs, encoder.config.image_size)
     # The head's classes are the labels that occur: class_of[label] is the class, or NOT_COUNTED.
     present = torch.bincount(masks.flatten().int(), minlength=LABELS) > 0
@@ -166,7 +174,9 @@ def fit_head(encoder: VisionEncoder, pairs: Pairs, seed: int) -> tuple[Segmentat
     class_of = torch.full((LABELS,), NOT_COUNTED)
     class_of[labels] = torch.arange(len(labels))
 
-    tokens = PatchTokens(encoder, pairs.images())
+    tokens = PatchTokens(encoder, pairs.images(), folder)
+    if not is_main():
+        return None
     head = SegmentationHead(tokens.mean, tokens.std, len(labels)).to(encoder.device)
 
     def targets(rows: list[int]) -> Tensor:
@@ -194,13 +204,17 @@ def confusion_on(encoder: VisionEncoder, head: SegmentationHead, labels: Tensor,
     return confusion
 
 
-def segmentation_probe(encoder: VisionEncoder, root: str | Path, seed: int) -> dict:
+def segmentation_probe(encoder: VisionEncoder, root: str | Path, seed: int, folder: str | None = None) -> dict:
     """Mean IoU on the validation masks over the labels that occur in them.
 
     Training sees images and masks at the encoder's size. A label that no training mask has is never found: IoU 0.
+    folder: as for `PatchTokens`. On all ranks but the first nothing is returned.
     """
     train, val = open_pairs(Path(root), "train"), open_pairs(Path(root), "val")
-    confusion = confusion_on(encoder, *fit_head(encoder, train, seed), val)
+    fitted = fit_head(encoder, train, seed, folder)
+    if fitted is None:
+        return {}
+    confusion = confusion_on(encoder, *fitted, val)
     shares = intersection_over_union(confusion)
     if not shares:
         raise UserError(f"the masks of {val.mask_paths[0].parent} hold nothing but {val.ignore}, which is ignored")

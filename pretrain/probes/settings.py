@@ -55,5 +55,13 @@ class ProbeConfig:
     label_column: str | None = setting(None, help="of a labelled data set")
     caption_column: str | None = setting(None, help="of a captioned data set")
     image_root: str | None = setting(None, help="folder in which images that a table names may lie", metavar="DIR")
+    dtype: str = setting(
+        "auto", help="of the encoder; auto: bf16 autocast on GPUs, fp32 on CPUs", choices=("auto", "bf16", "fp32")
+    )
+    tokens: str | None = setting(
+        None, help="where patch tokens of a training set are kept while a probe learns from them (attentive, "
+        "segmentation), if they take more than 8 GB: 385 GB for ImageNet on a ViT-B", metavar="DIR",
+        default_text="the system's temporary folder",
+    )  # fmt: skip
     seed: int = setting(0, help="of the held-out part, the order, the first weights, and random: encoders", least=0)
     json: str | None = setting(None, help="also write the numbers to this file", metavar="FILE")

@@ -8,14 +8,16 @@ from torch import Tensor
 
 from pretrain.data.source import open_captions
 from pretrain.probes.backgrounds import background_probe
-from pretrain.probes.features import PatchTokens, cls_features, in_order, patch_tokens
+from pretrain.probes.features import cls_features, encode_in, in_order, patch_tokens
 from pretrain.probes.heads import accuracy, attentive_probe, knn_scores, linear_probe
 from pretrain.probes.labelled import Labelled, open_labelled
 from pretrain.probes.objects import object_probe
 from pretrain.probes.retrieval import caption_pool, retrieval_probe
 from pretrain.probes.segmentation import segmentation_probe
 from pretrain.probes.settings import ProbeConfig
+from pretrain.probes.tokens import PatchTokens
 from pretrain.probes.zero_shot import TEMPLATES, CaptionClassifier, read_class_names
+from vlm.distributed import is_main
 from vlm.encoders.base import VisionEncoder
 from vlm.errors import UserError
 
@@ -58,7 +60,9 @@ def knn(encoder: VisionEncoder, config: ProbeConfig) -> Numbers:
 
 def attentive(encoder: VisionEncoder, config: ProbeConfig) -> Numbers:
     train, val = open_splits(config)
-    tokens, labels = PatchTokens(encoder, train.images), train.labels.to(encoder.device)
+    tokens, labels = PatchTokens(encoder, train.images, config.tokens), train.labels.to(encoder.device)
+    if not is_main():
+        return {}
     probe, decay = attentive_probe(tokens, labels, encoder.heads, len(train.classes), config.seed)
     with torch.no_grad():
         parts = patch_tokens(encoder, val.images, in_order(len(val.images)))
@@ -81,7 +85,7 @@ TASKS: dict[str, Callable[[VisionEncoder, ProbeConfig], Numbers]] = {
     "linear": linear,
     "attentive": attentive,
     "knn": knn,
-    "segmentation": lambda encoder, config: segmentation_probe(encoder, config.data, config.seed),
+    "segmentation": lambda encoder, config: segmentation_probe(encoder, config.data, config.seed, config.tokens),
     "backgrounds": lambda encoder, config: background_probe(encoder, config.data, *captions_of(config), config.seed),
     "retrieval": retrieval,
     "objects": lambda encoder, config: object_probe(encoder, config.data),
@@ -89,13 +93,17 @@ TASKS: dict[str, Callable[[VisionEncoder, ProbeConfig], Numbers]] = {
 
 
 def measure(encoder: VisionEncoder, config: ProbeConfig) -> Numbers:
-    """Prepare images as --resize says, and run the task. A mask labels the whole picture, so segmentation squashes."""
+    """Prepare images as --resize says, and run the task; collective.
+
+    A mask labels the whole picture, so segmentation squashes. On all ranks but the first the numbers may be missing.
+    """
     resize = "squash" if config.task == "segmentation" else config.resize
     if config.task == "segmentation" and config.resize == "crop":
         raise UserError("--resize crop: the masks of segmentation label whole pictures, leave it out")
     if resize:
         encoder = encoder.with_config(short_side=encoder.config.resized_by(resize).short_side)
-    return TASKS[config.task](encoder, config)
+    half = config.dtype == "bf16" or (config.dtype == "auto" and encoder.device.type == "cuda")
+    return TASKS[config.task](encode_in(encoder, torch.bfloat16 if half else torch.float32), config)
 
 
 def table_line(task: str, numbers: Numbers) -> str:

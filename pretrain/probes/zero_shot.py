@@ -101,7 +101,7 @@ class CaptionClassifier:
         by_class = (len(names), len(templates))  # rows of [C * templates, E] belong to the classes in turn
         return cls(z_t.unflatten(0, by_class).mean(1), to_image.unflatten(0, by_class).mean(1))
 
-    def __call__(self, encoder: VisionEncoder, images: Sequence, label: str = "zero-shot") -> Tensor:
-        """Images -> scores float32[B, C]."""
+    def __call__(self, encoder: VisionEncoder, images: Sequence, label: str | None = "zero-shot") -> Tensor:
+        """Images -> scores float32[B, C]; collective. A label of None shows no bar."""
         z_v, to_text = embed_images(encoder, images, label)
         return cross_modal_scores(z_v, self.z_t, to_text, self.to_image)

@@ -12,9 +12,7 @@ HASH = sha256(b"of step 1").hexdigest()
 
 
 def checkpoint(run):
-    Checkpoints(run, {"lr": 0.5}, same_processes=True).save(
-        1, lambda partial: (partial / "weights").write_text("of step 1")
-    )
+    Checkpoints(run, {"lr": 0.5}).save(1, lambda partial: (partial / "weights").write_text("of step 1"))
     return run / "checkpoints" / "step_1"
 
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from pretrain.config import from_preset
-from pretrain.health import collapse, health
+from pretrain.health import Rows, collapse, health
 from pretrain.objective import Embeddings, effective_rank
 from pretrain.recorder import Recorder
 
@@ -78,8 +78,9 @@ def test_the_log_has_one_line_when_it_begins_and_the_records_say_so(tmp_path, ca
     batches: Any = Batches([{}] * 10)
     for step, _ in enumerate(recorder.timing(batches, torch.device("cpu")), start=96):
         metrics = {"loss": torch.tensor(1.0), "gradient_norm": torch.tensor(1.0)}
+        recorder.rows.add(embeddings(flat, normal(seed=2)))
         if recorder.reads(step):
-            metrics |= health(embeddings(flat, normal(seed=2)))
+            metrics |= recorder.rows.health()
         recorder.add(step, 0.1, metrics, {}, [])
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records if "warning" in record] == fires
@@ -87,6 +88,28 @@ def test_the_log_has_one_line_when_it_begins_and_the_records_say_so(tmp_path, ca
     assert all(0 <= record["data_wait_s"] < 1 and "device_idle" not in record for record in records)
     assert records[-1]["warning"].startswith("collapse? the image embeddings' effective rank is 1.0 of 32")
     assert capsys.readouterr().out.count(f"step {fires[0]}: collapse? ") == 1
+
+
+def test_few_rows_of_many_steps_show_what_one_step_cannot():
+    """16 rows of embeddings that live in 4 of 64 dimensions, and move as a whole from step to step."""
+    rows, basis = Rows(batch_size=16), normal(4, 64, seed=1)
+    for step in range(40):
+        z = normal(16, 4, seed=100 + step) @ basis + 10 * normal(1, 64, seed=200 + step)
+        rows.add(embeddings(z, normal(16, 64, seed=300 + step)))
+    values = {name: value.item() for name, value in rows.health().items()}
+    assert len(rows.steps) == 32 and rows.attainable(64, 16) == 64
+    assert 3.5 < values["rank_image"] < 4.1 and values["rank_text"] > 55
+    assert collapse(values, values, 64) == "collapse? the image embeddings' effective rank is 4.0 of 64"
+    alone = {name: value.item() for name, value in health(rows.steps[-1]).items()}
+    assert collapse(alone, alone, 15) is None  # what it was before
+
+
+def test_a_step_that_is_not_finite_hides_no_other():
+    rows = Rows(batch_size=16)
+    rows.add(embeddings(normal(16, 8, seed=1), normal(16, 8, seed=2)))
+    one = {name: value.item() for name, value in rows.health().items()}
+    rows.add(embeddings(normal(16, 8, seed=3) * torch.nan, normal(16, 8, seed=4) * torch.nan))
+    assert {name: value.item() for name, value in rows.health().items()} == pytest.approx(one, abs=1e-5)
 
 
 @pytest.mark.parametrize(("rows", "width"), [(400, 4), (4, 400)])

@@ -18,6 +18,7 @@ WRONG = {
     "bench_step.py": (["--pairs", "0"], "error: --pairs 0: give 1 or more"),
     "bench_training_sets.py": (["nowhere"], "error: nowhere has no synthetic files: write them with --make"),
     "bench_zero.py": (["--steps", "1"], "error: --steps 1: give 2 or more"),
+    "gpu_check.py": (["--minutes", "0"], "error: --minutes 0.0: give a number above 0"),
     "make_world.py": (["x", "--scenes", "3"], "error: --scenes 3: give 4 to 1000000"),
     "paper_table.py": (["nowhere", "--out", "x"], "error: none of the 1 folders has a place in the table"),
     "prepare_data.py": (["gqa", ".", "--check-images", "0"], "error: --check-images 0: give all or a number above 0"),

@@ -19,7 +19,7 @@ from vlm.errors import UserError, writing
 from vlm.files import read_json, replace_directory, sync, write_json
 from vlm.integrity import difference, hashed, listing, read_record
 from vlm.room import file_sizes, require_room
-from vlm.run.settings import refuse_changes
+from vlm.run.settings import NO_CHANGES, Changes, refuse_changes
 from vlm.run.steps import committed_steps
 
 KEEP = 2  # checkpoints
@@ -37,11 +37,14 @@ _FITS: dict[str, Callable[[Any], bool]] = {
 class Checkpoints:
     """The checkpoints of the run in folder `run`.
 
-    settings: what a continuation must share with the run that wrote a checkpoint. The number of processes may differ.
+    settings: what a continuation must share with the run that wrote a checkpoint; the number of processes may differ.
+    changes: of the settings, which may differ. keep_every: checkpoints of a multiple of so many steps are kept besides
+    the last ones; 0 for none.
     """
 
-    def __init__(self, run: Path, settings: dict):
+    def __init__(self, run: Path, settings: dict, changes: Changes = NO_CHANGES, keep_every: int = 0):
         self.run, self.settings = run, settings
+        self.changes, self.keep_every = changes, keep_every
         self.folder = run / "checkpoints"
         self.expected: int | None = None  # bytes of a checkpoint, if whoever fills it knows: told if the disk is full
 
@@ -63,7 +66,9 @@ class Checkpoints:
                 continue
             manifest = read_json(self.path(step) / "manifest.json")
             _refuse_pickles(self.path(step), manifest["files"])
-            refuse_changes(self.run, manifest["config"], self.settings)
+            changed = refuse_changes(self.run, manifest["config"], self.settings, self.changes, step)
+            if changed:
+                print(f"{self.run} goes on from step {step} with other settings: {', '.join(changed)}", flush=True)
             return step
         if self.steps():
             raise UserError(f"no checkpoint under {self.folder} is whole: give another --out to start anew")
@@ -93,7 +98,7 @@ class Checkpoints:
                 self.path(later).rename(damaged)
 
     def save(self, step: int, fill: Callable[[Path], None]) -> None:
-        """Commit the checkpoint of `step`, then drop all but the last `KEEP`; collective.
+        """Commit the checkpoint of `step`, then drop all but the last `KEEP` and the milestones; collective.
 
         fill: writes this process's files into the folder that it is given. Until the last rename the previous
         checkpoint stays the newest. If the disk of any process refuses, nothing of the new one is left.
@@ -141,7 +146,8 @@ class Checkpoints:
         sync(partial)
         replace_directory(partial, self.path(step))
         for old in self.steps()[:-KEEP]:
-            shutil.rmtree(self.path(old))
+            if not self.keep_every or old % self.keep_every:
+                shutil.rmtree(self.path(old))
 
 
 def _refuse_pickles(folder: Path, files: Iterable[str]) -> None:

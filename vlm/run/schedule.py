@@ -2,6 +2,8 @@
 
 import math
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 DECAY = 0.15  # share of the steps in which wsd decays
 
@@ -25,6 +27,23 @@ def wsd(step: int, steps: int, warmup_steps: int, peak: float, floor: float) -> 
 
 
 SCHEDULES = {"cosine": cosine, "wsd": wsd}
+RATE = ("schedule", "steps", "warmup_steps", "lr", "min_lr")  # the settings that a step's rate follows from
+
+
+def same_past(step: int, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether the first `step` steps have the same learning rates by the settings `old` and `new`.
+
+    So it is as long as the warm-up or, of wsd, the stable phase lasts by both: a run may then go on to another number
+    of steps, as if it had been started with that.
+    """
+    first, second = ([rate(number, settings) for number in range(step)] for settings in (old, new))
+    return first == second
+
+
+def rate(step: int, settings: Mapping[str, Any]) -> float:
+    """The learning rate of a step by settings with the names of `RATE`."""
+    schedule, steps, warmup_steps, peak, floor = (settings[name] for name in RATE)
+    return SCHEDULES[schedule](step, steps, warmup_steps, peak, floor)
 
 
 def longest_warmup(schedule: str, steps: int) -> int:

@@ -24,7 +24,7 @@ import argparse
 import math
 import os
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -52,6 +52,7 @@ class Setting:
     repeated: bool = False  # each value has its flag: --data a --data b, in place of --data a b
     joined: str = ""  # of a string: what stands between its values if several are typed, --data a=1 b=1 or twice
     free: bool = False  # a run may go on with another value
+    fixed: bool = False  # never with another value, even by --allow-change: a checkpoint does not fit
     by_content: bool = False  # names files: on resume their content is compared, not how they are spelt
     default_text: str | None = None  # what --help shows if the default is found later
     also: tuple[str, ...] = ()  # other spellings of the flag
@@ -68,6 +69,16 @@ def resume_setting() -> Any:
         "auto",
         help="auto continues a run found in --out; required fails without one; never fails with anything of one",
         choices=("auto", "required", "never"),
+        free=True,
+    )
+
+
+def allow_change_setting() -> Any:
+    """Declare `--allow-change`, which both stages have."""
+    return setting(
+        (),
+        help="settings that a run found in --out may go on with although they were others, such as: lr batch_size",
+        metavar="KEY",
         free=True,
     )
 
@@ -89,12 +100,62 @@ def trajectory(config: Any) -> dict[str, Any]:
     return {declared.name: values[declared.name] for declared in kept}
 
 
-def refuse_changes(run: Path, old: dict, new: dict) -> None:
-    """Raise `UserError`, naming both values, if settings that `run` was started with differ from the `new` ones."""
+@dataclass(frozen=True)
+class Changes:
+    """Which settings may differ from those that a checkpoint was written with.
+
+    allowed: by --allow-change. fixed: never, since the checkpoint would not fit. harmless: (step, old, new) -> names of
+    settings that may always change at that step, since what the run has done would have been the same. hints: what
+    else a user may do who changed a setting.
+    """
+
+    allowed: tuple[str, ...] = ()
+    fixed: frozenset[str] = frozenset()
+    harmless: Callable[[int, dict, dict], Collection[str]] = lambda step, old, new: ()
+    hints: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, config: Any, aliases: Mapping[str, str] | None = None, fixed: Collection[str] = (), **more: Any
+    ) -> "Changes":
+        """What `config.allow_change` allows. aliases: a setting -> the name of its content's digest in a manifest.
+
+        fixed: names in a manifest that are no settings and may not change.
+        Raises: UserError if a name is no setting, or a fixed one.
+        """
+        declared = {field.name: known_of(field) for field in fields(config)}
+        never = {name for name, known in declared.items() if known.fixed} | set(fixed)
+        names, aliases = [], aliases or {}
+        for given_name in config.allow_change:
+            name = given_name.replace("-", "_")
+            if name not in declared and name not in aliases.values():
+                raise UserError(f"--allow-change {given_name}: there is no such setting, see --help")
+            if name in never or aliases.get(name) in never:
+                raise UserError(f"--allow-change {given_name}: a checkpoint does not fit another {name}")
+            names += [name, aliases.get(name, name)]
+        return cls(tuple(names), frozenset(never), **more)
+
+
+NO_CHANGES = Changes()
+
+
+def refuse_changes(run: Path, old: dict, new: dict, changes: Changes = NO_CHANGES, step: int = 0) -> list[str]:
+    """Compare the settings that a checkpoint of `step` was written with, `old`, with the `new` ones.
+
+    Returns: those that differ and may, each as "lr 0.1 -> 0.2".
+    Raises: UserError, naming both values, if any other one differs.
+    """
     names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
-    if names:
-        changed = ", ".join(f"{name} {old.get(name)!r} -> {new.get(name)!r}" for name in names)
-        raise UserError(f"{run} was started with other settings ({changed}): restore them or give another --out")
+    may = {*changes.allowed, *changes.harmless(step, old, new)}
+    told = {name: f"{name} {old.get(name)!r} -> {new.get(name)!r}" for name in names}
+    if not (refused := [name for name in names if name not in may]):
+        return list(told.values())
+    listed = ", ".join(told[name] for name in refused)
+    words = f"{run} was started with other settings ({listed}): restore them"
+    if any(name in changes.fixed for name in refused):
+        raise UserError(f"{words} or give another --out")
+    hints = "".join(f" ({changes.hints[name]})" for name in refused if name in changes.hints)
+    raise UserError(f"{words}, go on with --allow-change {' '.join(refused)}, or give another --out{hints}")
 
 
 def check_bounds(config: Any) -> None:

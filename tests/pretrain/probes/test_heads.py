@@ -93,6 +93,8 @@ def test_one_query_attends_as_written_out():
 class Needles:
     """Eight noise tokens an image, of which one, anywhere, carries the class: their mean tells little."""
 
+    epochs = 20
+
     def __init__(self, count: int, seed: int):
         generator = torch.Generator().manual_seed(seed)
         self.labels = torch.randint(0, 3, (count,), generator=generator)

@@ -122,7 +122,7 @@ def test_every_changed_setting_is_named(tmp_path):
         kept(tmp_path, lr=0.25, data="abc").newest()
     assert str(error.value) == (
         f"{tmp_path} was started with other settings (data None -> 'abc', lr 0.5 -> 0.25): "
-        "restore them or give another --out"
+        "restore them, go on with --allow-change data lr, or give another --out"
     )
     refuse_changes(tmp_path, SETTINGS, dict(SETTINGS))
 
@@ -199,3 +199,9 @@ def test_a_full_disk_on_either_rank_is_one_line(tmp_path):
         files = sorted(path.name for path in (tmp_path / run / "checkpoints/step_1").iterdir())
         assert files == ["manifest.json", "of_0", "of_1"]
     assert names(tmp_path / "neither") == ["step_1", "step_2"]
+
+
+def test_milestones_are_kept_besides_the_last_two(tmp_path):
+    for step in (2, 3, 4, 5, 6, 7):
+        Checkpoints(tmp_path, SETTINGS, keep_every=3).save(step, lambda folder: None)
+    assert names(tmp_path) == ["step_3", "step_6", "step_7"]

@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Gathers into DIR what a GPU machine without a network lacks of this project's requirements, as wheels for Python 3.12
+# on x86-64, and prints their sizes. It needs PyPI.
+#
+#   scripts/gpu_wheels.sh [--quant] [DIR]      default DIR: .whl; --quant adds bitsandbytes
+#
+# The machine is taken to have torch, timm, accelerate, peft, numpy, huggingface_hub, tokenizers, safetensors, psutil,
+# pyarrow and what these need. There:
+#
+#   python3 -m pip install -q --no-index --no-deps --target /tmp/site DIR/*.whl
+#   PYTHONPATH=/tmp/site:$PWD HF_HUB_OFFLINE=1 python3 scripts/gpu_check.py --out OUT
+set -euo pipefail
+
+if [ "${1:-}" = --help ]; then
+    sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"
+    exit 0
+fi
+quant=
+if [ "${1:-}" = --quant ]; then
+    quant=1
+    shift
+fi
+mkdir -p "${1:-.whl}"
+out="$(cd "${1:-.whl}" && pwd)" python="${PYTHON:-python3}"
+rm -f "$out"/*.whl
+
+# The versions that are installed here, with which the tests have passed; the newest of what is not.
+version_of() { "$python" -c 'import importlib.metadata, sys; print(importlib.metadata.version(sys.argv[1]))' "$1" 2>/dev/null || true; }
+platforms=()
+for tag in manylinux_2_39 manylinux_2_35 manylinux_2_34 manylinux_2_28 manylinux_2_27 manylinux_2_24 manylinux_2_17; do
+    platforms+=(--platform "${tag}_x86_64")
+done
+platforms+=(--platform manylinux2014_x86_64 --platform manylinux1_x86_64)
+download() { # NAME FOLDER
+    local version
+    version="$(version_of "$1")"
+    "$python" -m pip download -q --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
+        "${platforms[@]}" -d "$2" "$1${version:+==$version}"
+}
+
+for name in transformers datasets dill multiprocess gguf pydantic pydantic-core annotated-types typing-inspection; do
+    download "$name" "$out"
+done
+# hjson has tags that pip takes for no platform in some versions.
+download hjson "$out" || "$python" -m pip wheel -q --no-deps -w "$out" hjson
+# DeepSpeed has no wheel on PyPI. Without compiled ops it is pure Python; what it wants of them it builds on first use.
+version="$(version_of deepspeed)"
+DS_BUILD_OPS=0 DS_ACCELERATOR="${DS_ACCELERATOR:-cpu}" "$python" -m pip wheel -q --no-deps --no-build-isolation \
+    -w "$out" "deepspeed${version:+==$version}"
+
+if [ -n "$quant" ]; then
+    # Of its libraries, one for each CUDA, only the CPU's and CUDA 13.0's are kept.
+    scratch="$(mktemp -d)"
+    trap 'rm -rf "$scratch"' EXIT
+    download bitsandbytes "$scratch"
+    "$python" - "$scratch"/bitsandbytes-*.whl "$out" <<'PYTHON'
+import sys
+import zipfile
+from pathlib import Path
+
+source, keep = Path(sys.argv[1]), ("libbitsandbytes_cpu.so", "libbitsandbytes_cuda130.so")
+target = Path(sys.argv[2]) / source.name
+with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as new:
+    for item in old.infolist():
+        name = Path(item.filename).name
+        if not name.startswith("libbitsandbytes_") or name in keep:
+            new.writestr(item, old.read(item))
+PYTHON
+fi
+
+cd "$out"
+ls -l --block-size=1 | awk 'NR > 1 {printf "%8.2f MiB  %s\n", $5 / 1048576, $9}' | sort -rn
+du -cb -- *.whl | awk 'END {printf "%8.2f MiB  together\n", $1 / 1048576}'
