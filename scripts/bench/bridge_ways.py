@@ -18,10 +18,11 @@ from transformers import (
 )
 
 from bridge.config import BridgeConfig
+from bridge.data.balance import WIDTH
 from bridge.data.batches import StepData, load_batches
 from bridge.data.features import FeatureCache, PatchEncoder
 from bridge.data.packing import Conversation, Row, fill_rows
-from bridge.forward import prefill
+from bridge.forward import padded, prefill
 from bridge.gradients import Sums, backward, update
 from bridge.parts import freeze
 from vlm.llava.parts import connector, language_model
@@ -104,7 +105,7 @@ class Way(ABC):
         self.images = conversations(questions)
         self.processor = CLIPImageProcessor(size={"height": 224, "width": 224}, do_center_crop=False)
         self.load(pictures(folder, len(questions)))
-        self.optimizer = torch.optim.AdamW(self.connector.parameters(), lr=1e-3)
+        self.optimizer = torch.optim.AdamW(self.connector.parameters(), lr=1e-3, fused=True)
 
     @property
     def layers(self) -> torch.nn.ModuleList:
@@ -172,7 +173,7 @@ class Bridge(Way):
         with contextlib.redirect_stderr(io.StringIO()):
             self.features.fill(paths)
         with torch.no_grad():
-            self.constant = prefill(self.model, OPENING)
+            self.constant = padded(prefill(self.model, OPENING), WIDTH)
 
     def prepare(self) -> StepData:
         """The step's micro-batches, each with its rows' features."""
@@ -181,16 +182,16 @@ class Bridge(Way):
         for path, image_rows in zip(self.paths, pack(self.images)):
             rows += image_rows
             owners += [[path]] * len(image_rows)
-        batches = load_batches(rows, owners, self.features, MICRO_TOKENS)
+        batches = load_batches(rows, owners, self.features, MICRO_TOKENS, IMAGE)
         return StepData(batches, sum(map(len, self.images)), sum(len(row.ids) for row in rows))
 
     def sums(self) -> Sums:
-        return backward(self.trainee, self.prepare(), lambda: contextlib.nullcontext(self.constant), False)
+        return backward(self.trainee, self.prepare(), lambda: contextlib.nullcontext(self.constant))
 
     def backward(self) -> float:
-        return self.sums().loss
+        return self.sums().loss.item()
 
     def step(self) -> float:
-        loss = self.backward()
+        loss = self.sums().loss
         update(self.trainee.weights.values(), self.optimizer, loss, 1.0)
-        return loss
+        return loss.item()
