@@ -240,10 +240,11 @@ class FeatureCache:
         return {}
 
     def load(self, images: Sequence[Picture]) -> torch.Tensor:
-        """Read images' features, [B, N, D]. Every image must have been filled."""
+        """Read images' features, [B, N, D]. Every one must have been filled, by this run or another."""
         rows = []
         for image in images:
-            shard, index = self._places[self._contents[image]]
+            content = self._contents.get(image) or picture_content(image)
+            shard, index = self._places[content]
             if shard not in self._open:
                 self._open[shard] = safe_open(shard, "pt").__enter__().get_slice("features")
             rows.append(self._open[shard][index])

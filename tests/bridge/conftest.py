@@ -1,5 +1,6 @@
 """The training command on tiny parts, and small official files that several tests of the bridge read."""
 
+import os
 from pathlib import Path
 
 import commands
@@ -65,6 +66,15 @@ class Training:
     def weights(out: Path) -> dict[str, torch.Tensor]:
         """The trained weights after the last step, by name."""
         return load_file(out / "checkpoints/step_12/weights.safetensors")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def caches(tmp_path_factory):
+    """Features and questions of these tests stay out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MPLCONFIGDIR", os.environ.get("MPLCONFIGDIR", str(Path.home() / ".cache/matplotlib")))
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
