@@ -17,6 +17,7 @@ from vlm.hub import HUB_ID, model_folder
 from vlm.llava.parity import Fixture, check_parity, stored_fixture
 from vlm.llava.parts import connector, language_model, vision_tower
 from vlm.llms.precision import Device, default_dtype, keep_layout, quantised
+from vlm.saving import without_deepspeed
 
 # Modules that are never quantised. By bare names, without the prefixes, the whole model would be, in silence.
 KEEP_FULL = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
@@ -40,7 +41,8 @@ def save_folder(
     if folder.exists() and any(folder.iterdir()) and not is_llava(folder):
         raise UserError(f"{folder} holds something else than a VLM: give another --out, or move it away")
     with writing(folder), atomic_directory(folder) as partial:
-        model.save_pretrained(partial)
+        with without_deepspeed():
+            model.save_pretrained(partial)
         # Stock code loads everything in one dtype: config.json's or, if that is wrong, the first tensor's, the tower's.
         dtype = str(language_model(model).dtype).removeprefix("torch.")
         write_json(partial / "config.json", {**read_json(partial / "config.json"), "dtype": dtype})
