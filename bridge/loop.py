@@ -29,6 +29,7 @@ from vlm.run.progress import progress
 from vlm.run.schedule import cosine
 from vlm.run.stopping import leave, termination
 
+AHEAD = 2  # steps that are prepared while one is trained on
 REUSED = 1.5  # times that an image must be shown on average for its features to be kept
 SAMPLED_ROWS = 256  # rows that are packed to learn how long rows are
 
@@ -40,14 +41,15 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
 
 
 def prefetched(steps: Sequence[Step], prepare: Callable[[Step], StepData]) -> Iterator[StepData]:
-    """Each step's data, in order. A thread prepares it while the caller trains on the step before, so that tokenising,
-    packing and reading cost no time unless they take longer than that.
+    """Each step's data, in order. Threads prepare the next steps while the caller trains on this one, so that
+    tokenising, packing and reading cost no time unless they take longer than that. One tokenises or decodes, without
+    Python's lock, while another packs.
     """
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(AHEAD) as pool:
         ahead: list[Future[StepData]] = []
         for step in steps:
             ahead.append(pool.submit(prepare, step))
-            if len(ahead) > 1:
+            if len(ahead) > AHEAD:
                 yield ahead.pop(0).result()  # the thread goes on behind the yield
         for last in ahead:
             yield last.result()

@@ -105,14 +105,18 @@ class PatchEncoder:
 
     def load(self, images: Sequence[Picture]) -> torch.Tensor:
         """Pixels, float[B, 3, H, W] of the tower's dtype. Raises: UserError if one cannot be read."""
-        self.prepare(list(dict.fromkeys(image for image in images if image not in self._ready)))
+        ready: dict[Picture, torch.Tensor | UserError | None] = {}
+        for image in dict.fromkeys(images):
+            ready[image] = self._ready.pop(image, None)
+        missing = [image for image, pixels in ready.items() if pixels is None]
+        ready.update(zip(missing, self._pool.map(self._pixels, missing)))
+        pixels = []
         for image in images:
-            if image not in self._ready:
-                open_picture(image)  # raises what is wrong
-        pixels = torch.stack([self._ready[image] for image in images])
-        for image in images:
-            self._ready.pop(image, None)
-        return pinned(pixels, self.pins)
+            found = ready[image]
+            if not isinstance(found, torch.Tensor):
+                raise found or ValueError(image)
+            pixels.append(found)
+        return pinned(torch.stack(pixels), self.pins)
 
     @torch.no_grad()
     def encode(self, loaded: torch.Tensor) -> torch.Tensor:

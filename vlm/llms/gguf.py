@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from filelock import FileLock
 from safetensors.torch import save_file
@@ -109,11 +110,10 @@ def _write_weights(file: Path, model: PreTrainedModel, folder: Path) -> None:
 
     for tensor in GGUFReader(file).tensors:
         weights = dequantize(tensor.data, tensor.tensor_type)  # float32
-        result = processor.process(
-            weights=weights, name=tensor.name, tensor_key_mapping=names, parsed_parameters=parsed
-        )
-        if result.name in names:
-            shard[names[result.name]] = value = _halved(torch.from_numpy(result.weights), tensor.tensor_type.name)
+        found = processor.process(weights=weights, name=tensor.name, tensor_key_mapping=names, parsed_parameters=parsed)
+        if found.name in names:
+            weights = np.require(found.weights, requirements="W")  # of an fp32 file: mapped from it, copied here
+            shard[names[found.name]] = value = _halved(torch.from_numpy(weights), tensor.tensor_type.name)
             total += value.nbytes
         if sum(value.nbytes for value in shard.values()) >= SHARD_BYTES:
             write()

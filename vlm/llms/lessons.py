@@ -63,8 +63,14 @@ class Frames:
 
     def ids(self, talks: Sequence[Talk]) -> list[Read | None]:
         """The ids of conversations; None for one that must be rendered."""
-        asked = [(number, framed) for number, talk in enumerate(talks) if (framed := self._framed(talk)) is not None]
-        found: list[Read | None] = [None] * len(talks)
+        return self._read([self._shaped(talk) for talk in talks])
+
+    def _read(self, shapes: Sequence[Shaped | None]) -> list[Read | None]:
+        asked = []
+        for number, shape in enumerate(shapes):
+            if shape is not None and (frame := self._frame(shape.form)) is not None:
+                asked.append((number, (frame, shape)))
+        found: list[Read | None] = [None] * len(shapes)
         reads = self._framer.ids_of([(frame, shape.texts) for _, (frame, shape) in asked]) if asked else []
         for (number, _), read in zip(asked, reads):
             found[number] = read
@@ -72,26 +78,26 @@ class Frames:
 
     def lessons(self, talks: Sequence[Talk]) -> list[list[Lesson] | None]:
         """What is learnt of conversations, each one lesson; None for one whose answers must be looked at singly."""
-        courses = [self._course(talk) for talk in talks]
-        planned = [number for number, course in enumerate(courses) if course is not None]
-        found: list[list[Lesson] | None] = [None] * len(talks)
-        for number, read in zip(planned, self.ids([talks[number] for number in planned])):
-            course = courses[number]
-            if read is not None and course is not None and (lesson := _lesson(read, course)) is not None:
-                found[number] = [lesson]
+        shapes = [self._shaped(talk) for talk in talks]
+        courses = [None if shape is None else self._course(shape.form) for shape in shapes]
+        reads = self._read([shape if course is not None else None for shape, course in zip(shapes, courses)])
+        found: list[list[Lesson] | None] = []
+        for read, course in zip(reads, courses):
+            lesson = None if read is None or course is None else _lesson(read, course)
+            found.append(None if lesson is None else [lesson])
         return found
 
-    def _framed(self, talk: Talk) -> tuple[Frame, Shaped] | None:
+    def _shaped(self, talk: Talk) -> Shaped | None:
+        """Form and texts, if the template does nothing with these texts but write them down."""
         if self._reads is None or (shape := shaped(talk, self._dropped)) is None:
             return None
-        frame = self._frame(shape.form)
-        if frame is None or any(map(self._reads.found_in, shape.texts)):
+        if any(map(self._reads.found_in, shape.texts)):
             return None
         try:
             "".join(shape.texts).encode()
         except UnicodeEncodeError:  # half of a character: where it is rendered, the user is told
             return None
-        return frame, shape
+        return shape
 
     def _frame(self, form: Talk) -> Frame | None:
         if form not in self._frames:
@@ -104,14 +110,12 @@ class Frames:
                 self._frames[form] = None
         return self._frames[form]
 
-    def _course(self, talk: Talk) -> list[Taught] | None:
-        if self._reads is None or (shape := shaped(talk, self._dropped)) is None:
-            return None
-        if shape.form not in self._courses:
+    def _course(self, form: Talk) -> list[Taught] | None:
+        if form not in self._courses:
             if len(self._courses) >= KEPT_FORMS:
                 self._courses.clear()
-            self._courses[shape.form] = self._make_course(shape.form)
-        return self._courses[shape.form]
+            self._courses[form] = self._make_course(form)
+        return self._courses[form]
 
     def _make_course(self, form: Talk) -> list[Taught] | None:
         """Where the answers are; None unless every prompt is the beginning of the whole, whatever the texts."""
