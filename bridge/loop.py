@@ -8,7 +8,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from bridge.config import BridgeConfig
+from bridge.config import BridgeConfig, questions_a_step
 from bridge.data.balance import RowLengths
 from bridge.data.batches import StepData, step_data
 from bridge.data.features import FeatureCache, Features, PatchEncoder, default_cache
@@ -181,4 +181,5 @@ def scheduled_steps(config: BridgeConfig, mixture: Mixture, image_slots: int) ->
     too long.
     """
     room = config.row_tokens - image_slots
-    return Schedule(mixture, config.seed, config.batch_questions, room, config.shares()).steps(config.steps)
+    batch = questions_a_step(config, len(mixture.examples))
+    return Schedule(mixture, config.seed, batch, room, config.shares()).steps(config.steps)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from bridge.data.balance import WIDTH, RowLengths, cut, share_of
+from bridge.data.balance import OVERHEAD, WIDTH, RowLengths, cheapest, share_of
 from bridge.data.features import Features
 from bridge.data.packing import Batch, Row, make_batch
 from bridge.data.pictures import Picture
@@ -65,9 +65,10 @@ def step_data(
 def load_batches(
     rows: Sequence[Row], images: Sequence[Sequence[Picture]], features: Features, budget: int, image_id: int
 ) -> list[MicroBatch]:
-    """Batch rows of like length, as `cut` does, and read what is shown. images: those of each row."""
+    """Batch rows of like length, as `cheapest` does, and read what is shown. images: those of each row."""
     batches = []
-    for members in cut([len(row.ids) for row in rows], budget):
+    overhead = OVERHEAD["cuda" if features.pins else "cpu"]
+    for members in cheapest([len(row.ids) for row in rows], budget, overhead):
         shown = [image for index in members for image in images[index]]
         batch = make_batch([rows[index] for index in members], image_id, WIDTH)
         if features.pins:
