@@ -19,8 +19,8 @@ from bridge.data.mixture import Mixture
 from bridge.data.packing import rounded
 from bridge.data.schedule import ScheduledRow, Step, text_tokens
 
-# Tokens whose time another micro-batch costs. On a GPU: about 3,100 launches of 7 microseconds, in which an H100 at 40 %
-# of its peak computes 2,000 tokens of a 1.5B model.
+# Tokens whose time another micro-batch costs. On a GPU: about 3,100 launches of 7 microseconds, in which an H100 at 40
+# % of its peak computes 2,000 tokens of a 1.5B model.
 OVERHEAD = {"cuda": 2048, "cpu": 32}
 WIDTH = 16  # micro-batches are as wide as a multiple of this: GPU kernels copy or split other widths
 
