@@ -93,7 +93,7 @@ class Questions:
     def _conversations(self, samples: Sequence[Sample]) -> list[list[Conversation]]:
         """The token ids of each question or conversation, as few sequences as its template allows."""
         try:
-            found = self._prompts.lessons([_talk(sample) for sample in samples])
+            found = self._prompts.lessons([talk_of(sample) for sample in samples])
         except UserError as error:
             if len(samples) > 1:  # which of them is it?
                 return [conversations for sample in samples for conversations in self._conversations([sample])]
@@ -104,7 +104,7 @@ class Questions:
         ]
 
 
-def _talk(sample: Sample) -> Talk:
+def talk_of(sample: Sample) -> Talk:
     """An official question stands behind its image; in a conversation each image stands where its text says."""
     if isinstance(sample, Example):
         return Talk(((briefly(sample.question), answer_of(sample)),))

@@ -1,4 +1,4 @@
-"""Two ways to train a connector on the same questions: one question a sequence in the stock model, and the bridge's."""
+"""Ways to train a connector on the same questions: the stock model's two, and the bridge's."""
 
 import contextlib
 import io
@@ -146,7 +146,8 @@ class OneQuestionASequence(Way):
         for row, (_, item) in enumerate(flat):
             ids[row, : len(item.ids)] = torch.tensor(item.ids)
             seen[row, : len(item.ids)] = 1
-            labels[row, item.prompt : len(item.ids)] = torch.tensor(item.ids[item.prompt :])
+            for start, end in item.answers or ((item.prompt, len(item.ids)),):
+                labels[row, start:end] = torch.tensor(item.ids[start:end])
         pixels = pixels[[index for index, _ in flat]].to(self.model.dtype)  # an image once for each of its questions
         self.inputs = {"input_ids": ids, "attention_mask": seen, "labels": labels, "pixel_values": pixels}
 
@@ -161,6 +162,26 @@ class OneQuestionASequence(Way):
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return loss
+
+
+class MergedConversation(OneQuestionASequence):
+    """LLaVA-1.5's way: the questions of an image are the turns of one conversation, which has the image once.
+
+    Turns see those before them. The vision tower runs in every step, and logits are made everywhere.
+    """
+
+    def load(self, paths: list[Path]) -> None:
+        merged = []
+        for items in self.images:
+            ids, learnt = list(items[0].ids[: len(OPENING) + SLOTS]), []
+            for item in items:
+                turn = item.ids[len(OPENING) + SLOTS :]
+                end = len(ids) + len(turn)
+                learnt.append((end - (len(item.ids) - item.prompt), end))
+                ids += turn
+            merged.append([Conversation(items[0].question_id, ids, learnt[0][0], tuple(learnt))])
+        self.images = merged
+        super().load(paths)
 
 
 class Bridge(Way):
