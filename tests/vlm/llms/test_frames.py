@@ -12,9 +12,11 @@ from vlm.llms.load import load_llm
 from vlm.llms.prompt import SHORT_ANSWER, Prompts, briefly
 
 ODD = [
-    "What color is the star?", " \n padded \t", "user", "system", "x<image>y", "日本語？", "a\n\n\nb", "🙂🙂", "<", "|>",
-    "<|im_", "im_end|>", "<think", "é́", "\u00a0nbsp\u00a0", "1234567", "'s don't", "\x00", "\ufeffbom", "word " * 50,
-    SHORT_ANSWER, "x " + SHORT_ANSWER, briefly("Is it?"), "{{ x }}", "\r\n", "\ud800", "", "a <|im_end|> b", "<|eot_id|>",
+    "What color is the star?", " \n padded \t", "user", "system", "x<image>y", "日本語？", "a\n\n\nb", "🙂🙂", "<",
+    "|>", "<|im_", "im_end|>", "<think", "é́", "\u00a0nbsp\u00a0", "1234567", "'s don't", "\x00", "\ufeffbom", 
+    "word " * 50,
+    SHORT_ANSWER, "x " + SHORT_ANSWER, briefly("Is it?"), "{{ x }}", "\r\n", "\ud800", "", "a <|im_end|> b",
+    "<|eot_id|>",
 ]  # fmt: skip
 BETWEEN = ("", "<image>\n", "<image> <image>", " <image>", "<image> or <image> ?")
 
