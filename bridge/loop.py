@@ -11,9 +11,10 @@ from accelerate import Accelerator
 from bridge.config import BridgeConfig, questions_a_step
 from bridge.data.balance import RowLengths
 from bridge.data.batches import StepData, step_data
-from bridge.data.features import FeatureCache, Features, PatchEncoder, default_cache
+from bridge.data.features import FeatureCache, default_cache
 from bridge.data.judging import left_out, questions_about
 from bridge.data.mixture import Mixture
+from bridge.data.patches import Features, PatchEncoder
 from bridge.data.pictures import Picture
 from bridge.data.questions import Questions
 from bridge.data.schedule import Schedule, Step, indices

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import torch
 
 from bridge.data.balance import OVERHEAD, WIDTH, RowLengths, cheapest, share_of
-from bridge.data.features import Features
 from bridge.data.packing import Batch, Row, make_batch
+from bridge.data.patches import Features
 from bridge.data.pictures import Picture
 from bridge.data.questions import Questions
 from bridge.data.schedule import Step

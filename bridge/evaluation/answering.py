@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from bridge.data.features import cores_of_this_process, pinned
+from bridge.data.patches import cores_of_this_process, pinned
 from bridge.data.pictures import Picture, open_picture
 from bridge.evaluation.batching import Unit, make_batches
 from bridge.evaluation.benchmarks import TITLES, Benchmark

@@ -16,8 +16,8 @@ from bench.settings import BridgeBench
 from bridge.config import BATCH, BridgeConfig
 from bridge.data.batches import step_data
 from bridge.data.example import Example
-from bridge.data.features import PatchEncoder
 from bridge.data.mixture import Mixture
+from bridge.data.patches import PatchEncoder
 from bridge.data.pictures import Picture
 from bridge.data.questions import Questions, talk_of
 from bridge.data.schedule import Schedule

@@ -8,9 +8,9 @@ from tiny.encoders import nine_patch_encoder
 from bridge.config import parse_config
 from bridge.data.batches import step_data
 from bridge.data.example import Dialogue, Example
-from bridge.data.features import PatchEncoder
 from bridge.data.mixture import Mixture
 from bridge.data.packing import rounded
+from bridge.data.patches import PatchEncoder
 from bridge.data.questions import Questions
 from bridge.data.schedule import ScheduledRow
 from bridge.evaluation.decode import common_prefix
