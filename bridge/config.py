@@ -18,6 +18,10 @@ RUNS = Path("runs")
 WORLD = RUNS / "world"
 ENCODER = RUNS / "pretrain/encoder"
 WORLD_STEPS = 300
+# The default batch. 1,280 questions of GQA and VQAv2 are 143 images: between the 128 conversations of an image with
+# which LLaVA-1.5 is tuned and the 256 images with which its connector is trained at this peak learning rate (1e-3). On
+# each of 8 GPUs they fill one micro-batch of 8,192 tokens. Smaller sets still get a thousand updates a pass.
+BATCH, PASS_STEPS = (56, 1280), 1000  # the least and the most questions; steps of a pass in between
 SETS = ("gqa", "vqav2", "conversations")  # the order of the data sets, wherever there are several
 PRECISIONS = ("fp32", "bf16")
 LOAD_IN = ("4bit", "8bit")
@@ -35,6 +39,7 @@ examples:
   python bridge/train.py --llm smollm2 --encoder timm:vit_tiny_patch16_224@vit.safetensors --out runs/vit
   python bridge/train.py --init runs/bridge-smollm2/vlm --lora 8 --out runs/lora                  # second stage
   accelerate launch --num_processes 4 bridge/train.py --llm llama --gqa data/gqa --out runs/llama
+  python bridge/train.py --llm qwen --plan                    # GQA + VQAv2 on 1 and 8 GPUs: hours, memory, disk
 """
 
 # One heading of `--help` each. What names files is compared by its content when a run goes on.
@@ -43,6 +48,7 @@ _files = partial(setting, None, group="data", by_content=True)
 _data = partial(setting, group="data")
 _training = partial(setting, group="optimization")
 _speed = partial(setting, group="memory and speed")
+_price = partial(setting, group="price", free=True)
 
 
 @dataclass(frozen=True)
@@ -140,7 +146,13 @@ class BridgeConfig:
     steps: int | None = _training(
         None, help="optimizer steps", least=1, default_text=f"one pass; {WORLD_STEPS} on the embedded world"
     )
-    batch_questions: int = _training(56, help="questions a step, on all processes", least=1)
+    batch_questions: int | None = _training(
+        None,
+        help="questions a step, on all processes together",
+        least=1,
+        default_text=f"a pass of {PASS_STEPS} steps: {BATCH[0]} at least, {BATCH[1]} at most; {BATCH[0]} on the "
+        "embedded world",
+    )
     row_tokens: int = _training(1024, help="longest packed sequence", least=1)
     micro_tokens: int = _training(8192, help="tokens per forward pass; less = less memory", least=1, free=True)
     lr: float = _training(1e-3, help="peak learning rate", above=0)
@@ -165,8 +177,17 @@ class BridgeConfig:
     gradient_checkpointing: bool = _speed(False, help="less memory, about a third more time", free=True)
     cache: bool = _speed(True, help="run the vision tower in every step", free=True)
     features: str | None = _speed(
-        None, help="feature cache, to share among runs", metavar="DIR", free=True, default_text="RUN/features"
+        None,
+        help="keep the images' features in this folder",
+        metavar="DIR",
+        free=True,
+        default_text="~/.cache/levlm/features/ENCODER if the run shows its images again; else they are not kept",
     )
+
+    plan: bool = _price(False, help="print what the run takes, and stop: no weights needed; without data, GQA + VQAv2")
+    world_size: int | None = _price(None, help="of --plan: GPUs", least=1, metavar="N", default_text="1 and 8")
+    mfu: float = _price(0.4, help="of --plan: the share of a GPU's peak that is reached", above=0, most=1)
+    peak_tflops: float = _price(989.0, help="of --plan: that peak, an H100's in bf16", above=0)
 
     def shares(self) -> list[float] | None:
         """The part of an epoch that each given data set has, as [0.75, 0.25]; None: every question once."""
@@ -197,11 +218,11 @@ def parse_config(arguments: Sequence[str] | None = None) -> BridgeConfig:
         raise UserError(f"--init brings its own encoder: leave out {flags}")
     if config.conversation_images and not config.conversations:
         raise UserError("--conversation-images DIR is for the files of --conversations: give both")
-    if config.encoder is None and config.init is None:
+    if config.encoder is None and config.init is None and not config.plan:
         if not ENCODER.is_dir():
             raise UserError(f"{ENCODER} does not exist: run `deepspeed pretrain/run.py` first, or give --encoder DIR")
         config = replace(config, encoder=str(ENCODER))
-    if not (config.gqa or config.vqav2 or config.conversations):
+    if not (config.gqa or config.vqav2 or config.conversations or config.plan):
         if not WORLD.is_dir():
             raise UserError(
                 f"no data given and the embedded world {WORLD} does not exist: run `python scripts/make_world.py "
@@ -209,10 +230,16 @@ def parse_config(arguments: Sequence[str] | None = None) -> BridgeConfig:
             )
         if os.environ.get("RANK", "0") == "0":
             print(f"no data given: the embedded world in {WORLD}", file=sys.stderr)
-        steps = config.steps or WORLD_STEPS
-        config = replace(config, gqa=str(WORLD / "gqa"), vqav2=str(WORLD / "vqav2"), steps=steps)
-    config.shares()  # to refuse bad weights before any work
+        steps, batch = config.steps or WORLD_STEPS, config.batch_questions or BATCH[0]
+        config = replace(config, gqa=str(WORLD / "gqa"), vqav2=str(WORLD / "vqav2"), steps=steps, batch_questions=batch)
+    if not (config.plan and not (config.gqa or config.vqav2 or config.conversations)):
+        config.shares()  # to refuse bad weights before any work
     return config if config.out else replace(config, out=str(default_out(config)))
+
+
+def questions_a_step(config: BridgeConfig, total: int) -> int:
+    """--batch-questions, or by default so many that a pass over `total` questions has enough steps."""
+    return config.batch_questions or min(max(total // PASS_STEPS, BATCH[0]), BATCH[1])
 
 
 def default_out(config: BridgeConfig) -> Path:

@@ -21,7 +21,6 @@ from bridge.data.judging import records_of
 from bridge.data.mixture import Mixture
 from bridge.data.pictures import Picture, picture_bytes
 from bridge.data.stored import Stored
-from bridge.gradients import Sums
 from bridge.same_run import allowed_changes
 from vlm.distributed import all_items, is_main, on_main
 from vlm.errors import UserError
@@ -58,7 +57,7 @@ class RunFolder:
         # Two groups only where two rates are asked for: a run that was begun with one goes on.
         groups = [others, lora] if config.lr_lora is not None and lora else [list(weights.values())]
         self.optimizer = torch.optim.AdamW(
-            [{"params": group} for group in groups], lr=config.lr, weight_decay=config.weight_decay
+            [{"params": group} for group in groups], lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
 
     def resume(self) -> int:
@@ -82,8 +81,7 @@ class RunFolder:
         for key, value in states.items():
             kind, _, name = key.partition("/")
             weight = self._weights[name]
-            # torch's AdamW counts its steps on the CPU.
-            self.optimizer.state[weight][kind] = value if kind == "step" else value.to(weight.device)
+            self.optimizer.state[weight][kind] = value.to(weight.device)  # also its steps: fused AdamW counts there
         return step
 
     def begin(self, step: int) -> None:
@@ -155,18 +153,19 @@ class RunFolder:
 
         self._checkpoints.save(step, fill)
 
-    def record(self, step: int, sums: Sums, lr: float, norm: float | None, seconds: float) -> None:
+    def record(
+        self, step: int, loss: float, counts: dict[str, int], lr: float, norm: float | None, seconds: float
+    ) -> None:
         """Take the step's line of metrics.jsonl; every `log_every` steps they are written. norm: of the gradient, None
         if nothing moved.
         """
         if not is_main():
             return
-        rate = round(sums.questions / seconds, 2)
-        line = {"step": step, "loss": sums.loss, "lr": lr, "samples_per_s": rate, "questions_per_s": rate}
+        rate = round(counts["questions"] / seconds, 2)
+        line = {"step": step, "loss": loss, "lr": lr, "samples_per_s": rate, "questions_per_s": rate}
         if self.config.lr_lora is not None:
             line["lr_lora"] = lr * self.config.lr_lora / self.config.lr
-        line |= {"questions": sums.questions, "tokens": sums.tokens, "answer_tokens": sums.answer_tokens}
-        self._pending.append(line | {"gradient_norm": norm})
+        self._pending.append(line | counts | {"gradient_norm": norm})
         if (step + 1) % self.config.log_every == 0:
             self.flush()
 

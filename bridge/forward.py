@@ -8,7 +8,7 @@ from torch.nn import functional
 from transformers import DynamicCache, LlavaForConditionalGeneration
 from transformers.cache_utils import DynamicLayer
 
-from bridge.data.packing import Batch, attention_mask
+from bridge.data.packing import Batch, attention_mask, rounded
 from vlm.llava.parts import CACHE, connector, language_model
 
 KeysAndValues = list[tuple[torch.Tensor, torch.Tensor]]
@@ -30,6 +30,13 @@ def prefill(model: LlavaForConditionalGeneration, ids: Sequence[int]) -> KeysAnd
             raise TypeError(f"a {type(layer).__name__} has no keys and values: give a model with plain attention")
         states.append((layer.keys, layer.values))
     return states
+
+
+def padded(states: KeysAndValues, multiple: int) -> KeysAndValues:
+    """The same with unseen keys behind, as many as a multiple takes: the kernels' keys are then of an even number."""
+    length = states[0][0].shape[2] if states else 0
+    more = rounded(length, multiple) - length
+    return [(functional.pad(keys, (0, 0, 0, more)), functional.pad(values, (0, 0, 0, more))) for keys, values in states]
 
 
 @contextmanager
@@ -57,10 +64,11 @@ def label_logits(
         projector = connector(model)
         weight = next(projector.parameters())  # fp32, whatever the frozen parts are
         projected = projector(features.to(weight.dtype)).to(embeddings.dtype).flatten(0, 1)  # -> [R * N, width]
-        slots = (batch.ids == model.config.image_token_id).flatten().nonzero()[:, 0]  # places in [B * T]
-        if len(slots) != len(projected):
-            raise ValueError(f"the rows have {len(slots)} image slots, the encoder gives {len(projected)} tokens")
-        embeddings = embeddings.flatten(0, 1).index_copy(0, slots, projected).view_as(embeddings)
+        if len(batch.slot_at) != len(projected):
+            raise ValueError(
+                f"the rows have {len(batch.slot_at)} image slots, the encoder gives {len(projected)} tokens"
+            )
+        embeddings = embeddings.flatten(0, 1).index_copy(0, batch.slot_at, projected).view_as(embeddings)
     # The rows share the constant text's states: expanded, not copied. A fresh cache each time: the layers' `update`
     # grows the cache object that they are given.
     rows = len(batch.ids)

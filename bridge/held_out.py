@@ -17,8 +17,8 @@ from PIL import Image
 from bridge.config import BridgeConfig
 from bridge.data import training_sets
 from bridge.data.example import Dialogue, Sample
-from bridge.data.features import PatchEncoder
 from bridge.data.mixture import Joined, Mixture
+from bridge.data.patches import PatchEncoder
 from bridge.data.pictures import open_picture
 from bridge.evaluation.decode import Decoder, common_prefix, group_prompts
 from bridge.folder import HELD_OUT, RunFolder

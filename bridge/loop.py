@@ -1,7 +1,6 @@
 """The bridge run: examples -> schedule -> packed rows -> features and loss -> checkpoints -> RUN/vlm."""
 
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -9,24 +8,32 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from bridge.config import BridgeConfig
+from bridge.config import BridgeConfig, questions_a_step
+from bridge.data.balance import RowLengths
 from bridge.data.batches import StepData, step_data
-from bridge.data.features import FeatureCache, Features, PatchEncoder
+from bridge.data.features import FeatureCache, default_cache
 from bridge.data.judging import left_out, questions_about
 from bridge.data.mixture import Mixture
+from bridge.data.patches import Features, PatchEncoder
+from bridge.data.pictures import Picture
 from bridge.data.questions import Questions
 from bridge.data.schedule import Schedule, Step, indices
 from bridge.folder import RunFolder, check_data, images_content, questions_content, run_content
 from bridge.gradients import backward, constant_text, update
 from bridge.held_out import HeldOut
 from bridge.parts import Trainee, build_vlm, freeze, save_result
+from bridge.recorder import Recorder, Taken
 from bridge.same_run import check_folder
-from vlm.distributed import is_main, on_main
+from vlm.distributed import AnyRank, active, is_main, on_main
 from vlm.run.folder import finish, locked
 from vlm.run.progress import progress
 from vlm.run.schedule import cosine
 from vlm.run.signals import keeping, stoppable
-from vlm.run.stopping import Patience, leave
+from vlm.run.stopping import leave
+
+AHEAD = 2  # steps that are prepared while one is trained on
+REUSED = 1.5  # times that an image must be shown on average for its features to be kept
+SAMPLED_ROWS = 256  # rows that are packed to learn how long rows are
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
@@ -36,14 +43,15 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
 
 
 def prefetched(steps: Sequence[Step], prepare: Callable[[Step], StepData]) -> Iterator[StepData]:
-    """Each step's data, in order. A thread prepares it while the caller trains on the step before, so that tokenising,
-    packing and reading cost no time unless they take longer than that.
+    """Each step's data, in order. Threads prepare the next steps while the caller trains on this one, so that
+    tokenising, packing and reading cost no time unless they take longer than that. One tokenises or decodes, without
+    Python's lock, while another packs.
     """
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(AHEAD) as pool:
         ahead: list[Future[StepData]] = []
         for step in steps:
             ahead.append(pool.submit(prepare, step))
-            if len(ahead) > 1:
+            if len(ahead) > AHEAD:
                 yield ahead.pop(0).result()  # the thread goes on behind the yield
         for last in ahead:
             yield last.result()
@@ -57,53 +65,50 @@ def loop(
     steps: list[Step],
     start: int,
     held_out: HeldOut | None = None,
+    lengths: RowLengths | None = None,
 ) -> None:
     """Train from step `start` to the last. Data and learning rate are functions of the step alone.
+
+    lengths: by which several processes share a step out.
 
     held_out: what is asked every `show_every` steps; None on all ranks but the first, or if nothing is.
     """
     config = run.config
     constant = constant_text(trainee, questions.constant)
-    patience = Patience("lower --lr")
-    prepare = partial(step_data, questions=questions, features=features, micro_tokens=config.micro_tokens)
+    prepare = partial(
+        step_data, questions=questions, features=features, micro_tokens=config.micro_tokens, lengths=lengths
+    )
+    stopped = AnyRank(trainee.model.device) if active() else bool
     sizes = [len(indices(step)) for step in steps]
     bar = progress(sum(sizes), "bridge", "q", initial=sum(sizes[:start]), show=is_main())
-    clock = time.perf_counter()
+    recorder = Recorder(run, questions.mixture, steps, bar)
     with stoppable(deferred=True) as told, bar:
         for number, data in enumerate(prefetched(steps[start:], prepare), start=start):
-            # 1. Gradients and update.
+            stop = stopped(told() is not None)
+            # 1. Gradients and update: nothing here waits for the device.
             lr = learning_rate(number, len(steps), config.lr, config.warmup)
             for group, peak in zip(run.optimizer.param_groups, (config.lr, config.lr_lora or config.lr)):
                 group["lr"] = lr if peak == config.lr else learning_rate(number, len(steps), peak, config.warmup)
-            sums = backward(trainee, data, constant, stop=told() is not None)
+            sums = backward(trainee, data, constant)
             norm = update(trainee.weights.values(), run.optimizer, sums.loss, config.clip)
+            recorder.take(Taken(number, lr, sums, norm, data.bad))
 
-            if sums.bad:  # on any rank
-                run.note(questions.mixture, data.bad)
-
-            # 2. A step without a finite gradient moves nothing; too many in a row end the run.
-            patience.count(skipped=norm is None)
-            if norm is None and is_main():
-                examples = [questions.mixture.examples[index] for index in indices(steps[number])[:5]]
-                names = ", ".join(example.question_id for example in examples)
-                bar.write(f"step {number}: loss {sums.loss}, nothing updated (questions {names}, ...)", sys.stderr)
-            now = time.perf_counter()
-            run.record(number, sums, lr, norm, now - clock)
-            clock = now
-            patience.check(number)
-            bar.set_postfix_str(f"step {number + 1}/{len(steps)}, loss {sums.loss:.3f}", refresh=False)
-            bar.update(sums.questions)
+            # 2. What the steps came to. A step without a finite gradient has moved nothing; many in a row end the run.
+            done = number + 1
+            shows = config.show_every > 0 and (done % config.show_every == 0 or done == len(steps))
+            saves = stop or done == len(steps) or done % config.save_every == 0
+            if shows or saves or done % config.log_every == 0:
+                recorder.read()
 
             # 3. Answers to held-out questions; the time that they take is no step's.
-            done = number + 1
-            if held_out is not None and (done % config.show_every == 0 or done == len(steps)):
+            if held_out is not None and shows:
                 held_out.show(run, number)
-                clock = time.perf_counter()
+                recorder.restart_clock()
 
             # 4. Checkpoints, and the end that a signal asks for.
-            if sums.stop or done == len(steps) or done % config.save_every == 0:
+            if saves:
                 run.save(done)
-            if sums.stop and done < len(steps):
+            if stop and done < len(steps):
                 leave(done, bar, told())
 
 
@@ -128,21 +133,49 @@ def train(config: BridgeConfig, mixture: Mixture) -> None:
         on_main(lambda: run.check_room(vlm.model))
         run.begin(start)  # from here on the folder is this run's
         features: Features = encoder
-        if config.cache:
-            features = cache = FeatureCache(config.features or run.folder / "features", encoder)
-            ahead = (row for step in steps[start:] for row in step)
+        ahead = [row for step in steps[start:] for row in step]
+        shown = [image for row in ahead for image in mixture.examples[row.examples[0]].images]
+        if cached(config, shown):
+            folder = config.features or default_cache(encoder)
+            features = cache = FeatureCache(folder, encoder, shared=config.features is None)
             with keeping(f"the features so far are in {cache.folder}, the same command goes on from there"):
-                unreadable = cache.fill(image for row in ahead for image in mixture.examples[row.examples[0]].images)
+                unreadable = cache.fill(shown)
             bad |= questions_about(mixture, steps, unreadable | (run.listed_images() if start else {}))
             steps = left_out(steps, bad)
+        lengths = row_lengths(questions, steps, vlm.prompts.slots)
         on_main(lambda: run.quarantine(mixture, bad, start))
         held_out: list[HeldOut] = []  # rank 0's alone
         if config.show_every and start < len(steps):
             on_main(lambda: held_out.append(HeldOut(config, vlm, trainee, encoder, mixture)))
-        loop(run, trainee, questions, features, steps, start, next(iter(held_out), None))
+        loop(run, trainee, questions, features, steps, start, next(iter(held_out), None), lengths)
         on_main(lambda: save_result(vlm, trainee, config, run.folder, data))
         on_main(lambda: finish(run.folder, len(steps), run.folder / "vlm"))
     accelerator.end_training()
+
+
+def cached(config: BridgeConfig, shown: Sequence[Picture]) -> bool:
+    """Whether features are worth keeping. shown: the images of all rows to come.
+
+    An image that is shown once is encoded when its step comes, while the step before trains: nothing waits for it, and
+    nothing is written.
+    """
+    if not config.cache or config.features:
+        return config.cache
+    times = len(shown) / max(1, len(set(shown)))
+    if times < REUSED and is_main():
+        print(
+            f"features: encoded live, an image is shown {times:.2f} times; --features DIR keeps them", file=sys.stderr
+        )
+    return times >= REUSED
+
+
+def row_lengths(questions: Questions, steps: Sequence[Step], image_slots: int) -> RowLengths:
+    """What rows take, learnt from a few of them that are packed."""
+    lengths = RowLengths(questions.mixture, image_slots)
+    rows = [row for step in steps for row in step]
+    sample = rows[:: max(1, len(rows) // SAMPLED_ROWS)]
+    lengths.learn(sample, [sum(len(row.ids) for row in packed) for packed in questions.pack(sample)])
+    return lengths
 
 
 def scheduled_steps(config: BridgeConfig, mixture: Mixture, image_slots: int) -> list[Step]:
@@ -153,4 +186,5 @@ def scheduled_steps(config: BridgeConfig, mixture: Mixture, image_slots: int) ->
     too long.
     """
     room = config.row_tokens - image_slots
-    return Schedule(mixture, config.seed, config.batch_questions, room, config.shares()).steps(config.steps)
+    batch = questions_a_step(config, len(mixture.examples))
+    return Schedule(mixture, config.seed, batch, room, config.shares()).steps(config.steps)

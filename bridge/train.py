@@ -59,6 +59,12 @@ def judge_folder(config: BridgeConfig) -> None:
 
 def main() -> None:
     config = parse_config()
+    if config.plan:
+        mixture = load_examples(config) if config.gqa or config.vqav2 or config.conversations else None
+        from bridge.plan import USUAL, describe
+
+        print(describe(config, mixture, [config.world_size] if config.world_size else USUAL))
+        return
     check_tracker(config.tracker)
     judge_folder(config)
     mixture = load_examples(config)

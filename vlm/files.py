@@ -26,6 +26,14 @@ _SPACE = re.compile(r"\s*")
 _LEFT = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.(?P<kind>tmp|old)")
 
 
+def cache_folder(name: str) -> Path:
+    """The folder of one kind of what is computed once: $LEVLM_CACHE/NAME, or NAME in ~/.cache/levlm, where ~/.cache
+    stands for $XDG_CACHE_HOME.
+    """
+    home = os.environ.get("LEVLM_CACHE")
+    return (Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "levlm") / name
+
+
 def file_sha256(path: str | Path) -> str:
     """Hex SHA-256 of a file's content."""
     digest = hashlib.sha256()

@@ -1,12 +1,13 @@
-"""Packed rows -> micro-batches with the features of their images: what a forward pass takes."""
+"""Packed rows -> micro-batches with what their images are encoded from: what a forward pass takes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 
-from bridge.data.features import Features, PatchEncoder
-from bridge.data.packing import Batch, Row, make_batch, micro_batches
+from bridge.data.balance import OVERHEAD, WIDTH, RowLengths, cheapest, share_of
+from bridge.data.packing import Batch, Row, make_batch
+from bridge.data.patches import Features
 from bridge.data.pictures import Picture
 from bridge.data.questions import Questions
 from bridge.data.schedule import Step
@@ -15,10 +16,16 @@ from vlm.distributed import rank, world_size
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """B rows and the patch tokens of their R runs of image slots, row by row: [R, N, D], None without an image."""
+    """B rows, and what `encoder` reads of the R runs of image slots, row by row; None without an image."""
 
     rows: Batch
-    features: torch.Tensor | None
+    loaded: torch.Tensor | None
+    encoder: Features
+
+    @property
+    def features(self) -> torch.Tensor | None:
+        """The runs' patch tokens on the device, [R, N, D]."""
+        return None if self.loaded is None else self.encoder.encode(self.loaded)
 
 
 @dataclass(frozen=True)
@@ -31,35 +38,40 @@ class StepData:
     bad: dict[int, str] = field(default_factory=dict)  # questions left out as their image cannot be decoded -> why
 
 
-def step_data(step: Step, questions: Questions, features: Features, micro_tokens: int) -> StepData:
-    """Tokenise, pack and batch this rank's part of a step: every world_size-th scheduled row."""
-    share = step[rank() :: world_size()]
+def step_data(
+    step: Step, questions: Questions, features: Features, micro_tokens: int, lengths: RowLengths | None = None
+) -> StepData:
+    """Tokenise, pack and batch this rank's part of a step. lengths: by which processes share it out."""
+    share = step if lengths is None else share_of(step, lengths, rank(), world_size(), micro_tokens)
+    examples = questions.mixture.examples
+    shown = {scheduled: examples[scheduled.examples[0]].images for scheduled in share}
+    # Live, that an image cannot be decoded is seen only now.
+    unreadable = features.prepare(list({image: None for images in shown.values() for image in images}))
     bad: dict[int, str] = {}
-    if isinstance(features, PatchEncoder):  # live: that an image cannot be decoded is seen only now
-        examples = questions.mixture.examples
-        shown = {index: examples[index].images for scheduled in share for index in scheduled.examples}
-        unreadable = features.prepare(list({image: None for images in shown.values() for image in images}))
-        bad = {index: unreadable[image] for index, images in shown.items() for image in images if image in unreadable}
-        share = tuple(row for row in share if not bad.keys() & set(row.examples))
+    for scheduled in share:
+        for reason in (unreadable[image] for image in shown[scheduled] if image in unreadable):
+            bad |= dict.fromkeys(scheduled.examples, reason)
+    share = tuple(scheduled for scheduled in share if scheduled.examples[0] not in bad)
     rows: list[Row] = []
     images: list[list[Picture]] = []  # of each row; an image comes again if its questions fill several rows
-    for scheduled in share:
-        packed = questions.pack(scheduled)
+    for scheduled, packed in zip(share, questions.pack(share)):
         rows += packed
-        shown = questions.mixture.examples[scheduled.examples[0]].images
-        images += [[shown[image] for image in questions.image_runs(row)] for row in packed]
-    batches = load_batches(rows, images, features, micro_tokens)
+        images += [[shown[scheduled][image] for image in questions.image_runs(row)] for row in packed]
+    batches = load_batches(rows, images, features, micro_tokens, questions.image_id)
     asked = sum(len(scheduled.examples) for scheduled in share)
     return StepData(batches, asked, sum(len(row.ids) for row in rows), bad)
 
 
 def load_batches(
-    rows: Sequence[Row], images: Sequence[Sequence[Picture]], features: Features, budget: int
+    rows: Sequence[Row], images: Sequence[Sequence[Picture]], features: Features, budget: int, image_id: int
 ) -> list[MicroBatch]:
-    """Batch rows of similar length, as `micro_batches` does, and read their features. images: those of each row."""
+    """Batch rows of like length, as `cheapest` does, and read what is shown. images: those of each row."""
     batches = []
-    for members in micro_batches(rows, budget):
+    overhead = OVERHEAD["cuda" if features.pins else "cpu"]
+    for members in cheapest([len(row.ids) for row in rows], budget, overhead):
         shown = [image for index in members for image in images[index]]
-        patches = features(shown) if shown else None
-        batches.append(MicroBatch(make_batch([rows[index] for index in members]), patches))
+        batch = make_batch([rows[index] for index in members], image_id, WIDTH)
+        if features.pins:
+            batch = batch.pinned()
+        batches.append(MicroBatch(batch, features.load(shown) if shown else None, features))
     return batches

@@ -1,109 +1,55 @@
 """Patch tokens of the frozen vision tower: computed live, or once per image into memory-mapped shards.
 
-Training does not change the tower: a run of ten epochs reads nine times what it computed once. A cache is a folder of
-`meta.json`, which says whose features they are, and of safetensors shards. A shard holds `features` [images, N, D] and,
-in its metadata, which files they come from. It is written under another name and renamed, so what has a name is whole,
-and a killed run goes on with the images that no shard holds.
+A run that shows an image once encodes it when its step comes, and writes nothing. Training does not change the tower,
+so a run of ten epochs reads nine times what it computed once. A cache is a folder of `meta.json`, which says whose
+features they are, and of safetensors shards. A shard holds `features` [images, N, D] and, in its metadata, hashes of
+the images' bytes: a cache may be moved, and images too. It is written under another name and renamed, so what has a
+name is whole, and a killed run goes on with the images that no shard holds.
 """
 
-import hashlib
 import json
 import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
-from transformers import BaseImageProcessor, LlavaForConditionalGeneration
 
-from bridge.data.pictures import Picture, open_picture, picture_identity, reading_order
+from bridge.data.patches import PatchEncoder, cores_of_this_process, pinned
+from bridge.data.pictures import Picture, picture_content, reading_order
 from vlm.distributed import all_items, barrier, from_main, is_main, on_main, rank, world_size
 from vlm.errors import UserError, writing
-from vlm.files import read_json, sync, write_json
-from vlm.images import ImageError
-from vlm.llava.parts import tower_tokens, vision_tower
+from vlm.files import cache_folder, read_json, sync, write_json
+from vlm.images import DRAFT_MARGIN
 from vlm.run.folder import locked
 from vlm.run.progress import progress
 
 SHARD_IMAGES = 1024
 ENCODED_AT_ONCE = 32  # images
-Features = Callable[[Sequence[Picture]], torch.Tensor]
-
-
-class PatchEncoder:
-    """Images -> what a stock LLaVA hands to its connector, [B, N, D], by its vision tower and image processor.
-
-    `shape` is (N, D). The dtype is the tower's own, also in the cache: cached and live features are the same numbers.
-    """
-
-    def __init__(self, model: LlavaForConditionalGeneration, processor: BaseImageProcessor):
-        self._model, self._tower, self._processor = model, vision_tower(model), processor
-        self._decoded: dict[Picture, Image.Image] = {}
-        self.dtype, self.device = self._tower.dtype, self._tower.device
-        self.shape: tuple[int, int] = (model.config.image_seq_length, self._tower.config.hidden_size)
-
-    def prepare(self, images: Sequence[Picture]) -> dict[Picture, str]:
-        """Decode the images that the next call will encode -> those that cannot be used, and why."""
-        unreadable: dict[Picture, str] = {}
-
-        def decoded(image: Picture) -> Image.Image | UserError:
-            try:
-                return open_picture(image)
-            except UserError as error:
-                return error
-
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow decodes without the GIL
-            for image, found in zip(images, pool.map(decoded, images)):
-                if isinstance(found, ImageError):
-                    unreadable[image] = found.reason
-                elif isinstance(found, UserError):
-                    unreadable[image] = "unreadable image"
-                else:
-                    self._decoded[image] = found
-        return unreadable
-
-    @torch.no_grad()
-    def __call__(self, images: Sequence[Picture]) -> torch.Tensor:
-        """Encode images now: [B, N, D] on the tower's device."""
-        self.prepare([image for image in images if image not in self._decoded])
-        pictures = [self._decoded.get(image) or open_picture(image) for image in images]  # raises what is wrong
-        for image in images:
-            self._decoded.pop(image, None)
-        pixels = self._processor(images=pictures, return_tensors="pt")["pixel_values"]  # float32[B, 3, H, W]
-        return tower_tokens(self._model, pixels.to(self.device, self.dtype))
-
-    @cached_property
-    def key(self) -> str:
-        """Hash of everything that the features depend on: weights, dtype, preprocessing, the layer that is read."""
-        processor = type(self._processor).__name__ + self._processor.to_json_string()  # the JSON leaves "Pil" out
-        digest = hashlib.sha256(processor.encode())
-        config = self._model.config
-        digest.update(f"{config.vision_feature_layer} {config.vision_feature_select_strategy}".encode())
-        tower: Any = self._tower.config  # what weights do not show
-        digest.update(f"{tower.model_type} {tower.num_attention_heads} {tower.hidden_act} {tower.image_size}".encode())
-        for name, value in sorted(self._tower.state_dict().items()):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        return digest.hexdigest()
+PIXELS = f"JPEGs reduced to {DRAFT_MARGIN:g} of what is read"  # how images are decoded
 
 
 class FeatureCache:
-    """Features of one encoder on disk. Every rank may fill and read the same folder."""
+    """Features of one encoder on disk, by the content of the images. Every rank may fill and read the same folder."""
 
-    def __init__(self, folder: str | Path, encoder: PatchEncoder):
-        """Open or create the cache; collective. `UserError` if it holds another encoder's features or is damaged."""
-        self.folder, self._encoder = Path(folder), encoder
+    def __init__(self, folder: str | Path, encoder: PatchEncoder, shared: bool = False):
+        """Open or create the cache; collective. `UserError` if it holds another encoder's features or is damaged.
+
+        shared: among runs that know nothing of each other: one waits while another fills it.
+        """
+        self.folder, self._encoder, self._shared = Path(folder), encoder, shared
+        self.pins = encoder.device.type == "cuda"
         tokens, width = encoder.shape
-        expected = {"key": encoder.key, "tokens": tokens, "width": width, "dtype": str(encoder.dtype)}
+        expected = {"key": encoder.key, "pixels": PIXELS, "tokens": tokens, "width": width, "dtype": str(encoder.dtype)}
         meta = self.folder / "meta.json"
         if is_main() and not meta.exists():
             write_json(meta, expected)
@@ -115,7 +61,8 @@ class FeatureCache:
                 f"{self.folder} holds features of another encoder or of other preprocessing ({changed} differ): "
                 "give another folder with --features, or delete it"
             )
-        self._places: dict[str, tuple[Path, int]] = {}  # which shard holds an image, and at which index
+        self._contents: dict[Picture, str] = {}  # what `picture_content` says of images that were asked to be filled
+        self._places: dict[str, tuple[Path, int]] = {}  # which shard holds a content, and at which index
         self._open: dict[Path, Any] = {}  # a shard's features [images, N, D], memory-mapped: an index reads [N, D]
         self._scan()
 
@@ -123,44 +70,98 @@ class FeatureCache:
         """Compute what is missing, each rank its share, and announce the size before; collective.
 
         Returns the images that cannot be read -> why, the same on every rank; they have no features.
-        Raises: UserError if another run is filling the folder, or the disk is too small; what was computed before is
-            kept.
+        Raises: UserError if another run is filling a folder that is not shared, or the disk is too small; what was
+            computed before is kept.
         """
-        unreadable: list[tuple[Picture, str]] = []
         images = sorted(dict.fromkeys(images), key=reading_order)  # each once; a table from front to back
+        unreadable = self._read_contents(images)
         self._scan()
         if from_main(self._missing(images)):
-            with locked(self.folder, "--features"):
+            with self._locked():
                 self._scan()
                 # One list for all: a rank that looked later could miss an image that another's new shard holds.
                 missing = from_main(self._missing(images))
                 on_main(lambda: self._forecast(len(images), len(missing)))
                 mine = missing[rank() :: world_size()]
+                found: list[tuple[str, str]] = []
                 with progress(len(mine), "features", "image", show=is_main() and bool(mine)) as bar:
                     for start in range(0, len(mine), SHARD_IMAGES):
-                        unreadable += self._fill_shard(mine[start : start + SHARD_IMAGES], bar)
+                        found += self._fill_shard(mine[start : start + SHARD_IMAGES], bar)
                 barrier()
             self._scan()
-        return dict(all_items(unreadable))
+            bad = dict(all_items(found))
+            unreadable |= {image: bad[key] for image, key in self._contents.items() if key in bad}
+        return unreadable
+
+    def _read_contents(self, images: Sequence[Picture]) -> dict[Picture, str]:
+        """Read every image once, each rank its share, to know which it is -> those that cannot be read, and why."""
+
+        def content(image: Picture) -> str:
+            try:
+                return picture_content(image)
+            except UserError:
+                return ""
+
+        mine = images[rank() :: world_size()]
+        with ThreadPoolExecutor(2 * cores_of_this_process()) as pool:  # some wait for the disk
+            contents = dict(all_items(list(zip(mine, pool.map(content, mine)))))
+        self._contents.update(contents)
+        return {image: "unreadable image" for image in images if not contents[image]}
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep the folder to this run while it is filled; collective."""
+        with ExitStack() as held:
+            told = False
+            while True:
+                try:
+                    held.enter_context(locked(self.folder, "--features"))
+                    break
+                except (UserError, SystemExit):  # the latter on the other ranks
+                    if not self._shared:
+                        raise
+                if is_main() and not told:
+                    print(f"features: waiting for another run that fills {self.folder}", file=sys.stderr)
+                told = True
+                time.sleep(2)
+            yield
 
     def _missing(self, images: Sequence[Picture]) -> list[Picture]:
-        return [path for path in images if picture_identity(path) not in self._places]
+        """One image of each content that no shard holds."""
+        unknown: dict[str, Picture] = {}
+        for image in images:
+            content = self._contents[image]
+            if content and content not in self._places:
+                unknown.setdefault(content, image)
+        return list(unknown.values())
 
-    def __call__(self, images: Sequence[Picture]) -> torch.Tensor:
-        """Read images' features: [B, N, D] on the encoder's device. Every image must have been filled."""
+    def prepare(self, images: Sequence[Picture]) -> dict[Picture, str]:
+        """Nothing: every image was filled."""
+        return {}
+
+    def load(self, images: Sequence[Picture]) -> torch.Tensor:
+        """Read images' features, [B, N, D]. Every one must have been filled, by this run or another."""
         rows = []
-        for path in images:
-            shard, index = self._places[picture_identity(path)]
+        for image in images:
+            content = self._contents.get(image) or picture_content(image)
+            shard, index = self._places[content]
             if shard not in self._open:
                 self._open[shard] = safe_open(shard, "pt").__enter__().get_slice("features")
             rows.append(self._open[shard][index])
-        return torch.stack(rows).to(self._encoder.device)
+        return pinned(torch.stack(rows), self.pins)
+
+    def encode(self, loaded: torch.Tensor) -> torch.Tensor:
+        return loaded.to(self._encoder.device, non_blocking=True)
+
+    def __call__(self, images: Sequence[Picture]) -> torch.Tensor:
+        """Images' features on the encoder's device: [B, N, D]."""
+        return self.encode(self.load(images))
 
     def _forecast(self, images: int, missing: int) -> None:
         if not missing:
             return
+        size = feature_bytes(missing, self._encoder.shape, self._encoder.dtype)
         (tokens, width), dtype = self._encoder.shape, self._encoder.dtype
-        size = missing * tokens * width * dtype.itemsize
         each = f"{tokens} x {width} {dtype} each, {size / 1e6:,.1f} MB in {self.folder}"
         print(f"features: {missing} of {images} images to encode, {each}", file=sys.stderr)
         free = shutil.disk_usage(self.folder).free
@@ -170,20 +171,24 @@ class FeatureCache:
                 "make room, give another folder with --features, or train with --no-cache"
             )
 
-    def _fill_shard(self, images: list[Picture], bar: tqdm) -> list[tuple[Picture, str]]:
-        """Encode images into one shard -> those that cannot be read, and why."""
+    def _fill_shard(self, images: list[Picture], bar: tqdm) -> list[tuple[str, str]]:
+        """Encode images into one shard -> the contents that cannot be used, and why. Pixels are made ahead."""
         parts: list[torch.Tensor] = []
         encoded: list[Picture] = []
-        unreadable: list[tuple[Picture, str]] = []
+        unreadable: list[tuple[str, str]] = []
+        batches = [images[start : start + ENCODED_AT_ONCE] for start in range(0, len(images), ENCODED_AT_ONCE)]
         try:
-            for start in range(0, len(images), ENCODED_AT_ONCE):
-                batch = images[start : start + ENCODED_AT_ONCE]
-                reasons = self._encoder.prepare(batch)
-                if good := [image for image in batch if image not in reasons]:
-                    parts.append(self._encoder(good).cpu())
-                encoded += good
-                unreadable += reasons.items()
-                bar.update(len(batch))
+            with ThreadPoolExecutor(1) as ahead:
+                waiting = [ahead.submit(self._encoder.prepare, batch) for batch in batches[:1]]
+                for number, batch in enumerate(batches):
+                    reasons = waiting.pop().result()
+                    for following in batches[number + 1 : number + 2]:
+                        waiting.append(ahead.submit(self._encoder.prepare, following))
+                    if good := [image for image in batch if image not in reasons]:
+                        parts.append(self._encoder(good).cpu())
+                    encoded += good
+                    unreadable += [(self._contents[image], reason) for image, reason in reasons.items()]
+                    bar.update(len(batch))
         finally:  # also when the run is stopped here: the next attempt goes on behind the finished batches
             if parts:
                 self._write_shard(torch.cat(parts), encoded)
@@ -196,9 +201,9 @@ class FeatureCache:
         number = max((int(name[1]) + 1 for name in names if name), default=0)
         path = self.folder / f"rank{rank()}_{number:05d}.safetensors"
         partial = path.with_suffix(".tmp")
-        identities = [picture_identity(image) for image in images[: len(features)]]
+        contents = [self._contents[image] for image in images[: len(features)]]
         with writing(path, needed=features.nbytes):
-            save_file({"features": features}, partial, {"images": json.dumps(identities)})
+            save_file({"features": features}, partial, {"images": json.dumps(contents)})
             partial.chmod(0o644)  # safetensors writes for the owner alone
             sync(partial)
             os.replace(partial, path)
@@ -214,3 +219,13 @@ class FeatureCache:
                 raise UserError(f"{path} cannot be read ({error}): delete it, its images are computed again") from None
             for index, identity in enumerate(images):
                 self._places[identity] = (path, index)
+
+
+def feature_bytes(images: int, shape: tuple[int, int], dtype: torch.dtype) -> int:
+    """What features of so many images take on disk."""
+    return images * shape[0] * shape[1] * dtype.itemsize
+
+
+def default_cache(encoder: PatchEncoder) -> Path:
+    """The one folder for this encoder's features, whichever run computes them."""
+    return cache_folder("features") / encoder.key[:16]

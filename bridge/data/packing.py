@@ -36,11 +36,10 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from vlm.errors import UserError
-
-FILLED = 0.75  # of the longest row: the least that a row of the same micro-batch holds
 
 
 class TooLong(UserError):
@@ -49,11 +48,15 @@ class TooLong(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Token ids through an answer and the end of its turn; the first `prompt` ids ask, the rest is learnt."""
+    """Token ids through the last answer and the end of its turn; the first `prompt` ids ask.
+
+    answers: the stretches ids[start:end] that are learnt; (): all behind the prompt.
+    """
 
     question_id: str
-    ids: tuple[int, ...]
+    ids: Sequence[int]
     prompt: int
+    answers: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +76,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows padded on the right to T tokens; L labels in all.
+    """Rows padded on the right to T tokens; L labels and S image slots in all.
 
-    ids, positions, ends: int64[B, T]; label_at: int64[L], an index into the flattened [B * T]; labels: int64[L];
-    constant: int64[B].
+    ids, positions, ends: int64[B, T]; label_at: int64[L] and slot_at: int64[S], indices into the flattened [B * T];
+    labels: int64[L]; constant: int64[B]. All that a forward pass must know is here, so that nothing of it has to be
+    read back from the device.
     """
 
     ids: torch.Tensor
@@ -85,9 +89,14 @@ class Batch:
     label_at: torch.Tensor
     labels: torch.Tensor
     constant: torch.Tensor
+    slot_at: torch.Tensor
 
     def to(self, device: torch.device) -> "Batch":
         return Batch(*(getattr(self, name).to(device, non_blocking=True) for name in self.__slots__))
+
+    def pinned(self) -> "Batch":
+        """In memory that a GPU copies from while the processor goes on."""
+        return Batch(*(getattr(self, name).pin_memory() for name in self.__slots__))
 
 
 def image_runs(row: Row, image_id: int, slots: int) -> list[int]:
@@ -116,28 +125,47 @@ def image_runs(row: Row, image_id: int, slots: int) -> list[int]:
 
 def make_row(conversations: Sequence[Conversation], constant: int) -> Row:
     """Merge what conversations begin with, without their first `constant` ids; labels come in the order of the tree."""
-    ids, positions, ends, label_at, labels = [], [], [], [], []
+    ids: list[int] = []
+    positions: list[int] = []
+    ends: list[int] = []
+    label_at: list[int] = []
+    labels: list[int] = []
     path: list[int] = []  # where the previous conversation's tokens are in the row, from its first to its last
     # Sorted, conversations that begin alike are neighbours, and every subtree is one stretch of the row.
-    for conversation in sorted(conversations, key=lambda conversation: conversation.ids):
+    ordered = sorted(conversations, key=lambda conversation: list(conversation.ids))
+    shared = shared_length(ordered[0].ids, ordered[-1].ids) - constant  # by all: the image, nearly always
+    for conversation in ordered:
         tokens = conversation.ids[constant:-1]  # its last token is only ever predicted
-        common = 0  # tokens that are in the row already, because the previous conversation begins with them too
-        while common < min(len(path), len(tokens)) and ids[path[common]] == tokens[common]:
+        most = min(len(path), len(tokens))
+        common = min(shared, most)  # tokens that are in the row already: the previous conversation begins with them too
+        while common < most and ids[path[common]] == tokens[common]:
             common += 1
         # Here the tree branches: what the previous conversation has alone ends, and no later token sees it.
+        end = len(ids)
         for place in path[common:]:
-            ends[place] = len(ids)
-        new = range(len(ids), len(ids) + len(tokens) - common)
-        path = [*path[:common], *new]
+            ends[place] = end
+        new = len(tokens) - common
+        del path[common:]
+        path += range(end, end + new)
         ids += tokens[common:]
         positions += range(constant + common, constant + len(tokens))
-        ends += [0] * len(new)  # known when the next branch is
+        ends += [0] * new  # known when the next branch is
         # The prompt's last token predicts the answer's first, and so on to the token that ends the turn.
-        label_at += path[conversation.prompt - 1 - constant :]
-        labels += conversation.ids[conversation.prompt :]
+        for start, stop in conversation.answers or ((conversation.prompt, len(conversation.ids)),):
+            label_at += path[start - 1 - constant : stop - 1 - constant]
+            labels += conversation.ids[start:stop]
     for place in path:
         ends[place] = len(ids)
     return Row(tuple(ids), tuple(positions), tuple(ends), tuple(label_at), tuple(labels), constant)
+
+
+def shared_length(one: Sequence[int], two: Sequence[int]) -> int:
+    """How many ids two sequences begin with alike."""
+    low, high = 0, min(len(one), len(two))
+    while low < high:  # bisection: slices are compared many times as fast as ids one by one
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if one[low:middle] == two[low:middle] else (low, middle - 1)
+    return low
 
 
 def fill_rows(groups: Sequence[Sequence[Conversation]], constant: Sequence[int], row_tokens: int) -> list[Row]:
@@ -177,43 +205,34 @@ def _largest(most: int, fits: Callable[[int], bool]) -> int:
 def _shared(conversation: Conversation, constant: Sequence[int]) -> int:
     """How many tokens of the constant text a conversation begins with; the last token that asks stays out of it."""
     limit = min(len(constant), conversation.prompt - 1)
-    if conversation.ids[:limit] == tuple(constant[:limit]):
-        return limit
-    return next(place for place in range(limit) if conversation.ids[place] != constant[place])
+    return shared_length(list(conversation.ids[:limit]), list(constant[:limit]))
 
 
-def micro_batches(rows: Sequence[Row], tokens: int) -> list[list[int]]:
-    """Indices of rows, longest first; a micro-batch takes `tokens` tokens with its padding, or is one row.
-
-    A step mixes rows of any length, but a micro-batch only those of similar length: little of it is padding.
+def make_batch(rows: Sequence[Row], image_id: int | None = None, multiple: int = 1) -> Batch:
+    """Pad rows on the right to the longest, and on to a `multiple`; a pad sees what is before it, and nothing sees a
+    pad but itself. image_id: the token of image slots; None for rows without.
     """
-    batches: list[list[int]] = []
-    longest = 0  # tokens of the last micro-batch's first row: all its rows are padded to as many
-    for index in sorted(range(len(rows)), key=lambda index: -len(rows[index].ids)):
-        length = len(rows[index].ids)
-        fits = bool(batches) and (len(batches[-1]) + 1) * longest <= tokens
-        if fits and length >= FILLED * longest:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-            longest = length
-    return batches
-
-
-def make_batch(rows: Sequence[Row]) -> Batch:
-    """Pad rows on the right to the longest; a pad sees what is before it, and nothing sees a pad but itself."""
-    width = max(len(row.ids) for row in rows)
-    ids, positions, ends, label_at, labels = [], [], [], [], []
+    width = rounded(max(len(row.ids) for row in rows), multiple)
+    ids = np.zeros((len(rows), width), np.int64)
+    positions = np.zeros_like(ids)
+    ends = np.tile(np.arange(1, width + 1), (len(rows), 1))  # the subtree of a pad is the pad
+    label_at, labels = [], []
     for number, row in enumerate(rows):
         length = len(row.ids)
-        pads = [0] * (width - length)
-        ids.append([*row.ids, *pads])
-        positions.append([*row.positions, *pads])
-        ends.append([*row.ends, *range(length + 1, width + 1)])  # the subtree of a pad is the pad
-        label_at += [number * width + place for place in row.label_at]  # in the batch, flattened to [B * T]
+        ids[number, :length] = row.ids
+        positions[number, :length] = row.positions
+        ends[number, :length] = row.ends
+        label_at.append(np.array(row.label_at, np.int64) + number * width)  # in the batch, flattened to [B * T]
         labels += row.labels
     constant = [row.constant for row in rows]
-    return Batch(*map(torch.tensor, (ids, positions, ends, label_at, labels, constant)))
+    slot_at = np.flatnonzero(ids == image_id) if image_id is not None else np.zeros(0, np.int64)
+    arrays = (ids, positions, ends, np.concatenate(label_at), np.array(labels, np.int64), np.array(constant), slot_at)
+    return Batch(*map(torch.from_numpy, arrays))
+
+
+def rounded(length: int, multiple: int) -> int:
+    """The next multiple: 486 -> 496 of 16."""
+    return -(-length // multiple) * multiple
 
 
 def attention_mask(

@@ -5,7 +5,7 @@ another process. A `Path` is an image file. A `TableImage` is one row of a parqu
 have a `name`, which predictions and details print.
 """
 
-import os
+import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,17 +39,16 @@ class TableImage:
 Picture = Path | TableImage
 
 
-def open_picture(picture: Picture) -> Image.Image:
+def open_picture(picture: Picture, fit: int | None = None) -> Image.Image:
     """Decode a picture to an upright RGB image by the rules of `vlm.images`.
 
+    fit: the short side that it will be resized to; a much larger JPEG is not decoded whole.
     Raises: UserError if it is missing or unreadable, ImageError if it is not a usable image.
     """
-    from vlm.images import ImageError, decode, load_image  # torch: questions are read and judged without it
+    from vlm.images import ImageError, decode  # torch: questions are read and judged without it
 
-    if isinstance(picture, Path):
-        return load_image(picture)
     try:
-        return decode(picture_bytes(picture))
+        return decode(picture_bytes(picture), fit=fit)
     except ImageError as error:
         raise ImageError(error.reason, f"{picture}: {error.detail}") from None
 
@@ -64,14 +63,9 @@ def picture_bytes(picture: Picture) -> bytes:
         raise UserError(f"cannot read the image {picture}: {error.strerror}") from None
 
 
-def picture_identity(picture: Picture) -> str:
-    """How a cache knows a picture again: a file that was replaced holds other pictures."""
-    file = picture.file if isinstance(picture, TableImage) else picture
-    status = os.stat(file)
-    identity = f"{file.absolute()} {status.st_size} {status.st_mtime_ns}"
-    if isinstance(picture, TableImage):
-        identity += f" {picture.column} {picture.row}" + (f" {picture.item}" if picture.item is not None else "")
-    return identity
+def picture_content(picture: Picture) -> str:
+    """By what a cache knows a picture again, wherever it lies: a hash of its bytes. Raises: UserError."""
+    return hashlib.blake2b(picture_bytes(picture), digest_size=16).hexdigest()
 
 
 def reading_order(picture: Picture) -> tuple:

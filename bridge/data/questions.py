@@ -1,6 +1,6 @@
 """Scheduled rows -> tokenised conversations -> packed rows."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from bridge.config import BridgeConfig
@@ -9,7 +9,8 @@ from bridge.data.mixture import Mixture, answer_of
 from bridge.data.packing import Conversation, Row, TooLong, fill_rows, image_runs
 from bridge.data.schedule import ScheduledRow
 from vlm.errors import UserError
-from vlm.llms.prompt import PLACEHOLDER, Prompts, briefly
+from vlm.llms.forms import PLACEHOLDER, Talk
+from vlm.llms.prompt import Prompts, briefly
 
 
 class Questions:
@@ -22,34 +23,32 @@ class Questions:
 
     def __init__(self, mixture: Mixture, prompts: Prompts, config: BridgeConfig):
         self.mixture, self._prompts, self._config = mixture, prompts, config
-        self._image_id = prompts.processor.image_token_id
+        self.image_id = prompts.processor.image_token_id
         self._votes = config.vqav2_answers == "votes"
         ids, _ = prompts.conversation_ids(briefly("Is it?"), "yes")
-        self.constant = () if config.gradient_checkpointing else tuple(ids[: ids.index(self._image_id)])
+        self.constant = () if config.gradient_checkpointing else tuple(ids[: ids.index(self.image_id)])
         self._frame = len(ids)  # what the template and the image take, and a few tokens more
         one, _ = prompts.conversation_ids("Is it?", "yes")
         two, _ = prompts.conversation_ids("Is it?", "yes", history=[("Is it?", "yes")])
         self._turn = len(two) - len(one)  # what the template takes for another turn, and a few tokens more
         self._grows = two[: len(one)] == one  # else it writes earlier turns in another way, and a row holds both
 
-    def pack(self, scheduled: ScheduledRow) -> list[Row]:
-        """Tokenise questions about the same images and pack them into one row; into more if they do not fit one."""
-        samples = [self.mixture.examples[index] for index in scheduled.examples]
-        if self._votes:
-            samples = [
-                with_sampled_answer(sample, self._config.seed, scheduled.epoch)
-                if isinstance(sample, Example)
-                else sample
-                for sample in samples
-            ]
-        return self._rows(samples)
+    def pack(self, share: Sequence[ScheduledRow]) -> list[list[Row]]:
+        """Tokenise scheduled rows, all in one call, and pack each into one row; into more if it does not fit one."""
+        samples: list[Sample] = []
+        for scheduled in share:
+            for sample in (self.mixture.examples[index] for index in scheduled.examples):
+                if self._votes and isinstance(sample, Example):
+                    sample = with_sampled_answer(sample, self._config.seed, scheduled.epoch)
+                samples.append(sample)
+        groups = iter(self._conversations(samples))
+        return [self._fill([next(groups) for _ in scheduled.examples]) for scheduled in share]
 
     def image_runs(self, row: Row) -> list[int]:
         """Which of its images each run of slots in a row shows."""
-        return image_runs(row, self._image_id, self._prompts.slots)
+        return image_runs(row, self.image_id, self._prompts.slots)
 
-    def _rows(self, samples: Iterable[Sample]) -> list[Row]:
-        groups = [list(self._conversations(sample)) for sample in samples]
+    def _fill(self, groups: Sequence[Sequence[Conversation]]) -> list[Row]:
         return fill_rows(groups, self.constant, self._config.row_tokens)
 
     def check(self, examples: Iterable[int]) -> dict[int, str]:
@@ -68,7 +67,7 @@ class Questions:
             if self._surely_fits(version):
                 continue
             try:
-                self._rows([version])
+                self._fill(self._conversations([version]))
             except TooLong:
                 return f"takes more than --row-tokens {self._config.row_tokens} allows"
         return ""
@@ -91,17 +90,25 @@ class Questions:
             size += (len(sample.turns) - 1) * self._turn + max(0, len(sample.images) - 1) * self._prompts.slots
         return size <= room
 
-    def _conversations(self, sample: Sample) -> Iterator[Conversation]:
-        """The token ids of a question, or of each answer of a conversation with all that was said before it."""
-        turns = ((briefly(sample.question), answer_of(sample)),) if isinstance(sample, Example) else sample.turns
-        # An official question stands behind its image; in a conversation each image stands where its text says.
-        images, system = (1, "") if isinstance(sample, Example) else (None, sample.system)
-        for number, (question, answer) in enumerate(turns):
-            try:
-                ids, prompt = self._prompts.conversation_ids(question, answer, images, turns[:number], system)
-            except UserError as error:
-                raise UserError(f"question {sample.question_id}: {error}") from None
-            yield Conversation(sample.question_id, tuple(ids), prompt)
+    def _conversations(self, samples: Sequence[Sample]) -> list[list[Conversation]]:
+        """The token ids of each question or conversation, as few sequences as its template allows."""
+        try:
+            found = self._prompts.lessons([talk_of(sample) for sample in samples])
+        except UserError as error:
+            if len(samples) > 1:  # which of them is it?
+                return [conversations for sample in samples for conversations in self._conversations([sample])]
+            raise UserError(f"question {samples[0].question_id}: {error}") from None
+        return [
+            [Conversation(sample.question_id, ids, learnt[0][0], learnt) for ids, learnt in lessons]
+            for sample, lessons in zip(samples, found)
+        ]
+
+
+def talk_of(sample: Sample) -> Talk:
+    """An official question stands behind its image; in a conversation each image stands where its text says."""
+    if isinstance(sample, Example):
+        return Talk(((briefly(sample.question), answer_of(sample)),))
+    return Talk(sample.turns, None, system=sample.system)
 
 
 def _texts(sample: Sample) -> list[str]:

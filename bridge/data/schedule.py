@@ -44,7 +44,7 @@ class Schedule:
         """batch_questions: the most in a step. question_tokens: what a row holds of them, beside the image."""
         self._seed, self._batch_questions, self._shares = seed, batch_questions, shares
         self._question_tokens = max(1, question_tokens)
-        self._tokens = [tokens for part in mixture.examples.parts for tokens in _estimates(part)]
+        self._tokens = text_tokens(mixture)
         self._images = [_by_image(mixture, questions) for questions in mixture.sets()]
 
     def steps(self, count: int | None) -> list[Step]:
@@ -94,7 +94,7 @@ class Schedule:
 
     def _split(self, image: list[int], epoch: int, random: np.random.Generator) -> list[ScheduledRow]:
         """An image's questions in random order, in as few rows of even size as their number and length allow."""
-        by_tokens = math.ceil(sum(self._tokens[index] for index in image) / self._question_tokens)
+        by_tokens = math.ceil(int(self._tokens[image].sum()) / self._question_tokens)
         by_number = math.ceil(len(image) / self._batch_questions)
         rows = min(max(by_tokens, by_number), len(image))
         parts = np.array_split(random.permutation(image), rows)
@@ -130,11 +130,17 @@ def _by_image(mixture: Mixture, questions: range) -> list[list[int]]:
     return list(groups.values())
 
 
-def _estimates(part: Sequence[Sample]) -> list[int]:
+def text_tokens(mixture: Mixture) -> np.ndarray:
+    """int64[questions]: tokens that each adds to its images' row, roughly."""
+    parts = [_estimates(part) for part in mixture.examples.parts]
+    return np.concatenate([np.zeros(0, np.int64), *parts])
+
+
+def _estimates(part: Sequence[Sample]) -> np.ndarray:
     """`_estimate` of every question of a part of the mixture."""
     if isinstance(part, Stored):
-        return (TEMPLATE_TOKENS - (-part.text_bytes // BYTES_PER_TOKEN)).tolist()  # -(-a // b): a / b rounded up
-    return [_estimate(example) for example in part]
+        return TEMPLATE_TOKENS - (-part.text_bytes // BYTES_PER_TOKEN)  # -(-a // b): a / b rounded up
+    return np.array([_estimate(example) for example in part], np.int64)
 
 
 def _estimate(example: Sample) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from bridge.data.patches import cores_of_this_process, pinned
 from bridge.data.pictures import Picture, open_picture
 from bridge.evaluation.batching import Unit, make_batches
 from bridge.evaluation.benchmarks import TITLES, Benchmark
@@ -21,7 +22,7 @@ from vlm.llava.model import VLM
 from vlm.llms.prompt import briefly
 from vlm.run.progress import progress
 
-Reading = list[tuple[Unit, "Future[Image.Image | None]"]]  # units whose images are being read
+Reading = list[tuple[Unit, "Future[torch.Tensor | None]"]]  # units whose images are being read
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Asker:
 
     def answers(self, batches: Iterable[Sequence[Unit]]) -> Iterator[list[Answered]]:
         """The answers of one batch after the other. The next batch's images are read while this one is decoded."""
-        with ThreadPoolExecutor(max_workers=2) as pool:
+        with ThreadPoolExecutor(cores_of_this_process()) as pool:
             waiting: Reading = []
             for batch in [*batches, []]:  # the empty one brings out the answers of the last
                 following = [(unit, pool.submit(self._load, unit)) for unit in batch]
@@ -64,16 +65,21 @@ class Asker:
                     yield self._answer(waiting)
                 waiting = following
 
-    def _load(self, unit: Unit) -> Image.Image | None:
-        """What a unit is shown, if anything. Raises a UserError for an image that cannot be read."""
+    def _load(self, unit: Unit) -> torch.Tensor | None:
+        """The pixels of what a unit is shown, if anything. Raises a UserError for an image that cannot be read."""
         if unit.image is None or self._captions is not None:
             return None
-        return open_picture(unit.image if self._shown is None else self._shown[unit.image])
+        return self.pixels(open_picture(unit.image if self._shown is None else self._shown[unit.image]))
+
+    def pixels(self, image: Image.Image) -> torch.Tensor:
+        """float[3, H, W] in the vision tower's dtype; without Python's lock, so that threads make several at once."""
+        pixels = self.vlm.processor.image_processor(images=[image], return_tensors="pt")["pixel_values"][0]
+        return pixels.to(self.vlm.vision_tower.dtype)
 
     def _answer(self, reading: Reading) -> list[Answered]:
         unreadable: list[Answered] = []
         units: list[Unit] = []
-        images: list[Image.Image | None] = []
+        images: list[torch.Tensor | None] = []
         for unit, future in reading:
             try:
                 images.append(future.result())
@@ -86,12 +92,13 @@ class Asker:
         return unreadable + answered
 
     @torch.inference_mode()
-    def decode(self, units: Sequence[Unit], images: Sequence[Image.Image | None]) -> list[list[list[int]]]:
-        """The new token ids of every question of every unit. images: what each is shown, or None for all of them."""
+    def decode(self, units: Sequence[Unit], images: Sequence[torch.Tensor | None]) -> list[list[list[int]]]:
+        """The new token ids of every question of every unit. images: `pixels` that each is shown, or None for all."""
         features: Sequence[torch.Tensor | None] = [None] * len(units)
-        if images[0] is not None:
-            pixels = self.vlm.processor.image_processor(images=list(images), return_tensors="pt")["pixel_values"]
-            pixels = pixels.to(next(self.vlm.vision_tower.parameters()))  # float[B, 3, H, W]
+        if shown := [image for image in images if image is not None]:
+            device = self.vlm.vision_tower.device
+            pixels = torch.stack(shown)  # float[B, 3, H, W]
+            pixels = pinned(pixels, device.type == "cuda").to(device, non_blocking=True)
             output = self.vlm.model.get_image_features(pixel_values=pixels)
             assert not isinstance(output, tuple) and output.pooler_output is not None  # no tuple was asked for
             features = list(output.pooler_output)  # what the LLM reads in place of the slots, [N, D] for each image

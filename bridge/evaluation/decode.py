@@ -136,7 +136,10 @@ class Decoder:
         return merged
 
     def _tensor(self, values: Sequence) -> torch.Tensor:
-        return torch.tensor(values, device=self.device, dtype=torch.int64)
+        tensor = torch.tensor(values, dtype=torch.int64)
+        if self.device.type == "cuda":  # the processor goes on while it is copied
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
 
     def _prefill(self, groups: Sequence[PromptGroup]) -> tuple[DynamicCache, list[int]]:
         """Keys and values of every group's prefix, one row each, right-padded; and the prefixes' lengths.
@@ -149,22 +152,32 @@ class Decoder:
         cache = copy.deepcopy(self._constant_cache)
         if skip:
             cache.batch_repeat_interleave(len(groups))
-        rests = [self._embeddings(group, skip) for group in groups]
-        if max(len(rest) for rest in rests) > 0:
-            padded = torch.nn.utils.rnn.pad_sequence(rests, batch_first=True)  # [groups, longest rest, D]
-            self.text(inputs_embeds=padded, use_cache=True, **{CACHE: cache})
+        rests = [group.prefix[skip:] for group in groups]
+        if longest := max(map(len, rests)):
+            self.text(inputs_embeds=self._embeddings(groups, rests, longest), use_cache=True, **{CACHE: cache})
         return cache, [len(group.prefix) for group in groups]
 
-    def _embeddings(self, group: PromptGroup, skip: int) -> torch.Tensor:
-        """Embeddings [P - skip, D] of a prefix of P tokens from `skip` on, its image slots replaced by position."""
-        ids = self._tensor(group.prefix[skip:])
-        embeddings = self.embed(ids)
-        if group.features is not None:
-            slots = ids == self.slot
-            if int(slots.sum()) != len(group.features):
-                raise ValueError(f"{int(slots.sum())} image slots in the prompt, {len(group.features)} image features")
-            embeddings[slots] = group.features.to(embeddings)
-        return embeddings
+    def _embeddings(self, groups: Sequence[PromptGroup], rests: list[list[int]], longest: int) -> torch.Tensor:
+        """Embeddings [groups, longest, D] of the rests of all prefixes, image slots replaced by features.
+
+        Where the slots are is told by the ids on this side: nothing is asked of the device.
+        """
+        places: list[int] = []  # of all slots, in [groups * longest]
+        features: list[torch.Tensor] = []
+        for row, (group, ids) in enumerate(zip(groups, rests)):
+            if group.features is None:
+                continue
+            own = [row * longest + column for column, token in enumerate(ids) if token == self.slot]
+            if len(own) != len(group.features):
+                raise ValueError(f"{len(own)} image slots in the prompt, {len(group.features)} image features")
+            places += own
+            features.append(group.features)
+        padded = [number for ids in rests for number in [*ids, *[0] * (longest - len(ids))]]
+        sent = self._tensor(padded + places)  # one transfer
+        embeddings = self.embed(sent[: len(padded)])  # [groups * longest, D]
+        if features:
+            embeddings = embeddings.index_copy(0, sent[len(padded) :], torch.cat(features).to(embeddings))
+        return embeddings.unflatten(0, (len(groups), longest))
 
     def _decode_rows(
         self, rows: list[list[list[int]]], starts: list[int], cache: DynamicCache, budget: int
@@ -191,8 +204,9 @@ class Decoder:
             if not kept:
                 break
             if len(kept) < len(alive):
-                cache.batch_select_indices(self._tensor(kept))
-                keys = Placed(keys.owners[kept], keys.positions[kept])
+                rows_left = self._tensor(kept)
+                cache.batch_select_indices(rows_left)
+                keys = Placed(keys.owners[rows_left], keys.positions[rows_left])
                 alive, step = [alive[i] for i in kept], [step[i] for i in kept]
         return answers
 
@@ -203,7 +217,16 @@ class Decoder:
         """
         width = max(len(row) for row in step)
         padded = [row + [Token(_PADDING, 0, 0)] * (width - len(row)) for row in step]
-        owners, ids, positions = self._tensor(padded).unbind(-1)  # int64[R, W] each
+        # Where each question's last token stands; it alone predicts.
+        last: dict[tuple[int, int], int] = {}
+        for i, row in enumerate(step):
+            for column, token in enumerate(row):
+                last[i, token.question] = column
+        tokens = [number for row in padded for token in row for number in token]
+        places = [i for i, _ in last], list(last.values())
+        sent = self._tensor([*tokens, *places[0], *places[1]])  # one transfer a step
+        owners, ids, positions = sent[: len(tokens)].view(len(step), width, 3).unbind(-1)  # int64[R, W] each
+        at_rows, at_columns = sent[len(tokens) :].view(2, -1).unbind()  # int64[Q] each
         queries = Placed(owners, positions)
         # The cache grows by the same columns.
         keys = Placed(torch.cat([keys.owners, owners], dim=1), torch.cat([keys.positions, positions], dim=1))
@@ -214,12 +237,6 @@ class Decoder:
             use_cache=True,
             **{CACHE: cache},
         ).last_hidden_state  # [R, W, D]
-        # Where each question's last token stands; it alone predicts.
-        last: dict[tuple[int, int], int] = {}
-        for i, row in enumerate(step):
-            for column, token in enumerate(row):
-                last[i, token.question] = column
-        at_rows, at_columns = self._tensor([(i, column) for (i, _), column in last.items()]).unbind(-1)  # int64[Q] each
         logits = self.model.lm_head(hidden[at_rows, at_columns])  # [Q, V]
         newest: list[list[Token]] = [[] for _ in step]
         for ((i, question), column), token_id in zip(last.items(), logits.argmax(-1).tolist()):

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from bench.bridge_flops import bridge_flops, merged_flops, pass_flops, reference_flops
-from bench.bridge_ways import Bridge, OneQuestionASequence, Way
+from bench.bridge_host import measure as measure_host
+from bench.bridge_ways import Bridge, MergedConversation, OneQuestionASequence, Way
 from bench.harness import Goals, PeakMemory, alone, header, median_ratio, row, seconds, take_turns
 from bench.settings import BRIDGE_CASES, BRIDGE_LAYERS, BridgeBench, BridgeCase
 from vlm.llms.precision import default_dtype
@@ -19,7 +20,7 @@ MEMORY = 2  # ratio needed
 ERROR = 1e-4  # allowed between the two ways' losses and gradients in fp32, relative
 GPU, PEAK, UTILISATION = "H100 SXM in bf16", 989e12, 0.4
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-REFERENCE = "one question a sequence"
+REFERENCE, MERGED = "one question a sequence", "one conversation an image (LLaVA-1.5)"
 
 
 class LayerClock:
@@ -59,28 +60,36 @@ def timed(way: Way, clock: LayerClock) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Rates:
-    """Questions per second of the reference and of the bridge, and the median of the pairs' ratios."""
+    """Questions per second of both references and of the bridge, and the medians of the rounds' ratios."""
 
     reference: float
+    merged: float
     bridge: float
     ratio: float
+    merged_ratio: float
 
 
 def measure_time(case: BridgeCase, layers: int, dtype: torch.dtype, pairs: int, threads: int) -> dict[int, Rates]:
-    """Time the two in turn: the rates with `layers` layers as measured, and with all of them."""
+    """Time the three in turn: the rates with `layers` layers as measured, and with all of them."""
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
         arguments = (layers, dtype, case.questions, Path(folder))
-        ways: dict[str, Way] = {REFERENCE: OneQuestionASequence(*arguments), "bridge": Bridge(*arguments)}
+        kinds = {REFERENCE: OneQuestionASequence, MERGED: MergedConversation, "bridge": Bridge}
+        ways: dict[str, Way] = {name: kind(*arguments) for name, kind in kinds.items()}
         steps = {name: partial(timed, way, LayerClock(way.layers)) for name, way in ways.items()}
         times = take_turns(steps, 1 + pairs)
     rates = {}
     for kind, count in enumerate((layers, BRIDGE_LAYERS)):  # the order of what `timed` returns
         reference = [step[kind] for step in times[REFERENCE][1:]]  # the first pair warms up
+        merged = [step[kind] for step in times[MERGED][1:]]
         bridge = [step[kind] for step in times["bridge"][1:]]
         asked = sum(case.questions)
         rates[count] = Rates(
-            asked / statistics.median(reference), asked / statistics.median(bridge), median_ratio(reference, bridge)
+            asked / statistics.median(reference),
+            asked / statistics.median(merged),
+            asked / statistics.median(bridge),
+            median_ratio(reference, bridge),
+            median_ratio(merged, bridge),
         )
     return rates
 
@@ -127,16 +136,9 @@ def compare_errors(threads: int, goals: Goals) -> None:
 def compare_speed(
     cases: list[BridgeCase], settings: BridgeBench, dtype: torch.dtype, threads: int, goals: Goals
 ) -> None:
-    """Print the speed of both ways beside the ratio of their operations, and of merged conversations' operations."""
-    header(
-        "case",
-        "layers",
-        f"{REFERENCE}, q/s",
-        "bridge, q/s",
-        "ratio",
-        "by operations",
-        "one conversation an image (LLaVA-1.5), by operations: an estimate",
-    )
+    """Print the speed of the three ways, and the ratios of time and of operations to the bridge's."""
+    names = (f"{REFERENCE}, q/s", f"{MERGED}, q/s", "bridge, q/s")
+    header("case", "layers", *names, "bridge over the first", "by operations", "over the second", "by operations")
     for case in cases:
         rates = alone(measure_time, case, settings.layers, dtype, settings.pairs, threads)
         for layers, measured in rates.items():
@@ -145,9 +147,11 @@ def compare_speed(
                 case.name,
                 layers,
                 f"{measured.reference:.3f}",
+                f"{measured.merged:.3f}",
                 f"{measured.bridge:.3f}",
                 goals.at_least(measured.ratio, case.needed),
                 f"{sum(reference_flops(case, layers).values()) / ours:.2f}x",
+                f"{measured.merged_ratio:.2f}x",
                 f"{sum(merged_flops(case, layers).values()) / ours:.2f}x",
             )
     print()
@@ -197,7 +201,10 @@ def run(settings: BridgeBench) -> Goals:
     dtype = DTYPES[settings.dtype] if settings.dtype else usual
     print(f"{threads} thread(s), {str(dtype)[6:]}, torch {torch.__version__}\n")
     goals = Goals()
-    if settings.full:
+    if settings.host:
+        with tempfile.TemporaryDirectory() as folder:
+            measure_host(settings, Path(folder), goals)
+    elif settings.full:
         whole(cases, dtype, threads)
     else:
         compare_errors(threads, goals)

@@ -7,6 +7,8 @@ from transformers import LlavaConfig, Qwen2Config, ViTConfig
 
 from bench.bridge_ways import ANSWER, OPENING, SLOTS, TEXT, conversations, model_config, pack
 from bench.settings import BRIDGE_LAYERS, BridgeCase
+from bridge.data.balance import WIDTH
+from bridge.data.packing import rounded
 
 
 def step_flops(
@@ -48,20 +50,21 @@ def bridge_flops(case: BridgeCase, layers: int) -> dict[str, float]:
     images = conversations(case.questions)
     labels = sum(len(item.ids) - item.prompt for item in chain.from_iterable(images))
     rows = list(chain.from_iterable(pack(images)))
-    width = max(len(row.ids) for row in rows)
-    return step_flops(model_config(layers), len(rows), width, width + len(OPENING), labels, len(images), 0)
+    width = rounded(max(len(row.ids) for row in rows), WIDTH)
+    keys = width + rounded(len(OPENING), WIDTH)
+    return step_flops(model_config(layers), len(rows), width, keys, labels, len(images), 0)
 
 
 def merged_flops(case: BridgeCase, layers: int) -> dict[str, float]:
-    """An estimate of LLaVA-1.5's own step: all questions of an image in one conversation, which has the image once.
+    """Operations of LLaVA-1.5's own step: all questions of an image in one conversation, which has the image once.
 
     The vision tower runs in every step, logits are made at every position, and the longest conversation sets the width.
     """
     images = conversations(case.questions)
-    lengths = []  # tokens of each image's conversation: its slots once, and every turn's other tokens
+    lengths = []  # tokens of each image's conversation: what opens it once, and every turn's own tokens
     for items in images:
-        turns = [len(item.ids) - SLOTS for item in items]
-        lengths.append(SLOTS + sum(turns))
+        turns = [len(item.ids) - SLOTS - len(OPENING) for item in items]
+        lengths.append(len(OPENING) + SLOTS + sum(turns))
     count, longest = len(lengths), max(lengths)
     return step_flops(model_config(layers), count, longest, longest, count * longest, count, count)
 

@@ -1,4 +1,4 @@
-"""Two ways to train a connector on the same questions: one question a sequence in the stock model, and the bridge's."""
+"""Ways to train a connector on the same questions: the stock model's two, and the bridge's."""
 
 import contextlib
 import io
@@ -18,10 +18,11 @@ from transformers import (
 )
 
 from bridge.config import BridgeConfig
+from bridge.data.balance import WIDTH
 from bridge.data.batches import StepData, load_batches
 from bridge.data.features import FeatureCache, PatchEncoder
 from bridge.data.packing import Conversation, Row, fill_rows
-from bridge.forward import prefill
+from bridge.forward import padded, prefill
 from bridge.gradients import Sums, backward, update
 from bridge.parts import freeze
 from vlm.llava.parts import connector, language_model
@@ -104,7 +105,7 @@ class Way(ABC):
         self.images = conversations(questions)
         self.processor = CLIPImageProcessor(size={"height": 224, "width": 224}, do_center_crop=False)
         self.load(pictures(folder, len(questions)))
-        self.optimizer = torch.optim.AdamW(self.connector.parameters(), lr=1e-3)
+        self.optimizer = torch.optim.AdamW(self.connector.parameters(), lr=1e-3, fused=True)
 
     @property
     def layers(self) -> torch.nn.ModuleList:
@@ -145,7 +146,8 @@ class OneQuestionASequence(Way):
         for row, (_, item) in enumerate(flat):
             ids[row, : len(item.ids)] = torch.tensor(item.ids)
             seen[row, : len(item.ids)] = 1
-            labels[row, item.prompt : len(item.ids)] = torch.tensor(item.ids[item.prompt :])
+            for start, end in item.answers or ((item.prompt, len(item.ids)),):
+                labels[row, start:end] = torch.tensor(item.ids[start:end])
         pixels = pixels[[index for index, _ in flat]].to(self.model.dtype)  # an image once for each of its questions
         self.inputs = {"input_ids": ids, "attention_mask": seen, "labels": labels, "pixel_values": pixels}
 
@@ -162,6 +164,26 @@ class OneQuestionASequence(Way):
         return loss
 
 
+class MergedConversation(OneQuestionASequence):
+    """LLaVA-1.5's way: the questions of an image are the turns of one conversation, which has the image once.
+
+    Turns see those before them. The vision tower runs in every step, and logits are made everywhere.
+    """
+
+    def load(self, paths: list[Path]) -> None:
+        merged = []
+        for items in self.images:
+            ids, learnt = list(items[0].ids[: len(OPENING) + SLOTS]), []
+            for item in items:
+                turn = item.ids[len(OPENING) + SLOTS :]
+                end = len(ids) + len(turn)
+                learnt.append((end - (len(item.ids) - item.prompt), end))
+                ids += turn
+            merged.append([Conversation(items[0].question_id, ids, learnt[0][0], tuple(learnt))])
+        self.images = merged
+        super().load(paths)
+
+
 class Bridge(Way):
     """This project's way: cached features, all questions of an image in one row, logits at the labels alone."""
 
@@ -172,7 +194,7 @@ class Bridge(Way):
         with contextlib.redirect_stderr(io.StringIO()):
             self.features.fill(paths)
         with torch.no_grad():
-            self.constant = prefill(self.model, OPENING)
+            self.constant = padded(prefill(self.model, OPENING), WIDTH)
 
     def prepare(self) -> StepData:
         """The step's micro-batches, each with its rows' features."""
@@ -181,16 +203,16 @@ class Bridge(Way):
         for path, image_rows in zip(self.paths, pack(self.images)):
             rows += image_rows
             owners += [[path]] * len(image_rows)
-        batches = load_batches(rows, owners, self.features, MICRO_TOKENS)
+        batches = load_batches(rows, owners, self.features, MICRO_TOKENS, IMAGE)
         return StepData(batches, sum(map(len, self.images)), sum(len(row.ids) for row in rows))
 
     def sums(self) -> Sums:
-        return backward(self.trainee, self.prepare(), lambda: contextlib.nullcontext(self.constant), False)
+        return backward(self.trainee, self.prepare(), lambda: contextlib.nullcontext(self.constant))
 
     def backward(self) -> float:
-        return self.sums().loss
+        return self.sums().loss.item()
 
     def step(self) -> float:
-        loss = self.backward()
+        loss = self.sums().loss
         update(self.trainee.weights.values(), self.optimizer, loss, 1.0)
-        return loss
+        return loss.item()

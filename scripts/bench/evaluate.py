@@ -133,7 +133,7 @@ class Ours:
         asker = Asker(self.vlm, self.max_new_tokens)
         answers: Answers = {}
         for batch in make_batches(examples, self.batch_questions):
-            images = [self.pictures[unit.image] for unit in batch if unit.image is not None]
+            images = [asker.pixels(self.pictures[unit.image]) for unit in batch if unit.image is not None]
             for unit, unit_answers in zip(batch, asker.decode(batch, images)):
                 for question_ids, tokens in zip(unit.ids, unit_answers):
                     answers.update(dict.fromkeys(question_ids, tokens))

@@ -39,6 +39,7 @@ class BridgeBench:
     pairs: int = setting(3, help="timed pairs of steps", least=1)
     threads: int | None = setting(None, help="CPU threads of torch", least=1, default_text=OWN_THREADS)
     full: bool = setting(False, help="measure the bridge alone, with all layers")
+    host: bool = setting(False, help="measure what is done before the model alone: tokens, rows, pixels")
 
 
 @dataclass(frozen=True)

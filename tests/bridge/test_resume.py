@@ -143,14 +143,16 @@ def test_a_folder_serves_one_run_at_a_time(training, tmp_path):
 @pytest.mark.parametrize(("loss", "gradient"), [(float("nan"), 1.0), (1.0, float("inf")), (1.0, float("nan"))])
 def test_nothing_moves_without_a_finite_gradient(loss, gradient):
     weight = torch.nn.Parameter(torch.ones(3))
-    optimizer = torch.optim.AdamW([weight], lr=0.1)
+    optimizer = torch.optim.AdamW([weight], lr=0.1, weight_decay=0.5, fused=True)
     weight.grad = torch.full((3,), gradient)
-    assert update([weight], optimizer, loss, clip=1.0) is None
+    update([weight], optimizer, torch.tensor(loss), clip=1.0)
     assert weight.tolist() == [1, 1, 1]
-    assert not optimizer.state
+    state = optimizer.state[weight]
+    assert (state["step"], state["exp_avg"].tolist(), state["exp_avg_sq"].tolist()) == (0, [0] * 3, [0] * 3)
     weight.grad = torch.full((3,), 2.0)
-    norm = update([weight], optimizer, 1.0, clip=1.0)
-    assert norm == pytest.approx(12**0.5)
+    norm = update([weight], optimizer, torch.tensor(1.0), clip=1.0)
+    assert norm.item() == pytest.approx(12**0.5)
+    assert state["step"] == 1
     assert weight[0] < 1
 
 
@@ -158,6 +160,6 @@ def test_nothing_moves_without_a_finite_gradient(loss, gradient):
 def test_clip_0_leaves_gradients_as_they_are(clip, moved):
     weight = torch.nn.Parameter(torch.zeros(3))
     weight.grad = torch.full((3,), 4.0)
-    norm = update([weight], torch.optim.SGD([weight], lr=1.0), 1.0, clip)
-    assert norm == pytest.approx(48**0.5)
+    norm = update([weight], torch.optim.SGD([weight], lr=1.0, fused=True), torch.tensor(1.0), clip)
+    assert norm.item() == pytest.approx(48**0.5)
     assert weight.tolist() == pytest.approx([-moved] * 3)

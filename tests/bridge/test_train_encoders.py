@@ -23,7 +23,8 @@ from vlm.files import read_json
 )
 def test_a_bridge_on_another_encoder(training, tmp_path, capsys, kind, flags, line, slots):
     encoder = f"hf:{write_stock_vit(tmp_path / kind, kind)}"
-    training.run(tmp_path / "run", "--encoder", encoder, *flags)
+    kept = ("--features", str(tmp_path / "features"))
+    training.run(tmp_path / "run", "--encoder", encoder, *flags, *kept)
     assert line in capsys.readouterr().err
     losses = training.losses(tmp_path / "run")
     assert losses[-1] < losses[0]
@@ -33,7 +34,7 @@ def test_a_bridge_on_another_encoder(training, tmp_path, capsys, kind, flags, li
     with pytest.raises(UserError, match="another encoder or of other preprocessing"):
         training.run(
             tmp_path / "other", "--encoder", encoder, "--feature-layer", "1", *flags[: -2 if "-2" in flags else None],
-            "--features", str(tmp_path / "run/features"),
+            *kept,
         )  # fmt: skip
     assert read_json(tmp_path / "run/config.json")["encoder"] == encoder
 

@@ -93,7 +93,7 @@ def test_a_full_disk_for_the_result_is_one_line(training, tmp_path, monkeypatch,
     with pytest.raises(UserError, match=rf"^cannot write {out}/{name} \(No space left on device; .*make room"):
         training.run(out, *more)
     assert sorted(path.name for path in out.iterdir()) == [
-        ".lock", "checkpoints", "config.json", "features", "metrics.jsonl", "tensorboard",
+        ".lock", "checkpoints", "config.json", "metrics.jsonl", "tensorboard",
     ]  # fmt: skip
     monkeypatch.undo()
     training.run(out, *more)  # nothing is left to train

@@ -11,7 +11,7 @@ def principal_colours(tokens: torch.Tensor) -> torch.Tensor:
 
     Equal colours are similar tokens. Each component is stretched between its 2nd and 98th percentile.
     """
-    flat = tokens.flatten(0, 1).double()
+    flat = tokens.flatten(0, 1).cpu().double()  # Apple's GPUs have no float64
     flat = flat - flat.mean(0)
     axes = torch.linalg.svd(flat, full_matrices=False).Vh[:3]
     axes = axes * axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()  # a direction's sign is arbitrary

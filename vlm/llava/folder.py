@@ -27,6 +27,7 @@ from vlm.llava.parts import connector, language_model, vision_tower
 from vlm.llms.precision import Device, default_dtype, keep_layout, quantised
 from vlm.llms.rendering import BadTemplate
 from vlm.model_files import check_fits, check_model_folder
+from vlm.saving import without_deepspeed
 
 # Modules that are never quantised. By bare names, without the prefixes, the whole model would be, in silence.
 KEEP_FULL = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
@@ -54,7 +55,8 @@ def save_folder(
     weights = sum(weight.nbytes for weight in [*model.parameters(), *connector(model).parameters()])
     size = weights + len(processor.tokenizer.backend_tokenizer.to_str()) + SMALL
     with writing(folder, needed=size), atomic_directory(folder) as partial:
-        model.save_pretrained(partial)
+        with without_deepspeed():
+            model.save_pretrained(partial)
         # Stock code loads everything in one dtype: config.json's or, if that is wrong, the first tensor's, the tower's.
         dtype = str(language_model(model).dtype).removeprefix("torch.")
         write_json(partial / "config.json", {**read_json(partial / "config.json"), "dtype": dtype})

@@ -50,7 +50,7 @@ def stored_fixture(model: LlavaForConditionalGeneration, fixture: Fixture) -> Fi
     tower: torch.nn.Module = vision_tower(model)
     dtype = vision_tower(model).dtype
     tower.float()
-    tokens = connector_input(model, fixture["pixels"]).cpu()
+    tokens = connector_input(model, fixture["pixels"]).cpu().contiguous()
     tower.to(dtype)  # loses nothing: each value came from this dtype
     return {**fixture, "tokens": tokens}
 

@@ -1,7 +1,8 @@
 """GGUF files as plain Hugging Face folders, converted once.
 
 transformers reads a GGUF file in about 15 s for SmolLM2-135M: it parses the file's metadata in Python, once for the
-tokenizer, twice for config and weights. The converted folder loads in a second.
+tokenizer, twice for config and weights. The converted folder loads in a second. Weights are converted one by one, in
+half precision where that holds what the file does.
 """
 
 import os
@@ -9,19 +10,28 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from filelock import FileLock
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers.modeling_gguf_pytorch_utils import (
+    TENSOR_PROCESSORS,
+    TensorProcessor,
+    get_gguf_hf_weights_map,
+    load_gguf_checkpoint,
+)
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from vlm.errors import UserError
-from vlm.files import atomic_directory, file_sha256
+from vlm.files import atomic_directory, file_sha256, write_json
 
-FORMAT = 1  # part of the folder's name: raise it when the conversion changes
+SHARD_BYTES = 1_000_000_000  # of weights that are in memory before they are written
+FORMAT = 2  # part of the folder's name: raise it when the conversion changes
 
 
 def converted_gguf(file: Path, model_types: tuple[str, ...]) -> Path:
-    """Give the folder with the model of `file` as float32 safetensors, and its tokenizer; convert it first if need be.
+    """Give the folder with the model of `file` as plain safetensors, and its tokenizer; convert it first if need be.
 
     The name of the folder holds a hash of the file's content. Of several processes one converts and the others wait.
     Raises: UserError if the file is missing, is not GGUF, or is none of `model_types`; or the folder cannot be written.
@@ -56,25 +66,84 @@ def _content_hash(file: Path) -> str:
 def _convert(file: Path, folder: Path, model_types: tuple[str, ...]) -> None:
     parent, name = str(file.resolve().parent), file.name
     try:
-        found = AutoConfig.from_pretrained(parent, gguf_file=name).model_type
-        if found not in model_types:
-            raise UserError(f"{file} is a {found} model; supported are {', '.join(model_types)}")
+        config: Any = AutoConfig.from_pretrained(parent, gguf_file=name)
+        if config.model_type not in model_types:
+            raise UserError(f"{file} is a {config.model_type} model; supported are {', '.join(model_types)}")
         tokenizer: Any = AutoTokenizer.from_pretrained(parent, gguf_file=name)
-        model = AutoModelForCausalLM.from_pretrained(parent, gguf_file=name, dtype=torch.float32)
-    except UserError:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        _restore_rope(file, config)
+        # A configuration that came from GGUF says that the model is quantised, and it would refuse to be loaded.
+        config.__dict__.pop("quantization_config", None)
+        config.architectures, config.dtype = [type(model).__name__], torch.float16
+        with atomic_directory(folder) as partial:
+            _write_weights(file, model, partial)
+            config.save_pretrained(partial)
+            GenerationConfig.from_model_config(config).save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
+    except (UserError, OSError):
         raise
     except Exception as error:  # a damaged file makes the readers raise nearly anything
         raise UserError(f"{file} cannot be converted ({error}): download it again, or give a model folder") from error
-    _restore_rope(file, model)
-    # A model that came from GGUF says that it is quantised, and would refuse to be saved.
-    del model.config.quantization_config
-    model.hf_quantizer = None
-    with atomic_directory(folder) as partial:
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
 
 
-def _restore_rope(file: Path, model: PreTrainedModel) -> None:
+def _write_weights(file: Path, model: PreTrainedModel, folder: Path) -> None:
+    """Convert tensor by tensor into shards. model: without memory, for the names.
+
+    Raises: UserError if a tensor is missing.
+    """
+    from gguf import GGUFReader, dequantize
+
+    parsed = load_gguf_checkpoint(str(file), return_tensors=False)
+    processor = TENSOR_PROCESSORS.get(model.config.model_type, TensorProcessor)(config=parsed["config"])
+    names = get_gguf_hf_weights_map(model, processor)
+    shard: dict[str, torch.Tensor] = {}
+    places: dict[str, str] = {}  # tensor -> its file
+    total = shards = 0
+
+    def write() -> None:
+        nonlocal shard, shards
+        shards += 1
+        places.update(dict.fromkeys(shard, f"model-{shards:05d}.safetensors"))
+        save_file(shard, folder / f"model-{shards:05d}.safetensors", {"format": "pt"})
+        shard = {}
+
+    for tensor in GGUFReader(file).tensors:
+        weights = dequantize(tensor.data, tensor.tensor_type)  # float32
+        found = processor.process(weights=weights, name=tensor.name, tensor_key_mapping=names, parsed_parameters=parsed)
+        if found.name in names:
+            weights = np.require(found.weights, requirements="W")  # of an fp32 file: mapped from it, copied here
+            shard[names[found.name]] = value = _halved(torch.from_numpy(weights), tensor.tensor_type.name)
+            total += value.nbytes
+        if sum(value.nbytes for value in shard.values()) >= SHARD_BYTES:
+            write()
+    if shard:
+        write()
+    tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
+    if missing := sorted(model.state_dict().keys() - places.keys() - tied):
+        raise UserError(f"{file} lacks {missing[0]} ({len(missing)} tensors in all): download it again")
+    if shards == 1:
+        (folder / "model-00001.safetensors").rename(folder / "model.safetensors")
+    else:
+        index = {"metadata": {"total_size": total}, "weight_map": places}
+        write_json(folder / "model.safetensors.index.json", index)
+
+
+def _halved(weights: torch.Tensor, kind: str) -> torch.Tensor:
+    """The smallest plain form that holds what the file does: bf16 and fp16 as they are, fp32 too.
+
+    A quantised weight is a product of a short whole number and a scale: fp16 holds it to 1 part in 4,096, which is a
+    hundredth of what 8 bits have lost.
+    """
+    if kind == "BF16":
+        return weights.bfloat16()
+    half = weights.half()
+    if kind == "F32" or not half.isfinite().all():
+        return weights
+    return half
+
+
+def _restore_rope(file: Path, config: Any) -> None:
     """Put back how Llama 3.1 and later scale their rotary frequencies: transformers skips GGUF's tensor of factors."""
     from gguf import GGUFReader
 
@@ -82,7 +151,7 @@ def _restore_rope(file: Path, model: PreTrainedModel) -> None:
     if "rope_freqs.weight" not in tensors:
         return
     factors = torch.tensor(tensors["rope_freqs.weight"])  # [head width / 2], 1 for frequencies that stay
-    config, width = model.config, 2 * len(factors)
+    width = 2 * len(factors)
     theta = config.rope_parameters["rope_theta"]
     plain = 1 / theta ** (torch.arange(0, width, 2) / width)  # theta^(-2i / width), as in RoFormer
     in_all_releases = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}

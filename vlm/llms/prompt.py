@@ -11,20 +11,21 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from vlm.errors import UserError
+from vlm.llms.forms import PLACEHOLDER, Talk
+from vlm.llms.frames import Framer
+from vlm.llms.lessons import Frames, Lesson, one_sequence
 
 if TYPE_CHECKING:  # seconds, and who needs the constants alone need not wait
     from transformers import LlavaProcessor
 
 History = Sequence[tuple[str, str]]  # earlier questions and their answers, oldest first
-Turn = tuple[str, str | None]  # a question, and its answer; None where the answer is to be generated
 
 # What LLaVA writes behind the questions of GQA, VQAv2 and POPE (arXiv:2310.03744, section 3.2).
 SHORT_ANSWER = "Answer the question using a single word or phrase."
 
-PLACEHOLDER = "<image>"  # marks in a text where an image stands
 CACHED_HEADS = 64  # texts before the first image whose ids are kept
 
 
@@ -46,28 +47,6 @@ def without_examples(template: str) -> str:
 
 def _read(name: str) -> str:
     return (files("vlm.llms") / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
-
-
-class Talk(NamedTuple):
-    """What a conversation consists of.
-
-    turns: questions and answers; the last answer may be None, to be generated. images: how many images stand in front
-    of the first question; None: each stands where a question says `<image>`. caption: text in the image's place.
-    """
-
-    turns: tuple[Turn, ...]
-    images: int | None = 1
-    caption: str | None = None
-    system: str = ""
-
-    def neutral(self) -> Talk:
-        """The same with harmless texts."""
-
-        def x(text: str) -> str:
-            return PLACEHOLDER.join("x" for _ in text.split(PLACEHOLDER)) if self.images is None else "x"
-
-        turns = tuple((x(question), None if answer is None else "x") for question, answer in self.turns)
-        return Talk(turns, self.images, None if self.caption is None else "x", "x" if self.system else "")
 
 
 class Prompts:
@@ -96,11 +75,17 @@ class Prompts:
         self._control_ids = frozenset(visible)
         self._heads: dict[str, list[int]] = {}  # text before the first image -> its ids; the same for most prompts
         self._expected: dict[Talk, list[int]] = {}  # neutral conversation -> the template's own control tokens
+        self._initials = frozenset(token[0] for token in self._control)
         plain = self.tokenizer("a", add_special_tokens=False).input_ids
         if self.tokenizer("a").input_ids[-len(plain) :] != plain:
             raise UserError(
                 "this tokenizer appends a token to every text, also to prompts: set its add_eos_token to false"
             )
+        template = str(processor.chat_template)
+        own = [_read(name) for name in ("turns", "instruct", "smollm2_examples", "smollm2")]
+        framer = Framer(self.tokenizer, self._control_ids, processor.image_token, [processor.image_token_id] * slots)
+        dropped = SHORT_ANSWER if own[2] in template else ""
+        self._frames = Frames(template, own, dropped, framer, self._render, lambda: self.end_ids)
 
     def prompt_ids(
         self, question: str, images: int | None = 1, caption: str | None = None, history: History = ()
@@ -111,7 +96,7 @@ class Prompts:
         caption: text in the image's place, for a text-only ceiling. history: earlier questions and answers.
         Raises: UserError if a text is empty or holds a control token.
         """
-        return self._ids(Talk((*history, (question, None)), images, caption))
+        return self._all_ids([Talk((*history, (question, None)), images, caption)])[0]
 
     def conversation_ids(
         self, question: str, answer: str, images: int | None = 1, history: History = (), system: str = ""
@@ -121,16 +106,38 @@ class Prompts:
         images, history: as for `prompt_ids`. system: what the system's turn says in front of the conversation.
         Raises: UserError if the template's prompt does not begin its full conversation, or a text cannot be used.
         """
-        prompt = self._ids(Talk((*history, (question, None)), images, system=system))
-        full = self._ids(Talk((*history, (question, answer)), images, system=system))  # prompt, answer, tail
-        tail = self.end_ids
-        begins, ends = full[: len(prompt)] == prompt, full[-len(tail) :] == tail
-        if not begins or not ends or len(full) <= len(prompt) + len(tail):
-            raise UserError(
-                "this chat template cannot be trained on: its prompt is not the beginning of its full conversation, "
-                f"or its turns end differently (answer {answer!r}); give a model with a plain chat template"
-            )
-        return full[: len(full) - len(tail) + 1], len(prompt)
+        return self._taught([Talk((*history, (question, answer)), images, system=system)])[0]
+
+    def lessons(self, talks: Sequence[Talk]) -> list[list[Lesson]]:
+        """Ids of conversations that are trained on, tokenised in one call.
+
+        Of a template that only ever goes on behind what it has written, a conversation is one lesson. Others write an
+        earlier turn in another way than the last one: there every answer is a lesson of its own.
+        Raises: UserError as `conversation_ids`.
+        """
+        for talk in talks:
+            self._check_texts(talk)
+        found: list[list[Lesson] | None] = self._frames.lessons(talks)
+        for number, talk in enumerate(talks):
+            if found[number] is None:
+                parts = [talk._replace(turns=talk.turns[: count + 1]) for count in range(len(talk.turns))]
+                found[number] = one_sequence([Lesson(ids, ((at, len(ids)),)) for ids, at in self._taught(parts)])
+        return [lessons for lessons in found if lessons is not None]
+
+    def _taught(self, talks: Sequence[Talk]) -> list[tuple[list[int], int]]:
+        """Of each conversation the ids through the end of its last answer, and how many of them ask for that."""
+        prompts = [talk._replace(turns=(*talk.turns[:-1], (talk.turns[-1][0], None))) for talk in talks]
+        both, tail, taught = self._all_ids([*prompts, *talks]), self.end_ids, []
+        for talk, prompt, full in zip(talks, both, both[len(talks) :]):  # full: prompt, answer, tail
+            begins, ends = full[: len(prompt)] == prompt, full[-len(tail) :] == tail
+            if not begins or not ends or len(full) <= len(prompt) + len(tail):
+                raise UserError(
+                    "this chat template cannot be trained on: its prompt is not the beginning of its full "
+                    f"conversation, or its turns end differently (answer {talk.turns[-1][1]!r}); give a model with a "
+                    "plain chat template"
+                )
+            taught.append((full[: len(full) - len(tail) + 1], len(prompt)))
+        return taught
 
     @cached_property
     def end_ids(self) -> list[int]:
@@ -143,8 +150,15 @@ class Prompts:
             raise UserError("this chat template puts no token after an answer, so that no answer could end")
         return one[-count:]
 
-    def _ids(self, talk: Talk) -> list[int]:
-        """Ids of a conversation whose texts have passed both checks."""
+    def _all_ids(self, talks: Sequence[Talk]) -> list[list[int]]:
+        """Ids of conversations whose texts have passed both checks."""
+        for talk in talks:
+            self._check_texts(talk)
+        found = self._frames.ids(talks)
+        return [self._ids(talk) if read is None else read.ids for talk, read in zip(talks, found)]
+
+    def _check_texts(self, talk: Talk) -> None:
+        """Raises: UserError if a text is empty or holds a control token by its name."""
         if talk.caption:
             self._check_text(talk.caption)
         if talk.system:
@@ -154,6 +168,9 @@ class Prompts:
             self._check_text(question if talk.images is not None else question.replace(PLACEHOLDER, "x"))
             if answer is not None:
                 self._check_text(answer)
+
+    def _ids(self, talk: Talk) -> list[int]:
+        """The ids of one conversation, rendered whole."""
         ids = self._encode(self._render(talk))
         form = talk.neutral()
         if form not in self._expected:
@@ -165,7 +182,7 @@ class Prompts:
 
     def allows(self, text: str) -> bool:
         """Whether `text` may stand in a prompt."""
-        return bool(text.strip()) and not any(token in text for token in self._control)
+        return bool(text.strip()) and not self._named(text)
 
     def refusal(self, text: str) -> str:
         """Why no prompt may hold `text`, in two words, or "". Unlike `allows`, it asks the tokenizer as well."""
@@ -186,8 +203,14 @@ class Prompts:
     def _check_text(self, text: str) -> None:
         if not text.strip():
             raise UserError("a question or answer is empty: give some text")
-        if found := [token for token in self._control if token in text]:
+        if found := self._named(text):
             raise UserError(f"the text {text!r} contains the control token {found[0]}: leave it out")
+
+    def _named(self, text: str) -> list[str]:
+        """The control tokens that a text has by name."""
+        if self._initials.isdisjoint(text):  # nearly every text
+            return []
+        return [token for token in self._control if token in text]
 
     def _controls(self, ids: list[int]) -> list[int]:
         return [index for index in ids if index in self._control_ids]

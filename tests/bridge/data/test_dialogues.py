@@ -8,8 +8,9 @@ from tiny.encoders import nine_patch_encoder
 from bridge.config import parse_config
 from bridge.data.batches import step_data
 from bridge.data.example import Dialogue, Example
-from bridge.data.features import PatchEncoder
 from bridge.data.mixture import Mixture
+from bridge.data.packing import rounded
+from bridge.data.patches import PatchEncoder
 from bridge.data.questions import Questions
 from bridge.data.schedule import ScheduledRow
 from bridge.evaluation.decode import common_prefix
@@ -109,7 +110,10 @@ def test_a_packed_conversation_is_the_stock_one(vlms, images, family, name):
     text = vlm.processor.apply_chat_template(stock_messages(dialogue))
     whole = len(vlm.prompts._encode(text))
     (batch,) = batches
-    assert batch.rows.ids.shape[1] == whole - len(vlm.prompts.end_ids) - batch.rows.constant.item()
+    length = whole - len(vlm.prompts.end_ids) - batch.rows.constant.item()
+    assert batch.rows.ids.shape[1] == rounded(length, 16)
+    assert batch.rows.ends[0, length - 1] == length
+    assert batch.rows.ends[0, length:].tolist() == list(range(length + 1, rounded(length, 16) + 1))  # padding
 
 
 @FAMILY
@@ -135,7 +139,8 @@ def test_labels_are_literal(vlms, images):
     example = Example("1", images[0], "Is it?", "no")
     batches, labels, _ = packed(vlm, [[example]])
     assert vlm.processor.tokenizer.decode(labels) == "no<|im_end|>"
-    assert vlm.processor.tokenizer.decode(batches[0].rows.ids[0][9:]) == (
+    row, ends = batches[0].rows.ids[0], batches[0].rows.ends[0]
+    assert vlm.processor.tokenizer.decode(row[9 : ends[0]]) == (
         "\nIs it?\nAnswer the question using a single word or phrase.<|im_end|>\n<|im_start|>assistant\nno"
     )
 

@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,7 +21,7 @@ from transformers import (
 )
 
 from bridge.data import features
-from bridge.data.features import FeatureCache, PatchEncoder
+from bridge.data.features import FeatureCache, PatchEncoder, default_cache
 from vlm.errors import UserError
 from vlm.run.folder import locked
 
@@ -99,8 +100,59 @@ def test_a_replaced_image_is_encoded_again(tmp_path, images):
     cache.fill(images)
     os.replace(images[0], images[1])
     cache.fill(images[1:])
-    assert encoder.encoded == 11
+    assert encoder.encoded == 10  # it is known by its bytes
     assert torch.equal(cache(images[1:2]), PatchEncoder(*tiny_parts())(images[1:2]))
+    Image.new("RGB", (8, 8), "red").save(images[2])
+    cache.fill(images[1:])
+    assert encoder.encoded == 11
+    assert torch.equal(cache(images[2:3]), PatchEncoder(*tiny_parts())(images[2:3]))
+
+
+def test_a_cache_may_be_moved_and_copied_images_are_known(tmp_path, images):
+    FeatureCache(tmp_path / "cache", PatchEncoder(*tiny_parts())).fill(images)
+    os.rename(tmp_path / "cache", tmp_path / "elsewhere")
+    copy = tmp_path / "copy.png"
+    copy.write_bytes(images[4].read_bytes())
+    encoder = CountingEncoder()
+    cache = FeatureCache(tmp_path / "elsewhere", encoder)
+    assert cache.fill([copy, tmp_path / "none.png"]) == {tmp_path / "none.png": "unreadable image"}
+    assert encoder.encoded == 0
+    assert torch.equal(cache([copy]), PatchEncoder(*tiny_parts())([images[4]]))
+
+
+def test_the_default_folder_is_the_encoders_and_waits_for_another_run(tmp_path, images, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    encoder = PatchEncoder(*tiny_parts())
+    folder = default_cache(encoder)
+    assert folder == tmp_path / f"levlm/features/{encoder.key[:16]}"
+    cache = FeatureCache(folder, encoder, shared=True)
+    with ExitStack() as other:
+        other.enter_context(locked(folder))
+        monkeypatch.setattr(features.time, "sleep", lambda seconds: other.close())
+        cache.fill(images)
+    assert capsys.readouterr().err.count(f"features: waiting for another run that fills {folder}") == 1
+    assert torch.equal(cache(images), encoder(images))
+
+
+def test_large_jpegs_are_not_decoded_whole(tmp_path):
+    large = tmp_path / "large.jpg"
+    pixels = np.linspace(0, 255, 64 * 96 * 3).reshape(64, 96, 3).astype(np.uint8)
+    Image.fromarray(pixels).save(large, quality=95)
+    seen = []
+    encoder = PatchEncoder(*tiny_parts())
+    processor = encoder._processor
+
+    def look(images, **options):
+        seen.append(images[0].size)
+        return processor(images=images, **options)
+
+    encoder._processor = type("Looking", (), {"size": processor.size, "__call__": lambda _, **given: look(**given)})()
+    small = encoder([large])
+    assert seen == [(24, 16)]  # 8 pixels are read, 12 must be left: a quarter of 64 x 96
+    seen.clear()
+    encoder._side = lambda: None
+    torch.testing.assert_close(encoder([large]), small, atol=0.05, rtol=0.05)
+    assert seen == [(96, 64)]
 
 
 def test_another_encoder_is_refused(tmp_path, images):
@@ -144,8 +196,8 @@ def test_a_deleted_shard_is_computed_again_beside_the_others(tmp_path, images, m
 
 def test_an_unreadable_image_is_told_and_the_others_are_kept(tmp_path, images):
     many = images + [tmp_path / f"images/more{number}.png" for number in range(25)]
-    for path in many[10:]:
-        path.write_bytes(images[0].read_bytes())
+    for number, path in enumerate(many[10:]):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(path)
     many[33].write_bytes(b"no picture")
     encoder = CountingEncoder()
     assert FeatureCache(tmp_path / "cache", encoder).fill(many) == {many[33]: "not an image"}
@@ -153,7 +205,7 @@ def test_an_unreadable_image_is_told_and_the_others_are_kept(tmp_path, images):
     cache = FeatureCache(tmp_path / "cache", encoder)
     encoder.encoded = 0
     cache.fill(many)
-    assert encoder.encoded == 1  # the others were kept
+    assert encoder.encoded == 0  # the others were kept, and this one is another's twin
     assert torch.equal(cache(many), PatchEncoder(*tiny_parts())(many))
 
 

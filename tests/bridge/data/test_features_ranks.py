@@ -32,7 +32,9 @@ def fill_a_full_disk(rank, root):
 
 def test_a_full_disk_ends_every_rank(tmp_path):
     for name in ("one.png", "two.png"):
-        Image.new("RGB", (8, 8)).save(tmp_path / name)
+        Image.new("RGB", (8, 8), name.removesuffix(".png").replace("one", "red").replace("two", "blue")).save(
+            tmp_path / name
+        )
     mp.spawn(fill_a_full_disk, args=(tmp_path,), nprocs=2)
     assert (tmp_path / "0.txt").read_text().startswith(f"UserError: {tmp_path}/cache needs 16 bytes for features")
     assert (tmp_path / "1.txt").read_text() == "SystemExit: 2"

@@ -6,7 +6,7 @@ import torch
 from tiny.llava import stock_config
 from transformers import LlamaConfig, LlavaForConditionalGeneration, Qwen2Config, Qwen3Config
 
-from bridge.data.packing import Conversation, attention_mask, fill_rows, make_batch, make_row, micro_batches
+from bridge.data.packing import Conversation, attention_mask, fill_rows, make_batch, make_row
 from bridge.forward import label_logits, loss_sum, prefill, shared_prefill
 from vlm.errors import UserError
 
@@ -127,14 +127,6 @@ def test_a_question_longer_than_the_budget_is_named():
         fill_rows([[item] for item in conversations], CONSTANT, row_tokens=20)
 
 
-def test_micro_batches_group_similar_lengths():
-    rows = [make_row([conversation("x", [30] * length, [40])], constant=3) for length in (1, 9, 2, 8)]
-    assert [len(row.ids) for row in rows] == [8, 16, 9, 15]
-    assert micro_batches(rows, tokens=1000) == [[1, 3], [2, 0]]
-    assert micro_batches(rows, tokens=31) == [[1], [3], [2, 0]]
-    assert micro_batches(rows, tokens=15) == [[1], [3], [2], [0]]
-
-
 def stock_loss(model, pixels) -> torch.Tensor:
     """The mean loss over all answer tokens of stock LLaVA, with one question a sequence."""
     total, count = 0, 0
@@ -159,7 +151,7 @@ def test_packed_equals_stock_llava(kind, attention, constant):
     expected.backward()
     expected_gradients = connector_gradients(model)
 
-    batch = make_batch([make_row(conversations, constant) for conversations in IMAGES])
+    batch = make_batch([make_row(conversations, constant) for conversations in IMAGES], IMAGE)
     past = prefill(model, CONSTANT[:constant])
     stored = [(k.clone(), v.clone()) for k, v in past]
     packed = loss_sum(model, batch, features_of(model, pixels), past) / len(batch.labels)
@@ -179,11 +171,11 @@ def test_gradients_pass_the_shared_prefill_once():
     weight = model.model.language_model.layers[0].self_attn.k_proj.weight.requires_grad_(True)
     features = torch.randn(2, SLOTS, 16, generator=torch.Generator().manual_seed(1))
     rows = [make_row(conversations, 0) for conversations in IMAGES]
-    loss_sum(model, make_batch(rows), features, []).backward()
+    loss_sum(model, make_batch(rows, IMAGE), features, []).backward()
     expected, weight.grad = weight.grad, None
     with shared_prefill(model, CONSTANT) as past:
         for number, conversations in enumerate(IMAGES):
-            batch = make_batch([make_row(conversations, len(CONSTANT))])
+            batch = make_batch([make_row(conversations, len(CONSTANT))], IMAGE)
             loss_sum(model, batch, features[number : number + 1], past).backward()
         without_constant_text = weight.grad.clone()
     torch.testing.assert_close(weight.grad, expected, atol=1e-5, rtol=1e-4)
@@ -195,7 +187,7 @@ def test_questions_do_not_see_each_other():
     features = torch.randn(1, SLOTS, 16, generator=torch.Generator().manual_seed(1))
     other = [IMAGES[0][0], conversation("b", [50], [51, 52]), IMAGES[0][2]]
     one, two = (
-        label_logits(model, make_batch([make_row(row, 3)]), features, prefill(model, CONSTANT))
+        label_logits(model, make_batch([make_row(row, 3)], IMAGE), features, prefill(model, CONSTANT))
         for row in (IMAGES[0], other)
     )
     # in the order of the tree: a's two labels, c's two, b's three

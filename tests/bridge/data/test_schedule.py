@@ -87,6 +87,18 @@ def test_shares_are_the_sets_parts_of_the_questions(shares):
         assert len(set(drawn_in(epochs))) > len(set(drawn))
 
 
+class NoFeatures:
+    """Images without features."""
+
+    pins = False
+
+    def prepare(self, images):
+        return {}
+
+    def load(self, images):
+        return torch.zeros(len(images))
+
+
 def test_checkpointing_does_not_change_the_schedule(tiny_vlm):
     """Its rows hold the opening text as well, so that they are more; which questions meet in a step stays."""
     vlm = load(tiny_vlm, "cpu", torch.float32)
@@ -99,9 +111,7 @@ def test_checkpointing_does_not_change_the_schedule(tiny_vlm):
         questions = Questions(Mixture.of(sets), vlm.prompts, config)
         steps = scheduled_steps(config, questions.mixture, 16)
         rows = sum(
-            len(batch.rows.ids)
-            for step in steps
-            for batch in step_data(step, questions, lambda images: torch.zeros(len(images)), 8192).batches
+            len(batch.rows.ids) for step in steps for batch in step_data(step, questions, NoFeatures(), 8192).batches
         )
         return steps, rows, len(questions.constant)
 

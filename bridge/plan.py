@@ -1,0 +1,216 @@
+"""--plan: what a run takes, before anything is loaded or downloaded: steps, tokens, balance, hours, disk, memory.
+
+Questions are counted in the data that are given, and their tokens guessed from their bytes. Without data, the counts
+are those that GQA and VQAv2 publish, with questions of their usual length. Steps, shares and micro-batches are made by
+the code that trains.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bridge.config import BridgeConfig, questions_a_step
+from bridge.data.balance import OVERHEAD, WIDTH, RowLengths, cheapest, dealt, price
+from bridge.data.mixture import Mixture
+from bridge.data.schedule import Schedule
+from bridge.price import TextSizes, VisionSizes, connector_parameters, memory, step_flops
+from vlm.errors import UserError
+from vlm.files import read_json
+from vlm.llms.presets import PRESETS, SIZES
+from vlm.run.checkpoints import KEEP
+
+# GQA's balanced training questions and VQAv2's: questions, images (benchmarks' own sites).
+PUBLISHED = {"GQA": (943_000, 72_140), "VQAv2": (443_757, 82_783)}
+QUESTION_TOKENS, SPREAD = 22, 4  # of a question with its answer and turns, and how much it varies
+LABELS = 2.2  # tokens of an answer with the end of its turn
+GUESSED_SCALE = 0.85  # tokens of a question to what `text_tokens` guesses
+SAMPLED_STEPS = 60
+USUAL = (1, 8)  # processes that are priced if --world-size does not say
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of every step: how many questions and tokens each has, and which image it shows."""
+
+    steps: list[list[tuple[int, int, int]]]
+    counts: dict[str, tuple[int, int]]  # data set -> questions, images
+    about: str
+
+    @property
+    def uses(self) -> float:
+        """How often an image is shown, on average."""
+        images = [image for step in self.steps for _, _, image in step]
+        return len(images) / max(1, len(set(images)))
+
+
+def published_rows(config: BridgeConfig, slots: int) -> Rows:
+    """Rows of GQA and VQAv2 as they are published."""
+    random, rows, first = np.random.default_rng(config.seed), [], 0
+    for questions, images in PUBLISHED.values():
+        counts = np.maximum(2, random.poisson(questions / images, images))
+        counts[: abs(questions - counts.sum())] += np.sign(questions - counts.sum())
+        texts = random.normal(QUESTION_TOKENS, SPREAD / np.sqrt(counts)) * counts
+        lengths = np.minimum(config.row_tokens, slots + np.maximum(1, texts.round().astype(int)))
+        rows += list(zip(counts.tolist(), lengths.tolist(), range(first, first + images)))
+        first += images
+    limit = questions_a_step(config, sum(questions for questions, _ in PUBLISHED.values()))
+    steps: list[list[tuple[int, int, int]]] = []
+    while not steps or len(steps) < (config.steps or 0):
+        steps += _cut([rows[index] for index in random.permutation(len(rows))], limit)
+    return Rows(steps[: config.steps], PUBLISHED, "as published, of usual length: no data are named")
+
+
+def _cut(rows: Sequence[tuple[int, int, int]], limit: int) -> list[list[tuple[int, int, int]]]:
+    """As `Schedule` cuts: steps of `limit` questions at most."""
+    steps, step, asked = [], [], 0
+    for row in rows:
+        if step and asked + row[0] > limit:
+            steps.append(step)
+            step, asked = [], 0
+        step.append(row)
+        asked += row[0]
+    return [*steps, step]
+
+
+def given_rows(config: BridgeConfig, mixture: Mixture, slots: int) -> Rows:
+    """Rows of the data that are given."""
+    limit = questions_a_step(config, len(mixture.examples))
+    schedule = Schedule(mixture, config.seed, limit, config.row_tokens - slots, config.shares())
+    guess, numbers, steps = RowLengths(mixture, slots, GUESSED_SCALE), {}, []
+    seen: dict[str, set] = {}
+    names = [name for name in ("gqa", "vqav2", "conversations") if getattr(config, name)]
+    for step in schedule.steps(config.steps):
+        steps.append([])
+        for row in step:
+            images = mixture.examples[row.examples[0]].images
+            number = numbers.setdefault(images, len(numbers))
+            steps[-1].append((len(row.examples), min(guess(row), config.row_tokens), number))
+            place = next(at for at, end in enumerate(mixture.ends) if row.examples[0] < end)
+            seen.setdefault(names[place], set()).update(images)
+    counts = {
+        name: (len(questions), len(seen.get(name, ()))) for name, questions in zip(names, mixture.sets(), strict=True)
+    }
+    return Rows(steps, counts, "counted; tokens guessed from bytes")
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How steps fall to a number of processes: micro-batches and their fill, padding, balance."""
+
+    micro_batches: float  # of a process in a step
+    fill: float  # of --micro-tokens
+    padding: float
+    balance: float
+    largest: int  # tokens of the largest micro-batch
+
+
+def shares(rows: Rows, processes: int, budget: int) -> Shares:
+    """Deal a sample of the steps out as training does."""
+    counts, fills, balances, padded, tokens, largest = [], [], [], 0, 0, 0
+    for step in rows.steps[:: max(1, len(rows.steps) // SAMPLED_STEPS)]:
+        lengths = [length for _, length, _ in step]
+        prices = []
+        for share in dealt(lengths, processes, budget) if processes > 1 else [list(range(len(step)))]:
+            own = [lengths[index] for index in share]
+            prices.append([price(own, group) for group in cheapest(own, budget, OVERHEAD["cuda"])])
+        sums = [sum(each) for each in prices]
+        balances.append(np.mean(sums) / max(sums))
+        flat = [value for each in prices for value in each]
+        fills += [value / budget for value in flat]
+        counts.append(max(map(len, prices)))
+        padded, tokens, largest = padded + sum(flat), tokens + sum(lengths), max(largest, *flat)
+    return Shares(float(np.mean(counts)), float(np.mean(fills)), 1 - tokens / padded, float(np.mean(balances)), largest)
+
+
+def text_sizes(config: BridgeConfig) -> tuple[TextSizes, str]:
+    """Of --llm, without its weights, and what it is called. Raises: UserError if nothing here tells."""
+    name = config.llm or str(config.init)
+    if name in SIZES:
+        return TextSizes.of(SIZES[name]), PRESETS[name]
+    path = Path(name)
+    try:
+        if path.suffix == ".gguf":
+            from transformers import AutoConfig
+
+            found: Any = AutoConfig.from_pretrained(str(path.resolve().parent), gguf_file=path.name).to_dict()
+        else:
+            found = read_json(path / "config.json")
+        return TextSizes.of(found.get("text_config", found)), name
+    except (UserError, OSError, KeyError, TypeError, ValueError):
+        raise UserError(
+            f"--plan cannot tell the sizes of {name}: give {', '.join(SIZES)}, or a folder with its config.json"
+        ) from None
+
+
+def vision_sizes(config: BridgeConfig) -> tuple[VisionSizes, str]:
+    """Of --encoder if it is a LeVLJEPA folder here, else those of ViT-B/16."""
+    folder = Path((config.encoder or "").removeprefix("random:"))
+    try:
+        sizes = read_json(folder / "config.json")["vision_encoder"]
+        side, patch, width = sizes["image_size"], sizes["patch_size"], sizes["hidden_size"]
+        found = VisionSizes(width, sizes["num_layers"], 4 * width, patch, (side // patch) ** 2)
+        return found, str(config.encoder)
+    except (UserError, OSError, KeyError, TypeError, ValueError):
+        return VisionSizes(), f"{config.encoder or 'none named'}, taken for a ViT-B/16 at 224 pixels"
+
+
+def describe(config: BridgeConfig, mixture: Mixture | None, processes: Sequence[int]) -> str:
+    """The price of a run as a table, one column for each number of processes."""
+    text, llm = text_sizes(config)
+    vision, encoder = vision_sizes(config)
+    slots = vision.patches
+    rows = published_rows(config, slots) if mixture is None else given_rows(config, mixture, slots)
+    asked = [questions for step in rows.steps for questions, _, _ in step]
+    images = len({image for step in rows.steps for _, _, image in step})
+    tokens = sum(length for step in rows.steps for _, length, _ in step)
+    live = (rows.uses < 1.5 and not config.features) or not config.cache
+    kept = 0 if live else images * slots * vision.width * 2
+    lines = [f"llm: {llm}, {text.parameters / 1e6:,.0f} M parameters", f"encoder: {encoder}"]
+    lines += [f"{name}: {count:,} questions, {shown:,} images" for name, (count, shown) in rows.counts.items()]
+    lines += [
+        f"questions: {rows.about}",
+        f"steps: {len(rows.steps):,} of {sum(asked) / len(rows.steps):,.0f} questions "
+        f"and {len(asked) / len(rows.steps):,.0f} rows; {sum(asked):,} questions in all",
+        f"tokens: {tokens / 1e6:,.1f} million, {tokens / sum(asked):.1f} a question, about",
+        f"features: {'live' if live else f'cached, {kept / 1e9:,.1f} GB'}; an image is shown {rows.uses:.2f} times",
+    ]
+    lines += ["", *_columns(config, text, vision, rows, processes, images if not live else len(asked))]
+    trained = connector_parameters(text, vision)
+    result = 2 * (text.parameters + vision.parameters + trained) / 1e9
+    lines += ["", f"disk: {KEEP} checkpoints of {12 * trained / 1e6:,.0f} MB, RUN/vlm {result:,.1f} GB"
+              + (f", features {kept / 1e9:,.1f} GB" if kept else "")]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _columns(
+    config: BridgeConfig, text: TextSizes, vision: VisionSizes, rows: Rows, processes: Sequence[int], encoded: int
+) -> list[str]:
+    """The lines that depend on the number of processes."""
+    table: dict[str, list[str]] = {}
+
+    def add(name: str, value: str) -> None:
+        table.setdefault(name, []).append(value)
+
+    asked = sum(questions for step in rows.steps for questions, _, _ in step)
+    shown, tokens = sum(map(len, rows.steps)), sum(length for step in rows.steps for _, length, _ in step)
+    for count in processes:
+        found = shares(rows, count, config.micro_tokens)
+        padded = tokens / (1 - found.padding)
+        flops = sum(step_flops(text, vision, padded, padded / shown + WIDTH, asked * LABELS, shown, encoded).values())
+        seconds = flops / (config.peak_tflops * 1e12 * config.mfu * count * found.balance)
+        add("GPUs", str(count))
+        add("micro-batches a step, of each", f"{found.micro_batches:.1f}")
+        add("filled, of --micro-tokens", f"{found.fill:.2f}")
+        add("padding", f"{found.padding:.1%}")
+        add("balance (mean / largest share)", f"{found.balance:.3f}")
+        add("operations", f"{flops:.2e}")
+        add(f"hours at {config.mfu:.0%} of {config.peak_tflops:g} TFLOP/s", f"{seconds / 3600:.2f}")
+        add("questions a second", f"{asked / seconds:,.0f}")
+        kinds = memory(text, vision, found.largest, LABELS * found.largest * asked / tokens)
+        for kind, size in kinds.items():
+            add(f"GB of each: {kind}", f"{size / 1e9:.1f}")
+        add("GB of each: total", f"{sum(kinds.values()) / 1e9:.1f}")
+    return [f"{name:36}" + "".join(f"{value:>12}" for value in values) for name, values in table.items()]

@@ -1,0 +1,56 @@
+"""--plan: the full size is priced without data, weights or a hub, and given data are counted."""
+
+import pytest
+
+from bridge.config import BridgeConfig, parse_config, questions_a_step
+from bridge.plan import describe
+from bridge.price import TextSizes, VisionSizes, connector_parameters
+from bridge.train import load_examples
+from vlm.errors import UserError
+from vlm.llms.presets import SIZES
+
+
+def columns(text: str, name: str) -> list[float]:
+    [line] = [line for line in text.splitlines() if line.startswith(name)]
+    return [float(value.rstrip("%").replace(",", "")) for value in line[36:].split()]
+
+
+def test_sizes_are_the_models():
+    counted = {name: TextSizes.of(sizes).parameters for name, sizes in SIZES.items()}
+    assert counted == {"smollm2": 134_479_872, "llama": 1_235_746_816, "qwen": 1_543_569_408}  # less norms and biases
+    assert VisionSizes().parameters == 85_675_776
+    assert connector_parameters(TextSizes.of(SIZES["qwen"]), VisionSizes()) == 769 * 1536 + 1537 * 1536
+
+
+@pytest.mark.parametrize("llm", ["qwen", "llama"])
+def test_the_full_size_is_priced_without_anything(monkeypatch, tmp_path, llm):
+    monkeypatch.chdir(tmp_path)
+    text = describe(parse_config(["--llm", llm, "--plan"]), None, (1, 8))
+    assert "GQA: 943,000 questions, 72,140 images\nVQAv2: 443,757 questions, 82,783 images\n" in text
+    assert "1,386,757 questions in all" in text
+    assert "features: live; an image is shown 1.00 times" in text
+    assert min(columns(text, "filled")) >= 0.9
+    assert columns(text, "balance")[1] >= 0.95
+    hours = columns(text, "hours at 40% of 989 TFLOP/s")
+    assert hours[0] / hours[1] > 6
+    assert 10 < columns(text, "GB of each: total")[0] < 30
+
+
+def test_given_data_are_counted(training, tmp_path):
+    flags = training.flags(tmp_path / "out", "--plan", "--mfu", "0.5", "--steps", "24")
+    config = parse_config(flags)
+    text = describe(config, load_examples(config), (2,))
+    assert "gqa: 48 questions, 24 images" in text and "vqav2: 72 questions, 24 images" in text
+    assert "features: cached" in text and "hours at 50% of 989" in text
+    assert not (tmp_path / "out/config.json").exists()
+
+
+def test_an_unknown_llm_is_one_line():
+    with pytest.raises(UserError, match=r"--plan cannot tell the sizes of owner/none: give smollm2, llama, qwen, or"):
+        describe(parse_config(["--llm", "owner/none", "--plan"]), None, (1,))
+
+
+def test_the_default_batch_leaves_a_pass_its_steps():
+    sizes = [questions_a_step(BridgeConfig(), total) for total in (100, 56_000, 943_000, 1_386_757, 10_000_000)]
+    assert sizes == [56, 56, 943, 1280, 1280]
+    assert questions_a_step(BridgeConfig(batch_questions=8), 10_000_000) == 8
