@@ -7,4 +7,4 @@ export HF_HUB_OFFLINE=1 OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 ruff check .
 ruff format --check .
 pyrefly check
-python -m pytest --durations=10 "$@"
+python -m pytest --numprocesses 2 --dist loadfile --durations=10 "$@"

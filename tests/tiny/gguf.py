@@ -10,8 +10,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tiny.llms import ALPHABET, seeded
 
 
-def write_gguf(path: Path, scale_rope: bool) -> LlamaForCausalLM:
-    """Write a Llama as llama.cpp would: query and key rows interleaved, rotary factors as a tensor."""
+def write_gguf(path: Path, scale_rope: bool, words: str = "llama-bpe") -> LlamaForCausalLM:
+    """Write a Llama as llama.cpp would: query and key rows interleaved, rotary factors as a tensor. words: its rules to cut text."""
     rope = {"rope_type": "default", "rope_theta": 10000.0}
     if scale_rope:
         rope = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
@@ -39,7 +39,7 @@ def write_gguf(path: Path, scale_rope: bool) -> LlamaForCausalLM:
     tokens = ["<|begin_of_text|>", "<|eot_id|>", "<|reserved_special_token_0|>", *alphabet, alphabet[0] + alphabet[1]]
     tokens += [f"unused{i}" for i in range(300 - len(tokens))]
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("llama-bpe")
+    writer.add_tokenizer_pre(words)
     writer.add_token_list(tokens)
     writer.add_token_types([3, 3, 3] + [1] * 297)
     writer.add_token_merges([f"{alphabet[0]} {alphabet[1]}"])

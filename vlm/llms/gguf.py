@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 from safetensors.torch import save_file
+from tokenizers import Regex, Tokenizer, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 from transformers.modeling_gguf_pytorch_utils import (
     TENSOR_PROCESSORS,
@@ -26,8 +27,14 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from vlm.errors import UserError
 from vlm.files import atomic_directory, file_sha256, write_json
 
+# How Llama 3 and Qwen2 cut words, in their tokenizer.json; they differ in how many digits go together.
+WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}"
+    r"| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+DIGITS = {"llama-bpe": r"\p{N}{1,3}", "qwen2": r"\p{N}"}
 SHARD_BYTES = 1_000_000_000  # of weights that are in memory before they are written
-FORMAT = 2  # part of the folder's name: raise it when the conversion changes
+FORMAT = 3  # part of the folder's name: raise it when the conversion changes
 
 
 def converted_gguf(file: Path, model_types: tuple[str, ...]) -> Path:
@@ -70,6 +77,7 @@ def _convert(file: Path, folder: Path, model_types: tuple[str, ...]) -> None:
         if config.model_type not in model_types:
             raise UserError(f"{file} is a {config.model_type} model; supported are {', '.join(model_types)}")
         tokenizer: Any = AutoTokenizer.from_pretrained(parent, gguf_file=name)
+        _restore_words(file, tokenizer.backend_tokenizer)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
         _restore_rope(file, config)
@@ -85,6 +93,21 @@ def _convert(file: Path, folder: Path, model_types: tuple[str, ...]) -> None:
         raise
     except Exception as error:  # a damaged file makes the readers raise nearly anything
         raise UserError(f"{file} cannot be converted ({error}): download it again, or give a model folder") from error
+
+
+def _restore_words(file: Path, tokenizer: Tokenizer) -> None:
+    """Cut words as the file says (`tokenizer.ggml.pre`); transformers cuts those of every llama as GPT-2 does."""
+    from gguf import GGUFReader
+
+    field = GGUFReader(file).get_field("tokenizer.ggml.pre")
+    if field is not None and field.contents() == "smollm":
+        words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
+    elif field is not None and field.contents() in DIGITS:
+        split = pre_tokenizers.Split(Regex(WORDS.format(digits=DIGITS[field.contents()])), "isolated")
+        letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, letters])
 
 
 def _write_weights(file: Path, model: PreTrainedModel, folder: Path) -> None:

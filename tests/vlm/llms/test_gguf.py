@@ -28,6 +28,22 @@ def test_a_gguf_file_is_converted_once_and_exactly(tmp_path, monkeypatch, scale_
     assert len(folders) == 1 and folders[0].startswith("tiny-") and loaded.source.endswith(folders[0])
 
 
+@pytest.mark.parametrize(
+    "words, cut",
+    [
+        ("smollm", ["It", "'s", "Ġ", "1", "2", "3", "4", "Ġdogs"]),
+        ("llama-bpe", ["It", "'s", "Ġ", "123", "4", "Ġdogs"]),
+        ("qwen2", ["It", "'s", "Ġ", "1", "2", "3", "4", "Ġdogs"]),
+        ("gpt-2", ["It", "'s", "Ġ1234", "Ġdogs"]),
+    ],
+)
+def test_words_are_cut_as_the_file_says(tmp_path, monkeypatch, words, cut):
+    monkeypatch.setenv("LEVLM_CACHE", str(tmp_path / "cache"))
+    write_gguf(tmp_path / "tiny.gguf", False, words)
+    rules = load_llm(str(tmp_path / "tiny.gguf"), torch.float32).tokenizer.backend_tokenizer.pre_tokenizer
+    assert [text for text, _ in rules.pre_tokenize_str("It's 1234 dogs")] == cut
+
+
 def test_of_two_that_convert_at_once_one_waits(tmp_path, monkeypatch):
     monkeypatch.setenv("LEVLM_CACHE", str(tmp_path / "cache"))
     (tmp_path / "tiny.gguf").write_bytes(b"GGUF")

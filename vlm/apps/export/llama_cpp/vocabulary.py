@@ -13,22 +13,13 @@ from gguf import GGUFWriter, TokenType
 
 from vlm.apps.export.llama_cpp.wrapping import AFTER, BEFORE
 from vlm.errors import UserError
-
-CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-
-
-def _words(digits: str) -> list[str]:
-    split = rf"{CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}|{REST}"
-    return [f"Split {split}", "ByteLevel"]
-
+from vlm.llms.gguf import DIGITS, WORDS
 
 # Name in llama.cpp -> the steps of a pre-tokenizer. ByteLevel with its own rule is GPT-2's.
 RULES = {
     "gpt-2": ["ByteLevel with words"],
     "smollm": ["Digits", "ByteLevel with words"],
-    "llama-bpe": _words(r"\p{N}{1,3}"),
-    "qwen2": _words(r"\p{N}"),
+    **{name: [f"Split {WORDS.format(digits=digits)}", "ByteLevel"] for name, digits in DIGITS.items()},
 }
 WHOLE_WORDS_FIRST = ("llama-bpe",)  # a word that is a token is not cut by the merges
 
