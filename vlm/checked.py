@@ -36,7 +36,7 @@ class Fields:
 
     def numbers(self, name: str, count: int) -> tuple[float, ...]:
         values = self._given(name)
-        if not isinstance(values, list) or len(values) != count or not all(map(is_number, values)):
+        if not isinstance(values, list | tuple) or len(values) != count or not all(map(is_number, values)):
             raise self._wrong(name, f"a list of {count} finite numbers")
         return tuple(values)
 

@@ -86,7 +86,9 @@ def training(tmp_path_factory) -> Training:
 def whole(training, tmp_path_factory) -> Path:
     """An uninterrupted run, by the command."""
     out = tmp_path_factory.mktemp("runs") / "whole"
-    output = training.command(*training.flags(out))
+    with pytest.MonkeyPatch.context() as patch:  # no test before it has filled this cache
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        output = training.command(*training.flags(out))
     assert f"saved {out / 'vlm'}" in output
     assert "features: 24 of 48 images to encode" in output  # each of GQA is one of VQAv2 too
     assert "DeepSpeed" not in output and "get_accelerator" not in output

@@ -49,7 +49,7 @@ def test_filling_the_feature_cache_keeps_what_is_computed(training, tmp_path, mo
     monkeypatch.setattr(PatchEncoder, "__call__", sending(signal.SIGTERM, 2, PatchEncoder.__call__))
     monkeypatch.setattr("bridge.data.features.ENCODED_AT_ONCE", 2)
     with pytest.raises(SystemExit) as end:
-        run_command(lambda: training.run(tmp_path / "out"))
+        run_command(lambda: training.run(tmp_path / "out", "--features", str(tmp_path / "out/features")))
     assert end.value.code == 143
     kept = f"the features so far are in {tmp_path}/out/features, the same command goes on from there"
     assert capsys.readouterr().err.splitlines()[-1] == f"terminated: {kept}"

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from tiny.engine import RECORDER, Engine
 from tiny.strangers import Touch, list_files, pickle_into
 
 from pretrain import checkpoints
@@ -17,31 +18,6 @@ from pretrain.zero import zero_config
 from vlm.errors import UserError
 
 DATA = "of the data"
-RECORDER = {"failures": 1, "peaks": {"rank_image": 7.5}, "warning": None}
-
-
-class Engine:
-    """A model of 8 numbers under AdamW, as DeepSpeed leaves them without ZeRO, after `moved` steps."""
-
-    def __init__(self, moved=0, width=3):
-        self.module = torch.nn.Sequential(torch.nn.Linear(width, 1), torch.nn.BatchNorm1d(1))
-        torch.nn.init.constant_(self.module[0].weight, 0.5)
-        torch.nn.init.zeros_(self.module[0].bias)
-        self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=0.1, fused=True)
-        for step in range(moved):
-            self.module(torch.arange(4.0 * width).reshape(4, width) ** (step + 1)).pow(3).sum().backward()
-            self.optimizer.step()
-
-    def zero_optimization(self):
-        return False
-
-    def zero_optimization_stage(self):
-        return 0
-
-    def numbers(self):
-        """Weights, statistics and AdamW's state, as they are."""
-        states = [state[kind] for state in self.optimizer.state.values() for kind in sorted(state)]
-        return [part.tolist() for part in (*self.module.state_dict().values(), *states)]
 
 
 def kept(run, data=DATA):
@@ -122,7 +98,10 @@ def test_a_damaged_checkpoint_does_not_count_among_those_kept(tmp_path, capsys):
     shutil.copy(tmp_path / "checkpoints/step_2" / file, tmp_path / "checkpoints/step_3" / file)
     with pytest.raises(UserError, match=r"other settings \(data_fingerprint 'of the data' -> 'of others'\)"):
         kept(tmp_path, "of others").newest()
-    with pytest.raises(UserError, match=r"other settings \(lr 0.0007 -> 0.001\): restore them or give another --out"):
+    with pytest.raises(
+        UserError,
+        match=r"other settings \(lr 0.0007 -> 0.001\): restore them, go on with --allow-change lr, or give another --out",
+    ):
         checkpoints.open_checkpoints(tmp_path, from_preset("tiny", lr=0.001), DATA).newest()
     assert names(tmp_path) == ["step_2", "step_3"]
     assert resume(tmp_path) == (2, RECORDER)

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tiny.engine import RECORDER, Engine
 
 from pretrain import checkpoints
 from pretrain.config import from_preset
@@ -11,22 +12,11 @@ from vlm.errors import UserError
 SHORT = {"steps": 40, "schedule": "wsd", "batch_size": 8}  # warm-up 4, stable until step 34
 
 
-class Engine:
-    """Writes and loads one file."""
-
-    def save_checkpoint(self, folder, tag, client_state, save_latest):
-        (checkpoints.Path(folder) / tag / "weights").write_text(f"of step {client_state['step']}")
-
-    def load_checkpoint(self, folder, tag):
-        self.loaded = (checkpoints.Path(folder) / tag / "weights").read_text()
-        return folder, {}
-
-
 def settled(run, data="of the data", **changes):
     """The settings that the run goes on with, and the step, as `pretrain.train.train` finds them."""
     run.mkdir(exist_ok=True)
     config = checkpoints.settle(run, from_preset("tiny", out=str(run), **{**SHORT, **changes}), data)
-    return config, checkpoints.resume(Engine(), checkpoints.open_checkpoints(run, config, data), config)
+    return config, checkpoints.resume(Engine(), checkpoints.open_checkpoints(run, config, data), config)[0]
 
 
 @pytest.fixture
@@ -36,7 +26,7 @@ def run(tmp_path):
     config = from_preset("tiny", out=str(run), **SHORT)
     assert config.warmup_steps == 4
     for step in (20, 30):
-        checkpoints.save(Engine(), checkpoints.open_checkpoints(run, config, "of the data"), step)
+        checkpoints.save(Engine(), checkpoints.open_checkpoints(run, config, "of the data"), step, RECORDER)
     lines = [json.dumps({"step": step, "loss": 1 / (step + 1)}) for step in range(31)]
     (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     return run
@@ -53,7 +43,7 @@ def test_more_steps_in_the_stable_phase_are_as_if_they_had_been_asked_for_at_fir
 
 def test_more_steps_in_the_decay_are_refused_unless_allowed(run):
     config = from_preset("tiny", out=str(run), **SHORT)
-    checkpoints.save(Engine(), checkpoints.open_checkpoints(run, config, "of the data"), 36)
+    checkpoints.save(Engine(), checkpoints.open_checkpoints(run, config, "of the data"), 36, RECORDER)
     with pytest.raises(UserError, match=r"\(its decay has begun: from a checkpoint before, --branch RUN"):
         settled(run, steps=80)
     assert settled(run, steps=80, allow_change=("steps",))[1] == 36
@@ -73,7 +63,7 @@ def test_a_branch_starts_from_the_checkpoint_and_goes_on_by_itself(run, tmp_path
     config, step = settled(branch, **flags)
     assert (config.warmup_steps, step) == (4, 20)
     assert [json.loads(line)["step"] for line in (branch / "metrics.jsonl").open()] == list(range(20))
-    checkpoints.save(Engine(), checkpoints.open_checkpoints(branch, config, "of the data"), 22)
+    checkpoints.save(Engine(), checkpoints.open_checkpoints(branch, config, "of the data"), 22, RECORDER)
     assert settled(branch, **flags)[1] == 22  # started again it is a run as any other
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step_20", "step_30"]
 

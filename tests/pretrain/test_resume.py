@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 SIZES: dict[str, Any] = dict(
     image_size=16, patch_size=8, vision_width=16, vision_layers=1, vision_heads=2, text_width=16, text_layers=1,
     text_heads=2, embed_dim=8, projector_width=16, batch_size=8, tokenizer="train:300", warmup_steps=2, log_every=1,
-    steps=10, save_every=7, tracker="none",
+    steps=10, save_every=7, tracker="none", dtype="fp32",
 )  # fmt: skip
 WHOLE = {"two": ["two.0", "two.1", "two.2", "two.3", "two.3 siglip"], "one": ["one.1"]}
 RESUMED = {
@@ -141,7 +141,7 @@ def test_what_a_checkpoint_holds(runs):
         assert sorted(os.listdir(folder)) == ["buffers.safetensors", "manifest.json", *states, "state.json"]
         state = json.loads((folder / "state.json").read_text())
         assert (state["format"], state["step"], state["updates"]) == (1, 7, 7)
-        assert state["recorder"]["failures"] == 0 and state["recorder"]["peaks"].keys() == {"rank_image", "rank_text"}
+        assert state["recorder"]["failures"] == 0 and state["recorder"]["peaks"] == {}  # none before step 20
         held = tensors(folder)
         kinds = Counter(key.split("/")[0] for key in held)
         assert kinds == {"weight": 66, "exp_avg": 65, "exp_avg_sq": 65, "buffer": 18}  # one parameter is frozen

@@ -109,7 +109,7 @@ def test_the_loaders_bench_fails_with_exit_code_1(monkeypatch, capsys):
 
     sizes = ["--image-size", "32", "--images", "2", "--rounds", "1", "--seconds", "0.01"]
     monkeypatch.setattr("sys.argv", ["bench_loader.py", *sizes])
-    for name in ("report_threads", "report_loader"):
+    for name in ("report_threads", "report_loader", "report_crops"):
         monkeypatch.setattr(loader, name, lambda *_: None)
     monkeypatch.setattr(loader, "photograph", lambda seed, width=64, height=48: loader.Image.new("RGB", (64, 48)))
     monkeypatch.setattr(loader, "NEEDED", 1e9)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+OURS = (SCRIPTS, SCRIPTS.parent / "tests")
 COMMANDS = sorted(path.name for path in SCRIPTS.glob("*.py"))
 WRONG = {
     "bench_bridge.py": (["--layers", "29"], "error: --layers 29: give 1 to 28"),
@@ -18,6 +19,7 @@ WRONG = {
     "bench_step.py": (["--pairs", "0"], "error: --pairs 0: give 1 or more"),
     "bench_training_sets.py": (["nowhere"], "error: nowhere has no synthetic files: write them with --make"),
     "bench_zero.py": (["--steps", "1"], "error: --steps 1: give 2 or more"),
+    "fault_sweep.py": (["--kills", "0"], "error: --kills 0: give 1 or more"),
     "gpu_check.py": (["--minutes", "0"], "error: --minutes 0.0: give a number above 0"),
     "make_world.py": (["x", "--scenes", "3"], "error: --scenes 3: give 4 to 1000000"),
     "paper_table.py": (["nowhere", "--out", "x"], "error: none of the 1 folders has a place in the table"),
@@ -71,7 +73,7 @@ def test_nothing_in_scripts_hides_an_installed_module():
     """Python puts scripts/ first on sys.path, before the standard library."""
     import importlib.machinery
 
-    elsewhere = [path for path in sys.path if Path(path or ".").resolve() != SCRIPTS]
+    elsewhere = [path for path in sys.path if Path(path or ".").resolve() not in OURS]
     names = {path.stem for path in SCRIPTS.iterdir() if path.suffix == ".py" or path.is_dir()} - {"__pycache__"}
     assert names >= {"bench", "checks", "study", "world"}
     for name in names:

@@ -32,7 +32,8 @@ from vlm.hub import model_folder
 from vlm.integrity import MANIFEST, verify, write_manifest
 
 WEIGHTS = ("vision_encoder.safetensors", "text_encoder.safetensors")
-FILES = (*WEIGHTS, "config.json", "tokenizer.json", MANIFEST)
+OWN_FILES = (*WEIGHTS, "config.json", "tokenizer.json")
+FILES = (*OWN_FILES, MANIFEST)
 Norm = Callable[[int], nn.Module]  # a width -> the normalisation of a head
 Backbone = TypeVar("Backbone", VisionTransformer, GPT2Model)
 
@@ -206,7 +207,7 @@ def load_encoder(
     Raises: UserError if a file is missing, damaged, of another shape, or not what the folder's manifest says.
     """
     folder = model_folder(str(name), list(FILES), "give RUN/encoder, or a folder with the released files")
-    for file in FILES:
+    for file in OWN_FILES:
         check_readable(folder / file)
     verify(folder)
     tell_licence(name, folder)

@@ -55,7 +55,7 @@ def test_two_files_and_a_readme(folder, tmp_path, without_llama_cpp, capsys):
     said = capsys.readouterr().out
     assert "llama.cpp itself was not asked, since xllamacpp is not installed: pip install -e '.[gguf]'" in said
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["README.md", "mmproj-out-F16.gguf", "out-F16.gguf"]
+    assert names == ["README.md", "levlm_manifest.json", "mmproj-out-F16.gguf", "out-F16.gguf"]
     found = metadata(tmp_path / "out/out-F16.gguf")
     wanted = {
         "general.architecture": "llama", "general.file_type": 1, "llama.block_count": 2, "llama.embedding_length": 32,
@@ -297,6 +297,7 @@ def test_the_newline_that_ends_answers_is_not_printed(folder, tmp_path, without_
     stored["added_tokens"].append({**stored["added_tokens"][0], "id": newline, "content": "Ċ", "single_word": True})
     write_json(other / "tokenizer.json", stored)
     write_json(other / "tokenizer_config.json", {**read_json(other / "tokenizer_config.json"), "eos_token": "Ċ"})
+    (other / "levlm_manifest.json").unlink()
     export(ExportSettings(str(other), str(tmp_path / "out"), "gguf"))
     found = metadata(tmp_path / "out/out-F16.gguf")
     assert found["tokenizer.ggml.eos_token_id"] == newline
