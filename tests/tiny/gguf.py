@@ -11,7 +11,10 @@ from tiny.llms import ALPHABET, seeded
 
 
 def write_gguf(path: Path, scale_rope: bool, words: str = "llama-bpe") -> LlamaForCausalLM:
-    """Write a Llama as llama.cpp would: query and key rows interleaved, rotary factors as a tensor. words: its rules to cut text."""
+    """Write a Llama as llama.cpp would: query and key rows interleaved, rotary factors as a tensor.
+
+    words: by which rules text is cut.
+    """
     rope = {"rope_type": "default", "rope_theta": 10000.0}
     if scale_rope:
         rope = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
