@@ -4,6 +4,7 @@ import fcntl
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import termios
@@ -34,6 +35,12 @@ def output(script: str, *arguments, expect: int = 0, **options) -> str:
     return done.stdout + done.stderr
 
 
+def _at_a_terminal() -> None:
+    """Before a command starts: what is typed is for it, and Ctrl-C is SIGINT, which pytest-xdist's workers ignore."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Terminal:
     """A command that believes itself on a terminal: both its outputs come as one text, and what is typed is echoed."""
 
@@ -48,7 +55,7 @@ class Terminal:
             stdout=its,
             stderr=its,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that typing Ctrl-C sends SIGINT
+            preexec_fn=_at_a_terminal,
         )
         os.close(its)
 
