@@ -28,11 +28,12 @@ from vlm.files import append_jsonl, read_json, read_jsonl
 from vlm.llava.model import VLM
 from vlm.llms.prompt import briefly
 from vlm.room import file_sizes, require_room
+from vlm.run.changes import refuse_changes
 from vlm.run.checkpoints import KEEP, Checkpoints
 from vlm.run.folder import begin, forget_from
 from vlm.run.quarantine import Quarantine, refuse_above
 from vlm.run.resume import starting_step
-from vlm.run.settings import refuse_changes, trajectory
+from vlm.run.settings import trajectory
 from vlm.run.trackers import Tracker, open_tracker
 
 METRICS, HELD_OUT, QUARANTINE = "metrics.jsonl", "held_out.jsonl", "quarantine.jsonl"

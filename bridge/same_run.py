@@ -15,7 +15,8 @@ from bridge.config import BridgeConfig
 from vlm.errors import UserError
 from vlm.files import read_json
 from vlm.llms.presets import PRESETS
-from vlm.run.settings import Changes, known_of, refuse_changes, trajectory
+from vlm.run.changes import Changes, refuse_changes
+from vlm.run.settings import known_of, trajectory
 from vlm.run.steps import check_resume, committed_steps
 
 CONTENT = ("questions", "images", "chat_template", "llm_weights", "connector", "dtype")  # digests in a manifest

@@ -28,10 +28,11 @@ from vlm.distributed import all_items, is_main, on_main, rank, world_size
 from vlm.errors import UserError
 from vlm.files import read_json, write_json
 from vlm.run.branch import branch
+from vlm.run.changes import Changes
 from vlm.run.checkpoints import Checkpoints
 from vlm.run.resume import starting_step
 from vlm.run.schedule import RATE, same_past
-from vlm.run.settings import Changes, trajectory
+from vlm.run.settings import trajectory
 from vlm.run.steps import committed_steps
 
 HINTS = {"steps": "its decay has begun: from a checkpoint before, --branch RUN --branch-step N goes on exactly"}

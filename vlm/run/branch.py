@@ -7,8 +7,8 @@ from pathlib import Path
 
 from vlm.errors import UserError, writing
 from vlm.files import read_json, read_jsonl, sync
+from vlm.run.changes import refuse_changes
 from vlm.run.checkpoints import Checkpoints
-from vlm.run.settings import refuse_changes
 
 
 def branch(checkpoints: Checkpoints, source: Path, step: int, result: str) -> None:

@@ -19,7 +19,7 @@ from vlm.errors import UserError, writing
 from vlm.files import read_json, replace_directory, sync, write_json
 from vlm.integrity import difference, hashed, listing, read_record
 from vlm.room import file_sizes, require_room
-from vlm.run.settings import NO_CHANGES, Changes, refuse_changes
+from vlm.run.changes import NO_CHANGES, Changes, refuse_changes
 from vlm.run.steps import committed_steps
 
 KEEP = 2  # checkpoints

@@ -24,9 +24,8 @@ import argparse
 import math
 import os
 import types
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from vlm.errors import UserError
@@ -98,64 +97,6 @@ def trajectory(config: Any) -> dict[str, Any]:
     kept = [declared for declared in fields(config) if not (known_of(declared).free or known_of(declared).by_content)]
     values = asdict(config)
     return {declared.name: values[declared.name] for declared in kept}
-
-
-@dataclass(frozen=True)
-class Changes:
-    """Which settings may differ from those that a checkpoint was written with.
-
-    allowed: by --allow-change. fixed: never, since the checkpoint would not fit. harmless: (step, old, new) -> names of
-    settings that may always change at that step, since what the run has done would have been the same. hints: what
-    else a user may do who changed a setting.
-    """
-
-    allowed: tuple[str, ...] = ()
-    fixed: frozenset[str] = frozenset()
-    harmless: Callable[[int, dict, dict], Collection[str]] = lambda step, old, new: ()
-    hints: Mapping[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def of(
-        cls, config: Any, aliases: Mapping[str, str] | None = None, fixed: Collection[str] = (), **more: Any
-    ) -> "Changes":
-        """What `config.allow_change` allows. aliases: a setting -> the name of its content's digest in a manifest.
-
-        fixed: names in a manifest that are no settings and may not change.
-        Raises: UserError if a name is no setting, or a fixed one.
-        """
-        declared = {field.name: known_of(field) for field in fields(config)}
-        never = {name for name, known in declared.items() if known.fixed} | set(fixed)
-        names, aliases = [], aliases or {}
-        for given_name in config.allow_change:
-            name = given_name.replace("-", "_")
-            if name not in declared and name not in aliases.values():
-                raise UserError(f"--allow-change {given_name}: there is no such setting, see --help")
-            if name in never or aliases.get(name) in never:
-                raise UserError(f"--allow-change {given_name}: a checkpoint does not fit another {name}")
-            names += [name, aliases.get(name, name)]
-        return cls(tuple(names), frozenset(never), **more)
-
-
-NO_CHANGES = Changes()
-
-
-def refuse_changes(run: Path, old: dict, new: dict, changes: Changes = NO_CHANGES, step: int = 0) -> list[str]:
-    """Compare the settings that a checkpoint of `step` was written with, `old`, with the `new` ones.
-
-    Returns: those that differ and may, each as "lr 0.1 -> 0.2".
-    Raises: UserError, naming both values, if any other one differs.
-    """
-    names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
-    may = {*changes.allowed, *changes.harmless(step, old, new)}
-    told = {name: f"{name} {old.get(name)!r} -> {new.get(name)!r}" for name in names}
-    if not (refused := [name for name in names if name not in may]):
-        return list(told.values())
-    listed = ", ".join(told[name] for name in refused)
-    words = f"{run} was started with other settings ({listed}): restore them"
-    if any(name in changes.fixed for name in refused):
-        raise UserError(f"{words} or give another --out")
-    hints = "".join(f" ({changes.hints[name]})" for name in refused if name in changes.hints)
-    raise UserError(f"{words}, go on with --allow-change {' '.join(refused)}, or give another --out{hints}")
 
 
 def check_bounds(config: Any) -> None:

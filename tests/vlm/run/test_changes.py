@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import pytest
 
 from vlm.errors import UserError
+from vlm.run.changes import Changes, refuse_changes
 from vlm.run.schedule import same_past
-from vlm.run.settings import Changes, allow_change_setting, parse, refuse_changes, setting
+from vlm.run.settings import allow_change_setting, parse, setting
 
 
 @dataclass(frozen=True)
@@ -79,3 +80,9 @@ COSINE = {**WSD, "schedule": "cosine"}
 def test_the_past_is_the_same_up_to_the_end_of_warm_up_or_of_the_stable_phase(settings, change, last):
     same = [same_past(step, settings, {**settings, **change}) for step in range(100)]
     assert same == [True] * (last + 1) + [False] * (99 - last)
+
+
+def test_a_run_of_another_command_is_told_as_such(tmp_path):
+    old, new = {f"ours_{number}": 1 for number in range(3)}, {f"theirs_{number}": 1 for number in range(3)}
+    with pytest.raises(UserError, match="holds a run of another command or version, without ours_0: give"):
+        refuse_changes(tmp_path, old, new)

@@ -11,8 +11,8 @@ import torch.multiprocessing as mp
 from safetensors import SafetensorError
 
 from vlm.errors import UserError
+from vlm.run.changes import refuse_changes
 from vlm.run.checkpoints import Checkpoints
-from vlm.run.settings import refuse_changes
 
 SETTINGS = {"lr": 0.5, "seed": 3}
 FULL = OSError(errno.ENOSPC, "No space left on device")
