@@ -36,7 +36,7 @@ def output(script: str, *arguments, expect: int = 0, **options) -> str:
 
 
 def _at_a_terminal() -> None:
-    """Before a command starts: what is typed is for it, and Ctrl-C is SIGINT, which pytest-xdist's workers ignore."""
+    """Before a command starts: what is typed is for it, and Ctrl-C is SIGINT, also where the tests' shell ignores it."""
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -71,6 +71,17 @@ class Terminal:
             assert ready, f"{awaited!r} did not come, but {text!r}"
             text += self._read()
         return text
+
+    def interrupt(self, awaited: str) -> str:
+        """Press Ctrl-C at a prompt, and read until `awaited` has come.
+
+        A signal that comes in the moment before readline waits for keys is met at the next one: it is pressed again.
+        """
+        for _ in range(10):
+            self.type("\x03")
+            if select.select([self.ours], [], [], 5)[0]:
+                return self.until(awaited)
+        raise AssertionError(f"Ctrl-C was not answered by {awaited!r}")
 
     def end(self, timeout: float = 60) -> tuple[int, str]:
         """The exit code, and what still came."""
