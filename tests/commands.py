@@ -36,7 +36,7 @@ def output(script: str, *arguments, expect: int = 0, **options) -> str:
 
 
 def _at_a_terminal() -> None:
-    """Before a command starts: what is typed is for it, and Ctrl-C is SIGINT, also where the tests' shell ignores it."""
+    """Before a command starts: typed keys are for it, and Ctrl-C is SIGINT, even if the tests' shell ignores it."""
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
