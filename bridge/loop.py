@@ -69,9 +69,8 @@ def loop(
 ) -> None:
     """Train from step `start` to the last. Data and learning rate are functions of the step alone.
 
-    lengths: by which several processes share a step out.
-
-    held_out: what is asked every `show_every` steps; None on all ranks but the first, or if nothing is.
+    held_out: what is asked every `show_every` steps; None on all ranks but the first, or if nothing is. lengths: by
+    which several processes share a step out.
     """
     config = run.config
     constant = constant_text(trainee, questions.constant)

@@ -23,7 +23,7 @@ EXAMPLES = """examples:
   python bridge/results.py pretrained=runs/bridge-qwen/eval random=runs/random/eval --out runs
   python bridge/results.py pretrained=A/eval random=B/eval blind=C/eval oracle=A/oracle --out runs"""
 LEGEND = {"random": "random: the same ViT, untrained", "blind": "blind: a ViT that cannot see"}
-_COLOURS = ("#1f6f8b", "#e0a458", "#8d99ae", "#7a5c8e", "#5b8e5b", "#b5524c")  # of `vlm.run.colours`
+COLOURS = ("#1f6f8b", "#e0a458", "#8d99ae", "#7a5c8e", "#5b8e5b", "#b5524c")  # of `vlm.run.colours`
 
 
 @dataclass(frozen=True)
@@ -210,13 +210,14 @@ def _aligned(cells: list[list[str]]) -> list[str]:
 
 def as_markdown(table: dict) -> str:
     """The table in Markdown, its notes below."""
-    lines = [*_ruled(cells(table)), "", " ".join(notes(table)), ""]
+    lines = [*ruled(cells(table)), "", " ".join(notes(table)), ""]
     if pope := pope_cells(table):
-        lines += [*_ruled(pope), ""]
+        lines += [*ruled(pope), ""]
     return "\n".join(lines)
 
 
-def _ruled(cells: list[list[str]]) -> list[str]:
+def ruled(cells: list[list[str]]) -> list[str]:
+    """Lines of a Markdown table; the first of `cells` is its head."""
     head, *body = cells
     rule = ["---"] + ["---:"] * (len(head) - 1)  # numbers are flush right
     return ["| " + " | ".join(line) + " |" for line in (head, rule, *body)]
@@ -237,7 +238,7 @@ def draw(table: dict) -> "Figure":
     width = 0.8 / len(rows)  # of a bar; the bars of a benchmark stand side by side, their middle at its number
     figure = Figure(figsize=(max(6.5, 1.1 + 0.55 * len(columns) * (len(rows) + 1)), 4.4), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    colours = iter(_COLOURS * len(rows))
+    colours = iter(COLOURS * len(rows))
     hatched = {"facecolor": "white", "edgecolor": "#555555", "hatch": "///"}
     for index, (name, row) in enumerate(rows):
         ceiling = row["sees"] == "captions"
@@ -253,6 +254,13 @@ def draw(table: dict) -> "Figure":
         for key, place in zip([columns[number] for number, _ in known], places):
             if key in row["intervals"]:
                 axes.plot([place, place], row["intervals"][key], color="black", linewidth=1)
+    frame(figure, columns, "Scores on questions about images not seen in training")
+    return figure
+
+
+def frame(figure: "Figure", columns: Sequence[str], title: str) -> None:
+    """Axes, chance, title and legend of a chart whose bars stand at the number of their column, a key of `COLUMNS`."""
+    axes = figure.axes[0]
     if "pope" in columns:  # half of POPE's questions are answered by yes
         middle = columns.index("pope")
         axes.plot([middle - 0.45, middle + 0.45], [50, 50], "--", color="#b5524c", linewidth=1, label="chance")
@@ -260,10 +268,9 @@ def draw(table: dict) -> "Figure":
     axes.set(ylabel="score, %", ylim=(0, 105), yticks=range(0, 101, 20), axisbelow=True)
     axes.grid(axis="y", linewidth=0.4, alpha=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title("Scores on questions about images not seen in training", fontsize=12, loc="left")
+    axes.set_title(title, fontsize=12, loc="left")
     handles = sorted(axes.get_legend_handles_labels()[0], key=lambda handle: handle.get_label() == "chance")  # it last
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5), fontsize=9, frameon=False)
-    return figure
 
 
 def main() -> None:

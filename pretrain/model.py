@@ -17,7 +17,7 @@ from pretrain.contrastive import LogitScale
 from pretrain.objective import Embeddings
 from vlm.encoders.config import EncoderConfig
 from vlm.encoders.levljepa import Encoder, TextTower
-from vlm.images import scaled_statistics
+from vlm.pixels import scaled_statistics
 
 LENGTH_GROUPS = 4  # of captions of similar length, at most
 GROUP_ROWS = 32  # a smaller group costs more in calls than it saves in pads

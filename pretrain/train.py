@@ -71,7 +71,7 @@ def build_model(
     return model
 
 
-def settled(config: PretrainConfig, target: torch.device) -> PretrainConfig:
+def decided(config: PretrainConfig, target: torch.device) -> PretrainConfig:
     """The config with --zero, --dtype and --compile, where they are left open, decided by processes and device.
 
     A run that goes on keeps the --dtype and --compile that it was started with, on whatever it goes on. Its ZeRO stage
@@ -101,7 +101,7 @@ def train(config: PretrainConfig) -> None:
     start_processes(config.timeout)
     run, target = Path(config.out), device()
     with late_ranks_named(config.timeout), locked(run):
-        config = settled(config, target)
+        config = decided(config, target)
         draw_if_default(config.data)
         data = open_captions(config.data, config.image_column, config.caption_column, image_root=config.image_root)
         if isinstance(data, MixedCaptions) and is_main():

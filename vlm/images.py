@@ -10,18 +10,16 @@ import io
 import math
 import os
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from vlm.errors import UserError
+from vlm.pixels import interpolate_uint8, levels_of, resize_uint8, to_tensor
 from vlm.reading import LARGEST_IMAGE, open_regular, read_regular
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
@@ -145,47 +143,6 @@ class EvalTransform:
         return size, ((size[0] - side) // 2, (size[1] - side) // 2)
 
 
-def resize_uint8(image: Image.Image, height: int, width: int, mode: str = "bicubic") -> torch.Tensor:
-    """RGB image -> uint8[3, height, width] by torch's antialiased filter, bicubic or bilinear.
-
-    As the torchvision processors of transformers do it: equal to the bit, with and without AVX. With AVX2 it takes a
-    quarter to an eighth of the time of PIL's filter. Its weights have fewer bits. Results differ from PIL's by at most
-    one level of 255 when shrinking by 2 or more; 4 levels were seen near 1 : 1.
-    """
-    return interpolate_uint8(_levels(image), mode, size=(height, width))
-
-
-def to_tensor(pixels: Image.Image | torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """RGB image or uint8[3, H, W] -> float32[3, H, W] = (pixel / 255 - mean) / std.
-
-    A channel has 256 possible results, so they are looked up.
-    """
-    table = _normalised_values(tuple(mean), tuple(std))  # [3, 256]
-    levels = pixels.numpy() if isinstance(pixels, torch.Tensor) else np.asarray(pixels).transpose(2, 0, 1)
-    out = np.empty(levels.shape, np.float32)
-    for channel in range(3):
-        np.take(table[channel], levels[channel], out=out[channel], mode="clip")
-    return torch.from_numpy(out)
-
-
-@lru_cache(maxsize=16)
-def _normalised_values(mean: tuple, std: tuple) -> np.ndarray:
-    """float32[3, 256], rounded to float32 after each step as transformers' torchvision processors do, to the bit.
-
-    They scale mean and std up to 0..255 instead of scaling pixels down.
-    """
-    levels = np.arange(256, dtype=np.float32)
-    mean_255, std_255 = scaled_statistics(mean, std)
-    return (levels - mean_255) / std_255
-
-
-def scaled_statistics(mean: Sequence[float], std: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """float32[3, 1] each, of levels 0..255: (level - mean) / std is `to_tensor`'s value to the bit, on any device."""
-    scale = np.float32(1 / (1 / 255))
-    mean_255, std_255 = (np.array(values, np.float32)[:, None] * scale for values in (mean, std))
-    return mean_255, std_255
-
-
 def _open(file: BinaryIO, max_pixels: int | None = None) -> Image.Image:
     """Parse the header only, and judge format, size and shape."""
     beginning = file.read(12)
@@ -295,20 +252,5 @@ def _trim(image: Image.Image, width: float, height: float) -> Image.Image:
     if image.size == (width, height):
         return image
     scale = (int(height) / height, int(width) / width)
-    pixels = interpolate_uint8(_levels(image), scale_factor=scale, recompute_scale_factor=False)
+    pixels = interpolate_uint8(levels_of(image), scale_factor=scale, recompute_scale_factor=False)
     return Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
-
-
-def _levels(image: Image.Image) -> torch.Tensor:
-    """RGB image -> uint8[3, H, W] as it lies, channels last."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-
-
-def interpolate_uint8(pixels: torch.Tensor, mode: str = "bicubic", **size) -> torch.Tensor:
-    """uint8[3, H, W], channels last in memory as an image lies -> uint8 of another size, by torch's antialiased filter.
-
-    size: as `torch.nn.functional.interpolate` takes it.
-    """
-    # With a batch dimension of these strides torch takes its vectorised path.
-    batch = pixels.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
-    return F.interpolate(batch, mode=mode, antialias=True, align_corners=False, **size)[0]

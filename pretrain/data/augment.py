@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 from torchvision.transforms.v2.functional import to_pil_image
 
 from pretrain.config import PretrainConfig
-from vlm.images import interpolate_uint8, resize_uint8
+from vlm.pixels import interpolate_uint8, resize_uint8
 
 GREY = 0.299, 0.587, 0.114  # of red, green and blue: ITU-R 601, as PIL and torchvision
 RATIO = 3 / 4, 4 / 3  # of a crop's width to its height, in proportion to the image's pixels
@@ -24,7 +24,7 @@ class View:
     """A random resized crop, flipped by half, and with probabilities `p_*` jittered, greyed, blurred and solarised.
 
     The distributions are torchvision's. The crop is resized by torch's antialiased bicubic filter, which reads uint8 in
-    a fifth of the time of PIL's (`vlm.images.resize_uint8` says by what they differ). Colours are changed in float32
+    a fifth of the time of PIL's (`vlm.pixels.resize_uint8` says by what they differ). Colours are changed in float32
     and rounded once, not after every operation.
     """
 

@@ -16,7 +16,8 @@ from bench.harness import Goals, header, row, seconds, take_turns
 from pretrain.config import from_preset
 from pretrain.data.augment import CropJitter, MultiCrop, View, as_uint8
 from vlm.encoders.config import CLIP_MEAN, CLIP_STD
-from vlm.images import decode, interpolate_uint8, to_tensor
+from vlm.images import decode
+from vlm.pixels import interpolate_uint8, to_tensor
 
 NEEDED = 1.5  # times torchvision's images a second, decoding included
 

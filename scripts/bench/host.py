@@ -15,7 +15,7 @@ from pretrain.directions import DirectionsAhead
 from pretrain.sigreg import random_directions
 from vlm.encoders.config import CLIP_MEAN, CLIP_STD, EncoderConfig
 from vlm.encoders.tokens import CaptionTokenizer
-from vlm.images import to_tensor
+from vlm.pixels import to_tensor
 
 NEEDED = 5.0  # times less of the main thread
 STEP = 0.151  # seconds of the device's step that all this hides behind: ViT-B and GPT-2, 512 rows

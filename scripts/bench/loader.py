@@ -28,7 +28,8 @@ from pretrain.data.batches import CaptionBatches
 from pretrain.data.source import open_captions
 from vlm import images
 from vlm.encoders.config import CLIP_MEAN, CLIP_STD
-from vlm.images import DRAFT_MARGIN, decode, to_tensor
+from vlm.images import DRAFT_MARGIN, decode
+from vlm.pixels import to_tensor
 
 REFERENCE = "full decode, PIL bicubic"
 REDUCED = "reduced decode, PIL bicubic"

@@ -4,20 +4,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bridge.evaluation.benchmarks import TITLES
+from bridge.results import COLOURS, frame, ruled
+from bridge.results import COLUMNS as HEADS
 from study.summary import COLUMNS
 from vlm.errors import writing
 
 if TYPE_CHECKING:  # takes a second to import
     from matplotlib.figure import Figure
 
-HEADS = {**TITLES, "mean": "mean"}
-COLOURS = ("#1f6f8b", "#e0a458", "#8d99ae", "#7a5c8e", "#5b8e5b", "#b5524c")  # of `vlm.run.colours`
-
 
 def score_cells(table: Mapping) -> list[list[str]]:
     """Header, and a line a row: mean ± standard deviation over the seeds."""
-    lines = [["", "seeds", *HEADS.values()]]
+    lines = [["", "seeds", *(HEADS[key] for key in COLUMNS)]]
     for name, row in table["rows"].items():
         lines.append([name, ", ".join(map(str, row["seeds"])), *(_mean(row, key) for key in COLUMNS)])
     return lines
@@ -29,7 +27,7 @@ def gain_cells(table: Mapping) -> list[list[str]]:
         [f"{name} over {gains['over']}", *(_gain(gains.get(key)) for key in COLUMNS)]
         for name, gains in table["gains"].items()
     ]
-    return [["gain, points", *HEADS.values()], *lines] if lines else []
+    return [["gain, points", *(HEADS[key] for key in COLUMNS)], *lines] if lines else []
 
 
 def probe_cells(probes: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[list[str]]:
@@ -79,15 +77,10 @@ def notes(table: Mapping) -> list[str]:
 
 def as_markdown(table: Mapping, probes: Mapping) -> str:
     """The tables one under the other, and how to read them."""
-    parts = [_ruled(score_cells(table)), _ruled(gain_cells(table)), " ".join(notes(table)), _ruled(probe_cells(probes))]
+    grids = ["\n".join(ruled(cells)) if cells else "" for cells in (score_cells(table), gain_cells(table))]
+    probed = "\n".join(ruled(cells)) if (cells := probe_cells(probes)) else ""
+    parts = [*grids, " ".join(notes(table)), probed]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _ruled(cells: list[list[str]]) -> str:
-    if not cells:
-        return ""
-    rule = ["---"] + ["---:"] * (len(cells[0]) - 1)  # numbers are flush right
-    return "\n".join("| " + " | ".join(line) + " |" for line in (cells[0], rule, *cells[1:]))
 
 
 def draw(table: Mapping) -> "Figure":
@@ -110,16 +103,7 @@ def draw(table: Mapping) -> "Figure":
             values = [numbers[key] for numbers in row["seeds"].values()]
             axes.plot([place] * len(values), values, ".", color="black", markersize=3)
             axes.text(place, 1.5, f"{row['mean'][key]:.1f}", ha="center", fontsize=7, color="white")
-    if "pope" in columns:  # half of POPE's questions are answered by yes
-        middle = columns.index("pope")
-        axes.plot([middle - 0.45, middle + 0.45], [50, 50], "--", color="#b5524c", linewidth=1, label="chance")
-    axes.set_xticks(range(len(columns)), [HEADS[key] for key in columns], fontsize=11)
-    axes.set(ylabel="score, %", ylim=(0, 100), axisbelow=True)
-    axes.grid(axis="y", linewidth=0.4, alpha=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title("Frozen encoders under one bridge; dots are seeds", fontsize=12, loc="left")
-    handles = sorted(axes.get_legend_handles_labels()[0], key=lambda handle: handle.get_label() == "chance")  # it last
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5), fontsize=9, frameon=False)
+    frame(figure, columns, "Frozen encoders under one bridge; dots are seeds")
     return figure
 
 

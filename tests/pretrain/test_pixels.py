@@ -8,7 +8,8 @@ from pretrain.data.augment import Squash
 from pretrain.model import Pretrainer, encoder_config
 from vlm.encoders.config import CLIP_MEAN, CLIP_STD
 from vlm.encoders.levljepa import new_encoder
-from vlm.images import EvalTransform, to_tensor
+from vlm.images import EvalTransform
+from vlm.pixels import to_tensor
 
 
 def test_bytes_are_read_as_the_normalised_values():

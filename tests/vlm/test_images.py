@@ -12,7 +12,8 @@ from tiny.pictures import encoded
 
 from vlm.encoders.config import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 from vlm.errors import UserError
-from vlm.images import EvalTransform, ImageError, decode, load_image, resize_uint8, to_tensor, upright_rgb
+from vlm.images import EvalTransform, ImageError, decode, load_image, upright_rgb
+from vlm.pixels import resize_uint8, to_tensor
 
 pytestmark = pytest.mark.filterwarnings("ignore:Image size", "ignore:Corrupt EXIF")
 

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 from tiny.pictures import encoded, noise
 
-from vlm.images import decode, resize_uint8
+from vlm.images import decode
+from vlm.pixels import resize_uint8
 
 OPENED = noise(400, 300).resize((3200, 2400))
 BIG = encoded(OPENED, "JPEG")

@@ -1,0 +1,27 @@
+"""What --zero and --dtype leave open: decided by processes and device; a run that goes on keeps the dtype."""
+
+import json
+
+import torch
+
+from pretrain import train
+from pretrain.config import from_preset
+
+
+def decided(monkeypatch, out, fast, processes, **changes):
+    monkeypatch.setattr(train, "default_dtype", lambda device: torch.bfloat16 if fast else torch.float32)
+    monkeypatch.setattr(train, "world_size", lambda: processes)
+    config = train.decided(from_preset("tiny", out=str(out), **changes), torch.device("cpu"))
+    return config.zero, config.dtype
+
+
+def test_processes_and_device_decide_and_a_run_keeps_its_dtype(tmp_path, monkeypatch):
+    assert decided(monkeypatch, tmp_path, True, 1) == (0, "bf16")
+    assert decided(monkeypatch, tmp_path, False, 2) == (1, "fp32")
+    assert decided(monkeypatch, tmp_path, False, 2, zero=0, dtype="bf16") == (0, "bf16")
+
+    (tmp_path / "config.json").write_text(json.dumps({"zero": 2, "dtype": "bf16"}))
+    assert decided(monkeypatch, tmp_path, False, 1) == (0, "fp32")  # nothing to go on with: a new run
+    (tmp_path / "checkpoints/step_5").mkdir(parents=True)
+    assert decided(monkeypatch, tmp_path, False, 1) == (0, "bf16")  # a checkpoint fits every stage
+    assert decided(monkeypatch, tmp_path, False, 1, dtype="fp32") == (0, "fp32")  # which the checkpoint then refuses
