@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm.errors import UserError
-from vlm.files import file_sha256, write_json
+from vlm.files import cache_folder, file_sha256, write_json
 
 MANIFEST = "levlm_manifest.json"  # of a model's folder; stock tools pass over it
 THREADS = min(8, os.cpu_count() or 1)  # hashing leaves the interpreter to others
@@ -161,8 +161,7 @@ def _stamp(folder: Path, files: Any) -> Path | None:
         total, newest = total + state.st_size, max(newest, state.st_mtime, state.st_ctime)
     if total < WORTH_IT or time.time() - newest < 2:
         return None
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "levlm" / "verified"
-    return cache / hashlib.sha256("\n".join(states).encode(errors="surrogatepass")).hexdigest()
+    return cache_folder("verified") / hashlib.sha256("\n".join(states).encode(errors="surrogatepass")).hexdigest()
 
 
 def _is_fresh(stamp: Path) -> bool:

@@ -1,8 +1,8 @@
 """A training set as columns on disk: parsed once, mapped into memory, shared by all processes of a machine.
 
 GQA's training questions take 5.7 GB as the objects that JSON gives. Here only what training needs is kept: five Arrow
-columns in ~/.cache/levlm/questions ($XDG_CACHE_HOME), named by path, size and time of the files that they come from.
-An `Example` is made when it is asked for.
+columns in ~/.cache/levlm/questions (`cache_folder`), named by path, size and time of the files that they come from. An
+`Example` is made when it is asked for.
 """
 
 import fcntl
@@ -20,6 +20,7 @@ from bridge.data.example import Example
 from bridge.data.image_folder import Images
 from bridge.data.pictures import Picture
 from vlm.errors import UserError, writing
+from vlm.files import cache_folder
 
 VERSION = 1  # of the columns: what another version wrote is not read
 BATCH = 50_000  # rows that are turned into columns at once
@@ -144,7 +145,7 @@ def _cached(source: Source) -> Path:
     """The file of columns; one process writes it while the others wait."""
     states = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in source.files]
     digest = hashlib.sha256(json.dumps([VERSION, source.name, states]).encode()).hexdigest()[:16]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "levlm" / "questions"
+    folder = cache_folder("questions")
     file = folder / f"{digest}.arrow"
     if file.exists():
         return file

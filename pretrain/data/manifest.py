@@ -34,7 +34,7 @@ from pretrain.data.shards import STORE_REQUESTS, Version, as_path, shards_at, sh
 from pretrain.data.shards import sha256 as shard_sha256
 from vlm.distributed import barrier, is_main, on_main
 from vlm.errors import UserError
-from vlm.files import atomic_directory, read_json, read_jsonl, write_json
+from vlm.files import atomic_directory, cache_folder, read_json, read_jsonl, write_json
 from vlm.run.progress import progress
 from vlm.run.signals import end_with_parent
 
@@ -164,7 +164,7 @@ def open_tars(
     """
     stored = is_remote(paths[0])
     paths = list(paths) if stored else [Path(path).absolute() for path in paths]
-    cache = cache or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "levlm" / "manifests"
+    cache = cache or cache_folder("manifests")
     places = [as_path(path) for path in paths]
     request = {"version": VERSION, "paths": [str(path) for path in places]}
     request |= {"images": fields.images, "captions": fields.captions}

@@ -5,7 +5,6 @@ tokenizer, twice for config and weights. The converted folder loads in a second.
 half precision where that holds what the file does.
 """
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from transformers.modeling_gguf_pytorch_utils import (
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from vlm.errors import UserError
-from vlm.files import atomic_directory, file_sha256, write_json
+from vlm.files import atomic_directory, cache_folder, file_sha256, write_json
 
 # How Llama 3 and Qwen2 cut words, in their tokenizer.json; they differ in how many digits go together.
 WORDS = (
@@ -43,8 +42,7 @@ def converted_gguf(file: Path, model_types: tuple[str, ...]) -> Path:
     The name of the folder holds a hash of the file's content. Of several processes one converts and the others wait.
     Raises: UserError if the file is missing, is not GGUF, or is none of `model_types`; or the folder cannot be written.
     """
-    cache = Path(os.environ.get("LEVLM_CACHE") or Path.home() / ".cache" / "levlm")
-    folder = cache / "llm" / f"{file.stem}-{_content_hash(file)}-{FORMAT}"
+    folder = cache_folder("llm") / f"{file.stem}-{_content_hash(file)}-{FORMAT}"
     if folder.is_dir():
         return folder
     try:
