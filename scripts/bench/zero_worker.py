@@ -20,6 +20,7 @@ from pretrain.model import Pretrainer, encoder_config, parameter_groups, use_fas
 from pretrain.objective import levljepa
 from vlm.distributed import rank
 from vlm.encoders.levljepa import new_encoder
+from vlm.errors import run_command
 from vlm.files import write_json
 from vlm.run.checkpoints import Checkpoints
 from vlm.run.settings import parse, setting
@@ -142,4 +143,5 @@ def work(settings: WorkerSettings) -> None:
 
 
 if __name__ == "__main__":
-    work(parse(WorkerSettings, prog="bench.zero_worker", about=__doc__, examples=""))
+    settings = parse(WorkerSettings, prog="bench.zero_worker", about=__doc__, examples="")
+    run_command(lambda: work(settings))

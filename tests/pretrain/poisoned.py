@@ -13,7 +13,7 @@ import torch
 from pretrain import train, zero
 from pretrain.run import parse
 from vlm.distributed import rank
-from vlm.errors import UserError
+from vlm.errors import UserError, run_command
 
 out, flags = Path(sys.argv[1]), sys.argv[2:]
 poisoned, engine = range(2, 4), None
@@ -47,10 +47,17 @@ def start_engine(*arguments):
 
 
 train.CaptionBatches, train.Recorder, train.start_engine = Batches, Recorder, start_engine
-for stage in "0123":
-    train.train(parse([*flags, "--out", str(out / f"zero_{stage}"), "--zero", stage, "--steps", "6"]))
-poisoned = range(4, 99)
-try:
-    train.train(parse([*flags, "--out", str(out / "lost"), "--steps", "99", "--save-every", "2"]))
-except UserError as error:
-    (out / "lost" / f"error.{rank()}").write_text(str(error))
+
+
+def main() -> None:
+    global poisoned
+    for stage in "0123":
+        train.train(parse([*flags, "--out", str(out / f"zero_{stage}"), "--zero", stage, "--steps", "6"]))
+    poisoned = range(4, 99)
+    try:
+        train.train(parse([*flags, "--out", str(out / "lost"), "--steps", "99", "--save-every", "2"]))
+    except UserError as error:
+        (out / "lost" / f"error.{rank()}").write_text(str(error))
+
+
+run_command(main)  # as pretrain/run.py ends: torch may abort a process of several at an ordinary end
