@@ -18,7 +18,7 @@ from vlm.errors import UserError
 from vlm.run.progress import progress
 
 KEPT = 8 << 30  # bytes that may lie in memory: ADE20K's 20,210 training images on a ViT-B take 6.1 GB
-SPARE = 1 << 30  # bytes of a disk that are left free
+SPARE = 1 << 30  # bytes that are left free of a disk that nobody named
 MEASURED_IMAGES = 10_000  # for mean and deviation, if tokens are not kept
 READERS, ROWS_EACH = 16, 16  # threads that read a batch from a file, rows that one of them takes
 EPOCHS = {True: 20, False: 5}  # of what learns from the tokens: if they are kept, if each epoch encodes them anew
@@ -105,10 +105,10 @@ def _storage(shape: tuple[int, int, int], folder: str | None) -> tuple[Tensor | 
 def _make_file(size: int, folder: str | None) -> str | None:
     """A file of `size` bytes in `folder`, which the disk has set aside; None if there is no room."""
     place = Path(folder or tempfile.gettempdir())
-    gigabytes = f"the patch tokens take {size / 1e9:,.1f} GB"
+    taken = f"the patch tokens take {size:,} bytes"
     try:
         free = shutil.disk_usage(place).free
-        if free >= size + SPARE:
+        if free >= size + (SPARE if folder is None else 0):
             handle, path = tempfile.mkstemp(prefix="tokens-", dir=place)
             try:
                 os.posix_fallocate(handle, 0, size)
@@ -118,11 +118,11 @@ def _make_file(size: int, folder: str | None) -> str | None:
                 raise
             finally:
                 os.close(handle)
-        problem = f"{place} has {free / 1e9:,.1f} free"
+        problem = f"{place} has {free:,} free"
     except OSError as error:
         problem = f"{place} cannot hold them ({error.strerror})"
     if folder is not None:
-        raise UserError(f"--tokens {folder}: {gigabytes}, {problem}")
+        raise UserError(f"--tokens {folder}: {taken}, {problem}")
     instead = f"each of {EPOCHS[False]} epochs encodes them anew, in place of {EPOCHS[True]} epochs that read them"
-    print(f"{gigabytes}, {problem}: {instead}; --tokens DIR names another disk", file=sys.stderr)
+    print(f"{taken}, {problem}: {instead}; --tokens DIR names another disk", file=sys.stderr)
     return None

@@ -24,7 +24,7 @@ def test_kept_tokens_are_those_encoded_anew(tiny_encoder, tmp_path, monkeypatch,
     monkeypatch.setattr(tokens, "KEPT", 0)
     filed = PatchTokens(tiny_encoder, images, str(tmp_path))
     assert not list(tmp_path.iterdir())  # the file has no name any more: it goes with the process
-    with pytest.raises(UserError, match=r"--tokens /proc: the patch tokens take 0.0 GB, /proc "):
+    with pytest.raises(UserError, match=r"--tokens /proc: the patch tokens take 5,120 bytes, /proc "):
         PatchTokens(tiny_encoder, images, "/proc")
     monkeypatch.setattr(tokens, "SPARE", 1 << 60)
     anew = PatchTokens(tiny_encoder, images)
