@@ -6,7 +6,8 @@ gets study.md, .json and .png, study.html with answers on which the encoders dis
 over random weights. STUDY.yaml holds the flags by name, `seeds: [0, 1]`; a flag on the command line goes before it.
 
 An encoder is NAME=WHAT, or WHAT alone:
-  levljepa, levljepa-plus, clip, siglip   pretrained here, one for each seed, all with --pretrain-flags
+  levljepa, levljepa-plus, clip, siglip   pretrained here, one for each seed, all with --pretrain-flags; flags may
+                                          follow, of this one alone: "wide=levljepa --vision-width 768"
   DIR, hf:..., timm:...                   as bridge/train.py --encoder takes them
   random:NAME                             another encoder of the study with random weights
   blind                                   a ViT that cannot see

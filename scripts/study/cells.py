@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from probe_world import named_probes
+
 from pretrain.config import OBJECTIVES
 from study.settings import SPLITS, StudySettings
 from vlm.errors import UserError
@@ -19,18 +21,21 @@ SECOND = "-second"
 @dataclass(frozen=True)
 class Encoder:
     """One encoder of a study. kind: objective, given, random or blind. what: an objective, a name for bridge/train.py's
-    --encoder, or the name of the encoder whose twin it is.
+    --encoder, or the name of the encoder whose twin it is. flags: of its own pretraining, beside all encoders'.
     """
 
     name: str
     kind: str
     what: str
+    flags: tuple[str, ...] = ()
 
 
 def encoders(settings: StudySettings) -> dict[str, Encoder]:
     """The encoders by name, in order. Raises: UserError if two share a name, or a twin's other is not there."""
     found: dict[str, Encoder] = {}
-    for text in settings.encoders:
+    for given in settings.encoders:
+        text, _, typed = given.partition(" --")
+        flags = tuple(shlex.split(f"--{typed}")) if typed else ()
         name, equals, what = text.partition("=")
         what = what if equals else text
         if not equals:
@@ -42,7 +47,9 @@ def encoders(settings: StudySettings) -> dict[str, Encoder]:
         kind = "objective" if what in OBJECTIVES else "blind" if what == "blind" else "given"
         if what.startswith("random:"):
             kind, what = "random", what.removeprefix("random:")
-        found[name] = Encoder(name, kind, what)
+        if flags and kind != "objective":
+            raise UserError(f"--encoders {given}: {what} is not pretrained here, so it takes no flags")
+        found[name] = Encoder(name, kind, what, flags)
     for encoder in found.values():
         if encoder.kind == "random" and (encoder.what not in found or found[encoder.what].kind == "random"):
             raise UserError(f"--encoders {encoder.name}: {encoder.what} is no encoder of this study: name it as well")
@@ -84,14 +91,26 @@ def cells(settings: StudySettings) -> dict[str, Cell]:
                 if settings.second_stage:
                     second = _second(settings, cell, seed)
                     found[second.name] = second
+    probed = _probed(settings)
     for encoder in known.values():
-        if encoder.kind == "objective" and settings.probes != ("none",) and uses_world(settings):
+        if encoder.kind == "objective" and probed:
             for seed in settings.seeds:
                 name, before = f"probes-{encoder.name}-{seed}", pretrain_name(encoder, seed)
-                tasks = ("--tasks", *settings.probes, "--json", str(out / "probes" / f"{encoder.name}-{seed}.json"))
-                command = ("scripts/probe_world.py", str(out / before / "encoder"), settings.world, *tasks)
+                world = (settings.world,) if uses_world(settings) else ()
+                tasks = ("--tasks", *probed, "--json", str(out / "probes" / f"{encoder.name}-{seed}.json"))
+                command = ("scripts/probe_world.py", str(out / before / "encoder"), *world, *tasks)
                 found[name] = Cell(name, (command,), (before,))
     return found
+
+
+def _probed(settings: StudySettings) -> tuple[str, ...]:
+    """The probes to run. Raises: UserError if one cannot be."""
+    if settings.probes == ("none",):
+        return ()
+    if not uses_world(settings) and settings.probes == StudySettings().probes:
+        return ()
+    named_probes(settings.probes, settings.world if uses_world(settings) else None)
+    return settings.probes
 
 
 def uses_world(settings: StudySettings) -> bool:
@@ -104,7 +123,8 @@ def _pretrain(settings: StudySettings, encoder: Encoder, seed: int) -> Cell:
     if not settings.captions and not uses_world(settings):
         raise UserError(f"{encoder.name} is to be pretrained: say on what by --captions")
     place = ("--data", captions, "--out", str(Path(settings.out) / name), "--objective", encoder.what)
-    return Cell(name, (("pretrain/run.py", *place, "--seed", str(seed), *shlex.split(settings.pretrain_flags)),))
+    flags = (*shlex.split(settings.pretrain_flags), *encoder.flags)
+    return Cell(name, (("pretrain/run.py", *place, "--seed", str(seed), *flags),))
 
 
 def _bridge(settings: StudySettings, known: Mapping[str, Encoder], encoder: Encoder, llm: str, seed: int) -> Cell:

@@ -1,9 +1,10 @@
 """Several probes of one encoder, which is loaded once."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from probe_world import Probe
 
 from pretrain import probe
 from pretrain.probes import tasks
@@ -13,23 +14,23 @@ from vlm.encoders.levljepa import load_encoder
 NOT_SCORES = ("ridge", "weight_decay", "classes", "names", "labels", "images", "train_images", "pool", "embed_dim")
 
 
-def scores(task: str, numbers: Mapping[str, object]) -> dict[str, float]:
-    """The single numbers that say how good an encoder is, as `task: name`."""
+def scores(probe_name: str, numbers: Mapping[str, object]) -> dict[str, float]:
+    """The single numbers that say how good an encoder is, as `probe: name`."""
     found = {}
     for name, value in numbers.items():
         if isinstance(value, (int, float)) and name not in NOT_SCORES:
-            found[f"{task}: {name}"] = value
+            found[f"{probe_name}: {name}"] = value
     return found
 
 
-def measure(encoder_folder: Path, data: Mapping[str, str]) -> dict[str, float]:
-    """Run every probe in `data` (task -> what it is measured on) and print a line for each; returns all scores."""
+def measure(encoder_folder: Path, probes: Sequence[Probe]) -> dict[str, float]:
+    """Run the probes and print a line for each; returns all scores."""
     torch.set_num_threads(1)
     encoder = load_encoder(encoder_folder).to("cuda" if torch.cuda.is_available() else "cpu")
     found: dict[str, float] = {}
-    for task, place in data.items():
-        settings = probe.parse([str(encoder_folder), "--task", task, "--data", place])
+    for each in probes:
+        settings = probe.parse([str(encoder_folder), "--task", each.task, "--data", each.data])
         numbers = tasks.measure(encoder, settings)
-        print(tasks.table_line(task, numbers), flush=True)
-        found |= scores(task, numbers)
+        print(tasks.table_line(each.name, numbers), flush=True)
+        found |= scores(each.name, numbers)
     return found

@@ -46,8 +46,9 @@ class StudySettings:
     evaluate_flags: str = setting("", help="of bridge/evaluate.py", metavar="FLAGS", group="budget")
     probes: tuple[str, ...] = setting(
         ("zero-shot", "knn", "retrieval"),
-        help="of pretrained encoders, on the world",
-        choices=(*PLACES, "none"),
+        help=f"of pretrained encoders: {', '.join(PLACES)} on the world, NAME=TASK:DATA on anything, or none",
+        metavar="PROBE",
+        default_text="zero-shot knn retrieval, without a world none",
         group="budget",
     )
     dry_run: bool = setting(False, help="list the cells and what they cost, run nothing", group="running")

@@ -9,6 +9,7 @@ from study import probing
 from pretrain import probe
 from pretrain.probes import tasks
 from vlm.encoders.levljepa import load_encoder
+from vlm.errors import UserError
 
 
 def test_every_task_has_a_place():
@@ -18,6 +19,22 @@ def test_every_task_has_a_place():
 def test_numbers_carry_their_task_and_settings_are_left_out():
     numbers = {"accuracy": 0.5, "ridge": 0.1, "classes": 8, "auc_per_name": {"star": 0.5}}
     assert probing.scores("linear", numbers) == {"linear: accuracy": 0.5}
+
+
+def test_a_task_of_the_world_or_of_other_data_under_a_name():
+    found = probe_world.named_probes(["knn", "unseen=retrieval:a/vendor-*.tar"], "world")
+    assert [(each.name, each.task, each.data) for each in found] == [
+        ("knn", "knn", "world/classes"),
+        ("unseen", "retrieval", "a/vendor-*.tar"),
+    ]
+    for tasks, said in (
+        (["nearest"], "'nearest' is no probe: give of zero-shot"),
+        (["a=retrieval"], "'a=retrieval' is no probe"),
+        (["knn"], "knn is measured on the embedded world: give its folder, or NAME=knn:DATA"),
+        (["a=knn:x", "a=linear:x"], "two probes are named a"),
+    ):
+        with pytest.raises(UserError, match=said):
+            probe_world.named_probes(tasks, None)
 
 
 def test_tasks_share_one_file_and_one_encoder(world_root, make_encoder, tmp_path, monkeypatch):

@@ -64,6 +64,16 @@ def test_the_cells_of_a_study():
     assert found["bridge-random-clip-smollm2-7"].needs == ("pretrain-clip-7",)
     second = found["bridge-blind-smollm2-7-second"]
     assert second.needs == ("bridge-blind-smollm2-7",) and second.commands[0][-4:] == ("--seed", "7", "--lora", "8")
+    found = cells(settings("--encoders", "wide=levljepa --vision-width 192 --lr 1e-3", "--pretrain-flags=--lr 1e-4"))
+    assert found["pretrain-wide-0"].commands[0][-6:] == ("--lr", "1e-4", "--vision-width", "192", "--lr", "1e-3")
+    with pytest.raises(UserError, match="blind is not pretrained here, so it takes no flags"):
+        cells(settings("--encoders", "b=blind --lr 1"))
+    unseen = "unseen=retrieval:c/vendor-*.tar"
+    found = cells(settings("--encoders", "clip", "--vqav2", "q", "--captions", "c", "--seeds", "7", "--out", "o",
+                           "--probes", unseen))  # fmt: skip
+    command_line = ("scripts/probe_world.py", "o/pretrain-clip-7/encoder", "--tasks", unseen, "--json")
+    assert found["probes-clip-7"].commands[0] == (*command_line, "o/probes/clip-7.json")
+    assert "probes-clip-7" not in cells(settings("--encoders", "clip", "--vqav2", "q", "--captions", "c"))
     with pytest.raises(UserError, match="two are named 'clip'"):
         cells(settings("--encoders", "clip", "clip"))
     with pytest.raises(UserError, match="clip is to be pretrained: say on what by --captions"):
