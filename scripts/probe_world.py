@@ -1,4 +1,4 @@
-"""Probes of pretrain/probe.py with one loaded encoder, on the embedded world (half a minute on one core) or on any data.
+"""Probes of pretrain/probe.py with one loaded encoder: on the embedded world, half a minute on one core, or any data.
 
 A task is measured on the world's own part for it. NAME=TASK:DATA measures it on other data, and says so by its name.
 """

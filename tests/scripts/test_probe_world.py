@@ -27,14 +27,14 @@ def test_a_task_of_the_world_or_of_other_data_under_a_name():
         ("knn", "knn", "world/classes"),
         ("unseen", "retrieval", "a/vendor-*.tar"),
     ]
-    for tasks, said in (
+    for asked, said in (
         (["nearest"], "'nearest' is no probe: give of zero-shot"),
         (["a=retrieval"], "'a=retrieval' is no probe"),
         (["knn"], "knn is measured on the embedded world: give its folder, or NAME=knn:DATA"),
         (["a=knn:x", "a=linear:x"], "two probes are named a"),
     ):
         with pytest.raises(UserError, match=said):
-            probe_world.named_probes(tasks, None)
+            probe_world.named_probes(asked, None)
 
 
 def test_tasks_share_one_file_and_one_encoder(world_root, make_encoder, tmp_path, monkeypatch):
