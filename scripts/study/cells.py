@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from probe_world import named_probes
-
 from pretrain.config import OBJECTIVES
+from study.probes import named_probes
 from study.settings import SPLITS, StudySettings
 from vlm.errors import UserError
 

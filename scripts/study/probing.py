@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from probe_world import Probe
 
 from pretrain import probe
 from pretrain.probes import tasks
+from study.probes import Probe
 from vlm.encoders.levljepa import load_encoder
 
 # Numbers that say how large a set is or what a probe chose, not how good an encoder is.

@@ -5,8 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from probe_world import PLACES
-
+from study.probes import PLACES
 from vlm.errors import UserError
 from vlm.run.settings import build, flag, given, make_parser, setting
 

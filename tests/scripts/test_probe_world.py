@@ -4,7 +4,7 @@ import json
 
 import probe_world
 import pytest
-from study import probing
+from study import probes, probing
 
 from pretrain import probe
 from pretrain.probes import tasks
@@ -13,7 +13,7 @@ from vlm.errors import UserError
 
 
 def test_every_task_has_a_place():
-    assert list(probe_world.PLACES) == list(probe.TASKS)
+    assert list(probes.PLACES) == list(probe.TASKS)
 
 
 def test_numbers_carry_their_task_and_settings_are_left_out():
@@ -22,7 +22,7 @@ def test_numbers_carry_their_task_and_settings_are_left_out():
 
 
 def test_a_task_of_the_world_or_of_other_data_under_a_name():
-    found = probe_world.named_probes(["knn", "unseen=retrieval:a/vendor-*.tar"], "world")
+    found = probes.named_probes(["knn", "unseen=retrieval:a/vendor-*.tar"], "world")
     assert [(each.name, each.task, each.data) for each in found] == [
         ("knn", "knn", "world/classes"),
         ("unseen", "retrieval", "a/vendor-*.tar"),
@@ -34,7 +34,7 @@ def test_a_task_of_the_world_or_of_other_data_under_a_name():
         (["a=knn:x", "a=linear:x"], "two probes are named a"),
     ):
         with pytest.raises(UserError, match=said):
-            probe_world.named_probes(asked, None)
+            probes.named_probes(asked, None)
 
 
 def test_tasks_share_one_file_and_one_encoder(world_root, make_encoder, tmp_path, monkeypatch):
