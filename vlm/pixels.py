@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
+import pyarrow as pa
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -51,15 +52,24 @@ def scaled_statistics(mean: Sequence[float], std: Sequence[float]) -> tuple[np.n
 
 
 def levels_of(image: Image.Image) -> torch.Tensor:
-    """RGB image -> uint8[3, H, W] as it lies, channels last."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    """RGB image -> uint8[4, H, W], channels last, read where PIL keeps it: red, green, blue, and a byte of no meaning.
+
+    Nothing is copied, and so no thread waits for Python's lock. The largest images lie in several blocks; a copy of
+    such a one is uint8[3, H, W]. The tensor is only to be read.
+    """
+    try:
+        pixels = torch.from_dlpack(pa.array(image).flatten())  # uint8[H * W * 4]
+    except ValueError:
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    return pixels.view(image.height, image.width, 4).permute(2, 0, 1)
 
 
 def interpolate_uint8(pixels: torch.Tensor, mode: str = "bicubic", **size) -> torch.Tensor:
-    """uint8[3, H, W], channels last in memory as an image lies -> uint8 of another size, by torch's antialiased filter.
+    """`levels_of` an image, or a part of them -> uint8[3, h, w] of another size, by torch's antialiased filter.
 
-    size: as `torch.nn.functional.interpolate` takes it.
+    size: as `torch.nn.functional.interpolate` takes it. Of four channels torch resizes each pixel as one word, which it
+    has to make of three; either way gives the same values.
     """
     # With a batch dimension of these strides torch takes its vectorised path.
     batch = pixels.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
-    return F.interpolate(batch, mode=mode, antialias=True, align_corners=False, **size)[0]
+    return F.interpolate(batch, mode=mode, antialias=True, align_corners=False, **size)[0, :3]

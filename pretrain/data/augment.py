@@ -6,13 +6,12 @@ Every transform gives uint8: pixels travel in a byte and are normalised on the d
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from PIL import Image, ImageFilter
 from torchvision.transforms.v2.functional import to_pil_image
 
 from pretrain.config import PretrainConfig
-from vlm.pixels import interpolate_uint8, resize_uint8
+from vlm.pixels import interpolate_uint8, levels_of, resize_uint8
 
 GREY = 0.299, 0.587, 0.114  # of red, green and blue: ITU-R 601, as PIL and torchvision
 RATIO = 3 / 4, 4 / 3  # of a crop's width to its height, in proportion to the image's pixels
@@ -38,7 +37,7 @@ class View:
     blur_pixel: float = 1.0  # the unit of the blur's radius, .1 to 2 of which are drawn
 
     def __call__(self, pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """uint8[3, H, W] -> uint8[3, size, size]; the draw depends on the state of the generator alone."""
+        """`levels_of` an image -> uint8[3, size, size]; the draw depends on the state of the generator alone."""
 
         def happens(probability: float) -> bool:
             return uniform(generator, 0, 1) < probability
@@ -69,7 +68,7 @@ class CropJitter:
 
     def __call__(self, image: Image.Image, generator: torch.Generator) -> torch.Tensor:
         """An RGB image -> uint8[3, image_size, image_size]."""
-        return self.view(as_uint8(image), generator)
+        return self.view(levels_of(image), generator)
 
 
 class Squash:
@@ -105,7 +104,7 @@ class MultiCrop:
 
     def __call__(self, image: Image.Image, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """An RGB image -> uint8[2, 3, H, W], uint8[4, 3, h, w]."""
-        pixels = as_uint8(image)
+        pixels = levels_of(image)
         global_crops = [view(pixels, generator) for view in self.global_views]
         local_crops = [self.local_view(pixels, generator) for _ in range(self.LOCAL)]
         return torch.stack(global_crops), torch.stack(local_crops)
@@ -116,11 +115,6 @@ def augmentation(config: PretrainConfig) -> CropJitter | Squash | MultiCrop:
     if config.augmentation == "dino":
         return MultiCrop(config.image_size, config.local_size)
     return {"crop-jitter": CropJitter, "squash": Squash}[config.augmentation](config.image_size)
-
-
-def as_uint8(image: Image.Image) -> torch.Tensor:
-    """RGB image -> uint8[3, H, W], as it lies: channels last."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def uniform(generator: torch.Generator, low: float, high: float) -> float:
@@ -192,7 +186,7 @@ def hue_turned(levels: torch.Tensor, turn: float) -> torch.Tensor:
 
 def blurred(view: torch.Tensor, radius: float) -> torch.Tensor:
     """uint8[3, H, W] -> the same through PIL's Gaussian blur."""
-    return as_uint8(to_pil_image(view).filter(ImageFilter.GaussianBlur(radius)))
+    return levels_of(to_pil_image(view).filter(ImageFilter.GaussianBlur(radius)))[:3]
 
 
 def _levels(view: torch.Tensor) -> torch.Tensor:

@@ -14,10 +14,10 @@ from torchvision.transforms import v2
 
 from bench.harness import Goals, header, row, seconds, take_turns
 from pretrain.config import from_preset
-from pretrain.data.augment import CropJitter, MultiCrop, View, as_uint8
+from pretrain.data.augment import CropJitter, MultiCrop, View
 from vlm.encoders.config import CLIP_MEAN, CLIP_STD
 from vlm.images import decode
-from vlm.pixels import interpolate_uint8, to_tensor
+from vlm.pixels import interpolate_uint8, levels_of, to_tensor
 
 NEEDED = 1.5  # times torchvision's images a second, decoding included
 
@@ -81,5 +81,5 @@ def _times(
 def difference_of_filters(image: Image.Image, size: int) -> float:
     """Mean absolute difference, in levels, between torch's filter and PIL's on the whole image."""
     by_pil = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC), np.float32)
-    ours = interpolate_uint8(as_uint8(image), size=(size, size)).permute(1, 2, 0).numpy().astype(np.float32)
+    ours = interpolate_uint8(levels_of(image), size=(size, size)).permute(1, 2, 0).numpy().astype(np.float32)
     return float(np.abs(by_pil - ours).mean())

@@ -13,7 +13,7 @@ from tiny.pictures import encoded
 from vlm.encoders.config import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 from vlm.errors import UserError
 from vlm.images import EvalTransform, ImageError, decode, load_image, upright_rgb
-from vlm.pixels import resize_uint8, to_tensor
+from vlm.pixels import interpolate_uint8, levels_of, resize_uint8, to_tensor
 
 pytestmark = pytest.mark.filterwarnings("ignore:Image size", "ignore:Corrupt EXIF")
 
@@ -252,6 +252,26 @@ def test_resize_uint8_is_near_pil(width, height, levels):
     difference = np.abs(expected - got.numpy())
     assert difference.max() <= levels
     assert difference.mean() < 0.05 * levels
+
+
+def test_levels_are_read_in_place_or_of_several_blocks_copied(tmp_path):
+    photo(40, 30).save(tmp_path / "photo.png")
+    for image in (photo(40, 30), Image.open(tmp_path / "photo.png"), photo(40, 30).crop((3, 4, 30, 20))):
+        levels, expected = levels_of(image), np.asarray(image).transpose(2, 0, 1)
+        assert levels.shape == (4, image.height, image.width) and levels.stride() == (1, 4 * image.width, 4)
+        del image  # the levels keep its memory
+        assert (levels[:3].numpy() == expected).all()
+    large = photo(400, 300).resize((2500, 2000))  # above PIL's 16 MB a block
+    assert levels_of(large).shape == (3, 2000, 2500)
+    three = torch.from_numpy(np.array(large)).permute(2, 0, 1)
+    assert torch.equal(interpolate_uint8(levels_of(large), size=(64, 48)), interpolate_uint8(three, size=(64, 48)))
+    small = photo(400, 300)
+    three = torch.from_numpy(np.array(small)).permute(2, 0, 1)
+    for mode in ("bicubic", "bilinear"):
+        for size in ((64, 48), (500, 700)):
+            assert torch.equal(
+                interpolate_uint8(levels_of(small), mode, size=size), interpolate_uint8(three, mode, size=size)
+            )
 
 
 def test_to_tensor_takes_images_and_uint8():

@@ -9,6 +9,7 @@ from torchvision.transforms.v2 import functional
 from pretrain.config import from_preset
 from pretrain.data import augment
 from pretrain.data.augment import augmentation
+from vlm.pixels import levels_of
 
 
 def crops(seed, image=None):
@@ -51,7 +52,7 @@ def test_local_crops_are_whole_patches_and_are_never_blown_up(image_size, patch_
 
 @pytest.mark.parametrize("turn", [-0.5, -0.1, 0.0, 0.02, 0.1])
 def test_a_turned_hue_is_torchvisions(turn):
-    pixels = augment.as_uint8(noise(64, 64))
+    pixels = levels_of(noise(64, 64))[:3].clone()
     pixels[:, :4] = 7  # grey
     pixels[:, 5, :9] = torch.tensor([200, 200, 10], dtype=torch.uint8)[:, None]  # two channels are the largest
     ours = augment.hue_turned(pixels.float(), turn).round()
@@ -86,7 +87,7 @@ def test_a_view_is_its_crop_resized_within_levels_of_pil():
     for seed in range(5):
         top, left, height, width = augment.crop_box(300, 400, (0.5, 1.0), torch.Generator().manual_seed(seed))
         crop = image.crop((left, top, left + width, top + height)).resize((64, 64), Image.Resampling.BICUBIC)
-        expected = augment.as_uint8(crop).int()
-        ours = view(augment.as_uint8(image), torch.Generator().manual_seed(seed)).int()
+        expected = levels_of(crop)[:3].int()
+        ours = view(levels_of(image), torch.Generator().manual_seed(seed)).int()
         distances = [float((ours - other).abs().float().mean()) for other in (expected, expected.flip(2))]
         assert min(distances) < 0.5 < max(distances)
