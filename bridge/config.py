@@ -175,6 +175,9 @@ class BridgeConfig:
         None, help="precision of the frozen parts", choices=PRECISIONS, default_text="bf16 if the device is fast at it"
     )
     gradient_checkpointing: bool = _speed(False, help="less memory, about a third more time", free=True)
+    compile: bool = _speed(
+        False, help="run the language model through torch.compile: minutes once, fewer launches a step"
+    )
     cache: bool = _speed(True, help="run the vision tower in every step", free=True)
     features: str | None = _speed(
         None,

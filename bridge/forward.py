@@ -1,7 +1,8 @@
 """The packed forward pass: features through the connector into the language model, logits only where labels are."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -12,6 +13,7 @@ from bridge.data.packing import Batch, attention_mask, rounded
 from vlm.llava.parts import CACHE, connector, language_model
 
 KeysAndValues = list[tuple[torch.Tensor, torch.Tensor]]
+Stack = Callable[..., Any]  # a language model's forward
 
 
 def prefill(model: LlavaForConditionalGeneration, ids: Sequence[int]) -> KeysAndValues:
@@ -51,13 +53,27 @@ def shared_prefill(model: LlavaForConditionalGeneration, ids: Sequence[int]) -> 
         torch.autograd.backward([state for state, _ in reached], [gradient for _, gradient in reached])
 
 
+def compiled_stack(model: LlavaForConditionalGeneration) -> Stack:
+    """The language model's forward through torch.compile, as one graph for any number of rows and tokens.
+
+    Not the layers one by one: each reads its own number, by which it finds its part of the cache, so that every layer
+    would be compiled anyway, and each would be launched by Python.
+    """
+    return torch.compile(language_model(model).forward, dynamic=True)
+
+
 def label_logits(
-    model: LlavaForConditionalGeneration, batch: Batch, features: torch.Tensor | None, constant: KeysAndValues
+    model: LlavaForConditionalGeneration,
+    batch: Batch,
+    features: torch.Tensor | None,
+    constant: KeysAndValues,
+    stack: Stack | None = None,
 ) -> torch.Tensor:
     """Logits that predict `batch.labels`, float[L, vocabulary].
 
     batch: B rows of T tokens. features: [R, N, D] patch tokens of the R runs of image slots, row by row; None for
-    rows without an image. constant: `prefill` of the C tokens that may be left out of rows, or empty.
+    rows without an image. constant: `prefill` of the C tokens that may be left out of rows, or empty. stack:
+    `compiled_stack`, in place of the language model's own forward.
     """
     embeddings = model.get_input_embeddings()(batch.ids)  # [B, T, width]
     if features is not None:  # projected, they take the place of the image slots
@@ -74,7 +90,7 @@ def label_logits(
     rows = len(batch.ids)
     shared = [(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1)) for keys, values in constant]
     cache = DynamicCache(shared)  # [B, heads, C, head_dim] a layer
-    hidden = language_model(model)(
+    hidden = (stack or language_model(model))(
         inputs_embeds=embeddings,
         attention_mask=attention_mask(  # [B, 1, T, C + T]
             batch.ends, cache.get_seq_length(), embeddings.dtype, batch.constant
@@ -89,8 +105,12 @@ def label_logits(
 
 
 def loss_sum(
-    model: LlavaForConditionalGeneration, batch: Batch, features: torch.Tensor | None, constant: KeysAndValues
+    model: LlavaForConditionalGeneration,
+    batch: Batch,
+    features: torch.Tensor | None,
+    constant: KeysAndValues,
+    stack: Stack | None = None,
 ) -> torch.Tensor:
     """Cross-entropy summed over the L answer tokens, float32 scalar; divide by their global count."""
-    logits = label_logits(model, batch, features, constant).float()
+    logits = label_logits(model, batch, features, constant, stack).float()
     return functional.cross_entropy(logits, batch.labels, reduction="sum")

@@ -60,7 +60,7 @@ def backward(trainee: Trainee, data: StepData, constant: Constant) -> Sums:
     loss, answers = torch.zeros((), device=device), 0  # float32: Apple's GPUs have nothing longer
     with constant() as past:
         for batch in data.batches:
-            batch_loss = loss_sum(trainee.model, batch.rows.to(device), batch.features, past)
+            batch_loss = loss_sum(trainee.model, batch.rows.to(device), batch.features, past, trainee.stack)
             if batch_loss.requires_grad:  # not for text alone, unless LoRA is trained
                 batch_loss.backward()  # adds to what the micro-batches before have left in `grad`
             loss += batch_loss.detach()

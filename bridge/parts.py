@@ -13,6 +13,7 @@ from transformers import LlavaForConditionalGeneration
 
 from bridge.card import write_vlm_card
 from bridge.config import BridgeConfig
+from bridge.forward import Stack, compiled_stack
 from vlm.distributed import is_main
 from vlm.encoders.by_name import open_encoder
 from vlm.errors import writing
@@ -52,11 +53,15 @@ def build_vlm(config: BridgeConfig, device: torch.device, load_in: str | None) -
 
 @dataclass(frozen=True)
 class Trainee:
-    """A stock LLaVA, the parameters of it that are trained (fp32, by name), and LoRA's wrapper round it, if any."""
+    """A stock LLaVA, the parameters of it that are trained (fp32, by name), and LoRA's wrapper round it, if any.
+
+    stack: its language model's forward, compiled; None: as it is.
+    """
 
     model: LlavaForConditionalGeneration
     weights: dict[str, torch.nn.Parameter]
     adapter: PeftModel | None
+    stack: Stack | None = None
 
 
 def freeze(model: LlavaForConditionalGeneration, config: BridgeConfig) -> Trainee:
@@ -74,7 +79,7 @@ def freeze(model: LlavaForConditionalGeneration, config: BridgeConfig) -> Traine
     if config.gradient_checkpointing:
         text.gradient_checkpointing_enable({"use_reentrant": False})
         text.train()  # in eval mode checkpointing is off
-    return Trainee(model, weights, adapter)
+    return Trainee(model, weights, adapter, compiled_stack(model) if config.compile else None)
 
 
 def _with_lora(model: LlavaForConditionalGeneration, rank: int, seed: int) -> PeftModel:

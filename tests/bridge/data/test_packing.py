@@ -1,5 +1,7 @@
 """Literal rows, labels and masks; packed training equals one question a sequence through stock LLaVA."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from tiny.llava import stock_config
 from transformers import LlamaConfig, LlavaForConditionalGeneration, Qwen2Config, Qwen3Config
 
 from bridge.data.packing import Conversation, attention_mask, fill_rows, make_batch, make_row
-from bridge.forward import label_logits, loss_sum, prefill, shared_prefill
+from bridge.forward import compiled_stack, label_logits, loss_sum, prefill, shared_prefill
 from vlm.errors import UserError
 
 IMAGE, SLOTS, END = 3, 4, 2
@@ -164,6 +166,22 @@ def test_packed_equals_stock_llava(kind, attention, constant):
     for (k, v), (k_before, v_before) in zip(past, stored):
         assert torch.equal(k, k_before)
         assert torch.equal(v, v_before)
+
+
+def test_a_compiled_stack_computes_the_same_in_one_graph(monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager", fullgraph=True))
+    model = tiny_llava("llama")
+    stack, past = compiled_stack(model), prefill(model, CONSTANT)
+    pixels = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    for images in (IMAGES, IMAGES[:1]):
+        batch = make_batch([make_row(conversations, len(CONSTANT)) for conversations in images], IMAGE)
+        found = []
+        for way in (None, stack):
+            loss = loss_sum(model, batch, features_of(model, pixels[: len(images)]), past, way)
+            loss.backward()
+            found.append((loss.item(), connector_gradients(model)))
+        assert found[0][0] == found[1][0] > 1
+        assert all(torch.equal(plain, same) and plain.any() for plain, same in zip(found[0][1], found[1][1]))
 
 
 def test_gradients_pass_the_shared_prefill_once():
