@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from bench.harness import Goals, header, row, seconds, take_turns
+from bench.photographs import photographs
 from bench.settings import BridgeBench
 from bridge.config import BATCH, BridgeConfig
 from bridge.data.batches import step_data
@@ -88,21 +88,9 @@ def host(vlm: VLM) -> tuple[float, float, float]:
     return 1 / best["clock"], 1e6 * best["work"], 1e6 * best["ids"]
 
 
-def photographs(folder: Path) -> list[Picture]:
-    """JPEGs of COCO's size."""
-    random = np.random.default_rng(0)
-    paths: list[Picture] = []
-    for number in range(PHOTOGRAPHS):
-        small = Image.fromarray(random.integers(0, 256, (60, 80, 3), np.uint8))
-        path = folder / f"{number}.jpg"
-        small.resize((640, 480), Image.Resampling.BICUBIC).save(path, quality=90)
-        paths.append(path)
-    return paths
-
-
 def pixels(vlm: VLM, folder: Path) -> dict[int, float]:
     """Images a second whose pixels are made, by threads."""
-    encoder, paths, rates = PatchEncoder(vlm.model, vlm.processor.image_processor), photographs(folder), {}
+    encoder, paths, rates = PatchEncoder(vlm.model, vlm.processor.image_processor), photographs(folder, PHOTOGRAPHS), {}
     for threads in (1, 2) * ROUNDS:
         encoder._pool = ThreadPoolExecutor(threads)
         start = time.perf_counter()

@@ -127,3 +127,13 @@ class ZeroBench:
     stages: tuple[int, ...] = setting((0, 1, 2, 3), help="stages of ZeRO; the first is the reference", choices=range(4))
     width: int = setting(256, help="width of both towers, a multiple of 4", least=4)
     steps: int = setting(5, help="optimizer steps at each stage; the first has no moments yet", least=2)
+
+
+@dataclass(frozen=True)
+class ProbeBench:
+    """Flags of scripts/bench_probe.py."""
+
+    images: int = setting(64, help="JPEGs drawn", least=16)
+    dtype: str | None = setting(
+        None, help="dtype of the kept tokens' encoder", choices=("bf16", "fp32"), default_text="bf16 if the CPU is fast"
+    )
