@@ -112,6 +112,8 @@ def start_engine(model: torch.nn.Module, groups: list[dict], config: PretrainCon
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=zero_config(config, world_size))
     if config.zero in (1, 2):
         _skip_on_device(engine)
+    if world_size == 1 and not config.zero:  # DeepSpeed would copy all gradients into a buffer and back
+        engine.enable_backward_allreduce = False
     return engine
 
 

@@ -15,8 +15,11 @@ def resize_uint8(image: Image.Image, height: int, width: int, mode: str = "bicub
 
     As the torchvision processors of transformers do it: equal to the bit, with and without AVX. With AVX2 it takes a
     quarter to an eighth of the time of PIL's filter. Its weights have fewer bits. Results differ from PIL's by at most
-    one level of 255 when shrinking by 2 or more; 4 levels were seen near 1 : 1.
+    one level of 255 when shrinking by 2 or more; 4 levels were seen near 1 : 1. At 1 : 1 the filter changes nothing; the
+    image's own memory is then given, only to be read.
     """
+    if image.size == (width, height):
+        return levels_of(image)[:3]
     return interpolate_uint8(levels_of(image), mode, size=(height, width))
 
 
@@ -58,7 +61,7 @@ def levels_of(image: Image.Image) -> torch.Tensor:
     such a one is uint8[3, H, W]. The tensor is only to be read.
     """
     try:
-        pixels = torch.from_dlpack(pa.array(image).flatten())  # uint8[H * W * 4]
+        pixels = torch.from_dlpack(pa.array(image).values)  # uint8[H * W * 4]
     except ValueError:
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)
     return pixels.view(image.height, image.width, 4).permute(2, 0, 1)

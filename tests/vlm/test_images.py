@@ -274,6 +274,12 @@ def test_levels_are_read_in_place_or_of_several_blocks_copied(tmp_path):
             )
 
 
+def test_an_image_of_the_size_asked_for_is_what_the_filter_makes_of_it():
+    image = photo(20, 10)
+    filtered = interpolate_uint8(levels_of(image), size=(10, 20))
+    assert torch.equal(resize_uint8(image, 10, 20), filtered)
+
+
 def test_to_tensor_takes_images_and_uint8():
     image = photo(20, 10)
     expected = (np.asarray(image, np.float64).transpose(2, 0, 1) / 255 - np.reshape(CLIP_MEAN, (3, 1, 1))) / np.reshape(
