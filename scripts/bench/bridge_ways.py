@@ -118,6 +118,8 @@ def pictures(folder: Path, count: int) -> list[Path]:
 class Way(ABC):
     """A way to train the connector: a model, its data and its optimizer."""
 
+    tokens: int  # of a step, without padding
+
     def __init__(self, model: LlavaForConditionalGeneration, questions: tuple[int, ...], folder: Path):
         """model: from `frozen_model`, of which the connector is changed. folder: for the pictures."""
         self.model, self.connector = model, connector(model)
@@ -227,6 +229,7 @@ class Bridge(Way):
             self.features.fill(paths)
         with torch.no_grad():
             self.constant = padded(prefill(self.model, OPENING), WIDTH)
+        self.tokens = self.prepare().tokens
 
     def prepare(self) -> StepData:
         """The step's micro-batches, each with its rows' features."""
