@@ -7,9 +7,13 @@ ceilings  what the card gives: a large product, a large copy
 sigreg    value and gradient against float64, under bf16 autocast and TF32
 step      a small pretraining step: float32 and bf16, whole and in micro-batches, against a CPU in float64
 host      what a step waits for on the CPU if nothing is done ahead: directions, tokens
-pretrain  ViT-B/16 and GPT-2 in bf16: images a second, MFU with and without torch.compile, SIGReg's share of the step,
+pretrain  ViT-B/16 and GPT-2 in bf16: images a second, MFU with and without --compile, SIGReg's share of the step,
           the share of time in which the GPU idles, peak memory, and a batch of 4,096 in micro-batches
 tars      pretrain/run.py from JPEG tars: images a second and MFU of the whole command
+bridge    the bridge's step at Qwen2.5-1.5B's sizes: losses and gradients against one question a sequence in float32;
+          questions and tokens a second, MFU and peak memory beside both of LLaVA's ways, the share of time in which the
+          GPU idles; a layer under a dense mask, an unaligned one and FlexAttention's; an LLM in 4 bits, if bitsandbytes
+          is there; what 8 ranks would gain, by how a step is dealt out to them
 resume    pretrain/run.py under ZeRO-1: run twice, and resumed at half its steps, equal to the last bit
 """
 
@@ -20,7 +24,7 @@ from vlm.run.settings import parse
 
 EXAMPLES = """examples:
   python scripts/gpu_check.py --out /tmp/gpu                        all that fits into six minutes
-  python scripts/gpu_check.py --parts resume --minutes 10           what was left out
+  python scripts/gpu_check.py --parts bridge resume                 what was left out
   python scripts/gpu_check.py --smoke --device cpu --out /tmp/gpu   tiny sizes, to see that every part runs
   scripts/gpu_wheels.sh DIR                                         wheels for a machine without a network
 """

@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from transformers import LlavaConfig
 
 from bench.bridge_flops import bridge_flops, merged_flops, pass_flops, reference_flops
 from bench.bridge_host import measure as measure_host
-from bench.bridge_ways import Bridge, MergedConversation, OneQuestionASequence, Way
+from bench.bridge_ways import Bridge, MergedConversation, OneQuestionASequence, Way, frozen_model, model_config
 from bench.harness import Goals, PeakMemory, alone, header, median_ratio, row, seconds, take_turns
 from bench.settings import BRIDGE_CASES, BRIDGE_LAYERS, BridgeBench, BridgeCase
 from vlm.llms.precision import default_dtype
@@ -73,9 +74,10 @@ def measure_time(case: BridgeCase, layers: int, dtype: torch.dtype, pairs: int, 
     """Time the three in turn: the rates with `layers` layers as measured, and with all of them."""
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
-        arguments = (layers, dtype, case.questions, Path(folder))
         kinds = {REFERENCE: OneQuestionASequence, MERGED: MergedConversation, "bridge": Bridge}
-        ways: dict[str, Way] = {name: kind(*arguments) for name, kind in kinds.items()}
+        ways: dict[str, Way] = {}
+        for name, kind in kinds.items():
+            ways[name] = kind(frozen_model(model_config(layers), dtype), case.questions, Path(folder))
         steps = {name: partial(timed, way, LayerClock(way.layers)) for name, way in ways.items()}
         times = take_turns(steps, 1 + pairs)
     rates = {}
@@ -98,7 +100,7 @@ def measure_memory(kind: type[Way], case: BridgeCase, layers: int, dtype: torch.
     """MB before a way's first step, and the growth of their peak in it."""
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
-        way = kind(layers, dtype, case.questions, Path(folder))
+        way = kind(frozen_model(model_config(layers), dtype), case.questions, Path(folder))
         with PeakMemory() as memory:
             way.step()
     return memory
@@ -108,17 +110,25 @@ def measure_whole(case: BridgeCase, dtype: torch.dtype, threads: int) -> tuple[P
     """The bridge with every layer: the memory of its first step, and the seconds of the second."""
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
-        way = Bridge(BRIDGE_LAYERS, dtype, case.questions, Path(folder))
+        way = Bridge(frozen_model(model_config(BRIDGE_LAYERS), dtype), case.questions, Path(folder))
         with PeakMemory() as memory:
             way.step()
         return memory, seconds(way.step)
 
 
 def measure_error(threads: int) -> tuple[float, float]:
-    """Relative difference between the two ways' losses, and between their gradients (L2 norm), in fp32."""
+    """`differences` of two layers of the real sizes, on CPU threads."""
     torch.set_num_threads(threads)
+    return differences(model_config(2), (2, 1))
+
+
+def differences(
+    config: LlavaConfig, questions: tuple[int, ...], device: str | torch.device = "cpu"
+) -> tuple[float, float]:
+    """Relative difference between the two ways' losses, and between their gradients (L2 norm), in fp32."""
     with tempfile.TemporaryDirectory() as folder:
-        ways = [kind(2, torch.float32, (2, 1), Path(folder)) for kind in (OneQuestionASequence, Bridge)]
+        kinds = (OneQuestionASequence, Bridge)
+        ways = [kind(frozen_model(config, torch.float32, device), questions, Path(folder)) for kind in kinds]
         losses = [way.backward() for way in ways]
     reference, bridge = (way.gradient() for way in ways)
     return abs(losses[1] / losses[0] - 1), ((bridge - reference).norm() / reference.norm()).item()
@@ -142,7 +152,8 @@ def compare_speed(
     for case in cases:
         rates = alone(measure_time, case, settings.layers, dtype, settings.pairs, threads)
         for layers, measured in rates.items():
-            ours = sum(bridge_flops(case, layers).values())
+            questions, config = case.questions, model_config(layers)
+            ours = sum(bridge_flops(questions, config).values())
             row(
                 case.name,
                 layers,
@@ -150,9 +161,9 @@ def compare_speed(
                 f"{measured.merged:.3f}",
                 f"{measured.bridge:.3f}",
                 goals.at_least(measured.ratio, case.needed),
-                f"{sum(reference_flops(case, layers).values()) / ours:.2f}x",
+                f"{sum(reference_flops(questions, config).values()) / ours:.2f}x",
                 f"{measured.merged_ratio:.2f}x",
-                f"{sum(merged_flops(case, layers).values()) / ours:.2f}x",
+                f"{sum(merged_flops(questions, config).values()) / ours:.2f}x",
             )
     print()
 
@@ -175,7 +186,7 @@ def whole(cases: list[BridgeCase], dtype: torch.dtype, threads: int) -> None:
     header("case", "bridge q/s", "GFLOP/s", "loaded MB", "step MB")
     for case in cases:
         memory, duration = alone(measure_whole, case, dtype, threads)
-        rate = sum(bridge_flops(case, BRIDGE_LAYERS).values()) / duration / 1e9
+        rate = sum(bridge_flops(case.questions, model_config(BRIDGE_LAYERS)).values()) / duration / 1e9
         asked = sum(case.questions)
         row(case.name, f"{asked / duration:.3f}", f"{rate:.0f}", f"{memory.before:.0f}", f"{memory.growth:.0f}")
     print("\nOne pass over all questions, 1e15 floating-point operations by part:\n")

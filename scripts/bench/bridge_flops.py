@@ -1,13 +1,24 @@
 """Floating-point operations of a training step, by part: a sum for every way to train the connector."""
 
 import statistics
+from collections.abc import Iterable
 from itertools import chain
 
 from transformers import LlavaConfig, Qwen2Config, ViTConfig
 
-from bench.bridge_ways import ANSWER, OPENING, SLOTS, TEXT, conversations, model_config, pack
+from bench.bridge_ways import (
+    ANSWER,
+    MICRO_TOKENS,
+    OPENING,
+    SLOTS,
+    TEXT,
+    conversations,
+    in_batches,
+    model_config,
+    pack,
+)
 from bench.settings import BRIDGE_LAYERS, BridgeCase
-from bridge.data.balance import WIDTH
+from bridge.data.balance import OVERHEAD, WIDTH, cheapest
 from bridge.data.packing import rounded
 
 
@@ -38,35 +49,46 @@ def step_flops(
     }
 
 
-def reference_flops(case: BridgeCase, layers: int) -> dict[str, float]:
-    """Operations of one step with one question a sequence, padded to the longest."""
-    lengths = [len(item.ids) for item in chain.from_iterable(conversations(case.questions))]
-    count, longest = len(lengths), max(lengths)
-    return step_flops(model_config(layers), count, longest, longest, count * longest, count, count)
+def reference_flops(questions: tuple[int, ...], config: LlavaConfig) -> dict[str, float]:
+    """Operations of one step with one question a sequence, padded to the longest of its batch."""
+    images = conversations(questions, config)
+    return stock_flops(config, [len(item.ids) for item in chain.from_iterable(images)])
 
 
-def bridge_flops(case: BridgeCase, layers: int) -> dict[str, float]:
-    """Operations of one step of the bridge's way."""
-    images = conversations(case.questions)
-    labels = sum(len(item.ids) - item.prompt for item in chain.from_iterable(images))
-    rows = list(chain.from_iterable(pack(images)))
-    width = rounded(max(len(row.ids) for row in rows), WIDTH)
-    keys = width + rounded(len(OPENING), WIDTH)
-    return step_flops(model_config(layers), len(rows), width, keys, labels, len(images), 0)
-
-
-def merged_flops(case: BridgeCase, layers: int) -> dict[str, float]:
-    """Operations of LLaVA-1.5's own step: all questions of an image in one conversation, which has the image once.
-
-    The vision tower runs in every step, logits are made at every position, and the longest conversation sets the width.
-    """
-    images = conversations(case.questions)
+def merged_flops(questions: tuple[int, ...], config: LlavaConfig) -> dict[str, float]:
+    """Operations of LLaVA-1.5's own step: all questions of an image in one conversation, which has the image once."""
     lengths = []  # tokens of each image's conversation: what opens it once, and every turn's own tokens
-    for items in images:
+    for items in conversations(questions, config):
         turns = [len(item.ids) - SLOTS - len(OPENING) for item in items]
         lengths.append(len(OPENING) + SLOTS + sum(turns))
-    count, longest = len(lengths), max(lengths)
-    return step_flops(model_config(layers), count, longest, longest, count * longest, count, count)
+    return stock_flops(config, lengths)
+
+
+def stock_flops(config: LlavaConfig, lengths: list[int]) -> dict[str, float]:
+    """Operations of the stock model on sequences with an image each: the vision tower runs, logits are everywhere."""
+    steps = []
+    for batch in in_batches(lengths):
+        rows, width = len(batch), max(lengths[index] for index in batch)
+        steps.append(step_flops(config, rows, width, width, rows * width, rows, rows))
+    return added(steps)
+
+
+def bridge_flops(questions: tuple[int, ...], config: LlavaConfig, device: str = "cpu") -> dict[str, float]:
+    """Operations of one step of the bridge's way. device: "cpu" or "cuda", whose micro-batches differ."""
+    images = conversations(questions, config)
+    labels = sum(len(item.ids) - item.prompt for item in chain.from_iterable(images))
+    lengths = [len(row.ids) for row in chain.from_iterable(pack(images))]
+    steps = [step_flops(config, 0, 0, 0, labels, len(images), 0)]
+    for batch in cheapest(lengths, MICRO_TOKENS, OVERHEAD[device]):
+        width = rounded(max(lengths[index] for index in batch), WIDTH)
+        steps.append(step_flops(config, len(batch), width, width + rounded(len(OPENING), WIDTH), 0, 0, 0))
+    return added(steps)
+
+
+def added(steps: Iterable[dict[str, float]]) -> dict[str, float]:
+    """The sum of steps, part by part."""
+    steps = list(steps)
+    return {name: sum(step[name] for step in steps) for name in steps[0]}
 
 
 def pass_flops(case: BridgeCase) -> dict[str, float]:

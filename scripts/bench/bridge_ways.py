@@ -3,7 +3,9 @@
 import contextlib
 import io
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,10 +26,10 @@ from bridge.data.features import FeatureCache, PatchEncoder
 from bridge.data.packing import Conversation, Row, fill_rows
 from bridge.forward import padded, prefill
 from bridge.gradients import Sums, backward, update
-from bridge.parts import freeze
+from bridge.parts import Trainee, freeze
 from vlm.llava.parts import connector, language_model
 
-VOCABULARY, SLOTS = 151936, 196
+SLOTS = 196
 IMAGE, END, FIRST_WORD = 1, 2, 100  # token ids
 OPENING = (10, 11, 12)  # what opens a turn, before the image
 TEXT = (22, 29)  # tokens of a question, its answer and the template round them: 25 on average
@@ -35,24 +37,26 @@ ANSWER = (1, 3)
 ROW_TOKENS, MICRO_TOKENS = 1024, 8192  # the defaults of bridge/train.py
 
 
-def model_config(layers: int) -> LlavaConfig:
-    """ViT-B/16 at 224 in front of Qwen2.5-1.5B's sizes with `layers` layers."""
-    text = Qwen2Config(
-        vocab_size=VOCABULARY,
-        hidden_size=1536,
-        intermediate_size=8960,
+def model_config(layers: int, text: dict[str, Any] | None = None, vision: dict[str, Any] | None = None) -> LlavaConfig:
+    """ViT-B/16 at 224 in front of Qwen2.5-1.5B's sizes with `layers` layers.
+
+    text, vision: settings of Qwen2's and ViT's in place of these. There are always 196 image slots.
+    """
+    qwen: dict[str, Any] = dict(
+        vocab_size=151936, hidden_size=1536, intermediate_size=8960, num_attention_heads=12, num_key_value_heads=2
+    )
+    text_config = Qwen2Config(
+        **{**qwen, **(text or {})},
         num_hidden_layers=layers,
-        num_attention_heads=12,
-        num_key_value_heads=2,
         tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": 1e6},
         rms_norm_eps=1e-6,
     )
-    vision = ViTConfig(layer_norm_eps=1e-6, image_size=224, patch_size=16)
-    vision.tie_last_hidden_states = True  # the features are taken after the final norm
+    vision_config = ViTConfig(layer_norm_eps=1e-6, image_size=224, patch_size=16, **(vision or {}))
+    vision_config.tie_last_hidden_states = True  # the features are taken after the final norm
     return LlavaConfig(
-        vision_config=vision,
-        text_config=text,
+        vision_config=vision_config,
+        text_config=text_config,
         image_token_index=IMAGE,
         image_seq_length=SLOTS,
         vision_feature_layer=-1,
@@ -61,22 +65,26 @@ def model_config(layers: int) -> LlavaConfig:
     )
 
 
-def frozen_model(layers: int, dtype: torch.dtype) -> LlavaForConditionalGeneration:
-    """Random weights that depend on `layers` and `dtype` alone; only the connector is trained."""
+def frozen_model(
+    config: LlavaConfig, dtype: torch.dtype, device: str | torch.device = "cpu"
+) -> LlavaForConditionalGeneration:
+    """Random weights that depend on the arguments alone; only the connector is trained."""
     torch.manual_seed(0)
-    model = AutoModelForImageTextToText.from_config(model_config(layers), dtype=dtype).eval().requires_grad_(False)
+    with torch.device(device):
+        model = AutoModelForImageTextToText.from_config(config, dtype=dtype).eval().requires_grad_(False)
     connector(model).requires_grad_(True)
     return model
 
 
-def conversations(questions: tuple[int, ...]) -> list[list[Conversation]]:
+def conversations(questions: tuple[int, ...], config: LlavaConfig) -> list[list[Conversation]]:
     """`questions[i]` about image i: random words of random length, the last of them the answer."""
+    text: Any = config.text_config
     random = np.random.default_rng(0)
     images = []
     for image, count in enumerate(questions):
         items = []
         for number in range(count):
-            words = random.integers(FIRST_WORD, VOCABULARY, random.integers(*TEXT) - len(OPENING) - 1).tolist()
+            words = random.integers(FIRST_WORD, text.vocab_size, random.integers(*TEXT) - len(OPENING) - 1).tolist()
             ids = (*OPENING, *[IMAGE] * SLOTS, *words, END)
             items.append(Conversation(f"{image}-{number}", ids, len(ids) - 1 - int(random.integers(*ANSWER))))
         images.append(items)
@@ -85,6 +93,17 @@ def conversations(questions: tuple[int, ...]) -> list[list[Conversation]]:
 
 def pack(images: list[list[Conversation]]) -> list[list[Row]]:
     return [fill_rows([[item] for item in items], OPENING, ROW_TOKENS) for items in images]
+
+
+def in_batches(lengths: Sequence[int]) -> list[list[int]]:
+    """Indices of sequences, in order, in batches of MICRO_TOKENS at most once they are padded to the longest."""
+    batches: list[list[int]] = [[]]
+    for index, length in enumerate(lengths):
+        longest = max([length, *(lengths[other] for other in batches[-1])])
+        if batches[-1] and longest * (len(batches[-1]) + 1) > MICRO_TOKENS:
+            batches.append([])
+        batches[-1].append(index)
+    return batches
 
 
 def pictures(folder: Path, count: int) -> list[Path]:
@@ -99,10 +118,12 @@ def pictures(folder: Path, count: int) -> list[Path]:
 class Way(ABC):
     """A way to train the connector: a model, its data and its optimizer."""
 
-    def __init__(self, layers: int, dtype: torch.dtype, questions: tuple[int, ...], folder: Path):
-        self.model = frozen_model(layers, dtype)
-        self.connector = connector(self.model)
-        self.images = conversations(questions)
+    tokens: int  # of a step, without padding
+
+    def __init__(self, model: LlavaForConditionalGeneration, questions: tuple[int, ...], folder: Path):
+        """model: from `frozen_model`, of which the connector is changed. folder: for the pictures."""
+        self.model, self.connector = model, connector(model)
+        self.images = conversations(questions, model.config)
         self.processor = CLIPImageProcessor(size={"height": 224, "width": 224}, do_center_crop=False)
         self.load(pictures(folder, len(questions)))
         self.optimizer = torch.optim.AdamW(self.connector.parameters(), lr=1e-3, fused=True)
@@ -140,21 +161,33 @@ class OneQuestionASequence(Way):
         flat = []  # every question, with the place of its image
         for index, items in enumerate(self.images):
             flat += [(index, item) for item in items]
-        width = max(len(item.ids) for _, item in flat)
-        ids = torch.full((len(flat), width), END)  # [questions, longest], padded on the right
+        self.tokens = sum(len(item.ids) for _, item in flat)
+        self.batches, self.labels = [], 0
+        for members in in_batches([len(item.ids) for _, item in flat]):
+            batch = self.padded([flat[index][1] for index in members])
+            shown = [flat[index][0] for index in members]  # an image once for each of its questions
+            batch["pixel_values"] = pixels[shown].to(self.model.dtype)
+            self.batches.append({name: tensor.to(self.model.device) for name, tensor in batch.items()})
+            self.labels += int((batch["labels"] != -100).sum())
+
+    def padded(self, items: list[Conversation]) -> dict[str, torch.Tensor]:
+        """input_ids, attention_mask and labels: int64[sequences, longest], padded on the right."""
+        ids = torch.full((len(items), max(len(item.ids) for item in items)), END)
         seen, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
-        for row, (_, item) in enumerate(flat):
+        for row, item in enumerate(items):
             ids[row, : len(item.ids)] = torch.tensor(item.ids)
             seen[row, : len(item.ids)] = 1
             for start, end in item.answers or ((item.prompt, len(item.ids)),):
                 labels[row, start:end] = torch.tensor(item.ids[start:end])
-        pixels = pixels[[index for index, _ in flat]].to(self.model.dtype)  # an image once for each of its questions
-        self.inputs = {"input_ids": ids, "attention_mask": seen, "labels": labels, "pixel_values": pixels}
+        return {"input_ids": ids, "attention_mask": seen, "labels": labels}
 
     def backward(self) -> float:
-        loss = self.model(**self.inputs).loss
-        loss.backward()
-        return loss.item()
+        whole = torch.zeros((), device=self.model.device)
+        for batch in self.batches:  # as transformers' Trainer sums micro-batches: a mean over all labels of the step
+            loss = self.model(**batch, num_items_in_batch=self.labels).loss
+            loss.backward()
+            whole += loss.detach()
+        return whole.item()
 
     def step(self) -> float:
         loss = self.backward()
@@ -188,13 +221,15 @@ class Bridge(Way):
     """This project's way: cached features, all questions of an image in one row, logits at the labels alone."""
 
     def load(self, paths: list[Path]) -> None:
-        self.paths, self.trainee = paths, freeze(self.model, BridgeConfig())  # its attention, its dtypes
+        self.paths: list[Path] = paths
+        self.trainee: Trainee = freeze(self.model, BridgeConfig())  # its attention, its dtypes
         encoder = PatchEncoder(self.model, self.processor)
         self.features = FeatureCache(paths[0].parent / "features", encoder)
         with contextlib.redirect_stderr(io.StringIO()):
             self.features.fill(paths)
         with torch.no_grad():
             self.constant = padded(prefill(self.model, OPENING), WIDTH)
+        self.tokens = self.prepare().tokens
 
     def prepare(self) -> StepData:
         """The step's micro-batches, each with its rows' features."""
@@ -206,13 +241,17 @@ class Bridge(Way):
         batches = load_batches(rows, owners, self.features, MICRO_TOKENS, IMAGE)
         return StepData(batches, sum(map(len, self.images)), sum(len(row.ids) for row in rows))
 
-    def sums(self) -> Sums:
-        return backward(self.trainee, self.prepare(), lambda: contextlib.nullcontext(self.constant))
+    def sums(self, data: StepData) -> Sums:
+        return backward(self.trainee, data, lambda: contextlib.nullcontext(self.constant))
 
     def backward(self) -> float:
-        return self.sums().loss.item()
+        return self.sums(self.prepare()).loss.item()
+
+    def train(self, data: StepData) -> torch.Tensor:
+        """One optimizer step on data that are prepared, as the loop makes it: nothing is read from the device."""
+        loss = self.sums(data).loss
+        update(self.trainee.weights.values(), self.optimizer, loss, 1.0)
+        return loss
 
     def step(self) -> float:
-        loss = self.sums().loss
-        update(self.trainee.weights.values(), self.optimizer, loss, 1.0)
-        return loss.item()
+        return self.train(self.prepare()).item()

@@ -34,6 +34,11 @@ class Check:
     def on_gpu(self) -> bool:
         return self.device.type == "cuda"
 
+    @property
+    def name(self) -> str:
+        """What the device calls itself."""
+        return torch.cuda.get_device_name(self.device) if self.on_gpu else "CPU"
+
     def note(self, part: str, name: str, passed: bool | None = None, **values: Any) -> None:
         """Print a row and keep it in the file, so that a check that is stopped loses nothing."""
         judged = {} if passed is None else {"passed": bool(passed)}
@@ -89,7 +94,7 @@ class Check:
         if not self.on_gpu:
             function()
             return 0.0
-        torch.cuda.empty_cache()
+        self.free()
         torch.cuda.reset_peak_memory_stats(self.device)
         function()
         self.sync()

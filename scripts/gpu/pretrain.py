@@ -7,6 +7,7 @@ from bench.step import captions
 
 from gpu.check import Check
 from pretrain import objective
+from pretrain.compiling import compile_towers, compiles_fast
 from pretrain.config import from_preset
 from pretrain.model import Pretrainer, encoder_config, parameter_groups, use_fast_attention
 from pretrain.sigreg import random_directions, sigreg
@@ -24,18 +25,14 @@ SMOKE = dict(
 class Step:
     """One optimizer step without DeepSpeed, as the loop makes it."""
 
-    def __init__(self, check: Check, batch: int, micro: int = 0, compiled: tuple[str, ...] = ()):
-        """compiled: the towers whose blocks torch.compile gets, "image" and "text"."""
+    def __init__(self, check: Check, batch: int, micro: int = 0, compiled: bool = False):
+        """compiled: as `pretrain/run.py --compile`."""
         config = from_preset("base", batch_size=batch, **(SMOKE if check.smoke else {}))
         encoder = new_encoder(encoder_config(config, VOCABULARY), 0).to(check.device)
         use_fast_attention(encoder, check.device)
         self.model = Pretrainer(encoder, micro, torch.bfloat16).train()
-        if "image" in compiled:
-            for block in list(encoder.vision.blocks)[:-1]:  # the last one has a forward of its own
-                block.compile()
-        if "text" in compiled:
-            for block in encoder.text.encoder.h:
-                block.compile(dynamic=True)
+        if compiled:
+            compile_towers(encoder)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, 0.01), lr=1e-5, fused=True)
         self.objective, self.number, self.device = objective.objective(config), 0, check.device
         ids, self.lengths = captions(batch)
@@ -62,8 +59,10 @@ def measure(check: Check) -> None:
             share = 2 * shares[batch] / took  # of two modalities
             check.note("pretrain", f"SIGReg of {batch}", ms=1e3 * shares[batch], share_of_step=share)
     middle = sizes[len(sizes) // 2]
-    for compiled in (("image",), ("image", "text")) if check.on_gpu else ():
-        _measure(check, f"batch {middle}, compiled {' and '.join(compiled)}", middle, compiled=compiled)
+    if compiles_fast(check.device):
+        _measure(check, f"batch {middle}, compiled", middle, compiled=True)
+    else:
+        check.note("pretrain", f"batch {middle}, compiled", skipped="for GPUs with Triton")
     batch, micro = (32, 8) if check.smoke else (4096, 512)
     _measure(check, f"batch {batch} in micro-batches of {micro}", batch, micro)
 
@@ -75,7 +74,7 @@ def _sigreg_seconds(check: Check, batch: int) -> float:
     return check.pipelined(lambda: sigreg(z, along), 10)
 
 
-def _measure(check: Check, name: str, batch: int, micro: int = 0, compiled: tuple[str, ...] = ()) -> float | None:
+def _measure(check: Check, name: str, batch: int, micro: int = 0, compiled: bool = False) -> float | None:
     """One row; seconds of a step, or None if it does not run here."""
     try:
         start = time.perf_counter()

@@ -18,8 +18,7 @@ def run(settings: GpuCheck) -> None:
     if settings.device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("there is no CUDA device here: --smoke --device cpu tries the script")
     check = Check(settings)
-    place = torch.cuda.get_device_name(check.device) if check.on_gpu else "CPU"
-    check.note("machine", place, torch=torch.__version__, cpus=len(os.sched_getaffinity(0)), smoke=settings.smoke)
+    check.note("machine", check.name, torch=torch.__version__, cpus=len(os.sched_getaffinity(0)), smoke=settings.smoke)
     start = time.perf_counter()
     for part in settings.parts:
         begun = time.perf_counter()

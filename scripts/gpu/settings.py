@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from vlm.run.settings import setting
 
 # In the order in which they are run: each is the file scripts/gpu/NAME.py.
-PARTS = ("ceilings", "sigreg", "step", "host", "pretrain", "tars", "resume")
+PARTS = ("ceilings", "sigreg", "step", "host", "pretrain", "tars", "bridge", "resume")
 
 
 @dataclass(frozen=True)
