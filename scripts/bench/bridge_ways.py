@@ -4,6 +4,7 @@ import contextlib
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from bridge.data.balance import WIDTH
 from bridge.data.batches import StepData, load_batches
 from bridge.data.features import FeatureCache, PatchEncoder
 from bridge.data.packing import Conversation, Row, fill_rows
-from bridge.forward import padded, prefill
+from bridge.forward import compiled_stack, padded, prefill
 from bridge.gradients import Sums, backward, update
 from bridge.parts import Trainee, freeze
 from vlm.llava.parts import connector, language_model
@@ -230,6 +231,10 @@ class Bridge(Way):
         with torch.no_grad():
             self.constant = padded(prefill(self.model, OPENING), WIDTH)
         self.tokens = self.prepare().tokens
+
+    def compile(self) -> None:
+        """Go on as with --compile."""
+        self.trainee = replace(self.trainee, stack=compiled_stack(self.model))
 
     def prepare(self) -> StepData:
         """The step's micro-batches, each with its rows' features."""

@@ -31,10 +31,11 @@ SMOKE = (
     dict(hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2, vocab_size=200),
     dict(hidden_size=64, intermediate_size=96, num_attention_heads=4, num_hidden_layers=2),
 )
-OURS = "bridge"
+OURS, COMPILED = "bridge", "bridge --compile"
 # What each way is given of the step: the last one, several times as slow, a quarter.
 WAYS: dict[str, tuple[type[Way], int]] = {
     OURS: (Bridge, 1),
+    COMPILED: (Bridge, 1),
     MERGED: (MergedConversation, 1),
     REFERENCE: (OneQuestionASequence, 4),
 }
@@ -84,12 +85,15 @@ def speeds(check: Check, case: str) -> None:
     """A row for each way on the same questions, and ratios."""
     rates = {}
     for name in WAYS:
+        if name == COMPILED and not check.on_gpu:
+            check.note("bridge", f"{case}, {name}", skipped="on a GPU alone: a CPU compiles 28 layers for minutes")
+            continue
         try:
             rates[name] = _speed(check, case, name)
         except torch.OutOfMemoryError:
             check.note("bridge", f"{case}, {name}", out_of_memory=True)
         check.free()
-    for name in (MERGED, REFERENCE):
+    for name in (COMPILED, MERGED, REFERENCE):
         if {OURS, name} <= rates.keys():
             check.note("bridge", f"{case}, bridge over {name}", ratio=rates[OURS] / rates[name])
 
@@ -101,21 +105,25 @@ def _speed(check: Check, case: str, name: str) -> float:
     questions = questions[: max(1, len(questions) // part)]
     with tempfile.TemporaryDirectory() as folder:
         way = kind(frozen_model(config, torch.bfloat16, check.device), questions, Path(folder))
+        if isinstance(way, Bridge) and name == COMPILED:
+            way.compile()
         step = prepared_ahead(way) if isinstance(way, Bridge) else way.step
+        start = time.perf_counter()
         memory = check.peak_gib(step)  # and it is warm
+        first = {"first_step_s": time.perf_counter() - start} if name == COMPILED else {}
         took = check.pipelined(step, 1 if check.smoke else 3, warm=0)
-        idle = check.idle(step) if name == OURS else {}
+        idle = check.idle(step) if name in (OURS, COMPILED) else {}
     asked, passed = sum(questions), None
     values = {"questions": asked, "questions_per_s": asked / took, "tokens_per_s": way.tokens / took}
     values |= {"step_ms": 1e3 * took, "peak_gib": memory}
     if not check.smoke:
         ours = partial(bridge_flops, device=check.device.type)
-        operations = {OURS: ours, MERGED: merged_flops, REFERENCE: reference_flops}[name]
+        operations = {OURS: ours, COMPILED: ours, MERGED: merged_flops, REFERENCE: reference_flops}[name]
         rate = sum(operations(questions, config).values()) / took
         values |= {"tflops": rate / 1e12, "mfu": rate / PEAK}
         if name == OURS and case == "gqa":
             passed = reached(check.name, rate / PEAK, asked / took)
-    check.note("bridge", f"{case}, {name}", passed, **values, **idle)
+    check.note("bridge", f"{case}, {name}", passed, **values, **first, **idle)
     return asked / took
 
 

@@ -32,6 +32,8 @@ def read_pixels(folder: Path, kind: str, image_size: Any, patch_size: Any) -> Pi
     """
     if not all(isinstance(size, int) for size in (image_size, patch_size)):
         raise UserError(f"{folder} reads images of {image_size} in patches of {patch_size}: only squares can be used")
+    if not 0 < patch_size <= image_size:
+        raise UserError(f"{folder} has patches of {patch_size} pixels and images of {image_size}: no patch fits in")
     if not any((folder / file).exists() for file in ("preprocessor_config.json", "processor_config.json")):
         mean, std = STATISTICS[kind]
         if is_main():
@@ -46,6 +48,8 @@ def read_pixels(folder: Path, kind: str, image_size: Any, patch_size: Any) -> Pi
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{folder}: its image processor cannot be read ({reason})") from None
     side, short_side = _sides(folder, given)
+    if side < patch_size:
+        raise UserError(f"{folder}: its processor makes images of {side} pixels, its patches have {patch_size}")
     fields = Fields(given, f"{folder}: its processor")
     if given.get("do_rescale", True) and abs((given.get("rescale_factor") or 1 / 255) * 255 - 1) > 1e-6:
         raise UserError(f"{folder}: its processor multiplies pixels by {given['rescale_factor']}, not by 1/255")

@@ -1,6 +1,7 @@
 """Encoders of Hugging Face's classes inside a stock LLaVA: what arrives at the connector, here and in stock code."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,9 @@ from tiny.stock_vits import KINDS, build, write_stock_vit
 from transformers import AutoImageProcessor
 
 from vlm.encoders.by_name import open_encoder
+from vlm.encoders.hub_pixels import read_pixels
 from vlm.errors import UserError
+from vlm.files import write_json
 from vlm.llava.assembly import assemble
 from vlm.llava.folder import load_folder
 from vlm.llava.parity import connector_input
@@ -104,6 +107,16 @@ def test_another_size_is_the_models_own_interpolation(folders, llm, kind):
     assert vlm.model.config.vision_config.image_size == 40
     with pytest.raises(UserError, match="--image-size 30: this encoder's patches are 8 wide, give 24 or 32"):
         open_encoder(f"hf:{folders[kind]}", image_size=30)
+
+
+def test_images_smaller_than_a_patch(folders, tmp_path):
+    with pytest.raises(UserError, match="has patches of 8 pixels and images of 7: no patch fits in"):
+        read_pixels(folders["vit"], "vit", 7, 8)
+    shutil.copytree(folders["vit"], tmp_path / "vit")
+    write_json(tmp_path / "vit/preprocessor_config.json",
+               {"image_processor_type": "ViTImageProcessor", "size": {"height": 7, "width": 7}})  # fmt: skip
+    with pytest.raises(UserError, match="its processor makes images of 7 pixels, its patches have 8"):
+        open_encoder(f"hf:{tmp_path / 'vit'}")
 
 
 @pytest.mark.parametrize("kind", KINDS)
