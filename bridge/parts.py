@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import LlavaForConditionalGeneration
 
+from bridge.attention import GROUPED, PLAIN
 from bridge.card import write_vlm_card
 from bridge.config import BridgeConfig
 from bridge.forward import Stack, compiled_stack
@@ -75,7 +76,7 @@ def freeze(model: LlavaForConditionalGeneration, config: BridgeConfig) -> Traine
     for parameter in weights.values():
         parameter.data = parameter.data.float()
     if model.device.type == "cpu":  # SDPA's backward is written for long sequences: plain attention is 1.3x as fast
-        text.set_attn_implementation("eager")
+        text.set_attn_implementation(GROUPED if text.config.model_type in PLAIN else "eager")
     if config.gradient_checkpointing:
         text.gradient_checkpointing_enable({"use_reentrant": False})
         text.train()  # in eval mode checkpointing is off

@@ -26,9 +26,8 @@ def ways(tmp_path):
 
 def test_our_way_is_frozen_as_the_product_freezes(tmp_path):
     way = bridge_ways.Bridge(bridge_ways.frozen_model(TINY, torch.bfloat16), QUESTIONS, tmp_path)
-    assert (
-        way.model.model.language_model.config._attn_implementation == "eager"
-    )  # as bridge.parts.freeze has it on CPUs
+    # As bridge.parts.freeze has it on CPUs.
+    assert way.model.model.language_model.config._attn_implementation == "grouped"
     assert {weight.dtype for weight in way.trainee.weights.values()} == {torch.float32}
     assert {id(weight) for weight in way.trainee.weights.values()} == {
         id(weight) for weight in way.connector.parameters()

@@ -8,6 +8,7 @@ import torch
 from tiny.llava import stock_config
 from transformers import LlamaConfig, LlavaForConditionalGeneration, Qwen2Config, Qwen3Config
 
+from bridge.attention import GROUPED
 from bridge.data.packing import Conversation, attention_mask, fill_rows, make_batch, make_row
 from bridge.forward import compiled_stack, label_logits, loss_sum, prefill, shared_prefill
 from vlm.errors import UserError
@@ -143,7 +144,7 @@ def stock_loss(model, pixels) -> torch.Tensor:
     return total / count
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa", GROUPED])
 @pytest.mark.parametrize("kind", TEXT_CONFIGS)
 @pytest.mark.parametrize("constant", [0, 3], ids=["constant text in the row", "constant text cached"])
 def test_packed_equals_stock_llava(kind, attention, constant):
