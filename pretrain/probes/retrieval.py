@@ -23,17 +23,24 @@ from vlm.images import ImageError, decode
 
 RANKS = (1, 5)
 DIRECTIONS = 4096
+POOL = 256  # pairs, if no number is given
 AHEAD = 64  # pairs that are requested at a time, where reading is slow
 
 
-def caption_pool(data: Captions, count: int) -> tuple[Images, list[str]]:
-    """The first `count` images and captions that can be used; UserError if there are fewer, or too few for recall."""
+def caption_pool(data: Captions, asked: int | None = None) -> tuple[Images, list[str]]:
+    """The first `asked` images and captions that can be used; by default `POOL`, or as many as there are.
+
+    Raises: UserError if there are fewer than asked, or too few for recall.
+    """
+    count = asked or POOL
     if count < max(RANKS):
         raise UserError(f"a pool of {count}: R@{max(RANKS)} needs {max(RANKS)} captions or more")
     images, captions, passed = usable_pairs(data, count)
-    if len(captions) < count:
+    if len(captions) < max(RANKS):
+        raise UserError(f"the data holds {len(captions)} usable pairs: R@{max(RANKS)} needs {max(RANKS)} or more")
+    if asked and len(captions) < asked:
         raise UserError(f"the data holds {len(captions)} usable pairs: give --pool {len(captions)} or less")
-    tell_passed(passed, count)
+    tell_passed(passed, len(captions))
     return images, captions
 
 

@@ -35,7 +35,9 @@ class ProbeConfig:
     class_names: str | None = setting(
         None, help="how classes are said: lines of CLASS NAME", metavar="FILE", default_text="the folders' names"
     )
-    pool: int = setting(256, help="captions to choose from (retrieval)", least=1)
+    pool: int | None = setting(
+        None, help="captions to choose from (retrieval)", least=1, default_text="256, or all if there are fewer"
+    )
     resize: str | None = setting(
         None, help="squash pictures to a square, or crop: short side to 256/224 of it, then its centre, as papers do. "
         "Segmentation always squashes", choices=("squash", "crop"), default_text="the encoder's own way",

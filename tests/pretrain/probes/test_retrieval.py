@@ -81,6 +81,7 @@ def test_a_pool_passes_over_what_cannot_be_used(tmp_path, capsys):
         caption_pool(data, 7)
     with pytest.raises(UserError, match="a pool of 4: R@5 needs 5"):
         caption_pool(data, 4)
+    assert caption_pool(data)[1] == [f"pair {number}" for number in (1, 3, 4, 5, 6, 7)]
 
 
 def test_a_run_refuses_a_pool_too_small_before_its_first_step(tmp_path, tiny_encoder):
