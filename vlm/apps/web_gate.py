@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, UploadFile  # pyrefly: ignore[missing-import] comes with the extra `web`
 from starlette.formparsers import MultiPartException, MultiPartParser  # pyrefly: ignore[missing-import]
 
+from vlm.apps.web_uploads import Uploads
 from vlm.errors import UserError
 from vlm.images import decode
 
@@ -63,12 +64,12 @@ class Gate:
     """An ASGI application that hands on to `app` what it may have.
 
     names: host names that browsers may use, in lower case. addresses: whether any IP address is one as well, for a
-    server that other machines reach; no site can point at those. max_upload: bytes of a picture. uploads: the folder
-    that they are kept in.
+    server that other machines reach; no site can point at those. max_upload: bytes of a picture. uploads: where they
+    are kept.
     """
 
-    def __init__(self, app: Any, names: Iterable[str], addresses: bool, max_upload: int, uploads: Path):
-        self.uploads = uploads.resolve()
+    def __init__(self, app: Any, names: Iterable[str], addresses: bool, max_upload: int, uploads: Uploads):
+        self.uploads = uploads
         self.app, self.names, self.addresses, self.max_upload = app, frozenset(names), addresses, max_upload
         self._decoding = asyncio.Lock()  # one picture at a time: a large one takes hundreds of megabytes
         self._uploads = asyncio.Semaphore(UPLOADS)
@@ -100,6 +101,7 @@ class Gate:
         body = await _read(headers, receive, self.max_upload if uploads else BODY_LIMIT, MULTIPART)
         if uploads:
             await self._check_pictures(headers, body)
+            await asyncio.to_thread(self.uploads.trim)
         else:
             self._check_files(body)
         return _replay(body, receive)
@@ -143,7 +145,7 @@ class Gate:
             found = Path(path).resolve(strict=True)
         except (OSError, ValueError, RuntimeError):
             return False
-        return self.uploads in found.parents and found.is_file()
+        return self.uploads.folder in found.parents and found.is_file()
 
     def _check_path(self, method: str, path: str) -> None:
         got = path in GET_ALSO or path in GET_API or path.startswith(GET_UNDER)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from vlm.apps.pca import pca_rgb
 from vlm.apps.seen import enlarged, seen
+from vlm.apps.web_uploads import KEPT_SECONDS
 from vlm.errors import UserError
 from vlm.images import decode
 from vlm.llava.model import VLM
@@ -19,7 +20,7 @@ from vlm.llava.model import VLM
 TURNS = 8  # of the conversation that the model reads again, as `vlm chat` does
 SHOWN = 100  # of the conversation that the page keeps
 WAITING = 16  # questions in the queue; one is answered at a time
-KEPT_SECONDS = 3600  # of uploaded pictures
+SESSIONS = 200  # that are remembered; Gradio takes 50 kB for each
 QUEUE: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private"}
 AT_ONCE: dict[str, Any] = {"queue": True, "show_progress": "hidden", "api_visibility": "private"}
 FONTS = ["system-ui", "sans-serif"]  # of the visitor's machine: Gradio's own come from Google
@@ -49,6 +50,7 @@ def _unopened(image: gr.Image) -> gr.Image:
 def _read(path: str) -> Image.Image:
     """An uploaded picture. Raises: UserError if it cannot be used, or is no longer there."""
     try:
+        os.utime(path)  # the pictures that nobody asks about are the first to be deleted
         return decode(Path(path).read_bytes())
     except OSError:
         raise UserError("the picture is not kept any more: send it again") from None
@@ -74,17 +76,18 @@ class Session:
         patches = f"{TOKENS}, {colours.height} x {colours.width}: like colours, like features"
         return enlarged(view), enlarged(colours), pixels, patches
 
-    def ask(
-        self, path: str | None, question: str, short: bool, turns: Turns
-    ) -> Iterator[tuple[Messages, Turns, str | dict]]:
-        """Yield the conversation, as shown and as the model will read it, and the text in the question's box."""
+    def ask(self, path: str | None, question: str, short: bool, turns: Turns) -> Iterator[tuple[Messages, Turns, dict]]:
+        """Yield the conversation, as shown and as the model will read it, and the text in the question's box.
+
+        The text is always an update, as `gr.skip` is: of updates and plain texts in turn Gradio keeps a box each.
+        """
         question = (question or "").strip()
         if not question:
             gr.Info("Type a question first.")
-            yield _shown(turns), turns, ""
+            yield _shown(turns), turns, gr.update(value="")
             return
         answer = ""
-        yield [*_shown(turns), _said("user", question)], turns, ""
+        yield [*_shown(turns), _said("user", question)], turns, gr.update(value="")
         try:
             picture = None if path is None else _read(path)
             history = self._fitting(picture is not None, question, turns)
@@ -101,7 +104,7 @@ class Session:
         except (UserError, RuntimeError) as error:
             if os.environ.get("LEVLM_DEBUG") == "1":
                 raise
-            yield _shown([*turns, (question, f"error: {_one_line(error)}")]), turns, question
+            yield _shown([*turns, (question, f"error: {_one_line(error)}")]), turns, gr.update(value=question)
 
     def _fitting(self, has_picture: bool, question: str, turns: Turns) -> Turns:
         """The last turns that the language model has room for. Raises: UserError if the question alone is too long."""
@@ -138,7 +141,7 @@ def _small_picture(caption: str) -> tuple[gr.Image, gr.Markdown]:
 
 def build_page(session: Session, title: str, examples: list[tuple[str, str]]) -> gr.Blocks:
     """Lay out the page. examples: a picture's path and a question."""
-    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(600, KEPT_SECONDS)) as page:
+    with gr.Blocks(title=title, analytics_enabled=False) as page:
         gr.Markdown(f"## {title}")
         turns = gr.State([], time_to_live=KEPT_SECONDS)
         with gr.Row():
@@ -170,5 +173,6 @@ def build_page(session: Session, title: str, examples: list[tuple[str, str]]) ->
         for afresh in (clear.click, picture.change, chat.clear):
             afresh(lambda: ([], []), None, [chat, turns], cancels=[asked], **AT_ONCE)
         picture.change(session.look, picture, [view, patches, seen_as, tokens_as], show_progress="minimal", **QUEUE)
+    page.state_session_capacity = SESSIONS
     page.queue(max_size=WAITING, default_concurrency_limit=1)
     return page
