@@ -76,18 +76,15 @@ class Session:
         patches = f"{TOKENS}, {colours.height} x {colours.width}: like colours, like features"
         return enlarged(view), enlarged(colours), pixels, patches
 
-    def ask(self, path: str | None, question: str, short: bool, turns: Turns) -> Iterator[tuple[Messages, Turns, dict]]:
-        """Yield the conversation, as shown and as the model will read it, and the text in the question's box.
-
-        The text is always an update, as `gr.skip` is: of updates and plain texts in turn Gradio keeps a box each.
-        """
+    def ask(self, path: str | None, question: str, short: bool, turns: Turns) -> Iterator[tuple[Messages, Turns, str]]:
+        """Yield the conversation, as shown and as the model will read it, and the question if it could not be asked."""
         question = (question or "").strip()
         if not question:
             gr.Info("Type a question first.")
-            yield _shown(turns), turns, gr.update(value="")
+            yield _shown(turns), turns, ""
             return
         answer = ""
-        yield [*_shown(turns), _said("user", question)], turns, gr.update(value="")
+        yield [*_shown(turns), _said("user", question)], turns, ""
         try:
             picture = None if path is None else _read(path)
             history = self._fitting(picture is not None, question, turns)
@@ -96,15 +93,15 @@ class Session:
                     answer += piece
                     # A stopped answer stays what it was: an answer that may not stand in a prompt is not repeated.
                     kept = [*turns, (question, answer)][-SHOWN:] if self.vlm.prompts.allows(answer) else turns
-                    yield _shown([*turns, (question, answer)]), kept, gr.skip()
+                    yield _shown([*turns, (question, answer)]), kept, ""
                     if self.closing.is_set():
                         return
             if not answer:
-                yield _shown([*turns, (question, "(no answer)")]), turns, gr.skip()
+                yield _shown([*turns, (question, "(no answer)")]), turns, ""
         except (UserError, RuntimeError) as error:
             if os.environ.get("LEVLM_DEBUG") == "1":
                 raise
-            yield _shown([*turns, (question, f"error: {_one_line(error)}")]), turns, gr.update(value=question)
+            yield _shown([*turns, (question, f"error: {_one_line(error)}")]), turns, question
 
     def _fitting(self, has_picture: bool, question: str, turns: Turns) -> Turns:
         """The last turns that the language model has room for. Raises: UserError if the question alone is too long."""
@@ -144,6 +141,7 @@ def build_page(session: Session, title: str, examples: list[tuple[str, str]]) ->
     with gr.Blocks(title=title, analytics_enabled=False) as page:
         gr.Markdown(f"## {title}")
         turns = gr.State([], time_to_live=KEPT_SECONDS)
+        question, refused = gr.State(""), gr.State("")
         with gr.Row():
             with gr.Column(scale=2):
                 picture = _unopened(
@@ -166,8 +164,11 @@ def build_page(session: Session, title: str, examples: list[tuple[str, str]]) ->
         if examples:
             gr.Examples([[path, question] for path, question in examples], [picture, box], label="Examples",
                         cache_examples=False, elem_id="examples")  # fmt: skip
-        asked = gr.on([send.click, box.submit], session.ask, [picture, box, short, turns], [chat, turns, box],
-                      show_progress="minimal", **QUEUE)  # fmt: skip
+        # The box gets plain texts alone: with each update, such as gr.skip(), Gradio would keep one more box for ever.
+        taken = gr.on([send.click, box.submit], lambda text: ("", text), box, [box, question], **AT_ONCE)
+        asked = taken.then(session.ask, [picture, question, short, turns], [chat, turns, refused],
+                           show_progress="minimal", **QUEUE)  # fmt: skip
+        asked.then(lambda text, typed: text or typed, [refused, box], box, **AT_ONCE)
         stop.click(None, cancels=[asked], **AT_ONCE)
         # Another picture, another conversation. The last is the conversation's own button.
         for afresh in (clear.click, picture.change, chat.clear):
