@@ -66,9 +66,8 @@ def read_header(file: Path) -> tuple[GGUFReader, dict[str, Any]]:
     except OSError as error:
         raise UserError(f"cannot read the language model {file}: {error.strerror}") from None
     except Exception as error:  # a damaged file makes the readers raise nearly anything
-        raise UserError(
-            f"{file} cannot be converted ({_told(error)}): download it again, or give a model folder"
-        ) from error
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{file} cannot be converted ({why}): download it again, or give a model folder") from error
     config = Fields(parsed["config"], str(file))
     check_sizes(config)
     for name in NEEDED:
@@ -87,7 +86,3 @@ class _Sizes:
 
     def __init__(self, values: dict[str, Any]):
         self.__dict__.update(values)
-
-
-def _told(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

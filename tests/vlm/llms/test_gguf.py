@@ -137,5 +137,5 @@ def test_a_header_that_asks_for_a_giant_is_refused(tmp_path, monkeypatch, capsys
 
 def test_a_gguf_that_is_no_regular_file_is_not_opened(tmp_path):
     os.mkfifo(tmp_path / "a.gguf")
-    with pytest.raises(UserError, match="cannot read the language model .* it is a FIFO, not a regular file"):
+    with pytest.raises(UserError, match=r"cannot read the language model .* it is a FIFO, not a regular file"):
         load_llm(str(tmp_path / "a.gguf"))
