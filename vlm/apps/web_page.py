@@ -141,7 +141,8 @@ def build_page(session: Session, title: str, examples: list[tuple[str, str]]) ->
     with gr.Blocks(title=title, analytics_enabled=False) as page:
         gr.Markdown(f"## {title}")
         turns = gr.State([], time_to_live=KEPT_SECONDS)
-        question, refused = gr.State(""), gr.State("")
+        question = gr.State("")
+        refused = gr.Textbox(visible="hidden")
         with gr.Row():
             with gr.Column(scale=2):
                 picture = _unopened(
@@ -168,7 +169,7 @@ def build_page(session: Session, title: str, examples: list[tuple[str, str]]) ->
         taken = gr.on([send.click, box.submit], lambda text: ("", text), box, [box, question], **AT_ONCE)
         asked = taken.then(session.ask, [picture, question, short, turns], [chat, turns, refused],
                            show_progress="minimal", **QUEUE)  # fmt: skip
-        asked.then(lambda text, typed: text or typed, [refused, box], box, **AT_ONCE)
+        asked.then(None, [refused, box], box, js="(refused, typed) => refused || typed")
         stop.click(None, cancels=[asked], **AT_ONCE)
         # Another picture, another conversation. The last is the conversation's own button.
         for afresh in (clear.click, picture.change, chat.clear):
