@@ -1,5 +1,6 @@
 """What `faults.inputs` damages, and how: values, files, templates, pictures, rows, code and names."""
 
+import io
 import json
 import os
 import pickle
@@ -10,6 +11,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 HUGE = "1" + "0" * 4_999  # written as it is: Python's own JSON refuses to read it
 VALUES: list[tuple[str, Any]] = [
@@ -113,6 +117,14 @@ def _png(width: int, height: int) -> bytes:
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
     )
+
+
+def noise(seed: int) -> bytes:
+    """A harmless PNG of 300 x 200 pixels, another for each seed."""
+    file = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 255, (200, 300, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
 
 
 def _picture(make: Callable[[Path], None], path: Path, folder: Path) -> None:

@@ -9,6 +9,7 @@ import ipaddress
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,9 @@ class Gate:
     def __init__(self, app: Any, names: Iterable[str], addresses: bool, max_upload: int, uploads: Uploads):
         self.uploads = uploads
         self.app, self.names, self.addresses, self.max_upload = app, frozenset(names), addresses, max_upload
-        self._decoding = asyncio.Lock()  # one picture at a time: a large one takes hundreds of megabytes
+        # One picture at a time, always on the same thread: a large one takes hundreds of megabytes, and glibc leaves
+        # some of what is freed to the thread that had it.
+        self._decoding = ThreadPoolExecutor(1)
         self._uploads = asyncio.Semaphore(UPLOADS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -164,11 +167,18 @@ class Gate:
             _, dot, suffix = name.rpartition(".")
             if dot and suffix.lower() not in SUFFIXES:
                 raise Refused(415, f"a picture's name ends with {', '.join(SUFFIXES)}, not {suffix[:20]!r}")
-            try:
-                async with self._decoding:
-                    await asyncio.to_thread(decode, data)
-            except UserError as error:
-                raise Refused(415, str(error)) from None
+            problem = await asyncio.get_running_loop().run_in_executor(self._decoding, _problem, data)
+            if problem is not None:
+                raise Refused(415, problem)
+
+
+def _problem(data: bytes) -> str | None:
+    """Why a file is no picture that can be read, if it is none. An exception would keep its half of a picture."""
+    try:
+        decode(data)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def _is_address(name: str) -> bool:

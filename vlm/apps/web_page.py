@@ -166,7 +166,9 @@ def build_page(session: Session, title: str, examples: list[tuple[str, str]]) ->
             gr.Examples([[path, question] for path, question in examples], [picture, box], label="Examples",
                         cache_examples=False, elem_id="examples")  # fmt: skip
         # The box gets plain texts alone: with each update, such as gr.skip(), Gradio would keep one more box for ever.
-        taken = gr.on([send.click, box.submit], lambda text: ("", text), box, [box, question], **AT_ONCE)
+        taken = gr.on(
+            [send.click, box.submit], lambda text: ("", text), box, [box, question], api_name="take", **AT_ONCE
+        )
         asked = taken.then(session.ask, [picture, question, short, turns], [chat, turns, refused],
                            show_progress="minimal", **QUEUE)  # fmt: skip
         asked.then(None, [refused, box], box, js="(refused, typed) => refused || typed")
