@@ -165,6 +165,30 @@ def rows(path: str, part: Path, folder: Path) -> None:
     pyarrow.parquet.write_table(table, part / "rows.parquet")
 
 
+GGUF = [("block_count", 10**7), ("vocab_size", 10**9), ("vocab_size", 10**7), ("attention.head_count", 0),
+        ("embedding_length", 2**32 - 1), ("feed_forward_length", 2**31), ("a list", 2**60)]  # fmt: skip
+
+
+def gguf(name: str, size: int, part: Path, folder: Path) -> None:
+    """A GGUF file of a kilobyte that says that it has this size."""
+    from gguf import GGUFWriter
+
+    usual = {"context_length": 64, "embedding_length": 64, "block_count": 1, "feed_forward_length": 96}
+    writer = GGUFWriter(folder / "a.gguf", "llama")
+    for key, value in {**usual, "attention.head_count": 2, "vocab_size": 300, name: size}.items():
+        if key != "a list":
+            writer.add_uint32(f"llama.{key}", value)
+    writer.add_array("llama.list", [7, 7, 7])
+    writer.add_tensor("token_embd.weight", np.zeros((4, 4), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    if name == "a list":
+        content, three = (folder / "a.gguf").read_bytes(), (3).to_bytes(8, "little") + (7).to_bytes(4, "little")
+        (folder / "a.gguf").write_bytes(content.replace(three, size.to_bytes(8, "little") + three[8:]))
+
+
 class _Touch:
     def __reduce__(self) -> Any:
         return os.system, ('touch "$EXECUTED"',)
