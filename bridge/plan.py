@@ -8,7 +8,6 @@ the code that trains.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -131,13 +130,12 @@ def text_sizes(config: BridgeConfig) -> tuple[TextSizes, str]:
     if name in SIZES:
         return TextSizes.of(SIZES[name]), PRESETS[name]
     path = Path(name)
-    try:
-        if path.suffix == ".gguf":
-            from transformers import AutoConfig
+    if path.suffix == ".gguf":
+        from vlm.llms.gguf_file import read_header
 
-            found: Any = AutoConfig.from_pretrained(str(path.resolve().parent), gguf_file=path.name).to_dict()
-        else:
-            found = read_json(path / "config.json")
+        return TextSizes.of(read_header(path)[1]["config"]), name
+    try:
+        found = read_json(path / "config.json")
         return TextSizes.of(found.get("text_config", found)), name
     except (UserError, OSError, KeyError, TypeError, ValueError):
         raise UserError(

@@ -13,7 +13,7 @@ from vlm.errors import run_command
 from vlm.run.settings import parse
 
 EXAMPLES = """examples:
-  python scripts/fault_sweep.py                          # all of them, half an hour on two free cores
+  python scripts/fault_sweep.py                          # all of them, an hour on two free cores
   python scripts/fault_sweep.py --only kills --kills 4
   python scripts/fault_sweep.py --only "SIGINT" --keep /tmp/failed
   python scripts/fault_sweep.py --first                  # one seed of every fault

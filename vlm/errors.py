@@ -28,6 +28,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # torch.save reports a full disk by a RuntimeError of its C++ writer, whose message holds one of these.
 _TORCH_WRITER = ("StreamWriter", "inline_container", "unexpected pos", "iostream error")
 
+PIXELS_VARIABLE = "LEVLM_MAX_MEGAPIXELS"  # of the environment: one limit for all formats, whatever memory it takes
 # What torch.distributed's backends say if another process has ended.
 _GONE = ("closed by peer", "reset by peer", "Broken pipe", "failed to recv, got 0 bytes", "remote process exited")
 LAST_WORDS = 3.0  # seconds; launchers look after their processes once a second
@@ -35,6 +36,16 @@ LAST_WORDS = 3.0  # seconds; launchers look after their processes once a second
 
 class UserError(ValueError):
     """Something the user gave cannot be used; the message says what was given, what is needed and what to do."""
+
+
+def allowed_pixels() -> int | None:
+    """The pixels that one picture may have by `PIXELS_VARIABLE`; None if it is not set. Raises: UserError."""
+    given = os.environ.get(PIXELS_VARIABLE, "").strip()
+    if not given:
+        return None
+    if not given.isdecimal() or len(given) > 9 or int(given) < 1:
+        raise UserError(f"{PIXELS_VARIABLE}={given[:40]}: give a whole number of megapixels, 1 or more, or unset it")
+    return int(given) * 1_000_000
 
 
 @contextmanager
@@ -171,6 +182,7 @@ def _peer_is_gone(error: BaseException) -> bool:
 def _reported(main: Callable[[], None]) -> None:
     try:
         with stoppable():
+            allowed_pixels()  # else each picture of a data set would fail by a mistake in the environment
             main()
         sys.stdout.flush()  # what a pipe refuses is then met here, not while the interpreter ends
     except BrokenPipeError:

@@ -8,7 +8,6 @@ on top of its file: a large one is decoded, or made, smaller, and a format that 
 
 import io
 import math
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from vlm.errors import UserError
+from vlm.errors import PIXELS_VARIABLE, UserError, allowed_pixels
 from vlm.pixels import interpolate_uint8, levels_of, resize_uint8, to_tensor
 from vlm.reading import LARGEST_IMAGE, open_regular, read_regular
 
@@ -27,13 +26,13 @@ MIN_SIDE = 8  # below one patch of any encoder; a 1 x 1 tracking pixel is no pic
 MAX_PIXELS = 64_000_000
 # Of what needs whole buffers: up to 24 bytes a pixel were measured of WEBP, 9 of a progressive JPEG.
 WHOLE_PIXELS = {"WEBP": 12_250_000, "progressive JPEG": 32_000_000}
-PIXELS_VARIABLE = "LEVLM_MAX_MEGAPIXELS"  # of the environment: one limit for all formats, whatever memory it takes
 FULL_PIXELS = 16_000_000  # a picture of more is made smaller, to no less than a quarter of this
 STRIP_PIXELS = 250_000  # that are converted at a time
 MAX_ASPECT = 32  # a 5000 x 20 banner squashed to a square shows nothing
 # Reduced-size decoding must leave this many pixels for one of the resized image: scripts/bench_loader.py --margins.
 DRAFT_MARGIN = 1.5
 
+PILLOW_PIXELS = 89_478_485  # its own limit
 # Pillow only warns between 89 and 179 megapixels; `decode` refuses at its own, lower cap in any case.
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 # Damaged EXIF is common on the web and says nothing about the pixels.
@@ -78,7 +77,7 @@ def decode(data: bytes, *, max_pixels: int | None = None, fit: int | None = None
         image = _to_rgb(image, factor)
         whole_field = _trim(image, width / (reduction * factor), height / (reduction * factor))
         return _turned(whole_field, orientation)
-    except (ImageError, MemoryError):
+    except (UserError, MemoryError):
         raise
     except Exception as error:  # Pillow's plugins answer crafted bytes with nearly any exception class
         raise ImageError("damaged image", str(error) or type(error).__name__) from error
@@ -89,7 +88,7 @@ def check_header(path: Path) -> None:
     with open_regular(path) as file:
         try:
             _open(file)
-        except (ImageError, MemoryError):
+        except (UserError, MemoryError):
             raise
         except Exception as error:  # as in `decode`
             raise ImageError("damaged image", str(error) or type(error).__name__) from error
@@ -149,6 +148,8 @@ def _open(file: BinaryIO, max_pixels: int | None = None) -> Image.Image:
     file.seek(0)
     if not beginning:
         raise ImageError("not an image", "the file is empty")
+    if given := allowed_pixels():
+        Image.MAX_IMAGE_PIXELS = max(PILLOW_PIXELS, given)
     try:
         image = Image.open(file, formats=FORMATS)
         width, height = image.size
@@ -168,10 +169,8 @@ def _open(file: BinaryIO, max_pixels: int | None = None) -> Image.Image:
 
 def _most_pixels(image: Image.Image) -> tuple[int, str]:
     """The limit of an image's format, and how a message goes on."""
-    if given := os.environ.get(PIXELS_VARIABLE):
-        if not given.isdecimal():
-            raise ImageError("too many pixels", f"{PIXELS_VARIABLE}={given} is no whole number of megapixels")
-        return int(given) * 1_000_000, f" ({PIXELS_VARIABLE})"
+    if given := allowed_pixels():
+        return given, f" ({PIXELS_VARIABLE})"
     kind = "progressive JPEG" if image.info.get("progressive") else str(image.format)
     if kind in WHOLE_PIXELS:
         return WHOLE_PIXELS[kind], f" of a {kind}; save it as another kind, or set {PIXELS_VARIABLE}"

@@ -38,13 +38,14 @@ def refuse(where: str, reason: str) -> None:
 def read_conversations(source: str, images: str | None = None, report: Report = refuse) -> list[Dialogue]:
     """Every conversation of `source`, with the ids `{record}`, or `{file}:{record}` if there are several files.
 
-    images: the folder that image names start from, by default the file's own.
+    images: the folder that image names start from, by default the file's own. In one that is given, links to images
+    elsewhere are followed.
     Raises: UserError if `source` holds none, or a file cannot be read; what `report` raises.
     """
     files = conversation_files(source)
     found: list[Dialogue] = []
     for file in files:
-        folder = _Images(Path(images) if images else file.parent)
+        folder = _Images(Path(images) if images else file.parent, links=bool(images))
         prefix = f"{file.stem}:" if len(files) > 1 else ""
         for index, (record, pictures) in enumerate(records(file)):
             try:
@@ -59,13 +60,13 @@ def read_conversations(source: str, images: str | None = None, report: Report = 
 class _Images:
     """Finds images by name; the folder is looked for when the first is asked for."""
 
-    def __init__(self, root: Path):
-        self._root = root
+    def __init__(self, root: Path, links: bool):
+        self._root, self._links = root, links
         self._folder: ImageFolder | None = None
 
     def find(self, name: str) -> Path:
         if self._folder is None:
-            self._folder = ImageFolder(self._root)
+            self._folder = ImageFolder(self._root, self._links)
         try:
             path = self._folder.find(name)
         except UserError as error:  # the name leads out of the folder

@@ -25,14 +25,16 @@ class ImageFolder:
     """Image files below `root`, each folder listed once: a million `stat` calls on a network disk take minutes.
 
     `missing` holds the paths that were looked for in vain. A folder that is not there is a UserError.
+    links: follow links that lead out of the folder, as people have images on another disk; to image files alone. Else
+    they are a UserError, since whoever made the data set may have made them.
     """
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, links: bool = False):
         if not root.is_dir():
             raise UserError(
                 f"the image folder {root} is missing: the images belong there, see the data set's download page"
             )
-        self.root = root
+        self.root, self.links = root, links
         self.missing: set[Path] = set()
         self._listings: dict[Path, dict[str, bool]] = {}  # of a folder its names, and whether each is a link
         self._found: dict[str, Path] = {}
@@ -51,9 +53,10 @@ class ImageFolder:
                 self._listings[folder] = self._listing(folder)
             twins = [path.name, *(path.stem + suffix for suffix in SUFFIXES)]
             present = [path.with_name(twin) for twin in twins if twin in self._listings[folder]]
-            if not present:
+            is_link = bool(present) and self._listings[folder][present[0].name]
+            if not present or (is_link and not present[0].exists()):
                 self.missing.add(path)
-            elif self._listings[folder][present[0].name] and not inside(present[0], [self.root]):
+            elif is_link and not (inside(present[0], [self.root]) or (self.links and _is_image(present[0]))):
                 raise UserError(
                     f"image name {name!r} leads out of {self.root} by a link: copy the image into the folder, or give "
                     "the folder that the links lead to"
@@ -64,10 +67,16 @@ class ImageFolder:
     def _listing(self, folder: Path) -> dict[str, bool]:
         if not folder.is_dir():
             return {}
-        if folder != self.root and not inside(folder, [self.root]):
+        if folder != self.root and not self.links and not inside(folder, [self.root]):
             raise UserError(f"{folder} leads out of {self.root} by a link: give the folder that it leads to")
         with os.scandir(folder) as entries:
             return {entry.name: entry.is_symlink() for entry in entries}
+
+
+def _is_image(link: Path) -> bool:
+    """Whether what a link leads to is a regular file with the name of an image."""
+    real = Path(os.path.realpath(link))
+    return real.suffix.lower() in SUFFIXES and real.is_file()
 
 
 class CocoFolder:
@@ -80,7 +89,7 @@ class CocoFolder:
     def __init__(self, root: Path, subtype: str):
         newer = ("test2017",) if subtype.startswith("test") else ("train2017", "val2017")
         names = [name for name in (subtype, *newer) if (root / name).is_dir()]
-        self._folders = [ImageFolder(root / name) for name in names or [subtype]]
+        self._folders = [ImageFolder(root / name, links=True) for name in names or [subtype]]
         self.root, self.missing = root / subtype, set[Path]()
 
     def find(self, name: str) -> Path:

@@ -52,7 +52,7 @@ def read_gqa(directory: str | Path, split: str, allow_missing: bool = False) -> 
     file = directory / f"{name}_questions.json"
     if not gqa_files(file):
         raise UserError(f"{file} is missing: download questions1.2.zip from cs.stanford.edu/people/dorarad/gqa")
-    images = ImageFolder(directory / "images")
+    images = ImageFolder(directory / "images", links=True)
     records = gqa_records(file)
     examples = []
     for key, record in records.items():

@@ -44,7 +44,7 @@ def _gqa(directory: str | Path, name: str) -> Source:
         for part in parts:
             yield from map(_gqa_row, json_stream.members(part))
 
-    return Source(str(file), parts, rows, lambda: ImageFolder(folder / "images"))
+    return Source(str(file), parts, rows, lambda: ImageFolder(folder / "images", links=True))
 
 
 def _gqa_row(member: tuple[str, Any]) -> Row:

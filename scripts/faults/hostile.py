@@ -1,5 +1,6 @@
 """What `faults.inputs` damages, and how: values, files, templates, pictures, rows, code and names."""
 
+import io
 import json
 import os
 import pickle
@@ -10,6 +11,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 HUGE = "1" + "0" * 4_999  # written as it is: Python's own JSON refuses to read it
 VALUES: list[tuple[str, Any]] = [
@@ -115,6 +119,14 @@ def _png(width: int, height: int) -> bytes:
     )
 
 
+def noise(seed: int) -> bytes:
+    """A harmless PNG of 300 x 200 pixels, another for each seed."""
+    file = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 255, (200, 300, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
 def _picture(make: Callable[[Path], None], path: Path, folder: Path) -> None:
     make(path)
 
@@ -151,6 +163,30 @@ def rows(path: str, part: Path, folder: Path) -> None:
     os.mkfifo(part / "fifo.png")
     table = pyarrow.table({"image": [path.format(folder=folder)] * 8, "caption": ["a"] * 8})
     pyarrow.parquet.write_table(table, part / "rows.parquet")
+
+
+GGUF = [("block_count", 10**7), ("vocab_size", 10**9), ("vocab_size", 10**7), ("attention.head_count", 0),
+        ("embedding_length", 2**32 - 1), ("feed_forward_length", 2**31), ("a list", 2**60)]  # fmt: skip
+
+
+def gguf(name: str, size: int, part: Path, folder: Path) -> None:
+    """A GGUF file of a kilobyte that says that it has this size."""
+    from gguf import GGUFWriter
+
+    usual = {"context_length": 64, "embedding_length": 64, "block_count": 1, "feed_forward_length": 96}
+    writer = GGUFWriter(folder / "a.gguf", "llama")
+    for key, value in {**usual, "attention.head_count": 2, "vocab_size": 300, name: size}.items():
+        if key != "a list":
+            writer.add_uint32(f"llama.{key}", value)
+    writer.add_array("llama.list", [7, 7, 7])
+    writer.add_tensor("token_embd.weight", np.zeros((4, 4), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    if name == "a list":
+        content, three = (folder / "a.gguf").read_bytes(), (3).to_bytes(8, "little") + (7).to_bytes(4, "little")
+        (folder / "a.gguf").write_bytes(content.replace(three, size.to_bytes(8, "little") + three[8:]))
 
 
 class _Touch:

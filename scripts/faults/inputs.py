@@ -74,6 +74,9 @@ def _inputs() -> Iterator[tuple[str, str, tuple[str, ...], Damage]]:
         yield f"rows of a table name {name}", "pairs", PRETRAIN, partial(hostile.rows, path)
     for name, make in hostile.RUNS.items():
         yield f"code in {name}", make[0], make[1], make[2]
+    for name, size in hostile.GGUF:
+        command = tuple("{folder}/a.gguf" if word == "{llm}" else word for word in BRIDGE)
+        yield f"a GGUF file's {name} is {size:,}", "", command, partial(hostile.gguf, name, size)
     for name in hostile.NAMES:
         yield f"model called {name!a}", "", tuple(name if word == "{vlm}" else word for word in CHAT), hostile.nothing
         yield f"encoder called {name!a}", "", tuple(name if w == "{encoder}" else w for w in FEATURES), hostile.nothing

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from faults.fault import Failed, Fault, Sweep
 
-KINDS = ("kills", "stops", "steps", "leftovers", "mutations", "disk", "inputs")
+KINDS = ("kills", "stops", "steps", "leftovers", "mutations", "disk", "inputs", "web")
 PRIVATE = "FAULT_SWEEP_PRIVATE"  # set once /dev/shm is the sweep's own
 
 

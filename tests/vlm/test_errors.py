@@ -31,6 +31,16 @@ def outcome(capsys, error: Exception):
     return exit.value.code, capsys.readouterr().err
 
 
+def test_no_command_begins_with_a_wrong_limit_of_pixels(capsys, monkeypatch):
+    monkeypatch.setenv("LEVLM_MAX_MEGAPIXELS", "many")
+    with pytest.raises(SystemExit) as end:
+        run_command(lambda: pytest.fail("it began"))
+    assert end.value.code == 2
+    assert capsys.readouterr().err == (
+        "error: LEVLM_MAX_MEGAPIXELS=many: give a whole number of megapixels, 1 or more, or unset it\n"
+    )
+
+
 def test_a_refused_file_is_one_line_and_a_mistake_a_traceback(capsys, monkeypatch):
     refused = PermissionError(errno.EACCES, "Permission denied", "/root/out")
     assert outcome(capsys, refused) == (2, "error: /root/out: Permission denied\n")

@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageFile
 from tiny.pictures import encoded
 
+from vlm import images
 from vlm.encoders.config import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 from vlm.errors import UserError
 from vlm.images import EvalTransform, ImageError, decode, load_image, upright_rgb
@@ -191,6 +192,26 @@ def test_pixel_cap_is_the_callers():
     assert decode(data, max_pixels=8000).size == (100, 80)
     with pytest.raises(ImageError, match=r"100 x 80 is above 0\.007999 megapixels"):
         decode(data, max_pixels=7999)
+
+
+def test_a_limit_of_the_environment_holds_for_all_formats_and_above_pillows_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    (tmp_path / "large.png").write_bytes(
+        png(20_000, 10_000, 1, 0, b"".join(bytes(2501) for _ in range(10_000)))
+    )  # one bit a pixel
+    monkeypatch.setenv("LEVLM_MAX_MEGAPIXELS", "199")
+    with pytest.raises(ImageError, match=r"20000 x 10000 is above 199 megapixels \(LEVLM_MAX_MEGAPIXELS\)"):
+        images.check_header(tmp_path / "large.png")
+    monkeypatch.setenv("LEVLM_MAX_MEGAPIXELS", "200")
+    images.check_header(tmp_path / "large.png")
+
+
+@pytest.mark.parametrize("given", ["0", "-5", "64MP", "1.5", "1" * 5_000])
+def test_a_limit_that_is_none_is_no_fault_of_the_picture(monkeypatch, given):
+    monkeypatch.setenv("LEVLM_MAX_MEGAPIXELS", given)
+    with pytest.raises(UserError, match=r"^LEVLM_MAX_MEGAPIXELS=.*: give a whole number of megapixels") as caught:
+        decode(encoded(flat("RGB", "red")))
+    assert not isinstance(caught.value, ImageError)
 
 
 def test_load_image_names_the_file(tmp_path):

@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,11 @@ def serve(settings: WebSettings) -> None:
         vlm = open_vlm(settings)
         # Read when Gradio is imported: nothing is reported to its makers, and uploads lie where they are deleted.
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
+        os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "100"  # of 10,000 that it would remember
         with Status("making the page"):
             app, session = _application(vlm, settings, examples(world) if world else [], Path(folder))
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the temporary folder is deleted
+        threading.Thread(target=app.uploads.look_after, args=[session.closing]).start()
         try:
             _run(app, listening, settings)
         finally:
@@ -80,6 +83,7 @@ def _application(vlm: Any, settings: WebSettings, shown: list[tuple[str, str]], 
 
     from vlm.apps.web_gate import Gate
     from vlm.apps.web_page import CSS, FONTS, Session, build_page
+    from vlm.apps.web_uploads import Uploads
 
     session = Session(vlm, settings.max_new_tokens)
     page = build_page(session, f"LeVLM: {os.path.normpath(settings.folder)}", shown)
@@ -94,7 +98,7 @@ def _application(vlm: Any, settings: WebSettings, shown: list[tuple[str, str]], 
     is_open = not _is_loopback(settings.host)
     if is_open:
         names |= {settings.host.lower(), socket.gethostname().lower(), socket.getfqdn().lower()}
-    return Gate(app, names, is_open, limit, uploads), session
+    return Gate(app, names, is_open, limit, Uploads(uploads, limit, page.temp_file_sets)), session
 
 
 def _run(app: Any, listening: socket.socket, settings: WebSettings) -> None:

@@ -9,6 +9,7 @@ import ipaddress
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, UploadFile  # pyrefly: ignore[missing-import] comes with the extra `web`
 from starlette.formparsers import MultiPartException, MultiPartParser  # pyrefly: ignore[missing-import]
 
+from vlm.apps.web_uploads import Uploads
 from vlm.errors import UserError
 from vlm.images import decode
 
@@ -63,14 +65,16 @@ class Gate:
     """An ASGI application that hands on to `app` what it may have.
 
     names: host names that browsers may use, in lower case. addresses: whether any IP address is one as well, for a
-    server that other machines reach; no site can point at those. max_upload: bytes of a picture. uploads: the folder
-    that they are kept in.
+    server that other machines reach; no site can point at those. max_upload: bytes of a picture. uploads: where they
+    are kept.
     """
 
-    def __init__(self, app: Any, names: Iterable[str], addresses: bool, max_upload: int, uploads: Path):
-        self.uploads = uploads.resolve()
+    def __init__(self, app: Any, names: Iterable[str], addresses: bool, max_upload: int, uploads: Uploads):
+        self.uploads = uploads
         self.app, self.names, self.addresses, self.max_upload = app, frozenset(names), addresses, max_upload
-        self._decoding = asyncio.Lock()  # one picture at a time: a large one takes hundreds of megabytes
+        # One picture at a time, always on the same thread: a large one takes hundreds of megabytes, and glibc leaves
+        # some of what is freed to the thread that had it.
+        self._decoding = ThreadPoolExecutor(1)
         self._uploads = asyncio.Semaphore(UPLOADS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -100,6 +104,7 @@ class Gate:
         body = await _read(headers, receive, self.max_upload if uploads else BODY_LIMIT, MULTIPART)
         if uploads:
             await self._check_pictures(headers, body)
+            await asyncio.to_thread(self.uploads.trim)
         else:
             self._check_files(body)
         return _replay(body, receive)
@@ -143,7 +148,7 @@ class Gate:
             found = Path(path).resolve(strict=True)
         except (OSError, ValueError, RuntimeError):
             return False
-        return self.uploads in found.parents and found.is_file()
+        return self.uploads.folder in found.parents and found.is_file()
 
     def _check_path(self, method: str, path: str) -> None:
         got = path in GET_ALSO or path in GET_API or path.startswith(GET_UNDER)
@@ -162,11 +167,18 @@ class Gate:
             _, dot, suffix = name.rpartition(".")
             if dot and suffix.lower() not in SUFFIXES:
                 raise Refused(415, f"a picture's name ends with {', '.join(SUFFIXES)}, not {suffix[:20]!r}")
-            try:
-                async with self._decoding:
-                    await asyncio.to_thread(decode, data)
-            except UserError as error:
-                raise Refused(415, str(error)) from None
+            problem = await asyncio.get_running_loop().run_in_executor(self._decoding, _problem, data)
+            if problem is not None:
+                raise Refused(415, problem)
+
+
+def _problem(data: bytes) -> str | None:
+    """Why a file is no picture that can be read, if it is none. An exception would keep its half of a picture."""
+    try:
+        decode(data)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def _is_address(name: str) -> bool:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from vlm.apps.pca import pca_rgb
 from vlm.apps.seen import enlarged, seen
+from vlm.apps.web_uploads import KEPT_SECONDS
 from vlm.errors import UserError
 from vlm.images import decode
 from vlm.llava.model import VLM
@@ -19,7 +20,7 @@ from vlm.llava.model import VLM
 TURNS = 8  # of the conversation that the model reads again, as `vlm chat` does
 SHOWN = 100  # of the conversation that the page keeps
 WAITING = 16  # questions in the queue; one is answered at a time
-KEPT_SECONDS = 3600  # of uploaded pictures
+SESSIONS = 200  # that are remembered; Gradio takes 50 kB for each
 QUEUE: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private"}
 AT_ONCE: dict[str, Any] = {"queue": True, "show_progress": "hidden", "api_visibility": "private"}
 FONTS = ["system-ui", "sans-serif"]  # of the visitor's machine: Gradio's own come from Google
@@ -49,6 +50,7 @@ def _unopened(image: gr.Image) -> gr.Image:
 def _read(path: str) -> Image.Image:
     """An uploaded picture. Raises: UserError if it cannot be used, or is no longer there."""
     try:
+        os.utime(path)  # the pictures that nobody asks about are the first to be deleted
         return decode(Path(path).read_bytes())
     except OSError:
         raise UserError("the picture is not kept any more: send it again") from None
@@ -74,10 +76,8 @@ class Session:
         patches = f"{TOKENS}, {colours.height} x {colours.width}: like colours, like features"
         return enlarged(view), enlarged(colours), pixels, patches
 
-    def ask(
-        self, path: str | None, question: str, short: bool, turns: Turns
-    ) -> Iterator[tuple[Messages, Turns, str | dict]]:
-        """Yield the conversation, as shown and as the model will read it, and the text in the question's box."""
+    def ask(self, path: str | None, question: str, short: bool, turns: Turns) -> Iterator[tuple[Messages, Turns, str]]:
+        """Yield the conversation, as shown and as the model will read it, and the question if it could not be asked."""
         question = (question or "").strip()
         if not question:
             gr.Info("Type a question first.")
@@ -93,11 +93,11 @@ class Session:
                     answer += piece
                     # A stopped answer stays what it was: an answer that may not stand in a prompt is not repeated.
                     kept = [*turns, (question, answer)][-SHOWN:] if self.vlm.prompts.allows(answer) else turns
-                    yield _shown([*turns, (question, answer)]), kept, gr.skip()
+                    yield _shown([*turns, (question, answer)]), kept, ""
                     if self.closing.is_set():
                         return
             if not answer:
-                yield _shown([*turns, (question, "(no answer)")]), turns, gr.skip()
+                yield _shown([*turns, (question, "(no answer)")]), turns, ""
         except (UserError, RuntimeError) as error:
             if os.environ.get("LEVLM_DEBUG") == "1":
                 raise
@@ -138,9 +138,11 @@ def _small_picture(caption: str) -> tuple[gr.Image, gr.Markdown]:
 
 def build_page(session: Session, title: str, examples: list[tuple[str, str]]) -> gr.Blocks:
     """Lay out the page. examples: a picture's path and a question."""
-    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(600, KEPT_SECONDS)) as page:
+    with gr.Blocks(title=title, analytics_enabled=False) as page:
         gr.Markdown(f"## {title}")
         turns = gr.State([], time_to_live=KEPT_SECONDS)
+        question = gr.State("")
+        refused = gr.Textbox(visible="hidden")
         with gr.Row():
             with gr.Column(scale=2):
                 picture = _unopened(
@@ -163,12 +165,18 @@ def build_page(session: Session, title: str, examples: list[tuple[str, str]]) ->
         if examples:
             gr.Examples([[path, question] for path, question in examples], [picture, box], label="Examples",
                         cache_examples=False, elem_id="examples")  # fmt: skip
-        asked = gr.on([send.click, box.submit], session.ask, [picture, box, short, turns], [chat, turns, box],
-                      show_progress="minimal", **QUEUE)  # fmt: skip
+        # The box gets plain texts alone: with each update, such as gr.skip(), Gradio would keep one more box for ever.
+        taken = gr.on(
+            [send.click, box.submit], lambda text: ("", text), box, [box, question], api_name="take", **AT_ONCE
+        )
+        asked = taken.then(session.ask, [picture, question, short, turns], [chat, turns, refused],
+                           show_progress="minimal", **QUEUE)  # fmt: skip
+        asked.then(None, [refused, box], box, js="(refused, typed) => refused || typed")
         stop.click(None, cancels=[asked], **AT_ONCE)
         # Another picture, another conversation. The last is the conversation's own button.
         for afresh in (clear.click, picture.change, chat.clear):
             afresh(lambda: ([], []), None, [chat, turns], cancels=[asked], **AT_ONCE)
         picture.change(session.look, picture, [view, patches, seen_as, tokens_as], show_progress="minimal", **QUEUE)
+    page.state_session_capacity = SESSIONS
     page.queue(max_size=WAITING, default_concurrency_limit=1)
     return page

@@ -1,7 +1,7 @@
 """GGUF files as plain Hugging Face folders, converted once.
 
-transformers reads a GGUF file in about 15 s for SmolLM2-135M: it parses the file's metadata in Python, once for the
-tokenizer, twice for config and weights. The converted folder loads in a second. Weights are converted one by one, in
+transformers reads a GGUF file in about 15 s for SmolLM2-135M: it parses the file's metadata in Python, again for each
+of tokenizer, config and weights. The converted folder loads in a second. Weights are converted one by one, in
 half precision where that holds what the file does.
 """
 
@@ -12,19 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 from filelock import FileLock
+from gguf import GGUFReader, dequantize
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
-from transformers.modeling_gguf_pytorch_utils import (
-    TENSOR_PROCESSORS,
-    TensorProcessor,
-    get_gguf_hf_weights_map,
-    load_gguf_checkpoint,
-)
+from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from vlm.errors import UserError
 from vlm.files import atomic_directory, cache_folder, file_sha256, write_json
+from vlm.llms.gguf_file import read_header
+from vlm.reading import open_regular
 
 # How Llama 3 and Qwen2 cut words, in their tokenizer.json; they differ in how many digits go together.
 WORDS = (
@@ -49,7 +47,6 @@ def converted_gguf(file: Path, model_types: tuple[str, ...]) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f".{folder.name}.lock")):
             if not folder.is_dir():
-                print(f"converting {file} once, into {folder}", file=sys.stderr)
                 _convert(file, folder, model_types)
     except OSError as error:
         raise UserError(
@@ -60,7 +57,7 @@ def converted_gguf(file: Path, model_types: tuple[str, ...]) -> Path:
 
 def _content_hash(file: Path) -> str:
     try:
-        with open(file, "rb") as stream:
+        with open_regular(file) as stream:
             if stream.read(4) != b"GGUF":
                 raise UserError(f"{file} is not a GGUF file: download it again")
         return file_sha256(file)[:12]
@@ -70,20 +67,22 @@ def _content_hash(file: Path) -> str:
 
 def _convert(file: Path, folder: Path, model_types: tuple[str, ...]) -> None:
     parent, name = str(file.resolve().parent), file.name
+    reader, parsed = read_header(file)
+    if (kind := parsed["config"].get("model_type")) not in model_types:
+        raise UserError(f"{file} is a {kind} model; supported are {', '.join(model_types)}")
+    print(f"converting {file} once, into {folder}", file=sys.stderr)
     try:
         config: Any = AutoConfig.from_pretrained(parent, gguf_file=name)
-        if config.model_type not in model_types:
-            raise UserError(f"{file} is a {config.model_type} model; supported are {', '.join(model_types)}")
         tokenizer: Any = AutoTokenizer.from_pretrained(parent, gguf_file=name)
-        _restore_words(file, tokenizer.backend_tokenizer)
+        _restore_words(reader, tokenizer.backend_tokenizer)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
-        _restore_rope(file, config)
+        _restore_rope(file, reader, config)
         # A configuration that came from GGUF says that the model is quantised, and it would refuse to be loaded.
         config.__dict__.pop("quantization_config", None)
         config.architectures, config.dtype = [type(model).__name__], torch.float16
         with atomic_directory(folder) as partial:
-            _write_weights(file, model, partial)
+            _write_weights(file, reader, parsed, model, partial)
             config.save_pretrained(partial)
             GenerationConfig.from_model_config(config).save_pretrained(partial)
             tokenizer.save_pretrained(partial)
@@ -93,11 +92,9 @@ def _convert(file: Path, folder: Path, model_types: tuple[str, ...]) -> None:
         raise UserError(f"{file} cannot be converted ({error}): download it again, or give a model folder") from error
 
 
-def _restore_words(file: Path, tokenizer: Tokenizer) -> None:
+def _restore_words(reader: GGUFReader, tokenizer: Tokenizer) -> None:
     """Cut words as the file says (`tokenizer.ggml.pre`); transformers cuts those of every llama as GPT-2 does."""
-    from gguf import GGUFReader
-
-    field = GGUFReader(file).get_field("tokenizer.ggml.pre")
+    field = reader.get_field("tokenizer.ggml.pre")
     if field is not None and field.contents() == "smollm":
         words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
         digits = pre_tokenizers.Digits(individual_digits=True)
@@ -108,14 +105,11 @@ def _restore_words(file: Path, tokenizer: Tokenizer) -> None:
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, letters])
 
 
-def _write_weights(file: Path, model: PreTrainedModel, folder: Path) -> None:
+def _write_weights(file: Path, reader: GGUFReader, parsed: dict, model: PreTrainedModel, folder: Path) -> None:
     """Convert tensor by tensor into shards. model: without memory, for the names.
 
     Raises: UserError if a tensor is missing.
     """
-    from gguf import GGUFReader, dequantize
-
-    parsed = load_gguf_checkpoint(str(file), return_tensors=False)
     processor = TENSOR_PROCESSORS.get(model.config.model_type, TensorProcessor)(config=parsed["config"])
     names = get_gguf_hf_weights_map(model, processor)
     shard: dict[str, torch.Tensor] = {}
@@ -129,7 +123,7 @@ def _write_weights(file: Path, model: PreTrainedModel, folder: Path) -> None:
         save_file(shard, folder / f"model-{shards:05d}.safetensors", {"format": "pt"})
         shard = {}
 
-    for tensor in GGUFReader(file).tensors:
+    for tensor in reader.tensors:
         weights = dequantize(tensor.data, tensor.tensor_type)  # float32
         found = processor.process(weights=weights, name=tensor.name, tensor_key_mapping=names, parsed_parameters=parsed)
         if found.name in names:
@@ -164,11 +158,9 @@ def _halved(weights: torch.Tensor, kind: str) -> torch.Tensor:
     return half
 
 
-def _restore_rope(file: Path, config: Any) -> None:
+def _restore_rope(file: Path, reader: GGUFReader, config: Any) -> None:
     """Put back how Llama 3.1 and later scale their rotary frequencies: transformers skips GGUF's tensor of factors."""
-    from gguf import GGUFReader
-
-    tensors = {tensor.name: tensor.data for tensor in GGUFReader(file).tensors}
+    tensors = {tensor.name: tensor.data for tensor in reader.tensors}
     if "rope_freqs.weight" not in tensors:
         return
     factors = torch.tensor(tensors["rope_freqs.weight"])  # [head width / 2], 1 for frequencies that stay

@@ -95,6 +95,22 @@ def test_bad_records_are_told_with_what_they_have(tmp_path):
         read_conversations(str(tmp_path / "x.json"), str(tmp_path / "img"))
 
 
+def test_links_are_followed_in_a_folder_that_is_given_and_to_images_alone(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "set").mkdir()
+    pictures.noise(20, 20).save(tmp_path / "disk/1.jpg")
+    (tmp_path / "disk/2.jpg").symlink_to("/etc/passwd")
+    (tmp_path / "set/coco").symlink_to(tmp_path / "disk")
+    talks = [{"image": f"coco/{number}.jpg", "conversations": turns("<image>\nQ", "A")} for number in (1, 2)]
+    write_json(tmp_path / "set/x.json", talks)
+    file, bad = str(tmp_path / "set/x.json"), []
+    found = read_conversations(file, str(tmp_path / "set"), lambda where, why: bad.append(why))
+    assert [dialogue.images for dialogue in found] == [(tmp_path / "set/coco/1.jpg",)]
+    assert len(bad) == 1 and bad[0].startswith(f"image name 'coco/2.jpg' leads out of {tmp_path}/set by a link: ")
+    with pytest.raises(UserError, match=r"record 0: .*/set/coco leads out of .*/set by a link"):
+        read_conversations(file)
+
+
 def test_json_lines_are_the_same_conversations(tmp_path):
     records = [{"image": "1.jpg", "conversations": turns("<image>\nQ", "A")}, {"conversations": turns("Hi", "Hello")}]
     found, _ = read(tmp_path, *records)

@@ -1,6 +1,7 @@
 """Literal files give literal examples; each kind of bad input gives one line that names the file."""
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -161,6 +162,36 @@ def test_image_names_cannot_leave_the_folder(tmp_path):
     touch(tmp_path / "val2014/x.jpg")
     with pytest.raises(UserError, match="leads out of"):
         official.pope(tmp_path, "random")
+
+
+def test_images_may_be_links_to_another_disk(tmp_path):
+    for kind in ("val2014", "disk/1.jpg", "disk/2.png"):
+        touch(tmp_path / kind / "x" if kind == "val2014" else tmp_path / kind)
+    (tmp_path / "secret.txt").write_text("root:x:0")
+    os.mkfifo(tmp_path / "fifo.jpg")
+    write_lines(tmp_path / "coco_pope_random.json", [pope_line(1, "1.jpg", "?", "no")])
+    link = tmp_path / "val2014/1.jpg"
+    for target in ("disk/1.jpg", "disk/2.png"):
+        link.unlink(missing_ok=True)
+        link.symlink_to(tmp_path / target)
+        assert [each.image for each in official.pope(tmp_path, "random")] == [link]
+    for target in ("secret.txt", "fifo.jpg", "/etc/passwd", "/dev/zero"):
+        link.unlink()
+        link.symlink_to(tmp_path / target)
+        with pytest.raises(UserError, match=r"image name '1\.jpg' leads out of .*/val2014 by a link"):
+            official.pope(tmp_path, "random")
+    link.unlink()
+    link.symlink_to(tmp_path / "not mounted/1.jpg")
+    with pytest.raises(UserError, match=r"1 of 1 images .* are missing"):
+        official.pope(tmp_path, "random")
+
+
+def test_a_folder_of_images_may_be_a_link(tmp_path):
+    write(tmp_path / "gqa/val_balanced_questions.json", {"1": {"question": "q", "imageId": "vg/1"}})
+    (tmp_path / "gqa/images").mkdir()
+    touch(tmp_path / "disk/1.jpg")
+    (tmp_path / "gqa/images/vg").symlink_to(tmp_path / "disk")
+    assert official.gqa(tmp_path / "gqa", "val")[0].image == tmp_path / "gqa/images/vg/1.jpg"
 
 
 def test_gqa_files_of_another_kind(tmp_path):

@@ -121,6 +121,8 @@ def test_a_picture_that_cannot_be_used_is_told(page, browser, tmp_path):
     tab.get_by_text("not an image: no JPEG/PNG/WEBP/GIF file").first.wait_for()
     ask(tab, "x" * 5000)
     tab.get_by_text("error: the question is too long").wait_for()
+    asked = tab.get_by_role("textbox", name="Question")
+    until(lambda: asked.input_value() == "x" * 5000)  # to be made shorter
     tab.close()
 
 

@@ -1,14 +1,19 @@
 """GGUF files: converted once and exactly, by one process at a time; damaged ones are refused."""
 
+import os
+import struct
 import threading
 import time
 
+import gguf
+import numpy as np
 import pytest
 import torch
 from tiny.gguf import write_gguf
 
 from vlm.errors import UserError
 from vlm.llms import gguf as gguf_cache
+from vlm.llms.gguf_file import read_header
 from vlm.llms.load import load_llm
 
 
@@ -76,3 +81,61 @@ def test_a_damaged_gguf_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="cannot be converted"):
         load_llm(str(tmp_path / "cut.gguf"))
     assert all(path.suffix == ".lock" for path in (tmp_path / "cache/llm").iterdir())
+
+
+ARCHITECTURE = struct.pack("<Q20sIQ5s", 20, b"general.architecture", 8, 5, b"llama")
+LIST = struct.pack("<Q3sI", 3, b"a.b", 9)
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (struct.pack("<QQ", 0, 2**62), "its header says that it has 4,611,686,018,427,387,904 fields"),
+        (struct.pack("<QQ", 2**62, 1) + ARCHITECTURE, "4,611,686,018,427,387,904 tensors, 100,000 are allowed"),
+        (struct.pack("<QQQ", 0, 1, 2**63), "it ends at byte 32, and its header asks for bytes up to"),
+        *(
+            (struct.pack("<QQ", 0, 2) + ARCHITECTURE + LIST + struct.pack("<IQ", kind, 2**60), "values in lists")
+            for kind in (0, 4, 8, 9)
+        ),
+        (struct.pack("<QQ", 0, 2) + ARCHITECTURE + LIST + struct.pack("<IQ", 4, 9), "it ends at byte"),
+        (struct.pack("<QQ", 0, 2) + ARCHITECTURE + LIST + struct.pack("<IQ", 9, 1) * 5000, "recursion depth"),
+        (struct.pack("<QQ", 0, 1) + ARCHITECTURE, "num_hidden_layers is missing"),
+    ],
+)
+def test_a_header_that_lies_about_lengths_is_refused(tmp_path, content, said):
+    (tmp_path / "a.gguf").write_bytes(b"GGUF" + struct.pack("<I", 3) + content)
+    with pytest.raises(UserError, match=said):
+        read_header(tmp_path / "a.gguf")
+
+
+@pytest.mark.parametrize(
+    "sizes, said",
+    [
+        ({"block_count": 10**7}, "num_hidden_layers is 10000000; needed is a whole number from 1 to 1,000"),
+        ({"vocab_size": 10**9}, "vocab_size is 1000000000; needed"),
+        ({"vocab_size": 10**7}, "holds 16 weights, and its header asks for about 640,0"),
+        ({"attention.head_count": 0}, "num_attention_heads is 0; needed"),
+        ({"attention.head_count": 3}, "hidden_size 64 cannot be divided among num_attention_heads 3"),
+        ({"embedding_length": 2**32 - 1}, "hidden_size is 4294967295; needed"),
+    ],
+)
+def test_a_header_that_asks_for_a_giant_is_refused(tmp_path, monkeypatch, capsys, sizes, said):
+    monkeypatch.setenv("LEVLM_CACHE", str(tmp_path / "cache"))
+    usual = {"context_length": 64, "embedding_length": 64, "block_count": 1, "feed_forward_length": 96}
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "llama")
+    for name, size in {**usual, "attention.head_count": 2, "vocab_size": 300, **sizes}.items():
+        writer.add_uint32(f"llama.{name}", size)
+    writer.add_tensor("token_embd.weight", np.zeros((4, 4), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(UserError, match=said):
+        load_llm(str(tmp_path / "a.gguf"))
+    assert capsys.readouterr().err == ""
+
+
+def test_a_gguf_that_is_no_regular_file_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "a.gguf")
+    with pytest.raises(UserError, match=r"cannot read the language model .* it is a FIFO, not a regular file"):
+        load_llm(str(tmp_path / "a.gguf"))
