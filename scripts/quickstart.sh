@@ -40,13 +40,20 @@ say() { printf '\n[%3d s] %s\n' $((SECONDS - started)) "$*"; }
 
 bridge() { # NAME ENCODER
     python bridge/train.py --llm smollm2 --encoder "$2" --gqa "$world/gqa" --vqav2 "$world/vqav2" \
-        --out "$out/bridge/$1" --seed "$seed" --steps 400 --batch-questions 8 --lr 5e-3
+        --out "$out/bridge/$1" --seed "$seed" --steps 550 --batch-questions 8 --lr 5e-3
 }
 evaluate() { # NAME RUN [FLAGS]
     local name="$1" run="$2"
     shift 2
     python bridge/evaluate.py "$run/vlm" --gqa "$world/gqa" --vqav2 "$world/vqav2" --pope "$world/pope" \
-        --vqav2-split test-dev2015 --limit-images 40 --out "$out/eval/$name" "$@"
+        --vqav2-split test-dev2015 --limit-images 60 --out "$out/eval/$name" "$@"
+}
+
+probe() { # once there is an encoder
+    until [ -f "$out/pretrain/done.json" ]; do sleep 1; done
+    python pretrain/probe.py "$out/pretrain/encoder" --task objects --data "$world/gqa" > "$logs/probes.txt"
+    python pretrain/probe.py "$out/pretrain/encoder" --task retrieval --data "$world/captions/testdev-*.tar" \
+        >> "$logs/probes.txt"
 }
 
 say "world: drawn scenes in the files of GQA, VQAv2 and POPE"
@@ -62,17 +69,14 @@ set -m # a process group of its own, so that nothing of it outlives this script
     bridge blind blind
     evaluate blind "$out/bridge/blind"
     evaluate oracle "$out/bridge/blind" --oracle "$world/captions.json"
+    probe
 ) > "$logs/lane2.log" 2>&1 &
 lane2=$!
 set +m
 trap 'kill -- -$lane2 2> /dev/null || true' EXIT
-deepspeed pretrain/run.py --data "$world/captions" --out "$out/pretrain" --seed "$seed"
+deepspeed pretrain/run.py --data "$world/captions" --out "$out/pretrain" --seed "$seed" --steps 6500
 # deepspeed exits with 0 as well if its launch.py was killed: the run's last record counts.
 [ -f "$out/pretrain/done.json" ] || { echo "error: the pretraining broke off; the same command goes on" >&2; exit 1; }
-
-say "what the encoder has learnt"
-python pretrain/probe.py "$out/pretrain/encoder" --task objects --data "$world/gqa"
-python pretrain/probe.py "$out/pretrain/encoder" --task retrieval --data "$world/captions/testdev-*.tar"
 
 say "the connector between the frozen encoder and the frozen LLM"
 bridge pretrained "$out/pretrain/encoder"
@@ -81,6 +85,8 @@ say "scores on held-out scenes"
 evaluate pretrained "$out/bridge/pretrained"
 say "waiting for lane 2: $(tail -c 120 "$logs/lane2.log" | tr '\r' '\n' | tail -1)"
 wait $lane2 || { tail -5 "$logs/lane2.log" >&2; exit 1; }
+say "what the encoder has learnt"
+cat "$logs/probes.txt"
 python bridge/results.py pretrained="$out/eval/pretrained" random="$out/eval/random" blind="$out/eval/blind" \
     oracle="$out/eval/oracle" --out "$out"
 
