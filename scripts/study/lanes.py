@@ -5,8 +5,9 @@ import queue
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
 
 from study.cells import Cell
@@ -14,6 +15,7 @@ from vlm.errors import UserError
 from vlm.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
+_commands: set[subprocess.Popen] = set()  # that run now, in whatever lane
 
 
 def run_logged(log: Path, command: Sequence[str], lane: Mapping[str, str] | None = None) -> None:
@@ -25,10 +27,13 @@ def run_logged(log: Path, command: Sequence[str], lane: Mapping[str, str] | None
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **(lane or {})}
     with open(log, "w") as file:
         program = [sys.executable, str(ROOT / command[0]), *command[1:]]
-        done = subprocess.run(program, env=environment, stdout=file, stderr=file)
-    if done.returncode:
+        with subprocess.Popen(program, env=environment, stdout=file, stderr=file) as running:
+            _commands.add(running)
+            code = running.wait()
+            _commands.discard(running)
+    if code:
         last = (log.read_text(errors="replace").strip().splitlines() or ["no output"])[-1]
-        raise UserError(f"{' '.join(command[:2])} failed with exit code {done.returncode}: {last} (all of it: {log})")
+        raise UserError(f"{' '.join(command[:2])} failed with exit code {code}: {last} (all of it: {log})")
 
 
 def record(out: Path, cell: Cell) -> dict | None:
@@ -70,7 +75,7 @@ def run_all(out: Path, cells: Sequence[Cell], lanes: Sequence[Mapping[str, str]]
 
     waiting, running = {cell.name: cell for cell in cells}, {}
     failed: dict[str, str] = {}
-    with ThreadPoolExecutor(len(lanes)) as pool:
+    with ThreadPoolExecutor(len(lanes)) as pool, _none_left_behind(pool):
         while waiting or running:
             for cell in list(waiting.values()):
                 blocked = [name for name in cell.needs if name in failed]
@@ -84,6 +89,18 @@ def run_all(out: Path, cells: Sequence[Cell], lanes: Sequence[Mapping[str, str]]
     if failed:
         text = "; ".join(f"{name}: {problem}" for name, problem in failed.items())
         raise UserError(f"{len(failed)} of {len(cells)} cells failed ({text}): mend it and call this again")
+
+
+@contextmanager
+def _none_left_behind(pool: ThreadPoolExecutor) -> Iterator[None]:
+    """If a signal ends the study, start nothing more and let the commands that run save what they have."""
+    try:
+        yield
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for running in list(_commands):
+            running.terminate()
+        raise  # the pool then waits for its threads, and they for the commands
 
 
 def _finished(running: dict[Future[float], str], failed: dict[str, str], cells: int, waiting: int, say) -> None:

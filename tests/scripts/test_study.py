@@ -2,11 +2,12 @@
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from study import command, lanes
-from study.cells import cells
+from study.cells import Cell, cells
 from study.settings import StudySettings, as_flags, settings_of
 from study.summary import summarise
 from study.tables import gain_cells, score_cells
@@ -102,6 +103,27 @@ def test_a_cell_runs_once_and_a_failure_stops_only_what_needs_it(tmp_path, monke
     assert capsys.readouterr().out.splitlines()[-1] == "0 of 3 cells to run in 2 lanes"
     with pytest.raises(UserError, match="--only x: the cells are pretrain-siglip-0, bridge-siglip-smollm2-0, bridge-"):
         command.run(settings("--encoders", "siglip", "blind", *place, "--only", "x"))
+
+
+def test_a_study_that_is_stopped_leaves_nothing_running(tmp_path, monkeypatch):
+    script = tmp_path / "cell.py"
+    script.write_text(
+        "import sys, time\nopen(sys.argv[1], 'w').close()\nwhile 'long' in sys.argv[1]: time.sleep(0.05)\n"
+    )
+    monkeypatch.setattr(lanes, "ROOT", tmp_path)
+    names = ("long", "short", "never", "nor this")
+    found = [Cell(name, (("cell.py", str(tmp_path / name)),)) for name in names]
+
+    def stop(*_):
+        while not (tmp_path / "long").exists():
+            time.sleep(0.05)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lanes, "_finished", stop)
+    with pytest.raises(KeyboardInterrupt):
+        lanes.run_all(tmp_path / "out", found, [{}], print)
+    assert not lanes._commands
+    assert (tmp_path / "long").exists() and not any((tmp_path / name).exists() for name in names[1:])
 
 
 def test_scores_and_gains_with_both_intervals(tmp_path):
