@@ -56,7 +56,7 @@ def refuse_changes(run: Path, old: dict, new: dict, changes: Changes = NO_CHANGE
     Returns: those that differ and may, each as "lr 0.1 -> 0.2".
     Raises: UserError, naming both values, if any other one differs.
     """
-    names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    names = sorted(name for name in old.keys() | new.keys() if not _same(old.get(name), new.get(name)))
     foreign = [name for name in names if (old.get(name) is None) != (new.get(name) is None)]
     if len(foreign) > FOREIGN:
         raise UserError(f"{run} holds a run of another command or version, without {foreign[0]}: give another --out")
@@ -70,3 +70,8 @@ def refuse_changes(run: Path, old: dict, new: dict, changes: Changes = NO_CHANGE
         raise UserError(f"{words} or give another --out")
     hints = "".join(f" ({changes.hints[name]})" for name in refused if name in changes.hints)
     raise UserError(f"{words}, go on with --allow-change {' '.join(refused)}, or give another --out{hints}")
+
+
+def _same(old: Any, new: Any) -> bool:
+    """Whether two values of a setting are one. A switch that one of two versions does not know was off in its runs."""
+    return old == new or {repr(old), repr(new)} == {"None", "False"}

@@ -37,6 +37,7 @@ def test_what_is_allowed_may_differ_and_is_told():
         {"lr": 0.2, "batch_size": 8, "data_fingerprint": "y"},
     )
     assert refuse_changes("RUN", old, dict(old), changes()) == []
+    assert refuse_changes("RUN", old, {**old, "compile": False}, changes()) == []  # an older version had no such switch
     told = ["batch_size 4 -> 8", "data_fingerprint 'x' -> 'y'", "lr 0.1 -> 0.2"]
     assert refuse_changes("RUN", old, new, changes("lr", "batch_size", "data")) == told
     assert refuse_changes("RUN", old, new, changes("lr", "batch-size", "data_fingerprint")) == told
