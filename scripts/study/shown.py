@@ -30,36 +30,55 @@ class Shown:
         return f"{self.kind:<16} {self.example.question:<44} {self.answer:<10} {self.example.answer or '':<10} {mark}"
 
 
-def choose(world: Path, evaluation: Path, split: str, seed: int) -> list[Shown]:
+Kind = tuple[str, str, str, Sequence[Example], Callable[[Example], bool]]  # title, benchmark, prefix of ids, ...
+
+
+def choose(data: Path, evaluation: Path, split: str, seed: int) -> list[Shown]:
     """One answered question of each of four kinds. The seed decides which, not whether the answer is right."""
-    gqa, records = official.read_gqa(world / "gqa", "testdev")
-    vqav2, annotations = official.read_vqav2(world / "vqav2", split)
-    pope = official.pope(world / "pope", "adversarial")
-
-    def structural(example: Example) -> str:
-        return records[example.question_id]["types"]["structural"]
-
-    def answer_type(example: Example) -> str:
-        return annotations[example.question_id]["answer_type"]
-
-    kinds: list[tuple[str, str, Sequence[Example], Callable[[Example], bool]]] = [
-        ("GQA, open", "gqa", gqa, lambda example: structural(example) == "query"),
-        ("GQA, a choice", "gqa", gqa, lambda example: structural(example) == "choose"),
-        ("VQAv2, a number", "vqav2", vqav2, lambda example: answer_type(example) == "number"),
-        ("POPE, yes or no", "pope", pope, lambda example: True),
-    ]
     shown = []
-    for number, (kind, name, examples, belongs) in enumerate(kinds):
+    for number, (kind, name, prefix, examples, belongs) in enumerate(_kinds(data, split)):
         answers = {row["question_id"]: row["answer"] for row in read_jsonl(evaluation / f"predictions/{name}.jsonl")}
         scores = read_json(evaluation / f"per_question/{name}.json")["scores"]
-        prefix = "adversarial/" if name == "pope" else ""  # POPE's ids count from 1 in each category
         candidates = [example for example in examples if prefix + example.question_id in answers and belongs(example)]
         if not candidates:
-            raise UserError(f"{evaluation} answers no question of the kind {kind!r}: evaluate all three benchmarks")
+            raise UserError(f"{evaluation} answers no question of the kind {kind!r}: evaluate all benchmarks of {data}")
         example = candidates[np.random.default_rng([seed, number]).integers(len(candidates))]
         key = prefix + example.question_id
         shown.append(Shown(kind, example, answers[key], scores[key]))
     return shown
+
+
+def _kinds(data: Path, split: str) -> list[Kind]:
+    """Four kinds of questions of the embedded world, or of a folder with VQAv2 and POPE alone, as prepare_pictures.py
+    writes it.
+    """
+    vqav2, annotations = official.read_vqav2(data / "vqav2", split)
+
+    def of_type(wanted: str) -> Callable[[Example], bool]:
+        return lambda example: annotations[example.question_id]["answer_type"] == wanted
+
+    def pope(category: str) -> Kind:
+        examples = official.pope(data / "pope", category)
+        return f"POPE, {category}", "pope", f"{category}/", examples, lambda example: True
+
+    if not (data / "gqa").is_dir():
+        return [
+            ("VQAv2, a name", "vqav2", "", vqav2, of_type("other")),
+            ("VQAv2, yes or no", "vqav2", "", vqav2, of_type("yes/no")),
+            pope("random"),
+            pope("adversarial"),
+        ]
+    gqa, records = official.read_gqa(data / "gqa", "testdev")
+
+    def structural(wanted: str) -> Callable[[Example], bool]:
+        return lambda example: records[example.question_id]["types"]["structural"] == wanted
+
+    return [
+        ("GQA, open", "gqa", "", gqa, structural("query")),
+        ("GQA, a choice", "gqa", "", gqa, structural("choose")),
+        ("VQAv2, a number", "vqav2", "", vqav2, of_type("number")),
+        ("POPE, yes or no", *pope("adversarial")[1:]),
+    ]
 
 
 def first_right(shown: Sequence[Shown]) -> Shown:
