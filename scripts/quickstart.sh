@@ -49,13 +49,6 @@ evaluate() { # NAME RUN [FLAGS]
         --vqav2-split test-dev2015 --limit-images 60 --out "$out/eval/$name" "$@"
 }
 
-probe() { # once there is an encoder
-    until [ -f "$out/pretrain/done.json" ]; do sleep 1; done
-    python pretrain/probe.py "$out/pretrain/encoder" --task objects --data "$world/gqa" > "$logs/probes.txt"
-    python pretrain/probe.py "$out/pretrain/encoder" --task retrieval --data "$world/captions/testdev-*.tar" \
-        >> "$logs/probes.txt"
-}
-
 say "world: drawn scenes in the files of GQA, VQAv2 and POPE"
 python scripts/make_world.py "$world" --seed "$seed"
 python pretrain/run.py --data "$world/captions" --out "$out/untrained" --seed "$seed" --steps 0
@@ -69,7 +62,6 @@ set -m # a process group of its own, so that nothing of it outlives this script
     bridge blind blind
     evaluate blind "$out/bridge/blind"
     evaluate oracle "$out/bridge/blind" --oracle "$world/captions.json"
-    probe
 ) > "$logs/lane2.log" 2>&1 &
 lane2=$!
 set +m
@@ -83,10 +75,11 @@ bridge pretrained "$out/pretrain/encoder"
 
 say "scores on held-out scenes"
 evaluate pretrained "$out/bridge/pretrained"
+say "what the encoder has learnt"
+python pretrain/probe.py "$out/pretrain/encoder" --task objects --data "$world/gqa"
+python pretrain/probe.py "$out/pretrain/encoder" --task retrieval --data "$world/captions/testdev-*.tar"
 say "waiting for lane 2: $(tail -c 120 "$logs/lane2.log" | tr '\r' '\n' | tail -1)"
 wait $lane2 || { tail -5 "$logs/lane2.log" >&2; exit 1; }
-say "what the encoder has learnt"
-cat "$logs/probes.txt"
 python bridge/results.py pretrained="$out/eval/pretrained" random="$out/eval/random" blind="$out/eval/blind" \
     oracle="$out/eval/oracle" --out "$out"
 
