@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from vlm.errors import PIXELS_VARIABLE, UserError, allowed_pixels
-from vlm.pixels import interpolate_uint8, levels_of, resize_uint8, to_tensor
+from vlm.pixels import resize_uint8, resized_image, to_tensor
 from vlm.reading import LARGEST_IMAGE, open_regular, read_regular
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
@@ -251,5 +251,4 @@ def _trim(image: Image.Image, width: float, height: float) -> Image.Image:
     if image.size == (width, height):
         return image
     scale = (int(height) / height, int(width) / width)
-    pixels = interpolate_uint8(levels_of(image), scale_factor=scale, recompute_scale_factor=False)
-    return Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
+    return resized_image(image, scale_factor=scale, recompute_scale_factor=False)

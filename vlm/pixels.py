@@ -70,9 +70,26 @@ def levels_of(image: Image.Image) -> torch.Tensor:
 def interpolate_uint8(pixels: torch.Tensor, mode: str = "bicubic", **size) -> torch.Tensor:
     """`levels_of` an image, or a part of them -> uint8[3, h, w] of another size, by torch's antialiased filter.
 
-    size: as `torch.nn.functional.interpolate` takes it. Of four channels torch resizes each pixel as one word, which it
-    has to make of three; either way gives the same values.
+    size: as `torch.nn.functional.interpolate` takes it.
+    """
+    return _filtered(pixels, mode, **size)[:3]
+
+
+def resized_image(image: Image.Image, mode: str = "bicubic", **size) -> Image.Image:
+    """The RGB image of another size, by the same filter."""
+    pixels = _filtered(levels_of(image), mode, **size).permute(1, 2, 0)  # [h, w, 4 or 3]
+    height, width, channels = pixels.shape
+    if channels == 3:
+        return Image.fromarray(np.ascontiguousarray(pixels.numpy()))
+    words = pa.FixedSizeListArray.from_arrays(pa.array(pixels.reshape(-1).numpy()), channels)
+    return Image.fromarrow(words, "RGB", (width, height))  # PIL's own form: nothing is copied
+
+
+def _filtered(pixels: torch.Tensor, mode: str, **size) -> torch.Tensor:
+    """uint8[C, H, W] as it lies, channels last -> uint8[C, h, w].
+
+    Of four channels torch resizes each pixel as one word, which it has to make of three; both give the same values.
     """
     # With a batch dimension of these strides torch takes its vectorised path.
     batch = pixels.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
-    return F.interpolate(batch, mode=mode, antialias=True, align_corners=False, **size)[0, :3]
+    return F.interpolate(batch, mode=mode, antialias=True, align_corners=False, **size)[0]

@@ -15,6 +15,7 @@ WRONG = {
     "bench_bridge.py": (["--layers", "29"], "error: --layers 29: give 1 to 28"),
     "bench_evaluate.py": (["--questions", "49"], "error: --questions 49: give 1 to 48"),
     "bench_loader.py": (["--seconds", "0"], "error: --seconds 0.0: give a number above 0"),
+    "bench_probe.py": (["--images", "8"], "error: --images 8: give 16 or more"),
     "bench_sigreg.py": (["--pairs", "0"], "error: --pairs 0: give 1 or more"),
     "bench_step.py": (["--pairs", "0"], "error: --pairs 0: give 1 or more"),
     "bench_training_sets.py": (["nowhere"], "error: nowhere has no synthetic files: write them with --make"),

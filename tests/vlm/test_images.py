@@ -14,7 +14,7 @@ from vlm import images
 from vlm.encoders.config import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 from vlm.errors import UserError
 from vlm.images import EvalTransform, ImageError, decode, load_image, upright_rgb
-from vlm.pixels import interpolate_uint8, levels_of, resize_uint8, to_tensor
+from vlm.pixels import interpolate_uint8, levels_of, resize_uint8, resized_image, to_tensor
 
 pytestmark = pytest.mark.filterwarnings("ignore:Image size", "ignore:Corrupt EXIF")
 
@@ -299,6 +299,15 @@ def test_an_image_of_the_size_asked_for_is_what_the_filter_makes_of_it():
     image = photo(20, 10)
     filtered = interpolate_uint8(levels_of(image), size=(10, 20))
     assert torch.equal(resize_uint8(image, 10, 20), filtered)
+
+
+def test_a_resized_image_is_what_the_filter_gives():
+    for image in (photo(40, 30), photo(400, 300).resize((2500, 2000))):  # in place, and copied
+        expected = interpolate_uint8(levels_of(image), size=(20, 25)).permute(1, 2, 0).numpy()
+        resized = resized_image(image, size=(20, 25))
+        assert resized.mode == "RGB" and (np.asarray(resized) == expected).all()
+        resized.putpixel((0, 0), (1, 2, 3))
+        assert resized.getpixel((0, 0)) == (1, 2, 3)
 
 
 def test_to_tensor_takes_images_and_uint8():
