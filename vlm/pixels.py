@@ -15,8 +15,8 @@ def resize_uint8(image: Image.Image, height: int, width: int, mode: str = "bicub
 
     As the torchvision processors of transformers do it: equal to the bit, with and without AVX. With AVX2 it takes a
     quarter to an eighth of the time of PIL's filter. Its weights have fewer bits. Results differ from PIL's by at most
-    one level of 255 when shrinking by 2 or more; 4 levels were seen near 1 : 1. The filter changes
-    nothing at 1 : 1, where the image's own memory is given, only to be read.
+    one level of 255 when shrinking by 2 or more; 4 levels were seen near 1 : 1. At 1 : 1 the filter changes nothing:
+    the image's own memory is given, only to be read.
     """
     if image.size == (width, height):
         return levels_of(image)[:3]

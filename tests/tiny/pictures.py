@@ -20,6 +20,17 @@ def numbered(number: int, kind: str = "PNG", **options) -> bytes:
     return encoded(Image.new("RGB", (16, 16), (number % 256, number // 256, 7)), kind, **options)
 
 
+def photo(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Smooth shapes, edges and some texture, as a photograph has them."""
+    rng = np.random.default_rng(seed)
+    image = np.zeros((height, width, 3))
+    for cells in (3, 9, 27, 81):
+        noise = rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8)
+        image += np.asarray(Image.fromarray(noise).resize((width, height), Image.BICUBIC), float) / cells**0.7
+    image[height // 4 : height // 2, width // 3 : width // 2] = (250, 20, 30)
+    return Image.fromarray((image * 255 / image.max()).astype(np.uint8))
+
+
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
     """Every channel of every pixel is drawn from 0 to 255."""
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
