@@ -14,6 +14,7 @@ from bridge.data.pictures import Picture, open_picture
 from vlm.errors import UserError
 from vlm.images import ImageError
 from vlm.llava.parts import tower_tokens, vision_tower
+from vlm.llava.pixels import pixels_of
 
 
 class Features(Protocol):
@@ -46,6 +47,7 @@ class PatchEncoder:
 
     def __init__(self, model: LlavaForConditionalGeneration, processor: BaseImageProcessor):
         self._model, self._tower, self._processor = model, vision_tower(model), processor
+        self._transform = pixels_of(processor)
         self._ready: dict[Picture, torch.Tensor] = {}  # pixels of images that the next calls will encode
         self._pool = ThreadPoolExecutor(cores_of_this_process(), "pixels")
         self.dtype, self.device = self._tower.dtype, self._tower.device
@@ -65,12 +67,12 @@ class PatchEncoder:
         return unreadable
 
     def _pixels(self, image: Picture) -> torch.Tensor | UserError:
-        """float[3, H, W] in the tower's dtype. Pillow and torch compute without the GIL."""
+        """float[3, H, W] in the tower's dtype. Pillow and torch compute without Python's lock."""
         try:
             picture = open_picture(image, self._side())
         except UserError as error:
             return error
-        return self._processor(images=[picture], return_tensors="pt")["pixel_values"][0].to(self.dtype)
+        return self._transform(picture).to(self.dtype)
 
     def _side(self) -> int | None:
         """The short side that images are resized to: larger JPEGs need not be decoded whole."""

@@ -19,6 +19,7 @@ from bridge.evaluation.predictions import TeamPredictions
 from bridge.evaluation.team import Team, share
 from vlm.errors import UserError
 from vlm.llava.model import VLM
+from vlm.llava.pixels import pixels_of
 from vlm.llms.prompt import briefly
 from vlm.run.progress import progress
 
@@ -50,6 +51,7 @@ class Asker:
         shown: Mapping[Picture, Picture] | None = None,
     ):
         self.vlm, self.max_new_tokens = vlm, max_new_tokens
+        self._transform = pixels_of(vlm.processor.image_processor)
         self.blind, self._captions, self._shown = blind, captions, shown
         # Two prompts that differ from the first word on show how all of them begin.
         probes = [self._prompt_ids(text, None if captions is None else text) for text in ("a", "9")]
@@ -73,8 +75,7 @@ class Asker:
 
     def pixels(self, image: Image.Image) -> torch.Tensor:
         """float[3, H, W] in the vision tower's dtype; without Python's lock, so that threads make several at once."""
-        pixels = self.vlm.processor.image_processor(images=[image], return_tensors="pt")["pixel_values"][0]
-        return pixels.to(self.vlm.vision_tower.dtype)
+        return self._transform(image).to(self.vlm.vision_tower.dtype)
 
     def _answer(self, reading: Reading) -> list[Answered]:
         unreadable: list[Answered] = []

@@ -4,7 +4,6 @@ import copy
 from typing import Any
 
 import torch
-from PIL import Image
 from transformers import (
     CLIPImageProcessor,
     GenerationConfig,
@@ -15,12 +14,12 @@ from transformers import (
 )
 
 from vlm.encoders.base import VisionEncoder
-from vlm.encoders.config import PixelConfig
 from vlm.errors import UserError
 from vlm.llava.folder import KEEP_FULL
 from vlm.llava.model import VLM
 from vlm.llava.parity import check_parity, fixture_pixels
 from vlm.llava.parts import connector
+from vlm.llava.pixels import image_settings
 from vlm.llava.tokenizer import end_turns_with, leave_bos_to_template, saved_tokenizer
 from vlm.llava.tower import StockTower, stock_tower
 from vlm.llms.load import LLM
@@ -129,19 +128,6 @@ def _processor(encoder: VisionEncoder, tower: StockTower, llm: LLM) -> LlavaProc
     )  # fmt: skip
     leave_bos_to_template(processor)
     return processor
-
-
-def image_settings(config: PixelConfig) -> dict[str, Any]:
-    """What transformers' CLIP image processor must be told to prepare pixels as `config` says."""
-    square = {"height": config.image_size, "width": config.image_size}
-    return {
-        "size": {"shortest_edge": config.short_side} if config.short_side else square,
-        "crop_size": square,
-        "do_center_crop": config.short_side is not None,
-        "image_mean": list(config.mean),
-        "image_std": list(config.std),
-        "resample": int(Image.Resampling[config.resample.upper()]),
-    }
 
 
 def _greedy(original: GenerationConfig, end: int, pad: int) -> GenerationConfig:

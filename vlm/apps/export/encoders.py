@@ -43,7 +43,7 @@ def write_hf_encoder(source: str, out: Path, name: str) -> str:
     """Write the ViT as the stock class that LLaVA would hold, with its image processor -> what the comparison found."""
     from transformers import AutoImageProcessor, AutoModel, CLIPImageProcessor
 
-    from vlm.llava.assembly import image_settings
+    from vlm.llava.pixels import image_settings
     from vlm.llava.tower import stock_tower
 
     encoder = open_encoder(source)
