@@ -35,7 +35,10 @@ def open_regular(path: str | Path) -> BinaryIO:
 def read_regular(path: str | Path, most: int) -> bytes:
     """Read a whole file. Raises: OSError as `open_regular`, and if it is longer than `most` bytes."""
     with open_regular(path) as file:
-        content = file.read(most + 1)
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(min(size, most) + 1)  # not `most` at once: that much memory would be mapped, then given back
+        if len(content) > size:  # a file that grows, or one of /proc, which has no size
+            content += file.read(most + 1 - len(content))
     if len(content) > most:
         raise OSError(errno.EFBIG, f"it is larger than the {most / 2**20:,.0f} MiB that are read", str(path))
     return content

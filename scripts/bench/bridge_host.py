@@ -27,7 +27,7 @@ from vlm.llms.load import load_llm
 
 QUESTIONS_A_SECOND = 20_000  # needed, of both cores
 PIXELS_RATIO = 1.8  # needed of two threads over one, if both cores are free
-STEPS, PHOTOGRAPHS, ROUNDS = 4, 24, 9
+STEPS, PHOTOGRAPHS, ROUNDS = 4, 48, 9
 FORMS = (
     "Is the {} {} to the left of the {}?",
     "What color is the {1} that is on top of the {2}?",
