@@ -31,7 +31,7 @@ QUESTIONS = [
 @pytest.fixture(scope="module")
 def smollm2(encoder, tmp_path_factory):
     """The real SmolLM2 in a saved VLM: its text format ends an answer with a newline."""
-    model = assemble(encoder, load_llm("smollm2", torch.float32, examples=False))
+    model = assemble(encoder, load_llm("smollm2", torch.float32))
     folder = tmp_path_factory.mktemp("smollm2") / "vlm"
     model.save(folder)
     return folder
@@ -92,9 +92,7 @@ def test_what_ends_a_turn_is_the_same_everywhere(saved, smollm2, family):
 @pytest.mark.parametrize("family", list(ENDS))
 def test_what_is_set_is_what_is_reloaded(models, saved, smollm2, encoder, family):
     folder = smollm2 if family == "smollm2" else saved / family
-    made = (
-        assemble(encoder, load_llm("smollm2", torch.float32, examples=False)) if family == "smollm2" else models[family]
-    )
+    made = assemble(encoder, load_llm("smollm2", torch.float32)) if family == "smollm2" else models[family]
     again = AutoProcessor.from_pretrained(folder)
     assert type(again.image_processor) is type(made.processor.image_processor)
     assert again.image_processor.to_dict() == made.processor.image_processor.to_dict()
@@ -112,7 +110,7 @@ def test_newlines_of_smollm2_keep_their_ids(smollm2):
     tokenizer = AutoTokenizer.from_pretrained(smollm2)
     assert tokenizer("\n\nQ: a\nb\n").input_ids == [198, 198, 65, 42, 253, 198, 82, 198]
     model = load(smollm2, "cpu", torch.float32)
-    assert tokenizer.decode(model.prompt_ids("Two\nlines?", images=0)).endswith("Question: Two\nlines?\nAnswer:")
+    assert tokenizer.decode(model.prompt_ids("Two\nlines?", images=0)).endswith("\nTwo\nlines? Answer:")
     with pytest.raises(UserError, match="contains the control token Ċ"):
         model.prompt_ids("Is it Ċ?")
 
