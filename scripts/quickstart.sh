@@ -40,7 +40,7 @@ say() { printf '\n[%3d s] %s\n' $((SECONDS - started)) "$*"; }
 
 bridge() { # NAME ENCODER
     python bridge/train.py --llm smollm2 --encoder "$2" --gqa "$world/gqa" --vqav2 "$world/vqav2" \
-        --out "$out/bridge/$1" --seed "$seed" --steps 550 --batch-questions 8 --lr 5e-3
+        --out "$out/bridge/$1" --seed "$seed" --steps 700 --batch-questions 8 --lr 5e-3
 }
 evaluate() { # NAME RUN [FLAGS]
     local name="$1" run="$2"
@@ -66,7 +66,7 @@ set -m # a process group of its own, so that nothing of it outlives this script
 lane2=$!
 set +m
 trap 'kill -- -$lane2 2> /dev/null || true' EXIT
-deepspeed pretrain/run.py --data "$world/captions" --out "$out/pretrain" --seed "$seed" --steps 6500
+deepspeed pretrain/run.py --data "$world/captions" --out "$out/pretrain" --seed "$seed" --steps 5000
 # deepspeed exits with 0 as well if its launch.py was killed: the run's last record counts.
 [ -f "$out/pretrain/done.json" ] || { echo "error: the pretraining broke off; the same command goes on" >&2; exit 1; }
 
