@@ -36,7 +36,7 @@ def read_regular(path: str | Path, most: int) -> bytes:
     """Read a whole file. Raises: OSError as `open_regular`, and if it is longer than `most` bytes."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        content = file.read(min(size, most) + 1)  # not `most` at once: that much memory would be mapped, then given back
+        content = file.read(min(size, most) + 1)  # `most` would be mapped first, and given back after
         if len(content) > size:  # a file that grows, or one of /proc, which has no size
             content += file.read(most + 1 - len(content))
     if len(content) > most:

@@ -13,6 +13,7 @@ from world.captions import article
 from pictures.sources import Picture
 
 MODES = ("random", "popular", "adversarial")
+SMALL_WORDS = {"a", "an", "and", "in", "of", "on", "or", "the", "with"}  # that things may share
 OPENINGS = ("", "", "", "a picture of ", "an image of ", "this is ")
 
 
@@ -57,7 +58,7 @@ def _once(values: list[str], value: str) -> None:
 
 
 def _words(text: str) -> set[str]:
-    return set(re.findall(r"[a-z]+", text.lower()))
+    return set(re.findall(r"[a-z]+", text.lower())) - SMALL_WORDS
 
 
 def wrong(picture: Picture, things: Things, number: int, mode: str, rng: random.Random) -> str | None:

@@ -19,8 +19,19 @@ VENDORS = {
 NAMES = "emojibase-data"
 COMPONENTS = 2  # emojibase's group of skin tones and hair, which are no pictures of their own
 GENDER = re.compile(r"\b(man|woman|men|women|person|people|boy|girl|mr|mrs|mx)\b")
-# Parts of emojibase's subgroups that say little; "face-smiling" reads better as "smiling face".
-PREFIXES = ("animal-", "food-", "plant-", "place-", "transport-", "other-")
+# What one thing of emojibase's groups is called, and of those of its subgroups that are called "animal-marine".
+GROUPS = {
+    "smileys-emotion": "smiley or feeling", "people-body": "person or body part", "animals-nature": "animal or plant",
+    "food-drink": "food or drink", "travel-places": "vehicle or place",
+}  # fmt: skip
+WIDER = {"animal": "animal", "food": "food", "plant": "plant", "place": "place", "transport": "vehicle"}
+ADJECTIVES = ("marine", "prepared", "asian", "sweet", "geographic", "religious", "ground", "water", "air")
+# Plurals, or what looks like one, that no rule makes singular.
+SINGULAR = {
+    "arts crafts": "craft", "breads and carbs": "bread", "christmas": "christmas", "clothes": "clothing",
+    "meats and eggs": "meat or egg", "people": "person", "signs and symbols": "sign or symbol", "smilies": "smiley",
+    "stickmen": "stickman", "united states": "united states",
+}  # fmt: skip
 JUNK = re.compile(r"untitled|unnamed|drawing|layer|path|svg|inkscape|copyright|https?|[_\d]{3,}", re.IGNORECASE)
 SERIES = 5  # pictures of one title
 PUBLIC_DOMAIN = "publicdomain"
@@ -60,7 +71,8 @@ def emoji(folder: Path) -> list[Picture]:
             if record.get("group", COMPONENTS) == COMPONENTS or _code(record["hexcode"]) not in files:
                 continue
             name, subgroup = _emoji_name(record["label"]), titles["subgroups"][str(record["subgroup"])]
-            group = titles["groups"][str(record["group"])].replace("-", " and ")
+            title = titles["groups"][str(record["group"])]
+            group = GROUPS.get(title, one(title))
             family = " ".join(GENDER.sub("", name).split()) or name
             path, words = files[_code(record["hexcode"])], tuple(record.get("tags", ()))
             found.append(Picture(path, name, _kind(subgroup), group, words, family, vendor))
@@ -87,12 +99,29 @@ def _emoji_name(label: str) -> str:
 
 
 def _kind(subgroup: str) -> str:
-    """ "animal-bird" -> "bird", "face-smiling" -> "smiling face"."""
-    if subgroup.startswith("face-"):
-        return subgroup.removeprefix("face-").replace("-", " ") + " face"
-    for prefix in PREFIXES:
-        subgroup = subgroup.removeprefix(prefix)
-    return subgroup.replace("-", " ")
+    """ "animal-bird" -> "bird", "animal-marine" -> "marine animal", "face-smiling" -> "smiling face"."""
+    whole, _, part = subgroup.partition("-")
+    if whole == "face" and part:
+        return part.replace("-", " ") + " face"
+    if whole in WIDER and part in ADJECTIVES:
+        return f"{part} {WIDER[whole]}"
+    if whole in WIDER and part:
+        return WIDER[whole] if part == "other" else part
+    return one(subgroup.removeprefix("other-"))
+
+
+def one(title: str) -> str:
+    """What one thing of a folder or group is called: "00_symbols" -> "symbol", "body-parts" -> "body part"."""
+    words = re.sub(r"[_\W\d]+", " ", title).lower().strip()
+    if words in SINGULAR:
+        return SINGULAR[words]
+    if words.endswith("ies"):
+        return words[:-3] + "y"
+    if words.endswith(("ches", "shes", "sses", "xes")):
+        return words[:-2]
+    if words.endswith("s") and not words.endswith(("ss", "us", "is", "cs")):
+        return words[:-1]
+    return words
 
 
 def clip_art(folder: Path) -> list[Picture]:
@@ -113,8 +142,8 @@ def clip_art(folder: Path) -> list[Picture]:
         name = " ".join(re.sub(r"[_\W\d]+", " ", title).split()).lower()
         if JUNK.search(title) or not re.search(r"[a-z]{3}", name) or len(name.split()) > 8:
             continue
-        kind = place.parent.name.replace("_", " ")
-        found.append(Picture(path, name, kind, place.parts[0].replace("_", " "), words, name, "openclipart"))
+        kind, group = one(place.parent.name), one(place.parts[0])
+        found.append(Picture(path, name, kind, group, words, name, "openclipart"))
     titles = Counter(picture.name for picture in found)  # the title of a whole series says nothing of one picture
     return [picture for picture in found if titles[picture.name] <= SERIES]
 
@@ -147,7 +176,7 @@ def stamps(folder: Path) -> list[Picture]:
         if path.is_file() and sentence and sentence[0].strip():
             name = sentence[0].strip().rstrip(".!").lower()
             parts = text.relative_to(place).parts
-            found.append(Picture(path, name, parts[-2], parts[0], (), _plain(name), "tuxpaint"))
+            found.append(Picture(path, name, one(parts[-2]), one(parts[0]), (), _plain(name), "tuxpaint"))
     return found
 
 

@@ -62,9 +62,9 @@ def test_emoji_have_a_name_a_kind_and_a_family(packages):
     found = emoji(packages)
     assert len(found) == 3 * 7 and [picture.maker for picture in found[::7]] == ["twitter", "google", "fluent"]
     assert [(each.name, each.kind, each.group) for each in found[:5]] == [
-        ("dog face", "mammal", "animals and nature"), ("wolf", "mammal", "animals and nature"),
-        ("red apple", "fruit", "food and drink"), ("flag of france", "country flag", "flags"),
-        ("red heart", "heart", "smileys and emotion"),
+        ("dog face", "mammal", "animal or plant"), ("wolf", "mammal", "animal or plant"),
+        ("red apple", "fruit", "food or drink"), ("flag of france", "country flag", "flag"),
+        ("red heart", "heart", "smiley or feeling"),
     ]  # fmt: skip
     assert found[5].family == found[6].family == "running"
     with pytest.raises(UserError, match="does not hold the npm package emojibase-data"):
@@ -82,7 +82,7 @@ def test_clip_art_in_the_public_domain_with_a_title_and_stamps_with_a_sentence(t
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content)
     assert [(each.name, each.kind, each.group, each.words) for each in clip_art(tmp_path)] == [
-        ("a big swan", "birds", "animals", ("bird",))
+        ("a big swan", "bird", "animal", ("bird",))
     ]
     place = root / "tuxpaint/stamps/food/fruit"
     place.mkdir(parents=True)
@@ -110,9 +110,9 @@ def test_splits_part_names_and_makers_and_depend_on_the_name_alone():
 
 
 def test_questions_of_a_picture_and_a_no_that_shares_no_word():
-    dog = picture("dog face", "mammal", "animals", "pet")
-    wolf, parrot = picture("wolf", "mammal", "animals"), picture("parrot", "bird", "animals")
-    things = Things([dog, wolf, parrot, picture("pet dog", "mammal", "animals"), picture("apple", "fruit", "food")])
+    dog = picture("dog face", "mammal", "animal", "pet")
+    wolf, parrot = picture("wolf", "mammal", "animal"), picture("parrot", "bird", "animal")
+    things = Things([dog, wolf, parrot, picture("pet dog", "mammal", "animal"), picture("apple", "fruit", "food")])
     for mode, seen in (("adversarial", {"wolf"}), ("popular", {"apple"}), ("random", {"apple", "parrot", "wolf"})):
         assert {wrong(dog, things, 0, mode, random.Random(seed)) for seed in range(40)} == seen
     asked = dict(questions(dog, things, "7"))
@@ -123,7 +123,7 @@ def test_questions_of_a_picture_and_a_no_that_shares_no_word():
         {"question_id": 2, "image": "i.png", "text": "Is there a wolf in the image?", "label": "no"},
         {"question_id": 3, "image": "i.png", "text": "Is there a mammal in the image?", "label": "yes"},
         {"question_id": 4, "image": "i.png", "text": "Is there a bird in the image?", "label": "no"},
-        {"question_id": 5, "image": "i.png", "text": "Is there an animals in the image?", "label": "yes"},
+        {"question_id": 5, "image": "i.png", "text": "Is there an animal in the image?", "label": "yes"},
         {"question_id": 6, "image": "i.png", "text": "Is there a food in the image?", "label": "no"},
     ]
     captions = {caption(dog, str(key)) for key in range(60)}
