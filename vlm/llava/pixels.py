@@ -1,6 +1,6 @@
 """Between our description of pixels and the image processor of a stock LLaVA: the same numbers in both directions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -44,11 +44,12 @@ def _as_config(processor: BaseImageProcessor) -> PixelConfig | None:
     if type(processor) is not CLIPImageProcessor:
         return None
     settings = processor.to_dict()
-    side, filter_name = settings["crop_size"].get("height"), FILTERS.get(settings["resample"])
-    if side is None or filter_name is None:
+    size, crop = (settings[name] or {} for name in ("size", "crop_size"))
+    side, short, filter_name = crop.get("height"), size.get("shortest_edge"), FILTERS.get(settings["resample"])
+    mean, std = settings["image_mean"], settings["image_std"]
+    if side is None or filter_name is None or not isinstance(mean, Sequence) or not isinstance(std, Sequence):
         return None
-    short = settings["size"].get("shortest_edge")
     if short is not None and short < side:  # what is resized is padded to the square
         return None
-    config = PixelConfig(side, side, settings["image_mean"], settings["image_std"], short, filter_name)
+    config = PixelConfig(side, side, tuple(mean), tuple(std), short, filter_name)
     return config if CLIPImageProcessor(**image_settings(config)).to_dict() == settings else None

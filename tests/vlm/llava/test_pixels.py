@@ -42,6 +42,9 @@ def test_our_settings_need_no_processor(short_side, resample, tmp_path):
         {"size": {"height": 32, "width": 40}, "do_center_crop": False},
         {"crop_size": {"height": 32, "width": 24}},
         {"resample": Image.Resampling.NEAREST},
+        {"crop_size": None, "do_center_crop": False},
+        {"image_mean": 0.5, "image_std": 0.5},
+        {"image_mean": None, "image_std": None, "do_normalize": False},
     ],
 )
 def test_other_settings_are_the_processors_own(settings):
