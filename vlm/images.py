@@ -203,7 +203,7 @@ def _to_rgb(image: Image.Image, factor: int = 1) -> Image.Image:
     for top in range(0, height, rows):
         strip = _strip_to_rgb(image.crop((0, top, width, min(height, top + rows))))
         rgb.paste(strip.reduce(factor), (0, top // factor))
-    rgb.info = dict(image.info)
+    rgb.info = {name: value for name, value in image.info.items() if name != "transparency"}  # it is on white now
     return rgb
 
 

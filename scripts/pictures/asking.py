@@ -1,6 +1,7 @@
 """Captions and questions of a picture, all of them from its name, kind and words.
 
-A wrong thing, for a no, shares no word with what is true of the picture: "dog" is not asked of a "dog face".
+A wrong thing, for a no, shares no word but small ones with what is true of the picture: "dog" is not asked of a "dog
+face".
 """
 
 import random
@@ -66,9 +67,10 @@ def wrong(picture: Picture, things: Things, number: int, mode: str, rng: random.
 
     mode: as POPE's. random: any; popular: the most frequent; adversarial: of the same kind or group, if there is one.
     """
-    true = {word for text in (picture.name, picture.kind, picture.group, *picture.words) for word in _words(text)}
-    free = [value for value in things.level(number) if not _words(value) & true]
-    near = [value for value in things.near(picture, number) if not _words(value) & true]
+    own = (picture.name, picture.kind, picture.group)
+    true = {word for text in (*own, *picture.words) for word in _words(text)}
+    free = [value for value in things.level(number) if value not in own and not _words(value) & true]
+    near = [value for value in things.near(picture, number) if value in free]
     if not free:
         return None
     if mode == "popular":

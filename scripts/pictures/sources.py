@@ -29,8 +29,9 @@ ADJECTIVES = ("marine", "prepared", "asian", "sweet", "geographic", "religious",
 # Plurals, or what looks like one, that no rule makes singular.
 SINGULAR = {
     "arts crafts": "craft", "breads and carbs": "bread", "christmas": "christmas", "clothes": "clothing",
-    "meats and eggs": "meat or egg", "people": "person", "signs and symbols": "sign or symbol", "smilies": "smiley",
-    "stickmen": "stickman", "united states": "united states",
+    "hand fingers closed": "closed hand", "hand fingers open": "open hand", "hand fingers partial": "hand sign",
+    "meats and eggs": "meat or egg", "newyears": "new year", "people": "person", "smilies": "smiley",
+    "signs and symbols": "sign or symbol", "stickmen": "stickman", "united states": "united states",
 }  # fmt: skip
 JUNK = re.compile(r"untitled|unnamed|drawing|layer|path|svg|inkscape|copyright|https?|[_\d]{3,}", re.IGNORECASE)
 SERIES = 5  # pictures of one title

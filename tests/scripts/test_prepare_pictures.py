@@ -9,7 +9,7 @@ from pathlib import Path
 import prepare_pictures
 import pytest
 from pictures.asking import Things, caption, pope_lines, questions, wrong
-from pictures.sources import Picture, clip_art, emoji, stamps
+from pictures.sources import Picture, _kind, clip_art, emoji, one, stamps
 from pictures.splits import split
 from PIL import Image
 
@@ -71,6 +71,26 @@ def test_emoji_have_a_name_a_kind_and_a_family(packages):
         emoji(packages / "emoji-datasource-twitter")
 
 
+@pytest.mark.parametrize(
+    ("titles", "thing"),
+    [
+        (("birds", "00_birds", "bird"), "bird"), (("big cats",), "big cat"), (("hobbies",), "hobby"),
+        (("dishes",), "dish"), (("boxes",), "box"), (("brass",), "brass"), (("electronics",), "electronics"),
+        (("clothes",), "clothing"), (("people",), "person"), (("hand-fingers-open",), "open hand"),
+    ],
+)  # fmt: skip
+def test_one_thing_of_a_folder(titles, thing):
+    assert {one(title) for title in titles} == {thing}
+
+
+def test_kinds_of_emoji():
+    named = {
+        "animal-bird": "bird", "animal-marine": "marine animal", "transport-air": "air vehicle", "plant-other": "plant",
+        "face-smiling": "smiling face", "cat-face": "cat face", "hands": "hand", "other-object": "object",
+    }  # fmt: skip
+    assert {subgroup: _kind(subgroup) for subgroup in named} == named
+
+
 def test_clip_art_in_the_public_domain_with_a_title_and_stamps_with_a_sentence(tmp_path):
     root = tmp_path / "usr/share"
     work = '<svg xmlns:dc="http://purl.org/dc/elements/1.1/" xmlns:cc="http://web.resource.org/cc/"><dc:title>{}</dc:title>'
@@ -115,6 +135,9 @@ def test_questions_of_a_picture_and_a_no_that_shares_no_word():
     things = Things([dog, wolf, parrot, picture("pet dog", "mammal", "animal"), picture("apple", "fruit", "food")])
     for mode, seen in (("adversarial", {"wolf"}), ("popular", {"apple"}), ("random", {"apple", "parrot", "wolf"})):
         assert {wrong(dog, things, 0, mode, random.Random(seed)) for seed in range(40)} == seen
+    king, tea = picture("king of hearts", "card", "game"), picture("cup of tea", "drink", "food")
+    assert wrong(king, Things([king, tea]), 0, "popular", random.Random(0)) == "cup of tea"  # "of" may be shared
+    assert wrong(dog, Things([dog, picture("pet dog", "mammal", "animal")]), 0, "popular", random.Random(0)) is None
     asked = dict(questions(dog, things, "7"))
     assert [answer for _, answer in questions(dog, things, "7")] == ["dog face", "mammal", *("yes", "no") * 3]
     assert asked["Is it a dog face?"] == "yes" and asked["Is it a wolf?"] == "no" and asked["Is it a mammal?"] == "yes"

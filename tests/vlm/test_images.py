@@ -121,6 +121,14 @@ def test_a_pil_image_of_any_mode_gives_the_pixels_of_its_file(tmp_path):
         assert torch.equal(transform(Image.open(tmp_path / "a.png")), expected)
 
 
+def test_a_large_palette_with_alpha_can_be_transformed():
+    """Converted in strips, and then on white: no transparency is left to be applied again."""
+    image = decode(encoded(paletted().resize((700, 500)), transparency=b"\x00" * 256))
+    assert image.mode == "RGB" and not image.has_transparency_data
+    white = EvalTransform(8, (1, 1, 1), (1, 1, 1))(image)
+    assert torch.equal(white, torch.zeros(3, 8, 8))
+
+
 def test_damaged_exif_keeps_the_pixels():
     data = encoded(flat("RGB", (40, 80, 160)), "JPEG", quality=95, exif=b"Exif\0\0II*\0\xff\xff\xff\xff" + bytes(20))
     assert np.abs(np.subtract(decode(data).getpixel((4, 4)), (40, 80, 160))).max() <= 3

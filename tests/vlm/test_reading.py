@@ -40,6 +40,22 @@ def test_a_file_is_read_up_to_its_limit(tmp_path):
         read_regular(tmp_path / "a", 2**20 - 1)
 
 
+def test_a_file_that_grows_is_read_up_to_its_limit(tmp_path, monkeypatch):
+    content = bytes(range(250))
+    (tmp_path / "a").write_bytes(content)
+    found = os.fstat
+
+    def smaller(handle):  # what it was when its size was asked for
+        before = list(found(handle))
+        before[6] = 100
+        return os.stat_result(before)
+
+    monkeypatch.setattr(os, "fstat", smaller)
+    assert read_regular(tmp_path / "a", 1000) == content
+    with pytest.raises(OSError, match="it is larger than"):
+        read_regular(tmp_path / "a", 249)
+
+
 def test_inside_follows_links(tmp_path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set/out").symlink_to(tmp_path / "else")

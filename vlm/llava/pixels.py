@@ -47,7 +47,8 @@ def _as_config(processor: BaseImageProcessor) -> PixelConfig | None:
     size, crop = (settings[name] or {} for name in ("size", "crop_size"))
     side, short, filter_name = crop.get("height"), size.get("shortest_edge"), FILTERS.get(settings["resample"])
     mean, std = settings["image_mean"], settings["image_std"]
-    if side is None or filter_name is None or not isinstance(mean, Sequence) or not isinstance(std, Sequence):
+    by_channel = all(isinstance(each, Sequence) and len(each) == 3 for each in (mean, std))
+    if side is None or filter_name is None or not by_channel:
         return None
     if short is not None and short < side:  # what is resized is padded to the square
         return None

@@ -8,6 +8,7 @@ follows: LLaVA's (`instruct.jinja`) in front of the language model's own templat
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from importlib.resources import files
@@ -26,6 +27,9 @@ History = Sequence[tuple[str, str]]  # earlier questions and their answers, olde
 # What LLaVA writes behind the questions of GQA, VQAv2 and POPE (arXiv:2310.03744, section 3.2).
 SHORT_ANSWER = "Answer the question using a single word or phrase."
 
+# smollm2's worked examples, an earlier version's too: from the first words of their file to those of its wording.
+_EXAMPLES = re.compile(r"\{#- What SmolLM2-135M reads.*(?=\{# A plain text format)", re.DOTALL)
+
 CACHED_HEADS = 64  # texts before the first image whose ids are kept
 
 
@@ -42,7 +46,7 @@ def build_template(image_token: str, native: str | None = None, wording: Sequenc
 
 def without_examples(template: str) -> str:
     """Remove smollm2's worked examples from a VLM's chat template: a language model that is trained needs none."""
-    return template.replace(_read("smollm2_examples"), "")
+    return _EXAMPLES.sub("", template)
 
 
 def _read(name: str) -> str:

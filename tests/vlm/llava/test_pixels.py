@@ -44,6 +44,7 @@ def test_our_settings_need_no_processor(short_side, resample, tmp_path):
         {"resample": Image.Resampling.NEAREST},
         {"crop_size": None, "do_center_crop": False},
         {"image_mean": 0.5, "image_std": 0.5},
+        {"image_mean": [0.5], "image_std": [0.5]},
         {"image_mean": None, "image_std": None, "do_normalize": False},
     ],
 )

@@ -134,7 +134,9 @@ def test_the_real_smollm2(encoder, picture):
     trained = load_llm("smollm2", torch.float32, examples=False)  # for LoRA: the prompt without worked examples
     text = assemble(encoder, trained).prompt_ids(QUESTION, images=0)
     assert tokenizer.decode(text) == f"\n{QUESTION} Answer:"
-    assert without_examples(model.processor.chat_template) == trained.chat_template
+    full = model.processor.chat_template
+    assert without_examples(full) == trained.chat_template != full
+    assert without_examples(full.replace("What color is the bird? Answer: grey", "Others")) == trained.chat_template
 
 
 def test_smollm2s_examples_stand_for_the_sentence_that_asks_for_short_answers(encoder):
