@@ -111,4 +111,5 @@ def draw(shown: Sequence[Shown], file: Path) -> None:
         words = f"{one.answer}   (truth: {one.example.answer})"
         axes.text(0.5, -0.08, words, ha="center", transform=axes.transAxes, fontsize=10, color=colour)
     with writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(file)

@@ -50,8 +50,8 @@ def test_the_same_questions_for_a_model_that_knows_and_one_that_does_not(world_r
 
 def test_the_picture_and_an_evaluation_without_answers(world_root, tmp_path):
     knows = evaluate(world_root, tmp_path / "knows", lambda example: example.answer)
-    draw(choose(world_root, knows, "test-dev2015", seed=0), tmp_path / "examples.png")
-    with Image.open(tmp_path / "examples.png") as picture:
+    draw(choose(world_root, knows, "test-dev2015", seed=0), tmp_path / "new/examples.png")
+    with Image.open(tmp_path / "new/examples.png") as picture:
         assert picture.size == (1800, 540) and len(picture.convert("RGB").getcolors(1 << 20)) > 500
     (knows / "predictions/pope.jsonl").write_text("")
     with pytest.raises(UserError, match="answers no question of the kind 'POPE, yes or no'"):

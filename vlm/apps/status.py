@@ -3,6 +3,7 @@
 import sys
 import threading
 import time
+import weakref
 from types import TracebackType
 
 DELAY = 0.4  # seconds before anything is shown: most waits are shorter
@@ -17,13 +18,15 @@ class Status:
     """
 
     def __init__(self, text: str = ""):
-        self.text = text
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._show, daemon=True) if sys.stderr.isatty() else None
+        # The thread does not hold this object. Ctrl-C may come as the block is entered or left, before `__exit__` does
+        # anything: then it stops when the object is gone.
+        self._thread = threading.Thread(target=_show, args=(text, self._done), daemon=True)
+        weakref.finalize(self, self._done.set)
 
     def __enter__(self) -> "Status":
         self._start = time.monotonic()
-        if self._thread is not None:
+        if sys.stderr.isatty():
             self._thread.start()
         return self
 
@@ -31,25 +34,27 @@ class Status:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._done.set()
-        if self._thread is not None:
+        if self._thread.is_alive():
             self._thread.join()
 
     def seconds(self) -> float:
         """Since the block began."""
         return time.monotonic() - self._start
 
-    def _show(self) -> None:
-        if self._done.wait(DELAY):
-            return
-        turn = 0
-        while True:
-            print(self._frame(turn), end="", file=sys.stderr, flush=True)
-            turn += 1
-            if self._done.wait(TICK):
-                break
-        print("\r\033[K" if self.text else " \b", end="", file=sys.stderr, flush=True)
 
-    def _frame(self, turn: int) -> str:
-        if self.text:
-            return f"\r{self.text} ... {self.seconds():.0f} s"
-        return SPINNER[turn % len(SPINNER)] + "\b"
+def _show(text: str, done: threading.Event) -> None:
+    start, turn = time.monotonic(), 0
+    if done.wait(DELAY):
+        return
+    while True:
+        print(_frame(text, turn, time.monotonic() - start), end="", file=sys.stderr, flush=True)
+        turn += 1
+        if done.wait(TICK):
+            break
+    print("\r\033[K" if text else " \b", end="", file=sys.stderr, flush=True)
+
+
+def _frame(text: str, turn: int, seconds: float) -> str:
+    if text:
+        return f"\r{text} ... {seconds:.0f} s"
+    return SPINNER[turn % len(SPINNER)] + "\b"
