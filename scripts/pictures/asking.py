@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from world.captions import article
 
-from pictures.sources import Picture
+from pictures.sources import Picture, plain
 
 MODES = ("random", "popular", "adversarial")
 SMALL_WORDS = {"a", "an", "and", "in", "of", "on", "or", "the", "with"}  # that things may share
@@ -69,8 +69,12 @@ def wrong(picture: Picture, things: Things, number: int, mode: str, rng: random.
     """
     own = (picture.name, picture.kind, picture.group)
     true = {word for text in (*own, *picture.words) for word in _words(text)}
-    free = [value for value in things.level(number) if value not in own and not _words(value) & true]
-    near = [value for value in things.near(picture, number) if value in free]
+
+    def fits(value: str) -> bool:
+        return value not in own and not _words(value) & true
+
+    free = [value for value in things.level(number) if fits(value)]
+    near = [value for value in things.near(picture, number) if fits(value)]
     if not free:
         return None
     if mode == "popular":
@@ -89,8 +93,8 @@ def questions(picture: Picture, things: Things, key: str) -> list[tuple[str, str
     for number, form, mode in forms:
         other = wrong(picture, things, number, mode, rng)
         if other:
-            asked.append((form.format(article(_bare((picture.name, picture.kind)[number]))), "yes"))
-            asked.append((form.format(article(_bare(other))), "no"))
+            asked.append((form.format(article(plain((picture.name, picture.kind)[number]))), "yes"))
+            asked.append((form.format(article(plain(other))), "no"))
     return asked
 
 
@@ -105,11 +109,6 @@ def pope_lines(chosen: Sequence[tuple[str, Picture]], things: Things, mode: str,
         for number, true in enumerate((picture.name, picture.kind, picture.group)):
             other = wrong(picture, things, number, mode, rng)
             for name, label in ((true, "yes"), (other, "no")) if other else ():
-                text = f"Is there {article(_bare(name))} in the image?"
+                text = f"Is there {article(plain(name))} in the image?"
                 lines.append({"question_id": first + len(lines), "image": image, "text": text, "label": label})
     return lines
-
-
-def _bare(name: str) -> str:
-    """Without an article of its own: stamps are named "an apricot"."""
-    return re.sub(r"^(a|an|the|some) ", "", name)

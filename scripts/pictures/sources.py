@@ -177,11 +177,12 @@ def stamps(folder: Path) -> list[Picture]:
         if path.is_file() and sentence and sentence[0].strip():
             name = sentence[0].strip().rstrip(".!").lower()
             parts = text.relative_to(place).parts
-            found.append(Picture(path, name, one(parts[-2]), one(parts[0]), (), _plain(name), "tuxpaint"))
+            found.append(Picture(path, name, one(parts[-2]), one(parts[0]), (), plain(name), "tuxpaint"))
     return found
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """Without an article of its own: stamps are named "an apricot"."""
     return re.sub(r"^(a|an|the|some) ", "", name)
 
 
