@@ -61,10 +61,14 @@ def main() -> None:
     found = []
     for read, folder in ((emoji, settings.emoji), (clip_art, settings.openclipart), (stamps, settings.tuxpaint)):
         found += read(Path(folder)) if folder else []
-    for name, count in write(out, split(found, settings.unseen), settings.size).items():
+    if not found:
+        raise UserError("the folders hold no picture with a name: see --help for where to get the packages")
+    counts = write(out, split(found, settings.unseen), settings.size)
+    for name, count in counts.items():
         numbers = f"{count['pictures']:,} pictures, {count['questions']:,} questions, {count['pope']:,} of POPE's"
         print(f"{name:<7} {numbers}" + (f"; {count['refused']} refused" if count["refused"] else ""))
-    print(f"written to {out}; what was refused is in refused.jsonl there")
+    refused = any(count["refused"] for count in counts.values())
+    print(f"written to {out}" + ("; what was refused is in refused.jsonl there" if refused else ""))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Compare frozen encoders under one bridge: the same questions, LLMs, settings and seeds for all of them.
 
-A study is a set of encoders x LLMs x seeds. What must be pretrained is; then every cell trains a connector and is
-scored on held-out images, and every encoder is probed. Called again after a kill it goes on with what is missing. OUT
-gets study.md, .json and .png, study.html with answers on which the encoders disagree, and the paper's table of gains
-over random weights. STUDY.yaml holds the flags by name, `seeds: [0, 1]`; a flag on the command line goes before it.
+A study is a set of encoders x LLMs x seeds. What must be pretrained is, and is then probed; every cell trains a
+connector and is scored on held-out images. Called again after a kill it goes on with what is missing. OUT gets
+study.md, .json and .png, study.html with answers on which the encoders disagree, and the paper's table of gains over
+random weights. STUDY.yaml holds the flags by name, `seeds: [0, 1]`; a flag on the command line goes before it.
 
 An encoder is NAME=WHAT, or WHAT alone:
   levljepa, levljepa-plus, clip, siglip   pretrained here, one for each seed, all with --pretrain-flags; flags may

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vlm.errors import UserError
 
@@ -59,12 +60,14 @@ class Picture:
 def emoji(folder: Path) -> list[Picture]:
     """The emoji of every vendor whose package is below `folder`, without skin tones.
 
-    Raises: UserError if the names, or every vendor, are missing.
+    Raises: UserError if the names or a vendor are missing.
     """
     names = _package(folder, NAMES)
     vendors = {vendor: _package(folder, package) / place for vendor, (package, place) in VENDORS.items()}
-    records = json.loads((names / "en/data.json").read_text(encoding="utf-8"))
-    titles = json.loads((names / "meta/groups.json").read_text(encoding="utf-8"))
+    records, titles = _json(names / "en/data.json"), _json(names / "meta/groups.json")
+    for place in vendors.values():
+        if not place.is_dir():
+            raise UserError(f"{place} is no folder of pictures: get the version that --help names")
     found = []
     for vendor, place in vendors.items():
         files = {_code(path.stem): path for path in sorted(place.iterdir())}
@@ -83,9 +86,20 @@ def emoji(folder: Path) -> list[Picture]:
 def _package(folder: Path, name: str) -> Path:
     """The unpacked npm package, wherever below `folder` it lies."""
     for file in sorted(folder.rglob("package.json")):
-        if json.loads(file.read_text(encoding="utf-8")).get("name", "").split("/")[-1] == name:
+        try:
+            about = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # packages may hold broken ones of others, to test with
+            continue
+        if isinstance(about, dict) and str(about.get("name", "")).split("/")[-1] == name:
             return file.parent
     raise UserError(f"{folder} does not hold the npm package {name}: see scripts/prepare_pictures.py --help")
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({error}): get the version that --help names") from None
 
 
 def _code(hexcode: str) -> str:
@@ -153,7 +167,7 @@ def _about(drawing: Path) -> tuple[str, tuple[str, ...]] | None:
     """Title and keywords of a drawing; None if it says none, or is not in the public domain."""
     try:
         root = ElementTree.parse(drawing).getroot()
-    except ElementTree.ParseError:
+    except (ElementTree.ParseError, ValueError, LookupError):  # the latter two: an encoding that Python lacks
         return None
     licences = [str(value) for node in root.iter() for value in node.attrib.values() if node.tag.endswith("icense")]
     if not any(PUBLIC_DOMAIN in licence.lower() for licence in licences):

@@ -4,17 +4,19 @@ A cell is one piece of work, run in one lane or one SLURM job: an encoder's pret
 its scores. It is a list of this project's commands, and the names of the cells that must be done before.
 """
 
-import shlex
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pretrain.config import OBJECTIVES
 from study.probes import named_probes
-from study.settings import SPLITS, StudySettings
+from study.settings import SPLITS, StudySettings, split_flags
 from vlm.errors import UserError
 
 SECOND = "-second"
+WORLD_PROBES = ("zero-shot", "knn", "retrieval")  # of an encoder that a study pretrains, unless others are asked for
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -30,39 +32,65 @@ class Encoder:
 
 
 def encoders(settings: StudySettings) -> dict[str, Encoder]:
-    """The encoders by name, in order. Raises: UserError if two share a name, or a twin's other is not there."""
+    """The encoders by name, in order.
+
+    Raises: UserError if two share a name, one is nothing that there is, or a twin's other is not there.
+    """
     found: dict[str, Encoder] = {}
     for given in settings.encoders:
         text, _, typed = given.partition(" --")
-        flags = tuple(shlex.split(f"--{typed}")) if typed else ()
-        name, equals, what = text.partition("=")
-        what = what if equals else text
-        if not equals:
-            name = Path(what.removeprefix("random:").split(":")[-1]).name if "/" in what else what
-            name = ("random-" if what.startswith("random:") else "") + name.removeprefix("random:")
-        name = name.replace(":", "-").replace("/", "-")
+        flags = split_flags("--encoders", f"--{typed}") if typed else ()
+        name, what = _named(text.strip())
         if not name or not what or name in found:
             raise UserError(f"--encoders {text}: two are named {name!r}, or it has no name: give NAME={what or 'WHAT'}")
-        kind = "objective" if what in OBJECTIVES else "blind" if what == "blind" else "given"
-        if what.startswith("random:"):
-            kind, what = "random", what.removeprefix("random:")
-        if flags and kind != "objective":
+        encoder = Encoder(name, *_kind(what), flags)
+        if flags and encoder.kind != "objective":
             raise UserError(f"--encoders {given}: {what} is not pretrained here, so it takes no flags")
-        found[name] = Encoder(name, kind, what, flags)
+        found[name] = encoder
     for encoder in found.values():
         if encoder.kind == "random" and (encoder.what not in found or found[encoder.what].kind == "random"):
             raise UserError(f"--encoders {encoder.name}: {encoder.what} is no encoder of this study: name it as well")
     return found
 
 
+def _named(text: str) -> tuple[str, str]:
+    """Name and WHAT of "NAME=WHAT", or of WHAT alone: "hf:org/dino" is named dino."""
+    name, equals, what = text.partition("=")
+    if not equals or Path(text).is_dir():
+        what = text
+        name = Path(what.removeprefix("random:").split(":")[-1]).name if "/" in what else what
+        name = ("random-" if what.startswith("random:") else "") + name.removeprefix("random:")
+    return name.replace(":", "-").replace("/", "-"), what
+
+
+def _kind(what: str) -> tuple[str, str]:
+    """Kind and `what` of an encoder. Raises: UserError if there is no such thing."""
+    if what in OBJECTIVES:
+        return "objective", what
+    if what == "blind":
+        return "blind", what
+    if what.startswith("random:"):
+        return "random", what.removeprefix("random:")
+    if what.startswith(("hf:", "timm:")) or Path(what).is_dir() or HUB_ID.fullmatch(what):
+        return "given", what
+    known = ", ".join((*OBJECTIVES, "blind"))
+    raise UserError(f"--encoders {what}: give {known}, random:NAME, an encoder's folder or hub id, hf:... or timm:...")
+
+
 @dataclass(frozen=True)
 class Cell:
-    """commands: of this project, in order. needs: names of cells. results: the evaluation's folder, if it has one."""
+    """commands: of this project, in order. product: the file that is there when they are done. needs: names of cells.
+
+    after: the commands of all cells that it needs, and of those that they need: what it is made from. kind: what takes
+    about as long as it.
+    """
 
     name: str
     commands: tuple[tuple[str, ...], ...]
+    product: Path
     needs: tuple[str, ...] = ()
-    results: Path | None = None
+    after: tuple[tuple[str, ...], ...] = ()
+    kind: str = ""
 
 
 def pretrain_name(encoder: Encoder, seed: int) -> str:
@@ -75,41 +103,36 @@ def bridge_name(encoder: str, llm: str, seed: int) -> str:
 
 def cells(settings: StudySettings) -> dict[str, Cell]:
     """Every cell of a study, each after the ones it needs."""
-    out, known = Path(settings.out), encoders(settings)
+    known = encoders(settings)
+    trained = [encoder for encoder in known.values() if encoder.kind == "objective"]
     found: dict[str, Cell] = {}
-    for encoder in known.values():
-        if encoder.kind == "objective":
-            for seed in settings.seeds:
-                cell = _pretrain(settings, encoder, seed)
-                found[cell.name] = cell
+    for encoder in trained:
+        for seed in settings.seeds:
+            _add(found, _pretrain(settings, encoder, seed))
     for seed in settings.seeds:  # a seed's cells together: after the first, a whole comparison can be looked at
         for encoder in known.values():
             for llm in settings.llms:
-                cell = _bridge(settings, known, encoder, llm, seed)
-                found[cell.name] = cell
+                first = _add(found, _bridge(settings, found, known, encoder, llm, seed))
                 if settings.second_stage:
-                    second = _second(settings, cell, seed)
-                    found[second.name] = second
+                    _add(found, _second(settings, first, llm, seed))
     probed = _probed(settings)
-    for encoder in known.values():
-        if encoder.kind == "objective" and probed:
-            for seed in settings.seeds:
-                name, before = f"probes-{encoder.name}-{seed}", pretrain_name(encoder, seed)
-                world = (settings.world,) if uses_world(settings) else ()
-                tasks = ("--tasks", *probed, "--json", str(out / "probes" / f"{encoder.name}-{seed}.json"))
-                command = ("scripts/probe_world.py", str(out / before / "encoder"), *world, *tasks)
-                found[name] = Cell(name, (command,), (before,))
+    for encoder in trained if probed else ():
+        for seed in settings.seeds:
+            _add(found, _probes(settings, found[pretrain_name(encoder, seed)], encoder, seed, probed))
     return found
+
+
+def _add(found: dict[str, Cell], cell: Cell) -> Cell:
+    return found.setdefault(cell.name, cell)
 
 
 def _probed(settings: StudySettings) -> tuple[str, ...]:
     """The probes to run. Raises: UserError if one cannot be."""
     if settings.probes == ("none",):
         return ()
-    if not uses_world(settings) and settings.probes == StudySettings().probes:
-        return ()
-    named_probes(settings.probes, settings.world if uses_world(settings) else None)
-    return settings.probes
+    chosen = settings.probes or (WORLD_PROBES if uses_world(settings) else ())
+    named_probes(chosen, settings.world if uses_world(settings) else None)
+    return chosen
 
 
 def uses_world(settings: StudySettings) -> bool:
@@ -117,32 +140,54 @@ def uses_world(settings: StudySettings) -> bool:
 
 
 def _pretrain(settings: StudySettings, encoder: Encoder, seed: int) -> Cell:
-    name = pretrain_name(encoder, seed)
+    out = Path(settings.out) / pretrain_name(encoder, seed)
     captions = settings.captions or str(Path(settings.world) / "captions")
     if not settings.captions and not uses_world(settings):
         raise UserError(f"{encoder.name} is to be pretrained: say on what by --captions")
-    place = ("--data", captions, "--out", str(Path(settings.out) / name), "--objective", encoder.what)
-    flags = (*shlex.split(settings.pretrain_flags), *encoder.flags)
-    return Cell(name, (("pretrain/run.py", *place, "--seed", str(seed), *flags),))
+    place = ("--data", captions, "--out", str(out), "--objective", encoder.what, "--seed", str(seed))
+    flags = (*split_flags("--pretrain-flags", settings.pretrain_flags), *encoder.flags)
+    command = ("pretrain/run.py", *place, *flags)
+    return Cell(out.name, (command,), out / "encoder/config.json", kind=f"pretrain {encoder.name}")
 
 
-def _bridge(settings: StudySettings, known: Mapping[str, Encoder], encoder: Encoder, llm: str, seed: int) -> Cell:
+def _probes(settings: StudySettings, before: Cell, encoder: Encoder, seed: int, probed: Sequence[str]) -> Cell:
+    file = probes_file(settings, encoder.name, seed)
+    world = (settings.world,) if uses_world(settings) else ()
+    command = ("scripts/probe_world.py", str(before.product.parent), *world, "--tasks", *probed, "--json", str(file))
+    return Cell(f"probes-{file.stem}", (command,), file, (before.name,), before.commands, "probes")
+
+
+def probes_file(settings: StudySettings, encoder: str, seed: int) -> Path:
+    return Path(settings.out) / "probes" / f"{encoder}-{seed}.json"
+
+
+def _bridge(
+    settings: StudySettings,
+    found: Mapping[str, Cell],
+    known: Mapping[str, Encoder],
+    encoder: Encoder,
+    llm: str,
+    seed: int,
+) -> Cell:
     other = known[encoder.what] if encoder.kind == "random" else encoder
-    needs = (pretrain_name(other, seed),) if other.kind == "objective" else ()
-    given = str(Path(settings.out) / needs[0] / "encoder") if needs else other.what
+    before = found[pretrain_name(other, seed)] if other.kind == "objective" else None
+    given = str(before.product.parent) if before else other.what
     given = f"random:{given}" if encoder.kind == "random" else given
-    name = bridge_name(encoder.name, llm, seed)
-    out = Path(settings.out) / name
+    out = Path(settings.out) / bridge_name(encoder.name, llm, seed)
     flags = ("--llm", llm, "--encoder", given, "--out", str(out), "--seed", str(seed))
-    train = ("bridge/train.py", *_questions(settings), *flags, *shlex.split(settings.bridge_flags))
-    return Cell(name, (train, _evaluate(settings, out)), needs, out / "eval")
+    bridge_flags = split_flags("--bridge-flags", settings.bridge_flags)
+    commands = (("bridge/train.py", *_questions(settings), *flags, *bridge_flags), _evaluate(settings, out))
+    needs, after = ((before.name,), before.commands) if before else ((), ())
+    return Cell(out.name, commands, out / "eval/results.json", needs, after, f"bridge {llm}")
 
 
-def _second(settings: StudySettings, first: Cell, seed: int) -> Cell:
+def _second(settings: StudySettings, first: Cell, llm: str, seed: int) -> Cell:
     out = Path(settings.out) / (first.name + SECOND)
     place = ("--init", str(Path(settings.out) / first.name / "vlm"), "--out", str(out), "--seed", str(seed))
-    train = ("bridge/train.py", *_questions(settings), *place, *shlex.split(settings.second_stage))
-    return Cell(out.name, (train, _evaluate(settings, out)), (first.name,), out / "eval")
+    flags = split_flags("--second-stage", settings.second_stage)
+    commands = (("bridge/train.py", *_questions(settings), *place, *flags), _evaluate(settings, out))
+    after = (*first.after, *first.commands)
+    return Cell(out.name, commands, out / "eval/results.json", (first.name,), after, f"second stage {llm}")
 
 
 def _questions(settings: StudySettings) -> tuple[str, ...]:
@@ -162,12 +207,5 @@ def _evaluate(settings: StudySettings, run: Path) -> tuple[str, ...]:
         given = (("--gqa", settings.gqa), ("--vqav2", settings.vqav2), ("--pope", settings.pope))
         data = tuple(part for pair in given if pair[1] for part in pair if part)
     limit = () if settings.limit_images is None else ("--limit-images", str(settings.limit_images))
-    return (
-        "bridge/evaluate.py",
-        str(run / "vlm"),
-        *data,
-        "--out",
-        str(run / "eval"),
-        *limit,
-        *shlex.split(settings.evaluate_flags),
-    )
+    place = (str(run / "vlm"), *data, "--out", str(run / "eval"), *limit)
+    return ("bridge/evaluate.py", *place, *split_flags("--evaluate-flags", settings.evaluate_flags))

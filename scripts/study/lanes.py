@@ -27,21 +27,30 @@ def run_logged(log: Path, command: Sequence[str], lane: Mapping[str, str] | None
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **(lane or {})}
     with open(log, "w") as file:
         program = [sys.executable, str(ROOT / command[0]), *command[1:]]
-        with subprocess.Popen(program, env=environment, stdout=file, stderr=file) as running:
+        # In a session of its own: Ctrl-C then reaches the study alone, which tells each command once. A second signal
+        # would mean "leave at once", without saving the step.
+        with subprocess.Popen(program, env=environment, stdout=file, stderr=file, start_new_session=True) as running:
             _commands.add(running)
             code = running.wait()
             _commands.discard(running)
     if code:
         last = (log.read_text(errors="replace").strip().splitlines() or ["no output"])[-1]
-        raise UserError(f"{' '.join(command[:2])} failed with exit code {code}: {last} (all of it: {log})")
+        raise UserError(f"{command[0]} failed with exit code {code}: {last} (all of it: {log})")
 
 
 def record(out: Path, cell: Cell) -> dict | None:
-    """What is kept of a cell that is done, {"commands", "seconds"}; None if it is not, or other commands were run."""
+    """What is kept of a cell that is done, {"commands", "after", "seconds"}.
+
+    None if it is not done, if its product is gone, or if other commands have made it or what it is made from.
+    """
     file = out / "cells" / f"{cell.name}.json"
-    found = read_json(file) if file.is_file() else None
-    same = isinstance(found, dict) and found.get("commands") == [list(command) for command in cell.commands]
+    found = read_json(file) if file.is_file() and cell.product.is_file() else None
+    same = isinstance(found, dict) and all(found.get(key) == value for key, value in _made_by(cell).items())
     return found if same else None
+
+
+def _made_by(cell: Cell) -> dict[str, list[list[str]]]:
+    return {key: [list(command) for command in getattr(cell, key)] for key in ("commands", "after")}
 
 
 def run_cell(out: Path, cell: Cell, lane: Mapping[str, str]) -> float:
@@ -50,9 +59,8 @@ def run_cell(out: Path, cell: Cell, lane: Mapping[str, str]) -> float:
     for number, command in enumerate(cell.commands):
         run_logged(out / "logs" / f"{cell.name}.{number}.log", command, lane)
     seconds = round(time.monotonic() - started, 1)
-    commands = [list(command) for command in cell.commands]
     (out / "cells").mkdir(parents=True, exist_ok=True)
-    write_json(out / "cells" / f"{cell.name}.json", {"commands": commands, "seconds": seconds})
+    write_json(out / "cells" / f"{cell.name}.json", {**_made_by(cell), "seconds": seconds})
     return seconds
 
 

@@ -1,5 +1,6 @@
 """The settings of a study: flags of scripts/study.py, or the same names in a file."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -44,7 +45,7 @@ class StudySettings:
     second_stage: str = setting("", help="of one more bridge/train.py --init", metavar="FLAGS", group="budget")
     evaluate_flags: str = setting("", help="of bridge/evaluate.py", metavar="FLAGS", group="budget")
     probes: tuple[str, ...] = setting(
-        ("zero-shot", "knn", "retrieval"),
+        (),
         help=f"of pretrained encoders: {', '.join(PLACES)} on the world, NAME=TASK:DATA on anything, or none",
         metavar="PROBE",
         default_text="zero-shot knn retrieval, without a world none",
@@ -71,6 +72,14 @@ def settings_of(about: str, examples: str, arguments: Sequence[str] | None = Non
     return build(StudySettings, values)
 
 
+def split_flags(flag: str, text: str) -> tuple[str, ...]:
+    """What `flag` was given, split as a shell does. Raises: UserError for a quote that is not closed."""
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise UserError(f"{flag} {text}: {error}") from None
+
+
 def as_flags(settings: StudySettings) -> list[str]:
     """What must be typed for these settings, but for those of a single call."""
     flags: list[str] = []
@@ -94,8 +103,10 @@ def _typed(path: Path) -> list[str]:
             raise UserError(f"{path} names {key!r}, which is no setting: give of {', '.join(sorted(known))}")
         if isinstance(value, list):
             flags += [f"--{name}", *map(str, value)]
-        elif isinstance(value, bool):
+        elif isinstance(value, bool) and name == "dry-run":
             flags += [f"--{name}"] if value else []
+        elif isinstance(value, bool):
+            raise UserError(f"{path}: {key} is a yes or no: give what --{name} takes, in quotes if it is a word")
         elif isinstance(value, str | int):
             flags.append(f"--{name}={value}")
         else:
@@ -107,11 +118,15 @@ def _content(path: Path) -> Mapping[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content, written = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): give a file of a study's settings") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or a date like 2026-02-30
         raise UserError(f"{path} is no YAML: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no `name: value` lines: see scripts/study.py --help")
+    names = [str(key.value).replace("_", "-") for key, _ in written.value]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"{path} says {twice[0]} twice: leave one")
     return content

@@ -39,7 +39,8 @@ def choose(data: Path, evaluation: Path, split: str, seed: int) -> list[Shown]:
     for number, (kind, name, prefix, examples, belongs) in enumerate(_kinds(data, split)):
         answers = {row["question_id"]: row["answer"] for row in read_jsonl(evaluation / f"predictions/{name}.jsonl")}
         scores = read_json(evaluation / f"per_question/{name}.json")["scores"]
-        candidates = [example for example in examples if prefix + example.question_id in answers and belongs(example)]
+        scored = answers.keys() & scores.keys()  # answers to more questions lie there if the limit was larger before
+        candidates = [example for example in examples if prefix + example.question_id in scored and belongs(example)]
         if not candidates:
             raise UserError(f"{evaluation} answers no question of the kind {kind!r}: evaluate all benchmarks of {data}")
         example = candidates[np.random.default_rng([seed, number]).integers(len(candidates))]
@@ -53,6 +54,8 @@ def _kinds(data: Path, split: str) -> list[Kind]:
     writes it.
     """
     vqav2, annotations = official.read_vqav2(data / "vqav2", split)
+    if not annotations:
+        raise UserError(f"{data / 'vqav2'} holds no answers to the questions of {split}: name a split that has them")
 
     def of_type(wanted: str) -> Callable[[Example], bool]:
         return lambda example: annotations[example.question_id]["answer_type"] == wanted
@@ -87,11 +90,11 @@ def first_right(shown: Sequence[Shown]) -> Shown:
 
 
 def as_text(shown: Sequence[Shown], evaluation: Path) -> str:
-    """A line a question under a header, and how many of these and of all questions are right."""
+    """A line a question under a header, and how many of these are right, and the mean of all benchmarks."""
     right = sum(one.score >= 50 for one in shown)
     mean = read_json(evaluation / "results.json")["summary"]["mean"]
     head = f"{'kind':<16} {'question':<44} {'answer':<10} {'truth':<10}"
-    count = f"{right} of these {len(shown)} are right; of all held-out questions {mean:.0f} %"
+    count = f"{right} of these {len(shown)} are right; the mean of the benchmarks is {mean:.0f} %"
     return "\n".join([head, *(one.line() for one in shown), count])
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from bridge.evaluation.benchmarks import TITLES
 from bridge.scoring.bootstrap import paired_gain
-from study.cells import SECOND, bridge_name, encoders
+from study.cells import SECOND, Cell, Encoder, bridge_name, cells, encoders, probes_file
+from study.lanes import record
 from study.settings import StudySettings
 from vlm.errors import UserError
 from vlm.files import read_json
@@ -19,17 +20,30 @@ Scores = dict[str, float]  # question id -> points, 0 to 100
 
 
 def rows(settings: StudySettings) -> dict[str, dict[int, Path]]:
-    """Row of the table, an encoder with an LLM -> seed -> folder of its evaluation; of those that are there."""
-    found: dict[str, dict[int, Path]] = {}
+    """Row of the table, an encoder with an LLM -> seed -> folder of its evaluation; of those that are done."""
+    planned, found = cells(settings), {}
     for llm in settings.llms:
         for stage in ("", SECOND) if settings.second_stage else ("",):
             for encoder in encoders(settings):
                 name = row_name(settings, encoder, llm, stage)
                 for seed in settings.seeds:
-                    folder = Path(settings.out) / (bridge_name(encoder, llm, seed) + stage) / "eval"
-                    if (folder / "results.json").is_file():
-                        found.setdefault(name, {})[seed] = folder
+                    cell = planned[bridge_name(encoder, llm, seed) + stage]
+                    if record_of(settings, cell):
+                        found.setdefault(name, {})[seed] = cell.product.parent
     return found
+
+
+def record_of(settings: StudySettings, cell: Cell) -> dict | None:
+    return record(Path(settings.out), cell)
+
+
+def left_out(settings: StudySettings) -> list[str]:
+    """Cells whose scores lie there, but are of other settings than these."""
+    return [
+        name
+        for name, cell in cells(settings).items()
+        if cell.product.name == "results.json" and cell.product.is_file() and not record_of(settings, cell)
+    ]
 
 
 def row_name(settings: StudySettings, encoder: str, llm: str, stage: str = "") -> str:
@@ -40,22 +54,31 @@ def row_name(settings: StudySettings, encoder: str, llm: str, stage: str = "") -
 def references(settings: StudySettings) -> dict[str, str]:
     """Row -> the row that its gain is measured from: of the same LLM and stage.
 
+    That is --reference; else the encoder's own twin with random weights, the first twin of the study, blind, or the
+    first encoder. A twin is itself compared with blind.
     Raises: UserError if --reference names no encoder of the study.
     """
     known = encoders(settings)
-    chosen = settings.reference
-    if chosen is not None and chosen not in known:
-        raise UserError(f"--reference {chosen}: give one of {', '.join(known)}")
-    if chosen is None:
-        kinds = {kind: name for name, kind in reversed([(each.name, each.kind) for each in known.values()])}
-        chosen = kinds.get("random") or kinds.get("blind") or next(iter(known))
+    if settings.reference is not None and settings.reference not in known:
+        raise UserError(f"--reference {settings.reference}: give one of {', '.join(known)}")
     found = {}
-    for llm in settings.llms:
-        for stage in ("", SECOND):
-            for encoder in known:
-                if encoder != chosen:
-                    found[row_name(settings, encoder, llm, stage)] = row_name(settings, chosen, llm, stage)
+    for encoder in known.values():
+        other = settings.reference or _base(encoder, known)
+        for llm in settings.llms if other != encoder.name else ():
+            for stage in ("", SECOND):
+                found[row_name(settings, encoder.name, llm, stage)] = row_name(settings, other, llm, stage)
     return found
+
+
+def _base(encoder: Encoder, known: Mapping[str, Encoder]) -> str:
+    """What an encoder is compared with unless the user says so."""
+    twins = {other.what: name for name, other in known.items() if other.kind == "random"}
+    blind = next((name for name, other in known.items() if other.kind == "blind"), None)
+    if encoder.name in twins:
+        return twins[encoder.name]
+    if encoder.kind == "random":
+        return blind or encoder.name
+    return next(iter(twins.values()), blind or next(iter(known)))
 
 
 def summarise(settings: StudySettings) -> dict:
@@ -68,8 +91,14 @@ def summarise(settings: StudySettings) -> dict:
     folders = rows(settings)
     table: dict = {"rows": {}, "gains": {}}
     for name, of_seeds in folders.items():
-        seeds = {seed: read_json(folder / "results.json")["summary"] for seed, folder in of_seeds.items()}
-        table["rows"][name] = {"seeds": seeds, **_spread([_known(numbers) for numbers in seeds.values()])}
+        reports = {seed: read_json(folder / "results.json") for seed, folder in of_seeds.items()}
+        seeds = _alike({seed: report["summary"] for seed, report in reports.items()})
+        partial = [
+            key
+            for key in TITLES
+            if any(report["benchmarks"].get(key, {}).get("partial") for report in reports.values())
+        ]
+        table["rows"][name] = {"seeds": seeds, **_spread(list(seeds.values())), "partial": partial}
     for name, other in references(settings).items():
         if name in folders and other in folders:
             shared = [seed for seed in folders[name] if seed in folders[other]]
@@ -79,14 +108,21 @@ def summarise(settings: StudySettings) -> dict:
     return table
 
 
-def _known(numbers: Mapping[str, float | None]) -> dict[str, float]:
-    return {key: value for key in COLUMNS if (value := numbers.get(key)) is not None}
+def _alike(summaries: Mapping[int, Mapping[str, float | None]]) -> dict[int, dict[str, float]]:
+    """Seed -> its numbers in the benchmarks that all seeds have, and the mean of those: else means of different
+    benchmarks would be averaged.
+    """
+    shared = [key for key in TITLES if all(numbers.get(key) is not None for numbers in summaries.values())]
+    found = {}
+    for seed, numbers in summaries.items():
+        known = {key: value for key in shared if (value := numbers[key]) is not None}
+        found[seed] = {**known, "mean": statistics.mean(known.values())} if known else {}
+    return found
 
 
 def _spread(seeds: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """Mean, and standard deviation (n - 1) of two seeds or more, of every number that all seeds have."""
-    shared = [key for key in COLUMNS if all(key in numbers for numbers in seeds)]
-    values = {key: [numbers[key] for numbers in seeds] for key in shared}
+    """Mean, and standard deviation (n - 1) of two seeds or more, of every number."""
+    values = {key: [numbers[key] for numbers in seeds] for key in seeds[0]}
     found = {"mean": {key: statistics.mean(each) for key, each in values.items()}}
     if len(seeds) > 1:
         found["sd"] = {key: statistics.stdev(each) for key, each in values.items()}
@@ -136,11 +172,13 @@ def _t_975(freedom: int) -> float:
 
 
 def probes(settings: StudySettings) -> dict[str, dict[str, dict[str, float]]]:
-    """Probe -> encoder -> mean and standard deviation of its number over the seeds."""
+    """Probe -> encoder -> mean and standard deviation of its number over the seeds that are done."""
+    planned = cells(settings)
     found: dict[str, dict[str, dict[str, float]]] = {}
     for encoder in encoders(settings):
-        files = [Path(settings.out) / "probes" / f"{encoder}-{seed}.json" for seed in settings.seeds]
-        measured = [read_json(file) for file in files if file.is_file()]
+        files = [probes_file(settings, encoder, seed) for seed in settings.seeds]
+        done = [file for file in files if (cell := planned.get(f"probes-{file.stem}")) and record_of(settings, cell)]
+        measured = [read_json(file) for file in done]
         for name in measured[0] if measured else ():
             values = [numbers[name] for numbers in measured]
             sd = {"sd": statistics.stdev(values)} if len(values) > 1 else {}

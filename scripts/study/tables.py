@@ -40,7 +40,8 @@ def probe_cells(probes: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list
 def _mean(row: Mapping, key: str) -> str:
     if key not in row["mean"]:
         return "-"
-    return f"{row['mean'][key]:.1f}" + (f" ± {row['sd'][key]:.1f}" if "sd" in row else "")
+    star = "*" if (row["partial"] if key == "mean" else key in row["partial"]) else ""
+    return f"{row['mean'][key]:.1f}{star}" + (f" ± {row['sd'][key]:.1f}" if "sd" in row else "")
 
 
 def _gain(gain: Mapping | None) -> str:
@@ -68,6 +69,8 @@ def notes(table: Mapping) -> list[str]:
     lines = ["Percent on held-out images: GQA and VQAv2 accuracy, POPE's mean accuracy of its categories; their mean."]
     if any("sd" in row for row in table["rows"].values()):
         lines.append("± is the standard deviation over seeds.")
+    if any(row["partial"] for row in table["rows"].values()):
+        lines.append("* partial: some questions were not answered and count as wrong.")
     if table["gains"]:
         lines.append("[...]: 95 % paired bootstrap interval over images, of the scores averaged over the seeds.")
     if any("seeds" in gain for row in table["gains"].values() for gain in row.values() if isinstance(gain, dict)):

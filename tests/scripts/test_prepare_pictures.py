@@ -172,3 +172,25 @@ def test_the_files_are_those_of_vqav2_and_pope(packages, tmp_path, monkeypatch, 
     assert "written to" in capsys.readouterr().out
     with pytest.raises(UserError, match="exists and is not an empty folder"):
         prepare_pictures.main()
+
+
+def test_packages_that_are_broken_or_of_another_version(packages, tmp_path, monkeypatch):
+    broken = packages / "resolve/test/package.json"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("{")  # as real packages hold to test with
+    (packages / "list").mkdir()
+    (packages / "list/package.json").write_text("[]")
+    assert len(emoji(packages)) == 3 * len(EMOJI)
+    pictures = packages / "emoji-datasource-google/package/img/google/64"
+    pictures.rename(pictures.with_name("72"))
+    with pytest.raises(UserError, match="google/64 is no folder of pictures: get the version that --help names"):
+        emoji(packages)
+    (packages / "emojibase-data/package/en/data.json").unlink()
+    with pytest.raises(UserError, match=r"en/data\.json cannot be read .*: get the version that --help names"):
+        emoji(packages)
+    stamps_folder = tmp_path / "debian/usr/share/tuxpaint/stamps"
+    stamps_folder.mkdir(parents=True)
+    arguments = ["prepare_pictures.py", str(tmp_path / "out"), "--tuxpaint", str(tmp_path / "debian")]
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(UserError, match="the folders hold no picture with a name"):
+        prepare_pictures.main()

@@ -6,7 +6,7 @@ from study.shown import as_text, choose, draw, first_right
 
 from bridge.data import official
 from vlm.errors import UserError
-from vlm.files import append_jsonl, write_json
+from vlm.files import append_jsonl, read_json, write_json
 
 KINDS = ["GQA, open", "GQA, a choice", "VQAv2, a number", "POPE, yes or no"]
 
@@ -39,11 +39,11 @@ def test_the_same_questions_for_a_model_that_knows_and_one_that_does_not(world_r
     assert [one.example for one in right] == [one.example for one in wrong]
     assert [one.answer for one in right] == [one.example.answer for one in wrong]
     assert right[3].answer in ("yes", "no") and right[2].answer.isdigit()
-    assert as_text(right, knows).endswith("4 of these 4 are right; of all held-out questions 48 %")
+    assert as_text(right, knows).endswith("4 of these 4 are right; the mean of the benchmarks is 48 %")
     assert first_right(wrong) == wrong[0]
     assert first_right([wrong[0], right[1], right[2]]) == right[1]
     lines = as_text(wrong, fails).splitlines()
-    assert lines[-1] == "0 of these 4 are right; of all held-out questions 48 %"
+    assert lines[-1] == "0 of these 4 are right; the mean of the benchmarks is 48 %"
     question = right[0].example.question
     assert lines[1] == f"{'GQA, open':<16} {question:<44} {'nothing':<10} {right[0].answer:<10} wrong"
 
@@ -53,6 +53,9 @@ def test_the_picture_and_an_evaluation_without_answers(world_root, tmp_path):
     draw(choose(world_root, knows, "test-dev2015", seed=0), tmp_path / "new/examples.png")
     with Image.open(tmp_path / "new/examples.png") as picture:
         assert picture.size == (1800, 540) and len(picture.convert("RGB").getcolors(1 << 20)) > 500
+    scores = dict(list(read_json(knows / "per_question/pope.json")["scores"].items())[:1])
+    write_json(knows / "per_question/pope.json", {"scores": scores})  # scored again, over fewer images
+    assert list(scores) == [f"adversarial/{choose(world_root, knows, 'test-dev2015', 0)[3].example.question_id}"]
     (knows / "predictions/pope.jsonl").write_text("")
     with pytest.raises(UserError, match="answers no question of the kind 'POPE, yes or no'"):
         choose(world_root, knows, "test-dev2015", seed=0)

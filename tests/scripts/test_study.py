@@ -1,20 +1,18 @@
 """scripts/study.py: which cells a study has, that they run once, and the numbers of its table, worked out by hand."""
 
-import os
-import sys
-import time
 from pathlib import Path
 
 import pytest
 from study import command, lanes
-from study.cells import Cell, cells
+from study.cells import cells
+from study.checks import check
 from study.settings import StudySettings, as_flags, settings_of
-from study.summary import summarise
+from study.summary import references, summarise
 from study.tables import gain_cells, score_cells
 
 from bridge.results import summary
 from vlm.errors import UserError
-from vlm.files import write_json
+from vlm.files import read_json, write_json
 
 IMAGES = {"0": "a.jpg", "1": "a.jpg", "2": "b.jpg", "3": "b.jpg"}
 
@@ -23,12 +21,20 @@ def settings(*arguments) -> StudySettings:
     return settings_of("about", "examples", [str(argument) for argument in arguments])
 
 
-def scored(folder: Path, right: int) -> None:
-    """An evaluation that answers the first `right` of GQA's four questions, on two images, and nothing else."""
+def scored(folder: Path, right: int, **others: float) -> None:
+    """An evaluation that answers the first `right` of GQA's four questions, on two images. others: more headlines."""
     benchmarks = {"gqa": {"partial": False, "scores": None}}
-    write_json(folder / "results.json", {"summary": summary({"gqa": 25.0 * right}), "benchmarks": benchmarks})
+    numbers = summary({"gqa": 25.0 * right, **others})
+    write_json(folder / "results.json", {"summary": numbers, "benchmarks": benchmarks, "sees": "images"})
     scores = {key: 100.0 if int(key) < right else 0.0 for key in IMAGES}
     write_json(folder / "per_question/gqa.json", {"scores": scores, "images": IMAGES})
+
+
+def done(study: StudySettings) -> StudySettings:
+    """Note that every cell has been run as the study says."""
+    for cell in cells(study).values():
+        write_json(Path(study.out) / f"cells/{cell.name}.json", {**lanes._made_by(cell), "seconds": 1.0})
+    return study
 
 
 def test_a_file_says_what_flags_would_and_a_flag_goes_before_it(tmp_path):
@@ -42,9 +48,15 @@ def test_a_file_says_what_flags_would_and_a_flag_goes_before_it(tmp_path):
     file.write_text("sedes: [1]\n")
     with pytest.raises(UserError, match="names 'sedes', which is no setting: give of bridge-flags, captions"):
         settings(file)
-    file.write_text("- a\n")
-    with pytest.raises(UserError, match="holds no `name: value` lines"):
-        settings(file)
+    for text, problem in {
+        "- a": "holds no `name: value` lines",
+        "seeds: [0]\nlanes: 1\nseeds: [1]": "says seeds twice: leave one",
+        "limit-images: no": "limit-images is a yes or no: give what --limit-images takes",
+        "out: 2026-02-30": "is no YAML: day",
+    }.items():
+        file.write_text(text + "\n")
+        with pytest.raises(UserError, match=problem):
+            settings(file)
 
 
 def test_the_cells_of_a_study():
@@ -81,56 +93,11 @@ def test_the_cells_of_a_study():
         cells(settings("--encoders", "clip", "--gqa", "data/gqa"))
 
 
-def test_a_cell_runs_once_and_a_failure_stops_only_what_needs_it(tmp_path, monkeypatch, capsys):
-    for name in ("pretrain/run.py", "bridge/train.py", "bridge/evaluate.py"):
-        script = tmp_path / "root" / name
-        script.parent.mkdir(parents=True, exist_ok=True)
-        script.write_text("import sys\nif 'clip' in sys.argv: sys.exit('no room')\n"
-                          f"print(*sys.argv[1:], file=open({str(tmp_path / 'calls')!r}, 'a'))\n")  # fmt: skip
-    monkeypatch.setattr(lanes, "ROOT", tmp_path / "root")
-    monkeypatch.setattr(command, "report", lambda settings: print("the report"))
-    place = ("--gqa", "g", "--captions", "c", "--out", tmp_path / "out", "--seeds", "0", "--lanes", "2")
-    study = settings("--encoders", "clip", "random:clip", "siglip", "blind", *place)
-    with pytest.raises(UserError, match=r"^3 of 6 cells failed \(pretrain-clip-0: .* exit code 1: no room .*needs pre"):
-        command.run(study)
-    calls = (tmp_path / "calls").read_text().splitlines()
-    assert sum("--llm" in call for call in calls) == 2 and len(calls) == 5  # siglip and its bridge, blind's
-    assert capsys.readouterr().out.endswith("the report\n")
-    with pytest.raises(UserError, match=r"^3 of 3 cells failed"):  # the others are done
-        command.run(study)
-    assert len((tmp_path / "calls").read_text().splitlines()) == 5
-    command.run(settings("--encoders", "siglip", "blind", *place, "--dry-run"))
-    assert capsys.readouterr().out.splitlines()[-1] == "0 of 3 cells to run in 2 lanes"
-    with pytest.raises(UserError, match="--only x: the cells are pretrain-siglip-0, bridge-siglip-smollm2-0, bridge-"):
-        command.run(settings("--encoders", "siglip", "blind", *place, "--only", "x"))
-
-
-def test_a_study_that_is_stopped_leaves_nothing_running(tmp_path, monkeypatch):
-    script = tmp_path / "cell.py"
-    script.write_text(
-        "import sys, time\nopen(sys.argv[1], 'w').close()\nwhile 'long' in sys.argv[1]: time.sleep(0.05)\n"
-    )
-    monkeypatch.setattr(lanes, "ROOT", tmp_path)
-    names = ("long", "short", "never", "nor this")
-    found = [Cell(name, (("cell.py", str(tmp_path / name)),)) for name in names]
-
-    def stop(*_):
-        while not (tmp_path / "long").exists():
-            time.sleep(0.05)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(lanes, "_finished", stop)
-    with pytest.raises(KeyboardInterrupt):
-        lanes.run_all(tmp_path / "out", found, [{}], print)
-    assert not lanes._commands
-    assert (tmp_path / "long").exists() and not any((tmp_path / name).exists() for name in names[1:])
-
-
 def test_scores_and_gains_with_both_intervals(tmp_path):
     for seed, (ours, blind) in {0: (4, 1), 1: (2, 1)}.items():
         scored(tmp_path / f"bridge-d-smollm2-{seed}/eval", ours)
         scored(tmp_path / f"bridge-blind-smollm2-{seed}/eval", blind)
-    table = summarise(settings("--encoders", "d=hf:a/b", "blind", "--out", tmp_path))
+    table = summarise(done(settings("--encoders", "d=hf:a/b", "blind", "--out", tmp_path)))
     assert score_cells(table)[1:] == [
         ["d", "0, 1", "75.0 ± 35.4", "-", "-", "75.0 ± 35.4"],
         ["blind", "0, 1", "25.0 ± 0.0", "-", "-", "25.0 ± 0.0"],
@@ -141,25 +108,69 @@ def test_scores_and_gains_with_both_intervals(tmp_path):
                                     "+50.0 s[-267.6, +367.6]"]  # fmt: skip
 
 
-def test_every_cell_is_a_job_after_those_it_needs(tmp_path, monkeypatch, capsys):
-    sbatch = tmp_path / "sbatch"
-    sbatch.write_text(f'#!/bin/sh\nn=$(cat {tmp_path}/n 2>/dev/null || echo 10)\necho $((n + 1)) > {tmp_path}/n\n'
-                      f'for a in "$@"; do echo "$a"; done >> {tmp_path}/jobs\necho $n\n')  # fmt: skip
-    sbatch.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    place = ("--gqa", "g", "--captions", "c", "--out", tmp_path / "out", "--seeds", "0")
-    command.run(settings("--encoders", "clip", "blind", *place, "--slurm", "sbatch --gres=gpu:1"))
+def test_the_mean_is_of_what_all_seeds_have_and_says_if_questions_are_missing(tmp_path):
+    scored(tmp_path / "bridge-blind-smollm2-0/eval", 4)
+    folder = tmp_path / "bridge-blind-smollm2-1/eval"
+    scored(folder, 2, pope=0.0)
+    report = read_json(folder / "results.json")
+    report["benchmarks"]["gqa"]["partial"] = True
+    write_json(folder / "results.json", report)
+    table = summarise(done(settings("--encoders", "blind", "--out", tmp_path)))
+    assert score_cells(table)[1:] == [["blind", "0, 1", "75.0* ± 35.4", "-", "-", "75.0* ± 35.4"]]
+
+
+def test_gains_are_over_the_twin_of_an_encoder():
+    both = ("levljepa", "wide=levljepa --vision-width 192", "random:levljepa", "random:wide", "blind", "dino=hf:a/b")
+    over = {"levljepa": "random-levljepa", "wide": "random-wide", "blind": "random-levljepa",
+            "dino": "random-levljepa", "random-levljepa": "blind", "random-wide": "blind"}  # fmt: skip
+    found = references(settings("--encoders", *both))
+    assert {name: other for name, other in found.items() if "second stage" not in name} == over
+    assert references(settings("--encoders", "levljepa", "random:levljepa"))["levljepa"] == "random-levljepa"
+    assert set(references(settings("--encoders", *both, "--reference", "dino")).values()) == {
+        "dino",
+        "dino, second stage",
+    }
+
+
+def test_the_report_of_a_study_without_objectives_and_of_other_settings(tmp_path, capsys):
+    place = ("--encoders", "d=hf:a/b", "random:d", "blind", "--seeds", "0", "--out", tmp_path)
+    for number, name in enumerate(("d", "random-d", "blind")):
+        scored(tmp_path / f"bridge-{name}-smollm2-0/eval", 3 - number)
+        write_json(tmp_path / f"bridge-{name}-smollm2-0/config.json", {"llm": "smollm2", "encoder": "hf:a/b"})
+    command.report(done(settings(*place)))
+    shown = capsys.readouterr().out
+    assert "d over random-d" in shown and "random-d over blind" in shown and "blind over random-d" in shown
+    assert "so there is none here: none of the 3 folders has a place in the table" in shown
+    assert all((tmp_path / f"study.{kind}").stat().st_size for kind in ("html", "md", "json", "png"))
+    command.report(settings(*place, "--bridge-flags", "--lr 1e-3"))
+    cell = "bridge-{}-smollm2-0"
+    names = ", ".join(cell.format(name) for name in ("d", "random-d", "blind"))
     assert capsys.readouterr().out.splitlines() == [
-        "pretrain-clip-0: job 10", "bridge-clip-smollm2-0: job 11", "bridge-blind-smollm2-0: job 12",
-        "report: job 13; call this again for jobs that failed",
-    ]  # fmt: skip
-    jobs = (tmp_path / "jobs").read_text().splitlines()
-    assert [line for line in jobs if "dependency" in line] == [
-        "--dependency=afterok:10",
-        "--dependency=afterany:10:11:12",
+        f"left out, for they were run with other settings than these: {names}",
+        "nothing is scored yet",
     ]
-    wrapped = [line for line in jobs if line.startswith("--wrap=")]
-    assert wrapped[1].startswith(f"--wrap={sys.executable} ") and wrapped[1].endswith("--only bridge-clip-smollm2-0")
-    assert "--encoders clip blind --seeds 0" in wrapped[1] and "--slurm" not in wrapped[1]
-    with pytest.raises(UserError, match="--slurm nothing: there is no nothing here"):
-        command.run(settings("--encoders", "clip", *place, "--slurm", "nothing"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (("--encoders", "levjepa"), "--encoders levjepa: give levljepa, levljepa-plus, clip, siglip, blind, random:"),
+        (("--encoders", "blind", "study.yaml"), "--encoders study.yaml: give"),
+        (("--llms", "a/hf", "b/hf"), "--llms: two are named 'hf' in the table"),
+        (("--seeds", "0", "0"), "--seeds 0 0: give each once"),
+        (("--gqa", "g", "--split", "val", "--encoders", "blind"), "--split val is of the embedded world"),
+        (("--pope", "p", "--encoders", "blind"), "--pope alone has nothing to train on"),
+        (("--reference", "nope"), "--reference nope: give one of levljepa, random-levljepa, blind"),
+        (("--bridge-flags", "--stepz 5"), "a cell's flags are refused: bridge/train.py: unrecognized arguments"),
+        (("--bridge-flags", "--lr '5"), "--bridge-flags --lr '5: No closing quotation"),
+        (("--pretrain-flags", "--steps -1"), "a cell's flags are refused: --steps -1: give 0 or more"),
+        (("--evaluate-flags", "--mode x"), "a cell's flags are refused: bridge/evaluate.py: argument --mode"),
+        (("--encoders", "clip", "--gqa", "g", "--captions", "c", "--probes", "knn"), "knn is measured on the embedded"),
+    ],
+)
+def test_what_cannot_be_run_is_said_before_anything_runs(flags, problem):
+    study = None
+    with pytest.raises(UserError) as caught:
+        study = settings(*flags)
+        check(study, cells(study))
+    assert str(caught.value).startswith(problem)
