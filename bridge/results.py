@@ -22,6 +22,7 @@ COLUMNS = {**TITLES, F1: "POPE F1", "mean": "mean"}
 EXAMPLES = """examples:
   python bridge/results.py pretrained=runs/bridge-qwen/eval random=runs/random/eval --out runs
   python bridge/results.py pretrained=A/eval random=B/eval blind=C/eval oracle=A/oracle --out runs"""
+LOW = 6  # percent
 LEGEND = {"random": "random: the same ViT, untrained", "blind": "blind: a ViT that cannot see"}
 COLOURS = ("#1f6f8b", "#e0a458", "#8d99ae", "#7a5c8e", "#5b8e5b", "#b5524c")  # of `vlm.run.colours`
 
@@ -250,7 +251,9 @@ def draw(table: dict) -> "Figure":
         bars = axes.bar(places, values, width * 0.92, label=label, linewidth=0.8, **style)
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
         readable: dict[str, Any] = {"bbox": box} if ceiling else {"color": "white"}
-        axes.bar_label(bars, fmt="%.1f", fontsize=8, label_type="center", **readable)
+        texts = axes.bar_label(bars, fmt="%.1f", fontsize=8, label_type="center", **readable)
+        for text in (text for text, value in zip(texts, values) if value < LOW):
+            text.set(color="black", va="bottom")  # over a bar that is too low to hold it
         for key, place in zip([columns[number] for number, _ in known], places):
             if key in row["intervals"]:
                 axes.plot([place, place], row["intervals"][key], color="black", linewidth=1)
