@@ -32,6 +32,7 @@ def evaluate(team: Team) -> None:
     """The command, on each of the processes; rank 0 alone scores, writes and prints."""
     config = team.main(lambda: parse_config(__doc__))
     folder, out = team.main(lambda: run_folders(config))
+    team.main(lambda: results.check_place(out, evaluation=True))
     benchmarks = team.all(lambda: chosen_benchmarks(config))
     team.main(lambda: results.check_comparable(results.read_rows(config.baseline), config.mode, benchmarks))
     captions = None
@@ -58,6 +59,10 @@ def evaluate(team: Team) -> None:
         vlm = team.all(lambda: load(folder, device, dtype, config.load_in))
         if predictions is None:  # --overwrite gives no answers up for a model that cannot be loaded
             predictions = open_predictions(out, benchmarks, origin, team, anew=True)
+        settings = {name: getattr(config, name) for name in ("sees", "mode", "max_new_tokens", "limit_images")}
+        head = {"model": str(folder), "dtype": _name(vlm.model.dtype), **settings, "origin": origin}
+        # Before the first score is written: a run that stops between two benchmarks leaves no old numbers beside new.
+        team.main(lambda: _earlier(out / "results.json", head))
         entries = {}
         for benchmark in benchmarks:
             shown = team.all(partial(shuffled, benchmark.images)) if config.shuffle_images else None
@@ -66,8 +71,6 @@ def evaluate(team: Team) -> None:
             outcome = answer(asker, benchmark, own, config.batch_questions, team)
             scored = partial(_score, benchmark, own.answers, outcome, config.mode, out)
             entries[benchmark.name] = team.main(scored)
-        settings = {name: getattr(config, name) for name in ("sees", "mode", "max_new_tokens", "limit_images")}
-        head = {"model": str(folder), "dtype": _name(vlm.model.dtype), **settings, "origin": origin}
         team.main(lambda: _finish(config, head, out, entries, benchmarks))
 
 
@@ -137,13 +140,17 @@ def _report(head: dict, out: Path, entries: dict[str, dict]) -> dict:
 
 
 def _earlier(file: Path, head: dict) -> dict[str, dict]:
-    """The benchmarks that another call scored into the same results.json, if all that `head` says was the same."""
+    """The benchmarks that another call scored into the same results.json, if all that `head` says was the same.
+
+    Else the file goes, for it does not belong to these answers.
+    """
     old = read_json(file) if file.is_file() else None
     if not isinstance(old, dict):
         return {}
     if differ := [name for name in head if name != "model" and old.get(name) != head[name]]:
         names = ", ".join(TITLES[name] for name in old.get("benchmarks", {}))
         print(f"{file} held scores of another run ({names}; {', '.join(differ)} differ): replaced", file=sys.stderr)
+        file.unlink()
         return {}
     return old["benchmarks"]
 

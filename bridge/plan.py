@@ -6,7 +6,7 @@ the code that trains.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from vlm.errors import UserError
 from vlm.files import read_json
 from vlm.llms.presets import PRESETS, SIZES
 from vlm.run.checkpoints import KEEP
+from vlm.run.settings import flag
 
 # GQA's balanced training questions and VQAv2's: questions, images (benchmarks' own sites).
 PUBLISHED = {"GQA": (943_000, 72_140), "VQAv2": (443_757, 82_783)}
@@ -27,6 +28,7 @@ QUESTION_TOKENS, SPREAD = 22, 4  # of a question with its answer and turns, and 
 LABELS = 2.2  # tokens of an answer with the end of its turn
 GUESSED_SCALE = 0.85  # tokens of a question to what `text_tokens` guesses
 SAMPLED_STEPS = 60
+UNPRICED = ("lora", "load_in", "gradient_checkpointing", "precision")  # settings that would change the price
 USUAL = (1, 8)  # processes that are priced if --world-size does not say
 
 
@@ -79,7 +81,6 @@ def given_rows(config: BridgeConfig, mixture: Mixture, slots: int) -> Rows:
     limit = questions_a_step(config, len(mixture.examples))
     schedule = Schedule(mixture, config.seed, limit, config.row_tokens - slots, config.shares())
     guess, numbers, steps = RowLengths(mixture, slots, GUESSED_SCALE), {}, []
-    seen: dict[str, set] = {}
     names = [name for name in ("gqa", "vqav2", "conversations") if getattr(config, name)]
     for step in schedule.steps(config.steps):
         steps.append([])
@@ -87,11 +88,8 @@ def given_rows(config: BridgeConfig, mixture: Mixture, slots: int) -> Rows:
             images = mixture.examples[row.examples[0]].images
             number = numbers.setdefault(images, len(numbers))
             steps[-1].append((len(row.examples), min(guess(row), config.row_tokens), number))
-            place = next(at for at, end in enumerate(mixture.ends) if row.examples[0] < end)
-            seen.setdefault(names[place], set()).update(images)
-    counts = {
-        name: (len(questions), len(seen.get(name, ()))) for name, questions in zip(names, mixture.sets(), strict=True)
-    }
+    sizes = [(len(questions), images) for questions, images in zip(mixture.sets(), schedule.images, strict=True)]
+    counts = dict(zip(names, sizes, strict=True))
     return Rows(steps, counts, "counted; tokens guessed from bytes")
 
 
@@ -137,7 +135,7 @@ def text_sizes(config: BridgeConfig) -> tuple[TextSizes, str]:
     try:
         found = read_json(path / "config.json")
         return TextSizes.of(found.get("text_config", found)), name
-    except (UserError, OSError, KeyError, TypeError, ValueError):
+    except (UserError, OSError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError):
         raise UserError(
             f"--plan cannot tell the sizes of {name}: give {', '.join(SIZES)}, or a folder with its config.json"
         ) from None
@@ -148,11 +146,13 @@ def vision_sizes(config: BridgeConfig) -> tuple[VisionSizes, str]:
     folder = Path((config.encoder or "").removeprefix("random:"))
     try:
         sizes = read_json(folder / "config.json")["vision_encoder"]
-        side, patch, width = sizes["image_size"], sizes["patch_size"], sizes["hidden_size"]
+        side, patch, width = config.image_size or sizes["image_size"], sizes["patch_size"], sizes["hidden_size"]
         found = VisionSizes(width, sizes["num_layers"], 4 * width, patch, (side // patch) ** 2)
         return found, str(config.encoder)
-    except (UserError, OSError, KeyError, TypeError, ValueError):
-        return VisionSizes(), f"{config.encoder or 'none named'}, taken for a ViT-B/16 at 224 pixels"
+    except (UserError, OSError, KeyError, TypeError, ValueError, ArithmeticError):
+        side, usual = config.image_size or 224, VisionSizes()
+        taken = f"{config.encoder or 'none named'}, taken for a ViT-B/16 at {side} pixels"
+        return replace(usual, patches=(side // usual.patch) ** 2), taken
 
 
 def describe(config: BridgeConfig, mixture: Mixture | None, processes: Sequence[int]) -> str:
@@ -168,6 +168,8 @@ def describe(config: BridgeConfig, mixture: Mixture | None, processes: Sequence[
     kept = 0 if live else images * slots * vision.width * 2
     lines = [f"llm: {llm}, {text.parameters / 1e6:,.0f} M parameters", f"encoder: {encoder}"]
     lines += [f"{name}: {count:,} questions, {shown:,} images" for name, (count, shown) in rows.counts.items()]
+    if ignored := [flag(name) for name in UNPRICED if getattr(config, name)]:
+        lines.append(f"not counted below: {', '.join(ignored)}")
     lines += [
         f"questions: {rows.about}",
         f"steps: {len(rows.steps):,} of {sum(asked) / len(rows.steps):,.0f} questions "

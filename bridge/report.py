@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bridge import results
+from bridge.chart import draw
 from bridge.data.pictures import open_picture
 from bridge.evaluation.benchmarks import TITLES
 from bridge.evaluation.examples import RIGHT, Answered, chosen
@@ -120,7 +121,7 @@ def scores_section(rows: Mapping[str, Path]) -> str:
     if pope := results.pope_cells(compared):
         parts.append(table(pope, header=True))
     if any(row["mean"] is not None for row in compared["rows"].values()):
-        parts.append(drawn("Scores with their 95 % intervals.", results.draw(compared)))
+        parts.append(drawn("Scores with their 95 % intervals.", draw(compared)))
     details = next(iter(rows.values())) / "details.txt"
     if details.is_file():
         text = html.escape(details.read_text(encoding="utf-8"))

@@ -6,7 +6,7 @@ The first row is the one the others are compared with. A row is the folder that 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bridge.evaluation.benchmarks import TITLES, Benchmark
 from bridge.scoring.bootstrap import paired_gain
@@ -14,17 +14,12 @@ from vlm.errors import UserError, run_command
 from vlm.files import read_json, write_figure, write_file, write_json
 from vlm.run.settings import parse, setting
 
-if TYPE_CHECKING:  # takes a second to import
-    from matplotlib.figure import Figure
-
 F1 = "pope_f1"  # POPE's mean F1 over its categories, which papers quote; not in the mean of the benchmarks
 COLUMNS = {**TITLES, F1: "POPE F1", "mean": "mean"}
 EXAMPLES = """examples:
   python bridge/results.py pretrained=runs/bridge-qwen/eval random=runs/random/eval --out runs
   python bridge/results.py pretrained=A/eval random=B/eval blind=C/eval oracle=A/oracle --out runs"""
-LOW = 6  # percent
-LEGEND = {"random": "random: the same ViT, untrained", "blind": "blind: a ViT that cannot see"}
-COLOURS = ("#1f6f8b", "#e0a458", "#8d99ae", "#7a5c8e", "#5b8e5b", "#b5524c")  # of `vlm.run.colours`
+SEEN = {"captions": " (caption as text)", "other images": " (shuffled images)", "nothing": " (no image)"}
 
 
 @dataclass(frozen=True)
@@ -84,6 +79,18 @@ def check_comparable(rows: Mapping[str, Path], mode: str, benchmarks: Sequence[B
                 )
 
 
+def check_place(out: Path, evaluation: bool) -> None:
+    """Raise a UserError if `out` holds the results.json of the other command: it would be lost.
+
+    evaluation: whether bridge/evaluate.py is to write there, else a table of this module.
+    """
+    file = out / "results.json"
+    found = read_json(file) if file.is_file() else None
+    if isinstance(found, dict) and ("benchmarks" in found) != evaluation:
+        writer = "bridge/results.py" if evaluation else "bridge/evaluate.py"
+        raise UserError(f"{file} is a result of {writer}, which would be lost: give another --out")
+
+
 def _read_report(folder: Path) -> dict:
     report = read_json(folder / "results.json")
     if not isinstance(report, dict) or not {"mode", "sees", "benchmarks", "summary"} <= report.keys():
@@ -112,7 +119,12 @@ def compare(rows: Mapping[str, Path]) -> dict:
         partial = [key for key, entry in report["benchmarks"].items() if entry["partial"]]
         scored = [key for key in TITLES if report["summary"][key] is not None]
         intervals = {key: _interval(rows[name] / "per_question" / f"{key}.json") for key in scored}
-        about = {"sees": report["sees"], "partial": partial, "folder": str(rows[name]), "intervals": intervals}
+        about = {
+            "sees": report["sees"],
+            "partial": partial,
+            "folder": str(rows[name].absolute()),
+            "intervals": intervals,
+        }
         pope = pope_headline(report["benchmarks"].get("pope", {}).get("scores"))
         f1 = {F1: pope["mean"]["f1"] if pope else None}
         table["rows"][name] = {**report["summary"], **f1, **about, "pope_categories": pope}
@@ -152,7 +164,7 @@ def cells(table: dict, intervals: bool = False) -> list[list[str]]:
     """Header, one line a row, one line a gain. intervals: also those of the rows' own numbers."""
     lines = [["", *COLUMNS.values()]]
     for name, row in table["rows"].items():
-        label = name + {"captions": " (caption as text)", "other images": " (shuffled images)"}.get(row["sees"], "")
+        label = name + SEEN.get(row["sees"], "")
         lines.append([label, *(_score_text(row, key, intervals) for key in COLUMNS)])
     for name, gains in table["gains"].items():
         lines.append([f"gain over {name}", *(_gain_text(gains.get(key)) for key in COLUMNS)])
@@ -191,7 +203,7 @@ def _gain_text(gain: dict | None) -> str:
 def notes(table: dict) -> list[str]:
     """How the numbers of the table are to be read."""
     lines = ["Percent: GQA accuracy, VQAv2 overall accuracy, POPE mean accuracy of its categories (50 is chance)"]
-    lines[0] += " and their mean F1; the mean is of the three."
+    lines[0] += " and their mean F1; the mean is of the benchmarks that a row has."
     if table["gains"]:
         lines.append("Gains in points, with 95 % paired bootstrap intervals over images.")
     if any(row["partial"] for row in table["rows"].values()):
@@ -226,58 +238,15 @@ def ruled(cells: list[list[str]]) -> list[str]:
 
 def write(table: dict, out: Path) -> None:
     """OUT/results.md and OUT/results.png."""
+    from bridge.chart import draw
+
     write_file(out / "results.md", as_markdown(table))
     write_figure(out / "results.png", draw(table))
 
 
-def draw(table: dict) -> "Figure":
-    """Bars by benchmark with their 95 % intervals, a colour a row; rows that see the caption as text are hatched."""
-    from matplotlib.figure import Figure  # takes a second to import
-
-    columns = [key for key in COLUMNS if any(row[key] is not None for row in table["rows"].values())]
-    rows = list(table["rows"].items())
-    width = 0.8 / len(rows)  # of a bar; the bars of a benchmark stand side by side, their middle at its number
-    figure = Figure(figsize=(max(6.5, 1.1 + 0.55 * len(columns) * (len(rows) + 1)), 4.4), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    colours = iter(COLOURS * len(rows))
-    hatched = {"facecolor": "white", "edgecolor": "#555555", "hatch": "///"}
-    for index, (name, row) in enumerate(rows):
-        ceiling = row["sees"] == "captions"
-        style: dict[str, Any] = hatched if ceiling else {"color": next(colours)}
-        shift = (index - (len(rows) - 1) / 2) * width
-        known = [(number, row[key]) for number, key in enumerate(columns) if row[key] is not None]
-        places, values = [number + shift for number, _ in known], [value for _, value in known]
-        label = f"{name}: the true caption as text" if ceiling else LEGEND.get(name, name)
-        bars = axes.bar(places, values, width * 0.92, label=label, linewidth=0.8, **style)
-        box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-        readable: dict[str, Any] = {"bbox": box} if ceiling else {"color": "white"}
-        texts = axes.bar_label(bars, fmt="%.1f", fontsize=8, label_type="center", **readable)
-        for text in (text for text, value in zip(texts, values) if value < LOW):
-            text.set(color="black", va="bottom")  # over a bar that is too low to hold it
-        for key, place in zip([columns[number] for number, _ in known], places):
-            if key in row["intervals"]:
-                axes.plot([place, place], row["intervals"][key], color="black", linewidth=1)
-    frame(figure, columns, "Scores on questions about images not seen in training")
-    return figure
-
-
-def frame(figure: "Figure", columns: Sequence[str], title: str) -> None:
-    """Axes, chance, title and legend of a chart whose bars stand at the number of their column, a key of `COLUMNS`."""
-    axes = figure.axes[0]
-    if "pope" in columns:  # half of POPE's questions are answered by yes
-        middle = columns.index("pope")
-        axes.plot([middle - 0.45, middle + 0.45], [50, 50], "--", color="#b5524c", linewidth=1, label="chance")
-    axes.set_xticks(range(len(columns)), [COLUMNS[key] for key in columns], fontsize=11)
-    axes.set(ylabel="score, %", ylim=(0, 105), yticks=range(0, 101, 20), axisbelow=True)
-    axes.grid(axis="y", linewidth=0.4, alpha=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(title, fontsize=12, loc="left")
-    handles = sorted(axes.get_legend_handles_labels()[0], key=lambda handle: handle.get_label() == "chance")  # it last
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5), fontsize=9, frameon=False)
-
-
 def main() -> None:
     config = parse(ResultsConfig, prog="python bridge/results.py", about=__doc__, examples=EXAMPLES)
+    check_place(Path(config.out), evaluation=False)
     table = compare(read_rows(config.rows))
     write_json(Path(config.out) / "results.json", table)
     write(table, Path(config.out))

@@ -173,7 +173,8 @@ def _joined(labels: dict[str, str], lines: Sequence[Mapping], place: str) -> tup
     refuse_duplicates(ids, f"{place},")
     answers = dict(zip(ids, texts))
     refuse_strangers(labels, answers, place)
-    return labels, answers
+    unanswered = {key for key, record in zip(ids, lines) if record.get("answered") is False}  # as evaluate.py writes
+    return labels, {key: text for key, text in answers.items() if key not in unanswered}
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def pope(directory: str | Path, category: str, allow_missing: bool = False) -> l
 
 def gqa_choices(directory: str | Path, split: str) -> Records | None:
     """The choices file of GQA's `split`, if it lies beside the questions."""
-    file = Path(directory) / f"{split.split('_')[0]}_choices.json"
+    file = Path(directory).expanduser() / f"{split.split('_')[0]}_choices.json"
     return gqa_records(file) if file.is_file() else None
 
 

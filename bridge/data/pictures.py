@@ -63,6 +63,18 @@ def picture_bytes(picture: Picture) -> bytes:
         raise UserError(f"cannot read the image {picture}: {error.strerror}") from None
 
 
+def picture_size(picture: Picture) -> int:
+    """Bytes of the file that holds a picture: enough to notice, without reading it, that it is another one now.
+
+    0 if there is no file.
+    """
+    file = picture.file if isinstance(picture, TableImage) else picture
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
+
+
 def picture_content(picture: Picture) -> str:
     """By what a cache knows a picture again, wherever it lies: a hash of its bytes. Raises: UserError."""
     return hashlib.blake2b(picture_bytes(picture), digest_size=16).hexdigest()

@@ -47,6 +47,11 @@ class Schedule:
         self._tokens = text_tokens(mixture)
         self._images = [_by_image(mixture, questions) for questions in mixture.sets()]
 
+    @property
+    def images(self) -> list[int]:
+        """How many images, or groups of images that are shown together, each data set has."""
+        return [len(groups) for groups in self._images]
+
     def steps(self, count: int | None) -> list[Step]:
         """The first `count` steps, over as many epochs as they take; None: one epoch."""
         steps = self._epoch(0)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from bridge.data.patches import cores_of_this_process, pinned
-from bridge.data.pictures import Picture, open_picture
+from bridge.data.pictures import Picture, open_picture, picture_size
 from bridge.evaluation.batching import Unit, make_batches
 from bridge.evaluation.benchmarks import TITLES, Benchmark
 from bridge.evaluation.decode import Decoder, common_prefix, group_prompts
@@ -162,12 +162,13 @@ def answer(
     }
 
 
-def _records(batch: Sequence[Answered], images: Mapping[str, Picture]) -> Iterator[dict[str, str]]:
+def _records(batch: Sequence[Answered], images: Mapping[str, Picture]) -> Iterator[dict[str, str | int]]:
     """The lines of the predictions file. images: question id -> image."""
     for answered in batch:
         for ids, question, text in zip(answered.unit.ids, answered.unit.questions, answered.texts):
             for key in ids:
-                yield {"question_id": key, "image": images[key].name, "question": question, "answer": text}
+                image = {"image": images[key].name, "image_bytes": picture_size(images[key])}
+                yield {"question_id": key, **image, "question": question, "answer": text}
 
 
 def refused_questions(vlm: VLM, benchmark: Benchmark) -> dict[str, str]:

@@ -10,6 +10,7 @@ from bridge.data.pictures import Picture
 from bridge.scoring import gqa as gqa_scoring
 from bridge.scoring import pope as pope_scoring
 from bridge.scoring import vqav2 as vqav2_scoring
+from vlm.errors import UserError
 
 TITLES = {"gqa": "GQA", "vqav2": "VQAv2", "pope": "POPE"}
 
@@ -45,7 +46,18 @@ class Benchmark:
         return replace(self, examples=tuple(example for example in self.examples if example.image in kept))
 
 
+def check_answers(benchmark: Benchmark) -> None:
+    """Raises: UserError if some questions have true answers and others have none: no split is published so."""
+    without = [example.question_id for example in benchmark.examples if example.answer is None]
+    if without and len(without) < len(benchmark.examples):
+        raise UserError(
+            f"{TITLES[benchmark.name]}: {len(without)} of {len(benchmark.examples)} questions have no true answer, the "
+            f"first is {without[0]}: fetch the file again"
+        )
+
+
 def read_gqa(directory: str | Path, split: str) -> Benchmark:
+    directory = Path(directory).expanduser()
     examples, records = official.read_gqa(directory, split, allow_missing=True)
     choices = official.gqa_choices(directory, split)
     whole = Path(directory) / "submission_all_questions.json"
@@ -59,6 +71,7 @@ def read_gqa(directory: str | Path, split: str) -> Benchmark:
 
 
 def read_vqav2(directory: str | Path, split: str) -> Benchmark:
+    directory = Path(directory).expanduser()
     examples, annotations = official.read_vqav2(directory, split, allow_missing=True)
     if not split.startswith("test"):  # scored here
         return Benchmark("vqav2", split, tuple(examples), annotations)

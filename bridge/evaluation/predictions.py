@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from bridge.data.pictures import Picture, picture_size
 from bridge.evaluation.benchmarks import Benchmark
 from bridge.evaluation.settings import EvaluateConfig
 from bridge.evaluation.team import Team
@@ -19,9 +20,14 @@ class Predictions:
     Opening drops a last line torn by a kill and gives the answers so far in `.answers`, question id -> answer.
     """
 
-    def __init__(self, path: str | Path, origin: dict, questions: dict[str, str]):
-        """questions: id -> text. Raises: UserError if the file's origin or an answered question differs."""
-        self.path = Path(path)
+    def __init__(
+        self, path: str | Path, origin: dict, questions: dict[str, str], images: Mapping[str, Picture] | None = None
+    ):
+        """questions: id -> text. images: id -> what the question is about.
+
+        Raises: UserError if the file's origin, an answered question or its image differs.
+        """
+        self.path, self._images = Path(path), images or {}
         self.answers: dict[str, str] = {}
         self._order = list(questions)
         origin_file = self.path.with_suffix(".origin.json")
@@ -29,6 +35,7 @@ class Predictions:
             write_json(origin_file, origin)
             return
         found = read_json(origin_file) if origin_file.exists() else {}
+        found = found if isinstance(found, dict) else {}
         if differ := sorted(key for key in found.keys() | origin.keys() if found.get(key) != origin.get(key)):
             raise UserError(
                 f"{self.path} holds answers of another run (it differs in: {', '.join(differ)}); "
@@ -62,17 +69,29 @@ class Predictions:
 
     def _take(self, record: dict, questions: dict[str, str]) -> None:
         try:
-            key, question, answer = record["question_id"], record["question"], record["answer"]
+            texts = record["question_id"], record["question"], record["answer"]
         except (KeyError, TypeError):
-            raise UserError(f"{self.path} holds a line that is no prediction: {str(record)[:80]}") from None
+            texts = ()
+        if not texts or not all(isinstance(text, str) for text in texts):
+            raise UserError(f"{self.path} holds a line that is no prediction: {str(record)[:80]}")
+        key, question, answer = texts
         if key not in questions:  # from a run over more images; it stays in the file and out of the score
             return
+        other = "choose another --out, or give --overwrite to discard it"
         if questions[key] != question:
             raise UserError(
-                f"{self.path} answers another question {key} ({question!r}, not {questions[key]!r}); "
-                "choose another --out, or give --overwrite to discard it"
+                f"{self.path} answers another question {key} ({question!r}, not {questions[key]!r}); {other}"
             )
+        image = self._images.get(key)
+        if image is not None and not _shows(record, image):
+            raise UserError(f"{self.path} answers question {key} about another image than {image}; {other}")
         self.answers[key] = answer
+
+
+def _shows(record: dict, image: Picture) -> bool:
+    """Whether a line is about this image: of its name and, where the line says it, in a file of as many bytes."""
+    same = record.get("image", image.name) == image.name
+    return same and ("image_bytes" not in record or record["image_bytes"] == picture_size(image))
 
 
 def discard(path: str | Path) -> None:
@@ -101,9 +120,17 @@ class TeamPredictions:
     `.answers` are on every process those that all had when it was opened, and its own since then.
     """
 
-    def __init__(self, path: Path, origin: dict, questions: dict[str, str], team: Team, anew: bool = False):
+    def __init__(
+        self,
+        path: Path,
+        origin: dict,
+        questions: dict[str, str],
+        team: Team,
+        anew: bool = False,
+        images: Mapping[str, Picture] | None = None,
+    ):
         """Collective. anew: discard what there is. Raises: UserError if there are answers of another origin."""
-        self.path, self._team = path, team
+        self.path, self._team, self._images = path, team, images
         self._merged = team.main(lambda: self._open(origin, questions, anew))
         self._own = self._merged
         if team.size > 1:
@@ -131,12 +158,12 @@ class TeamPredictions:
         if anew:
             for path in (self.path, *parts):
                 discard(path)
-        merged = Predictions(self.path, origin, questions)
+        merged = Predictions(self.path, origin, questions, self._images)
         for part in [] if anew else parts:  # of an attempt that was killed
-            Predictions(part, origin, questions)  # checks them
+            Predictions(part, origin, questions, self._images)  # checks them
             merged.absorb(part)
             discard(part)
-        return Predictions(self.path, origin, questions) if parts else merged
+        return Predictions(self.path, origin, questions, self._images) if parts else merged
 
     def _merge(self, counts: list[int]) -> None:
         """counts: how many answers each process has written to its part."""
@@ -163,6 +190,7 @@ def open_predictions(
             names = "\n".join(image.name for image in benchmark.images)
             own["shown"] = hashlib.sha256(names.encode()).hexdigest()
         questions = {example.question_id: example.question for example in benchmark.examples}
+        images = {example.question_id: example.image for example in benchmark.examples}
         path = out / "predictions" / f"{benchmark.name}.jsonl"
-        opened[benchmark.name] = TeamPredictions(path, own, questions, team, anew)
+        opened[benchmark.name] = TeamPredictions(path, own, questions, team, anew, images)
     return opened

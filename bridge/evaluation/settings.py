@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from bridge.config import LOAD_IN, PRECISIONS, WORLD
-from bridge.evaluation.benchmarks import Benchmark, read_gqa, read_pope, read_vqav2
+from bridge.evaluation.benchmarks import Benchmark, check_answers, read_gqa, read_pope, read_vqav2
 from bridge.scoring.joining import MODES
 from vlm.errors import UserError
 from vlm.run.settings import parse, setting
@@ -79,6 +79,8 @@ class EvaluateConfig:
 def parse_config(about: str, arguments: Sequence[str] | None = None) -> EvaluateConfig:
     """The command line -> config. A value out of its bounds, or several controls at once, are a UserError."""
     config = parse(EvaluateConfig, arguments, prog="python bridge/evaluate.py", about=about, examples=EXAMPLES)
+    if any(row.partition("=")[0] == "this" for row in config.baseline):
+        raise UserError("--baseline this=...: the run itself is called so; give the row another name")
     if config.blind + (config.oracle is not None) + config.shuffle_images > 1:
         raise UserError("--blind, --oracle and --shuffle-images exclude each other; give one of them")
     return config
@@ -112,6 +114,8 @@ def chosen_benchmarks(config: EvaluateConfig) -> list[Benchmark]:
     benchmarks = [replace(read_gqa(gqa, config.gqa_split), data=_whole(gqa))] if gqa else []
     benchmarks += [replace(read_vqav2(vqav2, vqav2_split), data=_whole(vqav2))] if vqav2 else []
     benchmarks += [replace(read_pope(pope), data=_whole(pope))] if pope else []
+    for benchmark in benchmarks:
+        check_answers(benchmark)
     return [benchmark.first_images(config.limit_images) for benchmark in benchmarks]
 
 

@@ -14,6 +14,7 @@ from bridge.scoring.joining import check_choice, check_mode, few, index_predicti
 from vlm.errors import UserError
 
 # For questions whose detailed type holds "Common" (what do the two have in common?) these replace the choices file.
+KINDS = ("valid", "plausible")  # of choices
 COMMON_CHOICES = ("color", "material", "shape")
 # A reasoning step whose text contains one of these only phrases the question, so it is not counted.
 UNCOUNTED_STEPS = ("exist", "query: name", "choose name")
@@ -70,6 +71,9 @@ def score(
     notes = _notes(balanced, answers, mode, llava_processing)
     if llava_processing:
         answers = {key: process_as_llava(text) if isinstance(text, str) else text for key, text in answers.items()}
+    _check_answers(questions, answers)
+    if choices:
+        _check_choices(balanced, choices)
     correct = {
         key: key in answers and _is_right(answers[key], question["answer"], mode) for key, question in questions.items()
     }
@@ -173,6 +177,26 @@ def _balanced(questions: Questions) -> Questions:
     return balanced
 
 
+def _check_answers(questions: Questions, answers: Mapping[str, Any]) -> None:
+    """Raise a UserError if a question that was answered, balanced or not, has no true answer to compare with."""
+    for key in answers.keys() & questions.keys():
+        if not isinstance(questions[key].get("answer"), str):
+            raise UserError(f"question {key}: its answer is {questions[key].get('answer')!r}; needed is text")
+
+
+def _check_choices(balanced: Questions, choices: Choices) -> None:
+    """Raise a UserError if a balanced question's choices are not there, or are no lists."""
+    if without := [key for key in balanced if key not in (choices or {})]:
+        raise UserError(
+            f"the choices have no entry for {len(without)} of {len(balanced)} balanced questions ({few(without)}); "
+            "give the choices file of the same split, or none"
+        )
+    for key in balanced:
+        record = (choices or {})[key]
+        if not isinstance(record, Mapping) or not all(isinstance(record.get(kind), list) for kind in KINDS):
+            raise UserError(f"the choices of question {key} must be an object with lists {' and '.join(KINDS)}")
+
+
 def _check_form(key: str, question: Mapping) -> None:
     """Raise a UserError if a balanced question lacks what scoring reads."""
     if absent := [field for field in ("answer", "types", "groups", "semantic") if field not in question]:
@@ -185,6 +209,12 @@ def _check_form(key: str, question: Mapping) -> None:
             raise UserError(f"question {key}: {field!r} must be an object with {', '.join(parts)}, as in GQA's files")
     check_choice(question["types"]["structural"], STRUCTURAL_TYPES, f"question {key}: the structural type")
     check_choice(question["types"]["semantic"], SEMANTIC_TYPES, f"question {key}: the semantic type")
+    if not isinstance(question["types"]["detailed"], str):
+        raise UserError(f"question {key}: the detailed type is {question['types']['detailed']!r}; needed is text")
+    if not isinstance(question["groups"]["global"], str | None):
+        raise UserError(f"question {key}: its global group is {question['groups']['global']!r}; needed is text or null")
+    if not isinstance(question.get("entailed", []), list):
+        raise UserError(f"question {key}: 'entailed' is {question['entailed']!r}; needed is a list of question ids")
     if not isinstance(question["answer"], str):
         raise UserError(f"question {key}: its answer is {question['answer']!r}; needed is text")
     steps = question["semantic"]
@@ -220,11 +250,6 @@ def _belongs(balanced: Questions, answers: dict[str, Any], choices: Choices, kin
     """For every balanced question, if its prediction is among the `kind` of choices ("valid" or "plausible")."""
     if not choices:
         return [False] * len(balanced)
-    if without := [key for key in balanced if key not in choices]:
-        raise UserError(
-            f"the choices have no entry for {len(without)} of {len(balanced)} balanced questions ({few(without)}); "
-            "give the choices file of the same split, or none"
-        )
     result = []
     for key, question in balanced.items():
         group = COMMON_CHOICES if "Common" in question["types"]["detailed"] else choices[key][kind]

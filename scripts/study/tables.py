@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bridge.results import COLOURS, frame, ruled
+from bridge.chart import COLOURS, frame
 from bridge.results import COLUMNS as HEADS
+from bridge.results import ruled
 from study.summary import COLUMNS
 from vlm.errors import writing
 

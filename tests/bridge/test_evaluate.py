@@ -293,6 +293,7 @@ def test_baselines_limit_and_unscored_split(monkeypatch, capsys, world, tiny_vlm
     [
         (["--blind", "--shuffle-images"], "exclude each other"),
         (["--baseline", "nowhere"], "'nowhere' is no row"),
+        (["--baseline", "this=x"], "--baseline this=...: the run itself is called so"),
         (["--gqa-split", "train"], "train_balanced_questions.json is missing"),
         (["--oracle", "none.json"], "none.json does not exist"),
     ],

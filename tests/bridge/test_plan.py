@@ -7,6 +7,7 @@ from bridge.plan import describe
 from bridge.price import TextSizes, VisionSizes, connector_parameters
 from bridge.train import load_examples
 from vlm.errors import UserError
+from vlm.files import write_json
 from vlm.llms.presets import SIZES
 
 
@@ -42,12 +43,20 @@ def test_given_data_are_counted(training, tmp_path):
     text = describe(config, load_examples(config), (2,))
     assert "gqa: 48 questions, 24 images" in text and "vqav2: 72 questions, 24 images" in text
     assert "features: cached" in text and "hours at 50% of 989" in text
+    config = parse_config([*flags[:-1], "1", "--lora", "8", "--image-size", "32"])
+    text = describe(config, load_examples(config), (2,))
+    assert "gqa: 48 questions, 24 images" in text  # of the set, not of the one step
+    assert "not counted below: --lora, --precision\n" in text
     assert not (tmp_path / "out/config.json").exists()
 
 
-def test_an_unknown_llm_is_one_line():
+def test_an_unknown_llm_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"--plan cannot tell the sizes of owner/none: give smollm2, llama, qwen, or"):
         describe(parse_config(["--llm", "owner/none", "--plan"]), None, (1,))
+    for content in ([], {**SIZES["smollm2"], "num_attention_heads": 0, "head_dim": None}):
+        write_json(tmp_path / "config.json", content)
+        with pytest.raises(UserError, match="--plan cannot tell the sizes of"):
+            describe(parse_config(["--llm", str(tmp_path), "--plan"]), None, (1,))
 
 
 def test_the_default_batch_leaves_a_pass_its_steps():

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from bridge import results
+from bridge.evaluate import _earlier
 from vlm.errors import UserError
 from vlm.files import write_json
 
@@ -94,3 +95,28 @@ def test_rows_that_cannot_be_compared(tmp_path):
     write_json(tmp_path / "random/per_question/gqa.json", {"scores": {"9": 1.0}, "images": {"9": "a"}})
     with pytest.raises(UserError, match="GQA of pretrained and random: the two results are not over the same"):
         results.compare(results.read_rows([good, other]))
+
+
+def test_a_table_and_an_evaluation_do_not_replace_each_other(tmp_path):
+    make_row(tmp_path, "random")
+    results.check_place(tmp_path / "random", evaluation=True)
+    results.check_place(tmp_path / "new", evaluation=False)
+    with pytest.raises(UserError, match=r"results\.json is a result of bridge/evaluate\.py, which would be lost"):
+        results.check_place(tmp_path / "random", evaluation=False)
+    write_json(tmp_path / "table/results.json", {"reference": "a", "rows": {}, "gains": {}})
+    with pytest.raises(UserError, match=r"results\.json is a result of bridge/results\.py, which would be lost"):
+        results.check_place(tmp_path / "table", evaluation=True)
+
+
+def test_a_row_says_what_it_saw(tmp_path):
+    pairs = [make_row(tmp_path, "pretrained"), make_row(tmp_path, "random", sees="nothing")]
+    table = results.compare(results.read_rows(pairs))
+    assert [line[0] for line in results.cells(table)] == ["", "pretrained", "random (no image)", "gain over random"]
+
+
+def test_scores_of_another_run_go_before_new_ones_are_written(tmp_path, capsys):
+    file, head = tmp_path / "results.json", {"model": "a", "mode": "official", "limit_images": 9}
+    write_json(file, {**head, "benchmarks": {"gqa": {"headline": 1.0}}})
+    assert _earlier(file, {**head, "model": "the same, elsewhere"}) == {"gqa": {"headline": 1.0}}
+    assert _earlier(file, {**head, "limit_images": 3}) == {} and not file.exists()
+    assert "held scores of another run (GQA; limit_images differ): replaced" in capsys.readouterr().err

@@ -114,6 +114,12 @@ def test_pope(tmp_path):
         )
     result = run("pope", "--questions", folder, "--predictions", tmp_path / "answers")
     assert "random: 4 questions; partial: 1 have no answer and count as wrong" in result.stdout
+    for category in offsets:  # as evaluate.py writes what it could not ask: POPE's script reads "" as yes
+        records = [{"question_id": n, "answer": "no"} for n in ids if n > 1]
+        records.append({"question_id": 1, "answer": "", "answered": False})
+        write_lines(tmp_path / "unasked" / f"{category}.jsonl", records)
+    again = run("pope", "--questions", folder, "--predictions", tmp_path / "unasked")
+    assert again.stdout == result.stdout.replace(str(tmp_path / "answers"), str(tmp_path / "unasked"))
 
 
 def test_predictions_of_another_split_are_no_score_of_zero(tmp_path):

@@ -1,6 +1,7 @@
 """Which questions are asked together, what is submitted, and scores with answers missing."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,6 +86,22 @@ def test_lmms_mode_and_hidden_answers(benchmark_files):
     assert benchmarks.score(gqa, {"01": " YES! "})["accuracy"] == 0.0
     hidden = replace(gqa, examples=tuple(replace(example, answer=None) for example in gqa.examples))
     assert benchmarks.score(hidden, {"01": "yes"}) is None and benchmarks.headline("gqa", None) is None
+    benchmarks.check_answers(gqa)
+    benchmarks.check_answers(hidden)
+    torn = replace(gqa, examples=(*gqa.examples[:-1], hidden.examples[-1]))
+    last = hidden.examples[-1].question_id
+    problem = f"GQA: 1 of {len(gqa.examples)} questions have no true answer, the first is {last}"
+    with pytest.raises(UserError, match=problem):
+        benchmarks.check_answers(torn)
+
+
+def test_a_home_folder_is_one_everywhere(benchmark_files, tmp_path, monkeypatch):
+    shutil.copytree(benchmark_files / "gqa", tmp_path / "gqa")
+    write_json(tmp_path / "gqa/submission_all_questions.json", {"01": {}})
+    write_json(tmp_path / "gqa/testdev_choices.json", {"01": {"valid": ["yes"], "plausible": ["yes"]}})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    whole, written = (benchmarks.read_gqa(folder, "testdev") for folder in (tmp_path / "gqa", "~/gqa"))
+    assert written.choices is not None and written.submitted is not None and written == whole
 
 
 def test_captions_are_found_by_path(benchmark_files, tmp_path):

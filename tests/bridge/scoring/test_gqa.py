@@ -133,3 +133,31 @@ def test_unusable_files():
     for field, value in (("types", "query"), ("types", {"structural": "query"}), ("groups", None), ("semantic", ["x"])):
         with pytest.raises(UserError, match=f"question 1: '{field}' must be"):
             gqa.score({"1": {**question("a"), field: value}}, [])
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (
+            {"types": {"structural": "query", "semantic": "obj", "detailed": None}},
+            "question 1: the detailed type is None",
+        ),
+        ({"groups": {"global": ["a"]}}, r"question 1: its global group is \['a'\]; needed is text or null"),
+        ({"entailed": None}, "question 1: 'entailed' is None; needed is a list"),
+    ],
+)
+def test_records_of_a_wrong_form(change, problem):
+    with pytest.raises(UserError, match=problem):
+        gqa.score({"1": {**question("a"), **change}}, [])
+
+
+def test_choices_and_other_answers_of_a_wrong_form():
+    for choices in ({"1": {"valid": ["a"]}}, {"1": {"valid": None, "plausible": []}}, {"1": []}):
+        with pytest.raises(
+            UserError, match="the choices of question 1 must be an object with lists valid and plausible"
+        ):
+            gqa.score({"1": question("a")}, predictions({"1": "a"}), choices)
+    for answer in ({}, {"answer": 3}):
+        other = {key: value for key, value in question("b", balanced=False).items() if key != "answer"} | answer
+        with pytest.raises(UserError, match=f"question 2: its answer is {answer.get('answer')}; needed is text"):
+            gqa.score({"1": question("a"), "2": other}, predictions({"2": "b"}))
