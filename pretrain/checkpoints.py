@@ -88,6 +88,8 @@ def _with_warmup_of(folder: Path, config: PretrainConfig) -> PretrainConfig:
     except (UserError, KeyError, TypeError):
         return config  # damaged: it is dealt with when it is opened
     own = config.warmup_steps
+    if any(name.replace("-", "_") == "warmup_steps" for name in config.allow_change):
+        return config  # it is asked for
     if past == own or own != preset_warmup(config.preset, config.schedule, config.steps):
         return config
     kept = replace(config, warmup_steps=past)

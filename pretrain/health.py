@@ -86,7 +86,7 @@ def collapse(values: dict[str, float], peaks: dict[str, float], attainable: int)
         rank, peak = values[f"rank_{modality}"], peaks[f"rank_{modality}"]
         if rank < LOW_RANK * attainable:
             found.append(f"the {modality} embeddings' effective rank is {rank:.1f} of {attainable}")
-        elif rank < RANK_LOSS * peak:
+        elif rank < RANK_LOSS * min(peak, attainable):  # after a stop fewer rows are read at first than for the peak
             found.append(f"the {modality} embeddings' effective rank fell from {peak:.1f} to {rank:.1f}")
     matched, mismatched = values["cosine_matched"], values["cosine_mismatched"]
     if matched - mismatched < MARGIN:

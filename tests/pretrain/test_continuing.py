@@ -51,6 +51,10 @@ def test_more_steps_in_the_decay_are_refused_unless_allowed(run):
         settled(run, steps=35, allow_change=("steps",))
 
 
+def test_a_warm_up_that_is_asked_for_is_had(run):
+    assert settled(run, steps=1000, warmup_steps=200, allow_change=("steps", "warmup-steps"))[0].warmup_steps == 200
+
+
 def test_data_learnt_a_tokenizer_and_cannot_change(run):
     with pytest.raises(UserError, match="--allow-change data: a checkpoint does not fit another data"):
         settled(run, "of others", allow_change=("data",))
@@ -66,6 +70,12 @@ def test_a_branch_starts_from_the_checkpoint_and_goes_on_by_itself(run, tmp_path
     checkpoints.save(Engine(), checkpoints.open_checkpoints(branch, config, "of the data"), 22, RECORDER)
     assert settled(branch, **flags)[1] == 22  # started again it is a run as any other
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step_20", "step_30"]
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write("torn\n{}\n")
+    other = tmp_path / "other"
+    with pytest.raises(UserError, match="line 32 is not JSON"):
+        settled(other, **flags)
+    assert not list(other.rglob("step_20"))  # a second try would go on from it, without the records
 
 
 @pytest.mark.parametrize(

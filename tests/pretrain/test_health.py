@@ -58,6 +58,8 @@ def test_fires_where_rank_fell_from_its_peak():
     half = normal(64, 8, seed=1) @ normal(8, 32, seed=2)
     assert judged(embeddings(half, normal(seed=2))) is None
     assert "rank fell from 30.0 to 7." in judged(embeddings(half, normal(seed=2)), rank_image=30.0)
+    few = embeddings(normal(8, 32), normal(8, 32, seed=2))  # 8 rows after a stop have a rank of 7 at most
+    assert judged(few, rank_image=30.0, rank_text=30.0) is None
 
 
 def test_fires_where_predictions_know_nothing_of_their_pair():

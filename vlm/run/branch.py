@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from vlm.errors import UserError, writing
-from vlm.files import read_json, read_jsonl, sync
+from vlm.files import read_json, read_jsonl, sync, write_file
 from vlm.run.changes import refuse_changes
 from vlm.run.checkpoints import Checkpoints
 
@@ -26,15 +26,17 @@ def branch(checkpoints: Checkpoints, source: Path, step: int, result: str) -> No
     refuse_changes(source, settings, checkpoints.settings, checkpoints.changes, step)
     place = checkpoints.path(step)
     partial = place.with_name(place.name + ".tmp")
+    records = list(read_jsonl(source / "metrics.jsonl")) if (source / "metrics.jsonl").exists() else []
     with writing(place):
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(folder, partial)
         for path in partial.rglob("*"):
             sync(path)
+        if records:  # before the checkpoint is in place: no later call may go on from it without them
+            lines = [
+                json.dumps(record, ensure_ascii=False) + "\n" for record in records if record.get("step", 0) < step
+            ]
+            write_file(run / "metrics.jsonl", "".join(lines))
         partial.rename(place)
         sync(checkpoints.folder)
-        if (source / "metrics.jsonl").exists():
-            records = [record for record in read_jsonl(source / "metrics.jsonl") if record["step"] < step]
-            lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
-            (run / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
     print(f"{run} branches from {folder}", file=sys.stderr)

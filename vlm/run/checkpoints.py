@@ -142,12 +142,18 @@ class Checkpoints:
         for name in names:
             sync(partial / name)
         manifest = {"step": step, "world_size": world_size(), "config": self.settings, "files": hashed(partial, names)}
+        manifest |= {"milestone": True} if self._is_milestone(step) else {}
         write_json(partial / MANIFEST, manifest)
         sync(partial)
         replace_directory(partial, self.path(step))
         for old in self.steps()[:-KEEP]:
-            if not self.keep_every or old % self.keep_every:
+            # What was a milestone when it was saved stays one, whatever this command says of --keep-every.
+            recorded = read_json(self.path(old) / MANIFEST)
+            if not self._is_milestone(old) and not (isinstance(recorded, dict) and recorded.get("milestone")):
                 shutil.rmtree(self.path(old))
+
+    def _is_milestone(self, step: int) -> bool:
+        return bool(self.keep_every) and step % self.keep_every == 0
 
 
 def _refuse_pickles(folder: Path, files: Iterable[str]) -> None:

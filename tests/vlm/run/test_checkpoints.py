@@ -205,3 +205,6 @@ def test_milestones_are_kept_besides_the_last_two(tmp_path):
     for step in (2, 3, 4, 5, 6, 7):
         Checkpoints(tmp_path, SETTINGS, keep_every=3).save(step, lambda folder: None)
     assert names(tmp_path) == ["step_3", "step_6", "step_7"]
+    for step in (8, 9, 10):  # gone on with without the flag, and with another value
+        Checkpoints(tmp_path, SETTINGS, keep_every=0 if step < 9 else 5).save(step, lambda folder: None)
+    assert names(tmp_path) == ["step_10", "step_3", "step_6", "step_9"]
