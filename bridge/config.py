@@ -219,8 +219,7 @@ def parse_config(arguments: Sequence[str] | None = None) -> BridgeConfig:
     if config.init is not None and (given := [name for name in of_encoder if getattr(config, name) is not None]):
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise UserError(f"--init brings its own encoder: leave out {flags}")
-    if config.conversation_images and not config.conversations:
-        raise UserError("--conversation-images DIR is for the files of --conversations: give both")
+    _refuse_idle_flags(config)
     if config.encoder is None and config.init is None and not config.plan:
         if not ENCODER.is_dir():
             raise UserError(f"{ENCODER} does not exist: run `deepspeed pretrain/run.py` first, or give --encoder DIR")
@@ -238,6 +237,22 @@ def parse_config(arguments: Sequence[str] | None = None) -> BridgeConfig:
     if not (config.plan and not (config.gqa or config.vqav2 or config.conversations)):
         config.shares()  # to refuse bad weights before any work
     return config if config.out else replace(config, out=str(default_out(config)))
+
+
+def _refuse_idle_flags(config: BridgeConfig) -> None:
+    """Raises: UserError for a flag that would do nothing beside the others: it was meant to do something."""
+    if config.conversation_images and not config.conversations:
+        raise UserError("--conversation-images DIR is for the files of --conversations: give both")
+    if config.lr_lora is not None and not config.lora:
+        raise UserError(f"--lr-lora {config.lr_lora} is LoRA's learning rate: give --lora R as well, or leave it out")
+    if config.features is not None and not config.cache:
+        raise UserError("--features DIR keeps what --no-cache makes anew in every step: give one of them")
+    if config.world_size is not None and not config.plan:
+        raise UserError("--world-size is of --plan: a run has the processes that it is started with")
+    if config.gqa or config.vqav2 or config.conversations:  # else the embedded world's, which has both
+        for name, needed in {"gqa_split": "gqa", "vqav2_split": "vqav2", "vqav2_answers": "vqav2"}.items():
+            if getattr(config, name) != getattr(BridgeConfig, name) and not getattr(config, needed):
+                raise UserError(f"--{name.replace('_', '-')} is of --{needed}, which is not given")
 
 
 def questions_a_step(config: BridgeConfig, total: int) -> int:

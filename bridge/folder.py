@@ -5,9 +5,10 @@ otherwise; a question that changed in it is noticed.
 """
 
 import hashlib
+import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from bridge.config import BridgeConfig
-from bridge.data.example import Dialogue
+from bridge.data.example import Dialogue, Example
 from bridge.data.judging import records_of
 from bridge.data.mixture import Mixture
 from bridge.data.pictures import Picture, picture_bytes
@@ -164,7 +165,7 @@ class RunFolder:
             return
         rate = round(counts["questions"] / seconds, 2)
         line = {"step": step, "loss": loss, "lr": lr, "samples_per_s": rate, "questions_per_s": rate}
-        if self.config.lr_lora is not None:
+        if self.config.lora and self.config.lr_lora is not None:
             line["lr_lora"] = lr * self.config.lr_lora / self.config.lr
         self._pending.append(line | counts | {"gradient_norm": norm})
         if (step + 1) % self.config.log_every == 0:
@@ -223,7 +224,7 @@ def images_content(mixture: Mixture) -> str:
     chosen: list[Picture] = []
     for questions in mixture.sets():
         spread = questions[:: max(1, len(questions) // SET_IMAGES)]
-        chosen += [image for index in spread[:SET_IMAGES] for image in mixture.examples[index].images[:1]]
+        chosen += [image for index in spread[:SET_IMAGES] for image in mixture.examples[index].images]
     return _digest(map(_picture_digest, chosen))
 
 
@@ -240,13 +241,28 @@ def _question_texts(mixture: Mixture, votes: bool) -> Iterator[str]:
         if isinstance(part, Stored):
             yield part.digest(votes)
             continue
+        name_of = _image_names(part)
         for example in part:
             if isinstance(example, Dialogue):
-                names = [image.name for image in example.images]
+                names = [name_of(image) for image in example.images]
                 yield repr((example.question_id, names, example.turns, example.system))
                 continue
             answers = example.votes if votes else ()
-            yield repr((example.question_id, example.image.name, example.question, example.answer, answers))
+            yield repr((example.question_id, name_of(example.image), example.question, example.answer, answers))
+
+
+def _image_names(part: Iterable[Example | Dialogue]) -> Callable[[Picture], str]:
+    """How an image of a data set is called wherever the set lies: by its path below the folder that holds them all.
+
+    Without the folders between, a/1.jpg and b/1.jpg would be one image.
+    """
+    folders = {image.absolute().parent for example in part for image in example.images if isinstance(image, Path)}
+    root = Path(os.path.commonpath(folders)) if folders else Path()
+
+    def name_of(image: Picture) -> str:
+        return image.absolute().relative_to(root).as_posix() if isinstance(image, Path) else image.name
+
+    return name_of
 
 
 def _weight_beginnings(model: torch.nn.Module) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Files of conversations -> records, one after the other: JSON, JSON lines, and parquet as the hub stores it."""
 
 import glob
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,11 @@ def conversation_files(source: str) -> list[Path]:
     training = [file for file in tables or found if file.name.startswith("train")]
     if not found:
         raise UserError(f"{source} has no .json, .jsonl or .parquet files: give a file, a folder, a glob or a hub id")
-    return training or tables or found
+    taken = training or tables or found
+    if left := [file for file in found if file not in taken]:
+        some = ", ".join(file.name for file in left[:5])
+        print(f"{source}: {len(taken)} of {len(found)} files are taken; left out: {some}", file=sys.stderr)
+    return taken
 
 
 def _hub_files(source: str) -> list[Path]:

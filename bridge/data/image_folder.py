@@ -51,7 +51,9 @@ class ImageFolder:
             folder = path.parent
             if folder not in self._listings:
                 self._listings[folder] = self._listing(folder)
-            twins = [path.name, *(path.stem + suffix for suffix in SUFFIXES)]
+            # Only a suffix of images is exchanged: "1.5" is not the name of 1.jpg.
+            stem = path.stem if path.suffix.lower() in SUFFIXES else path.name
+            twins = [path.name, *(stem + suffix for suffix in SUFFIXES)]
             present = [path.with_name(twin) for twin in twins if twin in self._listings[folder]]
             is_link = bool(present) and self._listings[folder][present[0].name]
             if not present or (is_link and not present[0].exists()):
@@ -70,7 +72,7 @@ class ImageFolder:
         if folder != self.root and not self.links and not inside(folder, [self.root]):
             raise UserError(f"{folder} leads out of {self.root} by a link: give the folder that it leads to")
         with os.scandir(folder) as entries:
-            return {entry.name: entry.is_symlink() for entry in entries}
+            return {entry.name: entry.is_symlink() for entry in entries if not entry.is_dir(follow_symlinks=False)}
 
 
 def _is_image(link: Path) -> bool:

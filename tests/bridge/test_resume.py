@@ -12,7 +12,7 @@ import torch
 from tiny.strangers import Touch, list_files, pickle_into
 
 import bridge.loop
-from bridge.data.example import Example
+from bridge.data.example import Dialogue, Example
 from bridge.data.mixture import Mixture
 from bridge.folder import questions_content, run_content
 from bridge.gradients import update
@@ -163,3 +163,14 @@ def test_clip_0_leaves_gradients_as_they_are(clip, moved):
     norm = update([weight], torch.optim.SGD([weight], lr=1.0, fused=True), torch.tensor(1.0), clip)
     assert norm.item() == pytest.approx(48**0.5)
     assert weight.tolist() == pytest.approx([-moved] * 3)
+
+
+def test_images_of_one_name_in_two_folders_are_two(tmp_path):
+    def content(root: Path, *names: str) -> str:
+        turns = (("What is it?", "a star"),)
+        talks = [Dialogue(str(number), (root / name,), turns) for number, name in enumerate(names)]
+        return questions_content(Mixture.of([talks]), False)
+
+    one = content(tmp_path / "x", "a/1.jpg", "a/2.jpg", "b/3.jpg")
+    assert one == content(tmp_path / "moved/y", "a/1.jpg", "a/2.jpg", "b/3.jpg")
+    assert one != content(tmp_path / "x", "a/1.jpg", "b/2.jpg", "b/3.jpg")

@@ -17,6 +17,9 @@ from vlm.errors import UserError
         (["--gqa-split", "test"], "test_balanced_questions.json is missing"),
         (["--init", "none", "--normalisation", "clip"], "leave out --normalisation"),
         (["--conversation-images", "none"], "give both"),
+        (["--lr-lora", "1e-4"], "--lr-lora 0.0001 is LoRA's learning rate: give --lora R"),
+        (["--features", "x", "--no-cache"], "--features DIR keeps what --no-cache makes anew"),
+        (["--world-size", "8"], "--world-size is of --plan"),
     ],
 )
 def test_bad_input(training, tmp_path, changes, message):
@@ -28,6 +31,11 @@ def test_bad_input(training, tmp_path, changes, message):
 def test_bad_input_of_the_command_is_one_line(training, tmp_path):
     output = training.command(*training.flags(tmp_path / "out", "--gqa", str(tmp_path / "none")), expect=2)
     assert output == f"error: {tmp_path}/none is not a folder: GQA needs its question files and images in one folder\n"
+
+
+def test_a_flag_of_a_data_set_that_is_not_there():
+    with pytest.raises(UserError, match="--vqav2-answers is of --vqav2, which is not given"):
+        parse_config(["--llm", "smollm2", "--encoder", "blind", "--gqa", "g", "--vqav2-answers", "votes"])
 
 
 def test_no_flags_name_the_commands_to_run(tmp_path, monkeypatch):

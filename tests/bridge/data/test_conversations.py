@@ -193,3 +193,10 @@ def test_an_absolute_name_inside_the_image_folder_is_found(tmp_path):
     said = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
     (tmp_path / "x.json").write_text(json.dumps([{"image": str(tmp_path / "1.png"), "conversations": said}]))
     assert read_conversations(str(tmp_path / "x.json"))[0].images == (tmp_path / "1.png",)
+
+
+def test_files_that_are_left_out_are_named(tmp_path, capsys):
+    for name in ("train_a.json", "extra.json"):
+        (tmp_path / name).write_text("[]")
+    assert [file.name for file in conversation_files(str(tmp_path))] == ["train_a.json"]
+    assert capsys.readouterr().err == f"{tmp_path}: 1 of 2 files are taken; left out: extra.json\n"

@@ -10,6 +10,7 @@ from tiny.official import pope_line, vqav2_annotation, vqav2_question, write_lin
 
 from bridge.data import official
 from bridge.data.example import Example, with_sampled_answer
+from bridge.data.image_folder import ImageFolder
 from vlm.errors import UserError
 
 
@@ -220,3 +221,13 @@ def test_coco_in_its_division_of_2017(tmp_path):
         touch(tmp_path / name)
     found = [str(e.image.relative_to(tmp_path)) for e in official.vqav2(tmp_path, "val2014")]
     assert found == ["train2017/000000000042.jpg", "val2017/000000000043.jpg", "val2014/000000000044.png"]
+
+
+def test_only_a_suffix_of_images_is_exchanged_and_a_folder_is_no_image(tmp_path):
+    for name in ("1.jpg", "a.png"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "folder.jpg").mkdir()
+    images = ImageFolder(tmp_path)
+    assert [images.find(name).name for name in ("1.png", "1", "a.JPG")] == ["1.jpg", "1.jpg", "a.png"]
+    assert images.find("1.5").name == "1.5" and images.find("folder.jpg").name == "folder.jpg"
+    assert {path.name for path in images.missing} == {"1.5", "folder.jpg"}
