@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from checks.shards import list_shards
 from PIL import Image
 from tiny.pictures import as_pixels, encoded
 from tiny.tars import numbered_pairs, pair, write_numbered_shards, write_tar
@@ -191,6 +192,19 @@ def test_sha256_finds_a_flipped_bit_that_nothing_else_shows(shards):
     path.write_bytes(content)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert open_captions(shards, sha256=True).verify() == ["train-2.tar"]
+
+
+def test_changed_shards_are_compared_with_what_was_listed(shards):
+    with pytest.raises(UserError, match="holds no manifest of the 3 shards that are there now"):
+        open_captions(shards, as_listed=True)
+    data = open_captions(shards, sha256=True)
+    replace_shard(shards / "train-2.tar")  # of another time: a run would list it anew
+    listed = open_captions(shards, as_listed=True)
+    assert listed.verify() == ["train-2.tar"] and listed.counts.tolist() == data.counts.tolist()
+    with pytest.raises(UserError, match=r"1 shard differs from its SHA-256: train-2\.tar; fetch"):
+        list_shards(str(shards), listed, verify=True)
+    os.remove(shards / "train-1.tar")
+    assert listed.verify() == ["train-1.tar", "train-2.tar"]
 
 
 def replace_shard(path):
