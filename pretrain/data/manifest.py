@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, suppress
-from functools import partial
+from functools import cached_property, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ import numpy as np
 from pretrain.data import tars
 from pretrain.data.ahead import DaemonThreads
 from pretrain.data.captions import CAPTION_BYTES, Caption, field_names, from_json
-from pretrain.data.pairs import Captions
+from pretrain.data.pairs import Captions, fingerprint_rows
 from pretrain.data.remote import is_remote
 from pretrain.data.samples import Fields
 from pretrain.data.shards import STORE_REQUESTS, Version, as_path, shards_at, shown, versions
@@ -62,11 +62,19 @@ class TarCaptions(Captions):
         self._unusable_file = folder / "unusable.jsonl"
         self._unusable_at = np.load(folder / "unusable.npy")  # int64[m, 2]: shard, index
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the shards' names, sizes in bytes and numbers of pairs."""
+        """SHA-256 of the shards' names, sizes in bytes and numbers of pairs, and of a few pairs' content.
+
+        Sizes alone would not do: tar fills members up to whole blocks, so that other captions take as much room.
+        """
         shards = [(name, shard["size"], shard["samples"]) for name, shard in zip(self.names, self.record["shards"])]
-        return hashlib.sha256(json.dumps(shards).encode()).hexdigest()
+        digest, rows = hashlib.sha256(json.dumps(shards).encode()), fingerprint_rows(len(self))
+        self.prefetch(rows)
+        for piece in self._pieces(rows, images=True):
+            with suppress(OSError):  # training will list it as bad, if it is drawn
+                digest.update(hashlib.sha256(self.shards.read(*piece)).digest())
+        return digest.hexdigest()
 
     def read(self, number: int) -> tuple[bytes, Caption]:
         image, size, _, _ = self.samples[number].item()

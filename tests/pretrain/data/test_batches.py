@@ -163,6 +163,7 @@ def test_a_folder_with_train_files_stands_for_those(shards):
 
 def test_the_manifest_is_built_once_and_again_when_a_shard_changes(shards, monkeypatch):
     data = open_captions(shards)
+    before = data.fingerprint
     with monkeypatch.context() as patch:
         patch.setattr(manifest.tars, "scan", None)  # any scan would fail
         again = open_captions(shards)
@@ -170,7 +171,7 @@ def test_the_manifest_is_built_once_and_again_when_a_shard_changes(shards, monke
     write_tar(shards / "train-1.tar", numbered_pairs(range(9)))
     changed = open_captions(shards)
     assert changed.counts.tolist() == [25, 9, 30]
-    assert changed.fingerprint != data.fingerprint
+    assert changed.fingerprint != before
     (next((shards.parent / "cache").rglob("manifest.json"))).write_text("{")
     assert len(open_captions(shards)) == 64
 
@@ -179,6 +180,18 @@ def test_the_fingerprint_is_not_of_the_place(shards, tmp_path):
     before = open_captions(shards).fingerprint
     shards.rename(tmp_path / "moved")
     assert open_captions(tmp_path / "moved").fingerprint == before
+
+
+def test_other_captions_of_equal_size_are_other_data(shards):
+    before = open_captions(shards)
+    fingerprint = before.fingerprint
+    same_images = numbered_pairs(range(25))
+    write_tar(shards / "train-0.tar", [(name, content.replace(b"number", b"figure")) for name, content in same_images])
+    after = open_captions(shards)
+    assert after.first_captions(1) == ["figure 0"]
+    assert [shard["size"] for shard in after.record["shards"]] == [shard["size"] for shard in before.record["shards"]]
+    assert after.counts.tolist() == before.counts.tolist()
+    assert after.fingerprint != fingerprint
 
 
 def test_sha256_finds_a_flipped_bit_that_nothing_else_shows(shards):
