@@ -102,7 +102,7 @@ def describe(config: PretrainConfig, processes: int, throughput: float | None) -
     lines += ["", *_memory(config, processes, total), "", *_budget(config, throughput)]
     lines += ["", *_transport(config, processes, stage)]
     saved, encoder = checkpoint_bytes(total) / 1e6, 4 * total / 1e6
-    milestones = config.steps // config.keep_every if config.keep_every else 0
+    milestones = _milestones(config)
     kept = f"the last {KEEP} are kept" + (f", and {milestones} by --keep-every" if milestones else "")
     lines.append(f"disk: {saved:,.0f} MB a checkpoint, {kept}; encoder {encoder:,.0f} MB")
     most, free = disk_bytes(config, total) / 1e6, free_bytes(config.out) / 1e6
@@ -113,9 +113,17 @@ def describe(config: PretrainConfig, processes: int, throughput: float | None) -
 
 
 def disk_bytes(config: PretrainConfig, total: int) -> int:
-    """The most bytes that a run of `total` parameters takes: its checkpoints, one while it is written, and encoders."""
+    """The most bytes that a run of `total` parameters takes: checkpoints, one of them while it is written, and encoders.
+
+    Milestones count besides the last checkpoints: those of a run that is stopped need be none.
+    """
     encoders = 1 + (config.steps // config.export_every if config.export_every else 0)
-    return (KEEP + 1) * checkpoint_bytes(total) + encoders * 4 * total
+    return (KEEP + 1 + _milestones(config)) * checkpoint_bytes(total) + encoders * 4 * total
+
+
+def _milestones(config: PretrainConfig) -> int:
+    """How many checkpoints --keep-every keeps for good."""
+    return config.steps // config.keep_every if config.keep_every else 0
 
 
 def check_room(config: PretrainConfig, start: int) -> int:

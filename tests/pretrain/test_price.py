@@ -89,6 +89,12 @@ def test_micro_batches_keep_the_larger_tower_of_one():
     assert whole > 10 * micro
 
 
+def test_milestones_take_their_room_on_the_disk():
+    """Two checkpoints and one while it is written, 12 bytes a parameter; the encoder at the end has 4."""
+    assert plan.disk_bytes(from_preset("tiny", steps=1000), 100) == 3 * 1200 + 400
+    assert plan.disk_bytes(from_preset("tiny", steps=1000, keep_every=250), 100) == (3 + 4) * 1200 + 400
+
+
 def test_the_command_prints_it_without_a_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     flags = ["--preset", "base", "--plan", "--world-size", "8", "--throughput", "4000", "--data", "none"]
