@@ -25,9 +25,9 @@ def image_files(paths: Sequence[Path]) -> Images:
 
 
 def image_paths(folder: Path, pattern: str = "*") -> list[Path]:
-    """The image files of a folder that match `pattern`, sorted; hidden ones are left out."""
+    """The image files of a folder that match `pattern`, sorted; hidden ones and hidden folders are left out."""
     found = (path for path in folder.glob(pattern) if path.suffix.lower() in SUFFIXES)
-    return sorted(path for path in found if not path.name.startswith("."))
+    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
 def decoded(data: bytes | None, source: str) -> Image.Image:

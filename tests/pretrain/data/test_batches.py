@@ -12,6 +12,7 @@ from tiny.tars import numbered_pairs, pair, write_numbered_shards, write_tar
 
 from pretrain.data import manifest
 from pretrain.data.batches import CaptionBatches, dead_loaders_told
+from pretrain.data.captions import BadSample
 from pretrain.data.pairs import clean_caption
 from pretrain.data.source import open_captions
 from vlm.encoders.config import CLIP_MEAN, CLIP_STD
@@ -136,6 +137,7 @@ CAPTIONS = {
     "NUL": (b"a\0cat\0", "acat"),
     "not UTF-8": (b"caf\xe9", "caf\ufffd"),
     "surrogate bytes": (b"\xed\xa0\x80 x", "\ufffd\ufffd\ufffd x"),
+    "byte order mark": ("\ufeffa cat".encode(), "a cat"),
     "cut": (b"x" * 10_001, "x" * 10_000),
     "cut before a space": (b"x" * 9_999 + b" y", "x" * 9_999),
     "special tokens are text": (b"<|endoftext|> [PAD]", "<|endoftext|> [PAD]"),
@@ -151,6 +153,12 @@ CAPTIONS = {
 def test_clean_caption(name):
     raw, expected = CAPTIONS[name]
     assert clean_caption(raw) == expected
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_a_caption_in_utf_16_is_a_bad_sample(encoding):
+    with pytest.raises(BadSample, match="caption is UTF-16, not UTF-8"):
+        clean_caption("\ufeffa cat".encode(encoding))
 
 
 def test_a_folder_with_train_files_stands_for_those(shards):

@@ -44,6 +44,9 @@ def check(found, count):
 @pytest.mark.parametrize("val", ["val", "validation", "test"])
 def test_class_folders(tmp_path, val):
     class_folders(tmp_path, (("train", 4), (val, 2)))
+    for hidden in (".thumbnails", "deep/.cache"):
+        (tmp_path / "train/red" / hidden).mkdir(parents=True)
+        (tmp_path / "train/red" / hidden / "0.png").write_bytes(png(COLORS["blue"]))
     train = open_labelled(tmp_path, "train")
     assert train.classes == ("blue", "green", "red") and train.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     check(train, 12)
