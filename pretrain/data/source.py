@@ -44,9 +44,7 @@ def open_captions(
     """
     options = (image_column, caption_column, cache, sha256)
     tar_options = (*options, as_listed)
-    roots = [Path(image_root).expanduser()] if image_root else []
-    if roots and not roots[0].is_dir():
-        raise UserError(f"--image-root {image_root} is no folder: give the one that the table's images lie in")
+    roots = tabular.given_roots(image_root)
     if mixture := parse_mixture(str(source)):
         paths = [path for path, _ in mixture]
         parts = zip(paths, labels(paths), [share for _, share in mixture])

@@ -116,6 +116,16 @@ def named_roots(source: str) -> list[Path]:
     return [cached, Path(datasets.config.EXTRACTED_DATASETS_PATH)]
 
 
+def given_roots(image_root: str | None) -> list[Path]:
+    """What --image-root names, if it is given. Raises: UserError if it is no folder."""
+    if not image_root:
+        return []
+    root = Path(image_root).expanduser()
+    if not root.is_dir():
+        raise UserError(f"--image-root {image_root} is no folder: give the one that the table's images lie in")
+    return [root]
+
+
 def is_saved(folder: Path) -> bool:
     """Whether `save_to_disk` wrote this folder."""
     return (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists()

@@ -52,12 +52,14 @@ def open_labelled(
     classes: Sequence[str] | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
+    image_root: str | None = None,
 ) -> Labelled:
     """The `train` or `val` split of a source; `val` is also called validation, valid or test.
 
     source: a folder of these splits, each of class folders (class folders alone are a `val` split); a data set written
     by `save_to_disk`; parquet in the hub's layout; or an id on the hub. classes: those of train, which the labels of
-    val then refer to. UserError if the split is missing, a class is empty, or a label unknown.
+    val then refer to. image_root: a folder in which images that a table names may lie, beside the table's own.
+    Raises: UserError if the split is missing, a class is empty, a label unknown, or image_root no folder.
     """
     path = Path(source)
     if tabular.is_saved(path):
@@ -71,7 +73,7 @@ def open_labelled(
     name = next((name for name in SPLITS[split] if name in data), None)
     if name is None:
         raise UserError(f"{source} has no {split} split; its splits are {', '.join(data)}: this probe needs one")
-    roots = tabular.named_roots(str(source))
+    roots = [*tabular.named_roots(str(source)), *tabular.given_roots(image_root)]
     return _open_table(data[name], f"{source} ({name})", classes, image_column, label_column, roots)
 
 

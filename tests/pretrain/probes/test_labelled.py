@@ -6,6 +6,8 @@ from PIL import Image
 from tiny.pictures import encoded
 
 from pretrain.probes.labelled import open_class_folders, open_labelled
+from pretrain.probes.settings import ProbeConfig
+from pretrain.probes.tasks import open_splits
 from vlm.errors import UserError
 
 COLORS = {"blue": (20, 40, 230), "green": (30, 200, 40), "red": (230, 20, 30)}
@@ -86,6 +88,20 @@ def test_numbers_without_names_are_classes_in_their_order(tmp_path):
     datasets.DatasetDict({"train": data}).save_to_disk(tmp_path / "set")
     found = open_labelled(tmp_path / "set", "train", image_column="picture")
     assert found.classes == ("9", "20", "100") and found.labels.tolist() == [2, 0, 1] * 2
+
+
+def test_images_that_a_table_names_lie_in_the_image_root(tmp_path):
+    pictures = class_folders(tmp_path / "pictures")
+    names = sorted(COLORS)
+    table = {"image": [f"val/{name}/0.PNG" for name in names], "label": names}
+    rows = datasets.Dataset.from_dict(table)
+    datasets.DatasetDict({"train": rows, "val": rows}).save_to_disk(tmp_path / "set")
+    for part in open_splits(ProbeConfig("e", "knn", str(tmp_path / "set"), image_root=str(pictures))):
+        check(part, 3)
+    with pytest.raises(UserError, match=r"row 0 of .*set .*: image file not found"):
+        list(open_labelled(tmp_path / "set", "val").images)
+    with pytest.raises(UserError, match="--image-root nowhere is no folder"):
+        open_labelled(tmp_path / "set", "val", image_root="nowhere")
 
 
 def unlabelled(root):
