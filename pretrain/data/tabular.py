@@ -159,6 +159,9 @@ def _loaded(name: str, load: Callable[[], Any]) -> Any:
 
     try:
         return load()
-    except (DatasetsError, pyarrow.ArrowException, OSError, ValueError) as error:
+    except (DatasetsError, pyarrow.ArrowException, OSError, ValueError, RuntimeError) as error:
+        # A RuntimeError: a data set with a loading script, which `datasets` no longer runs.
         cause = error.__cause__ or error
         raise UserError(f"cannot read {name} as a data set: {' '.join(str(cause).split())[:300]}") from error
+    except IndexError as error:  # what `datasets` raises for a saved split without rows
+        raise UserError(f"cannot read {name} as a data set: a split of it seems to have no rows") from error

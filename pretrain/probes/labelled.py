@@ -116,6 +116,8 @@ def _open_table(
     """The rows of a `datasets.Dataset`. roots: folders in which images that it names may lie."""
     image_column = table.choose_column(data.column_names, image_column, table.IMAGE_COLUMNS, "image", name)
     label_column = table.choose_column(data.column_names, label_column, LABEL_COLUMNS, "label", name)
+    if not len(data):
+        raise UserError(f"{name} has no rows: give a data set whose split holds labelled images")
     values, feature = data.with_format(None)[label_column][:], data.features[label_column]
     if wrong := [value for value in values if value == -1 or not isinstance(value, int | str)]:
         found = f"column {label_column!r} of {name} has {len(wrong)} rows whose label is no class"

@@ -115,7 +115,28 @@ def one_split(root):
     return root / "set"
 
 
+def no_rows(root):
+    data = rows(int, datasets.Value("int64"), 3).rename_column("picture", "image").filter(lambda row: False)
+    datasets.DatasetDict({"train": data}).save_to_disk(root / "empty")
+    return root / "empty"
+
+
+def no_saved_rows(root):
+    datasets.DatasetDict({"train": rows(int, datasets.Value("int64"), 0)}).save_to_disk(root / "set")
+    return root / "set"
+
+
+def loading_script(root):
+    (root / "set").mkdir()
+    (root / "set/set.py").write_text("raise SystemExit('code of the data set')")
+    (root / "set/data.parquet").touch()
+    return root / "set"
+
+
 REFUSED = {
+    "no rows": (no_rows, r"empty \(train\) has no rows: give a data set whose split holds labelled images"),
+    "no saved rows": (no_saved_rows, r"set as a data set: a split of it seems to have no rows"),
+    "loading script": (loading_script, r"cannot read .*set as a data set: .*scripts are no longer supported"),
     "no train": (lambda root: class_folders(root, (("val", 2),)), "has no train folder, only val"),
     "class folders alone": (lambda root: class_folders(root, (("a/b", 2),)) / "a/b", "only class folders alone"),
     "no such folder": (lambda root: root / "no/where/at all", "does not exist: give a folder of class folders"),
