@@ -34,7 +34,8 @@ class ExportConfig:
 def export_checkpoint(run: Path, step: int | None = None, out: Path | None = None) -> Path:
     """Write a checkpoint as the encoder that a run of so many steps leaves, and return its folder.
 
-    Raises: UserError if there is no such checkpoint, it is damaged, or `out` cannot be written.
+    Raises: UserError if there is no such checkpoint, it is damaged, its tokenizer is not there any more, or `out`
+    cannot be written.
     """
     import torch
 
@@ -46,7 +47,8 @@ def export_checkpoint(run: Path, step: int | None = None, out: Path | None = Non
         _check_out(out)
     step, folder = Checkpoints(run, {}).verified(step)
     config, init = _config(run / "config.json")
-    model = build_model(config, _tokenizer(run, config), torch.device("cpu"))
+    recorded = read_json(folder / "manifest.json")["config"]
+    model = build_model(config, _tokenizer(run, config, recorded), torch.device("cpu"))
     if init:  # its pixel statistics are the run's
         pixels = {name: tuple(values) for name, values in init["init_normalization"].items()}
         training = {**model.encoder.config.training, "init": config.init, "init_sha256": init["init_sha256"]}
@@ -74,18 +76,27 @@ def _config(file: Path) -> tuple[PretrainConfig, dict[str, Any]]:
     return PretrainConfig(**settings), {name: found[name] for name in of_init & found.keys()}
 
 
-def _tokenizer(run: Path, config: PretrainConfig) -> CaptionTokenizer:
-    """The run's tokenizer; one that was learnt from the captions is learnt again, if no encoder of the run has it."""
+def _tokenizer(run: Path, config: PretrainConfig, recorded: dict[str, Any]) -> CaptionTokenizer:
+    """The run's tokenizer; one that was learnt from the captions is learnt again, if RUN/encoder does not have it.
+
+    recorded: the settings that the checkpoint was written with.
+    Raises: UserError if the file or the captions are not those of the run: other ids would be given to its weights.
+    """
     from pretrain.data.source import open_captions
-    from pretrain.data.tokenizer import load_tokenizer
+    from pretrain.data.tokenizer import fixed_tokenizer, identity, learnt_tokenizer, trained_size
     from vlm.encoders.tokens import CaptionTokenizer
 
     if (saved := run / "encoder" / "tokenizer.json").is_file():
         return CaptionTokenizer.load(saved)
-    return load_tokenizer(
-        config.tokenizer,
-        open_captions(config.data, config.image_column, config.caption_column, image_root=config.image_root),
-    )
+    if identity(config.tokenizer) != recorded.get("tokenizer"):
+        raise UserError(f"{config.tokenizer} is not the tokenizer that {run} was trained with: restore it")
+    size = trained_size(config.tokenizer)
+    if not size:
+        return fixed_tokenizer(config.tokenizer)
+    data = open_captions(config.data, config.image_column, config.caption_column, image_root=config.image_root)
+    if data.fingerprint != recorded.get("data_fingerprint"):
+        raise UserError(f"{config.data} is not the data that {run} learnt its tokenizer from: restore it")
+    return learnt_tokenizer(data, size)
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ PANELS = {
     "effective rank": ("rank_", "probe_rank_"),
     "cosine of pairs": ("cosine_",),
     "recall among held-out captions": ("probe_image_to_text", "probe_text_to_image"),
+    "zero-shot accuracy": ("probe_zero_shot",),
     "temperature of the logits": ("temperature",),
     "gradient norm before clipping": ("gradient_norm",),
     "learning rate": ("lr",),

@@ -21,6 +21,7 @@ Not counted: the objective's own, temporaries, workspaces of libraries, the CUDA
 Leave a tenth free.
 """
 
+import math
 from pathlib import Path
 
 import torch
@@ -33,6 +34,7 @@ from pretrain.data.source import open_captions
 from pretrain.data.tokenizer import vocabulary
 from pretrain.data.workers import AHEAD, SHARED, batch_bytes
 from pretrain.model import encoder_config
+from pretrain.overrides import with_overrides
 from vlm.encoders.levljepa import Encoder
 from vlm.encoders.tokens import CONTEXT
 from vlm.errors import UserError, free_bytes
@@ -52,15 +54,31 @@ def parameters(config: PretrainConfig) -> dict[str, int]:
     return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
 
 
-def model_states(count: int, stage: int, processes: int) -> dict[str, float]:
-    """Bytes that a process holds of `count` parameters and what belongs to them, by kind; see above."""
+def bucket_size(config: PretrainConfig) -> int:
+    """Gradients that ZeRO reduces together, which --deepspeed FILE may set.
+
+    Raises: UserError if that file cannot be read, or sets what is not its to decide.
+    """
+    own = {"zero_optimization": {"reduce_bucket_size": REDUCE_BUCKET_SIZE}}
+    merged = with_overrides(own, Path(config.deepspeed)) if config.deepspeed else own
+    size = merged["zero_optimization"]["reduce_bucket_size"]
+    if isinstance(size, bool) or not isinstance(size, int | float) or not 0 <= size < math.inf:
+        raise UserError(f"--deepspeed {config.deepspeed}: reduce_bucket_size {size!r}: give a number of gradients")
+    return int(size)
+
+
+def model_states(count: int, stage: int, processes: int, bucket: int = REDUCE_BUCKET_SIZE) -> dict[str, float]:
+    """Bytes that a process holds of `count` parameters and what belongs to them, by kind; see above.
+
+    bucket: gradients that are reduced together.
+    """
     share = count / processes
     return {
         "weights": 4 * count + (4 * share if stage == 3 else 0),
         "master copy": 4 * share if stage else 0,
         "gradients": 4 * (share if stage >= 2 else count),
         "moments": 8 * (share if stage else count),
-        "bucket": 4 * REDUCE_BUCKET_SIZE if stage else 0,
+        "bucket": 4 * bucket if stage else 0,
     }
 
 
@@ -91,7 +109,9 @@ def _image_bytes(config: PretrainConfig, side: int, a: int) -> int:
 
 def describe(config: PretrainConfig, processes: int, throughput: float | None) -> str:
     """The price of a run on `processes` GPUs as a table; `throughput` in samples a second over all of them."""
-    if processes < 1 or config.batch_size % processes:
+    if processes < 1:
+        raise UserError(f"--world-size {processes}: give 1 or more processes")
+    if config.batch_size % processes:
         raise UserError(f"--batch-size {config.batch_size} is not a multiple of --world-size {processes}")
     if throughput is not None and not throughput > 0:
         raise UserError(f"--throughput {throughput}: give samples a second, more than 0")
@@ -102,7 +122,7 @@ def describe(config: PretrainConfig, processes: int, throughput: float | None) -
     lines += ["", *_memory(config, processes, total), "", *_budget(config, throughput)]
     lines += ["", *_transport(config, processes, stage)]
     saved, encoder = checkpoint_bytes(total) / 1e6, 4 * total / 1e6
-    milestones = config.steps // config.keep_every if config.keep_every else 0
+    milestones = _milestones(config)
     kept = f"the last {KEEP} are kept" + (f", and {milestones} by --keep-every" if milestones else "")
     lines.append(f"disk: {saved:,.0f} MB a checkpoint, {kept}; encoder {encoder:,.0f} MB")
     most, free = disk_bytes(config, total) / 1e6, free_bytes(config.out) / 1e6
@@ -113,9 +133,17 @@ def describe(config: PretrainConfig, processes: int, throughput: float | None) -
 
 
 def disk_bytes(config: PretrainConfig, total: int) -> int:
-    """The most bytes that a run of `total` parameters takes: its checkpoints, one while it is written, and encoders."""
+    """The most bytes that a run of `total` parameters takes: checkpoints, one while it is written, and encoders.
+
+    Milestones count besides the last checkpoints: those of a run that is stopped need be none.
+    """
     encoders = 1 + (config.steps // config.export_every if config.export_every else 0)
-    return (KEEP + 1) * checkpoint_bytes(total) + encoders * 4 * total
+    return (KEEP + 1 + _milestones(config)) * checkpoint_bytes(total) + encoders * 4 * total
+
+
+def _milestones(config: PretrainConfig) -> int:
+    """How many checkpoints --keep-every keeps for good."""
+    return config.steps // config.keep_every if config.keep_every else 0
 
 
 def check_room(config: PretrainConfig, start: int) -> int:
@@ -136,7 +164,8 @@ def _memory(config: PretrainConfig, processes: int, total: int) -> list[str]:
     """The memory table: one kind a line, one ZeRO stage a column, the chosen one marked."""
     activations = {"activations": activation_bytes(config, processes)}
     activations |= {"bf16 weights": 2 * total} if config.dtype != "fp32" else {}
-    columns = [{**model_states(total, stage, processes), **activations} for stage in range(4)]
+    bucket = bucket_size(config)
+    columns = [{**model_states(total, stage, processes, bucket), **activations} for stage in range(4)]
     columns = [{**column, "total": sum(column.values())} for column in columns]
     marks = [f"ZeRO {stage}{'*' if stage == config.zero_stage(processes) else ''}" for stage in range(4)]
     lines = [f"{'memory of each, MB':20}" + "".join(f"{mark:>10}" for mark in marks)]

@@ -1,11 +1,12 @@
 """The command `python pretrain/report.py RUN`: draw a run on one HTML page that needs no other file."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from vlm.errors import UserError, run_command
 from vlm.files import read_json, read_jsonl, write_file
-from vlm.run.page import drawn, page, settings_table, table
+from vlm.run.page import drawn, note, page, settings_table, table
 from vlm.run.settings import parse, setting
 
 EXAMPLES = """examples:
@@ -47,7 +48,11 @@ def facts(config: dict, records: list[dict], quarantined: int) -> dict[str, str]
 
 
 def write_report(run: Path, data: str | None) -> Path:
-    """Write RUN/report.html. data: captions to embed, found by itself if None. UserError if the run has no step yet."""
+    """Write RUN/report.html. data: captions to embed, found by itself if None.
+
+    Where those of the run are gone, the page has its curves, and a note in place of the encoder's pictures.
+    Raises: UserError if the run has no step yet, or `data` cannot be read.
+    """
     from pretrain import figures  # imports torch and matplotlib
 
     config, metrics, bad = read_json(run / "config.json"), run / "metrics.jsonl", run / "quarantine.jsonl"
@@ -58,11 +63,18 @@ def write_report(run: Path, data: str | None) -> Path:
     parts = {"Curves": drawn("What is noisy is faint under its running mean.", figures.curves(records))}
     if (run / "encoder").is_dir():
         source = data or held_out(config["data"])
-        found = figures.of_encoder(
-            run / "encoder", source, *map(config.get, ("image_column", "caption_column", "image_root"))
-        )
-        parts["Encoder"] = "\n".join(drawn(words, figure) for words, figure in found.items())
-        rows["embedded"] = source + ("" if data or source != config["data"] else " (the training data)")
+        columns = map(config.get, ("image_column", "caption_column", "image_root"))
+        try:
+            found = figures.of_encoder(run / "encoder", source, *columns)
+        except UserError as error:
+            if data:
+                raise
+            told = f"spectrum and patch tokens are not drawn: {error}"
+            print(told, file=sys.stderr)
+            parts["Encoder"] = note(told[0].upper() + told[1:])
+        else:
+            parts["Encoder"] = "\n".join(drawn(words, figure) for words, figure in found.items())
+            rows["embedded"] = source + ("" if data or source != config["data"] else " (the training data)")
     head = table(list(rows.items())) + settings_table(config)
     report = run / "report.html"
     write_file(report, page(f"Pretraining {run}", {"": head, **parts}))

@@ -55,10 +55,11 @@ def main() -> None:
         from pretrain.price import describe
 
         if os.environ.get("RANK", "0") == "0":  # once, on whatever processes the command was started
-            processes = flags["world_size"] or int(os.environ.get("WORLD_SIZE", 1))
+            started = int(os.environ.get("WORLD_SIZE", 1))
+            processes = started if flags["world_size"] is None else flags["world_size"]
             print(describe(config, processes, flags["throughput"]))
         return
-    if flags["world_size"] or flags["throughput"]:
+    if flags["world_size"] is not None or flags["throughput"] is not None:
         raise UserError("--world-size and --throughput are for --plan: the processes of a run are its launcher's")
     check_tracker(config.tracker)
     from pretrain.train import train  # after parsing: --help must not wait for torch and deepspeed

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, suppress
-from functools import partial
+from functools import cached_property, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ import numpy as np
 from pretrain.data import tars
 from pretrain.data.ahead import DaemonThreads
 from pretrain.data.captions import CAPTION_BYTES, Caption, field_names, from_json
-from pretrain.data.pairs import Captions
+from pretrain.data.pairs import Captions, fingerprint_rows
 from pretrain.data.remote import is_remote
 from pretrain.data.samples import Fields
 from pretrain.data.shards import STORE_REQUESTS, Version, as_path, shards_at, shown, versions
@@ -62,11 +62,19 @@ class TarCaptions(Captions):
         self._unusable_file = folder / "unusable.jsonl"
         self._unusable_at = np.load(folder / "unusable.npy")  # int64[m, 2]: shard, index
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the shards' names, sizes in bytes and numbers of pairs."""
+        """SHA-256 of the shards' names, sizes in bytes and numbers of pairs, and of a few pairs' content.
+
+        Sizes alone would not do: tar fills members up to whole blocks, so that other captions take as much room.
+        """
         shards = [(name, shard["size"], shard["samples"]) for name, shard in zip(self.names, self.record["shards"])]
-        return hashlib.sha256(json.dumps(shards).encode()).hexdigest()
+        digest, rows = hashlib.sha256(json.dumps(shards).encode()), fingerprint_rows(len(self))
+        self.prefetch(rows)
+        for piece in self._pieces(rows, images=True):
+            with suppress(OSError):  # training will list it as bad, if it is drawn
+                digest.update(hashlib.sha256(self.shards.read(*piece)).digest())
+        return digest.hexdigest()
 
     def read(self, number: int) -> tuple[bytes, Caption]:
         image, size, _, _ = self.samples[number].item()
@@ -121,11 +129,11 @@ class TarCaptions(Captions):
             yield f"{count:,} images like {extra[0][0]} are further fields of samples and not read (--image-column)"
 
     def verify(self) -> list[str]:
-        """Names of the shards whose SHA-256 is no longer the recorded one."""
+        """Names of the shards that are gone, or whose SHA-256 is no longer the recorded one."""
         if not all(shard["sha256"] for shard in self.record["shards"]):
             raise UserError("the manifest holds no SHA-256: build it with --sha256 first")
         shards = zip(self.names, self.paths, self.record["shards"])
-        return [name for name, path, shard in shards if shard_sha256(path) != shard["sha256"]]
+        return [name for name, path, shard in shards if _hash_of(path) != shard["sha256"]]
 
     def _shard(self, number: int) -> int:
         return int(np.searchsorted(self._starts, number, side="right")) - 1
@@ -154,13 +162,15 @@ def open_tars(
     field: str | None = None,
     cache: Path | None = None,
     sha256: bool = False,
+    as_listed: bool = False,
 ) -> TarCaptions:
     """Load the shards' manifest from the cache, or build it if there is none or a shard changed; collective.
 
     fields: as in `tars.scan`. field: of the caption in its JSON, as for `TarCaptions`. cache: instead of
-    ~/.cache/levlm/manifests (~/.cache stands for $XDG_CACHE_HOME). sha256: record each shard's hash.
+    ~/.cache/levlm/manifests (~/.cache stands for $XDG_CACHE_HOME). sha256: record each shard's hash. as_listed:
+    take the manifest of the cache as it is, so that what it recorded can be compared with changed shards.
 
-    Raises: UserError if a shard cannot be read or holds no pair, or the cache cannot be written.
+    Raises: UserError if a shard cannot be read or holds no pair, the cache cannot be written, or nothing is listed.
     """
     stored = is_remote(paths[0])
     paths = list(paths) if stored else [Path(path).absolute() for path in paths]
@@ -170,6 +180,11 @@ def open_tars(
     request |= {"images": fields.images, "captions": fields.captions}
     digest = hashlib.sha256(json.dumps(request).encode()).hexdigest()[:16]
     folder = cache / f"{places[0].parent.name or 'shards'}-{digest}"
+    if as_listed:
+        if not (folder / "manifest.json").is_file():
+            problem = f"{cache} holds no manifest of the {len(paths)} shards that are there now"
+            raise UserError(f"{problem}: restore shards that are gone, or list them with --sha256 first")
+        return TarCaptions(folder, paths, field)
     # A store is asked once, not by every process.
     asked = on_main(lambda: versions(paths)) if stored else None
 
@@ -199,6 +214,16 @@ def _is_current(
     except (UserError, LookupError, TypeError, ValueError, OSError):  # a shard that is gone is reported by the scan
         return False
     return current and (not sha256 or all(shard["sha256"] for shard in shards))
+
+
+def _hash_of(path: str | Path) -> str | None:
+    """SHA-256 of a shard; None if it is gone."""
+    try:
+        return shard_sha256(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"cannot read shard {shown(path)}: {error.strerror}") from None
 
 
 def _listed(shard: dict) -> Version:

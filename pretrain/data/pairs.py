@@ -1,5 +1,6 @@
 """What every source of image-caption pairs offers, whatever the files behind it."""
 
+import codecs
 import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -97,7 +98,7 @@ class Captions(ABC):
 
 
 def usable_captions(raw: Caption) -> list[str]:
-    """The captions of a sample, cleaned, without those that are empty."""
+    """The captions of a sample, cleaned, without those that are empty. Raises: BadSample if one is UTF-16."""
     cleaned = [clean_caption(text) for text in (raw if isinstance(raw, list) else [raw])]
     return [text for text in cleaned if text]
 
@@ -105,9 +106,14 @@ def usable_captions(raw: Caption) -> list[str]:
 def clean_caption(raw: bytes | None) -> str:
     """Decode a caption: UTF-8 with replacement, without NUL, white space normalised, at most 10,000 characters.
 
-    A caption of nothing but spaces, zero-width and control characters shows nothing: "".
+    A byte order mark at its start is none of its text. A caption of nothing but spaces, zero-width and control
+    characters shows nothing: "".
+    Raises: BadSample if its byte order mark is that of UTF-16, which would be read as noise.
     """
-    words = (raw or b"").decode("utf-8", "replace").replace("\0", "").split()
+    raw = raw or b""
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise BadSample("caption is UTF-16, not UTF-8")
+    words = raw.removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace").replace("\0", "").split()
     text = " ".join(words)[:CAPTION_CHARACTERS].rstrip()
     return text if any(unicodedata.category(c) not in ("Cc", "Cf", "Zs") for c in text) else ""
 

@@ -29,6 +29,7 @@ def open_captions(
     cache: Path | None = None,
     sha256: bool = False,
     image_root: str | None = None,
+    as_listed: bool = False,
 ) -> Captions:
     """Open image-caption pairs; collective for tars, whose manifest rank 0 builds.
 
@@ -36,27 +37,30 @@ def open_captions(
     On this machine `source` is what `naming.locate` finds: WebDataset tars, parquet, Arrow, csv, tsv or jsonl; a folder
     of them, of images with text files, or written by `save_to_disk`; or a data set on the hub. A folder with files
     named train-*, or a folder train, stands for those alone. Of tars and images the two columns are the suffixes;
-    `json:FIELD` is a field of KEY.json. cache and sha256 are for tars, as in `open_tars`. What is there and is not read
-    is told on stderr. image_root: a folder in which images that a table names may lie, beside the table's and --data's.
+    `json:FIELD` is a field of KEY.json. cache, sha256 and as_listed are for tars, as in `open_tars`. What is
+    there and is not read is told on stderr. image_root: a folder in which images that a table names may lie, beside the
+    table's and --data's.
     Raises: UserError if nothing is there, or it is of another kind.
     """
     options = (image_column, caption_column, cache, sha256)
-    roots = [Path(image_root).expanduser()] if image_root else []
-    if roots and not roots[0].is_dir():
-        raise UserError(f"--image-root {image_root} is no folder: give the one that the table's images lie in")
+    tar_options = (*options, as_listed)
+    roots = tabular.given_roots(image_root)
     if mixture := parse_mixture(str(source)):
         paths = [path for path, _ in mixture]
         parts = zip(paths, labels(paths), [share for _, share in mixture])
         return MixedCaptions(
-            [Source(path, label, share, open_captions(path, *options, image_root)) for path, label, share in parts]
+            [
+                Source(path, label, share, open_captions(path, *options, image_root, as_listed))
+                for path, label, share in parts
+            ]
         )
     if remote.is_remote(str(source)):
-        return _told(str(source), _open_remote(str(source), roots, *options))
+        return _told(str(source), _open_remote(str(source), roots, *tar_options))
     found = locate(str(source))
     for notice in found.notices:
         _tell(notice)
     if found.kind == ".tar":
-        return _told(str(source), _open_tars(found.paths, *options))
+        return _told(str(source), _open_tars(found.paths, *tar_options))
     if found.kind == IMAGES:
         fields, field = _fields(image_column, caption_column, TEXT_SUFFIXES)
         data = FolderCaptions(found.paths[0], found.names, fields, field)
@@ -75,10 +79,11 @@ def _open_tars(
     caption_column: str | None,
     cache: Path | None,
     sha256: bool,
+    as_listed: bool,
 ) -> Captions:
     fields, field = _fields(image_column, caption_column, CAPTION_SUFFIXES)
-    data = open_tars(paths, fields, field, cache, sha256)
-    if field is not None:
+    data = open_tars(paths, fields, field, cache, sha256, as_listed)
+    if field is not None and not as_listed:  # nothing is read of shards that may have changed
         _refuse_without_field(data, field)
     return data
 

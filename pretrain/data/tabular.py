@@ -116,6 +116,16 @@ def named_roots(source: str) -> list[Path]:
     return [cached, Path(datasets.config.EXTRACTED_DATASETS_PATH)]
 
 
+def given_roots(image_root: str | None) -> list[Path]:
+    """What --image-root names, if it is given. Raises: UserError if it is no folder."""
+    if not image_root:
+        return []
+    root = Path(image_root).expanduser()
+    if not root.is_dir():
+        raise UserError(f"--image-root {image_root} is no folder: give the one that the table's images lie in")
+    return [root]
+
+
 def is_saved(folder: Path) -> bool:
     """Whether `save_to_disk` wrote this folder."""
     return (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists()
@@ -149,6 +159,9 @@ def _loaded(name: str, load: Callable[[], Any]) -> Any:
 
     try:
         return load()
-    except (DatasetsError, pyarrow.ArrowException, OSError, ValueError) as error:
+    except (DatasetsError, pyarrow.ArrowException, OSError, ValueError, RuntimeError) as error:
+        # A RuntimeError: a data set with a loading script, which `datasets` no longer runs.
         cause = error.__cause__ or error
         raise UserError(f"cannot read {name} as a data set: {' '.join(str(cause).split())[:300]}") from error
+    except IndexError as error:  # what `datasets` raises for a saved split without rows
+        raise UserError(f"cannot read {name} as a data set: a split of it seems to have no rows") from error

@@ -25,8 +25,17 @@ def trained_size(name: str) -> int | None:
 
 def load_tokenizer(name: str, data: Captions) -> CaptionTokenizer:
     """Load `gpt2` or a tokenizer.json, or learn `train:SIZE` from the first captions of the data, in stored order."""
-    if size := trained_size(name):
-        return CaptionTokenizer.train(data.first_captions(LEARNT_FROM), size)
+    size = trained_size(name)
+    return learnt_tokenizer(data, size) if size else fixed_tokenizer(name)
+
+
+def learnt_tokenizer(data: Captions, size: int) -> CaptionTokenizer:
+    """Learn a BPE of at most `size` tokens from the first captions of the data, in stored order."""
+    return CaptionTokenizer.train(data.first_captions(LEARNT_FROM), size)
+
+
+def fixed_tokenizer(name: str) -> CaptionTokenizer:
+    """Load `gpt2` or a tokenizer.json."""
     return CaptionTokenizer.gpt2() if name == "gpt2" else CaptionTokenizer.load(name)
 
 

@@ -25,9 +25,9 @@ def image_files(paths: Sequence[Path]) -> Images:
 
 
 def image_paths(folder: Path, pattern: str = "*") -> list[Path]:
-    """The image files of a folder that match `pattern`, sorted; hidden ones are left out."""
+    """The image files of a folder that match `pattern`, sorted; hidden ones and hidden folders are left out."""
     found = (path for path in folder.glob(pattern) if path.suffix.lower() in SUFFIXES)
-    return sorted(path for path in found if not path.name.startswith("."))
+    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
 def decoded(data: bytes | None, source: str) -> Image.Image:
@@ -52,12 +52,14 @@ def open_labelled(
     classes: Sequence[str] | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
+    image_root: str | None = None,
 ) -> Labelled:
     """The `train` or `val` split of a source; `val` is also called validation, valid or test.
 
     source: a folder of these splits, each of class folders (class folders alone are a `val` split); a data set written
     by `save_to_disk`; parquet in the hub's layout; or an id on the hub. classes: those of train, which the labels of
-    val then refer to. UserError if the split is missing, a class is empty, or a label unknown.
+    val then refer to. image_root: a folder in which images that a table names may lie, beside the table's own.
+    Raises: UserError if the split is missing, a class is empty, a label unknown, or image_root no folder.
     """
     path = Path(source)
     if tabular.is_saved(path):
@@ -71,7 +73,7 @@ def open_labelled(
     name = next((name for name in SPLITS[split] if name in data), None)
     if name is None:
         raise UserError(f"{source} has no {split} split; its splits are {', '.join(data)}: this probe needs one")
-    roots = tabular.named_roots(str(source))
+    roots = [*tabular.named_roots(str(source)), *tabular.given_roots(image_root)]
     return _open_table(data[name], f"{source} ({name})", classes, image_column, label_column, roots)
 
 
@@ -114,6 +116,8 @@ def _open_table(
     """The rows of a `datasets.Dataset`. roots: folders in which images that it names may lie."""
     image_column = table.choose_column(data.column_names, image_column, table.IMAGE_COLUMNS, "image", name)
     label_column = table.choose_column(data.column_names, label_column, LABEL_COLUMNS, "label", name)
+    if not len(data):
+        raise UserError(f"{name} has no rows: give a data set whose split holds labelled images")
     values, feature = data.with_format(None)[label_column][:], data.features[label_column]
     if wrong := [value for value in values if value == -1 or not isinstance(value, int | str)]:
         found = f"column {label_column!r} of {name} has {len(wrong)} rows whose label is no class"

@@ -3,6 +3,7 @@
 import math
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,14 +21,32 @@ TRAIN_SCENES, TEST_SCENES = 2000, 1000
 
 
 def read_scenes(encoder: VisionEncoder, gqa: Path, split: str, limit: int) -> tuple[Tensor, list[set[str]]]:
-    """CLS float32[B, W] of the first `limit` images of GQA's scene graphs, and the names of what each shows."""
-    graphs = read_json(gqa / f"{split}_sceneGraphs.json")
+    """CLS float32[B, W] of the first `limit` images of GQA's scene graphs, and the names of what each shows.
+
+    Raises: UserError if the file is none of scene graphs, or an image is not there.
+    """
+    file = gqa / f"{split}_sceneGraphs.json"
+    graphs = read_json(file)
+    if not isinstance(graphs, dict) or not graphs:
+        raise UserError(f"{file} holds no scene graphs: it must be a JSON object with an entry an image, as GQA's is")
     paths, shown = [], []
     for image, graph in islice(graphs.items(), limit):
         path = gqa / "images" / f"{image}.jpg"
         paths.append(path if path.exists() else path.with_suffix(".png"))
-        shown.append({thing["name"] for thing in graph["objects"].values()})
+        shown.append(_names(graph, f"{file}: the scene graph of image {image}"))
     return cls_features(encoder, image_files(paths), split), shown
+
+
+def _names(graph: Any, where: str) -> set[str]:
+    """The names of a scene graph's objects. Raises: UserError, which begins with `where`, if it is of another form."""
+    things = graph.get("objects") if isinstance(graph, dict) else None
+    names = set()
+    for thing in things.values() if isinstance(things, dict) else [None]:
+        name = thing.get("name") if isinstance(thing, dict) else None
+        if not isinstance(name, str):
+            raise UserError(f'{where} has no "objects" that each have a "name": fetch the file again')
+        names.add(name)
+    return names
 
 
 def area_under_curve(scores: Tensor, labels: Tensor) -> float:

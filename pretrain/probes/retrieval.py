@@ -72,9 +72,9 @@ def _caption_if_usable(data: Captions, number: int) -> str | None:
     try:
         image, raw = data.read(number)
         decode(image or b"")
+        return next(iter(usable_captions(raw)), None)
     except (OSError, ImageError, BadSample):
         return None
-    return next(iter(usable_captions(raw)), None)
 
 
 def tell_passed(passed: int, count: int) -> None:

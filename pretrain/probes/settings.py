@@ -33,7 +33,10 @@ class ProbeConfig:
         (), help="a caption with {} for the class, once or more", repeated=True, default_text="seven of CLIP's"
     )
     class_names: str | None = setting(
-        None, help="how classes are said: lines of CLASS NAME", metavar="FILE", default_text="the folders' names"
+        None,
+        help="how classes are said: lines of CLASS NAME, with a tab between them if CLASS has spaces",
+        metavar="FILE",
+        default_text="the folders' names",
     )
     pool: int | None = setting(
         None, help="captions to choose from (retrieval)", least=1, default_text="256, or all if there are fewer"

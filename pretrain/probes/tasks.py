@@ -26,7 +26,7 @@ Numbers = dict[str, Any]  # most are single numbers; auc_per_name and iou_per_la
 
 def open_splits(config: ProbeConfig) -> tuple[Labelled, Labelled]:
     """The `train` and `val` split of --data, with the same classes."""
-    columns = (config.image_column, config.label_column)
+    columns = (config.image_column, config.label_column, config.image_root)
     train = open_labelled(config.data, "train", None, *columns)
     return train, open_labelled(config.data, "val", train.classes, *columns)
 
@@ -39,7 +39,7 @@ def judged(scores: Tensor, val: Labelled, train: Labelled | None = None, **chose
 
 
 def zero_shot(encoder: VisionEncoder, config: ProbeConfig) -> Numbers:
-    val = open_labelled(config.data, "val", None, config.image_column, config.label_column)
+    val = open_labelled(config.data, "val", None, config.image_column, config.label_column, config.image_root)
     classifier = CaptionClassifier.build(encoder, val.classes, *captions_of(config))
     return judged(classifier(encoder, val.images), val)
 

@@ -31,7 +31,8 @@ class Watch:
             return
         if config.probe_data:
             self._open_captions(config.probe_data, config)
-        self.classes = open_labelled(config.probe_classes, "val") if config.probe_classes else None
+        source, root = config.probe_classes, config.image_root
+        self.classes = open_labelled(source, "val", image_root=root) if source else None
         if self.classes:
             for name in self.classes.classes:
                 spoken_name(name)  # raises if a class has no name to say

@@ -44,10 +44,11 @@ def spoken_name(name: str, given: dict[str, str] | None = None) -> str:
         if name not in given:
             raise UserError(f"--class-names has no line for the class {name!r}: every class needs one")
         return given[name]
-    if re.fullmatch(r"n\d{8}", name) and (lemmas := _lemmas().get(name)):
+    is_id = re.fullmatch(r"n\d{8}", name) is not None
+    if is_id and (lemmas := _lemmas().get(name)):
         return lemmas.split(",")[0]
     spoken = re.sub(r"^\d+[._-]", "", name).replace("_", " ").strip()
-    if not re.search(r"[^\W\d]", spoken):
+    if is_id or not re.search(r"[^\W\d]", spoken):
         raise UserError(f"the class {name!r} has no name to say: give --class-names FILE with lines of CLASS NAME")
     return spoken
 
@@ -64,16 +65,27 @@ def _lemmas() -> dict[str, str]:
 def read_class_names(path: str | Path) -> dict[str, str]:
     """Lines of a class (a folder's name, a label) and how it is said, as in ImageNet's LOC_synset_mapping.txt.
 
-    Of several names with commas between them the first one counts. UserError if a line has no name.
+    A line is split at its first tab, so that a class may have spaces, or else at its first white space. Of several
+    names with commas between them the first one counts.
+    Raises: UserError if a line has no name, or a class has two lines.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")  # editors on Windows begin a file with a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--class-names {path} cannot be read: {error}") from None
-    lines = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
-    if short := [line for line in lines if len(line) < 2]:
-        raise UserError(f"--class-names {path}: the line {short[0][0]!r} has no name; each is CLASS NAME")
-    return {name: spoken.split(",")[0].strip() for name, spoken in lines}
+    names: dict[str, str] = {}
+    for line in text.splitlines():
+        if not line.strip():
+            continue
+        name, spoken = [*line.split("\t" if "\t" in line else None, maxsplit=1), ""][:2]
+        name, spoken = name.strip(), spoken.split(",")[0].strip()
+        if not name or not spoken:
+            problem = f"the line {line.strip()!r} has no {'name' if name else 'class'}"
+            raise UserError(f"--class-names {path}: {problem}; each is CLASS NAME, or with a tab between them")
+        if name in names:
+            raise UserError(f"--class-names {path}: the class {name!r} has two lines: keep one")
+        names[name] = spoken
+    return names
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from vlm.errors import UserError
 
 
 def list_shards(source: str, data: Captions, verify: bool) -> None:
-    """Print how many pairs there are and what cannot be used; compare the shards with their SHA-256 if asked.
+    """Print how many pairs are listed and what cannot be used; compare the shards with their SHA-256 if asked.
 
     Raises: UserError if a shard differs from its SHA-256.
     """
@@ -18,7 +18,9 @@ def list_shards(source: str, data: Captions, verify: bool) -> None:
     if not isinstance(data, TarCaptions):
         print(f"{source}: {len(data):,} rows; this format needs no manifest")
         return
-    print(f"{source}: {len(data):,} pairs in {len(data.counts):,} shards, fingerprint {data.fingerprint[:16]}")
+    # Shards that are compared may have changed: a fingerprint would be of others than those that were listed.
+    fingerprint = "" if verify else f", fingerprint {data.fingerprint[:16]}"
+    print(f"{source}: {len(data):,} pairs in {len(data.counts):,} shards{fingerprint}")
     for reason, count in data.reasons().most_common():
         print(f"left out: {count:,} x {reason}")
     for name, shard in zip(data.names, data.record["shards"]):
@@ -27,5 +29,6 @@ def list_shards(source: str, data: Captions, verify: bool) -> None:
     if verify:
         changed = data.verify()
         if changed:
-            raise UserError(f"{len(changed)} shards differ from their SHA-256: {', '.join(changed[:10])}")
+            shards = "1 shard differs from its" if len(changed) == 1 else f"{len(changed)} shards differ from their"
+            raise UserError(f"{shards} SHA-256: {', '.join(changed[:10])}; fetch what differs again")
         print("every shard equals its SHA-256")

@@ -4,6 +4,7 @@ import json
 
 import commands
 import pytest
+from tiny.tars import write_numbered_shards
 
 from pretrain.export import export_checkpoint
 from vlm.encoders.levljepa import load_encoder
@@ -50,6 +51,18 @@ def test_an_encoder_of_a_checkpoint_is_that_of_the_run_at_that_step(captions, tm
     (run / "config.json").write_text(json.dumps({**config, "embed_dim": 4}))
     with pytest.raises(UserError, match=r"model of this run: .* is \(8,\), needed is \(4,\) \(30 tensors differ\)"):
         export_checkpoint(run)
+
+    (run / "encoder").rename(tmp_path / "elsewhere")  # its tokenizer is learnt again, from the same captions alone
+    (run / "config.json").write_text(json.dumps(config))
+    assert contents(export_checkpoint(run, 2, tmp_path / "again")) == contents(tmp_path / "two")
+    others = write_numbered_shards(tmp_path / "others", (20, 20))
+    (run / "config.json").write_text(json.dumps({**config, "data": str(others)}))
+    with pytest.raises(UserError, match=f"^{others} is not the data that {run} learnt its tokenizer from: restore it"):
+        export_checkpoint(run, 2, tmp_path / "wrong")
+    (run / "config.json").write_text(json.dumps({**config, "tokenizer": "train:400"}))
+    with pytest.raises(UserError, match=f"^train:400 is not the tokenizer that {run} was trained with: restore it"):
+        export_checkpoint(run, 2, tmp_path / "wrong")
+    assert not (tmp_path / "wrong").exists()
 
 
 def test_a_damaged_checkpoint_is_not_exported(tmp_path):

@@ -55,3 +55,17 @@ def test_the_command_writes_one_page(captions, tmp_path, monkeypatch, capsys):
     assert "3 of 9, 8 pairs each" in page and "Embeddings of 40 pairs." in page
     assert re.search(r"steps skipped</td><td>1<", page)
     assert "http" not in page
+
+
+def test_a_run_whose_data_are_gone_has_its_curves_and_a_note(tmp_path, capsys):
+    run, gone = tmp_path / "run", str(tmp_path / "gone")
+    write_json(run / "config.json", {"objective": "levljepa", "preset": "tiny", "seed": 0, "steps": 9, "batch_size": 8,
+                                     "data": gone})  # fmt: skip
+    append_jsonl(run / "metrics.jsonl", {"step": 0, "loss": 0.5, "lr": 0.1, "probe_zero_shot": 0.25})
+    text_encoder(["a red picture"]).save(run / "encoder")
+    page = report.write_report(run, None).read_text()
+    told = f"pectrum and patch tokens are not drawn: {gone} does not exist"
+    assert f"S{told}" in page and f"s{told}" in capsys.readouterr().err
+    assert page.count("<svg role=") == 1 and "zero-shot accuracy" in page
+    with pytest.raises(UserError, match="does not exist"):
+        report.write_report(run, gone)

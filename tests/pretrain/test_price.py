@@ -89,6 +89,26 @@ def test_micro_batches_keep_the_larger_tower_of_one():
     assert whole > 10 * micro
 
 
+def test_milestones_take_their_room_on_the_disk():
+    """Two checkpoints and one while it is written, 12 bytes a parameter; the encoder at the end has 4."""
+    assert plan.disk_bytes(from_preset("tiny", steps=1000), 100) == 3 * 1200 + 400
+    assert plan.disk_bytes(from_preset("tiny", steps=1000, keep_every=250), 100) == (3 + 4) * 1200 + 400
+
+
+def test_the_bucket_is_that_of_the_deepspeed_file(tmp_path):
+    file = tmp_path / "ds.json"
+    file.write_text('{"zero_optimization": {"reduce_bucket_size": 2e6}}')
+    config = from_preset("tiny", deepspeed=str(file))
+    assert plan.bucket_size(config) == 2_000_000 and plan.model_states(1000, 1, 4, 2_000_000)["bucket"] == 8_000_000
+    assert "  bucket                   0.0       8.0       8.0       8.0" in plan.describe(config, 4, None).splitlines()
+    file.write_text('{"zero_optimization": {"reduce_bucket_size": "large"}}')
+    with pytest.raises(UserError, match="reduce_bucket_size 'large': give a number of gradients"):
+        plan.describe(config, 4, None)
+    file.unlink()
+    with pytest.raises(UserError, match=r"ds\.json"):
+        plan.describe(config, 4, None)
+
+
 def test_the_command_prints_it_without_a_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     flags = ["--preset", "base", "--plan", "--world-size", "8", "--throughput", "4000", "--data", "none"]
@@ -112,6 +132,9 @@ def test_the_command_prints_it_without_a_run(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr("sys.argv", ["run.py", *flags, "--tokenizer", name])
         with pytest.raises(UserError, match=f"--tokenizer {name}: give gpt2, train:SIZE"):
             main()
+    monkeypatch.setattr("sys.argv", ["run.py", "--plan", "--world-size", "0"])
+    with pytest.raises(UserError, match="--world-size 0: give 1 or more"):
+        main()
     monkeypatch.setattr("sys.argv", ["run.py", "--throughput", "4000"])
     with pytest.raises(UserError, match="--world-size and --throughput are for --plan"):
         main()

@@ -27,7 +27,7 @@ WRONG = {
     "prepare_data.py": (["gqa", ".", "--check-images", "0"], "error: --check-images 0: give all or a number above 0"),
     "prepare_easy_vqa.py": (["x", "--val-fraction", "0"], "error: --val-fraction 0.0: give"),
     "prepare_pictures.py": (["x"], "error: no pictures: give --emoji, --openclipart or --tuxpaint"),
-    "prepare_manifest.py": (["/nowhere/at/all"], "error: /nowhere/at/all"),
+    "prepare_manifest.py": (["x", "--verify", "--sha256"], "error: --verify compares with what --sha256 recorded"),
     "probe_world.py": (["nowhere", "nowhere"], "error: "),
     "show_answers.py": (["world", "eval", "--seed", "-1"], "error: --seed -1: give 0 or more"),
     "study.py": (["--encoders", "random:clip"], "error: --encoders random-clip: clip is no encoder of this study"),

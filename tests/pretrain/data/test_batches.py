@@ -5,12 +5,14 @@ import os
 import numpy as np
 import pytest
 import torch
+from checks.shards import list_shards
 from PIL import Image
 from tiny.pictures import as_pixels, encoded
 from tiny.tars import numbered_pairs, pair, write_numbered_shards, write_tar
 
 from pretrain.data import manifest
 from pretrain.data.batches import CaptionBatches, dead_loaders_told
+from pretrain.data.captions import BadSample
 from pretrain.data.pairs import clean_caption
 from pretrain.data.source import open_captions
 from vlm.encoders.config import CLIP_MEAN, CLIP_STD
@@ -135,6 +137,7 @@ CAPTIONS = {
     "NUL": (b"a\0cat\0", "acat"),
     "not UTF-8": (b"caf\xe9", "caf\ufffd"),
     "surrogate bytes": (b"\xed\xa0\x80 x", "\ufffd\ufffd\ufffd x"),
+    "byte order mark": ("\ufeffa cat".encode(), "a cat"),
     "cut": (b"x" * 10_001, "x" * 10_000),
     "cut before a space": (b"x" * 9_999 + b" y", "x" * 9_999),
     "special tokens are text": (b"<|endoftext|> [PAD]", "<|endoftext|> [PAD]"),
@@ -152,6 +155,12 @@ def test_clean_caption(name):
     assert clean_caption(raw) == expected
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_a_caption_in_utf_16_is_a_bad_sample(encoding):
+    with pytest.raises(BadSample, match="caption is UTF-16, not UTF-8"):
+        clean_caption("\ufeffa cat".encode(encoding))
+
+
 def test_a_folder_with_train_files_stands_for_those(shards):
     assert len(open_captions(shards)) == 60
     assert len(open_captions(f"{shards}/*.tar")) == 61
@@ -162,6 +171,7 @@ def test_a_folder_with_train_files_stands_for_those(shards):
 
 def test_the_manifest_is_built_once_and_again_when_a_shard_changes(shards, monkeypatch):
     data = open_captions(shards)
+    before = data.fingerprint
     with monkeypatch.context() as patch:
         patch.setattr(manifest.tars, "scan", None)  # any scan would fail
         again = open_captions(shards)
@@ -169,7 +179,7 @@ def test_the_manifest_is_built_once_and_again_when_a_shard_changes(shards, monke
     write_tar(shards / "train-1.tar", numbered_pairs(range(9)))
     changed = open_captions(shards)
     assert changed.counts.tolist() == [25, 9, 30]
-    assert changed.fingerprint != data.fingerprint
+    assert changed.fingerprint != before
     (next((shards.parent / "cache").rglob("manifest.json"))).write_text("{")
     assert len(open_captions(shards)) == 64
 
@@ -178,6 +188,18 @@ def test_the_fingerprint_is_not_of_the_place(shards, tmp_path):
     before = open_captions(shards).fingerprint
     shards.rename(tmp_path / "moved")
     assert open_captions(tmp_path / "moved").fingerprint == before
+
+
+def test_other_captions_of_equal_size_are_other_data(shards):
+    before = open_captions(shards)
+    fingerprint = before.fingerprint
+    same_images = numbered_pairs(range(25))
+    write_tar(shards / "train-0.tar", [(name, content.replace(b"number", b"figure")) for name, content in same_images])
+    after = open_captions(shards)
+    assert after.first_captions(1) == ["figure 0"]
+    assert [shard["size"] for shard in after.record["shards"]] == [shard["size"] for shard in before.record["shards"]]
+    assert after.counts.tolist() == before.counts.tolist()
+    assert after.fingerprint != fingerprint
 
 
 def test_sha256_finds_a_flipped_bit_that_nothing_else_shows(shards):
@@ -191,6 +213,19 @@ def test_sha256_finds_a_flipped_bit_that_nothing_else_shows(shards):
     path.write_bytes(content)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert open_captions(shards, sha256=True).verify() == ["train-2.tar"]
+
+
+def test_changed_shards_are_compared_with_what_was_listed(shards):
+    with pytest.raises(UserError, match="holds no manifest of the 3 shards that are there now"):
+        open_captions(shards, as_listed=True)
+    data = open_captions(shards, sha256=True)
+    replace_shard(shards / "train-2.tar")  # of another time: a run would list it anew
+    listed = open_captions(shards, as_listed=True)
+    assert listed.verify() == ["train-2.tar"] and listed.counts.tolist() == data.counts.tolist()
+    with pytest.raises(UserError, match=r"1 shard differs from its SHA-256: train-2\.tar; fetch"):
+        list_shards(str(shards), listed, verify=True)
+    os.remove(shards / "train-1.tar")
+    assert listed.verify() == ["train-1.tar", "train-2.tar"]
 
 
 def replace_shard(path):

@@ -6,6 +6,8 @@ from PIL import Image
 from tiny.pictures import encoded
 
 from pretrain.probes.labelled import open_class_folders, open_labelled
+from pretrain.probes.settings import ProbeConfig
+from pretrain.probes.tasks import open_splits
 from vlm.errors import UserError
 
 COLORS = {"blue": (20, 40, 230), "green": (30, 200, 40), "red": (230, 20, 30)}
@@ -44,6 +46,9 @@ def check(found, count):
 @pytest.mark.parametrize("val", ["val", "validation", "test"])
 def test_class_folders(tmp_path, val):
     class_folders(tmp_path, (("train", 4), (val, 2)))
+    for hidden in (".thumbnails", "deep/.cache"):
+        (tmp_path / "train/red" / hidden).mkdir(parents=True)
+        (tmp_path / "train/red" / hidden / "0.png").write_bytes(png(COLORS["blue"]))
     train = open_labelled(tmp_path, "train")
     assert train.classes == ("blue", "green", "red") and train.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     check(train, 12)
@@ -85,6 +90,20 @@ def test_numbers_without_names_are_classes_in_their_order(tmp_path):
     assert found.classes == ("9", "20", "100") and found.labels.tolist() == [2, 0, 1] * 2
 
 
+def test_images_that_a_table_names_lie_in_the_image_root(tmp_path):
+    pictures = class_folders(tmp_path / "pictures")
+    names = sorted(COLORS)
+    table = {"image": [f"val/{name}/0.PNG" for name in names], "label": names}
+    rows = datasets.Dataset.from_dict(table)
+    datasets.DatasetDict({"train": rows, "val": rows}).save_to_disk(tmp_path / "set")
+    for part in open_splits(ProbeConfig("e", "knn", str(tmp_path / "set"), image_root=str(pictures))):
+        check(part, 3)
+    with pytest.raises(UserError, match=r"row 0 of .*set .*: image file not found"):
+        list(open_labelled(tmp_path / "set", "val").images)
+    with pytest.raises(UserError, match="--image-root nowhere is no folder"):
+        open_labelled(tmp_path / "set", "val", image_root="nowhere")
+
+
 def unlabelled(root):
     data = rows(lambda n: -1, datasets.ClassLabel(names=sorted(COLORS)), 3).rename_column("picture", "image")
     datasets.DatasetDict({"train": data}).save_to_disk(root / "set")
@@ -96,7 +115,28 @@ def one_split(root):
     return root / "set"
 
 
+def no_rows(root):
+    data = rows(int, datasets.Value("int64"), 3).rename_column("picture", "image").filter(lambda row: False)
+    datasets.DatasetDict({"train": data}).save_to_disk(root / "empty")
+    return root / "empty"
+
+
+def no_saved_rows(root):
+    datasets.DatasetDict({"train": rows(int, datasets.Value("int64"), 0)}).save_to_disk(root / "set")
+    return root / "set"
+
+
+def loading_script(root):
+    (root / "set").mkdir()
+    (root / "set/set.py").write_text("raise SystemExit('code of the data set')")
+    (root / "set/data.parquet").touch()
+    return root / "set"
+
+
 REFUSED = {
+    "no rows": (no_rows, r"empty \(train\) has no rows: give a data set whose split holds labelled images"),
+    "no saved rows": (no_saved_rows, r"set as a data set: a split of it seems to have no rows"),
+    "loading script": (loading_script, r"cannot read .*set as a data set: .*scripts are no longer supported"),
     "no train": (lambda root: class_folders(root, (("val", 2),)), "has no train folder, only val"),
     "class folders alone": (lambda root: class_folders(root, (("a/b", 2),)) / "a/b", "only class folders alone"),
     "no such folder": (lambda root: root / "no/where/at all", "does not exist: give a folder of class folders"),

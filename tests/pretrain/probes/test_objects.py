@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from pretrain.probes.objects import area_under_curve, presence_areas
+from pretrain.probes.objects import area_under_curve, presence_areas, read_scenes
+from vlm.errors import UserError
 
 
 def test_area_under_curve_counts_the_pairs_in_order_and_ties_half():
@@ -23,3 +24,19 @@ def test_presence_is_found_where_it_can_be_and_nowhere_else():
     labels = torch.stack([x[:, 2] > 0, torch.rand(600, generator=generator) < 0.5], dim=1)
     areas = presence_areas(x[:400], labels[:400], x[400:], labels[400:])
     assert areas[0] > 0.99 and abs(areas[1] - 0.5) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ("{}", "holds no scene graphs: it must be a JSON object"),
+        ("[]", "holds no scene graphs: it must be a JSON object"),
+        ('{"7": {"width": 5}}', 'the scene graph of image 7 has no "objects" that each have a "name"'),
+        ('{"7": {"objects": {"1": {"name": ["a"]}}}}', "the scene graph of image 7 has no"),
+        ('{"7": []}', "the scene graph of image 7 has no"),
+    ],
+)
+def test_scene_graphs_of_another_form_are_one_line(tiny_encoder, tmp_path, written, words):
+    (tmp_path / "val_sceneGraphs.json").write_text(written)
+    with pytest.raises(UserError, match=words):
+        read_scenes(tiny_encoder, tmp_path, "val", 10)

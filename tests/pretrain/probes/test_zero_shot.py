@@ -39,17 +39,32 @@ def test_a_class_is_the_mean_direction_of_its_templates(tiny_encoder):
 
 
 def test_how_classes_are_said(tmp_path):
-    names = ("n01440764", "02_wheeled vehicle", "001.Black_footed_Albatross", "fish", "n00000000")
-    expected = ["tench", "wheeled vehicle", "Black footed Albatross", "fish", "n00000000"]
+    names = ("n01440764", "02_wheeled vehicle", "001.Black_footed_Albatross", "fish")
+    expected = ["tench", "wheeled vehicle", "Black footed Albatross", "fish"]
     assert [spoken_name(name) for name in names] == expected
-    with pytest.raises(UserError, match="the class '7' has no name to say: give --class-names"):
-        spoken_name("7")
+    for unnamed in ("7", "n00000000"):  # a WordNet id that is none of ImageNet-1k's
+        with pytest.raises(UserError, match=f"the class '{unnamed}' has no name to say: give --class-names"):
+            spoken_name(unnamed)
     listed = tmp_path / "names.txt"
     listed.write_text("n01440764 tench, Tinca tinca\n\n7 seven\n")
     given = read_class_names(listed)
     assert given == {"n01440764": "tench", "7": "seven"} and spoken_name("7", given) == "seven"
     with pytest.raises(UserError, match="no line for the class 'fish'"):
         spoken_name("fish", given)
-    listed.write_text("fish\n")
-    with pytest.raises(UserError, match="the line 'fish' has no name"):
-        read_class_names(listed)
+    listed.write_text("polar bear\tice bear, white bear\nred fox a fox\n", encoding="utf-8-sig")
+    assert read_class_names(listed) == {"polar bear": "ice bear", "red": "fox a fox"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("fish", "the line 'fish' has no name"),
+        ("fish\t , x", "the line 'fish\\\\t , x' has no name"),
+        ("\tname", "the line 'name' has no class"),
+        ("fish one\nfish two", "the class 'fish' has two lines"),
+    ],
+)
+def test_lines_of_class_names_that_are_refused(tmp_path, text, words):
+    (tmp_path / "names.txt").write_text(text)
+    with pytest.raises(UserError, match=words):
+        read_class_names(tmp_path / "names.txt")
