@@ -1,6 +1,8 @@
 """`vlm features`: what a model's patch tokens hold, as one picture with a column for each image."""
 
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ def features(settings: FeaturesSettings) -> None:
     pictures = read_pictures(settings.images)
     if len(pictures.images) > MOST:
         raise UserError(f"{len(pictures.images)} images are too many for one picture: give {MOST} at most")
+    _keep_pictures(out, pictures.paths)
     device = chosen_device(settings.device)
     with Status("loading the model"):
         model = _open(settings, device)
@@ -47,6 +50,13 @@ def features(settings: FeaturesSettings) -> None:
         print(f"{path}: {' '.join(answer.text.split())}")
     images = f"{len(found.shown)} image" + "s" * (len(found.shown) > 1)
     print(f"{out}: {images}, {found.side} x {found.side} patches, {found.tokens.shape[2]} wide", file=sys.stderr)
+
+
+def _keep_pictures(out: Path, paths: Sequence[str]) -> None:
+    """Raise a UserError if `out` is one of the pictures that are drawn: it would be overwritten."""
+    for path in paths:
+        if out.exists() and os.path.samefile(out, path):
+            raise UserError(f"--out {out} is one of the pictures, which it would replace: give another name")
 
 
 def _open(settings: FeaturesSettings, device: torch.device) -> Any:

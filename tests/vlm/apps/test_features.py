@@ -63,6 +63,18 @@ def test_the_command_draws_encoders_and_vlms(run, folder, encoder_folder, pictur
     assert one[0] < two[0] and one[1] > two[1]  # fewer columns, and a row for the attention
 
 
+def test_a_picture_is_never_written_over(run, encoder_folder, picture_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = (tmp_path / "a picture.png").read_bytes()
+    (tmp_path / "features.png").symlink_to(picture_file)  # what --out is without the flag
+    for arguments in (["--out", "a picture.png"], []):
+        code, _, err = run("features", encoder_folder, picture_file, *arguments)
+        name = arguments[-1] if arguments else "features.png"
+        assert code == 2
+        assert err == f"error: --out {name} is one of the pictures, which it would replace: give another name\n"
+    assert (tmp_path / "a picture.png").read_bytes() == before
+
+
 def test_patches_are_counted_from_the_upper_left():
     assert chosen_patch("0,2", 3) == (0, 2)
     assert chosen_patch(None, 14) == (7, 7)
