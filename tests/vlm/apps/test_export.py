@@ -148,6 +148,19 @@ def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(vlm_folder, tmp_
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
 
 
+def test_no_export_goes_into_its_source_or_takes_the_place_of_the_current_folder(encoder_folder, tmp_path, monkeypatch):
+    for source in (str(encoder_folder), f"hf:{encoder_folder}"):
+        with pytest.raises(UserError, match=r"encoder/timm is inside of .*encoder, .*: give a folder elsewhere"):
+            export(ExportSettings(source, str(encoder_folder / "timm"), "timm"))
+    assert not (encoder_folder / "timm").exists()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^\. is the current folder, .*: give a new folder in it, such as new$"):
+        export(ExportSettings(str(encoder_folder), "."))
+    monkeypatch.setattr("pathlib.Path.is_mount", lambda path: path == tmp_path / "disk")
+    with pytest.raises(UserError, match=r"disk is a mount point, which cannot be replaced: give a new folder in it"):
+        export(ExportSettings(str(encoder_folder), "disk"))
+
+
 def test_vipllava_refuses_a_tower_that_it_would_read_otherwise(vlm_folder, tmp_path):
     config = read_json(vlm_folder / "config.json")
     other = tmp_path / "vlm"
