@@ -15,6 +15,7 @@ from tiny.llava import write_vlm
 from tiny.stock_vits import write_stock_vit
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageTextToText
 
+from vlm.apps.card import encoder_about, make_card, write_card
 from vlm.apps.export import export, push
 from vlm.apps.export.comparing import sample_picture as picture
 from vlm.apps.settings import ExportSettings
@@ -108,6 +109,19 @@ def test_an_encoder_for_timm_gives_its_patch_tokens(encoder_folder, tmp_path):
     kept = read_json(tmp_path / "out/config.json")["pretrained_cfg"]
     assert kept["mean"] == [0.5, 0.4, 0.3] and kept["crop_mode"] == "squash"
     assert "license" not in kept  # timm's own is of other weights
+
+
+def test_the_card_of_an_encoder_tells_of_the_export(tmp_path, monkeypatch):
+    nine_patch_encoder().save(tmp_path / "encoder")
+    about = encoder_about("dino")
+    write_card(make_card("dino-vit", f"{about} Mine.", "Use it.\n", [], {"pairs": "abc"}, {}), tmp_path / "encoder")
+    monkeypatch.chdir(tmp_path)
+    export(ExportSettings("encoder", "new/my-vit", "timm"))
+    card = (tmp_path / "new/my-vit/README.md").read_text()
+    assert 'timm.create_model("local-dir:new/my-vit", pretrained=True)' in card  # a path that looks like a hub id
+    assert "model_name: my-vit\n" in card and "\n# my-vit\n" in card and "dino-vit" not in card
+    assert "A ViT, trained with a text tower that is not in here, on images and captions" in card
+    assert "objective `dino`. Mine.\n" in card and "LeVLJEPA layout" not in card and "| pairs | abc |" in card
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip", "dinov2", "dinov2_registers"])

@@ -100,8 +100,10 @@ def _write_encoder(settings: ExportSettings, partial: Path) -> str:
         raise UserError("--results are of a VLM: leave them out for an encoder")
     from vlm.apps.export.encoders import write_hf_encoder, write_timm_encoder
 
-    write = write_timm_encoder if settings.format == "timm" else write_hf_encoder
-    return write(settings.folder, partial, settings.push or settings.out)
+    shown = settings.push or settings.out
+    if settings.format == "timm":
+        return write_timm_encoder(settings.folder, partial, shown, on_hub=settings.push is not None)
+    return write_hf_encoder(settings.folder, partial, shown)
 
 
 def check_push(repository: str) -> None:
