@@ -1,5 +1,7 @@
 """`vlm features`: the numbers in its picture, and the command."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from PIL import Image
@@ -54,11 +56,12 @@ def test_attention_is_that_of_one_pass_over_everything(folder, picture):
 
 def test_the_command_draws_encoders_and_vlms(run, folder, encoder_folder, picture_file, tmp_path):
     out = tmp_path / "new/features.png"
+    picture_file = str(Path(picture_file).rename(tmp_path / "no UTF-8 \udce9.png"))
     code, said, err = run("features", encoder_folder, picture_file, picture_file, "--out", out, "--device", "cpu")
     assert (code, said) == (0, "") and "2 images, 3 x 3 patches" in err
     two = Image.open(out).size
     code, said, _ = run("features", folder, picture_file, "--question", "A $1$ star?", "--out", out, "--device", "cpu")
-    assert code == 0 and said.startswith(f"{picture_file}: ")
+    assert code == 0 and said.startswith(f"{tmp_path}/no UTF-8 ?.png: ")
     one = Image.open(out).size
     assert one[0] < two[0] and one[1] > two[1]  # fewer columns, and a row for the attention
 
