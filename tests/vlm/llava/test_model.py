@@ -3,6 +3,8 @@
 import pytest
 from PIL import Image
 
+from vlm.errors import UserError
+
 QUESTION = "What color is the star?"
 FAMILY = pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
 
@@ -30,3 +32,20 @@ def test_a_stream_that_is_closed_or_fails(models, picture, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         list(model.stream(picture, QUESTION))
     failing.remove()
+
+
+def test_a_question_that_is_empty_or_longer_than_the_model_reads(models, picture, monkeypatch):
+    model = models["qwen2"]
+    for short in (False, True):
+        with pytest.raises(UserError, match="a question or answer is empty: give some text"):
+            model.answer(picture, "  ", short=short)
+    tokens, answer = len(model.prompt_ids(QUESTION)), model.answer(picture, QUESTION, max_new_tokens=4)
+    monkeypatch.setattr(model.language_model.config, "max_position_embeddings", tokens + 4)
+    assert model.answer(picture, QUESTION, max_new_tokens=4) == answer
+    message = rf"the prompt is too long: {tokens} tokens with its pictures, {tokens - 1} are possible with an answer"
+    with pytest.raises(UserError, match=message):
+        model.stream(picture, QUESTION, max_new_tokens=5)
+    assert model.fitting(picture, QUESTION, 4, [("Is it?", "no"), ("Red?", "yes")]) == []
+    monkeypatch.setattr(model.language_model.config, "max_position_embeddings", 4 + tokens + 24)
+    fitting = model.fitting(picture, QUESTION, 4, [("Is it? " * 9, "no"), ("Red?", "yes")])
+    assert fitting == [("Red?", "yes")]

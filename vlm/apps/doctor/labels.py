@@ -20,6 +20,7 @@ def show_labels(folder: str, question: str, answer: str) -> None:
     """Print a GQA, VQAv2 or POPE question as its token ids decode, supervised tokens in colour, then one a line."""
     processor = load_processor(folder)
     prompts = Prompts(processor, read_json(f"{folder}/config.json")["image_seq_length"])
+    prompts.check_text(question)  # with the sentence behind it, it would not be empty
     ids, prompt = prompts.conversation_ids(briefly(question), answer)
     text, supervised = decoded(processor, ids, prompt)
     print(text + supervised)
