@@ -24,7 +24,7 @@ from vlm.hub import is_hub_id, model_folder
 from vlm.integrity import verify, write_manifest
 from vlm.llava.parity import Fixture, check_parity, stored_fixture
 from vlm.llava.parts import connector, language_model, vision_tower
-from vlm.llms.precision import Device, default_dtype, keep_layout, quantised
+from vlm.llms.precision import Device, chosen_device, default_dtype, keep_layout, quantised
 from vlm.llms.rendering import BadTemplate
 from vlm.model_files import check_fits, check_model_folder
 from vlm.saving import without_deepspeed
@@ -75,7 +75,8 @@ def load_folder(
     """Read what `save_folder` wrote: frozen, in eval mode, on `device`. Arguments and errors as for `vlm.load`."""
     folder = local_folder(folder)
     processor = load_processor(folder)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if not isinstance(device, torch.device):
+        device = chosen_device(device)
     dtype = dtype or default_dtype(device)
     quantisation = quantised(load_in, dtype, KEEP_FULL) if load_in else {}
     options = {"dtype": dtype, "local_files_only": True, "output_loading_info": True, **quantisation}

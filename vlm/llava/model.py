@@ -163,19 +163,31 @@ def placed_images(image: Pictures, questions: Sequence[str]) -> tuple[list[Pictu
 
     The images of a list stand where the questions say `<image>`, or in front of the first question if none does. With
     one image that is not in a list, and with none, `<image>` is a word like others.
-    Raises: UserError if there are more or fewer `<image>` than images in the list.
+    Raises: UserError if there are more or fewer `<image>` than images in the list, or something is no picture.
     """
     if image is None:
         return [], 0
-    if isinstance(image, str | Path | Image.Image):
-        return [image], 1
-    pictures, written = list(image), sum(question.count(PLACEHOLDER) for question in questions)
+    several = isinstance(image, Iterable) and not isinstance(image, str | bytes | Image.Image)
+    pictures: list[Any] = list(image) if several else [image]
+    for each in pictures:
+        _check_picture(each)
+    if not several:
+        return pictures, 1
+    written = sum(question.count(PLACEHOLDER) for question in questions)
     if written not in (0, len(pictures)):
         raise UserError(
             f"{len(pictures)} images are given, but the text says {PLACEHOLDER} {written} times: "
             "say it once for each image, or not at all"
         )
     return pictures, None if written else len(pictures)
+
+
+def _check_picture(picture: Any) -> None:
+    """Raises: UserError if it is neither the path of a file nor an image of PIL's that shows something."""
+    if isinstance(picture, Image.Image) and 0 in picture.size:
+        raise UserError(f"a picture of {picture.width} x {picture.height} pixels shows nothing: give another one")
+    if not isinstance(picture, str | Path | Image.Image):
+        raise UserError(f"{type(picture).__name__} is no picture: give a path, a PIL image, a list of these, or None")
 
 
 def _stripped(pieces: Iterable[str]) -> Iterator[str]:
@@ -212,8 +224,8 @@ def load(
     dtype: None is `default_dtype` of the device. load_in: "4bit" or "8bit" quantises the LLM with bitsandbytes, which
     then chooses the device. examples: False takes smollm2's worked examples out of its prompts, for a language model
     that is going to be trained.
-    Raises: UserError if the folder is something else, a file is missing or damaged, or the vision tower gives other
-    features than it did when it was saved.
+    Raises: UserError if the folder is something else, a file is missing or damaged, the vision tower gives other
+    features than it did when it was saved, or there is no such device.
     """
     model, processor, fixture = load_folder(folder, device, dtype, load_in)
     if not examples:
