@@ -63,6 +63,8 @@ def _open(settings: FeaturesSettings, device: torch.device) -> Any:
     """The VLM, or any encoder by its name."""
     folder = Path(settings.model)
     if is_llava(folder):
+        if settings.image_size is not None:
+            raise UserError(f"--image-size is of an encoder, and {settings.model} is a VLM: leave it out")
         return load(folder, device)
     if settings.question is not None:
         raise UserError(f"--question needs a VLM, which {settings.model} is not: leave it out, or give RUN/vlm")

@@ -78,6 +78,11 @@ def test_a_picture_is_never_written_over(run, encoder_folder, picture_file, tmp_
     assert (tmp_path / "a picture.png").read_bytes() == before
 
 
+def test_an_image_size_is_of_an_encoder(run, folder, picture_file):
+    code, _, err = run("features", folder, picture_file, "--image-size", "64")
+    assert (code, err) == (2, f"error: --image-size is of an encoder, and {folder} is a VLM: leave it out\n")
+
+
 def test_patches_are_counted_from_the_upper_left():
     assert chosen_patch("0,2", 3) == (0, 2)
     assert chosen_patch(None, 14) == (7, 7)
