@@ -22,7 +22,7 @@ from vlm.errors import UserError, writing
 from vlm.files import atomic_directory, read_json, write_json
 from vlm.hub import is_hub_id, model_folder
 from vlm.integrity import verify, write_manifest
-from vlm.llava.parity import Fixture, check_parity, stored_fixture
+from vlm.llava.parity import Fixture, check_parity, connector_input, fixture_pixels, stored_fixture
 from vlm.llava.parts import connector, language_model, vision_tower
 from vlm.llms.precision import Device, chosen_device, default_dtype, keep_layout, quantised
 from vlm.llms.rendering import BadTemplate
@@ -98,9 +98,32 @@ def load_folder(
     if getattr(model, "hf_quantizer", None) is None:
         model.to(device)
     keep_layout(model)
-    if fixture is not None:
-        check_parity(model, fixture)
-    return model.eval().requires_grad_(False), processor, fixture
+    _check_images(model.eval(), processor, fixture, folder)
+    return model.requires_grad_(False), processor, fixture
+
+
+def _check_images(
+    model: LlavaForConditionalGeneration, processor: LlavaProcessor, fixture: Fixture | None, folder: Path
+) -> None:
+    """Raise a UserError if the vision tower gives other tokens than it did, or than config.json has slots for."""
+    vision: Any = vision_tower(model).config
+    try:
+        if fixture is not None:
+            check_parity(model, fixture)
+            tokens = fixture["tokens"].shape[1]
+        else:
+            tokens = connector_input(model, fixture_pixels(vision.image_size)).shape[1]
+    except UserError:
+        raise
+    except UNREADABLE as error:
+        reason = f"its vision tower cannot be asked, {type(error).__name__}: {error}"
+        raise UserError(f"{folder} cannot be loaded ({reason}): copy or train it again") from error
+    for name, said, needed in (
+        ("image_seq_length", model.config.image_seq_length, tokens),
+        ("image_token_id", model.config.image_token_id, processor.image_token_id),
+    ):
+        if said != needed:
+            raise UserError(f"{folder}/config.json has {name} {said}, but it must be {needed}: copy or train it again")
 
 
 def load_processor(folder: str | Path) -> LlavaProcessor:
