@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pretrain.config import PretrainConfig
-from vlm.apps.card import encoder_use, make_card, write_card
+from vlm.apps.card import encoder_about, encoder_use, make_card, write_card
 from vlm.apps.licences import shown
 from vlm.hub import is_hub_id
 from vlm.run.settings import trajectory
@@ -21,13 +21,10 @@ def write_encoder_card(folder: Path, config: PretrainConfig, data: str) -> None:
     }
     # Two runs of the same settings give the same card: neither their folder nor the time is in it.
     title = f"{config.objective}-vit-{config.vision_layers}x{config.vision_width}-patch{config.patch_size}"
-    about = (
-        f"A ViT and a GPT-2 text tower, trained together from images and captions by LeVLM's objective "
-        f"`{config.objective}`; the files have the released LeVLJEPA layout."
-    )
     on_hub = [config.data] if is_hub_id(config.data) and not Path(config.data).exists() else None
     card = make_card(
-        title, about, encoder_use("vit_base_patch16_224", config.image_size, sizes), [],
+        title, encoder_about(config.objective),
+        encoder_use("vit_base_patch16_224", config.image_size, sizes), [],
         {f"image-caption pairs ({shown(config.data)})": data}, trajectory(config),
         pipeline_tag="image-feature-extraction", library_name="levlm", tags=["levljepa"], datasets=on_hub,
     )  # fmt: skip

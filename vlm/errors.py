@@ -2,6 +2,7 @@
 
 import atexit
 import errno
+import io
 import os
 import re
 import resource
@@ -140,6 +141,20 @@ def _reader_has_gone() -> bool:
         return False
 
 
+def _mend_streams() -> None:
+    """Give a stream that was closed, as by cron or `2>&-`, to nobody, and let all text through the others.
+
+    Of a closed one Python makes None, on which prints of libraries fail. What an encoding does not have becomes a
+    question mark: an answer or a report that is computed is not lost for one letter. stderr lets all through by itself.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (it stays open to the end)
+        elif name != "stderr" and isinstance(stream, io.TextIOWrapper) and stream.errors != "replace":
+            stream.reconfigure(errors="replace")
+
+
 def run_command(main: Callable[[], None]) -> None:
     """Run a command's `main`, and report what the user can mend in one line on stderr, with exit code 2.
 
@@ -148,6 +163,7 @@ def run_command(main: Callable[[], None]) -> None:
     the reader of a pipe has gone, as in `command | head`, the exit code is 141, as a shell has it.
     """
     outlive_readers()
+    _mend_streams()
     watch_launchers()
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return _reported(main)

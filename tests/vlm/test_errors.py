@@ -1,6 +1,7 @@
 """Errors of the disk are one line that names the file; mistakes of the program keep their traceback."""
 
 import errno
+import sys
 
 import pytest
 
@@ -29,6 +30,19 @@ def outcome(capsys, error: Exception):
     with pytest.raises(SystemExit) as exit:
         run_command(main)
     return exit.value.code, capsys.readouterr().err
+
+
+def test_closed_streams_and_letters_that_an_encoding_lacks_end_no_command(monkeypatch, tmp_path):
+    for name in ("stdin", "stdout", "stderr"):
+        with monkeypatch.context() as closed:
+            closed.setattr(sys, name, None)
+            run_command(lambda: print(sys.stdin.isatty(), file=sys.stderr))
+            assert getattr(sys, name).name == "/dev/null"
+            getattr(sys, name).close()
+    with open(tmp_path / "out", "w", encoding="latin-1") as latin:
+        monkeypatch.setattr(sys, "stdout", latin)
+        run_command(lambda: print("caf\xe9 \u010a"))
+    assert (tmp_path / "out").read_bytes() == b"caf\xe9 ?\n"
 
 
 def test_no_command_begins_with_a_wrong_limit_of_pixels(capsys, monkeypatch):

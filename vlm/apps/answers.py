@@ -92,7 +92,9 @@ class Asking:
         with Status("answering"):
             limit, short = self.settings.max_new_tokens, self.settings.short
             options = {**self._sampling(), "logits_processor": LogitsProcessorList([counter])}
-            pieces = self.vlm.stream(pictures.shown(), question, limit, history, short, **options)
+            shown = pictures.shown()
+            history = self.vlm.fitting(shown, question, limit, history, short)
+            pieces = self.vlm.stream(shown, question, limit, history, short, **options)
         with closing(pieces):
             text = "answering"
             while True:

@@ -30,7 +30,7 @@ def attended(vlm: VLM, image: Image.Image, question: str, max_new_tokens: int = 
     A token is chosen by what the position before it attends to. So the positions that count are the prompt's last one,
     which gives the answer's first token, and the answer's own but the last.
     """
-    inputs = vlm.inputs(image, question)
+    inputs = vlm.inputs(image, question, max_new_tokens=max_new_tokens)
     prompt = inputs["input_ids"]  # int64[1, P]
     ids = vlm.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)  # int64[1, P + A]
     length = prompt.shape[1]

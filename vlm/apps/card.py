@@ -62,6 +62,24 @@ With LeVLM, `vlm.load_encoder(DIR)` also embeds captions.
 """
 
 
+def encoder_about(objective: str) -> str:
+    """What RUN/encoder is, in a sentence."""
+    return (
+        "A ViT and a GPT-2 text tower, trained together from images and captions by LeVLM's objective "
+        f"`{objective}`; the files have the released LeVLJEPA layout."
+    )
+
+
+def of_vit_alone(card: ModelCard, title: str) -> ModelCard:
+    """An encoder's card under another name, for an export that holds its ViT and no text tower, in another layout."""
+    both = re.compile(re.escape(encoder_about("OBJECTIVE")).replace("OBJECTIVE", "([^`]+)"))
+    alone = r"A ViT, trained with a text tower that is not in here, on images and captions by LeVLM's objective `\1`."
+    text = re.sub(r"\A\s*# .*", lambda _: f"# {title}", both.sub(alone, card.text))
+    data: Any = card.data
+    data.model_name = title
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
+
+
 def make_card(
     title: str,
     about: str,

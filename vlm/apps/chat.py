@@ -1,6 +1,5 @@
 """`vlm chat`: questions about pictures, on a terminal or from a pipe."""
 
-import io
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -26,9 +25,6 @@ FAILED = 1  # the exit code if a question failed
 
 def chat(settings: ChatSettings) -> int:
     """Answer `--question`, or the lines of stdin until it ends or says /quit; returns the exit code."""
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # what a terminal or a pipe cannot take is no reason to stop
     # Before the model: a wrong path or device is reported at once.
     with Status("reading the picture"):
         pictures = read_pictures(settings.image) if settings.image else Pictures()

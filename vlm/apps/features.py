@@ -1,6 +1,8 @@
 """`vlm features`: what a model's patch tokens hold, as one picture with a column for each image."""
 
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from vlm.apps.settings import FeaturesSettings
 from vlm.apps.status import Status
 from vlm.errors import UserError
 from vlm.files import write_figure
+from vlm.hub import is_hub_id, model_folder
 from vlm.llava.folder import is_llava
 from vlm.llava.model import VLM, load
 from vlm.llms.precision import chosen_device
@@ -30,6 +33,7 @@ def features(settings: FeaturesSettings) -> None:
     pictures = read_pictures(settings.images)
     if len(pictures.images) > MOST:
         raise UserError(f"{len(pictures.images)} images are too many for one picture: give {MOST} at most")
+    _keep_pictures(out, pictures.paths)
     device = chosen_device(settings.device)
     with Status("loading the model"):
         model = _open(settings, device)
@@ -49,11 +53,20 @@ def features(settings: FeaturesSettings) -> None:
     print(f"{out}: {images}, {found.side} x {found.side} patches, {found.tokens.shape[2]} wide", file=sys.stderr)
 
 
+def _keep_pictures(out: Path, paths: Sequence[str]) -> None:
+    """Raise a UserError if `out` is one of the pictures that are drawn: it would be overwritten."""
+    for path in paths:
+        if out.exists() and os.path.samefile(out, path):
+            raise UserError(f"--out {out} is one of the pictures, which it would replace: give another name")
+
+
 def _open(settings: FeaturesSettings, device: torch.device) -> Any:
     """The VLM, or any encoder by its name."""
     folder = Path(settings.model)
-    if is_llava(folder):
-        return load(folder, device)
+    if is_llava(folder) or _is_vlm_of_hub(settings.model):
+        if settings.image_size is not None:
+            raise UserError(f"--image-size is of an encoder, and {settings.model} is a VLM: leave it out")
+        return load(settings.model, device)
     if settings.question is not None:
         raise UserError(f"--question needs a VLM, which {settings.model} is not: leave it out, or give RUN/vlm")
     from vlm.encoders.by_name import open_encoder
@@ -62,6 +75,13 @@ def _open(settings: FeaturesSettings, device: torch.device) -> Any:
         parts = " or ".join(str(folder / name) for name in ("encoder", "vlm") if (folder / name).is_dir())
         raise UserError(f"{folder} is a run: give {parts}")
     return open_encoder(settings.model, image_size=settings.image_size).to(device)
+
+
+def _is_vlm_of_hub(name: str) -> bool:
+    """Whether `name` is the hub id of a VLM, by its config.json: only then the rest is fetched as that of one."""
+    if Path(name).exists() or not is_hub_id(name):
+        return False
+    return is_llava(model_folder(name, ["config.json"], "give RUN/vlm or RUN/encoder"))
 
 
 def chosen_patch(text: str | None, side: int) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """The picture that `vlm features` writes: images side by side, under each what its patches hold."""
 
+import os
 import textwrap
 import warnings
 from collections.abc import Sequence
@@ -39,6 +40,7 @@ def draw(
     lowest = cosines.min().item()
     map_of_cosines: Any = None
     for column, (image, name) in enumerate(zip(found.shown, names)):
+        name = os.fsencode(name).decode(errors="replace")  # bytes that are no UTF-8 have no glyphs
         grid[0, column].imshow(image.permute(1, 2, 0))
         grid[0, column].set_title(textwrap.shorten(name, 30, placeholder="…"), fontsize=9, parse_math=False)
         _over(grid[1, column], image, colours[column], interpolation="nearest")

@@ -105,8 +105,8 @@ class DoctorSettings:
         repeated=True,
         default_text="four drawn shapes",
     )
-    question: str = setting("What color is the car?", help="for labels", metavar="TEXT")
-    answer: str = setting("red", help="for labels", metavar="TEXT")
+    question: str | None = setting(None, help="for labels", metavar="TEXT", default_text="What color is the car?")
+    answer: str | None = setting(None, help="for labels", metavar="TEXT", default_text="red")
 
 
 @dataclass(frozen=True)

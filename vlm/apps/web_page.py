@@ -16,6 +16,7 @@ from vlm.apps.web_uploads import KEPT_SECONDS
 from vlm.errors import UserError
 from vlm.images import decode
 from vlm.llava.model import VLM
+from vlm.llms.prompt import briefly
 
 TURNS = 8  # of the conversation that the model reads again, as `vlm chat` does
 SHOWN = 100  # of the conversation that the page keeps
@@ -87,7 +88,7 @@ class Session:
         yield [*_shown(turns), _said("user", question)], turns, ""
         try:
             picture = None if path is None else _read(path)
-            history = self._fitting(picture is not None, question, turns)
+            history = self._fitting(picture is not None, question, short, turns)
             with closing(self.vlm.stream(picture, question, self.max_new_tokens, history, short)) as pieces:
                 for piece in pieces:
                     answer += piece
@@ -103,12 +104,13 @@ class Session:
                 raise
             yield _shown([*turns, (question, f"error: {_one_line(error)}")]), turns, question
 
-    def _fitting(self, has_picture: bool, question: str, turns: Turns) -> Turns:
+    def _fitting(self, has_picture: bool, question: str, short: bool, turns: Turns) -> Turns:
         """The last turns that the language model has room for. Raises: UserError if the question alone is too long."""
         room = self.vlm.language_model.config.max_position_embeddings - self.max_new_tokens
-        turns = turns[-TURNS:]
+        turns, worded = turns[-TURNS:], briefly if short else str
         while True:
-            tokens = len(self.vlm.prompt_ids(question, int(has_picture), history=turns))
+            history = [(worded(asked), answer) for asked, answer in turns]
+            tokens = len(self.vlm.prompt_ids(worded(question), int(has_picture), history=history))
             if tokens <= room:
                 return turns
             if not turns:

@@ -22,9 +22,9 @@ from vlm.errors import UserError, writing
 from vlm.files import atomic_directory, read_json, write_json
 from vlm.hub import is_hub_id, model_folder
 from vlm.integrity import verify, write_manifest
-from vlm.llava.parity import Fixture, check_parity, stored_fixture
+from vlm.llava.parity import Fixture, check_parity, connector_input, fixture_pixels, stored_fixture
 from vlm.llava.parts import connector, language_model, vision_tower
-from vlm.llms.precision import Device, default_dtype, keep_layout, quantised
+from vlm.llms.precision import Device, chosen_device, default_dtype, keep_layout, quantised
 from vlm.llms.rendering import BadTemplate
 from vlm.model_files import check_fits, check_model_folder
 from vlm.saving import without_deepspeed
@@ -75,7 +75,8 @@ def load_folder(
     """Read what `save_folder` wrote: frozen, in eval mode, on `device`. Arguments and errors as for `vlm.load`."""
     folder = local_folder(folder)
     processor = load_processor(folder)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if not isinstance(device, torch.device):
+        device = chosen_device(device)
     dtype = dtype or default_dtype(device)
     quantisation = quantised(load_in, dtype, KEEP_FULL) if load_in else {}
     options = {"dtype": dtype, "local_files_only": True, "output_loading_info": True, **quantisation}
@@ -97,9 +98,32 @@ def load_folder(
     if getattr(model, "hf_quantizer", None) is None:
         model.to(device)
     keep_layout(model)
-    if fixture is not None:
-        check_parity(model, fixture)
-    return model.eval().requires_grad_(False), processor, fixture
+    _check_images(model.eval(), processor, fixture, folder)
+    return model.requires_grad_(False), processor, fixture
+
+
+def _check_images(
+    model: LlavaForConditionalGeneration, processor: LlavaProcessor, fixture: Fixture | None, folder: Path
+) -> None:
+    """Raise a UserError if the vision tower gives other tokens than it did, or than config.json has slots for."""
+    vision: Any = vision_tower(model).config
+    try:
+        if fixture is not None:
+            check_parity(model, fixture)
+            tokens = fixture["tokens"].shape[1]
+        else:
+            tokens = connector_input(model, fixture_pixels(vision.image_size)).shape[1]
+    except UserError:
+        raise
+    except UNREADABLE as error:
+        reason = f"its vision tower cannot be asked, {type(error).__name__}: {error}"
+        raise UserError(f"{folder} cannot be loaded ({reason}): copy or train it again") from error
+    for name, said, needed in (
+        ("image_seq_length", model.config.image_seq_length, tokens),
+        ("image_token_id", model.config.image_token_id, processor.image_token_id),
+    ):
+        if said != needed:
+            raise UserError(f"{folder}/config.json has {name} {said}, but it must be {needed}: copy or train it again")
 
 
 def load_processor(folder: str | Path) -> LlavaProcessor:

@@ -57,9 +57,10 @@ class VLM:
         image: one, a list, or None; `placed_images` says where those of a list stand. short: ask for a word or a
         phrase, as GQA, VQAv2 and POPE are trained and evaluated.
 
-        Raises: UserError if the image cannot be read, or a text is empty or holds a control token.
+        Raises: UserError if the image cannot be read, a text is empty or holds a control token, or prompt and answer
+        are longer than what the language model can read.
         """
-        inputs = self.inputs(image, question, history, short)
+        inputs = self.inputs(image, question, history, short, max_new_tokens)
         ids = self._generate(inputs, max_new_tokens)
         return self.processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
 
@@ -76,15 +77,25 @@ class VLM:
 
         options: more arguments of transformers' `generate`, such as do_sample=True, temperature=0.7.
         """
-        inputs = self.inputs(image, question, history, short)  # an error is raised now, not with the first piece
+        # An error is raised now, not with the first piece.
+        inputs = self.inputs(image, question, history, short, max_new_tokens)
         return self._pieces(inputs, max_new_tokens, options)
 
-    def inputs(self, image: Pictures, question: str, history: History = (), short: bool = False) -> dict:
-        """What `generate` is given for a question: input_ids and attention_mask int64[1, T], and pixel_values."""
-        if short:  # earlier questions were asked so too
-            question, history = briefly(question), [(briefly(asked), answer) for asked, answer in history]
-        pictures, count = placed_images(image, [*(asked for asked, _ in history), question])
-        ids = torch.tensor([self.prompt_ids(question, count, history=history)], device=self.model.device)
+    def inputs(
+        self, image: Pictures, question: str, history: History = (), short: bool = False, max_new_tokens: int = 0
+    ) -> dict:
+        """What `generate` is given for a question: input_ids and attention_mask int64[1, T], and pixel_values.
+
+        max_new_tokens: for which the language model needs room behind them. Raises as `answer`.
+        """
+        pictures, prompt = self._prompt(image, question, history, short)
+        room = self.room(max_new_tokens)
+        if len(prompt) > room:
+            raise UserError(
+                f"the prompt is too long: {len(prompt)} tokens with its pictures, {max(room, 0)} are possible with an "
+                f"answer of up to {max_new_tokens}: say less, or lower max_new_tokens"
+            )
+        ids = torch.tensor([prompt], device=self.model.device)
         # Every position is real: nothing is inferred from the pad id, which may also be a token of the prompt.
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if pictures:
@@ -92,6 +103,28 @@ class VLM:
             pixels = self.processor.image_processor(images=opened, return_tensors="pt").pixel_values
             inputs["pixel_values"] = pixels.to(self.model.device)
         return inputs
+
+    def room(self, max_new_tokens: int) -> int:
+        """The tokens that a prompt may have: behind its last position the language model answers at random."""
+        return self.language_model.config.max_position_embeddings - max_new_tokens
+
+    def fitting(
+        self, image: Pictures, question: str, max_new_tokens: int, history: History, short: bool = False
+    ) -> History:
+        """The last exchanges of `history` that there is room for beside the question and its answer."""
+        room = self.room(max_new_tokens)
+        while history and len(self._prompt(image, question, history, short)[1]) > room:
+            history = history[1:]
+        return history
+
+    def _prompt(self, image: Pictures, question: str, history: History, short: bool) -> tuple[list[Picture], list[int]]:
+        """The images as a list, and the ids of the prompt."""
+        if short:  # earlier questions were asked so too
+            for text in (question, *(asked for asked, _ in history)):
+                self.prompts.check_text(text)  # with the sentence behind it, it would not be empty
+            question, history = briefly(question), [(briefly(asked), answer) for asked, answer in history]
+        pictures, count = placed_images(image, [*(asked for asked, _ in history), question])
+        return pictures, self.prompt_ids(question, count, history=history)
 
     @torch.no_grad()
     def _generate(self, inputs: dict, max_new_tokens: int, **options: Any) -> torch.Tensor:
@@ -130,19 +163,31 @@ def placed_images(image: Pictures, questions: Sequence[str]) -> tuple[list[Pictu
 
     The images of a list stand where the questions say `<image>`, or in front of the first question if none does. With
     one image that is not in a list, and with none, `<image>` is a word like others.
-    Raises: UserError if there are more or fewer `<image>` than images in the list.
+    Raises: UserError if there are more or fewer `<image>` than images in the list, or something is no picture.
     """
     if image is None:
         return [], 0
-    if isinstance(image, str | Path | Image.Image):
-        return [image], 1
-    pictures, written = list(image), sum(question.count(PLACEHOLDER) for question in questions)
+    several = isinstance(image, Iterable) and not isinstance(image, str | bytes | Image.Image)
+    pictures: list[Any] = list(image) if several else [image]
+    for each in pictures:
+        _check_picture(each)
+    if not several:
+        return pictures, 1
+    written = sum(question.count(PLACEHOLDER) for question in questions)
     if written not in (0, len(pictures)):
         raise UserError(
             f"{len(pictures)} images are given, but the text says {PLACEHOLDER} {written} times: "
             "say it once for each image, or not at all"
         )
     return pictures, None if written else len(pictures)
+
+
+def _check_picture(picture: Any) -> None:
+    """Raises: UserError if it is neither the path of a file nor an image of PIL's that shows something."""
+    if isinstance(picture, Image.Image) and 0 in picture.size:
+        raise UserError(f"a picture of {picture.width} x {picture.height} pixels shows nothing: give another one")
+    if not isinstance(picture, str | Path | Image.Image):
+        raise UserError(f"{type(picture).__name__} is no picture: give a path, a PIL image, a list of these, or None")
 
 
 def _stripped(pieces: Iterable[str]) -> Iterator[str]:
@@ -179,8 +224,8 @@ def load(
     dtype: None is `default_dtype` of the device. load_in: "4bit" or "8bit" quantises the LLM with bitsandbytes, which
     then chooses the device. examples: False takes smollm2's worked examples out of its prompts, for a language model
     that is going to be trained.
-    Raises: UserError if the folder is something else, a file is missing or damaged, or the vision tower gives other
-    features than it did when it was saved.
+    Raises: UserError if the folder is something else, a file is missing or damaged, the vision tower gives other
+    features than it did when it was saved, or there is no such device.
     """
     model, processor, fixture = load_folder(folder, device, dtype, load_in)
     if not examples:

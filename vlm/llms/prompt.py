@@ -164,14 +164,14 @@ class Prompts:
     def _check_texts(self, talk: Talk) -> None:
         """Raises: UserError if a text is empty or holds a control token by its name."""
         if talk.caption:
-            self._check_text(talk.caption)
+            self.check_text(talk.caption)
         if talk.system:
-            self._check_text(talk.system)
+            self.check_text(talk.system)
         for question, answer in talk.turns:
             # A question may be a picture alone.
-            self._check_text(question if talk.images is not None else question.replace(PLACEHOLDER, "x"))
+            self.check_text(question if talk.images is not None else question.replace(PLACEHOLDER, "x"))
             if answer is not None:
-                self._check_text(answer)
+                self.check_text(answer)
 
     def _ids(self, talk: Talk) -> list[int]:
         """The ids of one conversation, rendered whole."""
@@ -204,7 +204,8 @@ class Prompts:
                 return "control token"
         return ""
 
-    def _check_text(self, text: str) -> None:
+    def check_text(self, text: str) -> None:
+        """Raises: UserError if the text is empty or holds a control token by its name."""
         if not text.strip():
             raise UserError("a question or answer is empty: give some text")
         if found := self._named(text):

@@ -15,6 +15,7 @@ from tiny.llava import write_vlm
 from tiny.stock_vits import write_stock_vit
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageTextToText
 
+from vlm.apps.card import encoder_about, make_card, write_card
 from vlm.apps.export import export, push
 from vlm.apps.export.comparing import sample_picture as picture
 from vlm.apps.settings import ExportSettings
@@ -110,6 +111,19 @@ def test_an_encoder_for_timm_gives_its_patch_tokens(encoder_folder, tmp_path):
     assert "license" not in kept  # timm's own is of other weights
 
 
+def test_the_card_of_an_encoder_tells_of_the_export(tmp_path, monkeypatch):
+    nine_patch_encoder().save(tmp_path / "encoder")
+    about = encoder_about("dino")
+    write_card(make_card("dino-vit", f"{about} Mine.", "Use it.\n", [], {"pairs": "abc"}, {}), tmp_path / "encoder")
+    monkeypatch.chdir(tmp_path)
+    export(ExportSettings("encoder", "new/my-vit", "timm"))
+    card = (tmp_path / "new/my-vit/README.md").read_text()
+    assert 'timm.create_model("local-dir:new/my-vit", pretrained=True)' in card  # a path that looks like a hub id
+    assert "model_name: my-vit\n" in card and "\n# my-vit\n" in card and "dino-vit" not in card
+    assert "A ViT, trained with a text tower that is not in here, on images and captions" in card
+    assert "objective `dino`. Mine.\n" in card and "LeVLJEPA layout" not in card and "| pairs | abc |" in card
+
+
 @pytest.mark.parametrize("kind", ["clip", "siglip", "dinov2", "dinov2_registers"])
 def test_any_encoder_by_name_becomes_a_stock_class(kind, tmp_path, capsys):
     write_stock_vit(tmp_path / kind, kind)
@@ -146,6 +160,19 @@ def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(vlm_folder, tmp_
         export(ExportSettings(**settings))
     assert message in str(raised.value)
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
+
+
+def test_no_export_goes_into_its_source_or_takes_the_place_of_the_current_folder(encoder_folder, tmp_path, monkeypatch):
+    for source in (str(encoder_folder), f"hf:{encoder_folder}"):
+        with pytest.raises(UserError, match=r"encoder/timm is inside of .*encoder, .*: give a folder elsewhere"):
+            export(ExportSettings(source, str(encoder_folder / "timm"), "timm"))
+    assert not (encoder_folder / "timm").exists()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^\. is the current folder, .*: give a new folder in it, such as new$"):
+        export(ExportSettings(str(encoder_folder), "."))
+    monkeypatch.setattr("pathlib.Path.is_mount", lambda path: path == tmp_path / "disk")
+    with pytest.raises(UserError, match=r"disk is a mount point, which cannot be replaced: give a new folder in it"):
+        export(ExportSettings(str(encoder_folder), "disk"))
 
 
 def test_vipllava_refuses_a_tower_that_it_would_read_otherwise(vlm_folder, tmp_path):

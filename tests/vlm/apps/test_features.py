@@ -1,5 +1,7 @@
 """`vlm features`: the numbers in its picture, and the command."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from PIL import Image
@@ -54,13 +56,31 @@ def test_attention_is_that_of_one_pass_over_everything(folder, picture):
 
 def test_the_command_draws_encoders_and_vlms(run, folder, encoder_folder, picture_file, tmp_path):
     out = tmp_path / "new/features.png"
+    picture_file = str(Path(picture_file).rename(tmp_path / "no UTF-8 \udce9.png"))
     code, said, err = run("features", encoder_folder, picture_file, picture_file, "--out", out, "--device", "cpu")
     assert (code, said) == (0, "") and "2 images, 3 x 3 patches" in err
     two = Image.open(out).size
     code, said, _ = run("features", folder, picture_file, "--question", "A $1$ star?", "--out", out, "--device", "cpu")
-    assert code == 0 and said.startswith(f"{picture_file}: ")
+    assert code == 0 and said.startswith(f"{tmp_path}/no UTF-8 ?.png: ")
     one = Image.open(out).size
     assert one[0] < two[0] and one[1] > two[1]  # fewer columns, and a row for the attention
+
+
+def test_a_picture_is_never_written_over(run, encoder_folder, picture_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = (tmp_path / "a picture.png").read_bytes()
+    (tmp_path / "features.png").symlink_to(picture_file)  # what --out is without the flag
+    for arguments in (["--out", "a picture.png"], []):
+        code, _, err = run("features", encoder_folder, picture_file, *arguments)
+        name = arguments[-1] if arguments else "features.png"
+        assert code == 2
+        assert err == f"error: --out {name} is one of the pictures, which it would replace: give another name\n"
+    assert (tmp_path / "a picture.png").read_bytes() == before
+
+
+def test_an_image_size_is_of_an_encoder(run, folder, picture_file):
+    code, _, err = run("features", folder, picture_file, "--image-size", "64")
+    assert (code, err) == (2, f"error: --image-size is of an encoder, and {folder} is a VLM: leave it out\n")
 
 
 def test_patches_are_counted_from_the_upper_left():

@@ -42,6 +42,12 @@ def truncated(folder):
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-100])
 
 
+def configure(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    config = {name: value for name, value in {**config, **changes}.items() if value is not None}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
@@ -56,6 +62,10 @@ def truncated(folder):
         (lambda f: (f / "tokenizer.json").unlink(), "the processor in .* cannot be loaded"),
         (lambda f: (f / "config.json").write_text('{"model_type": "llama"}'), "is not a VLM: give RUN/vlm"),
         (lambda f: (f / "config.json").write_text("{"), "is not valid JSON"),
+        (lambda f: damage(f, "parity.safetensors", tokens=lambda v: None), r"cannot be asked, KeyError: 'tokens'\)"),
+        (lambda f: configure(f, vision_feature_layer=99), "its vision tower cannot be asked, IndexError: "),
+        (lambda f: configure(f, image_seq_length=None), "has image_seq_length 576, but it must be 9: copy or train"),
+        (lambda f: configure(f, image_token_id=5), "has image_token_id 5, but it must be "),
     ],
 )
 def test_a_folder_that_is_damaged_or_no_run_is_one_clear_line(saved, tmp_path, edit, message):

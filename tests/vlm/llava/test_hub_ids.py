@@ -8,6 +8,9 @@ import pytest
 from tiny import pictures
 from tiny.llava import write_vlm
 
+from vlm.apps.doctor.labels import show_labels
+from vlm.apps.features import features
+from vlm.apps.settings import FeaturesSettings
 from vlm.errors import UserError
 from vlm.llava.model import load
 
@@ -34,6 +37,17 @@ def test_chat_and_load_take_a_hub_id_from_the_cache(cached, monkeypatch):
     assert by_id == by_folder
     code = "import vlm; m = vlm.load('me/it'); print(m.model.config.model_type)"
     assert commands.output("-c", code).startswith("llava\n")
+
+
+def test_doctor_labels_and_features_take_a_hub_id_from_the_cache(cached, monkeypatch, capsys):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cached / "home/hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    show_labels("me/it", "Is it red?", "no")
+    by_id = capsys.readouterr().out
+    show_labels(str(cached / "run/vlm"), "Is it red?", "no")
+    assert by_id == capsys.readouterr().out and "Is it red?" in by_id
+    features(FeaturesSettings("me/it", (str(cached / "photo.png"),), str(cached / "out.png"), device="cpu"))
+    assert (cached / "out.png").stat().st_size > 0
 
 
 def test_a_hub_id_that_is_not_cached_is_one_line_offline(cached, monkeypatch):

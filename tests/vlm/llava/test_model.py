@@ -1,7 +1,11 @@
 """A VLM's answers and streams."""
 
+import numpy as np
 import pytest
 from PIL import Image
+
+from vlm.errors import UserError
+from vlm.llava.model import load
 
 QUESTION = "What color is the star?"
 FAMILY = pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
@@ -30,3 +34,44 @@ def test_a_stream_that_is_closed_or_fails(models, picture, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         list(model.stream(picture, QUESTION))
     failing.remove()
+
+
+def test_a_question_that_is_empty_or_longer_than_the_model_reads(models, picture, monkeypatch):
+    model = models["qwen2"]
+    for short in (False, True):
+        with pytest.raises(UserError, match="a question or answer is empty: give some text"):
+            model.answer(picture, "  ", short=short)
+    tokens, answer = len(model.prompt_ids(QUESTION)), model.answer(picture, QUESTION, max_new_tokens=4)
+    monkeypatch.setattr(model.language_model.config, "max_position_embeddings", tokens + 4)
+    assert model.answer(picture, QUESTION, max_new_tokens=4) == answer
+    message = rf"the prompt is too long: {tokens} tokens with its pictures, {tokens - 1} are possible with an answer"
+    with pytest.raises(UserError, match=message):
+        model.stream(picture, QUESTION, max_new_tokens=5)
+    assert model.fitting(picture, QUESTION, 4, [("Is it?", "no"), ("Red?", "yes")]) == []
+    monkeypatch.setattr(model.language_model.config, "max_position_embeddings", 4 + tokens + 24)
+    fitting = model.fitting(picture, QUESTION, 4, [("Is it? " * 9, "no"), ("Red?", "yes")])
+    assert fitting == [("Red?", "yes")]
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ([None], "NoneType is no picture: give a path, a PIL image, a list of these, or None"),
+        (np.zeros((4, 4, 3)), "ndarray is no picture"),
+        (b"\xff\xd8", "bytes is no picture"),
+        (Image.new("RGB", (0, 0)), "a picture of 0 x 0 pixels shows nothing: give another one"),
+    ],
+)
+def test_what_is_no_picture_is_one_line(models, image, message):
+    with pytest.raises(UserError, match=message):
+        models["qwen2"].answer(image, QUESTION)
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [("banana", "--device banana: this is no device; give cpu"), ("cuda", "--device cuda: there is no CUDA device")],
+)
+def test_a_device_that_is_not_there_is_one_line(saved, device, message, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UserError, match=message):
+        load(saved / "qwen2", device)

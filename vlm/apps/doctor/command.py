@@ -14,6 +14,7 @@ from vlm.errors import UserError
 from vlm.hub import is_hub_id, model_folder
 from vlm.llava.folder import FILES, is_llava
 
+QUESTION, ANSWER = "What color is the car?", "red"  # of labels
 FAILED = 1  # the exit code if a check failed
 
 
@@ -23,8 +24,10 @@ def doctor(settings: DoctorSettings) -> int:
     Raises: UserError if there is no such folder or file.
     """
     *labels, what = settings.what or ("",)
+    _check_flags(settings, bool(labels))
     if labels:
-        show_labels(what, settings.question, settings.answer)
+        question = QUESTION if settings.question is None else settings.question
+        show_labels(what, question, ANSWER if settings.answer is None else settings.answer)
         return 0
     kind, findings = _examined(what, settings)
     found: list[Finding] = []
@@ -38,6 +41,17 @@ def doctor(settings: DoctorSettings) -> int:
         status = "fail" if counts["FAIL"] else "warn" if counts["warn"] else "ok"
         print(json.dumps({"what": what or None, "kind": kind, "status": status, "checks": checks}))
     return FAILED if counts["FAIL"] else 0
+
+
+def _check_flags(settings: DoctorSettings, labels: bool) -> None:
+    """Raise a UserError for a flag that would do nothing. labels: whether `labels DIR` is asked for."""
+    others = {"--json": settings.json, "--accept": settings.accept, "--image": bool(settings.image)}
+    own = {"--question": settings.question is not None, "--answer": settings.answer is not None}
+    if unused := [flag for flag, given in (others if labels else own).items() if given]:
+        place = "not of `vlm doctor labels`" if labels else "of `vlm doctor labels DIR` alone"
+        raise UserError(f"{unused[0]} is {place}: leave it out")
+    if settings.accept and not settings.what:
+        raise UserError("--accept records the files of one folder: give its DIR")
 
 
 def _next(findings: Findings, kind: str) -> Finding | None:

@@ -3,8 +3,9 @@
 from typing import Any
 
 from vlm.apps.doctor.findings import coloured
+from vlm.errors import UserError
 from vlm.files import read_json
-from vlm.llava.folder import load_processor
+from vlm.llava.folder import load_processor, local_folder
 from vlm.llms.prompt import Prompts, briefly
 
 
@@ -16,10 +17,18 @@ def decoded(processor: Any, ids: list[int], prompt: int) -> tuple[str, str]:
     return text, start + processor.tokenizer.decode(ids[prompt:]) + stop
 
 
-def show_labels(folder: str, question: str, answer: str) -> None:
-    """Print a GQA, VQAv2 or POPE question as its token ids decode, supervised tokens in colour, then one a line."""
+def show_labels(name: str, question: str, answer: str) -> None:
+    """Print a GQA, VQAv2 or POPE question as its token ids decode, supervised tokens in colour, then one a line.
+
+    Raises: UserError if `name` is no VLM's folder or hub id, or a text is empty or holds a control token.
+    """
+    folder = local_folder(name)
     processor = load_processor(folder)
-    prompts = Prompts(processor, read_json(f"{folder}/config.json")["image_seq_length"])
+    slots = read_json(folder / "config.json").get("image_seq_length")
+    if not isinstance(slots, int):
+        raise UserError(f"{folder}/config.json does not say image_seq_length: copy or train the VLM again")
+    prompts = Prompts(processor, slots)
+    prompts.check_text(question)  # with the sentence behind it, it would not be empty
     ids, prompt = prompts.conversation_ids(briefly(question), answer)
     text, supervised = decoded(processor, ids, prompt)
     print(text + supervised)

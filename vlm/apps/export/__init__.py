@@ -18,8 +18,8 @@ ENCODER_FORMATS, VLM_FORMATS = ("hf", "timm"), ("hf", "vipllava", "gguf")
 def export(settings: ExportSettings) -> None:
     """Write OUT, whole or not at all, compare it with what it came from, and push it if asked; say so.
 
-    Raises: UserError if OUT is taken, the format cannot hold the model exactly, or what was written computes something
-    else.
+    Raises: UserError if OUT is taken or inside of DIR, the format cannot hold the model exactly, or what was written
+    computes something else.
     """
     out = Path(settings.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -31,6 +31,7 @@ def export(settings: ExportSettings) -> None:
     if settings.quantise is not None and settings.format != "gguf":
         raise UserError("--quantise is of --format gguf: give both, or leave it out")
     source = _vlm_folder(settings.folder)
+    _check_place(out, source or Path(settings.folder.removeprefix("random:").removeprefix("hf:")))
     known, kind = (ENCODER_FORMATS, "an encoder") if source is None else (VLM_FORMATS, "a VLM")
     if settings.format not in known:
         raise UserError(
@@ -49,6 +50,21 @@ def export(settings: ExportSettings) -> None:
     print(f"exported {out} ({settings.format}): {done}")
     if settings.push is not None:
         print(f"pushed to {push(out, settings.push, settings.private)}")
+
+
+def _check_place(out: Path, source: Path) -> None:
+    """Raise a UserError if nothing could be put at `out`, or if it would lie in the model that it is made from.
+
+    A folder of a model that holds a file more than its manifest lists is not loaded again. What is written takes the
+    place of `out` by a rename, which no system allows for a mount point, and which would leave a shell in a folder that
+    is no longer there.
+    """
+    place = out.resolve()
+    if source.is_dir() and place.is_relative_to(source.resolve()):
+        raise UserError(f"{out} is inside of {source}, which could not be loaded any more: give a folder elsewhere")
+    if place == Path.cwd() or place.is_mount():
+        kind = "the current folder" if place == Path.cwd() else "a mount point"
+        raise UserError(f"{out} is {kind}, which cannot be replaced: give a new folder in it, such as {out / 'new'}")
 
 
 def _vlm_folder(name: str) -> Path | None:
@@ -84,8 +100,10 @@ def _write_encoder(settings: ExportSettings, partial: Path) -> str:
         raise UserError("--results are of a VLM: leave them out for an encoder")
     from vlm.apps.export.encoders import write_hf_encoder, write_timm_encoder
 
-    write = write_timm_encoder if settings.format == "timm" else write_hf_encoder
-    return write(settings.folder, partial, settings.push or settings.out)
+    shown = settings.push or settings.out
+    if settings.format == "timm":
+        return write_timm_encoder(settings.folder, partial, shown, on_hub=settings.push is not None)
+    return write_hf_encoder(settings.folder, partial, shown)
 
 
 def check_push(repository: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from huggingface_hub import ModelCard
 
-from vlm.apps.card import make_card, read_card, with_section, write_card
+from vlm.apps.card import make_card, of_vit_alone, read_card, with_section, write_card
 from vlm.apps.export.comparing import sample_picture
 from vlm.apps.licences import encoder_part, of_whole
 from vlm.encoders.base import VisionEncoder
@@ -77,9 +77,10 @@ def _plain(model: Any) -> Any:
     return twin
 
 
-def write_timm_encoder(source: str, out: Path, name: str) -> str:
+def write_timm_encoder(source: str, out: Path, name: str, on_hub: bool = False) -> str:
     """Write the ViT as `timm.create_model` reads it from a folder or the hub -> what the comparison found.
 
+    on_hub: `name` is the repository that it is going to be pushed to, else the folder.
     Raises: UserError if it is no plain ViT of timm's.
     """
     import timm
@@ -114,7 +115,7 @@ def write_timm_encoder(source: str, out: Path, name: str) -> str:
         # timm's own name and licence are of weights that are not inside.
         model.pretrained_cfg = {key: value for key, value in pretrained.items() if key not in ("tag", "license")}
         save_for_hf(model, str(out), model_config={"pretrained_cfg": pixels}, model_args=given, safe_serialization=True)
-    place = f"hf-hub:{name}" if not Path(name).exists() and name.count("/") == 1 else f"local-dir:{name}"
+    place = f"hf-hub:{name}" if on_hub else f"local-dir:{name}"
     write_card(_card(source, name, TIMM_USE.format(name=place), "timm"), out)
 
     loaded: Any = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
@@ -156,6 +157,7 @@ def _card(source: str, name: str, use: str, library: str) -> ModelCard:
         part = encoder_part(source)
         about = f"The ViT of {part.name}, exported by LeVLM."
         card = make_card(Path(name).name, about, use, [part], {}, {}, pipeline_tag="image-feature-extraction")
+    card = of_vit_alone(card, Path(name).name)
     data: Any = card.data
     data.library_name, data.license = library, data.license or of_whole([encoder_part(source)])
     return with_section(card, "Use", use)
