@@ -147,13 +147,20 @@ class Checkpoints:
         sync(partial)
         replace_directory(partial, self.path(step))
         for old in self.steps()[:-KEEP]:
-            # What was a milestone when it was saved stays one, whatever this command says of --keep-every.
-            recorded = read_json(self.path(old) / MANIFEST)
-            if not self._is_milestone(old) and not (isinstance(recorded, dict) and recorded.get("milestone")):
+            if not self._is_milestone(old) and not _was_milestone(self.path(old)):
                 shutil.rmtree(self.path(old))
 
     def _is_milestone(self, step: int) -> bool:
         return bool(self.keep_every) and step % self.keep_every == 0
+
+
+def _was_milestone(folder: Path) -> bool:
+    """What was one when it was saved stays one, whatever the command that goes on says of --keep-every."""
+    try:
+        manifest = read_json(folder / MANIFEST)
+    except (UserError, OSError):
+        return False  # damaged: nothing can go on from it
+    return isinstance(manifest, dict) and manifest.get("milestone") is True
 
 
 def _refuse_pickles(folder: Path, files: Iterable[str]) -> None:
