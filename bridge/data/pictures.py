@@ -63,16 +63,15 @@ def picture_bytes(picture: Picture) -> bytes:
         raise UserError(f"cannot read the image {picture}: {error.strerror}") from None
 
 
-def picture_size(picture: Picture) -> int:
-    """Bytes of the file that holds a picture: enough to notice, without reading it, that it is another one now.
+def picture_size(picture: Picture) -> int | None:
+    """Bytes of an image file: enough to notice, without reading it, that it is another one now.
 
-    0 if there is no file.
+    None in a table, which would have to be read, and if there is no file.
     """
-    file = picture.file if isinstance(picture, TableImage) else picture
     try:
-        return file.stat().st_size
+        return picture.stat().st_size if isinstance(picture, Path) else None
     except OSError:
-        return 0
+        return None
 
 
 def picture_content(picture: Picture) -> str:

@@ -167,7 +167,8 @@ def _records(batch: Sequence[Answered], images: Mapping[str, Picture]) -> Iterat
     for answered in batch:
         for ids, question, text in zip(answered.unit.ids, answered.unit.questions, answered.texts):
             for key in ids:
-                image = {"image": images[key].name, "image_bytes": picture_size(images[key])}
+                size = picture_size(images[key])
+                image = {"image": images[key].name, **({} if size is None else {"image_bytes": size})}
                 yield {"question_id": key, **image, "question": question, "answer": text}
 
 

@@ -89,9 +89,9 @@ class Predictions:
 
 
 def _shows(record: dict, image: Picture) -> bool:
-    """Whether a line is about this image: of its name and, where the line says it, in a file of as many bytes."""
-    same = record.get("image", image.name) == image.name
-    return same and ("image_bytes" not in record or record["image_bytes"] == picture_size(image))
+    """Whether a line is about this image: of its name and, where both are known, of as many bytes."""
+    size, recorded = picture_size(image), record.get("image_bytes")
+    return record.get("image", image.name) == image.name and (size is None or recorded is None or recorded == size)
 
 
 def discard(path: str | Path) -> None:
