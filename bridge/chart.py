@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from bridge.results import COLUMNS
+from bridge.evaluation.benchmarks import TITLES
 
 if TYPE_CHECKING:  # takes a second to import
     from matplotlib.figure import Figure
 
+F1 = "pope_f1"  # POPE's mean F1 over its categories, which papers quote; not in the mean of the benchmarks
+COLUMNS = {**TITLES, F1: "POPE F1", "mean": "mean"}
 LOW = 6  # percent
 LEGEND = {"random": "random: the same ViT, untrained", "blind": "blind: a ViT that cannot see"}
 COLOURS = ("#1f6f8b", "#e0a458", "#8d99ae", "#7a5c8e", "#5b8e5b", "#b5524c")  # of `vlm.run.colours`

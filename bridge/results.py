@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bridge.chart import COLUMNS, F1, draw
 from bridge.evaluation.benchmarks import TITLES, Benchmark
 from bridge.scoring.bootstrap import paired_gain
 from vlm.errors import UserError, run_command
 from vlm.files import read_json, write_figure, write_file, write_json
 from vlm.run.settings import parse, setting
 
-F1 = "pope_f1"  # POPE's mean F1 over its categories, which papers quote; not in the mean of the benchmarks
-COLUMNS = {**TITLES, F1: "POPE F1", "mean": "mean"}
 EXAMPLES = """examples:
   python bridge/results.py pretrained=runs/bridge-qwen/eval random=runs/random/eval --out runs
   python bridge/results.py pretrained=A/eval random=B/eval blind=C/eval oracle=A/oracle --out runs"""
@@ -238,8 +237,6 @@ def ruled(cells: list[list[str]]) -> list[str]:
 
 def write(table: dict, out: Path) -> None:
     """OUT/results.md and OUT/results.png."""
-    from bridge.chart import draw
-
     write_file(out / "results.md", as_markdown(table))
     write_figure(out / "results.png", draw(table))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bridge.chart import COLOURS, frame
-from bridge.results import COLUMNS as HEADS
+from bridge.chart import COLUMNS as HEADS
 from bridge.results import ruled
 from study.summary import COLUMNS
 from vlm.errors import writing
