@@ -1,6 +1,7 @@
 """Files of conversations -> records, one after the other: JSON, JSON lines, and parquet as the hub stores it."""
 
 import glob
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -39,7 +40,8 @@ def conversation_files(source: str) -> list[Path]:
     if not found:
         raise UserError(f"{source} has no .json, .jsonl or .parquet files: give a file, a folder, a glob or a hub id")
     taken = training or tables or found
-    if left := [file for file in found if file not in taken]:
+    left = sorted(set(found) - set(taken))
+    if left and os.environ.get("RANK", "0") == "0":  # once, however many processes train
         some = ", ".join(file.name for file in left[:5])
         print(f"{source}: {len(taken)} of {len(found)} files are taken; left out: {some}", file=sys.stderr)
     return taken

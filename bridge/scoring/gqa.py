@@ -184,15 +184,15 @@ def _check_answers(questions: Questions, answers: Mapping[str, Any]) -> None:
             raise UserError(f"question {key}: its answer is {questions[key].get('answer')!r}; needed is text")
 
 
-def _check_choices(balanced: Questions, choices: Choices) -> None:
+def _check_choices(balanced: Questions, choices: Mapping[str, Mapping]) -> None:
     """Raise a UserError if a balanced question's choices are not there, or are no lists."""
-    if without := [key for key in balanced if key not in (choices or {})]:
+    if without := [key for key in balanced if key not in choices]:
         raise UserError(
             f"the choices have no entry for {len(without)} of {len(balanced)} balanced questions ({few(without)}); "
             "give the choices file of the same split, or none"
         )
     for key in balanced:
-        record = (choices or {})[key]
+        record = choices[key]
         if not isinstance(record, Mapping) or not all(isinstance(record.get(kind), list) for kind in KINDS):
             raise UserError(f"the choices of question {key} must be an object with lists {' and '.join(KINDS)}")
 

@@ -123,7 +123,8 @@ def cells(settings: StudySettings) -> dict[str, Cell]:
 
 
 def _add(found: dict[str, Cell], cell: Cell) -> Cell:
-    return found.setdefault(cell.name, cell)
+    found[cell.name] = cell
+    return cell
 
 
 def _probed(settings: StudySettings) -> tuple[str, ...]:
