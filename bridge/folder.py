@@ -94,11 +94,19 @@ class RunFolder:
         forget_from(self.folder / METRICS, step)
         forget_from(self.folder / HELD_OUT, step)
 
-    def listed_images(self) -> dict[Picture, str]:
-        """Image files that an earlier start of this run could not decode: they stay out even if they are mended."""
-        file = self.folder / QUARANTINE
-        lines = read_jsonl(file) if file.is_file() else ()
-        return {Path(line["image"]): line["reason"] for line in lines if "position" in line and "image" in line}
+    def listed(self, mixture: Mixture) -> dict[int, str]:
+        """Questions of the mixture that an earlier start of this run left out, index -> reason.
+
+        They stay out even if their images are mended. By question, not by image: the one that is listed may be whole,
+        beside a broken one or under a text that no row may hold.
+        """
+        found: dict[int, str] = {}
+        file, examples = self.folder / QUARANTINE, mixture.examples
+        for line in read_jsonl(file) if file.is_file() else ():
+            position = line.get("position", len(examples))
+            if position < len(examples) and examples[position].question_id == line["key"]:
+                found[position] = line["reason"]
+        return found
 
     def quarantine(self, mixture: Mixture, bad: Mapping[int, str], start: int) -> None:
         """List in quarantine.jsonl what is not trained on, and say how much it is. bad: question -> why.

@@ -43,8 +43,8 @@ class Sums:
 
     @property
     def loss(self) -> torch.Tensor:
-        """The mean over the step's answer tokens."""
-        return self.values[0] / self.values[1].clamp(min=1)
+        """The mean over the step's answer tokens; NaN if broken images left none, so that `update` moves nothing."""
+        return self.values[0] / self.values[1]
 
 
 def backward(trainee: Trainee, data: StepData, constant: Constant) -> Sums:

@@ -1,7 +1,7 @@
 """The bridge run: examples -> schedule -> packed rows -> features and loss -> checkpoints -> RUN/vlm."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from bridge.config import BridgeConfig, questions_a_step
 from bridge.data.balance import RowLengths
 from bridge.data.batches import StepData, step_data
 from bridge.data.features import FeatureCache, default_cache
-from bridge.data.judging import left_out, questions_about
+from bridge.data.judging import check_some_left, left_out, questions_about
 from bridge.data.mixture import Mixture
 from bridge.data.patches import Features, PatchEncoder
 from bridge.data.pictures import Picture
@@ -66,19 +66,25 @@ def loop(
     start: int,
     held_out: HeldOut | None = None,
     lengths: RowLengths | None = None,
+    broken: Collection[int] = (),
 ) -> None:
     """Train from step `start` to the last. Data and learning rate are functions of the step alone.
 
     held_out: what is asked every `show_every` steps; None on all ranks but the first, or if nothing is. lengths: by
-    which several processes share a step out.
+    which several processes share a step out. broken: questions whose images are known to be of no use.
     """
     config = run.config
     constant = constant_text(trainee, questions.constant)
     prepare = partial(
-        step_data, questions=questions, features=features, micro_tokens=config.micro_tokens, lengths=lengths
+        step_data,
+        questions=questions,
+        features=features,
+        micro_tokens=config.micro_tokens,
+        lengths=lengths,
+        broken=broken,
     )
     stopped = AnyRank(trainee.model.device) if active() else bool
-    sizes = [len(indices(step)) for step in steps]
+    sizes = [sum(index not in broken for index in indices(step)) for step in steps]
     bar = progress(sum(sizes), "bridge", "q", initial=sum(sizes[:start]), show=is_main())
     recorder = Recorder(run, questions.mixture, steps, bar)
     with stoppable(deferred=True) as told, bar:
@@ -125,13 +131,15 @@ def train(config: BridgeConfig, mixture: Mixture) -> None:
         questions = Questions(mixture, vlm.prompts, config)
         steps = scheduled_steps(config, mixture, vlm.prompts.slots)
         bad = questions.check({index for step in steps for index in indices(step)})
-        steps = left_out(steps, bad)
+        steps = left_out(steps, bad)  # from here on no step goes: a checkpoint's number means the same at every start
 
         run = RunFolder(config, trainee.weights, content)
         start = run.resume()
         on_main(lambda: run.check_room(vlm.model))
         run.begin(start)  # from here on the folder is this run's
         features: Features = encoder
+        if start:
+            bad |= on_main(lambda: run.listed(mixture))
         ahead = [row for step in steps[start:] for row in step]
         shown = [image for row in ahead for image in mixture.examples[row.examples[0]].images]
         if cached(config, shown):
@@ -139,14 +147,14 @@ def train(config: BridgeConfig, mixture: Mixture) -> None:
             features = cache = FeatureCache(folder, encoder, shared=config.features is None)
             with keeping(f"the features so far are in {cache.folder}, the same command goes on from there"):
                 unreadable = cache.fill(shown)
-            bad |= questions_about(mixture, steps, unreadable | (run.listed_images() if start else {}))
-            steps = left_out(steps, bad)
+            bad |= questions_about(mixture, steps, unreadable)
+            check_some_left(steps, bad)
         lengths = row_lengths(questions, steps, vlm.prompts.slots)
         on_main(lambda: run.quarantine(mixture, bad, start))
         held_out: list[HeldOut] = []  # rank 0's alone
         if config.show_every and start < len(steps):
             on_main(lambda: held_out.append(HeldOut(config, vlm, trainee, encoder, mixture)))
-        loop(run, trainee, questions, features, steps, start, next(iter(held_out), None), lengths)
+        loop(run, trainee, questions, features, steps, start, next(iter(held_out), None), lengths, bad)
         on_main(lambda: save_result(vlm, trainee, config, run.folder, data))
         on_main(lambda: finish(run.folder, len(steps), run.folder / "vlm"))
     accelerator.end_training()
@@ -158,9 +166,11 @@ def cached(config: BridgeConfig, shown: Sequence[Picture]) -> bool:
     An image that is shown once is encoded when its step comes, while the step before trains: nothing waits for it, and
     nothing is written.
     """
-    if not config.cache or config.features:
-        return config.cache
-    times = len(shown) / max(1, len(set(shown)))
+    if not shown or not config.cache:
+        return False
+    if config.features:
+        return True
+    times = len(shown) / len(set(shown))
     if times < REUSED and is_main():
         print(
             f"features: encoded live, an image is shown {times:.2f} times; --features DIR keeps them", file=sys.stderr

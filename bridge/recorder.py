@@ -57,10 +57,11 @@ class Recorder:
         if any(each[4] for each in read):  # on any rank
             self._run.note(self._mixture, {index: why for each in self._taken for index, why in each.bad.items()})
         for taken, (loss, answers, tokens, questions, _, norm) in zip(self._taken, read):
-            loss /= max(1, answers)
+            loss = loss / answers if answers else math.nan  # as `Sums.loss`
             moved = math.isfinite(norm) and math.isfinite(loss)
-            self._patience.count(skipped=not moved)
-            if not moved and is_main():
+            if answers:  # a step that broken images have emptied says nothing of --lr; --bad-ratio judges it
+                self._patience.count(skipped=not moved)
+            if answers and not moved and is_main():
                 examples = [self._mixture.examples[index] for index in indices(self._steps[taken.step])[:5]]
                 names = ", ".join(example.question_id for example in examples)
                 self._bar.write(f"step {taken.step}: loss {loss}, nothing updated (questions {names}, ...)", sys.stderr)

@@ -22,6 +22,10 @@ from vlm.run.steps import check_resume, committed_steps
 CONTENT = ("questions", "images", "chat_template", "llm_weights", "connector", "dtype")  # digests in a manifest
 BEGINNING = 1 << 20  # bytes of a file that is no safetensors file
 TENSOR_BEGINNING = 1024  # bytes of each tensor: enough to tell two models of the same sizes apart, in no time
+HINTS = {  # by content that differs
+    "questions": "if records were only repaired, --allow-change questions goes on without those that were left out",
+    "images": "if images were only repaired, --allow-change images goes on without those that were left out",
+}
 _KIND = re.compile(r"(random:|timm:|hf:)*")  # how a name of an encoder may begin
 
 
@@ -46,7 +50,7 @@ def check_folder(config: BridgeConfig) -> None:
 
 def allowed_changes(config: BridgeConfig) -> Changes:
     """What --allow-change names. Every rate depends on the number of steps, so that it is a change like others."""
-    return Changes.of(config, {name: name for name in CONTENT}, {"llm", "llm_weights", "encoder", "init"})
+    return Changes.of(config, {name: name for name in CONTENT}, {"llm", "llm_weights", "encoder", "init"}, hints=HINTS)
 
 
 def models_differ(old: str | None, new: str | None) -> bool:

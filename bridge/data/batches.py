@@ -1,6 +1,6 @@
 """Packed rows -> micro-batches with what their images are encoded from: what a forward pass takes."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -10,7 +10,7 @@ from bridge.data.packing import Batch, Row, make_batch
 from bridge.data.patches import Features
 from bridge.data.pictures import Picture
 from bridge.data.questions import Questions
-from bridge.data.schedule import Step
+from bridge.data.schedule import Step, without
 from vlm.distributed import rank, world_size
 
 
@@ -35,14 +35,25 @@ class StepData:
     batches: list[MicroBatch]
     questions: int
     tokens: int
-    bad: dict[int, str] = field(default_factory=dict)  # questions left out as their image cannot be decoded -> why
+    bad: dict[int, str] = field(default_factory=dict)  # questions whose image cannot be decoded, seen just now -> why
 
 
 def step_data(
-    step: Step, questions: Questions, features: Features, micro_tokens: int, lengths: RowLengths | None = None
+    step: Step,
+    questions: Questions,
+    features: Features,
+    micro_tokens: int,
+    lengths: RowLengths | None = None,
+    broken: Collection[int] = (),
 ) -> StepData:
-    """Tokenise, pack and batch this rank's part of a step. lengths: by which processes share it out."""
+    """Tokenise, pack and batch this rank's part of a step.
+
+    lengths: by which processes share it out. broken: questions whose images are known to be of no use. They leave their
+    step here, behind the sharing, as do those that only show it now: who trains on what is the same, whether images are
+    encoded before the run or in it.
+    """
     share = step if lengths is None else share_of(step, lengths, rank(), world_size(), micro_tokens)
+    share = without(share, broken) if broken else share
     examples = questions.mixture.examples
     shown = {scheduled: examples[scheduled.examples[0]].images for scheduled in share}
     # Live, that an image cannot be decoded is seen only now.

@@ -1,8 +1,10 @@
 """Which questions cannot be trained on: found before the run, listed in RUN/quarantine.jsonl, left out of every step.
 
-What texts and files tell is judged here, before the language model is loaded. What only its tokenizer or the decoder
-tells, is judged by `Questions.check` and `FeatureCache.fill`; those questions are left out of the steps that were
-scheduled (`left_out`). So the order is the same on every rank, and on resume, when the list of the start is read again.
+What texts and files tell is judged here, before the language model is loaded. What only its tokenizer tells, is judged
+by `Questions.check`, before the first step of every start; those questions leave the steps that were scheduled, and an
+empty step is none (`left_out`). That an image cannot be decoded shows before the run or in it, as features are cached
+or live. Such questions leave their step when it comes, and the number of steps stays. So the order is the same on every
+rank, and on resume, when the list of the start is read again.
 """
 
 import os
@@ -14,7 +16,7 @@ from pathlib import Path
 from bridge.data.example import Example, Sample
 from bridge.data.mixture import Listed, Mixture
 from bridge.data.pictures import Picture
-from bridge.data.schedule import ScheduledRow, Step, indices
+from bridge.data.schedule import Step, indices, without
 from bridge.data.stored import Stored
 from vlm.errors import UserError
 from vlm.files import read_jsonl
@@ -159,15 +161,16 @@ def left_out(steps: Iterable[Step], bad: Mapping[int, str]) -> list[Step]:
     """The steps without the questions `bad` (index into the mixture -> why); a step that loses all of them goes."""
     if not bad:
         return list(steps)
-    kept: list[Step] = []
-    for step in steps:
-        rows = [ScheduledRow(row.epoch, tuple(i for i in row.examples if i not in bad)) for row in step]
-        if left := tuple(row for row in rows if row.examples):
-            kept.append(left)
-    if not kept:
+    steps = list(steps)
+    check_some_left(steps, bad)
+    return [left for left in (without(step, bad) for step in steps) if left]
+
+
+def check_some_left(steps: Iterable[Step], bad: Mapping[int, str]) -> None:
+    """Raise a UserError if every scheduled question is `bad` (index into the mixture -> why)."""
+    if all(index in bad for step in steps for index in indices(step)):
         words = ", ".join(f"{count} x {reason}" for reason, count in Counter(bad.values()).most_common())
         raise UserError(f"no question can be trained on: {words}; repair the data, or change what stands in its way")
-    return kept
 
 
 def records_of(mixture: Mixture, reasons: Mapping[int, str]) -> list[dict]:

@@ -6,7 +6,7 @@ over the data, holds every question once, or the shares that weights ask for.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +35,12 @@ Shares = Sequence[float] | None  # each data set's part of an epoch, 1 together;
 def indices(step: Step) -> list[int]:
     """The examples of a step, row by row."""
     return [index for row in step for index in row.examples]
+
+
+def without(step: Step, bad: Container[int]) -> Step:
+    """A step without the examples `bad`; a row that loses all of them goes."""
+    rows = [ScheduledRow(row.epoch, tuple(index for index in row.examples if index not in bad)) for row in step]
+    return tuple(row for row in rows if row.examples)
 
 
 class Schedule:
