@@ -33,13 +33,13 @@ def _conversations(config: BridgeConfig, source: str) -> Listed:
     """The conversations that can be used, and a line about those without an image."""
     bad: list[dict] = []
 
-    def report(where: str, reason: str) -> None:
-        bad.append(record_of_report(where, reason))
+    def report(key: str, where: str, reason: str) -> None:
+        bad.append(record_of_report(source, key, where, reason))
 
     try:
         found = read_conversations(source, config.conversation_images, report)
     except UserError as error:
-        more = f": {bad[0]['key']}: {bad[0]['detail']}" if bad else ""
+        more = f": {bad[0]['detail']}" if bad else ""
         raise UserError(f"{error}{more}") from None
     if text_only := sum(not dialogue.images for dialogue in found):
         learns = "are trained as text alone" + ("" if config.lora else ", from which nothing learns without --lora")

@@ -11,7 +11,8 @@ A placeholder `<image>` in a question marks where one of the record's images sta
     "<image>\\nWhat is it?"               with 0 or 2 images: the record cannot be used
 """
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +24,22 @@ from vlm.errors import UserError
 from vlm.llms.prompt import PLACEHOLDER
 
 SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-Report = Callable[[str, str], None]  # is told of a record that cannot be used: which one, and why
+# Is told of a record that cannot be used: the id that it would have, where it is (as "mix.json, record 7"), and why.
+Report = Callable[[str, str, str], None]
 
 
 class BadRecord(Exception):
     """Says why a record cannot be used."""
 
 
-def refuse(where: str, reason: str) -> None:
+def refuse(key: str, where: str, reason: str) -> None:
     """A `Report` that stops at the first bad record."""
     raise UserError(f"{where}: {reason}")
 
 
 def read_conversations(source: str, images: str | None = None, report: Report = refuse) -> list[Dialogue]:
-    """Every conversation of `source`, with the ids `{record}`, or `{file}:{record}` if there are several files.
+    """Every conversation of `source`, with the ids `{record}`, or `{file}:{record}` if there are several files; a file
+    is called by its stem, or by its path below the folder of all if two have one stem.
 
     images: the folder that image names start from, by default the file's own. In one that is given, links to images
     elsewhere are followed.
@@ -44,17 +47,32 @@ def read_conversations(source: str, images: str | None = None, report: Report = 
     """
     files = conversation_files(source)
     found: list[Dialogue] = []
-    for file in files:
+    for file, prefix in zip(files, _prefixes(files)):
         folder = _Images(Path(images) if images else file.parent, links=bool(images))
-        prefix = f"{file.stem}:" if len(files) > 1 else ""
         for index, (record, pictures) in enumerate(records(file)):
+            key = f"{prefix}{index}"
             try:
-                found.append(_dialogue(f"{prefix}{index}", record, pictures, folder))
+                found.append(_dialogue(key, record, pictures, folder))
             except BadRecord as bad:
-                report(f"{file}, record {index}", str(bad))
+                report(key, f"{file}, record {index}", str(bad))
     if not found:
         raise UserError(f"{source} holds no conversation that can be used")
     return found
+
+
+def _prefixes(files: Sequence[Path]) -> list[str]:
+    """What the ids of each file's conversations begin with: the same wherever the files lie, and each another.
+
+    x.json -> ""    x.json, y.json -> "x:", "y:"    a/x.json, b/x.json -> "a/x.json:", "b/x.json:"
+    """
+    if len(files) == 1:
+        return [""]
+    names = [file.stem for file in files]
+    if len(set(names)) < len(names):
+        paths = [file.absolute() for file in files]
+        root = os.path.commonpath([path.parent for path in paths])
+        names = [path.relative_to(root).as_posix() for path in paths]
+    return [f"{name}:" for name in names]
 
 
 class _Images:
@@ -83,8 +101,7 @@ def _dialogue(key: str, record: Any, pictures: list[Any] | None, folder: _Images
     for kind in ("video", "audio"):
         if listed(record.get(kind)):
             raise BadRecord(f"it is about a {kind}, which cannot be trained on")
-    given = pictures if pictures is not None else [*listed(record.get("images")), *listed(record.get("image"))]
-    images = tuple(_picture(each, folder) for each in given)
+    images = _pictures(record, pictures, folder)
     system, turns = _turns(_messages(record))
     written = sum(question.count(PLACEHOLDER) for question, _ in turns)
     if written == 0 and images:
@@ -93,6 +110,18 @@ def _dialogue(key: str, record: Any, pictures: list[Any] | None, folder: _Images
     elif written != len(images):
         raise BadRecord(f"its questions say {PLACEHOLDER} {written} times, and it has {len(images)} images")
     return Dialogue(key, images, turns, system)
+
+
+def _pictures(record: dict[str, Any], pictures: list[Any] | None, folder: _Images) -> tuple[Picture, ...]:
+    """The record's images. Some records name one in `images` and again in `image`: it is there once.
+
+    {"images": ["a.jpg", "b.jpg"], "image": "a.jpg"} -> a.jpg, b.jpg        {"images": ["a.jpg", "a.jpg"]} -> a.jpg twice
+    """
+    if pictures is not None:
+        return tuple(_picture(each, folder) for each in pictures)
+    several = [_picture(each, folder) for each in listed(record.get("images"))]
+    one = [_picture(each, folder) for each in listed(record.get("image"))]
+    return (*several, *(picture for picture in one if picture not in several))
 
 
 def _picture(given: Any, folder: _Images) -> Picture:

@@ -46,7 +46,7 @@ def settled(
         kept.append([])
         for part in parts:
             seen += len(part) + len(part.bad)
-            known = [line for line in listed if Path(line["shard"]).name == Path(part.name).name]
+            known = [line for line in listed if Path(line.get("set", line["shard"])).name == Path(part.name).name]
             good, refused = _judged(part, headers, known)
             kept[-1].append(good)
             bad += refused
@@ -64,30 +64,43 @@ def settled(
 
 def _judged(part: Part, headers: Mapping[Picture, str], known: Sequence[dict]) -> tuple[Part, list[dict]]:
     """The questions to train on, and the records of the others. known: those that an earlier start left out."""
+    if isinstance(part, Listed):
+        return _judged_listed(part, headers, known)
     name, known = part.name, [line for line in known if line["index"] not in {bad["index"] for bad in part.bad}]
-    if isinstance(part, Stored):
-        wrong = _wrong_images(part, headers)
-        places = part.positions(wrong)
-        records = [_record(name, at, part[index], wrong[index]) for at, index in zip(places, wrong)]
-        records += [line for line in known if line["index"] not in places]
-        return part.without({record["index"] for record in records}), [*part.bad, *records]
-    refused = {line["key"]: line for line in known}
+    wrong = _wrong_images(part, headers)
+    places = part.positions(wrong)
+    records = [_record(name, at, part[index], wrong[index]) for at, index in zip(places, wrong)]
+    records += [line for line in known if line["index"] not in places]
+    return part.without({record["index"] for record in records}), [*part.bad, *records]
+
+
+def _judged_listed(part: Listed, headers: Mapping[Picture, str], known: Sequence[dict]) -> tuple[Listed, list[dict]]:
+    """As `_judged`. By id: the position among those that can be used is another one as soon as a record is mended."""
+    refused = {line["key"]: line for line in part.bad}
+    there = refused.keys() | {sample.question_id for sample in part}
+    refused |= {line["key"]: line for line in known if line["key"] in there}  # as it was listed: once
     for index, sample in enumerate(part):
+        if sample.question_id in refused:
+            continue
         if reason := _text_problem(sample) or next((headers[i] for i in sample.images if i in headers), ""):
-            refused[sample.question_id] = _record(name, index, sample, reason)
-    good = Listed((sample for sample in part if sample.question_id not in refused), name)
-    return good, [*part.bad, *refused.values()]
+            refused[sample.question_id] = _record(part.name, index, sample, reason)
+    good = Listed((sample for sample in part if sample.question_id not in refused), part.name)
+    return good, list(refused.values())
 
 
-def record_of_report(where: str, reason: str) -> dict:
-    """The line of quarantine.jsonl for a conversation that cannot be used. where: as "mix.json, record 7"."""
+def record_of_report(source: str, key: str, where: str, reason: str) -> dict:
+    """The line of quarantine.jsonl for a conversation that cannot be used.
+
+    source: what --conversations names. key: the id that the conversation would have. where: as "mix.json, record 7".
+    """
     file, _, number = where.rpartition(", record ")
     kind = "malformed record"
     if reason.endswith("is missing"):
         kind = "missing image"
     elif reason.endswith("is empty"):
         kind = "empty question or answer"
-    return {"shard": file, "index": int(number), "key": where, "reason": kind, "detail": reason}
+    line = {"shard": file, "set": source, "index": int(number), "key": key}
+    return {**line, "reason": kind, "detail": f"{where}: {reason}"}
 
 
 def _listed_at_start(file: Path) -> list[dict]:

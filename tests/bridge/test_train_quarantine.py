@@ -1,6 +1,7 @@
 """One bad record does not stop a bridge: it is listed with its reason, and the rest is trained on."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,51 @@ def test_the_hub_layout_trains_like_the_official_one(training, tmp_path):
     for config in (official, tabled):
         train(config, load_examples(config))
     assert training.losses(tmp_path / "official") == training.losses(tmp_path / "tables")
+
+
+def test_a_mended_conversation_stays_out_of_a_run_that_goes_on(tiny_vlm, tmp_path):
+    """Two files of one name; the second record of the second file has no answer, and is mended after the start."""
+
+    def write(second: str) -> None:
+        for folder in ("a", "b"):
+            texts = ("red", second if folder == "b" else "green", "blue")
+            said = [({"from": "human", "value": "Hi"}, {"from": "gpt", "value": text}) for text in texts]
+            (tmp_path / "talks" / folder).mkdir(parents=True, exist_ok=True)
+            write_json(tmp_path / "talks" / folder / "x.json", [{"conversations": turns} for turns in said])
+
+    def run() -> list[dict]:
+        given = ["--init", str(tiny_vlm), "--out", str(tmp_path / "out"), "--conversations", str(tmp_path / "talks")]
+        config = parse_config([*given, "--precision", "fp32", "--batch-questions", "1", "--save-every", "3"])
+        mixture = load_examples(config)
+        ids = [example.question_id for example in mixture.examples]
+        assert ids == [f"{file}/x.json:{number}" for file, number in ("a0", "a1", "a2", "b0", "b2")]
+        train(config, mixture)
+        return list(read_jsonl(tmp_path / "out/metrics.jsonl"))
+
+    write(" ")
+    before = run()
+    listed = (tmp_path / "out/quarantine.jsonl").read_bytes()
+    assert [(line["key"], line["reason"]) for line in read_jsonl(tmp_path / "out/quarantine.jsonl")] == [
+        ("b/x.json:1", "empty question or answer")
+    ]
+    shutil.rmtree(tmp_path / "out/checkpoints/step_5")
+    write("yellow")
+    after = run()
+    assert [(line["step"], line["loss"]) for line in after] == [(line["step"], line["loss"]) for line in before]
+    assert (tmp_path / "out/quarantine.jsonl").read_bytes() == listed
+
+
+def test_a_mended_official_record_is_refused_with_the_way_on(training, tmp_path):
+    root, out = spoilt(training, tmp_path), tmp_path / "out"
+    config = start(training, out, root)
+    train(config, load_examples(config))
+    before = training.losses(out)
+    shutil.rmtree(out / "checkpoints/step_12")
+    records = read_json(root / "gqa/train_balanced_questions.json")
+    records["2-0"] = {**records["2-1"], "question": "Is it red?"}
+    write_json(root / "gqa/train_balanced_questions.json", records)
+    with pytest.raises(UserError, match=r"questions .* \(if records were only repaired, --allow-change questions goes"):
+        train(config, load_examples(config))
+    allowed = start(training, out, root, "--allow-change", "questions")
+    train(allowed, load_examples(allowed))
+    assert training.losses(out) == before

@@ -27,7 +27,7 @@ def read(root, *records: dict) -> tuple[list[Dialogue], list[str]]:
     write_json(root / "x.json", list(records))
     bad: list[str] = []
     found = read_conversations(
-        str(root / "x.json"), str(root / "img"), lambda where, why: bad.append(f"{where}: {why}")
+        str(root / "x.json"), str(root / "img"), lambda key, where, why: bad.append(f"{where}: {why}")
     )
     return found, [line.removeprefix(f"{root}/x.json, ") for line in bad]
 
@@ -54,6 +54,33 @@ def test_placeholders_keep_their_places_and_texts_their_letters(tmp_path):
         Dialogue("4", (one, two), (("<image><image>\nWhich is older?", "The first."),), "Be kind."),
         Dialogue("5", (one,), (("<image>\nQ", "A"),)),
     ]
+
+
+def test_an_image_that_is_named_in_two_fields_is_there_once(tmp_path):
+    one, two = tmp_path / "img/1.jpg", tmp_path / "img/2.jpg"
+    found, bad = read(
+        tmp_path,
+        {"images": ["1.jpg"], "image": "1.jpg", "conversations": turns("<image>\nQ", "A")},
+        {"images": ["1.jpg", "2.jpg"], "image": "./1.jpg", "conversations": turns("Q", "A")},
+        {"images": ["1.jpg"], "image": "2.jpg", "conversations": turns("Q", "A")},
+        {"images": ["1.jpg", "1.jpg"], "conversations": turns("Q", "A")},
+    )
+    assert bad == []
+    assert [dialogue.images for dialogue in found] == [(one,), (one, two), (one, two), (one, one)]
+
+
+def test_each_conversation_of_several_files_has_an_id_of_its_own(tmp_path):
+    def ids(*names: str) -> list[str]:
+        root = tmp_path / "-".join(name.replace("/", ".") for name in names)
+        for name in names:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            write_json(root / name, [{"conversations": turns("Hi", "Hello")}, {"conversations": turns("Hi", "Ho")}])
+        return [dialogue.question_id for dialogue in read_conversations(str(root))]
+
+    assert ids("a/x.json") == ["0", "1"]
+    assert ids("a/x.json", "b/y.json") == ["x:0", "x:1", "y:0", "y:1"]
+    assert ids("a/x.json", "b/x.json") == ["a/x.json:0", "a/x.json:1", "b/x.json:0", "b/x.json:1"]
+    assert ids("x.json", "x.jsonl") == ["x.json:0", "x.json:1", "x.jsonl:0", "x.jsonl:1"]
 
 
 @pytest.mark.parametrize("without", [{}, {"image": ""}, {"image": None}, {"image": []}, {"images": []}])
@@ -104,7 +131,7 @@ def test_links_are_followed_in_a_folder_that_is_given_and_to_images_alone(tmp_pa
     talks = [{"image": f"coco/{number}.jpg", "conversations": turns("<image>\nQ", "A")} for number in (1, 2)]
     write_json(tmp_path / "set/x.json", talks)
     file, bad = str(tmp_path / "set/x.json"), []
-    found = read_conversations(file, str(tmp_path / "set"), lambda where, why: bad.append(why))
+    found = read_conversations(file, str(tmp_path / "set"), lambda key, where, why: bad.append(why))
     assert [dialogue.images for dialogue in found] == [(tmp_path / "set/coco/1.jpg",)]
     assert len(bad) == 1 and bad[0].startswith(f"image name 'coco/2.jpg' leads out of {tmp_path}/set by a link: ")
     with pytest.raises(UserError, match=r"record 0: .*/set/coco leads out of .*/set by a link"):
@@ -181,11 +208,11 @@ def test_what_is_not_there_is_named(tmp_path):
 def test_what_is_no_record_is_one_bad_record(tmp_path):
     good = {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]}
     (tmp_path / "x.json").write_text(json.dumps([good, "text", None]))
-    told: list[tuple[str, str]] = []
+    told: list[tuple[str, ...]] = []
     found = read_conversations(str(tmp_path / "x.json"), report=lambda *what: told.append(what))
     assert found == [Dialogue("0", (), (("Hi", "Hello"),))]
     reasons = [(1, "it is no object but 'text'"), (2, "it is no object but 'None'")]
-    assert told == [(f"{tmp_path}/x.json, record {number}", reason) for number, reason in reasons]
+    assert told == [(f"{number}", f"{tmp_path}/x.json, record {number}", reason) for number, reason in reasons]
 
 
 def test_an_absolute_name_inside_the_image_folder_is_found(tmp_path):
