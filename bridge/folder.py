@@ -1,14 +1,8 @@
-"""The folder of a bridge run: config.json, metrics.jsonl, checkpoints, and the content that a run goes on with.
+"""The folder of a bridge run: config.json, metrics.jsonl, quarantine.jsonl and checkpoints."""
 
-The content is short digests of what the settings name. Paths are not compared: a data folder may be moved or spelled
-otherwise; a question that changed in it is noticed.
-"""
-
-import hashlib
-import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,17 +11,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from bridge.config import BridgeConfig
-from bridge.data.example import Dialogue, Example
 from bridge.data.judging import records_of
 from bridge.data.mixture import Mixture
-from bridge.data.pictures import Picture, picture_bytes
-from bridge.data.stored import Stored
 from bridge.same_run import allowed_changes
 from vlm.distributed import all_items, is_main, on_main
 from vlm.errors import UserError
 from vlm.files import append_jsonl, read_json, read_jsonl
-from vlm.llava.model import VLM
-from vlm.llms.prompt import briefly
 from vlm.room import file_sizes, require_room
 from vlm.run.changes import refuse_changes
 from vlm.run.checkpoints import KEEP, Checkpoints
@@ -40,15 +29,13 @@ from vlm.run.trackers import Tracker, open_tracker
 METRICS, HELD_OUT, QUARANTINE = "metrics.jsonl", "held_out.jsonl", "quarantine.jsonl"
 WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"  # in a checkpoint
 ADAMW = ("step", "exp_avg", "exp_avg_sq")  # what the optimizer keeps of a weight
-WEIGHT_ELEMENTS = 1024  # of each tensor: enough to tell two models of the same sizes apart, in no time
-SET_IMAGES = 16  # files of each data set that are read: all of them would take hours
 
 
 class RunFolder:
     """The folder of one run, and the optimizer whose state its checkpoints hold."""
 
     def __init__(self, config: BridgeConfig, weights: Mapping[str, torch.nn.Parameter], content: dict[str, str]):
-        """weights: what is trained. content: what `run_content`, `questions_content` and `images_content` give."""
+        """weights: what is trained. content: what `bridge.content` gives."""
         self.folder, self.config, self._weights = Path(config.out), config, weights
         self.tracker = Tracker()  # of rank 0, from `begin` on, the one that was asked for
         self._pending: list[dict] = []  # lines of metrics.jsonl that are not written yet
@@ -208,79 +195,3 @@ def check_data(config: BridgeConfig, content: Mapping[str, str]) -> None:
             continue  # damaged: `RunFolder.resume` deals with it
         refuse_changes(run, {name: old[name] for name in known}, known, allowed_changes(config))
         return
-
-
-def run_content(vlm: VLM) -> dict[str, str]:
-    """Digests of an assembled VLM, before it is trained, by name."""
-    embeddings = vlm.model.get_input_embeddings().weight  # a quantised model's other weights have another dtype
-    example_ids = vlm.conversation_ids(briefly("Is it?"), "yes")  # by which a changed tokenizer shows
-    return {
-        "chat_template": _digest([repr(example_ids), str(vlm.processor.chat_template)]),
-        "llm_weights": _digest(_weight_beginnings(vlm.language_model)),
-        "connector": _digest(_weight_beginnings(vlm.connector)),  # of --init; else it follows from the seed
-        "dtype": str(embeddings.dtype).removeprefix("torch."),
-    }
-
-
-def questions_content(mixture: Mixture, votes: bool) -> str:
-    """A digest of the questions. votes: whether the annotators' answers are trained on, not the most common one."""
-    return _digest(_question_texts(mixture, votes))
-
-
-def images_content(mixture: Mixture) -> str:
-    """A digest of a few images of each data set, evenly spread over its questions."""
-    chosen: list[Picture] = []
-    for questions in mixture.sets():
-        spread = questions[:: max(1, len(questions) // SET_IMAGES)]
-        chosen += [image for index in spread[:SET_IMAGES] for image in mixture.examples[index].images]
-    return _digest(map(_picture_digest, chosen))
-
-
-def _picture_digest(picture: Picture) -> str:
-    try:
-        return hashlib.sha256(picture_bytes(picture)).hexdigest()
-    except UserError:
-        return "unreadable"  # its questions are left out when features are computed
-
-
-def _question_texts(mixture: Mixture, votes: bool) -> Iterator[str]:
-    for part in mixture.examples.parts:
-        yield f"{len(part)} questions"
-        if isinstance(part, Stored):
-            yield part.digest(votes)
-            continue
-        name_of = _image_names(part)
-        for example in part:
-            if isinstance(example, Dialogue):
-                names = [name_of(image) for image in example.images]
-                yield repr((example.question_id, names, example.turns, example.system))
-                continue
-            answers = example.votes if votes else ()
-            yield repr((example.question_id, name_of(example.image), example.question, example.answer, answers))
-
-
-def _image_names(part: Iterable[Example | Dialogue]) -> Callable[[Picture], str]:
-    """How an image of a data set is called wherever the set lies: by its path below the folder that holds them all.
-
-    Without the folders between, a/1.jpg and b/1.jpg would be one image.
-    """
-    folders = {image.absolute().parent for example in part for image in example.images if isinstance(image, Path)}
-    root = Path(os.path.commonpath(folders)) if folders else Path()
-
-    def name_of(image: Picture) -> str:
-        return image.absolute().relative_to(root).as_posix() if isinstance(image, Path) else image.name
-
-    return name_of
-
-
-def _weight_beginnings(model: torch.nn.Module) -> Iterator[str]:
-    for name, value in sorted(model.state_dict().items()):
-        beginning = value.detach().flatten()[:WEIGHT_ELEMENTS].cpu().contiguous().view(torch.uint8)
-        yield f"{name} {value.dtype} {tuple(value.shape)} {beginning.numpy().tobytes().hex()}"
-
-
-def _digest(parts: Iterable[str]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part.encode() + b"\n")
-    return digest.hexdigest()[:12]

@@ -9,6 +9,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from bridge.config import BridgeConfig, questions_a_step
+from bridge.content import images_content, questions_content, run_content
 from bridge.data.balance import RowLengths
 from bridge.data.batches import StepData, step_data
 from bridge.data.features import FeatureCache, default_cache
@@ -18,7 +19,7 @@ from bridge.data.patches import Features, PatchEncoder
 from bridge.data.pictures import Picture
 from bridge.data.questions import Questions
 from bridge.data.schedule import Schedule, Step, indices
-from bridge.folder import RunFolder, check_data, images_content, questions_content, run_content
+from bridge.folder import RunFolder, check_data
 from bridge.gradients import backward, constant_text, update
 from bridge.held_out import HeldOut
 from bridge.parts import Trainee, build_vlm, freeze, save_result
@@ -126,7 +127,7 @@ def train(config: BridgeConfig, mixture: Mixture) -> None:
         on_main(lambda: (check_folder(config), check_data(config, data)))  # before anything is loaded
         vlm = build_vlm(config, accelerator.device, config.load_in)
         encoder = PatchEncoder(vlm.model, vlm.processor.image_processor)
-        content = {**data, **run_content(vlm), "encoder": encoder.key[:12]}
+        content = {**data, **run_content(vlm, encoder)}
         trainee = freeze(vlm.model, config)
         questions = Questions(mixture, vlm.prompts, config)
         steps = scheduled_steps(config, mixture, vlm.prompts.slots)

@@ -1,7 +1,7 @@
 """Is what --out holds this very run? Judged by names, settings and file headers, before anything heavy is loaded.
 
 Nothing here imports torch. What only the loaded models and questions can tell is compared later, by their content
-(`bridge.folder`).
+(`bridge.content`).
 """
 
 import hashlib
@@ -19,7 +19,9 @@ from vlm.run.changes import Changes, refuse_changes
 from vlm.run.settings import known_of, trajectory
 from vlm.run.steps import check_resume, committed_steps
 
-CONTENT = ("questions", "images", "chat_template", "llm_weights", "connector", "dtype")  # digests in a manifest
+# Digests in a manifest, and those of them that runs of before did not have: such a run goes on without.
+CONTENT = ("questions", "images", "chat_template", "llm_weights", "connector", "dtype", "model_config", "tokenizer")
+NEW = ("model_config", "tokenizer")
 BEGINNING = 1 << 20  # bytes of a file that is no safetensors file
 TENSOR_BEGINNING = 1024  # bytes of each tensor: enough to tell two models of the same sizes apart, in no time
 HINTS = {  # by content that differs
@@ -50,7 +52,13 @@ def check_folder(config: BridgeConfig) -> None:
 
 def allowed_changes(config: BridgeConfig) -> Changes:
     """What --allow-change names. Every rate depends on the number of steps, so that it is a change like others."""
-    return Changes.of(config, {name: name for name in CONTENT}, {"llm", "llm_weights", "encoder", "init"}, hints=HINTS)
+    return Changes.of(
+        config,
+        {name: name for name in CONTENT},
+        {"llm", "llm_weights", "encoder", "init"},
+        harmless=lambda step, old, new: [name for name in NEW if name not in old],
+        hints=HINTS,
+    )
 
 
 def models_differ(old: str | None, new: str | None) -> bool:

@@ -115,7 +115,8 @@ def _dialogue(key: str, record: Any, pictures: list[Any] | None, folder: _Images
 def _pictures(record: dict[str, Any], pictures: list[Any] | None, folder: _Images) -> tuple[Picture, ...]:
     """The record's images. Some records name one in `images` and again in `image`: it is there once.
 
-    {"images": ["a.jpg", "b.jpg"], "image": "a.jpg"} -> a.jpg, b.jpg        {"images": ["a.jpg", "a.jpg"]} -> a.jpg twice
+    {"images": ["a.jpg", "b.jpg"], "image": "a.jpg"} -> a.jpg, b.jpg
+    {"images": ["a.jpg", "a.jpg"]}                   -> a.jpg, a.jpg
     """
     if pictures is not None:
         return tuple(_picture(each, folder) for each in pictures)

@@ -15,6 +15,7 @@ from vlm.errors import UserError
 from vlm.images import ImageError
 from vlm.llava.parts import tower_tokens, vision_tower
 from vlm.llava.pixels import pixels_of
+from vlm.llava.settings import settings_of
 
 
 class Features(Protocol):
@@ -106,12 +107,17 @@ class PatchEncoder:
 
     @cached_property
     def key(self) -> str:
-        """Hash of everything that the features depend on: weights, dtype, preprocessing, the layer that is read."""
+        """Hash of everything that the features depend on: `weights_key` and every setting of the tower."""
+        return hashlib.sha256(f"{self.weights_key} {settings_of(self._tower.config)}".encode()).hexdigest()
+
+    @cached_property
+    def weights_key(self) -> str:
+        """Hash of weights, dtype, preprocessing and the layer that is read; runs are known by it."""
         processor = type(self._processor).__name__ + self._processor.to_json_string()  # the JSON leaves "Pil" out
         digest = hashlib.sha256(processor.encode())
         config = self._model.config
         digest.update(f"{config.vision_feature_layer} {config.vision_feature_select_strategy}".encode())
-        tower: Any = self._tower.config  # what weights do not show
+        tower: Any = self._tower.config
         digest.update(f"{tower.model_type} {tower.num_attention_heads} {tower.hidden_act} {tower.image_size}".encode())
         for name, value in sorted(self._tower.state_dict().items()):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())

@@ -12,11 +12,13 @@ import torch
 from tiny.strangers import Touch, list_files, pickle_into
 
 import bridge.loop
+from bridge.content import questions_content, run_content
 from bridge.data.example import Dialogue, Example
 from bridge.data.mixture import Mixture
-from bridge.folder import questions_content, run_content
+from bridge.data.patches import PatchEncoder
 from bridge.gradients import update
 from vlm.errors import UserError
+from vlm.files import read_json, write_json
 from vlm.llava.model import load
 from vlm.run.folder import locked
 
@@ -84,15 +86,19 @@ def test_changed_content_is_named(training, whole, tmp_path):
     training.run(tmp_path / "run")
 
 
+def content_of(vlm) -> dict[str, str]:
+    return run_content(vlm, PatchEncoder(vlm.model, vlm.processor.image_processor))
+
+
 def test_the_content_tells_questions_template_llm_and_dtype_apart(tiny_vlm):
     def changed(change=None, sets=SETS, votes=False, dtype=torch.float32):
         vlm = load(tiny_vlm, "cpu", dtype)
         if change:
             change(vlm)
-        found = {**run_content(vlm), "questions": questions_content(Mixture.of(sets), votes)}
+        found = {**content_of(vlm), "questions": questions_content(Mixture.of(sets), votes)}
         return {name for name in found if found[name] != before[name]}
 
-    before = run_content(load(tiny_vlm, "cpu", torch.float32))
+    before = content_of(load(tiny_vlm, "cpu", torch.float32))
     before["questions"] = questions_content(Mixture.of(SETS), False)
     assert changed() == set()
     for field, value in (("question_id", "2"), ("question", "What is that?"), ("answer", "dog")):
@@ -101,7 +107,7 @@ def test_the_content_tells_questions_template_llm_and_dtype_apart(tiny_vlm):
     other = [[replace(SETS[0][0], votes=("cat", "dog"))]]
     assert changed(sets=other) == set()
     assert changed(sets=other, votes=True) == {"questions"}
-    assert changed(dtype=torch.bfloat16) == {"llm_weights", "connector", "dtype"}
+    assert changed(dtype=torch.bfloat16) == {"llm_weights", "connector", "dtype", "encoder"}
 
     def nudge(vlm):
         vlm.model.model.language_model.layers[1].mlp.up_proj.weight[0, 0] += 1
@@ -111,6 +117,40 @@ def test_the_content_tells_questions_template_llm_and_dtype_apart(tiny_vlm):
 
     assert changed(nudge) == {"llm_weights"}
     assert changed(reword) == {"chat_template"}
+
+
+def test_the_content_tells_settings_and_tokenizers_of_one_weights_apart(tiny_vlm, tmp_path):
+    def changed(file: str, old: str, new: str) -> set[str]:
+        shutil.copytree(tiny_vlm, tmp_path / "vlm", dirs_exist_ok=True)
+        (tmp_path / "vlm/levlm_manifest.json").unlink()  # it would tell that the folder was changed
+        text = (tmp_path / "vlm" / file).read_text()
+        assert old in text
+        (tmp_path / "vlm" / file).write_text(text.replace(old, new, 1))
+        found = content_of(load(tmp_path / "vlm", "cpu", torch.float32))
+        return {name for name in found if found[name] != before[name]}
+
+    before = content_of(load(tiny_vlm, "cpu", torch.float32))
+    assert changed("config.json", '"model_type": "llava"', '"model_type": "llava"') == set()
+    assert changed("config.json", '"rms_norm_eps": 1e-06', '"rms_norm_eps": 1e-05') == {"model_config"}
+    assert changed("config.json", '"rope_theta": 10000.0', '"rope_theta": 500000.0') == {"model_config"}
+    assert changed("config.json", '"layer_norm_eps": 1e-06', '"layer_norm_eps": 1e-05') == {"model_config"}
+    assert changed("tokenizer.json", '"~"', '"never seen"') == {"tokenizer"}
+
+
+def test_a_run_that_was_begun_without_a_digest_goes_on(training, whole, tmp_path, capsys):
+    shutil.copytree(whole, tmp_path / "run")
+    manifest = tmp_path / "run/checkpoints/step_12/manifest.json"
+    record = read_json(manifest)
+    assert {"model_config", "tokenizer"} <= record["config"].keys()
+    for name in ("model_config", "tokenizer"):
+        del record["config"][name]
+    write_json(manifest, record)
+    training.run(tmp_path / "run")
+    assert training.losses(tmp_path / "run") == training.losses(whole)
+    record["config"]["model_config"] = "another"
+    write_json(manifest, record)
+    with pytest.raises(UserError, match=r"other settings \(model_config 'another' -> '\w{12}'\): restore them, go on"):
+        training.run(tmp_path / "run")
 
 
 def test_sigterm_saves_the_step(training, whole, tmp_path, monkeypatch):

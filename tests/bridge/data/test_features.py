@@ -162,6 +162,10 @@ def test_another_encoder_is_refused(tmp_path, images):
     with pytest.raises(UserError, match="another encoder or of other preprocessing"):
         FeatureCache(tmp_path / "cache", PatchEncoder(*tiny_parts(layer=-2)))
     model, processor = tiny_parts()
+    model.model.vision_tower.config.layer_norm_eps = 1e-3  # of the same weights
+    with pytest.raises(UserError, match=r"another encoder or of other preprocessing \(key differ\)"):
+        FeatureCache(tmp_path / "cache", PatchEncoder(model, processor))
+    model, processor = tiny_parts()
     processor.image_mean = [0.5, 0.5, 0.5]
     with pytest.raises(UserError, match="another encoder or of other preprocessing"):
         FeatureCache(tmp_path / "cache", PatchEncoder(model, processor))
