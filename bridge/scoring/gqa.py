@@ -10,19 +10,15 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from bridge.scoring.joining import check_choice, check_mode, few, index_predictions
-from vlm.errors import UserError
+from bridge.scoring.gqa_form import Questions, balanced_questions, check_answers, check_choices
+from bridge.scoring.joining import check_mode, few, index_predictions
 
 # For questions whose detailed type holds "Common" (what do the two have in common?) these replace the choices file.
-KINDS = ("valid", "plausible")  # of choices
 COMMON_CHOICES = ("color", "material", "shape")
 # A reasoning step whose text contains one of these only phrases the question, so it is not counted.
 UNCOUNTED_STEPS = ("exist", "query: name", "choose name")
-STRUCTURAL_TYPES = ("verify", "query", "choose", "logical", "compare")
-SEMANTIC_TYPES = ("obj", "attr", "cat", "rel", "global")
 WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
-Questions = dict[str, Mapping]  # question id -> question object
 Choices = Mapping[str, Mapping] | None  # question id -> {"valid": [...], "plausible": [...]}
 
 
@@ -65,15 +61,15 @@ def score(
     """
     check_mode(mode)
     questions = {str(question_id): question for question_id, question in questions.items()}
-    balanced = _balanced(questions)
+    balanced = balanced_questions(questions)
     answers = index_predictions(predictions, "questionId", "prediction")
     extra = len(answers.keys() - questions.keys())
     notes = _notes(balanced, answers, mode, llava_processing)
     if llava_processing:
         answers = {key: process_as_llava(text) if isinstance(text, str) else text for key, text in answers.items()}
-    _check_answers(questions, answers)
+    check_answers(questions, answers)
     if choices:
-        _check_choices(balanced, choices)
+        check_choices(balanced, choices)
     correct = {
         key: key in answers and _is_right(answers[key], question["answer"], mode) for key, question in questions.items()
     }
@@ -158,69 +154,6 @@ def _metrics(
         "entailed_left_out": left_out,
         "not_measured": [name for name, measured in measured.items() if not measured],
     }
-
-
-def _balanced(questions: Questions) -> Questions:
-    """The balanced questions; a UserError if there are none, or if they carry no answers."""
-    if other := [key for key, question in questions.items() if not isinstance(question, Mapping)]:
-        raise UserError(f"{few(other)} is no GQA question: needed is a GQA questions file, question id -> record")
-    for key, question in questions.items():
-        if not isinstance(question.get("isBalanced", False), bool):
-            raise UserError(f"question {key}: isBalanced is {question['isBalanced']!r}; needed is true or false")
-    balanced = {key: question for key, question in questions.items() if question.get("isBalanced")}
-    if not balanced:
-        raise UserError(
-            f"none of the {len(questions)} questions is balanced; give a GQA questions file with isBalanced"
-        )
-    for key, question in balanced.items():
-        _check_form(key, question)
-    return balanced
-
-
-def _check_answers(questions: Questions, answers: Mapping[str, Any]) -> None:
-    """Raise a UserError if a question that was answered, balanced or not, has no true answer to compare with."""
-    for key in answers.keys() & questions.keys():
-        if not isinstance(questions[key].get("answer"), str):
-            raise UserError(f"question {key}: its answer is {questions[key].get('answer')!r}; needed is text")
-
-
-def _check_choices(balanced: Questions, choices: Mapping[str, Mapping]) -> None:
-    """Raise a UserError if a balanced question's choices are not there, or are no lists."""
-    if without := [key for key in balanced if key not in choices]:
-        raise UserError(
-            f"the choices have no entry for {len(without)} of {len(balanced)} balanced questions ({few(without)}); "
-            "give the choices file of the same split, or none"
-        )
-    for key in balanced:
-        record = choices[key]
-        if not isinstance(record, Mapping) or not all(isinstance(record.get(kind), list) for kind in KINDS):
-            raise UserError(f"the choices of question {key} must be an object with lists {' and '.join(KINDS)}")
-
-
-def _check_form(key: str, question: Mapping) -> None:
-    """Raise a UserError if a balanced question lacks what scoring reads."""
-    if absent := [field for field in ("answer", "types", "groups", "semantic") if field not in question]:
-        raise UserError(
-            f"question {key} has no {absent[0]!r}: the files of the hidden splits (test, challenge, submission) "
-            "cannot be scored here; use train, val or testdev"
-        )
-    for field, parts in (("types", ("structural", "semantic", "detailed")), ("groups", ("global",))):
-        if not isinstance(question[field], Mapping) or not all(part in question[field] for part in parts):
-            raise UserError(f"question {key}: {field!r} must be an object with {', '.join(parts)}, as in GQA's files")
-    check_choice(question["types"]["structural"], STRUCTURAL_TYPES, f"question {key}: the structural type")
-    check_choice(question["types"]["semantic"], SEMANTIC_TYPES, f"question {key}: the semantic type")
-    if not isinstance(question["types"]["detailed"], str):
-        raise UserError(f"question {key}: the detailed type is {question['types']['detailed']!r}; needed is text")
-    if not isinstance(question["groups"]["global"], str | None):
-        raise UserError(f"question {key}: its global group is {question['groups']['global']!r}; needed is text or null")
-    if not isinstance(question.get("entailed", []), list):
-        raise UserError(f"question {key}: 'entailed' is {question['entailed']!r}; needed is a list of question ids")
-    if not isinstance(question["answer"], str):
-        raise UserError(f"question {key}: its answer is {question['answer']!r}; needed is text")
-    steps = question["semantic"]
-    needed = {"operation", "argument"}
-    if not isinstance(steps, list) or not all(isinstance(step, Mapping) and needed <= step.keys() for step in steps):
-        raise UserError(f"question {key}: 'semantic' must be a list of operations with arguments, as in GQA's files")
 
 
 def _is_right(prediction: Any, answer: str, mode: str) -> bool:
