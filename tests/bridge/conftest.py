@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import commands
+import evaluating
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -21,6 +22,26 @@ SETTINGS = ("--steps", "12", "--batch-questions", "20", "--lr", "0.05", "--save-
 @pytest.fixture(scope="session")
 def benchmark_files(tmp_path_factory) -> Path:
     return write_benchmarks(tmp_path_factory.mktemp("benchmarks"))
+
+
+@pytest.fixture(scope="session")
+def world(benchmark_files) -> Path:
+    """The benchmarks that are evaluated on."""
+    return benchmark_files
+
+
+@pytest.fixture(scope="session")
+def evaluated(world, tiny_vlm, tmp_path_factory) -> Path:
+    """The output folder of an uninterrupted run in a process of its own."""
+    out = tmp_path_factory.mktemp("eval")
+    printed = evaluating.run(tiny_vlm.parent, world, out, "--max-new-tokens", "5")
+    lines = printed.splitlines()
+    assert f"written: {out / 'results.json'}, every type in {out / 'details.txt'}" in lines
+    assert "POPE's random file has 4 questions: neither of POPE's own files" in lines
+    by_type = {line.partition(":")[0] for line in lines}
+    assert {"GQA by structural type", "VQAv2 by answer type", "POPE random", "POPE adversarial"} <= by_type
+    assert "per question type" in (out / "details.txt").read_text()
+    return out
 
 
 class Training:

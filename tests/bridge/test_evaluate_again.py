@@ -1,0 +1,90 @@
+"""An evaluation into a folder that holds one: it goes on, is refused, or starts anew."""
+
+import shutil
+
+import pytest
+from evaluating import ALL, here, predictions, untimed
+
+from bridge import results
+from vlm.errors import UserError
+from vlm.files import read_json
+from vlm.run.folder import locked
+
+
+def test_resuming_after_a_kill_gives_the_same_bytes(monkeypatch, world, tiny_vlm, evaluated, tmp_path):
+    out = tmp_path / "eval"
+    shutil.copytree(evaluated, out)
+    lines = (evaluated / "predictions/pope.jsonl").read_bytes().splitlines(keepends=True)
+    (out / "predictions/pope.jsonl").write_bytes(b"".join(lines[:4]) + lines[4][:30])
+    (out / "predictions/vqav2.jsonl").unlink()
+    (out / "results.json").unlink()
+    report = here(monkeypatch, tiny_vlm, world, out, "--max-new-tokens", "5")
+    assert predictions(out) == predictions(evaluated)
+    assert untimed(report) == untimed(read_json(evaluated / "results.json"))
+    assert [entry["answered_now"] for entry in report["benchmarks"].values()] == [0, 3, 8]
+
+
+def test_another_model_is_refused_and_overwrite_starts_anew(monkeypatch, world, tiny_vlm, evaluated, tmp_path):
+    out = tmp_path / "eval"
+    shutil.copytree(evaluated, out)
+    with pytest.raises(UserError, match=r"another run .it differs in: max_new_tokens"):
+        here(monkeypatch, tiny_vlm, world, out, "--max-new-tokens", "6")
+    with pytest.raises(UserError, match=r"another run .it differs in: dtype"):
+        here(monkeypatch, tiny_vlm, world, out, "--max-new-tokens", "5", "--precision", "bf16")
+    other = tmp_path / "other"
+    shutil.copytree(tiny_vlm, other)
+    (other / "generation_config.json").write_text((other / "generation_config.json").read_text() + "\n")
+    with pytest.raises(UserError, match=r"another run .it differs in: model"):
+        here(monkeypatch, other, world, out, "--max-new-tokens", "5")
+    assert predictions(out) == predictions(evaluated)
+    report = here(monkeypatch, tiny_vlm, world, out, "--max-new-tokens", "6", "--overwrite")
+    assert report["benchmarks"]["pope"]["answered_now"] == 12
+
+
+def test_benchmarks_one_after_the_other_share_a_results_file(monkeypatch, capsys, world, tiny_vlm, evaluated, tmp_path):
+    whole, given = read_json(evaluated / "results.json"), ("--max-new-tokens", "5")
+    here(monkeypatch, tiny_vlm, world, tmp_path, *given, benchmarks=["pope"])
+    report = here(monkeypatch, tiny_vlm, world, tmp_path, *given, benchmarks=["gqa"])
+    assert list(report["benchmarks"]) == ["gqa", "pope"]
+    for name in ("gqa", "pope"):
+        assert report["benchmarks"][name]["scores"] == whole["benchmarks"][name]["scores"]
+        assert report["summary"][name] == whole["summary"][name]
+    assert report["summary"]["mean"] == results.summary(report["summary"] | {"vqav2": None})["mean"]
+    assert "per question type" not in (tmp_path / "details.txt").read_text()
+    assert "of another run" not in capsys.readouterr().err
+    # scored in another mode they do not belong into one table
+    report = here(monkeypatch, tiny_vlm, world, tmp_path, *given, "--mode", "lmms", benchmarks=["vqav2"])
+    assert list(report["benchmarks"]) == ["vqav2"]
+    assert "held scores of another run (GQA, POPE; mode differ): replaced" in capsys.readouterr().err
+
+
+def test_overwrite_discards_what_is_asked_once_the_model_is_there(monkeypatch, world, tiny_vlm, evaluated, tmp_path):
+    shutil.copytree(evaluated, tmp_path / "eval")
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_vlm, broken)
+    (broken / "model.safetensors").write_bytes(b"short")
+    flags = ("--max-new-tokens", "6", "--overwrite")
+    with pytest.raises(UserError, match=r"model\.safetensors is missing or not what was written"):
+        here(monkeypatch, broken, world, tmp_path / "eval", *flags)
+    assert predictions(tmp_path / "eval") == predictions(evaluated)
+    report = here(monkeypatch, tiny_vlm, world, tmp_path / "eval", *flags, benchmarks=["gqa"])
+    assert report["benchmarks"]["gqa"]["answered_now"] == 5
+    before, after = predictions(evaluated), predictions(tmp_path / "eval")
+    assert {name for name in ALL if before[name] != after[name]} <= {"gqa"}
+
+
+def test_what_batches_and_shown_images_depend_on_is_part_of_the_origin(
+    monkeypatch, world, tiny_vlm, evaluated, tmp_path
+):
+    shutil.copytree(evaluated, tmp_path / "eval")
+    with pytest.raises(UserError, match=r"another run .it differs in: batch_questions\)"):
+        here(monkeypatch, tiny_vlm, world, tmp_path / "eval", "--max-new-tokens", "5", "--batch-questions", "3")
+    shuffled = ("--max-new-tokens", "5", "--shuffle-images")
+    here(monkeypatch, tiny_vlm, world, tmp_path / "shuffled", *shuffled, "--limit-images", "2", benchmarks=["gqa"])
+    with pytest.raises(UserError, match=r"another run .it differs in: shown\)"):
+        here(monkeypatch, tiny_vlm, world, tmp_path / "shuffled", *shuffled, benchmarks=["gqa"])
+
+
+def test_one_evaluation_writes_to_a_folder_at_a_time(monkeypatch, world, tiny_vlm, tmp_path):
+    with locked(tmp_path / "eval"), pytest.raises(UserError, match=r"another run is writing to .*eval"):
+        here(monkeypatch, tiny_vlm, world, tmp_path / "eval")
