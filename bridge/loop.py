@@ -62,28 +62,19 @@ def loop(
     run: RunFolder,
     trainee: Trainee,
     questions: Questions,
-    features: Features,
+    prepare: Callable[[Step], StepData],
     steps: list[Step],
     start: int,
     held_out: HeldOut | None = None,
-    lengths: RowLengths | None = None,
     broken: Collection[int] = (),
 ) -> None:
     """Train from step `start` to the last. Data and learning rate are functions of the step alone.
 
-    held_out: what is asked every `show_every` steps; None on all ranks but the first, or if nothing is. lengths: by
-    which several processes share a step out. broken: questions whose images are known to be of no use.
+    prepare: this rank's part of a step. held_out: what is asked every `show_every` steps; None on all ranks but the
+    first, or if nothing is. broken: questions that are known to be in no step's data.
     """
     config = run.config
     constant = constant_text(trainee, questions.constant)
-    prepare = partial(
-        step_data,
-        questions=questions,
-        features=features,
-        micro_tokens=config.micro_tokens,
-        lengths=lengths,
-        broken=broken,
-    )
     stopped = AnyRank(trainee.model.device) if active() else bool
     sizes = [sum(index not in broken for index in indices(step)) for step in steps]
     bar = progress(sum(sizes), "bridge", "q", initial=sum(sizes[:start]), show=is_main())
@@ -150,12 +141,13 @@ def train(config: BridgeConfig, mixture: Mixture) -> None:
                 unreadable = cache.fill(shown)
             bad |= questions_about(mixture, steps, unreadable)
             check_some_left(steps, bad)
-        lengths = row_lengths(questions, steps, vlm.prompts.slots)
+        sharing = {"micro_tokens": config.micro_tokens, "lengths": row_lengths(questions, steps, vlm.prompts.slots)}
+        prepare = partial(step_data, questions=questions, features=features, broken=bad, **sharing)
         on_main(lambda: run.quarantine(mixture, bad, start))
         held_out: list[HeldOut] = []  # rank 0's alone
         if config.show_every and start < len(steps):
             on_main(lambda: held_out.append(HeldOut(config, vlm, trainee, encoder, mixture)))
-        loop(run, trainee, questions, features, steps, start, next(iter(held_out), None), lengths, bad)
+        loop(run, trainee, questions, prepare, steps, start, next(iter(held_out), None), bad)
         on_main(lambda: save_result(vlm, trainee, config, run.folder, data))
         on_main(lambda: finish(run.folder, len(steps), run.folder / "vlm"))
     accelerator.end_training()
