@@ -50,8 +50,9 @@ class Page:
         return shown
 
     def ask(self, session: str, picture: dict[str, Any], question: str) -> None:
-        self.event(session, "take", [question])
-        answer = self.event(session, "ask", [picture, None, False, None])
+        self.event(session, "take", [picture, question, False, None])
+        answer = self.event(session, "ask", [None])
+        demand(question in json.dumps(answer), f"{question} is not answered: {answer}")
         demand("error:" not in json.dumps(answer), f"the answer is {answer}")
 
     def event(self, session: str, name: str, data: list[Any]) -> Any:

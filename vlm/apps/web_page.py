@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -10,20 +10,20 @@ from typing import Any
 import gradio as gr  # pyrefly: ignore[missing-import] comes with the extra `web`
 from PIL import Image
 
+from vlm.apps.chat import TURNS
 from vlm.apps.pca import pca_rgb
 from vlm.apps.seen import enlarged, seen
+from vlm.apps.web_conversation import Conversation, Messages, Question, Tab, Turns, shown
 from vlm.apps.web_uploads import KEPT_SECONDS
 from vlm.errors import UserError
 from vlm.images import decode
 from vlm.llava.model import VLM
-from vlm.llms.prompt import briefly
 
-TURNS = 8  # of the conversation that the model reads again, as `vlm chat` does
-SHOWN = 100  # of the conversation that the page keeps
 WAITING = 16  # questions in the queue; one is answered at a time
 SESSIONS = 200  # that are remembered; Gradio takes 50 kB for each
 QUEUE: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private"}
 AT_ONCE: dict[str, Any] = {"queue": True, "show_progress": "hidden", "api_visibility": "private"}
+UNQUEUED: dict[str, Any] = {**AT_ONCE, "queue": False}  # also if the queue is full
 FONTS = ["system-ui", "sans-serif"]  # of the visitor's machine: Gradio's own come from Google
 SEEN, TOKENS = "As the model sees it", "Its patch tokens"
 CSS = """
@@ -31,8 +31,6 @@ CSS = """
 .pixels img { image-rendering: pixelated; }
 footer { display: none !important; }
 """
-Turns = list[tuple[str, str]]  # questions and answers, oldest first
-Messages = list[dict[str, str]]
 
 
 def _unopened(image: gr.Image) -> gr.Image:
@@ -77,57 +75,74 @@ class Session:
         patches = f"{TOKENS}, {colours.height} x {colours.width}: like colours, like features"
         return enlarged(view), enlarged(colours), pixels, patches
 
-    def ask(self, path: str | None, question: str, short: bool, turns: Turns) -> Iterator[tuple[Messages, Turns, str]]:
-        """Yield the conversation, as shown and as the model will read it, and the question if it could not be asked."""
-        question = (question or "").strip()
-        if not question:
-            gr.Info("Type a question first.")
-            yield _shown(turns), turns, ""
+    def take(self, path: str | None, text: str, short: bool, tab: Tab) -> tuple[str, Tab]:
+        """Note a question that is to be asked, and empty the box. An error leaves in the box what stands there."""
+        text = (text or "").strip()
+        if not text:
+            raise gr.Error("Type a question first.", title="Nothing to ask", print_exception=False)
+        if tab.conversation.waits:
+            raise gr.Error("Wait for the answer, or stop it.", title="Not asked yet", print_exception=False)
+        tab.conversation.asked = Question(text, path, short)
+        return "", tab
+
+    def ask(self, tab: Tab) -> Iterator[tuple[Messages, Tab, str]]:
+        """Answer what was taken. Yield the conversation as it is shown, and the question if it could not be asked."""
+        conversation = tab.conversation
+        with closing(self._answered(conversation)) as answered:
+            for turns, refused in answered:
+                if tab.conversation is conversation:
+                    yield shown(turns), tab, refused
+        # Cleared, and what was yielded last perhaps came to the page after that.
+        if tab.conversation is not conversation:
+            yield shown(tab.conversation.turns), tab, ""
+
+    def stop(self, tab: Tab) -> str:
+        """End the question that was taken. It is given back if no answer has begun."""
+        asked = tab.conversation.asked
+        refused = asked.text if asked is not None and tab.conversation.waits and not asked.answer else ""
+        tab.stop()
+        return refused
+
+    def clear(self, tab: Tab) -> tuple[Messages, Tab]:
+        tab.clear()
+        return [], tab
+
+    def _answered(self, conversation: Conversation) -> Generator[tuple[Turns, str], None, None]:
+        """Yield the turns with the answer as it grows, and the question if it could not be asked."""
+        asked, before = conversation.asked, list(conversation.turns)
+        if asked is None or asked.ended:  # while it waited for its turn
+            yield before, ""
             return
-        answer = ""
-        yield [*_shown(turns), _said("user", question)], turns, ""
+        said, refused = "", ""
         try:
-            picture = None if path is None else _read(path)
-            history = self._fitting(picture is not None, question, short, turns)
-            with closing(self.vlm.stream(picture, question, self.max_new_tokens, history, short)) as pieces:
+            yield [*before, (asked.text, "")], ""
+            with closing(self._pieces(asked, before)) as pieces:
                 for piece in pieces:
-                    answer += piece
-                    # A stopped answer stays what it was: an answer that may not stand in a prompt is not repeated.
-                    kept = [*turns, (question, answer)][-SHOWN:] if self.vlm.prompts.allows(answer) else turns
-                    yield _shown([*turns, (question, answer)]), kept, ""
-                    if self.closing.is_set():
-                        return
-            if not answer:
-                yield _shown([*turns, (question, "(no answer)")]), turns, ""
+                    if asked.ended or self.closing.is_set():
+                        break
+                    asked.answer += piece
+                    yield [*before, (asked.text, asked.answer)], ""
+            # An answer that may not stand in a prompt is not repeated.
+            if self.vlm.prompts.allows(asked.answer):
+                conversation.add(asked.text, asked.answer)
+            said = asked.answer or ("" if asked.ended else "(no answer)")
         except (UserError, RuntimeError) as error:
             if os.environ.get("LEVLM_DEBUG") == "1":
                 raise
-            yield _shown([*turns, (question, f"error: {_one_line(error)}")]), turns, question
+            said, refused = f"error: {_one_line(error)}", asked.text
+        finally:
+            asked.ended = True
+        yield [*before, (asked.text, said)] if said else before, refused
 
-    def _fitting(self, has_picture: bool, question: str, short: bool, turns: Turns) -> Turns:
-        """The last turns that the language model has room for. Raises: UserError if the question alone is too long."""
-        room = self.vlm.language_model.config.max_position_embeddings - self.max_new_tokens
-        turns, worded = turns[-TURNS:], briefly if short else str
-        while True:
-            history = [(worded(asked), answer) for asked, answer in turns]
-            tokens = len(self.vlm.prompt_ids(worded(question), int(has_picture), history=history))
-            if tokens <= room:
-                return turns
-            if not turns:
-                raise UserError(f"the question is too long: {tokens} tokens with its picture, {room} are possible")
-            turns = turns[1:]
+    def _pieces(self, asked: Question, turns: Turns) -> Generator[str, None, None]:
+        """The pieces of an answer. Raises: UserError if the picture is not kept any more, or the prompt is too long."""
+        picture = None if asked.path is None else _read(asked.path)
+        history = self.vlm.fitting(picture, asked.text, self.max_new_tokens, turns[-TURNS:], asked.short)
+        return self.vlm.stream(picture, asked.text, self.max_new_tokens, history, asked.short)
 
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _said(role: str, text: str) -> dict[str, str]:
-    return {"role": role, "content": text}
-
-
-def _shown(turns: Turns) -> Messages:
-    return [_said(role, text) for turn in turns for role, text in zip(("user", "assistant"), turn)]
 
 
 def _small_picture(caption: str) -> tuple[gr.Image, gr.Markdown]:
@@ -142,8 +157,7 @@ def build_page(session: Session, title: str, examples: list[tuple[str, str]]) ->
     """Lay out the page. examples: a picture's path and a question."""
     with gr.Blocks(title=title, analytics_enabled=False) as page:
         gr.Markdown(f"## {title}")
-        turns = gr.State([], time_to_live=KEPT_SECONDS)
-        question = gr.State("")
+        tab = gr.State(Tab(), time_to_live=KEPT_SECONDS)
         refused = gr.Textbox(visible="hidden")
         with gr.Row():
             with gr.Column(scale=2):
@@ -168,16 +182,17 @@ def build_page(session: Session, title: str, examples: list[tuple[str, str]]) ->
             gr.Examples([[path, question] for path, question in examples], [picture, box], label="Examples",
                         cache_examples=False, elem_id="examples")  # fmt: skip
         # The box gets plain texts alone: with each update, such as gr.skip(), Gradio would keep one more box for ever.
-        taken = gr.on(
-            [send.click, box.submit], lambda text: ("", text), box, [box, question], api_name="take", **AT_ONCE
-        )
-        asked = taken.then(session.ask, [picture, question, short, turns], [chat, turns, refused],
-                           show_progress="minimal", **QUEUE)  # fmt: skip
-        asked.then(None, [refused, box], box, js="(refused, typed) => refused || typed")
-        stop.click(None, cancels=[asked], **AT_ONCE)
+        taken = gr.on([send.click, box.submit], session.take, [picture, box, short, tab], [box, tab], **AT_ONCE)
+        # Multiple: the page may not know yet that the answer before this one has ended.
+        asked = taken.success(session.ask, tab, [chat, tab, refused], trigger_mode="multiple",
+                              show_progress="minimal", **QUEUE)  # fmt: skip
+        # Not `cancels`: it ends an answer wherever it stands, after pieces that come behind the emptied conversation.
+        stopped = stop.click(session.stop, tab, refused, **UNQUEUED)
+        for ended in (asked, stopped):
+            ended.then(None, [refused, box], box, js="(refused, typed) => typed || refused")
         # Another picture, another conversation. The last is the conversation's own button.
         for afresh in (clear.click, picture.change, chat.clear):
-            afresh(lambda: ([], []), None, [chat, turns], cancels=[asked], **AT_ONCE)
+            afresh(session.clear, tab, [chat, tab], **AT_ONCE)
         picture.change(session.look, picture, [view, patches, seen_as, tokens_as], show_progress="minimal", **QUEUE)
     page.state_session_capacity = SESSIONS
     page.queue(max_size=WAITING, default_concurrency_limit=1)

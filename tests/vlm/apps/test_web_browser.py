@@ -5,14 +5,18 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from tiny import pictures
 
 import vlm
 from vlm.apps.settings import WebSettings
+from vlm.errors import UserError
 
 GRADIO, PLAYWRIGHT = (importlib.util.find_spec(name) is not None for name in ("gradio", "playwright"))
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -34,20 +38,24 @@ def uvicorn_server(app: Any) -> Any:
 
 
 class Slow:
-    """Stands in for a VLM: says a word each tenth of a second, for a minute, and knows when it was stopped."""
+    """Stands in for a VLM: pauses, says 600 words, and knows when it was stopped."""
 
-    def __init__(self):
+    def __init__(self, pause: float, word_pause: float):
+        self.pause, self.word_pause = pause, word_pause
         self.stopped = threading.Event()
-        self.prompts = SimpleNamespace(allows=lambda text: True)
-        self.language_model = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=1000))
+        self.asked: list[tuple[str, list]] = []  # questions and their histories
+        self.prompts = SimpleNamespace(allows=bool)
 
-    def prompt_ids(self, *_, **__) -> list[int]:
-        return [0]
+    def fitting(self, image: Any, question: str, limit: int, history: list, short: bool) -> list:
+        return history
 
-    def stream(self, *_) -> Iterator[str]:
+    def stream(self, image: Any, question: str, limit: int, history: list, short: bool) -> Iterator[str]:
+        self.stopped.clear()
+        self.asked.append((question, history))
         try:
+            time.sleep(self.pause)
             for number in range(600):
-                time.sleep(0.1)
+                time.sleep(self.word_pause)
                 yield f"word{number} "
         finally:
             self.stopped.set()
@@ -120,34 +128,127 @@ def test_a_picture_that_cannot_be_used_is_told(page, browser, tmp_path):
     tab.locator("input[type=file]").first.set_input_files(bad)
     tab.get_by_text("not an image: no JPEG/PNG/WEBP/GIF file").first.wait_for()
     ask(tab, "x" * 5000)
-    tab.get_by_text("error: the question is too long").wait_for()
+    tab.get_by_text("error: the prompt is too long").wait_for()
     asked = tab.get_by_role("textbox", name="Question")
     until(lambda: asked.input_value() == "x" * 5000)  # to be made shorter
     tab.close()
 
 
-@pytest.mark.parametrize("how", ["the button", "closing the tab"])
-def test_a_generation_ends_early(browser, tmp_path, how):
+@contextmanager
+def served(model: Any, folder: Path) -> Iterator[str]:
+    """The address of a page with a stand-in for a VLM."""
     from vlm.apps import web
 
-    model, settings = Slow(), WebSettings("vlm", port=0)
+    settings = WebSettings("vlm", port=0)
     with web._listening(settings) as listening:
-        app, _ = web._application(model, settings, [], tmp_path)
+        app, _ = web._application(model, settings, [], folder)
         server = uvicorn_server(app)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
-            tab = browser.new_page()
-            tab.goto(f"http://127.0.0.1:{listening.getsockname()[1]}")
-            ask(tab, "Why?")
-            seen = set()
-            until(lambda: seen.add(tuple(said(tab))) or len(seen) > 4)  # the answer grows
-            assert not model.stopped.is_set()
-            if how == "the button":
-                tab.get_by_role("button", name="Stop").click()
-            else:
-                tab.close()
-            assert model.stopped.wait(20)
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join(30)
+
+
+def growing(tab: Any) -> None:
+    """Wait until the answer has grown a little."""
+    seen = set()
+    until(lambda: seen.add(tuple(said(tab))) or len(seen) > 4)
+
+
+def press(tab: Any, button: str) -> None:
+    tab.get_by_role("button", name=button, exact=True).last.click()
+
+
+def stays(check: Callable[[], Any], seconds: float = 1) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        assert check()
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("how", ["the button", "closing the tab"])
+def test_a_generation_ends_early(browser, tmp_path, how):
+    model = Slow(0, 0.1)
+    with served(model, tmp_path) as address:
+        tab = browser.new_page()
+        tab.goto(address)
+        ask(tab, "Why?")
+        growing(tab)
+        assert not model.stopped.is_set()
+        if how == "the button":
+            press(tab, "Stop")
+        else:
+            tab.close()
+        assert model.stopped.wait(20)
+
+
+@pytest.mark.parametrize("how", ["Clear", "the bin", "another picture", "no picture"])
+def test_an_answer_that_is_cleared_away_does_not_come_back(browser, tmp_path, monkeypatch, how):
+    from vlm.apps import web_page
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    monkeypatch.setattr(web_page, "seen", Mock(side_effect=UserError("a stand-in sees nothing")))
+    model = Slow(0, 0.02)
+    pictures.noise(30, 30).save(tmp_path / "a.png")
+    with served(model, tmp_path / "uploads") as address:
+        tab, other = browser.new_page(), browser.new_page()
+        for each in (tab, other):
+            each.goto(address)
+        chosen = tab.locator("input[type=file]").first
+        remove = tab.locator(".picture").get_by_role("button", name="Remove Image")
+        if how == "no picture":
+            chosen.set_input_files(tmp_path / "a.png")
+            tab.get_by_text("a stand-in sees nothing").first.wait_for()
+        ask(tab, "Why?")
+        growing(tab)
+        if how == "Clear":
+            press(tab, "Clear")
+        elif how == "the bin":  # the conversation's own
+            tab.get_by_role("button", name="Clear", exact=True).first.click()
+        elif how == "another picture":
+            chosen.set_input_files(tmp_path / "a.png")
+        else:
+            remove.click()
+        until(lambda: said(tab) == [])
+        stays(lambda: said(tab) == [])
+        assert model.stopped.is_set()
+        ask(other, "Where?")
+        growing(other)
+        press(tab, "Clear")  # which is nothing to the other tab
+        growing(other)
+        press(other, "Stop")
+        ask(tab, "How?")
+        growing(tab)
+        assert model.asked == [("Why?", []), ("Where?", []), ("How?", [])]
+        for each in (tab, other):
+            each.close()
+
+
+def test_a_question_that_is_sent_too_early_or_stopped_stays_in_the_box(browser, tmp_path):
+    model = Slow(2, 0.1)
+    with served(model, tmp_path) as address:
+        tab = browser.new_page()
+        tab.goto(address)
+        box = tab.get_by_role("textbox", name="Question")
+        ask(tab, "Why?")
+        until(lambda: said(tab) == ["Why?"])
+        press(tab, "Stop")  # before the first word
+        until(lambda: box.input_value() == "Why?")
+        until(lambda: said(tab) == [])
+        press(tab, "Ask")
+        growing(tab)
+        ask(tab, "How?")
+        tab.get_by_text("Wait for the answer, or stop it.").wait_for()
+        growing(tab)
+        assert box.input_value() == "How?"
+        press(tab, "Stop")
+        until(model.stopped.is_set)
+        press(tab, "Ask")
+        until(lambda: len(model.asked) == 3)
+        question, history = model.asked[-1]
+        assert (question, box.input_value()) == ("How?", "")
+        assert [asked for asked, _ in history] == ["Why?"] and history[0][1].startswith("word0 word1 ")
+        tab.close()
