@@ -2,7 +2,7 @@
 
 import textwrap
 
-from pretrain.probes.settings import TASKS, ProbeConfig
+from pretrain.probes.settings import TASKS, ProbeConfig, refuse_idle_flags
 from vlm.errors import run_command
 from vlm.run import settings
 from vlm.run.signals import keeping
@@ -14,7 +14,7 @@ EXAMPLES = """examples:
       --resize crop --template 'a photo of a {}.' --json zero-shot.json
   python pretrain/probe.py hf:google/siglip-base-patch16-224 --task zero-shot --data /data/imagenet --resize crop
   python pretrain/probe.py runs/cc12m/encoder --task segmentation --data /data/ADEChallengeData2016
-  torchrun --nproc-per-node 8 pretrain/probe.py runs/cc12m/encoder --task attentive --data /data/imagenet \
+  torchrun --nproc-per-node 8 pretrain/probe.py runs/cc12m/encoder --task attentive --data /data/imagenet \\
       --resize crop --tokens /scratch
 """
 WEIGHT_DECAY = "The weight decay of linear and attentive is chosen on a held-out tenth of train, never on val."
@@ -30,9 +30,12 @@ def tasks_explained() -> str:
 
 
 def parse(arguments: list[str] | None = None) -> ProbeConfig:
+    """The command line -> checked config. Raises: UserError, also for flags that the task does not read."""
     examples = f"{EXAMPLES}\n{tasks_explained()}\n\n{WEIGHT_DECAY}"
     about = "Measure a frozen encoder."
-    return settings.parse(ProbeConfig, arguments, prog="pretrain/probe.py", about=about, examples=examples)
+    config = settings.parse(ProbeConfig, arguments, prog="pretrain/probe.py", about=about, examples=examples)
+    refuse_idle_flags(config)
+    return config
 
 
 def main() -> None:
