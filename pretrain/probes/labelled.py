@@ -120,6 +120,7 @@ def _open_table(
     """The rows of a `datasets.Dataset`. roots: folders in which images that it names may lie."""
     image_column = table.choose_column(data.column_names, image_column, table.IMAGE_COLUMNS, "image", name)
     label_column = table.choose_column(data.column_names, label_column, LABEL_COLUMNS, "label", name)
+    table.check_image_type(data.data.schema, image_column, name)
     if not len(data):
         raise UserError(f"{name} has no rows: give a data set whose split holds labelled images")
     values, feature = data.with_format(None)[label_column][:], data.features[label_column]
@@ -145,6 +146,9 @@ def _open_table(
 
 def _labelled(images: Images, shown: Sequence[str], classes: Sequence[str], source: str) -> Labelled:
     """Turn the class that each image shows into its place among `classes`."""
+    if len(classes) < 2:  # every answer would be right: often --data is a folder too high
+        found = f"{source} has one class, {classes[0]!r}"
+        raise UserError(f"{found}: give two or more, or the folder in which the class folders are")
     numbers = {name: number for number, name in enumerate(classes)}
     if unknown := [name for name in shown if name not in numbers]:
         found = f"{source} has the class {unknown[0]!r}"

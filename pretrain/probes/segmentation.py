@@ -70,8 +70,10 @@ def _open_mask(path: Path) -> Image.Image:
     try:
         check_header(path)
         mask = Image.open(path, formats=("PNG",))
-    except (OSError, ImageError) as error:
-        raise UserError(f"the mask {path} cannot be read as PNG ({error})") from None
+    except ImageError as error:
+        raise UserError(f"the mask {path} cannot be used: {error}") from None
+    except OSError as error:
+        raise UserError(f"the mask {path} cannot be read as PNG ({error.strerror or error})") from None
     if mask.mode not in ("L", "P"):  # P: labels with a palette to look at
         raise UserError(f"the mask {path} is {mask.mode}, not one number of 8 bits a pixel: convert it to labels")
     return mask

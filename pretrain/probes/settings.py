@@ -58,7 +58,7 @@ class ProbeConfig:
         default_text="the folders' names",
     )
     pool: int | None = setting(
-        None, help=f"captions to choose from {_of('pool')}", least=1, default_text="256, or all if there are fewer"
+        None, help=f"captions to choose from {_of('pool')}", least=5, default_text="256, or all if there are fewer"
     )
     resize: str | None = setting(
         None, help="squash pictures to a square, or crop: short side to 256/224 of it, then its centre, as papers do. "

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 
@@ -130,6 +131,23 @@ def test_backgrounds_without_a_train_split_are_read_by_captions_alone(command, w
     assert "zero_shot_drop_mixed_rand" in numbers and not any(name.startswith("linear") for name in numbers)
 
 
+@pytest.mark.parametrize("part", ["mixed_rand/val", "original/train"])
+def test_backgrounds_need_the_same_classes_in_each_part(command, world, tmp_path, capsys, part):
+    root = tmp_path / "backgrounds"
+    shutil.copytree(world / "backgrounds", root)
+    shutil.rmtree(root / part / "02_moon")
+    with pytest.raises(SystemExit):
+        command("backgrounds", root)
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == f"error: {root / part} has no class '02_moon', which original/val has: all need the same classes"
+
+
+def test_a_json_that_is_a_folder_is_refused_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["probe.py", "none", "--task", "knn", "--data", "none", "--json", str(tmp_path)])
+    with pytest.raises(UserError, match=rf"--json {tmp_path}: give a file, such as {tmp_path}/numbers\.json"):
+        probe.main()
+
+
 @pytest.mark.parametrize(
     ("task", "data", "flags", "message"),
     [
@@ -141,6 +159,8 @@ def test_backgrounds_without_a_train_split_are_read_by_captions_alone(command, w
         ("segmentation", "classes", (), "has neither ADE20K's images/training"),
         ("backgrounds", "classes", (), "original/val does not exist"),
         ("retrieval", "captions/val-*.tar", ("--pool", "31"), "holds 30 usable pairs: give --pool 30 or less"),
+        ("retrieval", "captions/val-*.tar", ("--pool", "4"), "--pool 4: give 5 or more"),
+        ("zero-shot", "classes", ("--class-names", "/"), "--class-names / cannot be read: Is a directory"),
         ("objects", "classes", (), "train_sceneGraphs.json does not exist"),
         ("linear", "classes", ("--seed", "-1"), "--seed -1: give 0 or more"),
         ("linear", "classes", ("--label-column", "x"), "--label-column x is of data sets"),
