@@ -1,9 +1,10 @@
 """The command `python pretrain/probe.py`: measure what a saved encoder has learnt. Nothing on top imports torch."""
 
 import textwrap
+from pathlib import Path
 
-from pretrain.probes.settings import TASKS, ProbeConfig
-from vlm.errors import run_command
+from pretrain.probes.settings import TASKS, ProbeConfig, refuse_idle_flags
+from vlm.errors import UserError, run_command
 from vlm.run import settings
 from vlm.run.signals import keeping
 
@@ -14,7 +15,7 @@ EXAMPLES = """examples:
       --resize crop --template 'a photo of a {}.' --json zero-shot.json
   python pretrain/probe.py hf:google/siglip-base-patch16-224 --task zero-shot --data /data/imagenet --resize crop
   python pretrain/probe.py runs/cc12m/encoder --task segmentation --data /data/ADEChallengeData2016
-  torchrun --nproc-per-node 8 pretrain/probe.py runs/cc12m/encoder --task attentive --data /data/imagenet \
+  torchrun --nproc-per-node 8 pretrain/probe.py runs/cc12m/encoder --task attentive --data /data/imagenet \\
       --resize crop --tokens /scratch
 """
 WEIGHT_DECAY = "The weight decay of linear and attentive is chosen on a held-out tenth of train, never on val."
@@ -30,13 +31,23 @@ def tasks_explained() -> str:
 
 
 def parse(arguments: list[str] | None = None) -> ProbeConfig:
+    """The command line -> checked config. Raises: UserError, also for flags that the task does not read."""
     examples = f"{EXAMPLES}\n{tasks_explained()}\n\n{WEIGHT_DECAY}"
     about = "Measure a frozen encoder."
-    return settings.parse(ProbeConfig, arguments, prog="pretrain/probe.py", about=about, examples=examples)
+    config = settings.parse(ProbeConfig, arguments, prog="pretrain/probe.py", about=about, examples=examples)
+    refuse_idle_flags(config)
+    return config
+
+
+def refuse_unwritable(path: str | None) -> None:
+    """Raises: UserError if --json names no file: found out at the end, it would cost the numbers of the whole run."""
+    if path is not None and (not path or Path(path).is_dir()):
+        raise UserError(f"--json {path or repr(path)}: give a file, such as {Path(path) / 'numbers.json'}")
 
 
 def main() -> None:
     config = parse()
+    refuse_unwritable(config.json)
     from pretrain.probes.tasks import measure, table_line  # after parsing: --help must not wait for torch
     from vlm.distributed import is_main, join_processes
     from vlm.encoders.by_name import open_encoder

@@ -32,8 +32,6 @@ class EasyVQASettings:
 
 def main() -> None:
     settings = parse(EasyVQASettings, prog="scripts/prepare_easy_vqa.py", about=__doc__, examples=EXAMPLES)
-    if settings.val_fraction == 1:
-        raise UserError("--val-fraction 1: give less, or no image is left to train on")
     from world.easy_vqa import load, prepare  # after parsing: --help does not wait for it
 
     out = Path(settings.out)

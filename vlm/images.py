@@ -42,6 +42,7 @@ _ORIENTATION_TAG = 0x0112
 # EXIF orientations 2 to 8; 1 is upright.
 _TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
 _TRANSPOSE = {orientation: Image.Transpose[name] for orientation, name in enumerate(_TURNS, start=2)}
+_SIDEWAYS = range(5, 9)  # orientations whose width is the height as it is shown
 
 
 class ImageError(UserError):
@@ -92,6 +93,14 @@ def check_header(path: Path) -> None:
             raise
         except Exception as error:  # as in `decode`
             raise ImageError("damaged image", str(error) or type(error).__name__) from error
+
+
+def upright_size(path: str | Path) -> tuple[int, int]:
+    """Width and height of an image file as it is shown; `load_image` makes a large one smaller. Raises: as `decode`."""
+    with open_regular(path) as file:
+        image = _open(file)
+        width, height = image.size
+        return (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
 
 
 def load_image(path: str | Path) -> Image.Image:
@@ -174,7 +183,7 @@ def _most_pixels(image: Image.Image) -> tuple[int, str]:
     kind = "progressive JPEG" if image.info.get("progressive") else str(image.format)
     if kind in WHOLE_PIXELS:
         return WHOLE_PIXELS[kind], f" of a {kind}; save it as another kind, or set {PIXELS_VARIABLE}"
-    return MAX_PIXELS, ""
+    return MAX_PIXELS, f"; make it smaller, or set {PIXELS_VARIABLE}"
 
 
 def _draft(image: Image.Image, fit: int | None) -> None:

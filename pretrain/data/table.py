@@ -147,22 +147,17 @@ class TableCaptions(Captions):
     def _check_types(self, schema: Any) -> None:
         import pyarrow.types as types
 
-        image, caption = schema.field(self.image_column).type, schema.field(self.caption_column).type
-        columns = f"its columns are {', '.join(schema.names)}"
-        datasets_image = types.is_struct(image) and max(image.get_field_index(name) for name in ("bytes", "path")) >= 0
-        plain = (types.is_binary, types.is_large_binary, types.is_string, types.is_large_string, types.is_null)
-        if not datasets_image and not any(test(image) for test in plain):
-            given = f"column {self.image_column!r} of {self.name} holds {image}, not images"
-            raise UserError(f"{given} (bytes, paths, or datasets' Image); {columns}: name one with --image-column")
-        texts = caption
+        check_image_type(schema, self.image_column, self.name)
+        texts = caption = schema.field(self.caption_column).type
         while types.is_list(texts) or types.is_large_list(texts):
             texts = texts.value_type
         nested = types.is_struct(texts)
-        if self.place.field and (nested or any(test(texts) for test in plain)):
+        if self.place.field and (nested or _is_plain(texts)):
             return
-        if nested or not any(test(texts) for test in plain):
+        if nested or not _is_plain(texts):
             given = f"column {self.caption_column!r} of {self.name} holds {caption}, not strings"
             field = f", or a field of it as --caption-column {self.caption_column}:FIELD" if nested else ""
+            columns = f"its columns are {', '.join(schema.names)}"
             raise UserError(f"{given}; {columns}: name another with --caption-column{field}")
 
     def _check_first_rows(self) -> None:
@@ -217,6 +212,25 @@ def choose_column(columns: Sequence[str], wanted: str | None, usual: Sequence[st
     if "url" in lower and kind == "image":
         remedy += ", or fetch the images of the column url with img2dataset first"
     raise UserError(f"{name} has {missing}; its columns are {', '.join(columns)}: {remedy}")
+
+
+def _is_plain(kind: Any) -> bool:
+    """Whether a column of this Arrow type holds bytes or strings."""
+    import pyarrow.types as types
+
+    tests = (types.is_binary, types.is_large_binary, types.is_string, types.is_large_string, types.is_null)
+    return any(test(kind) for test in tests)
+
+
+def check_image_type(schema: Any, column: str, name: str) -> None:
+    """Raise `UserError` if a column of an Arrow schema cannot hold what `image_content` reads."""
+    import pyarrow.types as types
+
+    kind = schema.field(column).type
+    datasets_image = types.is_struct(kind) and max(kind.get_field_index(part) for part in ("bytes", "path")) >= 0
+    if not datasets_image and not _is_plain(kind):
+        given = f"column {column!r} of {name} holds {kind}, not images (bytes, paths, or datasets' Image)"
+        raise UserError(f"{given}; its columns are {', '.join(schema.names)}: name one with --image-column")
 
 
 def _caption_place(columns: Sequence[str], wanted: str | None, name: str) -> CaptionPlace:

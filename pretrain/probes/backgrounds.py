@@ -18,6 +18,7 @@ from pretrain.probes.heads import accuracy, linear_probe
 from pretrain.probes.labelled import Labelled, open_class_folders
 from pretrain.probes.zero_shot import CaptionClassifier
 from vlm.encoders.base import VisionEncoder
+from vlm.errors import UserError
 
 VARIANTS = ("original", "mixed_same", "mixed_rand")
 
@@ -31,6 +32,15 @@ def with_drops(reading: str, variants: dict[str, Labelled], scores: Iterable[tor
     return {f"{reading}_{name}": value for name, value in {**found, **drops}.items()}
 
 
+def open_same_classes(folder: Path, original: Labelled) -> Labelled:
+    """Class folders of all classes of `original`. Raises: UserError if one is missing: drops would compare others."""
+    part = open_class_folders(folder, original.classes)
+    shown = set(part.labels.tolist())
+    if missing := [name for number, name in enumerate(original.classes) if number not in shown]:
+        raise UserError(f"{folder} has no class {missing[0]!r}, which original/val has: all need the same classes")
+    return part
+
+
 def background_probe(
     encoder: VisionEncoder, root: str | Path, templates: Sequence[str], given: dict[str, str] | None, seed: int
 ) -> dict:
@@ -39,11 +49,11 @@ def background_probe(
     original = open_class_folders(root / "original" / "val")
     classifier = CaptionClassifier.build(encoder, original.classes, templates, given)
     variants = {"original": original}
-    variants |= {name: open_class_folders(root / name / "val", original.classes) for name in VARIANTS[1:]}
+    variants |= {name: open_same_classes(root / name / "val", original) for name in VARIANTS[1:]}
     scores = (classifier(encoder, part.images, name) for name, part in variants.items())
     numbers = with_drops("zero_shot", variants, scores)
     if (root / "original" / "train").is_dir():
-        train = open_class_folders(root / "original" / "train", original.classes)
+        train = open_same_classes(root / "original" / "train", original)
         x, *tests = (cls_features(encoder, part.images, "linear") for part in (train, *variants.values()))
         labels = train.labels.to(encoder.device)
         scores, _ = linear_probe(x, labels, *tests, classes=len(train.classes), seed=seed)

@@ -59,12 +59,16 @@ def open_labelled(
     source: a folder of these splits, each of class folders (class folders alone are a `val` split); a data set written
     by `save_to_disk`; parquet in the hub's layout; or an id on the hub. classes: those of train, which the labels of
     val then refer to. image_root: a folder in which images that a table names may lie, beside the table's own.
-    Raises: UserError if the split is missing, a class is empty, a label unknown, or image_root no folder.
+    Raises: UserError if the split is missing, a class is empty, a label unknown, image_root no folder, or a column
+    named of class folders.
     """
     path = Path(source)
     if tabular.is_saved(path):
         data = tabular.load_saved(path)
     elif path.is_dir() and not any(path.glob("*.parquet")) and not any(path.glob("*/*.parquet")):
+        for name, column in (("--image-column", image_column), ("--label-column", label_column)):
+            if column:
+                raise UserError(f"{name} {column} is of data sets: {source} holds class folders, leave it out")
         return open_class_folders(_split_folder(path, split), classes)
     else:
         data = tabular.load_named(str(source), None, "a folder of class folders, a saved data set or a hub id")
@@ -116,6 +120,7 @@ def _open_table(
     """The rows of a `datasets.Dataset`. roots: folders in which images that it names may lie."""
     image_column = table.choose_column(data.column_names, image_column, table.IMAGE_COLUMNS, "image", name)
     label_column = table.choose_column(data.column_names, label_column, LABEL_COLUMNS, "label", name)
+    table.check_image_type(data.data.schema, image_column, name)
     if not len(data):
         raise UserError(f"{name} has no rows: give a data set whose split holds labelled images")
     values, feature = data.with_format(None)[label_column][:], data.features[label_column]
@@ -141,6 +146,9 @@ def _open_table(
 
 def _labelled(images: Images, shown: Sequence[str], classes: Sequence[str], source: str) -> Labelled:
     """Turn the class that each image shows into its place among `classes`."""
+    if len(classes) < 2:  # every answer would be right: often --data is a folder too high
+        found = f"{source} has one class, {classes[0]!r}"
+        raise UserError(f"{found}: give two or more, or the folder in which the class folders are")
     numbers = {name: number for number, name in enumerate(classes)}
     if unknown := [name for name in shown if name not in numbers]:
         found = f"{source} has the class {unknown[0]!r}"

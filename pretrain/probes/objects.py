@@ -31,8 +31,8 @@ def read_scenes(encoder: VisionEncoder, gqa: Path, split: str, limit: int) -> tu
         raise UserError(f"{file} holds no scene graphs: it must be a JSON object with an entry an image, as GQA's is")
     paths, shown = [], []
     for image, graph in islice(graphs.items(), limit):
-        path = gqa / "images" / f"{image}.jpg"
-        paths.append(path if path.exists() else path.with_suffix(".png"))
+        path, drawn = gqa / "images" / f"{image}.jpg", gqa / "images" / f"{image}.png"
+        paths.append(drawn if drawn.exists() else path)
         shown.append(_names(graph, f"{file}: the scene graph of image {image}"))
     return cls_features(encoder, image_files(paths), split), shown
 

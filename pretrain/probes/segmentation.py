@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pretrain.probes.features import in_order, patch_tokens
-from pretrain.probes.heads import Standardise, train_heads, training_batches
+from pretrain.probes.heads import ELEMENTS, Standardise, train_heads, training_batches
 from pretrain.probes.labelled import image_paths
 from pretrain.probes.pixels import Images
 from pretrain.probes.tokens import PatchTokens
 from vlm.distributed import is_main
 from vlm.encoders.base import VisionEncoder
 from vlm.errors import UserError
-from vlm.images import load_image
+from vlm.images import ImageError, check_header, load_image, upright_size
 from vlm.run.progress import progress
 
 LABELS = 256  # a mask is 8 bits deep
@@ -47,11 +47,13 @@ class Pairs:
         return Images(len(self), self.image)
 
     def image(self, number: int) -> Image.Image:
-        image, path = load_image(self.image_paths[number]), self.mask_paths[number]
-        with _open_mask(path) as mask:
-            if mask.size != image.size:
-                sizes = f"{mask.width} x {mask.height}, its image {image.width} x {image.height}"
-                raise UserError(f"{path} is {sizes}: a mask labels each pixel of its image")
+        """The image, made smaller if it is large. Raises: UserError if its mask has another size than the file."""
+        path, mask_path = self.image_paths[number], self.mask_paths[number]
+        image = load_image(path)
+        with _open_mask(mask_path) as mask:
+            if mask.size != image.size and mask.size != (whole := upright_size(path)):
+                sizes = f"{mask.width} x {mask.height}, its image {whole[0]} x {whole[1]}"
+                raise UserError(f"{mask_path} is {sizes}: a mask labels each pixel of its image")
         return image
 
     def mask(self, number: int, size: int | None = None) -> np.ndarray:
@@ -64,11 +66,14 @@ class Pairs:
 
 
 def _open_mask(path: Path) -> Image.Image:
-    """A PNG of one 8-bit number a pixel; `UserError` for anything else."""
+    """A PNG of one 8-bit number a pixel, with no more pixels than an image may have; `UserError` for anything else."""
     try:
+        check_header(path)
         mask = Image.open(path, formats=("PNG",))
-    except (OSError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UserError(f"the mask {path} cannot be read as PNG ({error})") from None
+    except ImageError as error:
+        raise UserError(f"the mask {path} cannot be used: {error}") from None
+    except OSError as error:
+        raise UserError(f"the mask {path} cannot be read as PNG ({error.strerror or error})") from None
     if mask.mode not in ("L", "P"):  # P: labels with a palette to look at
         raise UserError(f"the mask {path} is {mask.mode}, not one number of 8 bits a pixel: convert it to labels")
     return mask
@@ -113,10 +118,12 @@ def _along(tokens: int, pixels: int, device: torch.device) -> Tensor:
     return functional.interpolate(unit, size=pixels, mode="linear", align_corners=False)[:, 0].T
 
 
-def upsample(logits: Tensor, height: int, width: int) -> Tensor:
-    """Bilinear, [..., h, w] -> [..., height, width]. As two matrix products its gradient is the same on every run."""
+def upsample(logits: Tensor, height: int, width: int, wanted: slice = slice(None)) -> Tensor:
+    """Bilinear, [..., h, w] -> the `wanted` rows of [..., height, width]. As two matrix products its gradient is the
+    same on every run.
+    """
     rows, columns = logits.shape[-2:]
-    down, across = _along(rows, height, logits.device), _along(columns, width, logits.device)
+    down, across = _along(rows, height, logits.device)[wanted], _along(columns, width, logits.device)
     return down @ logits @ across.T  # [height, h] @ [..., h, w] @ [w, width]
 
 
@@ -187,6 +194,21 @@ def fit_head(
     return head, labels
 
 
+def picture_confusion(logits: Tensor, label_of_class: Tensor, truth: Tensor, ignore: int) -> Tensor:
+    """The confusion matrix int64[256, 256] of one picture: logits [C, h, w] against truth uint8[H, W].
+
+    In strips of rows: of 16 megapixels the logits of ADE20K's 150 classes would take 10 GB.
+    """
+    (height, width), classes = truth.shape, len(label_of_class)
+    confusion = torch.zeros(LABELS, LABELS, dtype=torch.int64, device=truth.device)
+    step = max(1, ELEMENTS // (classes * width))
+    for top in range(0, height, step):
+        strip = slice(top, top + step)
+        found = label_of_class[upsample(logits, height, width, strip).argmax(0)]  # uint8[rows, W]
+        confusion += confusion_matrix(truth[strip], found, ignore)
+    return confusion
+
+
 @torch.no_grad()
 def confusion_on(encoder: VisionEncoder, head: SegmentationHead, labels: Tensor, pairs: Pairs) -> Tensor:
     """The head's confusion matrix int64[256, 256] on all pairs, each at its mask's own size."""
@@ -197,9 +219,7 @@ def confusion_on(encoder: VisionEncoder, head: SegmentationHead, labels: Tensor,
         for numbers, tokens in zip(batches, patch_tokens(encoder, pairs.images(), batches)):
             for number, logits in zip(numbers, head(tokens.float())):  # logits: [C, side, side]
                 truth = torch.from_numpy(pairs.mask(number)).to(encoder.device)
-                height, width = truth.shape
-                found = label_of_class[upsample(logits, height, width).argmax(0)]
-                confusion += confusion_matrix(truth, found, pairs.ignore)
+                confusion += picture_confusion(logits, label_of_class, truth, pairs.ignore)
                 bar.update()
     return confusion
 

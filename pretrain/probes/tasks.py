@@ -19,7 +19,6 @@ from pretrain.probes.tokens import PatchTokens
 from pretrain.probes.zero_shot import TEMPLATES, CaptionClassifier, read_class_names
 from vlm.distributed import is_main
 from vlm.encoders.base import VisionEncoder
-from vlm.errors import UserError
 
 Numbers = dict[str, Any]  # most are single numbers; auc_per_name and iou_per_label are dicts of them
 
@@ -98,8 +97,6 @@ def measure(encoder: VisionEncoder, config: ProbeConfig) -> Numbers:
     A mask labels the whole picture, so segmentation squashes. On all ranks but the first the numbers may be missing.
     """
     resize = "squash" if config.task == "segmentation" else config.resize
-    if config.task == "segmentation" and config.resize == "crop":
-        raise UserError("--resize crop: the masks of segmentation label whole pictures, leave it out")
     if resize:
         encoder = encoder.with_config(short_side=encoder.config.resized_by(resize).short_side)
     half = config.dtype == "bf16" or (config.dtype == "auto" and encoder.device.type == "cuda")

@@ -72,7 +72,8 @@ def read_class_names(path: str | Path) -> dict[str, str]:
     try:
         text = Path(path).read_text(encoding="utf-8-sig")  # editors on Windows begin a file with a byte order mark
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--class-names {path} cannot be read: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--class-names {path} cannot be read: {reason}") from None
     names: dict[str, str] = {}
     for line in text.splitlines():
         if not line.strip():

@@ -73,9 +73,9 @@ def prepare(out: Path, train: list[Picture], test: list[Picture], val_fraction: 
     """Write everything to `out`, which must be missing or empty; returns the counts of each split.
 
     The folder appears whole: the work is done beside it and renamed.
+    Raises: UserError if `val_fraction` leaves no picture to train on.
     """
-    order = np.random.default_rng(0).permutation(len(train))
-    held_out = set(order[: max(1, round(val_fraction * len(train)))].tolist())
+    held_out = held_out_places(len(train), val_fraction)
     splits = {
         "train2014": [picture for position, picture in enumerate(train) if position not in held_out],
         "minival2014": [picture for position, picture in enumerate(train) if position in held_out],
@@ -92,6 +92,15 @@ def prepare(out: Path, train: list[Picture], test: list[Picture], val_fraction: 
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return counts
+
+
+def held_out_places(count: int, val_fraction: float) -> set[int]:
+    """Which of `count` train pictures go to minival2014: one at least, and not all of them."""
+    held = max(1, round(val_fraction * count))
+    if held >= count:
+        problem = f"{held:,} of the {count:,} train images would go to minival2014, none is left to train on"
+        raise UserError(f"--val-fraction {val_fraction}: {problem}; give less")
+    return set(np.random.default_rng(0).permutation(count)[:held].tolist())
 
 
 def write_split(root: Path, split: str, pictures: list[Picture], bar: tqdm) -> dict[str, int]:

@@ -40,7 +40,7 @@ def test_every_flag_has_a_help_text(config):
     ("command", "flags", "message"),
     [
         ("probe", ("encoder", "--task", "knn", "--data", "d", "--seed", "-1"), "error: --seed -1: give 0 or more"),
-        ("probe", ("encoder", "--task", "retrieval", "--data", "d", "--pool", "0"), "error: --pool 0: give 1 or more"),
+        ("probe", ("encoder", "--task", "retrieval", "--data", "d", "--pool", "0"), "error: --pool 0: give 5 or more"),
         ("probe", ("encoder", "--task", "knn", "--data", "d", "--bogus"), "unrecognized arguments: --bogus"),
         ("probe", ("encoder", "--task", "guess", "--data", "d"), "argument --task: invalid choice: 'guess'"),
         ("report", (), "the following arguments are required: run"),
@@ -60,9 +60,9 @@ def test_every_task_is_explained_and_can_be_measured():
 
 
 def test_flags_of_a_probe_become_its_settings():
-    flags = ["e", "--task", "zero-shot", "--data", "d", "--template", "a {}.", "--template", "the {}.", "--pool", "7"]
+    flags = ["e", "--task", "zero-shot", "--data", "d", "--template", "a {}.", "--template", "the {}.", "--seed", "7"]
     config = probe.parse(flags)
-    assert (config.encoder, config.task, config.data, config.pool) == ("e", "zero-shot", "d", 7)
+    assert (config.encoder, config.task, config.data, config.seed) == ("e", "zero-shot", "d", 7)
     assert config.template == ("a {}.", "the {}.")
     assert tasks.captions_of(config) == (("a {}.", "the {}."), None)
 

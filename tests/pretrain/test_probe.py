@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import sys
 
@@ -10,7 +12,9 @@ import pytest
 from tiny import pictures
 
 from pretrain import probe
-from vlm.errors import run_command
+from pretrain.probes import tasks
+from pretrain.probes.settings import READ_BY
+from vlm.errors import UserError, run_command
 
 COLORS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 80, 220)}
 
@@ -79,6 +83,18 @@ def test_zero_shot_reads_the_templates_and_names_it_is_given(command, colors, tm
     assert line == f"zero-shot     accuracy {numbers['accuracy']:.4g}  classes 3  images 12\n"
 
 
+class Watched:
+    """Settings that know which of them were read."""
+
+    def over(self, config):
+        self.config, self.read = config, set()
+        return self
+
+    def __getattr__(self, name):
+        self.read.add(name)
+        return getattr(self.config, name)
+
+
 @pytest.mark.parametrize(
     ("task", "data", "expected"),
     [
@@ -92,8 +108,11 @@ def test_zero_shot_reads_the_templates_and_names_it_is_given(command, colors, tm
         ("objects", "gqa", {"names": 8}),
     ],
 )
-def test_every_task_on_the_world(command, world, task, data, expected):
-    _, numbers = command(task, world / data, "--pool", "20")
+def test_every_task_on_the_world(command, world, monkeypatch, task, data, expected):
+    measure, watched = tasks.TASKS[task], Watched()
+    monkeypatch.setitem(tasks.TASKS, task, lambda encoder, config: measure(encoder, watched.over(config)))
+    _, numbers = command(task, world / data, *(["--pool", "20"] if task == "retrieval" else []))
+    assert watched.read & set(READ_BY) == {name for name, readers in READ_BY.items() if task in readers}
     assert {name: numbers[name] for name in expected} == expected
     shares = [value for name, value in numbers.items() if name.startswith(("accuracy", "miou", "auc_", "image_to"))]
     assert all(0 <= share <= 1 for share in shares if isinstance(share, float))
@@ -112,6 +131,23 @@ def test_backgrounds_without_a_train_split_are_read_by_captions_alone(command, w
     assert "zero_shot_drop_mixed_rand" in numbers and not any(name.startswith("linear") for name in numbers)
 
 
+@pytest.mark.parametrize("part", ["mixed_rand/val", "original/train"])
+def test_backgrounds_need_the_same_classes_in_each_part(command, world, tmp_path, capsys, part):
+    root = tmp_path / "backgrounds"
+    shutil.copytree(world / "backgrounds", root)
+    shutil.rmtree(root / part / "02_moon")
+    with pytest.raises(SystemExit):
+        command("backgrounds", root)
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == f"error: {root / part} has no class '02_moon', which original/val has: all need the same classes"
+
+
+def test_a_json_that_is_a_folder_is_refused_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["probe.py", "none", "--task", "knn", "--data", "none", "--json", str(tmp_path)])
+    with pytest.raises(UserError, match=rf"--json {tmp_path}: give a file, such as {tmp_path}/numbers\.json"):
+        probe.main()
+
+
 @pytest.mark.parametrize(
     ("task", "data", "flags", "message"),
     [
@@ -123,8 +159,18 @@ def test_backgrounds_without_a_train_split_are_read_by_captions_alone(command, w
         ("segmentation", "classes", (), "has neither ADE20K's images/training"),
         ("backgrounds", "classes", (), "original/val does not exist"),
         ("retrieval", "captions/val-*.tar", ("--pool", "31"), "holds 30 usable pairs: give --pool 30 or less"),
+        ("retrieval", "captions/val-*.tar", ("--pool", "4"), "--pool 4: give 5 or more"),
+        ("zero-shot", "classes", ("--class-names", "/"), "--class-names / cannot be read: Is a directory"),
         ("objects", "classes", (), "train_sceneGraphs.json does not exist"),
         ("linear", "classes", ("--seed", "-1"), "--seed -1: give 0 or more"),
+        ("linear", "classes", ("--label-column", "x"), "--label-column x is of data sets"),
+        ("knn", "classes", ("--pool", "9"), "--task knn does not read --pool (of retrieval): leave out"),
+        (
+            "objects",
+            "gqa",
+            ("--template", "a {}", "--tokens", "x"),
+            "does not read --template (of zero-shot, backgrounds), --tokens (of attentive, segmentation): leave out",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(command, world, capsys, task, data, flags, message):
@@ -132,6 +178,25 @@ def test_bad_input_is_one_line_and_exit_code_2(command, world, capsys, task, dat
         command(task, world / data, *flags)
     error = capsys.readouterr().err.splitlines()[-1]
     assert stopped.value.code == 2 and error.startswith("error: ") and message in error
+
+
+def test_idle_flags_are_refused_before_an_encoder_is_opened():
+    line = ["nowhere", "--task", "segmentation", "--data", "nowhere"]
+    for flags, message in (
+        (["--caption-column", "txt"], "--task segmentation does not read --caption-column (of retrieval)"),
+        (["--resize", "crop"], "--resize crop: the masks of segmentation label whole pictures, leave it out"),
+    ):
+        with pytest.raises(UserError, match=re.escape(message)):
+            probe.parse([*line, *flags])
+    assert probe.parse([*line, "--tokens", "here", "--resize", "squash"]).tokens == "here"
+
+
+def test_the_examples_of_the_help_stand_on_lines_of_their_own(capsys):
+    with pytest.raises(SystemExit):
+        probe.parse(["--help"])
+    examples = capsys.readouterr().out.partition("examples:")[2]
+    assert "--data /data/imagenet \\\n      --resize crop --tokens /scratch\n" in examples
+    assert max(map(len, examples.splitlines())) <= 120
 
 
 def test_a_probe_that_is_stopped_says_so_in_one_line(command, colors, monkeypatch, capsys):

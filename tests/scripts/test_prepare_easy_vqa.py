@@ -151,6 +151,27 @@ def test_refusals(easy, pictures, tmp_path, monkeypatch):
     assert not list(tmp_path.glob(".new*"))
 
 
+@pytest.mark.parametrize("fraction", [0.98, 0.9999, 1.0])
+def test_a_fraction_that_leaves_no_picture_to_train_on_is_refused(easy, pictures, tmp_path, fraction):
+    words = rf"--val-fraction {fraction}: 20 of the 20 train images would go to minival2014, none is left to train on"
+    with pytest.raises(UserError, match=words):
+        easy.prepare(tmp_path / "new", *pictures, val_fraction=fraction)
+    assert not list(tmp_path.glob("*new*"))
+
+
+@pytest.mark.parametrize("fraction, held", [(1e-9, 1), (0.5, 10), (0.97, 19)])
+def test_both_parts_of_the_train_split_have_a_picture(easy, fraction, held):
+    places = easy.held_out_places(20, fraction)
+    assert len(places) == held and places < set(range(20))
+
+
+@pytest.mark.parametrize("fraction", ["0", "-0.1", "nan", "1.5"])
+def test_a_fraction_out_of_bounds_is_refused(tmp_path, monkeypatch, fraction):
+    monkeypatch.setattr(sys, "argv", ["prepare_easy_vqa.py", str(tmp_path / "new"), f"--val-fraction={fraction}"])
+    with pytest.raises(UserError, match=rf"--val-fraction {float(fraction)}: give a number above 0, 1 at most"):
+        prepare_easy_vqa.main()
+
+
 def test_the_whole_package(easy):
     """The counts are those of its README, and captions can say every question without a contradiction."""
     for split, images, questions, both in (("train", 4000, 38575, 3542), ("test", 1000, 9673, 880)):

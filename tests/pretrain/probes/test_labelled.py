@@ -161,3 +161,15 @@ def test_classes_that_train_has_not_and_images_that_are_none(tmp_path):
     (tmp_path / "val/red/0.PNG").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"not an image: .*val/red/0\.PNG"):
         list(open_labelled(tmp_path, "val").images)
+
+
+def test_a_single_class_is_refused_since_every_answer_would_be_right(tmp_path):
+    class_folders(tmp_path / "deep")
+    with pytest.raises(UserError, match=r"has one class, 'deep': give two or more, or the folder in which"):
+        open_labelled(tmp_path, "val")
+
+
+def test_a_column_that_cannot_hold_images_is_one_line(tmp_path):
+    rows(int, datasets.Value("int64"), 6).save_to_disk(tmp_path / "set")
+    with pytest.raises(UserError, match=r"column 'label' of .*set .*holds int64, not images .* with --image-column"):
+        open_labelled(tmp_path / "set", "val", image_column="label")

@@ -40,3 +40,9 @@ def test_scene_graphs_of_another_form_are_one_line(tiny_encoder, tmp_path, writt
     (tmp_path / "val_sceneGraphs.json").write_text(written)
     with pytest.raises(UserError, match=words):
         read_scenes(tiny_encoder, tmp_path, "val", 10)
+
+
+def test_a_missing_image_is_named_as_gqa_names_it(tiny_encoder, tmp_path):
+    (tmp_path / "train_sceneGraphs.json").write_text('{"7": {"objects": {"1": {"name": "star"}}}}')
+    with pytest.raises(UserError, match=r"cannot read the image .*/images/7\.jpg: No such file"):
+        read_scenes(tiny_encoder, tmp_path, "train", 9)

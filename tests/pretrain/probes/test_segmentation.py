@@ -11,6 +11,7 @@ from pretrain.probes.segmentation import (
     confusion_matrix,
     intersection_over_union,
     open_pairs,
+    picture_confusion,
     pixel_loss,
     segmentation_probe,
     upsample,
@@ -100,6 +101,50 @@ def test_a_random_encoder_tells_red_from_blue(tiny_encoder, tmp_path, layout, mo
     found = segmentation_probe(tiny_encoder, two_halves(tmp_path, layout, mode), seed=0)
     assert found["miou"] > 0.95 and found["pixel_accuracy"] > 0.97
     assert sorted(found["iou_per_label"]) == [3, 7] and (found["train_images"], found["images"]) == (6, 3)
+
+
+def test_pictures_that_are_made_smaller_keep_their_masks(tiny_encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr("vlm.images.FULL_PIXELS", 2000)  # 48 x 48 and 60 x 36 have more
+    pairs = open_pairs(two_halves(tmp_path, "ADE20K"), "val")
+    assert pairs.image(0).size == (30, 18) and pairs.mask(0).shape == (36, 60)
+    found = segmentation_probe(tiny_encoder, tmp_path, seed=0)
+    assert found["miou"] > 0.9 and (found["train_images"], found["images"]) == (6, 3)
+    Image.new("L", (30, 20)).save(pairs.mask_paths[0])
+    with pytest.raises(UserError, match=r"000\.png is 30 x 20, its image 60 x 36: a mask labels each pixel"):
+        pairs.image(0)
+
+
+def test_a_mask_fits_a_large_picture_as_it_is_turned(tmp_path, monkeypatch):
+    monkeypatch.setattr("vlm.images.FULL_PIXELS", 2000)
+    write_pair(tmp_path, "training", "a", np.zeros((40, 60, 3), np.uint8), np.zeros((60, 40), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    Image.new("RGB", (60, 40)).save(tmp_path / "images/training/a.jpg", exif=exif)
+    assert open_pairs(tmp_path, "train").image(0).size == (20, 30)
+
+
+def test_a_large_picture_is_judged_in_strips_of_rows(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(3, 4, 4, generator=generator), torch.tensor([7, 3, 9], dtype=torch.uint8)
+    truth = labels[torch.randint(3, (50, 30), generator=generator)]
+    whole = picture_confusion(logits, labels, truth, ignore=0)
+    shapes, plain = [], confusion_matrix
+    monkeypatch.setattr(
+        "pretrain.probes.segmentation.confusion_matrix",
+        lambda truth, *rest: shapes.append(tuple(truth.shape)) or plain(truth, *rest),
+    )
+    monkeypatch.setattr("pretrain.probes.segmentation.ELEMENTS", 3 * 30 * 20)
+    assert torch.equal(picture_confusion(logits, labels, truth, ignore=0), whole)
+    assert shapes == [(20, 30), (20, 30), (10, 30)] and whole.sum() == 1500
+
+
+def test_a_mask_of_too_many_pixels_is_refused_by_its_header(tmp_path, monkeypatch):
+    root = two_halves(tmp_path, "ADE20K")
+    path = root / "annotations/training/000000000002.png"
+    Image.new("L", (1100, 1000)).save(path)
+    monkeypatch.setenv("LEVLM_MAX_MEGAPIXELS", "1")
+    with pytest.raises(UserError, match=r"002\.png .*1100 x 1000 is above 1 megapixels \(LEVLM_MAX_MEGAPIXELS\)"):
+        open_pairs(root, "train").mask(2)
 
 
 def test_a_label_that_training_never_shows_costs_its_share(tiny_encoder, tmp_path):
