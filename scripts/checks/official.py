@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bridge.data import official
 from bridge.data.example import Example
+from checks.scoring import scored_gqa, scored_vqav2
 
 STANFORD = "https://downloads.cs.stanford.edu/nlp/data/gqa"
 VISUALQA = "https://s3.amazonaws.com/cvmlp/vqa/mscoco/vqa"
@@ -27,11 +28,18 @@ class Download:
 
 @dataclass(frozen=True)
 class Need:
-    """A path below the data set's folder, and the download that has it. optional: what it is missed for."""
+    """A path below the data set's folder, and the download that has it. optional: what it is missed for. others:
+    patterns of what `bridge.data.official` takes in its place.
+    """
 
     path: str
     source: Download
     optional: str = ""
+    others: tuple[str, ...] = ()
+
+    def is_met(self, folder: Path) -> bool:
+        """Whether the folder holds the path, or what does as well."""
+        return (folder / self.path).exists() or any(any(folder.glob(other)) for other in self.others)
 
 
 @dataclass(frozen=True)
@@ -48,11 +56,14 @@ class Split:
 
 @dataclass(frozen=True)
 class DataSet:
-    """`read(folder, split)` is how training and evaluation read it. whole: evaluation takes all splits at once."""
+    """`read(folder, split)` is how training reads it, `evaluate` how evaluation does, which also scores. whole:
+    evaluation takes all splits at once.
+    """
 
     title: str
     splits: tuple[Split, ...]
     read: Callable[[Path, str], list[Example]]
+    evaluate: Callable[[Path, str], list[Example]]
     whole: bool = False
 
 
@@ -63,7 +74,9 @@ GQA_SCENES = Download(f"{STANFORD}/sceneGraphs.zip", "42.7 MB")
 
 
 def _gqa(name: str, use: str, questions: int, images: int) -> Split:
-    needs = [Need(f"{name}_balanced_questions.json", GQA_QUESTIONS), Need("images", GQA_IMAGES)]
+    chunks = (f"{name}_balanced_questions/*.json",)
+    questions_file = Need(f"{name}_balanced_questions.json", GQA_QUESTIONS, others=chunks)
+    needs = [questions_file, Need("images", GQA_IMAGES)]
     if name == "val":
         needs += [
             Need("val_choices.json", GQA_CHOICES, "validity and plausibility are 0 without it"),
@@ -72,13 +85,20 @@ def _gqa(name: str, use: str, questions: int, images: int) -> Split:
     return Split(name, use, (questions,), images, tuple(needs))
 
 
+def _coco(archive: Download) -> Need:
+    """A folder of COCO's images. The same pictures lie in the folders of 2017, divided anew between train and val."""
+    folder = archive.name.removesuffix(".zip")
+    newer = ("test2017",) if folder.startswith("test") else ("train2017", "val2017")
+    return Need(folder, archive, others=newer)
+
+
 def _vqav2(name: str, use: str, questions: int, images: int | None, files: tuple[str, str], folder: Download) -> Split:
     """files: VQAv2's name of the split in its zips, and the size of the questions' zip."""
     part, size = files
     question_file = Need(
         f"v2_OpenEnded_mscoco_{name}_questions.json", Download(f"{VISUALQA}/v2_Questions_{part}_mscoco.zip", size)
     )
-    needs = [question_file, Need(folder.name.removesuffix(".zip"), folder)]
+    needs = [question_file, _coco(folder)]
     if use != "submission":
         size = {"Train": "21.7 MB", "Val": "10.5 MB"}[part]
         source = Download(f"{VISUALQA}/v2_Annotations_{part}_mscoco.zip", size)
@@ -88,7 +108,11 @@ def _vqav2(name: str, use: str, questions: int, images: int | None, files: tuple
 
 def _pope(category: str, questions: tuple[int, ...]) -> Split:
     file = Download(f"{POPE}/coco_pope_{category}.json", "0.4 MB")
-    return Split(category, "evaluation", questions, 500, (Need(file.name, file), Need("val2014", COCO_VAL)))
+    return Split(category, "evaluation", questions, 500, (Need(file.name, file), _coco(COCO_VAL)))
+
+
+def _read_pope(folder: Path, category: str) -> list[Example]:
+    return official.pope(folder, category, allow_missing=True)
 
 
 COCO_TRAIN = Download(f"{COCO}/train2014.zip", "13.5 GB")
@@ -105,6 +129,7 @@ DATA_SETS = {
             _gqa("testdev", "evaluation", 12_578, 398),
         ),
         lambda folder, split: official.gqa(folder, split, allow_missing=True),
+        scored_gqa,
     ),
     "vqav2": DataSet(
         "VQAv2",
@@ -115,11 +140,13 @@ DATA_SETS = {
             _vqav2("test2015", "submission", 447_793, 81_434, TEST_QUESTIONS, COCO_TEST),
         ),
         lambda folder, split: official.vqav2(folder, split, allow_missing=True),
+        scored_vqav2,
     ),
     "pope": DataSet(
         "POPE",
         (_pope("random", (2910, 3000)), _pope("popular", (3000,)), _pope("adversarial", (3000,))),
-        lambda folder, split: official.pope(folder, split, allow_missing=True),
+        _read_pope,
+        _read_pope,
         whole=True,
     ),
 }

@@ -14,6 +14,7 @@ from vlm.images import ImageError, load_image
 from vlm.run.progress import progress
 
 SHOWN = 3  # examples of missing or unreadable images
+_DANGLING = " (a link that leads nowhere)"
 
 
 @dataclass
@@ -57,21 +58,22 @@ class Found:
 
 
 def read_split(data: DataSet, folder: Path, split: Split) -> Found:
-    """The split as training and evaluation would read it."""
-    found = Found(split, absent=[need for need in split.needs if not (folder / need.path).exists()])
+    """The split as training would read it, or as evaluation would read and score it."""
+    found = Found(split, absent=[need for need in split.needs if not need.is_met(folder)])
     required = [need for need in split.needs if not need.optional]
     lacking = [need for need in required if need in found.absent]
     if lacking:
         found.problem = f"{len(lacking)} of its {len(required)} parts missing"
         return found
+    read = data.read if split.use == "training" else data.evaluate
     try:
-        examples = data.read(folder, split.name)
+        examples = read(folder, split.name)
+        _locate(examples, found)
     except UserError as error:
         found.problem = str(error)
         return found
     found.questions = len(examples)
     found.unanswered = sum(not example.answer for example in examples)
-    _locate(examples, found)
     if found.missing:
         found.problem = f"{len(found.missing):,} images missing"
     elif found.unanswered and split.use != "submission":
@@ -80,15 +82,34 @@ def read_split(data: DataSet, folder: Path, split: Split) -> Found:
 
 
 def _locate(examples: Sequence[Example], found: Found) -> None:
-    """Sort the split's images into those that are there and those that are not, listing each folder once."""
+    """Sort the split's images into those that are there and those that are not, listing each folder once.
+
+    Raises: UserError if the images are in tables.
+    """
     listings: dict[Path, frozenset[str]] = {}
     for image in dict.fromkeys(example.image for example in examples):
-        assert isinstance(image, Path)  # official folders hold files
+        if not isinstance(image, Path):
+            raise UserError(f"{image.file} is a table of the hub, which is read in place of the official files")
         if image.parent not in listings:
-            listings[image.parent] = frozenset(os.listdir(image.parent) if image.parent.is_dir() else ())
+            listings[image.parent] = _files(image.parent)
         found.images.append(image)
         if image.name not in listings[image.parent]:
             found.missing.append(image)
+
+
+def _files(folder: Path) -> frozenset[str]:
+    """The names of the folder's files: neither folders nor links that lead nowhere can be read as images."""
+    if not folder.is_dir():
+        return frozenset()
+    with os.scandir(folder) as entries:
+        return frozenset(entry.name for entry in entries if _is_file(entry))
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself, or to where we may not look
+        return False
 
 
 def decode_images(splits: Sequence[Found], count: int | None) -> None:
@@ -121,12 +142,13 @@ def _spread(paths: list[Path], count: int | None) -> list[Path]:
 
 
 def _reason(path: Path) -> str:
+    """Why an image cannot be read, or nothing. Without its path, so that equal reasons are counted as one."""
     try:
         load_image(path)
     except ImageError as error:
         return error.reason
     except UserError as error:
-        return str(error)
+        return str(error).replace(f" {path}", "")
     return ""
 
 
@@ -140,7 +162,7 @@ def image_notes(found: Found) -> list[str]:
     """A few of the images that are missing or cannot be read."""
     notes = []
     if found.missing:
-        names = ", ".join(str(path) for path in found.missing[:SHOWN])
+        names = ", ".join(f"{path}{_DANGLING if path.is_symlink() else ''}" for path in found.missing[:SHOWN])
         notes.append(f"{found.split.name}: {len(found.missing):,} images missing, the first: {names}")
     if found.unreadable:
         reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(found.unreadable.values()).most_common())

@@ -10,6 +10,8 @@ from pathlib import Path
 import prepare_data
 import pytest
 from checks.archives import unpack
+from checks.official import DATA_SETS
+from checks.reading import Found, _reason, read_split
 
 from vlm.errors import UserError
 
@@ -72,6 +74,76 @@ def test_what_to_fetch_is_named(monkeypatch, capsys, world_root, tmp_path):
     (folder / "val_balanced_questions.json").write_text("{")
     with pytest.raises(UserError, match=r"val: .*val_balanced_questions\.json is not valid JSON"):
         run(monkeypatch, "gqa", folder, "--splits", "val")
+
+
+def found(name: str, folder: Path, split: str) -> Found:
+    data = DATA_SETS[name]
+    return read_split(data, folder, next(each for each in data.splits if each.name == split))
+
+
+def test_folders_of_2017_and_chunks_do_as_well(world_root, tmp_path):
+    """As the readers of the bridge take them; what nothing stands in for is still missed."""
+    vqav2, gqa = tmp_path / "vqav2", tmp_path / "gqa"
+    shutil.copytree(world_root / "vqav2", vqav2)
+    for older, newer in (("train2014", "train2017"), ("val2014", "val2017"), ("test2015", "test2017")):
+        (vqav2 / newer).mkdir()
+        for image in (vqav2 / older).iterdir():
+            image.rename(vqav2 / newer / image.name.rsplit("_", 1)[1])
+        (vqav2 / older).rmdir()
+    for split in ("train2014", "val2014", "test-dev2015"):
+        part = found("vqav2", vqav2, split)
+        assert (part.problem, part.absent, part.missing) == ("", [], []) and part.images, split
+    shutil.rmtree(vqav2 / "test2017")
+    assert [need.path for need in found("vqav2", vqav2, "test-dev2015").absent] == ["test2015"]
+    shutil.copytree(world_root / "gqa", gqa)
+    for split in ("train", "testdev"):
+        chunks = gqa / f"{split}_balanced_questions"
+        chunks.mkdir()
+        (gqa / f"{split}_balanced_questions.json").rename(chunks / f"{split}_balanced_questions_0.json")
+        assert found("gqa", gqa, split).as_json()["ready"], split
+
+
+def test_links_that_lead_nowhere_and_folders_are_no_images(monkeypatch, capsys, pope, tmp_path):
+    images = sorted((pope / "val2014").iterdir())
+    images[0].unlink()
+    images[0].symlink_to(tmp_path / "an unmounted disk" / images[0].name)
+    images[1].unlink()
+    images[1].mkdir()
+    images[2].unlink()
+    images[2].symlink_to(images[2].name)  # to itself
+    images[3].rename(tmp_path / "elsewhere.jpg")
+    images[3].symlink_to(tmp_path / "elsewhere.jpg")
+    missing = found("pope", pope, "popular").missing
+    assert sorted(missing) == images[:3]
+    with pytest.raises(UserError, match="popular: 3 images missing"):
+        run(monkeypatch, "pope", pope)
+    said = [f"{path} (a link that leads nowhere)" if path.is_symlink() else str(path) for path in missing]
+    assert f"images: popular: 3 images missing, the first: {', '.join(said)}" in capsys.readouterr().out.splitlines()
+
+
+def test_a_reason_is_the_same_for_every_image(tmp_path):
+    assert {_reason(tmp_path / name) for name in "ab"} == {"cannot read the image: No such file or directory"}
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "file", "spoil", "problem"),
+    [
+        ("gqa", "val", "val_choices.json", lambda text: text[:-40], "val_choices.json is not valid JSON"),
+        ("gqa", "val", "val_choices.json", lambda text: '{"1": {}}', "val_choices.json: the choices have no entry for"),
+        ("gqa", "testdev", "testdev_balanced_questions.json", lambda text: text.replace('"types"', '"kinds"'),
+         "testdev_balanced_questions.json: question"),
+        ("vqav2", "val2014", "v2_mscoco_val2014_annotations.json", lambda text: text.replace("answer_type", "kind"),
+         "v2_mscoco_val2014_annotations.json: annotation 1 has no 'answer_type'"),
+    ],
+    ids=["cut choices", "other choices", "no types", "no answer_type"],
+)  # fmt: skip
+def test_what_the_scorers_refuse_is_not_ready(world_root, tmp_path, name, split, file, spoil, problem):
+    folder = tmp_path / name
+    shutil.copytree(world_root / name, folder)
+    (folder / file).write_text(spoil((folder / file).read_text()))
+    assert found(name, folder, split).problem.startswith(f"{folder}/{problem}")
+    train = "train" if name == "gqa" else "train2014"
+    assert found(name, folder, train).problem == ""
 
 
 @pytest.mark.parametrize(("questions", "version"), [(2910, "August 2023"), (3000, "since autumn 2023")])
