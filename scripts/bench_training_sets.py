@@ -15,7 +15,7 @@ EXAMPLES = """examples:
 @dataclass(frozen=True)
 class TrainingSetsBench:
     folder: str = setting(help="where the synthetic files are", metavar="DIR", positional=True)
-    make: bool = setting(False, help="write them")
+    make: bool = setting(False, help="write them; a folder that has files in it is refused")
 
 
 def main() -> None:
@@ -24,8 +24,10 @@ def main() -> None:
     if not config.make and not (folder / "gqa").is_dir():
         raise UserError(f"{folder} has no synthetic files: write them with --make")
     from bench import training_sets  # torch
+    from world.making import vacant
 
-    training_sets.make(folder) if config.make else training_sets.open_sets(folder)
+    # Real downloads have the names of the files that are written.
+    training_sets.make(vacant(config.folder)) if config.make else training_sets.open_sets(folder)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,8 @@ OUT/captions/  {train,minival,val}-*.tar of key.png + key.txt, the images of the
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from vlm.errors import UserError, run_command
+from vlm.errors import run_command
 from vlm.run.settings import parse, setting
 
 EXAMPLES = """examples:
@@ -33,10 +32,9 @@ class EasyVQASettings:
 def main() -> None:
     settings = parse(EasyVQASettings, prog="scripts/prepare_easy_vqa.py", about=__doc__, examples=EXAMPLES)
     from world.easy_vqa import load, prepare  # after parsing: --help does not wait for it
+    from world.making import vacant
 
-    out = Path(settings.out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists and is not an empty folder: name another one or delete it")
+    out = vacant(settings.out)
     counts = prepare(out, load("train"), load("test"), settings.val_fraction)
     for split, count in counts.items():
         print(f"{split}: {count['images']} images, {count['questions']} questions, {count['captions']} captions")

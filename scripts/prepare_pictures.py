@@ -51,13 +51,12 @@ def main() -> None:
     settings = parse(PicturesSettings, prog="scripts/prepare_pictures.py", about=__doc__, examples=EXAMPLES)
     if not (settings.emoji or settings.openclipart or settings.tuxpaint):
         raise UserError("no pictures: give --emoji, --openclipart or --tuxpaint (see --help for where to get them)")
-    out = Path(settings.out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists and is not an empty folder: name another one or delete it")
     from pictures.sources import clip_art, emoji, stamps  # after parsing: --help does not wait for it
     from pictures.splits import split
     from pictures.writing import write
+    from world.making import vacant
 
+    out = vacant(settings.out)
     found = []
     for read, folder in ((emoji, settings.emoji), (clip_art, settings.openclipart), (stamps, settings.tuxpaint)):
         found += read(Path(folder)) if folder else []

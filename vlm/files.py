@@ -57,8 +57,12 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     """Give a directory to write into. On success it takes the place of `path`, on failure it is removed.
 
     Everything is flushed before one rename, so a kill never leaves a half-written `path`, nor none at all.
+    Raises: UserError, before anything is done, if nothing can take the place of `path`.
     """
     path = Path(path)
+    if path.name in ("", "..") or path.is_mount():  # "." has no name
+        reason = "it is a mount point" if path.is_mount() else "it has no name of its own"
+        raise UserError(f"{path} cannot be replaced, {reason}: give a folder in it, such as {path / 'new'}")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     partial.chmod(0o755)

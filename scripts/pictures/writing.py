@@ -9,11 +9,12 @@ from pathlib import Path
 
 from PIL import Image
 from world.easy_vqa import annotation
+from world.making import made_whole
 
 from pictures.asking import MODES, Things, caption, pope_lines, questions
 from pictures.sources import Picture
 from vlm.errors import UserError
-from vlm.files import append_jsonl, atomic_directory, write_json
+from vlm.files import append_jsonl, write_json
 from vlm.images import decode
 from vlm.run.progress import progress
 
@@ -36,7 +37,7 @@ def write(out: Path, splits: dict[str, list[Picture]], size: int) -> dict[str, d
     size: pixels of the written pictures' sides. Pictures that cannot be opened are listed in OUT/refused.jsonl.
     """
     counts: dict[str, dict[str, int]] = {}
-    with atomic_directory(out) as root, progress(sum(map(len, splits.values())), "pictures", "picture") as bar:
+    with made_whole(out) as root, progress(sum(map(len, splits.values())), "pictures", "picture") as bar:
         for number, (split, pictures) in enumerate(splits.items()):
             drawn: Drawn = []
             for index, picture in enumerate(pictures):

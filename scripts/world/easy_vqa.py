@@ -6,7 +6,6 @@ import json
 import random
 import shutil
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from tqdm import tqdm
 from vlm.errors import UserError
 from vlm.files import write_json
 from vlm.run.progress import progress
+from world.making import made_whole
 from world.vqav2 import answer_type
 
 SHAPES = ("circle", "rectangle", "triangle")
@@ -73,7 +73,7 @@ def prepare(out: Path, train: list[Picture], test: list[Picture], val_fraction: 
     """Write everything to `out`, which must be missing or empty; returns the counts of each split.
 
     The folder appears whole: the work is done beside it and renamed.
-    Raises: UserError if `val_fraction` leaves no picture to train on.
+    Raises: UserError if `val_fraction` leaves no picture to train on, or `out` cannot be written.
     """
     held_out = held_out_places(len(train), val_fraction)
     splits = {
@@ -81,16 +81,10 @@ def prepare(out: Path, train: list[Picture], test: list[Picture], val_fraction: 
         "minival2014": [picture for position, picture in enumerate(train) if position in held_out],
         "val2014": test,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
-    try:
+    with made_whole(out) as partial:
         with progress(sum(map(len, splits.values())), "easy-VQA", "image") as bar:
             counts = {split: write_split(partial, split, pictures, bar) for split, pictures in splits.items()}
         write_json(partial / "easy_vqa.json", {"val_fraction": val_fraction, "splits": counts})
-        partial.chmod(0o755)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return counts
 
 

@@ -1,9 +1,12 @@
-"""Making a world's folder: whole or not at all, and once."""
+"""Making a folder of data: whole or not at all, and once."""
 
 import fcntl
+import glob
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from vlm.errors import UserError
@@ -26,11 +29,24 @@ def reusable(out: Path, asked: dict[str, int]) -> bool:
     return True
 
 
+def vacant(name: str) -> Path:
+    """The folder to make, in full, so that `.` has a name; UserError if it is there and not empty."""
+    out = Path(name).resolve()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{name} exists and is not an empty folder: name another one or delete it")
+    return out
+
+
 def workplace(out: Path) -> tuple[Path, int]:
-    """Make a fresh, locked folder beside `out`, after clearing what killed runs left there; returns (folder, lock)."""
+    """Make a fresh, locked folder beside `out`, after clearing what killed runs left there; returns (folder, lock).
+
+    Raises: UserError if no folder could take the place of `out` when all is done.
+    """
+    if out.is_mount():
+        raise UserError(f"{out} is a mount point, which cannot be replaced: name a new folder in it")
     out.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{out.name}.partial-"
-    for left in out.parent.glob(prefix + "*"):
+    for left in out.parent.glob(glob.escape(prefix) + "*"):
         lock = os.open(left, os.O_RDONLY)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -46,6 +62,24 @@ def workplace(out: Path) -> tuple[Path, int]:
     return folder, lock
 
 
+@contextmanager
+def made_whole(out: Path) -> Iterator[Path]:
+    """Give a folder to write into. On success it becomes `out`, on failure it is removed, after a kill by the next run.
+
+    Raises: UserError if it cannot be written.
+    """
+    try:
+        folder, lock = workplace(out)
+        try:
+            yield folder
+            folder.rename(out)
+        finally:
+            os.close(lock)
+            shutil.rmtree(folder, ignore_errors=True)
+    except OSError as error:  # disk full, no permission, or another run was quicker
+        raise UserError(f"{out} could not be written: {error}") from error
+
+
 def make(out: Path, scenes: int, seed: int, qa_scenes: int) -> float | None:
     """Write the world, whole or not at all; returns the scenes drawn in a second, or None if it was already there.
 
@@ -53,14 +87,6 @@ def make(out: Path, scenes: int, seed: int, qa_scenes: int) -> float | None:
     """
     if reusable(out, {"version": VERSION, "scenes": scenes, "seed": seed, "qa_scenes": qa_scenes}):
         return None
-    try:
-        folder, lock = workplace(out)
-        try:
-            _, rate = write_world(folder, scenes, seed, qa_scenes)
-            folder.rename(out)
-        finally:
-            os.close(lock)
-            shutil.rmtree(folder, ignore_errors=True)
-    except OSError as error:  # disk full, no permission, or another run was quicker
-        raise UserError(f"{out} could not be written: {error}") from error
+    with made_whole(out) as folder:
+        _, rate = write_world(folder, scenes, seed, qa_scenes)
     return rate

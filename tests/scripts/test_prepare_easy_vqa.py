@@ -1,6 +1,8 @@
 """easy-VQA in VQAv2's files: captions word for word, official records, splits, refusals."""
 
+import fcntl
 import json
+import os
 import sys
 import tarfile
 from pathlib import Path
@@ -149,6 +151,33 @@ def test_refusals(easy, pictures, tmp_path, monkeypatch):
         easy.prepare(tmp_path / "new", train, [*test, easy.Picture(3, test[0].path, (("why?", "because"),))], 0.1)
     assert not (tmp_path / "new").exists()
     assert not list(tmp_path.glob(".new*"))
+
+
+def test_what_a_kill_left_goes_and_what_another_run_writes_stays(easy, pictures, tmp_path):
+    for name in ("killed", "working"):
+        (tmp_path / f".out[1].partial-{name}").mkdir()
+    handle = os.open(tmp_path / ".out[1].partial-working", os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    easy.prepare(tmp_path / "out[1]", *pictures, val_fraction=0.1)
+    os.close(handle)
+    assert sorted(path.name for path in tmp_path.glob("*out*")) == [".out[1].partial-working", "out[1]"]
+
+
+def test_the_current_folder_is_made_too(easy, pictures, tmp_path, monkeypatch, capsys):
+    splits = dict(zip(("train", "test"), pictures))
+    monkeypatch.setattr(easy, "load", splits.get)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(sys, "argv", ["prepare_easy_vqa.py", "."])
+    prepare_easy_vqa.main()
+    assert (tmp_path / "here/vqav2/v2_mscoco_val2014_annotations.json").is_file()
+    assert capsys.readouterr().out.splitlines()[-1] == f"written to {tmp_path / 'here'}"
+
+
+def test_a_mount_point_is_refused_before_the_work(easy, pictures, monkeypatch):
+    monkeypatch.setattr(easy, "write_split", lambda *_: pytest.fail("the work has begun"))
+    with pytest.raises(UserError, match="/ is a mount point, which cannot be replaced: name a new folder in it"):
+        easy.prepare(Path("/"), *pictures, val_fraction=0.1)
 
 
 @pytest.mark.parametrize("fraction", [0.98, 0.9999, 1.0])

@@ -156,8 +156,12 @@ def test_questions_of_a_picture_and_a_no_that_shares_no_word():
 def test_the_files_are_those_of_vqav2_and_pope(packages, tmp_path, monkeypatch, capsys):
     (packages / "emoji-datasource-google/package/img/google/64/1f43a.png").write_bytes(b"no picture")
     out = tmp_path / "out"
-    monkeypatch.setattr("sys.argv", ["prepare_pictures.py", str(out), "--emoji", str(packages), "--size", "16"])
+    out.mkdir()
+    (tmp_path / ".out.partial-killed").mkdir()
+    monkeypatch.chdir(out)
+    monkeypatch.setattr("sys.argv", ["prepare_pictures.py", ".", "--emoji", str(packages), "--size", "16"])
     prepare_pictures.main()
+    assert not list(tmp_path.glob(".out*"))
     counts = read_json(out / "pictures.json")["splits"]
     assert sum(count["pictures"] for count in counts.values()) == 20
     assert [Path(line["file"]).name for line in read_jsonl(out / "refused.jsonl")] == ["1f43a.png"]
@@ -169,7 +173,8 @@ def test_the_files_are_those_of_vqav2_and_pope(packages, tmp_path, monkeypatch, 
     with tarfile.open(next((out / "captions").glob("train-twitter-*.tar"))) as tar:
         assert {Path(name).suffix for name in tar.getnames()} == {".png", ".txt"}
     assert json.loads((out / "pope/coco_pope_random.json").read_text().splitlines()[0])["question_id"] == 1
-    assert "written to" in capsys.readouterr().out
+    assert f"written to {out};" in capsys.readouterr().out
+    monkeypatch.chdir(out)  # the folder of that name is another one now
     with pytest.raises(UserError, match="exists and is not an empty folder"):
         prepare_pictures.main()
 

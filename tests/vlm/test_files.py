@@ -4,6 +4,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 
@@ -76,6 +77,17 @@ def test_a_link_to_a_directory_is_replaced_and_its_target_left_alone(tmp_path):
         (partial / "file").write_text("new")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "folder"]
     assert (tmp_path / "folder" / "file").read_text() == "new" and not any((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize("name", [".", "..", "mount"])
+def test_what_cannot_be_replaced_is_refused_before_the_work(tmp_path, monkeypatch, name):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "file").write_text("mine")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(Path, "is_mount", lambda self: self.name == "mount")
+    with pytest.raises(UserError, match=f"{name} cannot be replaced, it "), atomic_directory(name):
+        pytest.fail("the work has begun")
+    assert [path.name for path in tmp_path.rglob("*")] == ["here", "file"]
 
 
 def test_what_a_kill_left_is_finished(tmp_path):
