@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # Pretraining under SLURM, one task for each GPU and no launcher in between.
 #
+# usage: sbatch [FLAGS OF SBATCH] scripts/slurm_pretrain.sh [FLAGS OF pretrain/run.py]
+#
+# examples:
 #   sbatch scripts/slurm_pretrain.sh --preset base --data '/data/cc12m/*.tar' --out runs/cc12m
 #   sbatch --nodes 4 --time 04:00:00 scripts/slurm_pretrain.sh ...
 #
@@ -21,6 +24,11 @@
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.log
 set -uo pipefail
+case "${1:-}" in
+    --help | -h)
+        sed -n '2,/^#SBATCH /{/^#SBATCH /d;s/^# \{0,1\}//;p}' "$0"
+        exit 0 ;;
+esac
 cd "$SLURM_SUBMIT_DIR"
 export PATH="$PWD/.venv/bin:$PATH" OMP_NUM_THREADS=1
 

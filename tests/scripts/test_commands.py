@@ -11,6 +11,7 @@ import pytest
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 OURS = (SCRIPTS, SCRIPTS.parent / "tests")
 COMMANDS = sorted(path.name for path in SCRIPTS.glob("*.py"))
+SHELL_COMMANDS = sorted(path.name for path in SCRIPTS.glob("*.sh") if path.name != "setup.sh")  # which is sourced
 WRONG = {
     "bench_bridge.py": (["--layers", "29"], "error: --layers 29: give 1 to 28"),
     "bench_evaluate.py": (["--questions", "49"], "error: --questions 49: give 1 to 48"),
@@ -52,6 +53,17 @@ def test_help_is_fast_and_has_examples(name):
     assert done.returncode == 0, done.stderr
     assert "examples:\n" in done.stdout and f"python scripts/{name}" in done.stdout
     assert (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime) < 1
+
+
+@pytest.mark.parametrize("name", SHELL_COMMANDS)
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_of_shell_scripts_does_nothing_else(tmp_path, name, flag):
+    done = subprocess.run([SCRIPTS / name, flag], capture_output=True, text=True, cwd=tmp_path, timeout=10)
+    assert (done.returncode, done.stderr) == (0, "")
+    examples = done.stdout.split("examples:\n")[1]
+    assert "usage: " in done.stdout and f"scripts/{name}" in examples
+    assert "#" not in done.stdout and "set -" not in done.stdout
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", COMMANDS)
