@@ -1,7 +1,8 @@
 """What a GPU does with this project: the same numbers as a CPU, and how fast. For one GPU, in six minutes.
 
 Each part is run while there is time, prints its rows and adds them to OUT/gpu_check.json, so that a check that is
-stopped keeps what it measured. The exit code is 1 if a row does not pass.
+stopped keeps what it measured. Run again with other --parts, it adds to the file, and replaces only what it measures
+now. The exit code is 1 if a row of now does not pass.
 
 ceilings  what the card gives: a large product, a large copy
 sigreg    value and gradient against float64, under bf16 autocast and TF32

@@ -25,7 +25,7 @@ from vlm.encoders.levljepa import new_encoder
 from vlm.llava.assembly import assemble
 from vlm.llava.model import VLM, load
 from vlm.llms.load import load_llm
-from vlm.llms.precision import chosen_dtype
+from vlm.llms.precision import chosen_device, chosen_dtype
 from vlm.llms.prompt import briefly
 
 COLOURS = ("red", "green", "blue", "white", "black", "wooden")
@@ -36,14 +36,14 @@ Answers = dict[str, list[int]]  # question id -> new token ids
 Way = Callable[[Sequence[Example]], Answers]
 
 
-def saved_or_new(settings: EvaluateBench, dtype: torch.dtype) -> VLM:
+def saved_or_new(settings: EvaluateBench, device: torch.device, dtype: torch.dtype) -> VLM:
     """The VLM that the settings name, or one built on the fly."""
     if settings.vlm:
-        return load(settings.vlm, settings.device, dtype)
-    return make_vlm(settings.llm, settings.device, dtype)
+        return load(settings.vlm, device, dtype)
+    return make_vlm(settings.llm, device, dtype)
 
 
-def make_vlm(llm: str, device: str, dtype: torch.dtype) -> VLM:
+def make_vlm(llm: str, device: str | torch.device, dtype: torch.dtype) -> VLM:
     """The real tokenizer, template and LLM with a small random ViT in ViT-B/16's token count."""
     config = EncoderConfig(
         vision_width=192, vision_layers=3, vision_heads=3, text_width=32, text_layers=1, text_heads=1
@@ -142,10 +142,11 @@ class Ours:
 
 def run(settings: EvaluateBench) -> Goals:
     """Time the three ways, print their speeds and where their answers part, and return the verdicts."""
+    device = chosen_device(settings.device)
     threads = settings.threads or torch.get_num_threads()
     torch.set_num_threads(threads)
-    dtype = chosen_dtype(settings.precision, settings.device)
-    vlm = saved_or_new(settings, dtype)
+    dtype = chosen_dtype(settings.precision, device)
+    vlm = saved_or_new(settings, device, dtype)
     pictures = make_pictures(vlm, settings.images)
     examples = make_examples(settings.images, settings.questions)
     rival = Rival(vlm, pictures, settings.max_new_tokens)
@@ -160,7 +161,7 @@ def run(settings: EvaluateBench) -> Goals:
     print(
         f"{len(examples)} questions on {settings.images} images, {statistics.mean(tokens):.0f} prompt tokens and "
         f"{sum(map(len, mine.values())) / len(mine):.1f} new ones (limit {settings.max_new_tokens}) on average, "
-        f"{threads} threads, {settings.device}, {str(dtype).removeprefix('torch.')}, {settings.rounds} rounds"
+        f"{threads} threads, {device}, {str(dtype).removeprefix('torch.')}, {settings.rounds} rounds"
     )
     print(f"{OURS:18} {len(examples) / statistics.median(times[OURS]):7.2f} questions/s")
     goals = Goals()

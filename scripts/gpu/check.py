@@ -16,19 +16,25 @@ from bench.harness import row, verdict
 from torch.profiler import ProfilerActivity, profile
 
 from gpu.settings import GpuCheck
-from vlm.files import write_json
+from vlm.errors import UserError
+from vlm.files import read_json, write_json
+from vlm.llms.precision import chosen_device
 
 ROOT = Path(__file__).resolve().parents[2]
 TOP_KERNELS = 12
 
 
 class Check:
-    """One check of one device. results: part -> row's name -> its values."""
+    """One check of one device. results: part -> row's name -> its values, those of earlier checks among them.
+
+    Raises: UserError if there is no such device.
+    """
 
     def __init__(self, settings: GpuCheck):
-        self.device, self.smoke, self.patience = torch.device(settings.device), settings.smoke, settings.patience
+        self.device, self.smoke, self.patience = chosen_device(settings.device), settings.smoke, settings.patience
         self.file = Path(settings.out) / "gpu_check.json"
         self.results: dict[str, dict[str, dict[str, Any]]] = {}
+        self.begun: list[str] = []  # the parts of this check
 
     @property
     def on_gpu(self) -> bool:
@@ -38,6 +44,32 @@ class Check:
     def name(self) -> str:
         """What the device calls itself."""
         return torch.cuda.get_device_name(self.device) if self.on_gpu else "CPU"
+
+    def go_on(self, **machine: Any) -> None:
+        """Note the machine, and keep the rows that the file has of it.
+
+        Raises: UserError if they are of another machine, another torch, or of other sizes.
+        """
+        if self.file.exists():
+            self.results = read_json(self.file)
+            earlier = self.results.get("machine") if isinstance(self.results, dict) else None
+            if earlier != {self.name: machine}:
+                raise UserError(
+                    f"{self.file} is of {earlier}, this is {{{self.name!r}: {machine}}}: give another --out"
+                )
+        self.note("machine", self.name, **machine)
+
+    def begin(self, part: str) -> None:
+        """Forget the part's rows of earlier checks: it is measured now."""
+        self.results.pop(part, None)
+        self.begun.append(part)
+
+    def leave_out(self, part: str, reason: str) -> None:
+        """Say that there is no time for a part; its rows of an earlier check stay."""
+        if self.results.get(part, {"left out": None}).keys() == {"left out"}:
+            self.note(part, "left out", reason=reason)
+        else:
+            row(part, "left out, its earlier rows stay", reason, "")
 
     def note(self, part: str, name: str, passed: bool | None = None, **values: Any) -> None:
         """Print a row and keep it in the file, so that a check that is stopped loses nothing."""
@@ -50,8 +82,8 @@ class Check:
         row(part, name, ", ".join(shown), "" if passed is None else verdict(passed))
 
     def failed(self) -> list[str]:
-        """The rows that did not pass."""
-        named = [(part, name, values) for part, rows in self.results.items() for name, values in rows.items()]
+        """The rows of this check that did not pass."""
+        named = [(part, name, values) for part in self.begun for name, values in self.results.get(part, {}).items()]
         return [f"{part}: {name}" for part, name, values in named if values.get("passed") is False]
 
     def sync(self) -> None:

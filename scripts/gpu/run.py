@@ -14,17 +14,21 @@ from vlm.errors import UserError
 
 
 def run(settings: GpuCheck) -> None:
-    """Check the device; exit with 1 if a row did not pass. Raises: UserError if there is no such device."""
+    """Check the device; exit with 1 if a row did not pass.
+
+    Raises: UserError if there is no such device, or OUT has the rows of another one.
+    """
     if settings.device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("there is no CUDA device here: --smoke --device cpu tries the script")
     check = Check(settings)
-    check.note("machine", check.name, torch=torch.__version__, cpus=len(os.sched_getaffinity(0)), smoke=settings.smoke)
+    check.go_on(torch=str(torch.__version__), cpus=len(os.sched_getaffinity(0)), smoke=settings.smoke)
     start = time.perf_counter()
     for part in settings.parts:
         begun = time.perf_counter()
         if begun - start > 60 * settings.minutes:
-            check.note(part, "left out", reason=f"--minutes {settings.minutes:g} are over: --parts {part}")
+            check.leave_out(part, f"--minutes {settings.minutes:g} are over: --parts {part}")
             continue
+        check.begin(part)
         try:
             importlib.import_module(f"gpu.{part}").measure(check)
         except Exception as problem:  # of any kind: the other parts are still of use

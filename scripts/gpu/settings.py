@@ -12,7 +12,9 @@ PARTS = ("ceilings", "sigreg", "step", "host", "pretrain", "tars", "bridge", "re
 class GpuCheck:
     """Flags of scripts/gpu_check.py."""
 
-    out: str = setting("runs/gpu", help="gpu_check.json is written there, after every row", metavar="DIR")
+    out: str = setting(
+        "runs/gpu", help="gpu_check.json is there, with a row as soon as it is known; others stay", metavar="DIR"
+    )
     parts: tuple[str, ...] = setting(PARTS, help="what to check; see above", choices=PARTS)
     minutes: float = setting(6.0, help="no part is begun after so many", above=0)
     patience: float = setting(240.0, help="seconds that one command of tars and resume may take", above=0)

@@ -4,6 +4,8 @@ import sys
 
 import pytest
 
+from vlm.errors import UserError
+
 ONE, SIXTEEN = "generate, batch  1", "generate, batch 16"
 
 
@@ -17,6 +19,14 @@ def test_verdicts():
     assert evaluate.judge(SIXTEEN, 3.0, 1, exact=True)[1] is False
     assert evaluate.judge(SIXTEEN, 3.0, 1, exact=False)[1] is True  # ties in bf16
     assert evaluate.judge(SIXTEEN, 2.99, 0, exact=False)[1] is False
+
+
+def test_a_device_that_is_none_is_said():
+    from bench import evaluate
+    from bench.settings import EvaluateBench
+
+    with pytest.raises(UserError, match="--device gpu: this is no device; give cpu, cuda or mps"):
+        evaluate.run(EvaluateBench(device="gpu"))
 
 
 def test_the_exit_code_is_the_verdict(monkeypatch, capsys, tiny_vlm):

@@ -79,6 +79,26 @@ def test_a_failing_part_leaves_the_others_and_exits_with_1(tmp_path, monkeypatch
     assert found["sigreg"]["failed"]["error"] == "RuntimeError: CUDA error: an illegal memory access"
 
 
+def test_earlier_rows_stay_but_for_the_parts_run_now(tmp_path, monkeypatch):
+    def check(part: str, passed: bool, **changes) -> dict:
+        monkeypatch.setattr(f"gpu.{part}.measure", lambda check: check.note(part, "row", passed))
+        run(GpuCheck(**{"out": str(tmp_path), "device": "cpu", "smoke": True, "parts": (part,)} | changes))
+        return json.loads((tmp_path / "gpu_check.json").read_text())
+
+    with pytest.raises(SystemExit):
+        check("sigreg", False)
+    both = check("host", True)  # passes: it is judged by its own rows
+    assert (both["sigreg"], both["host"]) == ({"row": {"passed": False}}, {"row": {"passed": True}})
+    assert set(both["seconds"]) == {"sigreg", "host"}
+    assert check("sigreg", True)["sigreg"] == {"row": {"passed": True}}
+    assert check("sigreg", True, minutes=1e-9)["sigreg"] == {"row": {"passed": True}}  # there was no time for it
+    with pytest.raises(
+        UserError, match=r"is of \{'CPU': .*'smoke': True\}\}, this is \{'CPU': .*'smoke': False\}\}: give"
+    ):
+        check("sigreg", True, smoke=False)
+    assert set(check("host", True)) == {"machine", "seconds", "sigreg", "host"}
+
+
 def test_no_part_is_begun_when_the_time_is_over(tmp_path):
     run(GpuCheck(out=str(tmp_path), device="cpu", smoke=True, parts=PARTS, minutes=1e-9))
     found = json.loads((tmp_path / "gpu_check.json").read_text())
@@ -89,3 +109,6 @@ def test_a_gpu_that_is_not_there_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UserError, match="there is no CUDA device here: --smoke --device cpu tries the script"):
         run(GpuCheck(out=str(tmp_path)))
+    with pytest.raises(UserError, match="--device gpu: this is no device; give cpu, cuda or mps"):
+        run(GpuCheck(out=str(tmp_path), device="gpu"))
+    assert not any(tmp_path.iterdir())
