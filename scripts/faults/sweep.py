@@ -8,10 +8,10 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 
 from faults.fault import Failed, Fault, Sweep
+from vlm.errors import UserError
 
 KINDS = ("kills", "stops", "steps", "leftovers", "mutations", "disk", "inputs", "web")
 PRIVATE = "FAULT_SWEEP_PRIVATE"  # set once /dev/shm is the sweep's own
@@ -31,12 +31,20 @@ def with_private_shared_memory() -> None:
     print("/dev/shm is shared with the machine: what is left there is not counted", file=sys.stderr)
 
 
-def chosen(settings: Sweep) -> Iterator[tuple[str, Fault]]:
-    """The kind and the fault of every row."""
+def chosen(settings: Sweep) -> list[tuple[str, Fault]]:
+    """The kind and the fault of every row. Raises: UserError if a word of --only is of none."""
+    rows = []
+    unused = set(settings.only)
     for kind in KINDS:
         for fault in importlib.import_module(f"faults.{kind}").faults(settings):
-            if not settings.only or any(word == kind or word in fault.name for word in settings.only):
-                yield kind, fault
+            fitting = {word for word in settings.only if word == kind or word in fault.name}
+            unused -= fitting
+            if fitting or not settings.only:
+                rows.append((kind, fault))
+    if unused:
+        words = " ".join(map(repr, sorted(unused)))
+        raise UserError(f"--only {words}: no fault has it in its name; the kinds are {', '.join(KINDS)}")
+    return rows
 
 
 def outcome(fault: Fault, kind: str, settings: Sweep) -> tuple[bool, str]:
@@ -59,11 +67,12 @@ def outcome(fault: Fault, kind: str, settings: Sweep) -> tuple[bool, str]:
 
 
 def run(settings: Sweep) -> bool:
-    """Print the table; whether every fault was survived."""
+    """Print the table; whether every fault was survived. Raises: UserError if a word of --only is of none."""
     failed = count = 0
+    rows = chosen(settings)
     print("| fault | seed | outcome | seconds |\n| --- | --- | --- | --- |", flush=True)
     try:
-        for kind, fault in chosen(settings):
+        for kind, fault in rows:
             begun = time.monotonic()
             survived, words = outcome(fault, kind, settings)
             failed, count = failed + (not survived), count + 1

@@ -3,11 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from faults import sweep
 from faults.fault import Fault, Sweep, demand
 from faults.launched import launch
 from faults.tiny import losses
 
+from vlm.errors import UserError
 from vlm.run.folder import DONE
 from vlm.run.steps import committed_steps
 
@@ -46,7 +48,10 @@ def test_rows_are_chosen_by_kind_and_by_words():
 
     assert names("kills", kills=5) == [f"kill -9 of {name}" for name in ("rank", "all", "launch", "deepspeed", "rank")]
     assert names("SIGHUP") == [f"SIGHUP to {target}" for target in ("rank", "launch", "deepspeed", "group")]
-    assert len(names()) > 40 and names("nothing of that name") == []
+    assert len(names()) > 40
+    kinds = "kills, stops, steps, leftovers, mutations, disk, inputs, web"
+    with pytest.raises(UserError, match=f"^--only 'kilsl': no fault has it in its name; the kinds are {kinds}$"):
+        names("SIGHUP", "kilsl")
 
 
 def test_when_deepspeed_is_killed_the_ranks_save_and_leave(tmp_path):
