@@ -1,10 +1,15 @@
 """What torch.compile needs of a machine is missed before the first step."""
 
+import re
+import shutil
+
 import pytest
 import torch
 
 from vlm.errors import UserError
 from vlm.run import compiler
+
+builds = pytest.mark.skipif(not (shutil.which("gcc") and shutil.which("g++")), reason="needs gcc and g++")
 
 
 @pytest.fixture
@@ -16,6 +21,7 @@ def lacking(monkeypatch):
     return lambda kind: compiler.lacking(kind)
 
 
+@builds
 def test_nothing_lacks_on_a_machine_that_builds(lacking):
     assert [lacking(kind) for kind in ("cuda", "cpu", "mps")] == [None, None, None]
 
@@ -29,11 +35,10 @@ def test_a_missing_compiler_is_named(lacking, monkeypatch):
     assert "'/opt/cc' does not run" in lacking("cuda")
 
 
+@builds
 def test_missing_headers_and_triton_are_named(lacking, monkeypatch, tmp_path):
     monkeypatch.setattr(compiler, "_headers", lambda: str(tmp_path))
-    assert f"needs Python.h, which '/usr/bin/gcc' cannot read in {tmp_path}: install" in lacking("cuda").replace(
-        compiler._compiler("cuda")[1][0], "/usr/bin/gcc"
-    )
+    assert re.search(f"needs Python.h, which '.*' cannot read in {tmp_path}: install gcc and python3", lacking("cuda"))
     monkeypatch.setattr(compiler, "find_spec", lambda name: None)
     assert lacking("cuda") == "torch.compile needs Triton: pip install triton"
 
