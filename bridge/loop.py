@@ -26,6 +26,7 @@ from bridge.parts import Trainee, build_vlm, freeze, save_result
 from bridge.recorder import Recorder, Taken
 from bridge.same_run import check_folder
 from vlm.distributed import AnyRank, active, is_main, on_main
+from vlm.run.compiler import check_compiler
 from vlm.run.folder import finish, locked
 from vlm.run.progress import progress
 from vlm.run.schedule import cosine
@@ -112,6 +113,8 @@ def loop(
 def train(config: BridgeConfig, mixture: Mixture) -> None:
     """Run or continue `config.out` on the mixture's questions; on return RUN/vlm is a stock LLaVA folder."""
     accelerator = Accelerator()  # starts the process group
+    if config.compile:
+        check_compiler(accelerator.device)
     with locked(Path(config.out)):
         data = {"questions": questions_content(mixture, votes=config.vqav2_answers == "votes")}
         data["images"] = images_content(mixture)

@@ -151,7 +151,7 @@ class PretrainConfig:
     compile: bool | None = _step(
         None,
         help="run both towers through torch.compile",
-        default_text="on a GPU with Triton, below ZeRO 3",
+        default_text="on a GPU with Triton and a C compiler, below ZeRO 3",
     )
     timeout: float = _step(30.0, help="minutes that a process waits for the others", above=0, least=None, free=True)
     dtype: str = _step(

@@ -5,6 +5,7 @@ shards -> batches -> Pretrainer -> objective -> DeepSpeed's optimizer step -> re
 
 import math
 import shlex
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from pretrain import checkpoints
 from pretrain.batchnorm import GlobalBatchNorm1d, RunningStatistics
 from pretrain.card import write_encoder_card
-from pretrain.compiling import compile_towers, compiles_fast
+from pretrain.compiling import compile_towers, compiles_fast, several_shapes
 from pretrain.config import PretrainConfig
 from pretrain.contrastive import INITIAL, LogitScale
 from pretrain.data.augment import augmentation
@@ -38,6 +39,7 @@ from vlm.encoders.tokens import CaptionTokenizer
 from vlm.files import read_json
 from vlm.llms.precision import default_dtype
 from vlm.run.checkpoints import Checkpoints
+from vlm.run.compiler import check_compiler
 from vlm.run.folder import begin, finish, locked
 from vlm.run.schedule import SCHEDULES
 from vlm.run.settings import trajectory
@@ -65,9 +67,11 @@ def build_model(
     if start_from and logits:
         start_from.fill_logits(logits)
     dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
-    model = Pretrainer(encoder, config.micro_batch_size // world_size(), dtype, logits)
+    micro = config.micro_batch_size // world_size()
+    model = Pretrainer(encoder, micro, dtype, logits)
     if config.compile:
-        compile_towers(encoder)
+        rows = config.batch_size // world_size()
+        compile_towers(encoder, several_shapes(rows, micro, several_crops=config.augmentation == "dino"))
     return model
 
 
@@ -75,21 +79,25 @@ def decided(config: PretrainConfig, target: torch.device) -> PretrainConfig:
     """The config with --zero, --dtype and --compile, where they are left open, decided by processes and device.
 
     A run that goes on keeps the --dtype and --compile that it was started with, on whatever it goes on. Its ZeRO stage
-    is chosen anew: a checkpoint fits every stage.
+    is chosen anew: a checkpoint fits every stage. Collective.
+
+    Raises: UserError if the towers are to be compiled and a machine cannot.
     """
     run = Path(config.out)
     goes_on = committed_steps(run / "checkpoints") and (run / "config.json").is_file()
     before = read_json(run / "config.json") if goes_on else {}
-    fast = "bf16" if default_dtype(target) == torch.bfloat16 else "fp32"
-    found = {
-        "zero": config.zero_stage(world_size()),
-        "dtype": fast,
-        "compile": config.zero != 3 and compiles_fast(target),
+    find: dict[str, Callable[[], Any]] = {
+        "zero": lambda: config.zero_stage(world_size()),
+        "dtype": lambda: "bf16" if default_dtype(target) == torch.bfloat16 else "fp32",
+        "compile": lambda: config.zero != 3 and compiles_fast(target),
     }
-    left_open = [name for name in found if getattr(config, name) in (None, "auto")]
-    kept = {name: value for name, value in before.items() if name != "zero"}
-    config = replace(config, **{name: kept.get(name, found[name]) for name in left_open})
+    left_open = [name for name in find if getattr(config, name) in (None, "auto")]
+    kept = {name: before[name] for name in left_open if name in before and name != "zero"}
+    found = {name: kept[name] if name in kept else find[name]() for name in left_open}
+    config = replace(config, **found)
     config.check()
+    if config.compile:
+        check_compiler(target, "go on with --no-compile --allow-change compile" if goes_on else "leave it out")
     return config
 
 

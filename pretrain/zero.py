@@ -10,8 +10,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
-import deepspeed
 import torch
+
+if torch.backends.mps.is_available() and not torch.cuda.is_available():
+    # DeepSpeed chooses when it is imported, and would take a Mac's GPU. There every ZeRO stage failed before its pull
+    # request 8293, and torch's fused AdamW does not read `found_inf`, by which `update` skips a step.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+import deepspeed
 from deepspeed import utils as fragments
 from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.zero import stage_1_and_2
@@ -39,6 +45,8 @@ def start_processes(minutes: float = PretrainConfig.timeout) -> None:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    if get_accelerator().device_name() == "mps":
+        raise UserError("DS_ACCELERATOR=mps: a step without a finite gradient would not be skipped: unset it")
     # DeepSpeed's CPU op sums tensors of inference, never gradients. It would compile for two minutes at a first start,
     # wait for ever for the lock of a build that was killed (torch < 2.14), and leave 69 MB a rank in /dev/shm.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -74,13 +82,16 @@ def zero_config(config: PretrainConfig, world_size: int) -> dict:
         "zero_optimization": {
             "stage": config.zero,
             "reduce_bucket_size": REDUCE_BUCKET_SIZE,
-            # Buckets are reduced while the backward pass goes on: a GPU has streams for it, a CPU has none.
+            # Buckets are reduced while the backward pass goes on: a GPU has streams for it, a CPU has none. In ZeRO 1
+            # and 2 the host then waits for the device once, at the end of the backward pass. Which way is faster was
+            # not measured.
             "overlap_comm": config.zero == 3 or (world_size > 1 and get_accelerator().device_name() == "cuda"),
         },
         # The optimizer is torch's fused AdamW, given by us.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
+        "timers": {"throughput": {"enabled": False}},  # else the host waits for the device twice a step
     }
     if not config.deepspeed:
         return own
@@ -121,7 +132,8 @@ def _skip_on_device(engine: Engine) -> None:
     """Let ZeRO 1 and 2 leave out a step without a finite gradient as `update` does without ZeRO, by AdamW's flag.
 
     DeepSpeed asks the device whether the norm is finite, once to decide and once for each parameter group in clipping:
-    each time the host waits for the whole backward pass, and then the device for the host.
+    each time the host waits for the whole backward pass, and then the device for the host. (With `overlap_comm`, on
+    several GPUs, one wait is left: DeepSpeed's own before it puts the gradients together.)
     """
     zero_optimizer: Any = engine.optimizer
     norm_of_all = zero_optimizer.scaled_global_norm

@@ -3,6 +3,7 @@
 Run by test_reads.py: reads.py OUT STAGES FLAGS of pretrain/run.py; prints one JSON list a ZeRO stage. A step's number
 is of the reads since the step before it was recorded. A read is an operation whose result the host needs: of any tensor
 but those that live on the host in a run on a GPU, the lengths of the captions and the flag that tells a run to stop.
+So is DeepSpeed's own wait for all that the device was told.
 """
 
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from deepspeed.accelerator import get_accelerator
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -81,6 +83,12 @@ class AnyRank(train.AnyRank):
         on_host[self.answer] = True
 
 
+def synchronize(*_):
+    global total
+    total += 1
+
+
+get_accelerator().synchronize = synchronize
 train.CaptionBatches, train.Recorder, train.AnyRank = Batches, Recorder, AnyRank
 out, stages, flags = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
 loop = train.loop

@@ -2,12 +2,13 @@
 
 import json
 import os
+from collections import Counter
 
 import pytest
 import torch
 
 from pretrain import zero
-from pretrain.compiling import compile_towers
+from pretrain.compiling import compile_towers, several_shapes
 from pretrain.config import from_preset
 from pretrain.data import workers
 from pretrain.directions import DirectionsAhead
@@ -48,6 +49,35 @@ def test_compiled_towers_compute_the_same():
     assert plain.item() == compiled.item() and all(torch.equal(a, b) for a, b in zip(gradients, same))
 
 
+def graphs_called(shapes_vary):
+    """The graphs that the first step on 20 images, 8 at a time, calls forward, and those that it computes again."""
+    torch._dynamo.reset()
+    called = []
+
+    def backend(graph, _):
+        def call(*inputs):
+            called.append(id(graph))
+            return graph(*inputs)
+
+        return call
+
+    sizes = dict(vision_layers=2, text_layers=1, vision_width=16, text_width=16, image_size=16, patch_size=8)
+    model = Pretrainer(new_encoder(encoder_config(from_preset("tiny", **sizes), 300), seed=0), micro_batch_size=8)
+    compile_towers(model.encoder, shapes_vary, backend)
+    pixels = torch.randint(0, 256, (20, 3, 16, 16), dtype=torch.uint8)
+    e = model(pixels, torch.arange(20 * 9).view(20, 9) % 300, torch.arange(20) % 9 + 1)
+    forward = list(called)
+    e.z_v.sum().add(e.z_t.sum()).backward()
+    return Counter(forward), Counter(called[len(forward) :])
+
+
+def test_a_piece_is_computed_again_by_the_graph_of_its_forward_pass():
+    forward, again = graphs_called(several_shapes(20, 8))
+    assert forward == again and forward.total() == 9  # 3 pieces through 2 vision blocks and a text block
+    assert not several_shapes(20, 0) and not several_shapes(20, 10) and not several_shapes(8, 8)
+    assert several_shapes(20, 0, several_crops=True)
+
+
 def settings(tmp_path, content, **changes):
     file = tmp_path / "ds.json"
     file.write_text(content if isinstance(content, str) else json.dumps(content))
@@ -58,6 +88,11 @@ def test_a_file_of_deepspeed_settings_is_merged(tmp_path):
     merged = settings(tmp_path, {"zero_optimization": {"reduce_bucket_size": 7}, "wall_clock_breakdown": True})
     assert merged["zero_optimization"] == {"stage": 1, "reduce_bucket_size": 7, "overlap_comm": False}
     assert (merged["wall_clock_breakdown"], merged["train_batch_size"]) == (True, 32)
+    assert merged["timers"] == {"throughput": {"enabled": False}}
+    timed = {"timers": {"throughput": {"synchronized": False}}}
+    assert settings(tmp_path, timed)["timers"] == timed["timers"]
+    changed = settings(tmp_path, {"zero_optimization": {"overlap_comm": True}})
+    assert changed["zero_optimization"]["overlap_comm"] is True
     assert settings(tmp_path, {}, reduce_dtype="bf16")["communication_data_type"] == "bf16"
 
 

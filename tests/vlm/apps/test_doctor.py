@@ -83,7 +83,7 @@ def test_the_environment(run, monkeypatch):
     code, out, _ = run("doctor")
     found = lines_of(out)
     assert code == 0
-    assert {"python", "transformers", "packages", "cpu", "shared memory", "disk", "hub"} < found.keys()
+    assert {"python", "transformers", "packages", "cpu", "compiler", "shared memory", "disk", "hub"} < found.keys()
     monkeypatch.setattr(environment, "version", lambda name: "5.17.2" if name == "transformers" else "9")
     old = lines_of("\n".join(finding.line() for finding in environment._transformers()))
     assert old["transformers"][0] == "FAIL" and "pip install 'transformers>=5.18'" in old["transformers"][1]

@@ -13,6 +13,7 @@ from packaging.version import Version
 
 from vlm.apps.doctor.findings import Finding, Findings, attempt, judged
 from vlm.llms.precision import default_dtype
+from vlm.run.compiler import lacking
 from vlm.run.shared_memory import left_buffers
 
 GIB = 1 << 30
@@ -38,6 +39,7 @@ def findings() -> Findings:
     yield from attempt("transformers", _transformers)
     yield from attempt("packages", _packages)
     yield from attempt("device", _devices)
+    yield from attempt("compiler", _compiler)
     yield from attempt("shared memory", lambda: _shared_memory(Path("/dev/shm")))
     yield from attempt("shared memory", _left_buffers)
     yield from attempt("disk", _disk)
@@ -110,6 +112,18 @@ def _devices() -> Findings:
         name = torch.cuda.get_device_name(index)
         text = f"{name}, {free / GIB:.0f} of {total / GIB:.0f} GiB free, models in {dtype}"
         yield judged(free > total / 10, f"cuda:{index}", text, "another process has it; take another --device")
+
+
+def _compiler() -> Findings:
+    """Whether --compile works here: pretraining takes it on a GPU unless told otherwise."""
+    on_gpu = torch.cuda.is_available()
+    lack = lacking("cuda" if on_gpu else "cpu")
+    if lack and on_gpu:
+        yield Finding("warn", "compiler", f"pretraining runs uncompiled, and --compile is refused: {lack}")
+    elif lack:
+        yield Finding("OK", "compiler", f"none, and needed only for --compile: {lack}")
+    else:
+        yield Finding("OK", "compiler", "torch.compile has what it needs, for --compile")
 
 
 def _shared_memory(path: Path) -> Findings:
