@@ -9,6 +9,7 @@ from study.checks import check
 from study.settings import StudySettings, as_flags, settings_of
 from study.summary import references, summarise
 from study.tables import gain_cells, score_cells
+from tiny.llms import write_family
 
 from bridge.results import summary
 from vlm.errors import UserError
@@ -148,6 +149,67 @@ def test_the_report_of_a_study_without_objectives_and_of_other_settings(tmp_path
     assert capsys.readouterr().out.splitlines() == [
         f"left out, for they were run with other settings than these: {names}",
         "nothing is scored yet",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (("--encoders", "blind", "--gqa", "data/nothing"), "--gqa: data/nothing is no folder, is not in the local Hug"),
+        (("--encoders", "blind", "--vqav2", "./v"), "--vqav2: ./v is not a folder: VQAv2 needs its question files"),
+        (
+            ("--encoders", "blind", "--gqa", "g", "--pope", "./p"),
+            "--pope: ./p is not a folder: POPE needs its question",
+        ),
+        (("--encoders", "clip", "--gqa", "g", "--captions", "c/*.tar"), "--captions: no file matches c/*.tar"),
+        (
+            ("--encoders", "clip", "--gqa", "g", "--captions", "./c"),
+            "--captions: c does not exist: give a folder or glob",
+        ),
+        (
+            ("--encoders", "clip", "--gqa", "g", "--captions", "g/no"),
+            "--captions: g/no is no folder, is not in the local",
+        ),
+        (("--encoders", "blind", "--bridge-flags", "--conversations a.json"), "--conversations: a.json does not exist"),
+        (("--encoders", "blind", "--llms", "smolm2"), "--llms: unknown language model 'smolm2': give smollm2, llama"),
+        (("--encoders", "blind", "--llms", "no/llm"), "--llms: no/llm is not in the local Hugging Face cache and the"),
+        (("--encoders", "blind", "--llms", "no.gguf"), "--llms: cannot read the language model no.gguf: No such file"),
+        (("--encoders", "g"), "--encoders: g has no config.json: an encoder folder has vision_encoder.safetensors"),
+        (("--encoders", "no/encoder"), "--encoders: no/encoder is no folder, is not in the local Hugging Face cache"),
+        (("--encoders", "d=hf:./no"), "--encoders: ./no is neither a folder nor a hub id (OWNER/NAME): give hf:FOLDER"),
+        (("--encoders", "blind", "d=timm:vit_tny_patch16_224"), "--encoders: timm has no model 'vit_tny_patch16_224'"),
+        (
+            ("--encoders", "d=timm:vit_tiny_patch16_224@no.safetensors"),
+            "--encoders: timm:vit_tiny_patch16_224@no.safete",
+        ),
+    ],
+)
+def test_what_is_not_there_is_said_before_anything_runs(flags, problem, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "g").mkdir()
+    write_family(tmp_path / "llm", "qwen2")
+    given = flags if "--llms" in flags else (*flags, "--llms", "llm")
+    study = settings(*given, "--dry-run", "--out", tmp_path / "out")
+    with pytest.raises(UserError) as caught:
+        command.run(study)
+    assert str(caught.value).startswith(problem)
+
+
+def test_what_is_there_or_made_by_the_study_is_not_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "g").mkdir()
+    write_family(tmp_path / "llm", "qwen2")
+    place = ("--llms", "llm", "--out", "out", "--dry-run", "--seeds", "0", "--lanes", "2")
+    encoders = ("levljepa", "random:levljepa", "t=timm:vit_tiny_patch16_224@w", "random:t")
+    Path("w").touch()
+    command.run(settings("--encoders", *encoders, *place))
+    captions = "https://host/{00..09}.tar"
+    command.run(settings("--encoders", "clip", "--gqa", "g", "--captions", captions, *place))
+    assert [line for line in capsys.readouterr().out.splitlines() if " to run " in line] == [
+        "6 of 6 cells to run in 2 lanes; 6 of a kind that was not run here yet: one cell by --only measures it",
+        "2 of 2 cells to run in 2 lanes; 2 of a kind that was not run here yet: one cell by --only measures it",
     ]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from study import command, lanes
+from study import command, lanes, places
 from study.cells import Cell
 from study.settings import StudySettings, settings_of
 
@@ -36,6 +36,7 @@ def test_a_cell_runs_once_and_a_failure_stops_only_what_needs_it(tmp_path, monke
     def fail(settings):
         raise UserError("there is no table")
 
+    monkeypatch.setattr(places, "CHECKS", {})
     place = ("--gqa", "g", "--captions", "c", "--out", tmp_path / "out", "--seeds", "0", "--lanes", "2")
     study = settings("--encoders", "clip", "random:clip", "siglip", "blind", *place)
     with pytest.raises(UserError, match=r"^3 of 6 cells failed \(pretrain-clip-0: .* exit code 1: no room .*needs pre"):
@@ -96,6 +97,7 @@ def test_every_cell_is_a_job_after_those_it_needs(tmp_path, monkeypatch, capsys)
                       f'for a in "$@"; do echo "$a"; done >> {tmp_path}/jobs\necho $n\n')  # fmt: skip
     sbatch.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(places, "CHECKS", {})
     place = ("--gqa", "g", "--captions", "c", "--out", tmp_path / "out", "--seeds", "0")
     command.run(settings("--encoders", "clip", "blind", *place, "--slurm", "sbatch --gres=gpu:1"))
     assert capsys.readouterr().out.splitlines() == [
