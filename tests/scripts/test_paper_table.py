@@ -7,6 +7,7 @@ from pathlib import Path
 import paper_table
 import pytest
 from huggingface_hub import file_download
+from matplotlib.figure import Figure
 from PIL import Image
 
 from bridge.results import summary
@@ -121,6 +122,25 @@ def test_encoders_trained_differently_are_named_and_partial_scores_marked(monkey
     assert "Note: the encoders were trained with different steps: 100 (levljepa), 50 (siglip)." in text
     assert "| Llama-1B | GQA | +25.00 [+0.0, +50.0]* | - | -25.00 [-50.0, +0.0] |" in text
     assert "No runs: CLIP with Llama-1B." in text
+
+
+def test_what_two_vits_differ_in_is_named_and_gains_of_zero_are_drawn_at_a_scale(monkeypatch, encoders, tmp_path):
+    wide = make_encoder(tmp_path / "wide", "clip")
+    config = json.loads((wide / "config.json").read_text())
+    config["vision_encoder"]["hidden_size"] = 192
+    write_json(wide / "config.json", config)
+    made = [
+        make_run(tmp_path / "r", f"random:{encoders['levljepa']}", 2),
+        make_run(tmp_path / "l", encoders["levljepa"], 2),
+    ]
+    made.append(make_run(tmp_path / "w", str(wide), 2))
+    limits = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file: limits.append(figure.axes[0].get_ylim()))
+    run(monkeypatch, *made, "--out", tmp_path / "out")
+    assert (
+        f"{tmp_path / 'r'} differs in the ViT's hidden_size 192 / 768." in (tmp_path / "out/paper_table.md").read_text()
+    )
+    assert limits == [(-1, 1)]
 
 
 def test_nothing_to_show(monkeypatch, encoders, tmp_path):

@@ -8,7 +8,7 @@ from study.cells import cells
 from study.checks import check
 from study.settings import StudySettings, as_flags, settings_of
 from study.summary import references, summarise
-from study.tables import gain_cells, score_cells
+from study.tables import as_markdown, draw, gain_cells, score_cells
 from tiny.llms import write_family
 
 from bridge.results import summary
@@ -118,6 +118,30 @@ def test_the_mean_is_of_what_all_seeds_have_and_says_if_questions_are_missing(tm
     write_json(folder / "results.json", report)
     table = summarise(done(settings("--encoders", "blind", "--out", tmp_path)))
     assert score_cells(table)[1:] == [["blind", "0, 1", "75.0* ± 35.4", "-", "-", "75.0* ± 35.4"]]
+
+
+def test_the_table_says_what_was_asked_and_the_picture_which_encoder_a_row_is(tmp_path):
+    study = settings("--encoders", "a|b=hf:a/b", "c=hf:a/c", "blind", "--seeds", "0", "--out", tmp_path,
+                     "--llms", "models/tiny", "--second-stage", "--lora 8")  # fmt: skip
+    for number, name in enumerate(("a|b-tiny-0", "a|b-tiny-0-second", "c-tiny-0", "c-tiny-0-second", "blind-tiny-0")):
+        folder = tmp_path / f"bridge-{name}"
+        scored(folder / "eval", number)
+        report = read_json(folder / "eval/results.json")
+        report["benchmarks"]["gqa"] |= {"split": "val", "questions": 1234, "images": 2}
+        write_json(folder / "eval/results.json", report)
+    table = summarise(done(study))
+    text = as_markdown(table, {"retrieval: rank_image": {"a|b": {"mean": 0.5, "sd": 0.0}}})
+    assert "| a\\|b, second stage | 0 | 25.0 | - | - | 25.0 |" in text
+    assert "LLM: tiny; GQA val, 1,234 questions about 2 images." in text
+    assert "| retrieval: rank_image | 0.500 ± 0.000 |" in text and "rank: effective dimensions" in text
+    assert list(table["rows"]) == ["a|b", "c", "blind", "a|b, second stage", "c, second stage"]
+    assert list(table["gains"]) == ["a|b", "c"]  # over blind, whose second stage is not done
+    figure = draw(table)
+    bars = {bar.get_label(): (bar[0].get_facecolor(), bar[0].get_hatch()) for bar in figure.axes[0].containers}
+    assert bars["c"][0] == bars["c, second stage"][0] != bars["a|b"][0] == bars["a|b, second stage"][0]
+    assert (bars["c"][1] or "", bars["c, second stage"][1]) == ("", "///")
+    heights = {label.get_text(): label.get_position()[1] for label in figure.axes[0].texts}
+    assert heights["0.0"] == 1.5 and heights["25.0"] == 2.5  # over a bar that is too low for it; in its foot
 
 
 def test_gains_are_over_the_twin_of_an_encoder():

@@ -128,6 +128,7 @@ def differences(one: Run, other: Run) -> list[str]:
     pairs = [(name, one.settings.get(name), other.settings.get(name)) for name in one.settings | other.settings]
     pairs += [("seed", one.seed, other.seed)]
     pairs += [(name, one.report.get(name), other.report.get(name)) for name in EVALUATED]
-    if one.vision != other.vision:
-        pairs.append(("ViT", one.vision["sizes"]["architecture"], other.vision["sizes"]["architecture"] + " or pixels"))
+    for part in ("sizes", "pixels"):
+        mine, theirs = (run.vision[part] or {} for run in (one, other))
+        pairs += [(f"the ViT's {name}", mine.get(name), theirs.get(name)) for name in {**mine, **theirs}]
     return [f"{name} {mine} / {theirs}" for name, mine, theirs in pairs if mine != theirs]
