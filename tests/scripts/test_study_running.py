@@ -168,6 +168,8 @@ def main():
         while told() is None:
             time.sleep(0.05)
         Path(sys.argv[1], "told").write_text(str(told()))
+        time.sleep(1.5)  # while it saves
+        Path(sys.argv[1], "saved").touch()
 if sys.argv[2:]:
     run_command(main)
 else:  # as deepspeed does, which is not killed
@@ -175,8 +177,10 @@ else:  # as deepspeed does, which is not killed
 """
 
 
-def test_a_command_of_a_study_that_gets_kill_9_saves_and_ends(tmp_path):
-    (tmp_path / "cell.py").write_text(RANK)
+@pytest.mark.parametrize("told_before", [False, True])
+def test_a_command_of_a_study_that_gets_kill_9_saves_and_ends(told_before, tmp_path):
+    alone = "import sys; sys.argv.append('rank')\n" if told_before else ""  # without a launcher in between
+    (tmp_path / "cell.py").write_text(alone + RANK)
     root = str(Path(command.__file__).parents[2])
     environment = {**os.environ, "PYTHONPATH": f"{root}:{root}/scripts"}
     study = subprocess.Popen([sys.executable, "-c", STUDY, str(tmp_path)], env=environment)
@@ -185,9 +189,13 @@ def test_a_command_of_a_study_that_gets_kill_9_saves_and_ends(tmp_path):
         assert time.monotonic() < deadline and study.poll() is None
         time.sleep(0.05)
     time.sleep(1)  # it has found its study
+    if told_before:
+        study.terminate()
+        while not (tmp_path / "told").exists():
+            time.sleep(0.05)
     study.kill()
     study.wait()
-    while not (tmp_path / "told").exists() or not (tmp_path / "told").read_text():
+    while not (tmp_path / "saved").exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert (tmp_path / "told").read_text() == str(signal.SIGTERM.value)

@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from vlm.run.signals import was_told
+
 if TYPE_CHECKING:
     import psutil
 
@@ -51,7 +53,7 @@ def is_launcher(command: Sequence[str]) -> bool:
 
 
 def watch_launchers() -> None:
-    """Send this process SIGTERM when one of its launchers dies, or has died already."""
+    """Send this process SIGTERM when one of its launchers dies, or has died already, unless it was told to stop."""
     if any(mark in os.environ for mark in MARKS):
         threading.Thread(target=_watch, name="launchers", daemon=True).start()
 
@@ -70,7 +72,7 @@ def _watch() -> None:
     while not orphan and watched:
         time.sleep(EVERY)
         orphan = any(_dead(launcher) for launcher in watched)
-    if orphan:
+    if orphan and not was_told():  # a second signal would mean: leave at once, without saving
         os.kill(os.getpid(), signal.SIGTERM)
 
 
