@@ -230,7 +230,7 @@ def as_markdown(table: dict) -> str:
 
 def ruled(cells: list[list[str]]) -> list[str]:
     """Lines of a Markdown table; the first of `cells` is its head."""
-    head, *body = cells
+    head, *body = [[cell.replace("|", "\\|") for cell in line] for line in cells]  # a name may have one
     rule = ["---"] + ["---:"] * (len(head) - 1)  # numbers are flush right
     return ["| " + " | ".join(line) + " |" for line in (head, rule, *body)]
 

@@ -47,16 +47,29 @@ def conversation_files(source: str) -> list[Path]:
     return taken
 
 
+def check_conversations(source: str) -> None:
+    """Raises: UserError if there is no such file, folder or data set of the hub, or no file of a glob; reads none."""
+    if glob.has_magic(source):
+        conversation_files(source)
+    elif not Path(source).expanduser().exists():
+        snapshot(_hub_place(source)[0], [], "dataset", "give the path of a file or folder")
+
+
 def _hub_files(source: str) -> list[Path]:
     """Download the parquet files of a data set into the hub's cache, once."""
+    repository, folder = _hub_place(source)
+    pattern = f"{folder}/*.parquet" if folder else "*.parquet"
+    root = snapshot(repository, [pattern], "dataset", "give the path of a file or folder")
+    return sorted((root / folder).rglob("*.parquet"))
+
+
+def _hub_place(source: str) -> tuple[str, str]:
+    """OWNER/NAME and the folder in it of a data set's name. Raises: UserError if it is none."""
     parts = source.split("/")
     is_id = is_hub_id("/".join(parts[:2])) and len(parts) in (2, 3) and parts[-1] not in (".", "..", "")
     if not is_id or Path(source).suffix in KINDS:
         raise UserError(f"{source} does not exist: give a file, a folder, a glob or a hub id (OWNER/NAME)")
-    repository, folder = "/".join(parts[:2]), "/".join(parts[2:])
-    pattern = f"{folder}/*.parquet" if folder else "*.parquet"
-    root = snapshot(repository, [pattern], "dataset", "give the path of a file or folder")
-    return sorted((root / folder).rglob("*.parquet"))
+    return "/".join(parts[:2]), "/".join(parts[2:])
 
 
 def records(file: Path) -> Iterator[tuple[Any, list[Any] | None]]:

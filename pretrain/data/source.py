@@ -73,6 +73,16 @@ def open_captions(
     return tabular.open_files(found.paths, image_column, caption_column, [*named, *roots])
 
 
+def check_captions(source: str) -> None:
+    """Raises: UserError if nothing is there for `open_captions`. Reads no sample, and asks no store for a URL."""
+    for path in [path for path, _ in parse_mixture(source)] or [source]:
+        if remote.is_remote(path):
+            continue
+        found = locate(path)
+        if found.kind == BY_NAME and not found.paths[0].exists():
+            tabular.check_named(str(found.paths[0]))
+
+
 def _open_tars(
     paths: Sequence[str | Path],
     image_column: str | None,

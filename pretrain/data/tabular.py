@@ -13,7 +13,10 @@ from urllib.parse import urlsplit
 
 from pretrain.data.table import TableCaptions
 from vlm.errors import UserError
+from vlm.hub import is_hub_id, snapshot
 from vlm.reading import check_regular
+
+NEEDED = "a folder or glob of .tar, .parquet or .arrow files, or a hub id"
 
 
 def open_files(
@@ -99,10 +102,20 @@ def open_by_name(
     elif path.is_dir() and not any(path.rglob("*.*")):
         raise UserError(f"{source} holds no .tar, .parquet or .arrow file: give the folder with the shards")
     else:
-        data = load_named(source, "train", "a folder or glob of .tar, .parquet or .arrow files, or a hub id")
+        data = load_named(source, "train", NEEDED)
         if path.is_dir():
             files = sorted(path.rglob("*.parquet"))
     return TableCaptions(data, path.name, image_column, caption_column, files, roots=[*named_roots(source), *roots])
+
+
+def check_named(source: str) -> None:
+    """Raises: UserError if `source` is no data set on the hub, nor one that `datasets` has kept from there."""
+    import datasets
+
+    if not is_hub_id(source):
+        raise UserError(f"{source} does not exist: give {NEEDED}")
+    if not (Path(datasets.config.HF_DATASETS_CACHE) / source.replace("/", "___")).is_dir():
+        snapshot(source, [], "dataset", f"give {NEEDED}")
 
 
 def named_roots(source: str) -> list[Path]:

@@ -56,7 +56,7 @@ def encoders(settings: StudySettings) -> dict[str, Encoder]:
 def _named(text: str) -> tuple[str, str]:
     """Name and WHAT of "NAME=WHAT", or of WHAT alone: "hf:org/dino" is named dino."""
     name, equals, what = text.partition("=")
-    if not equals or Path(text).is_dir():
+    if not equals or Path(text).expanduser().is_dir():
         what = text
         name = Path(what.removeprefix("random:").split(":")[-1]).name if "/" in what else what
         name = ("random-" if what.startswith("random:") else "") + name.removeprefix("random:")
@@ -71,7 +71,7 @@ def _kind(what: str) -> tuple[str, str]:
         return "blind", what
     if what.startswith("random:"):
         return "random", what.removeprefix("random:")
-    if what.startswith(("hf:", "timm:")) or Path(what).is_dir() or HUB_ID.fullmatch(what):
+    if what.startswith(("hf:", "timm:")) or Path(what).expanduser().is_dir() or HUB_ID.fullmatch(what):
         return "given", what
     known = ", ".join((*OBJECTIVES, "blind"))
     raise UserError(f"--encoders {what}: give {known}, random:NAME, an encoder's folder or hub id, hf:... or timm:...")

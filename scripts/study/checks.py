@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from bridge.config import BridgeConfig
 from bridge.evaluation.settings import EvaluateConfig
@@ -29,7 +29,7 @@ def check(settings: StudySettings, planned: Mapping[str, Cell]) -> None:
     references(settings)
     for cell in planned.values():
         for command in cell.commands:
-            _check_flags(command)
+            read_flags(command)
 
 
 def _check_own_data(settings: StudySettings) -> None:
@@ -45,11 +45,14 @@ def _check_own_data(settings: StudySettings) -> None:
         raise UserError("--pope alone has nothing to train on: give --gqa or --vqav2 as well")
 
 
-def _check_flags(command: tuple[str, ...]) -> None:
-    """Read a command's flags as it will itself, but for what only its data can tell."""
+def read_flags(command: tuple[str, ...]) -> Mapping[str, Any]:
+    """The flags of a command by name, read as it will itself, but for what only its data can tell.
+
+    {} if it is none of `COMMANDS`. Raises: UserError if it would refuse them.
+    """
     config = COMMANDS.get(command[0])
     if config is None:
-        return
+        return {}
     parser = make_parser(config, prog=command[0], about="", examples="")
 
     def refuse(message: str) -> NoReturn:
@@ -59,8 +62,10 @@ def _check_flags(command: tuple[str, ...]) -> None:
     try:
         values = given(parser, command[1:])
         if config is PretrainConfig:
-            from_preset(values.pop("preset", PretrainConfig.preset), **values)
+            changes = {name: value for name, value in values.items() if name != "preset"}
+            from_preset(values.get("preset", PretrainConfig.preset), **changes)
         else:
             build(config, values)
     except UserError as error:
         raise UserError(f"a cell's flags are refused: {error}") from None
+    return values

@@ -29,6 +29,10 @@ def run(settings: StudySettings) -> None:
         raise UserError(f"--only {unknown[0]}: the cells are {', '.join(planned)}, and {REPORT}")
     wanted = [cell for name, cell in planned.items() if not settings.only or name in settings.only]
     missing = [cell for cell in wanted if record(out, cell) is None]
+    if missing:
+        from study.places import check_places  # imports transformers, which a report does not need
+
+        check_places(settings, missing)
     if settings.dry_run:
         print(priced(out, planned, wanted, lanes=len(_lanes(settings))))
         return

@@ -13,6 +13,7 @@ from pathlib import Path
 from study.cells import Cell
 from vlm.errors import UserError
 from vlm.files import read_json, write_json
+from vlm.run.launchers import STUDY
 
 ROOT = Path(__file__).resolve().parents[2]
 _commands: set[subprocess.Popen] = set()  # that run now, in whatever lane
@@ -21,11 +22,13 @@ _commands: set[subprocess.Popen] = set()  # that run now, in whatever lane
 def run_logged(log: Path, command: Sequence[str], lane: Mapping[str, str] | None = None) -> None:
     """Run a command of this project on one thread, its output in `log`. lane: environment variables of its lane.
 
-    Raises: UserError if the command failed; the message has the last line of its output.
+    Raises: UserError if the command failed; the message has what it said of the error.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **(lane or {})}
-    with open(log, "w") as file:
+    environment[STUDY] = str(os.getpid())  # of a study that is killed, the command saves its step and ends
+    with open(log, "a") as file:  # not "w": a killed study's command may still be writing, and nothing of it is lost
+        before = file.tell()
         program = [sys.executable, str(ROOT / command[0]), *command[1:]]
         # In a session of its own: Ctrl-C then reaches the study alone, which tells each command once. A second signal
         # would mean "leave at once", without saving the step.
@@ -34,8 +37,17 @@ def run_logged(log: Path, command: Sequence[str], lane: Mapping[str, str] | None
             code = running.wait()
             _commands.discard(running)
     if code:
-        last = (log.read_text(errors="replace").strip().splitlines() or ["no output"])[-1]
-        raise UserError(f"{command[0]} failed with exit code {code}: {last} (all of it: {log})")
+        raise UserError(f"{command[0]} failed with exit code {code}: {_reason(log, before)} (all of it: {log})")
+
+
+def _reason(log: Path, start: int) -> str:
+    """The last error in a log from the byte `start` on; the last line if no line is one."""
+    with open(log, "rb") as file:
+        file.seek(start)
+        lines = file.read().decode(errors="replace").strip().splitlines() or ["no output"]
+    # The last line may be of another command: one that a killed study left, and that is about to end.
+    errors = [line for line in lines if line.startswith("error: ")]
+    return [*lines, *errors][-1]
 
 
 def record(out: Path, cell: Cell) -> dict | None:

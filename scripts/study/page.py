@@ -1,5 +1,6 @@
 """A study as one HTML page: its tables and picture, and answers on which the encoders disagree, with their images."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from bridge.evaluation.examples import RIGHT, Answered, chosen
 from bridge.report import card
 from study.settings import StudySettings
 from study.summary import rows
-from study.tables import draw, gain_cells, notes, probe_cells, score_cells
+from study.tables import draw, gain_cells, notes, probe_cells, probe_notes, score_cells
 from vlm.errors import UserError, writing
 from vlm.files import read_json
 from vlm.run.page import drawn, note, page, settings_table
@@ -40,7 +41,7 @@ def examples(settings: StudySettings) -> str:
     of_seed = {name: of_seeds[shared[0]] for name, of_seeds in folders.items()}
     entries = read_json(next(iter(of_seed.values())) / "results.json")["benchmarks"]
     parts = [
-        note(f"Seed {shared[0]}. Some rows are right and some are wrong; which questions is chosen by a seed alone.")
+        note(f"Runs of seed {shared[0]}. Questions that some rows answer right and others wrong, in a random order.")
     ]
     for name, entry in entries.items():
         if entry["scores"] is None:
@@ -61,11 +62,13 @@ def write_page(settings: StudySettings, table: Mapping, probes: Mapping, kept: M
     if table["gains"]:
         head += grid(gain_cells(table), header=True)
     head += "".join(note(line) for line in notes(table))
-    sections = {"": head, "Picture": drawn("Mean over seeds, one standard deviation, every seed.", draw(table))}
+    sections = {"": head, "Picture": drawn("Mean over seeds, one standard deviation, and every seed.", draw(table))}
     if probes:
-        sections["Probes of the encoders"] = grid(probe_cells(probes), header=True)
+        words = "".join(note(line) for line in probe_notes(probes))
+        sections["Probes of the encoders"] = grid(probe_cells(probes), header=True) + words
     if shown := examples(settings):
         sections["Where they disagree"] = shown
-    sections["Settings"] = settings_table(kept)
+    typed = {name: shlex.join(map(str, value)) if isinstance(value, tuple) else value for name, value in kept.items()}
+    sections["Settings"] = settings_table(typed)
     with writing(file):
         file.write_text(page(f"Study {settings.out}", sections), encoding="utf-8")

@@ -14,6 +14,7 @@ from vlm.errors import UserError
 from vlm.files import read_json
 
 COLUMNS = (*TITLES, "mean")
+SECOND_STAGE = ", second stage"  # behind a row's name
 # Student's t, 97.5 %, of 1 to 9 degrees of freedom. Beyond, Fisher's expansion from the normal quantile is within .003.
 T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 Scores = dict[str, float]  # question id -> points, 0 to 100
@@ -48,7 +49,7 @@ def left_out(settings: StudySettings) -> list[str]:
 
 def row_name(settings: StudySettings, encoder: str, llm: str, stage: str = "") -> str:
     with_llm = f"{encoder}, {Path(llm).name}" if len(settings.llms) > 1 else encoder
-    return with_llm + (", second stage" if stage else "")
+    return with_llm + (SECOND_STAGE if stage else "")
 
 
 def references(settings: StudySettings) -> dict[str, str]:
@@ -84,12 +85,13 @@ def _base(encoder: Encoder, known: Mapping[str, Encoder]) -> str:
 def summarise(settings: StudySettings) -> dict:
     """{"rows": {row: {"seeds": {seed: numbers}, "mean": ..., "sd": ...}}, "gains": {row: {"over", benchmark: gain}}}.
 
+    Also "llms", and "asked": {benchmark: {"split", "questions", "images"}}, what all rows are scored on.
     numbers: percent by benchmark and their mean. A gain is in points, a mean over the seeds that both rows have, with
     two 95 % intervals: over images (bootstrap of the questions' scores, averaged over seeds) and, of two seeds or more,
     over seeds (Student's t of the gain of each seed).
     """
     folders = rows(settings)
-    table: dict = {"rows": {}, "gains": {}}
+    table: dict = {"llms": [Path(llm).name for llm in settings.llms], "asked": {}, "rows": {}, "gains": {}}
     for name, of_seeds in folders.items():
         reports = {seed: read_json(folder / "results.json") for seed, folder in of_seeds.items()}
         seeds = _alike({seed: report["summary"] for seed, report in reports.items()})
@@ -99,13 +101,23 @@ def summarise(settings: StudySettings) -> dict:
             if any(report["benchmarks"].get(key, {}).get("partial") for report in reports.values())
         ]
         table["rows"][name] = {"seeds": seeds, **_spread(list(seeds.values())), "partial": partial}
-    for name, other in references(settings).items():
-        if name in folders and other in folders:
+        for report in reports.values():
+            table["asked"] = {**_asked(report), **table["asked"]}
+    over = references(settings)
+    for name in folders:  # in the order of the rows
+        if (other := over.get(name)) in folders:
             shared = [seed for seed in folders[name] if seed in folders[other]]
             if shared:
                 pairs = [(folders[name][seed], folders[other][seed]) for seed in shared]
                 table["gains"][name] = {"over": other, **_gains(pairs)}
     return table
+
+
+def _asked(report: Mapping) -> dict[str, dict]:
+    """Benchmark -> the split, questions and images that an evaluation had."""
+    wanted = ("split", "questions", "images")
+    known = {key: entry for key in TITLES if (entry := report["benchmarks"].get(key)) and entry.keys() >= set(wanted)}
+    return {key: {name: entry[name] for name in wanted} for key, entry in known.items()}
 
 
 def _alike(summaries: Mapping[int, Mapping[str, float | None]]) -> dict[int, dict[str, float]]:

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bridge.chart import COLOURS, frame
+from bridge.chart import COLOURS, LOW, frame
 from bridge.chart import COLUMNS as HEADS
+from bridge.evaluation.benchmarks import TITLES
 from bridge.results import ruled
-from study.summary import COLUMNS
+from study.summary import COLUMNS, SECOND_STAGE
 from vlm.errors import writing
 
 if TYPE_CHECKING:  # takes a second to import
@@ -60,14 +61,19 @@ def _number(found: Mapping[str, float] | None) -> str:
     """Counts without decimals, numbers below 10 with three, others with one."""
     if found is None:
         return "-"
-    mean, sd = found["mean"], found.get("sd", 0.0)
+    mean, sd = found["mean"], found.get("sd")
     digits = 0 if not sd and mean == int(mean) else 3 if abs(mean) < 10 else 1
-    return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if sd else "")
+    return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if sd is not None else "")
 
 
 def notes(table: Mapping) -> list[str]:
     """How the numbers are to be read."""
     lines = ["Percent on held-out images: GQA and VQAv2 accuracy, POPE's mean accuracy of its categories; their mean."]
+    asked = [
+        f"{TITLES[key]} {entry['split']}, {entry['questions']:,} questions about {entry['images']:,} images"
+        for key, entry in table["asked"].items()
+    ]
+    lines.append("; ".join([f"LLM: {', '.join(table['llms'])}", *asked]) + ".")
     if any("sd" in row for row in table["rows"].values()):
         lines.append("± is the standard deviation over seeds.")
     if any(row["partial"] for row in table["rows"].values()):
@@ -79,36 +85,65 @@ def notes(table: Mapping) -> list[str]:
     return lines
 
 
+def probe_notes(probes: Mapping) -> list[str]:
+    """What the numbers of the probes are."""
+    lines = ["Probes of the pretrained encoders: accuracies, recalls (r1, r5) and mIoU are fractions of 1, no percent."]
+    if any("rank_" in name for name in probes):
+        lines.append("rank: effective dimensions of the embeddings.")
+    if any("sigreg_" in name for name in probes):
+        lines.append("sigreg: their distance from a normal distribution; sigreg_normal is that of normal samples.")
+    return lines
+
+
 def as_markdown(table: Mapping, probes: Mapping) -> str:
     """The tables one under the other, and how to read them."""
     grids = ["\n".join(ruled(cells)) if cells else "" for cells in (score_cells(table), gain_cells(table))]
     probed = "\n".join(ruled(cells)) if (cells := probe_cells(probes)) else ""
-    parts = [*grids, " ".join(notes(table)), probed]
+    parts = [*grids, " ".join(notes(table)), probed, " ".join(probe_notes(probes)) if probes else ""]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def draw(table: Mapping) -> "Figure":
-    """Bars by benchmark, a colour a row, whiskers of one standard deviation over seeds, a dot for each seed."""
+    """Bars by benchmark, whiskers of one standard deviation over seeds, a dot for each seed.
+
+    A colour an encoder (with its LLM); what the second stage made of it has the same colour, hatched.
+    """
     from matplotlib.figure import Figure
 
     rows, columns = list(table["rows"].items()), [key for key in COLUMNS if _any_has(table, key)]
     width = 0.8 / len(rows)
-    figure = Figure(figsize=(max(6.5, 1.0 + 0.5 * len(columns) * (len(rows) + 1)), 4.4), dpi=150, layout="constrained")
+    # A bar of a third of an inch holds its number.
+    figure = Figure(figsize=(max(6.5, 1.0 + 0.4 * len(columns) * (len(rows) + 1)), 4.4), dpi=150, layout="constrained")
     axes = figure.add_subplot()
+    colours: dict[str, str] = {}
     for index, (name, row) in enumerate(rows):
         known = [(number, key) for number, key in enumerate(columns) if key in row["mean"]]
         places = [number + (index - (len(rows) - 1) / 2) * width for number, _ in known]
         sds = [row["sd"][key] for _, key in known] if "sd" in row else None
-        means = [row["mean"][key] for _, key in known]
-        colour = COLOURS[index % len(COLOURS)]
-        hatch = "" if index < len(COLOURS) else "///"  # more rows than colours
-        axes.bar(places, means, width * 0.92, yerr=sds, color=colour, hatch=hatch, label=name, error_kw={"capsize": 2})
+        first = name.removesuffix(SECOND_STAGE)
+        colour = colours.setdefault(first, COLOURS[len(colours) % len(COLOURS)])
+        again = "..." if list(colours).index(first) >= len(COLOURS) else ""  # more encoders than colours
+        style = {"color": colour, "hatch": again + ("///" if name != first else ""), "error_kw": {"capsize": 2}}
+        axes.bar(places, [row["mean"][key] for _, key in known], width * 0.92, yerr=sds, label=name, **style)
         for place, (_, key) in zip(places, known):
-            values = [numbers[key] for numbers in row["seeds"].values()]
-            axes.plot([place] * len(values), values, ".", color="black", markersize=3)
-            axes.text(place, 1.5, f"{row['mean'][key]:.1f}", ha="center", fontsize=7, color="white")
-    frame(figure, columns, "Frozen encoders under one bridge; dots are seeds")
+            seeds = [numbers[key] for numbers in row["seeds"].values()]
+            _mark(axes, place, row["mean"][key], seeds, top=row["mean"][key] + row.get("sd", {}).get(key, 0))
+    axes.set_xlim(-0.5, len(columns) - 0.5)
+    frame(figure, columns, "Frozen encoders, one bridge; whiskers: ± 1 SD, dots: seeds")
     return figure
+
+
+def _mark(axes, place: float, mean: float, seeds: list[float], top: float) -> None:
+    """The dots of the seeds, and the mean in figures: in the foot of the bar, or over one that is too low for it.
+
+    top: of its whisker.
+    """
+    axes.plot([place] * len(seeds), seeds, ".", color="black", markersize=3)
+    if mean < LOW + 2:
+        axes.text(place, max(top, *seeds) + 1.5, f"{mean:.1f}", ha="center", fontsize=7)
+        return
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # no hatch behind the figures
+    axes.text(place, 2.5, f"{mean:.1f}", ha="center", fontsize=7, bbox=box)
 
 
 def _any_has(table: Mapping, key: str) -> bool:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import paper_table
 import pytest
+from huggingface_hub import file_download
+from matplotlib.figure import Figure
 from PIL import Image
 
 from bridge.results import summary
@@ -122,12 +124,51 @@ def test_encoders_trained_differently_are_named_and_partial_scores_marked(monkey
     assert "No runs: CLIP with Llama-1B." in text
 
 
+def test_what_two_vits_differ_in_is_named_and_gains_of_zero_are_drawn_at_a_scale(monkeypatch, encoders, tmp_path):
+    wide = make_encoder(tmp_path / "wide", "clip")
+    config = json.loads((wide / "config.json").read_text())
+    config["vision_encoder"]["hidden_size"] = 192
+    write_json(wide / "config.json", config)
+    made = [
+        make_run(tmp_path / "r", f"random:{encoders['levljepa']}", 2),
+        make_run(tmp_path / "l", encoders["levljepa"], 2),
+    ]
+    made.append(make_run(tmp_path / "w", str(wide), 2))
+    limits = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file: limits.append(figure.axes[0].get_ylim()))
+    run(monkeypatch, *made, "--out", tmp_path / "out")
+    assert (
+        f"{tmp_path / 'r'} differs in the ViT's hidden_size 192 / 768." in (tmp_path / "out/paper_table.md").read_text()
+    )
+    assert limits == [(-1, 1)]
+
+
 def test_nothing_to_show(monkeypatch, encoders, tmp_path):
     with pytest.raises(UserError, match=r"none of the 1 folders has a place in the table .*it has no config\.json"):
         run(monkeypatch, tmp_path, "--out", tmp_path / "out")
     moved = make_run(tmp_path / "l", str(tmp_path / "gone"), 2)
     with pytest.raises(UserError, match=r"its encoder .*gone is not here"):
         run(monkeypatch, moved, "--out", tmp_path / "out")
+
+
+def test_an_encoder_by_hub_id_is_read_from_the_cache_or_its_run_left_out(monkeypatch, capsys, encoders, tmp_path):
+    snapshot = tmp_path / "hub/models--me--clip/snapshots/abc"
+    make_encoder(snapshot, "clip")
+    (tmp_path / "hub/models--me--clip/refs").mkdir()
+    (tmp_path / "hub/models--me--clip/refs/main").write_text("abc")
+    monkeypatch.setattr(file_download.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    made = [make_run(tmp_path / "r", f"random:{encoders['levljepa']}", 1), make_run(tmp_path / "c", "me/clip", 3)]
+    made.append(make_run(tmp_path / "far", "org/LeVLJEPA", 4))
+    write_json(tmp_path / "other/config.json", {"hidden_size": 8})
+    made.append(make_run(tmp_path / "o", str(tmp_path / "other"), 4))
+    run(monkeypatch, *made, "--out", tmp_path / "out")
+    said = capsys.readouterr().out
+    assert f"Left out: {tmp_path / 'far'}: its encoder org/LeVLJEPA is not in the hub's cache: run this" in said
+    assert f"Left out: {tmp_path / 'o'}: its encoder {tmp_path / 'other'} is no LeVLJEPA encoder" in said
+    cells = json.loads((tmp_path / "out/paper_table.json").read_text())["cells"]
+    assert [(cell["objective"], cell["gain"]) for cell in cells[:3]] == [
+        ("levljepa", None), ("clip", 50.0), ("siglip", None),
+    ]  # fmt: skip
 
 
 def test_other_folders_are_left_out_and_the_quickstarts_layout_is_known(monkeypatch, capsys, encoders, tmp_path):

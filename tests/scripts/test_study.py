@@ -8,7 +8,8 @@ from study.cells import cells
 from study.checks import check
 from study.settings import StudySettings, as_flags, settings_of
 from study.summary import references, summarise
-from study.tables import gain_cells, score_cells
+from study.tables import as_markdown, draw, gain_cells, score_cells
+from tiny.llms import write_family
 
 from bridge.results import summary
 from vlm.errors import UserError
@@ -119,6 +120,30 @@ def test_the_mean_is_of_what_all_seeds_have_and_says_if_questions_are_missing(tm
     assert score_cells(table)[1:] == [["blind", "0, 1", "75.0* ± 35.4", "-", "-", "75.0* ± 35.4"]]
 
 
+def test_the_table_says_what_was_asked_and_the_picture_which_encoder_a_row_is(tmp_path):
+    study = settings("--encoders", "a|b=hf:a/b", "c=hf:a/c", "blind", "--seeds", "0", "--out", tmp_path,
+                     "--llms", "models/tiny", "--second-stage", "--lora 8")  # fmt: skip
+    for number, name in enumerate(("a|b-tiny-0", "a|b-tiny-0-second", "c-tiny-0", "c-tiny-0-second", "blind-tiny-0")):
+        folder = tmp_path / f"bridge-{name}"
+        scored(folder / "eval", number)
+        report = read_json(folder / "eval/results.json")
+        report["benchmarks"]["gqa"] |= {"split": "val", "questions": 1234, "images": 2}
+        write_json(folder / "eval/results.json", report)
+    table = summarise(done(study))
+    text = as_markdown(table, {"retrieval: rank_image": {"a|b": {"mean": 0.5, "sd": 0.0}}})
+    assert "| a\\|b, second stage | 0 | 25.0 | - | - | 25.0 |" in text
+    assert "LLM: tiny; GQA val, 1,234 questions about 2 images." in text
+    assert "| retrieval: rank_image | 0.500 ± 0.000 |" in text and "rank: effective dimensions" in text
+    assert list(table["rows"]) == ["a|b", "c", "blind", "a|b, second stage", "c, second stage"]
+    assert list(table["gains"]) == ["a|b", "c"]  # over blind, whose second stage is not done
+    figure = draw(table)
+    bars = {bar.get_label(): (bar[0].get_facecolor(), bar[0].get_hatch()) for bar in figure.axes[0].containers}
+    assert bars["c"][0] == bars["c, second stage"][0] != bars["a|b"][0] == bars["a|b, second stage"][0]
+    assert (bars["c"][1] or "", bars["c, second stage"][1]) == ("", "///")
+    heights = {label.get_text(): label.get_position()[1] for label in figure.axes[0].texts}
+    assert heights["0.0"] == 1.5 and heights["25.0"] == 2.5  # over a bar that is too low for it; in its foot
+
+
 def test_gains_are_over_the_twin_of_an_encoder():
     both = ("levljepa", "wide=levljepa --vision-width 192", "random:levljepa", "random:wide", "blind", "dino=hf:a/b")
     over = {"levljepa": "random-levljepa", "wide": "random-wide", "blind": "random-levljepa",
@@ -148,6 +173,67 @@ def test_the_report_of_a_study_without_objectives_and_of_other_settings(tmp_path
     assert capsys.readouterr().out.splitlines() == [
         f"left out, for they were run with other settings than these: {names}",
         "nothing is scored yet",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (("--encoders", "blind", "--gqa", "data/nothing"), "--gqa: data/nothing is no folder, is not in the local Hug"),
+        (("--encoders", "blind", "--vqav2", "./v"), "--vqav2: ./v is not a folder: VQAv2 needs its question files"),
+        (
+            ("--encoders", "blind", "--gqa", "g", "--pope", "./p"),
+            "--pope: ./p is not a folder: POPE needs its question",
+        ),
+        (("--encoders", "clip", "--gqa", "g", "--captions", "c/*.tar"), "--captions: no file matches c/*.tar"),
+        (
+            ("--encoders", "clip", "--gqa", "g", "--captions", "./c"),
+            "--captions: c does not exist: give a folder or glob",
+        ),
+        (
+            ("--encoders", "clip", "--gqa", "g", "--captions", "g/no"),
+            "--captions: g/no is no folder, is not in the local",
+        ),
+        (("--encoders", "blind", "--bridge-flags", "--conversations a.json"), "--conversations: a.json does not exist"),
+        (("--encoders", "blind", "--llms", "smolm2"), "--llms: unknown language model 'smolm2': give smollm2, llama"),
+        (("--encoders", "blind", "--llms", "no/llm"), "--llms: no/llm is not in the local Hugging Face cache and the"),
+        (("--encoders", "blind", "--llms", "no.gguf"), "--llms: cannot read the language model no.gguf: No such file"),
+        (("--encoders", "g"), "--encoders: g has no config.json: an encoder folder has vision_encoder.safetensors"),
+        (("--encoders", "no/encoder"), "--encoders: no/encoder is no folder, is not in the local Hugging Face cache"),
+        (("--encoders", "d=hf:./no"), "--encoders: ./no is neither a folder nor a hub id (OWNER/NAME): give hf:FOLDER"),
+        (("--encoders", "blind", "d=timm:vit_tny_patch16_224"), "--encoders: timm has no model 'vit_tny_patch16_224'"),
+        (
+            ("--encoders", "d=timm:vit_tiny_patch16_224@no.safetensors"),
+            "--encoders: timm:vit_tiny_patch16_224@no.safete",
+        ),
+    ],
+)
+def test_what_is_not_there_is_said_before_anything_runs(flags, problem, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "g").mkdir()
+    write_family(tmp_path / "llm", "qwen2")
+    given = flags if "--llms" in flags else (*flags, "--llms", "llm")
+    study = settings(*given, "--dry-run", "--out", tmp_path / "out")
+    with pytest.raises(UserError) as caught:
+        command.run(study)
+    assert str(caught.value).startswith(problem)
+
+
+def test_what_is_there_or_made_by_the_study_is_not_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "g").mkdir()
+    write_family(tmp_path / "llm", "qwen2")
+    place = ("--llms", "llm", "--out", "out", "--dry-run", "--seeds", "0", "--lanes", "2")
+    encoders = ("levljepa", "random:levljepa", "t=timm:vit_tiny_patch16_224@w", "random:t")
+    Path("w").touch()
+    command.run(settings("--encoders", *encoders, *place))
+    captions = "https://host/{00..09}.tar"
+    command.run(settings("--encoders", "clip", "--gqa", "g", "--captions", captions, *place))
+    assert [line for line in capsys.readouterr().out.splitlines() if " to run " in line] == [
+        "6 of 6 cells to run in 2 lanes; 6 of a kind that was not run here yet: one cell by --only measures it",
+        "2 of 2 cells to run in 2 lanes; 2 of a kind that was not run here yet: one cell by --only measures it",
     ]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from study import command, lanes
+from study import command, lanes, places
 from study.cells import Cell
 from study.settings import StudySettings, settings_of
 
@@ -36,6 +36,7 @@ def test_a_cell_runs_once_and_a_failure_stops_only_what_needs_it(tmp_path, monke
     def fail(settings):
         raise UserError("there is no table")
 
+    monkeypatch.setattr(places, "CHECKS", {})
     place = ("--gqa", "g", "--captions", "c", "--out", tmp_path / "out", "--seeds", "0", "--lanes", "2")
     study = settings("--encoders", "clip", "random:clip", "siglip", "blind", *place)
     with pytest.raises(UserError, match=r"^3 of 6 cells failed \(pretrain-clip-0: .* exit code 1: no room .*needs pre"):
@@ -96,6 +97,7 @@ def test_every_cell_is_a_job_after_those_it_needs(tmp_path, monkeypatch, capsys)
                       f'for a in "$@"; do echo "$a"; done >> {tmp_path}/jobs\necho $n\n')  # fmt: skip
     sbatch.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(places, "CHECKS", {})
     place = ("--gqa", "g", "--captions", "c", "--out", tmp_path / "out", "--seeds", "0")
     command.run(settings("--encoders", "clip", "blind", *place, "--slurm", "sbatch --gres=gpu:1"))
     assert capsys.readouterr().out.splitlines() == [
@@ -153,3 +155,64 @@ def test_ctrl_c_in_a_terminal_tells_a_command_once(tmp_path):
     _, said = study.communicate(timeout=60)
     assert study.returncode == 130 and said.decode() == "interrupted\n"
     assert (tmp_path / "told").read_text() == f"{signal.SIGTERM.value} "  # a second one would mean: leave at once
+
+
+RANK = """
+import subprocess, sys, time
+from pathlib import Path
+from vlm.errors import run_command
+from vlm.run.signals import stoppable
+def main():
+    with stoppable(deferred=True) as told:
+        Path(sys.argv[1], "ready").touch()
+        while told() is None:
+            time.sleep(0.05)
+        Path(sys.argv[1], "told").write_text(str(told()))
+        time.sleep(1.5)  # while it saves
+        Path(sys.argv[1], "saved").touch()
+if sys.argv[2:]:
+    run_command(main)
+else:  # as deepspeed does, which is not killed
+    subprocess.run([sys.executable, __file__, sys.argv[1], "rank"])
+"""
+
+
+@pytest.mark.parametrize("told_before", [False, True])
+def test_a_command_of_a_study_that_gets_kill_9_saves_and_ends(told_before, tmp_path):
+    alone = "import sys; sys.argv.append('rank')\n" if told_before else ""  # without a launcher in between
+    (tmp_path / "cell.py").write_text(alone + RANK)
+    root = str(Path(command.__file__).parents[2])
+    environment = {**os.environ, "PYTHONPATH": f"{root}:{root}/scripts"}
+    study = subprocess.Popen([sys.executable, "-c", STUDY, str(tmp_path)], env=environment)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "ready").exists():
+        assert time.monotonic() < deadline and study.poll() is None
+        time.sleep(0.05)
+    time.sleep(1)  # it has found its study
+    if told_before:
+        study.terminate()
+        while not (tmp_path / "told").exists():
+            time.sleep(0.05)
+    study.kill()
+    study.wait()
+    while not (tmp_path / "saved").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert (tmp_path / "told").read_text() == str(signal.SIGTERM.value)
+
+
+def test_a_log_keeps_what_others_write_and_the_reason_is_the_commands_own(tmp_path, monkeypatch):
+    log = tmp_path / "logs/c.log"
+    log.parent.mkdir()
+    log.write_text("error: of yesterday\n")
+    (tmp_path / "cell.py").write_text(
+        f"import sys\nprint('error: another run is writing', flush=True)\n"
+        f"open({str(log)!r}, 'a').write('step 7 of another run\\n')\nsys.exit(2)\n"
+    )
+    monkeypatch.setattr(lanes, "ROOT", tmp_path)
+    with pytest.raises(UserError, match=r"^cell.py failed with exit code 2: error: another run is writing \(all of it"):
+        lanes.run_logged(log, ("cell.py",))
+    assert log.read_text() == "error: of yesterday\nerror: another run is writing\nstep 7 of another run\n"
+    (tmp_path / "cell.py").write_text("import sys\nprint('no room')\nsys.exit(1)\n")
+    with pytest.raises(UserError, match=r"exit code 1: no room \(all"):
+        lanes.run_logged(log, ("cell.py",))

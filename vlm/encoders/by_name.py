@@ -3,7 +3,7 @@
 from vlm.encoders.base import VisionEncoder
 from vlm.encoders.baselines import blind_encoder, random_encoder
 from vlm.encoders.config import NORMALISATIONS
-from vlm.encoders.levljepa import load_encoder
+from vlm.encoders.levljepa import check_levljepa, load_encoder
 
 
 def open_encoder(
@@ -46,3 +46,24 @@ def open_encoder(
         mean, std = NORMALISATIONS[normalisation]
         encoder = encoder.with_config(mean=mean, std=std)
     return encoder
+
+
+def check_encoder(name: str) -> None:
+    """Say early what `open_encoder` would: small files are fetched from the hub, no weights are read.
+
+    Raises: UserError if there is no such encoder, or it is of a kind that cannot serve.
+    """
+    source, is_random = name.removeprefix("random:"), name.startswith("random:")
+    kind, _, rest = source.partition(":")
+    if name == "blind":
+        return
+    if kind == "timm" and rest:
+        from vlm.encoders.timm import check_timm
+
+        check_timm(rest, weights=not is_random)
+    elif kind == "hf" and rest:
+        from vlm.encoders.huggingface import check_hf
+
+        check_hf(rest, weights=not is_random)
+    else:
+        check_levljepa(source)

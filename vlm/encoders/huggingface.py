@@ -146,8 +146,7 @@ def hf_encoder(name: str) -> HuggingFaceEncoder:
     """
     folder, family = _judged(name)
     folder = model_folder(name, [*SMALL_FILES, *WEIGHT_FILES], _instead(name))
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(f"hf:{name} has no *.safetensors: weights in other formats may run code, convert them first")
+    _refuse_without_weights(name, folder)
     check_fits(_config(name, folder, family), folder)
     verify(folder)
     options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, "local_files_only": True}
@@ -183,6 +182,21 @@ def random_hf_encoder(name: str, seed: int) -> HuggingFaceEncoder:
         except UNUSABLE as error:
             raise UserError(f"hf:{name}: no model can be made of its config.json ({_first_line(error)})") from None
     return _encoder(model, family, folder)
+
+
+def check_hf(name: str, weights: bool) -> None:
+    """Say early what `hf_encoder` would, of its small files; weights: whether a folder must hold them.
+
+    Raises: UserError if there is none, or its class cannot be LLaVA's tower.
+    """
+    folder, _ = _judged(name)
+    if weights and Path(name).expanduser().is_dir():  # those of the hub are fetched later
+        _refuse_without_weights(name, folder)
+
+
+def _refuse_without_weights(name: str, folder: Path) -> None:
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(f"hf:{name} has no *.safetensors: weights in other formats may run code, convert them first")
 
 
 def _instead(name: str) -> str:

@@ -34,6 +34,7 @@ from vlm.integrity import MANIFEST, verify, write_manifest
 WEIGHTS = ("vision_encoder.safetensors", "text_encoder.safetensors")
 OWN_FILES = (*WEIGHTS, "config.json", "tokenizer.json")
 FILES = (*OWN_FILES, MANIFEST)
+INSTEAD = "give RUN/encoder, or a folder with the released files"
 Norm = Callable[[int], nn.Module]  # a width -> the normalisation of a head
 Backbone = TypeVar("Backbone", VisionTransformer, GPT2Model)
 
@@ -206,14 +207,14 @@ def load_encoder(
     say. The published weights (LeVLJEPA-ViT-B-DataComp) are CC BY-NC 4.0: non-commercial use only, which is said once.
     Raises: UserError if a file is missing, damaged, of another shape, or not what the folder's manifest says.
     """
-    folder = model_folder(str(name), list(FILES), "give RUN/encoder, or a folder with the released files")
+    folder = model_folder(str(name), list(FILES), INSTEAD)
     for file in OWN_FILES:
         check_readable(folder / file)
     verify(folder)
     tell_licence(name, folder)
     found = read_json(folder / "config.json")
     vision_file, text_file = (folder / file for file in WEIGHTS)
-    advice = f"an encoder folder has {vision_file.name}, {text_file.name} and config.json"
+    advice = f"an encoder folder has {', '.join(WEIGHTS)} and config.json"
     vision, text = read_weights(vision_file, advice), read_weights(text_file, advice)
     try:
         config = EncoderConfig.from_json(found, vision, text, heads, str(folder / "config.json"))
@@ -228,6 +229,13 @@ def load_encoder(
     load_exactly(encoder.image, vision, vision_file, "its config.json")
     load_exactly(encoder.text, text, text_file, "its config.json")
     return encoder.eval().requires_grad_(False)
+
+
+def check_levljepa(name: str) -> None:
+    """Raises: UserError if there is no folder or hub id of this name, or it has no config.json; no weights are read."""
+    folder = model_folder(name, ["config.json"], INSTEAD)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} has no config.json: an encoder folder has {', '.join(WEIGHTS)} and config.json")
 
 
 @cache

@@ -7,7 +7,7 @@ from typing import Any
 
 import timm
 import torch
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 from timm.data import resolve_model_data_config
 from timm.models.vision_transformer import VisionTransformer
@@ -17,6 +17,7 @@ from vlm.encoders.config import PixelConfig
 from vlm.encoders.timm_vit import stock_class, timm_layer_tokens
 from vlm.encoders.weights import load_exactly, read_weights
 from vlm.errors import UserError
+from vlm.hub import snapshot
 from vlm.integrity import verify
 
 WEIGHTS = "model.safetensors"
@@ -88,6 +89,25 @@ def random_timm_encoder(name: str, seed: int) -> TimmEncoder:
     return _frozen(TimmEncoder(vision), size)
 
 
+def check_timm(name: str, weights: bool) -> None:
+    """Say early what `timm_encoder` would: nothing is drawn or downloaded. weights: whether they must be there.
+
+    Raises: UserError if there is no such ViT, no stock class can hold it, or its weights are nowhere.
+    """
+    architecture, _, file = parse_name(name)
+    with torch.device("meta"):
+        vision = _new_vit(architecture, seed=0)
+    stock_class(vision)
+    if not weights:
+        return
+    if file and not Path(file).is_file():
+        raise UserError(f"timm:{name}: {file} does not exist: give the {WEIGHTS} of a timm {architecture}")
+    if not file:
+        repository = _repository(architecture, vision)
+        if not isinstance(try_to_load_from_cache(repository, WEIGHTS), str):
+            snapshot(repository, [], "model", _otherwise(architecture))
+
+
 def parse_name(name: str) -> tuple[str, int | None, str | None]:
     """NAME[@SIZE][@FILE] -> architecture, image size, file."""
     architecture, _, rest = name.partition("@")
@@ -117,11 +137,7 @@ def _new_vit(name: str, seed: int) -> Any:
 
 def _download(name: str, vision: VisionTransformer) -> Path:
     """The weights in the hub's cache, fetched if they are not there yet."""
-    source: Any = vision.pretrained_cfg  # a dict, which type checkers take for a submodule
-    repository = source.get("hf_hub_id")
-    otherwise = f"give timm:{name}@FILE.safetensors, or random:timm:{name} for random weights"
-    if not repository:
-        raise UserError(f"timm has no weights for {name}: {otherwise}")
+    repository = _repository(name, vision)
     try:
         return Path(hf_hub_download(repository, WEIGHTS))
     except LocalEntryNotFoundError:
@@ -130,4 +146,16 @@ def _download(name: str, vision: VisionTransformer) -> Path:
         cause = f"has no {WEIGHTS} on the hub"
     except OSError as error:
         cause = f"cannot be downloaded ({error})"
-    raise UserError(f"{repository} {cause}, or {otherwise}")
+    raise UserError(f"{repository} {cause}, or {_otherwise(name)}")
+
+
+def _repository(name: str, vision: VisionTransformer) -> str:
+    """The hub's repository of a ViT's weights. Raises: UserError if timm knows none."""
+    source: Any = vision.pretrained_cfg  # a dict, which type checkers take for a submodule
+    if not source.get("hf_hub_id"):
+        raise UserError(f"timm has no weights for {name}: {_otherwise(name)}")
+    return source["hf_hub_id"]
+
+
+def _otherwise(name: str) -> str:
+    return f"give timm:{name}@FILE.safetensors, or random:timm:{name} for random weights"

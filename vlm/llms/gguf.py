@@ -55,11 +55,19 @@ def converted_gguf(file: Path, model_types: tuple[str, ...]) -> Path:
     return folder
 
 
-def _content_hash(file: Path) -> str:
+def check_gguf(file: Path) -> None:
+    """Raises: UserError if the file is missing, or is not GGUF."""
     try:
         with open_regular(file) as stream:
             if stream.read(4) != b"GGUF":
                 raise UserError(f"{file} is not a GGUF file: download it again")
+    except OSError as error:
+        raise UserError(f"cannot read the language model {file}: {error.strerror}") from None
+
+
+def _content_hash(file: Path) -> str:
+    check_gguf(file)
+    try:
         return file_sha256(file)[:12]
     except OSError as error:
         raise UserError(f"cannot read the language model {file}: {error.strerror}") from None

@@ -17,7 +17,7 @@ from transformers.utils import cached_file
 
 from vlm.errors import UserError
 from vlm.hub import is_hub_id
-from vlm.llms.gguf import converted_gguf
+from vlm.llms.gguf import check_gguf, converted_gguf
 from vlm.llms.precision import default_dtype, keep_layout, quantised
 from vlm.llms.presets import PRESETS
 from vlm.llms.prompt import build_template
@@ -78,15 +78,35 @@ def load_llm(
     return LLM(model, tokenizer, image_token, image_token_id, template, source)
 
 
+def check_llm(name: str) -> None:
+    """Say early what `load_llm` would: of the hub's models config.json is fetched, and no weights are read.
+
+    Raises: UserError if there is no such language model, it is gated, or its architecture cannot serve.
+    """
+    source = _named(name)
+    if isinstance(source, Path):
+        check_gguf(source)
+        return
+    with _explained(name, source):
+        _checked_folder(source)
+        _check_architecture(AutoConfig.from_pretrained(source, trust_remote_code=False), name)
+
+
 def _locate(name: str) -> str:
     """Turn what the user gave into a folder or a hub id. A GGUF file is converted to a folder first."""
+    source = _named(name)
+    return str(converted_gguf(source, tuple(ARCHITECTURES))) if isinstance(source, Path) else source
+
+
+def _named(name: str) -> str | Path:
+    """What the user gave: a folder or a hub id as text, or the Path of a GGUF file, which need not be there."""
     if name == "smollm2" and not _in_hub_cache(PRESETS[name]) and (file := _packaged_smollm2()):
-        return str(converted_gguf(file, tuple(ARCHITECTURES)))
+        return file
     if name in PRESETS:
         return PRESETS[name]
     path = Path(name.replace("\0", "?"))
     if path.suffix == ".gguf":
-        return str(converted_gguf(path, tuple(ARCHITECTURES)))
+        return path
     if path.is_dir():
         return str(path)
     if is_hub_id(name) and not path.exists():

@@ -1,11 +1,13 @@
 """Watches the launchers between this process and whoever typed the command: when one dies, the run stops as by SIGTERM.
 
     deepspeed (runner.py) ─> launch.py ─> rank            torchrun, accelerate launch ─> rank
+    scripts/study.py ─> command of a cell, with or without a launcher of its own
 
 `deepspeed` dies of SIGTERM alone, launch.py of kill -9, and the ranks would train on unseen. A thread looks twice a
 second. The kernel's PR_SET_PDEATHSIG would not do: it follows the thread that started us and not the launcher, and it
 knows no grandparent. Only processes that are launchers by their command line are watched, so neither a shell that ends
-under nohup, setsid or SLURM nor a plain `python` is of any account.
+under nohup, setsid or SLURM nor a plain `python` is of any account. A study, whose commands run in sessions of their
+own, names itself in the environment.
 """
 
 import base64
@@ -18,6 +20,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from vlm.run.signals import was_told
+
 if TYPE_CHECKING:
     import psutil
 
@@ -28,7 +32,8 @@ MODULES = {
     LAUNCH, "deepspeed.launcher.runner", "torch.distributed.run", "torch.distributed.launch",
     "accelerate.commands.launch", "accelerate.commands.accelerate_cli",
 }  # fmt: skip
-MARKS = ("RANK", "ACCELERATE_MIXED_PRECISION")  # what launchers put into the environment
+STUDY = "LEVLM_STUDY"  # scripts/study.py's process id, in the environment of its commands
+MARKS = ("RANK", "ACCELERATE_MIXED_PRECISION", STUDY)  # what launchers put into the environment
 
 
 def is_launcher(command: Sequence[str]) -> bool:
@@ -48,7 +53,7 @@ def is_launcher(command: Sequence[str]) -> bool:
 
 
 def watch_launchers() -> None:
-    """Send this process SIGTERM when one of its launchers dies, or has died already."""
+    """Send this process SIGTERM when one of its launchers dies, or has died already, unless it was told to stop."""
     if any(mark in os.environ for mark in MARKS):
         threading.Thread(target=_watch, name="launchers", daemon=True).start()
 
@@ -56,14 +61,18 @@ def watch_launchers() -> None:
 def _watch() -> None:
     import psutil  # not at `--help` time
 
-    watched: list[psutil.Process] = []
+    parents: list[psutil.Process] = []
     with suppress(psutil.Error):
-        watched = [parent for parent in psutil.Process().parents() if is_launcher(_command(parent))]
-    orphan = _lost(watched)
+        parents = psutil.Process().parents()
+    study = os.environ.get(STUDY)
+    of_study = [parent for parent in parents if str(parent.pid) == study]
+    launchers = [parent for parent in parents if is_launcher(_command(parent))]
+    watched = [*launchers, *of_study]
+    orphan = _lost(launchers) or (study is not None and not of_study)
     while not orphan and watched:
         time.sleep(EVERY)
         orphan = any(_dead(launcher) for launcher in watched)
-    if orphan:
+    if orphan and not was_told():  # a second signal would mean: leave at once, without saving
         os.kill(os.getpid(), signal.SIGTERM)
 
 

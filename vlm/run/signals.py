@@ -62,6 +62,11 @@ def _handle(number: int, frame: FrameType | None = None) -> None:
         raise Stopped(number)
 
 
+def was_told() -> bool:
+    """Whether this process was told to stop, and is about to."""
+    return _told.number is not None
+
+
 def _write(text: str) -> None:
     """To stderr, from a signal handler: past Python's buffers, which may be in use."""
     with suppress(OSError):

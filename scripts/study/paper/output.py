@@ -93,6 +93,9 @@ def draw(table: dict, file: Path) -> None:
         axes.set_axisbelow(True)
         axes.margins(y=0.12)
         axes.spines[["top", "right"]].set_visible(False)
+    low, high = panels[0].get_ylim()
+    if high - low < 0.1:  # all gains are 0, and the scale would be 1e-17
+        panels[0].set_ylim(-1, 1)
     panels[0].set_ylabel("gain over random weights, points")
     handles: list = [Patch(color=_colour(name), label=NAMES.get(name, name)) for name in objectives]
     if any(cell.get("reported") is not None for cell in table["cells"]):

@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from huggingface_hub import try_to_load_from_cache
+
 from vlm.errors import UserError
 from vlm.files import read_json
+from vlm.hub import is_hub_id
 
 RANDOM = "random"
 # `--llm` as it may have been given -> the name in the table, for the paper's two as the paper has it.
@@ -48,6 +51,15 @@ def scores_folder(folder: Path, evaluation: str) -> Path:
     return own if own.is_dir() or not beside.is_dir() else beside
 
 
+def encoder_config(name: str) -> Path | None:
+    """config.json of an encoder by folder or hub id, of the hub's cache alone; None if it is not there."""
+    file = Path(name).expanduser() / "config.json"
+    if file.is_file():
+        return file
+    cached = try_to_load_from_cache(name, "config.json") if is_hub_id(name) else None
+    return Path(cached) if isinstance(cached, str) else None  # else None, or a mark that the hub has no such file
+
+
 def read_run(folder: Path, evaluation: str) -> Run | str:
     """A run of bridge/train.py scored in its folder `evaluation`; or why it has no place in the table."""
     config = read_json(folder / "config.json")
@@ -67,9 +79,13 @@ def read_run(folder: Path, evaluation: str) -> Run | str:
     path = config["encoder"].removeprefix("random:")
     if path.startswith(("timm:", "hf:")):
         return f"sees with {path}, which none of the objectives trained"
-    if not (Path(path) / "config.json").is_file():
-        raise UserError(f"{folder}: its encoder {path} is not here: run this from where bridge/train.py was run")
-    encoder = read_json(Path(path) / "config.json")
+    file = encoder_config(path)
+    if file is None:
+        place = "in the hub's cache" if is_hub_id(path) else "here"
+        return f"its encoder {path} is not {place}: run this from where bridge/train.py was run"
+    encoder = read_json(file)
+    if "vision_encoder" not in encoder:
+        return f"its encoder {path} is no LeVLJEPA encoder: its config.json has no vision_encoder"
     llm = TITLES.get(config["llm"], Path(config["llm"]).name)
     settings = {name: value for name, value in config.items() if name not in IRRELEVANT | {"seed"}} | {"llm": llm}
     settings |= {name: str(Path(settings[name]).resolve()) for name in PATHS if settings.get(name)}
@@ -112,6 +128,7 @@ def differences(one: Run, other: Run) -> list[str]:
     pairs = [(name, one.settings.get(name), other.settings.get(name)) for name in one.settings | other.settings]
     pairs += [("seed", one.seed, other.seed)]
     pairs += [(name, one.report.get(name), other.report.get(name)) for name in EVALUATED]
-    if one.vision != other.vision:
-        pairs.append(("ViT", one.vision["sizes"]["architecture"], other.vision["sizes"]["architecture"] + " or pixels"))
+    for part in ("sizes", "pixels"):
+        mine, theirs = (run.vision[part] or {} for run in (one, other))
+        pairs += [(f"the ViT's {name}", mine.get(name), theirs.get(name)) for name in {**mine, **theirs}]
     return [f"{name} {mine} / {theirs}" for name, mine, theirs in pairs if mine != theirs]
