@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 
 from bridge.config import BridgeConfig, questions_a_step
 from bridge.content import images_content, questions_content, run_content
@@ -25,11 +26,13 @@ from bridge.held_out import HeldOut
 from bridge.parts import Trainee, build_vlm, freeze, save_result
 from bridge.recorder import Recorder, Taken
 from bridge.same_run import check_folder
-from vlm.distributed import AnyRank, active, is_main, on_main
+from vlm.device import CLOSE, LESS, enough_memory
+from vlm.distributed import WAIT, AnyRank, active, is_main, on_main
 from vlm.run.folder import finish, locked
 from vlm.run.progress import progress
 from vlm.run.schedule import cosine
 from vlm.run.signals import keeping, stoppable
+from vlm.run.steps import kept_words
 from vlm.run.stopping import leave
 
 AHEAD = 2  # steps that are prepared while one is trained on
@@ -79,7 +82,9 @@ def loop(
     sizes = [sum(index not in broken for index in indices(step)) for step in steps]
     bar = progress(sum(sizes), "bridge", "q", initial=sum(sizes[:start]), show=is_main())
     recorder = Recorder(run, questions.mixture, steps, bar)
-    with stoppable(deferred=True) as told, bar:
+    number, data = start, None
+    smaller = enough_memory(lambda: _in_step(number, len(steps), data), lambda: _smaller(config))
+    with stoppable(deferred=True) as told, bar, smaller:
         for number, data in enumerate(prefetched(steps[start:], prepare), start=start):
             stop = stopped(told() is not None)
             # 1. Gradients and update: nothing here waits for the device.
@@ -109,10 +114,29 @@ def loop(
                 leave(done, bar, told())
 
 
+def _in_step(number: int, steps: int, data: StepData | None) -> str:
+    """Where memory ran out, such as "in step 7 of 300 (56 questions of this process in 2 micro-batches)"."""
+    batch = f" ({data.questions} questions of this process in {len(data.batches)} micro-batches)" if data else ""
+    return f"in step {number} of {steps}{batch}"
+
+
+def _smaller(config: BridgeConfig) -> str:
+    """What makes the step smaller without making it another one, and that nothing is lost."""
+    also = "" if config.gradient_checkpointing else " or --gradient-checkpointing"
+    micro = max(1, config.micro_tokens // 2)
+    return f"give --micro-tokens {micro} (now {config.micro_tokens}){also}; {kept_words(Path(config.out))}"
+
+
+def _elsewhere(config: BridgeConfig) -> str:
+    """What helps where no step is taken: while models are loaded, images encoded, the result saved."""
+    return f"{CLOSE if config.load_in else LESS}; {kept_words(Path(config.out))}"
+
+
 def train(config: BridgeConfig, mixture: Mixture) -> None:
     """Run or continue `config.out` on the mixture's questions; on return RUN/vlm is a stock LLaVA folder."""
-    accelerator = Accelerator()  # starts the process group
-    with locked(Path(config.out)):
+    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])  # starts the process group
+    around = enough_memory(lambda: "before or after the steps", lambda: _elsewhere(config))
+    with locked(Path(config.out)), around:
         data = {"questions": questions_content(mixture, votes=config.vqav2_answers == "votes")}
         data["images"] = images_content(mixture)
         on_main(lambda: (check_folder(config), check_data(config, data)))  # before anything is loaded
