@@ -8,6 +8,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
+from torch.optim import Optimizer
 
 from bridge.config import BridgeConfig, questions_a_step
 from bridge.content import images_content, questions_content, run_content
@@ -44,6 +45,14 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
     """Linear warm-up over the share `warmup` of the steps, then a cosine to zero after the last one."""
     rising = max(1, round(warmup * steps))
     return cosine(step, steps + 1, rising, peak, floor=0.0)  # + 1: the last step still moves
+
+
+def set_rates(optimizer: Optimizer, config: BridgeConfig, step: int, steps: int) -> float:
+    """Set the rates of a step -> that of --lr. LoRA has a group of its own if it has a rate of its own."""
+    lr = learning_rate(step, steps, config.lr, config.warmup)
+    for group, peak in zip(optimizer.param_groups, (config.lr, config.lr_lora or config.lr)):
+        group["lr"] = lr if peak == config.lr else learning_rate(step, steps, peak, config.warmup)
+    return lr
 
 
 def prefetched(steps: Sequence[Step], prepare: Callable[[Step], StepData]) -> Iterator[StepData]:
@@ -88,9 +97,7 @@ def loop(
         for number, data in enumerate(prefetched(steps[start:], prepare), start=start):
             stop = stopped(told() is not None)
             # 1. Gradients and update: nothing here waits for the device.
-            lr = learning_rate(number, len(steps), config.lr, config.warmup)
-            for group, peak in zip(run.optimizer.param_groups, (config.lr, config.lr_lora or config.lr)):
-                group["lr"] = lr if peak == config.lr else learning_rate(number, len(steps), peak, config.warmup)
+            lr = set_rates(run.optimizer, config, number, len(steps))
             sums = backward(trainee, data, constant)
             norm = update(trainee.weights.values(), run.optimizer, sums.loss, config.clip)
             recorder.take(Taken(number, lr, sums, norm, data.bad))

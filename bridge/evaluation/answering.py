@@ -136,14 +136,11 @@ def answer(
     bad_images: dict[str, str] = {}
     start = time.perf_counter()
 
-    def smaller() -> str:  # in other batches an answer could round differently: those so far are of no use then
-        less = f"--overwrite --batch-questions {max(1, batch_questions // 2)} starts anew"
-        return f"close what else uses the device, and the same command goes on; {less}"
-
     def work() -> None:
         title = TITLES[benchmark.name]
         bar = progress(len(asked), title, "q", initial=already, show=team.rank == 0)
-        with bar, enough_memory(lambda: f"while about {batch_questions} questions were answered together", smaller):
+        doing = f"while about {batch_questions} questions were answered together"
+        with bar, enough_memory(lambda: doing, lambda: _smaller(batch_questions)):
             for batch in asker.answers(own):
                 bad_images.update({str(each.unit.image): each.problem for each in batch if each.problem})
                 new = [record for record in _records(batch, images) if record["question_id"] not in predictions.answers]
@@ -166,6 +163,12 @@ def answer(
         "seconds": round(seconds, 2),
         "questions_per_s": speed,
     }
+
+
+def _smaller(batch_questions: int) -> str:
+    """What helps. In other batches an answer could round differently, so that those so far are of no use."""
+    less = f"--overwrite --batch-questions {max(1, batch_questions // 2)} starts anew"
+    return f"close what else uses the device, and the same command goes on; {less}"
 
 
 def _records(batch: Sequence[Answered], images: Mapping[str, Picture]) -> Iterator[dict[str, str | int]]:
