@@ -132,7 +132,7 @@ class RunFolder:
         A checkpoint has the weights that are trained and two moments of each, in fp32. RUN/vlm has the whole model.
         """
         saved = self._checkpoints.expected = 12 * sum(weight.numel() for weight in self._weights.values())
-        whole = sum(weight.nbytes for weight in model.parameters())
+        whole = whole_bytes(model)
         there = sum(file_sizes(self.folder / "checkpoints"))
         parts = {"checkpoint": saved, "vlm": whole}
         require_room(self.folder, parts, max(0, KEEP * saved - there))
@@ -173,6 +173,17 @@ class RunFolder:
         if self._pending:
             self.tracker(self._pending)
         self._pending = []
+
+
+def whole_bytes(model: torch.nn.Module) -> int:
+    """The size of a model's weights as they are saved. A quantised one, which is saved whole, holds less in memory."""
+    dtype = next(weight.dtype for weight in model.parameters() if weight.is_floating_point())
+    quantised = {
+        id(layer.weight): layer.out_features * layer.in_features * dtype.itemsize  # 4-bit weights are packed in pairs
+        for layer in model.modules()
+        if isinstance(layer, torch.nn.Linear) and not layer.weight.is_floating_point()
+    }
+    return sum(quantised.get(id(weight), weight.nbytes) for weight in model.parameters())
 
 
 def _on_disk(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -12,7 +12,10 @@ from bridge.data.balance import WIDTH
 from bridge.data.batches import StepData
 from bridge.forward import KeysAndValues, loss_sum, padded, prefill, shared_prefill
 from bridge.parts import Trainee
+from vlm.device import sent
 from vlm.distributed import all_sum
+
+UNFLAGGED = ("mps",)  # devices whose fused AdamW moves the weights whatever `found_inf` says (pytorch pull 186360)
 
 Constant = Callable[[], AbstractContextManager[KeysAndValues]]  # gives a step the states of the text before the image
 
@@ -71,7 +74,7 @@ def backward(trainee: Trainee, data: StepData, constant: Constant) -> Sums:
     # Sums and gradients are added as one vector: one exchange between the ranks in place of one a weight. A rank
     # without a share of the step has no gradient, and takes part with zeros.
     own = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
-    parts = [loss[None], counts.to(device, non_blocking=True), *(gradient.flatten() for gradient in own)]
+    parts = [loss[None], sent(counts, device), *(gradient.flatten() for gradient in own)]
     whole = all_sum(torch.cat(parts))  # [5 + elements of all weights]
     sums, mean = Sums(whole[:5].clone()), whole[5:] / whole[1].clamp(min=1)
     for weight, gradient in zip(weights, mean.split([weight.numel() for weight in weights])):
@@ -85,7 +88,9 @@ def update(weights: Iterable[torch.nn.Parameter], optimizer: Any, loss: torch.Te
     optimizer: a fused one, which looks at `found_inf` on the device itself. clip: the largest norm, 0 for any.
     """
     norm = torch.nn.utils.clip_grad_norm_(list(weights), clip or math.inf)
-    optimizer.found_inf = (~(norm.isfinite() & loss.isfinite())).float()
-    optimizer.step()
+    broken = ~(norm.isfinite() & loss.isfinite())
+    optimizer.found_inf = broken.float()
+    if norm.device.type not in UNFLAGGED or not broken:  # only there the host reads the flag, and waits for it
+        optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return norm

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+from torch.optim import Optimizer
 
 from bridge.config import BridgeConfig, questions_a_step
 from bridge.content import images_content, questions_content, run_content
@@ -25,12 +27,14 @@ from bridge.held_out import HeldOut
 from bridge.parts import Trainee, build_vlm, freeze, save_result
 from bridge.recorder import Recorder, Taken
 from bridge.same_run import check_folder
-from vlm.distributed import AnyRank, active, is_main, on_main
+from vlm.device import CLOSE, LESS, enough_memory
+from vlm.distributed import WAIT, AnyRank, active, is_main, on_main
 from vlm.run.compiler import check_compiler
 from vlm.run.folder import finish, locked
 from vlm.run.progress import progress
 from vlm.run.schedule import cosine
 from vlm.run.signals import keeping, stoppable
+from vlm.run.steps import kept_words
 from vlm.run.stopping import leave
 
 AHEAD = 2  # steps that are prepared while one is trained on
@@ -42,6 +46,14 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
     """Linear warm-up over the share `warmup` of the steps, then a cosine to zero after the last one."""
     rising = max(1, round(warmup * steps))
     return cosine(step, steps + 1, rising, peak, floor=0.0)  # + 1: the last step still moves
+
+
+def set_rates(optimizer: Optimizer, config: BridgeConfig, step: int, steps: int) -> float:
+    """Set the rates of a step -> that of --lr. LoRA has a group of its own if it has a rate of its own."""
+    lr = learning_rate(step, steps, config.lr, config.warmup)
+    for group, peak in zip(optimizer.param_groups, (config.lr, config.lr_lora or config.lr)):
+        group["lr"] = lr if peak == config.lr else learning_rate(step, steps, peak, config.warmup)
+    return lr
 
 
 def prefetched(steps: Sequence[Step], prepare: Callable[[Step], StepData]) -> Iterator[StepData]:
@@ -80,13 +92,13 @@ def loop(
     sizes = [sum(index not in broken for index in indices(step)) for step in steps]
     bar = progress(sum(sizes), "bridge", "q", initial=sum(sizes[:start]), show=is_main())
     recorder = Recorder(run, questions.mixture, steps, bar)
-    with stoppable(deferred=True) as told, bar:
+    number, data = start, None
+    smaller = enough_memory(lambda: _in_step(number, len(steps), data), lambda: _smaller(config))
+    with stoppable(deferred=True) as told, bar, smaller:
         for number, data in enumerate(prefetched(steps[start:], prepare), start=start):
             stop = stopped(told() is not None)
             # 1. Gradients and update: nothing here waits for the device.
-            lr = learning_rate(number, len(steps), config.lr, config.warmup)
-            for group, peak in zip(run.optimizer.param_groups, (config.lr, config.lr_lora or config.lr)):
-                group["lr"] = lr if peak == config.lr else learning_rate(number, len(steps), peak, config.warmup)
+            lr = set_rates(run.optimizer, config, number, len(steps))
             sums = backward(trainee, data, constant)
             norm = update(trainee.weights.values(), run.optimizer, sums.loss, config.clip)
             recorder.take(Taken(number, lr, sums, norm, data.bad))
@@ -110,12 +122,31 @@ def loop(
                 leave(done, bar, told())
 
 
+def _in_step(number: int, steps: int, data: StepData | None) -> str:
+    """Where memory ran out, such as "in step 7 of 300 (56 questions of this process in 2 micro-batches)"."""
+    batch = f" ({data.questions} questions of this process in {len(data.batches)} micro-batches)" if data else ""
+    return f"in step {number} of {steps}{batch}"
+
+
+def _smaller(config: BridgeConfig) -> str:
+    """What makes the step smaller without making it another one, and that nothing is lost."""
+    also = "" if config.gradient_checkpointing else " or --gradient-checkpointing"
+    micro = max(1, config.micro_tokens // 2)
+    return f"give --micro-tokens {micro} (now {config.micro_tokens}){also}; {kept_words(Path(config.out))}"
+
+
+def _elsewhere(config: BridgeConfig) -> str:
+    """What helps where no step is taken: while models are loaded, images encoded, the result saved."""
+    return f"{CLOSE if config.load_in else LESS}; {kept_words(Path(config.out))}"
+
+
 def train(config: BridgeConfig, mixture: Mixture) -> None:
     """Run or continue `config.out` on the mixture's questions; on return RUN/vlm is a stock LLaVA folder."""
-    accelerator = Accelerator()  # starts the process group
+    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])  # starts the process group
     if config.compile:
         check_compiler(accelerator.device)
-    with locked(Path(config.out)):
+    around = enough_memory(lambda: "before or after the steps", lambda: _elsewhere(config))
+    with locked(Path(config.out)), around:
         data = {"questions": questions_content(mixture, votes=config.vqav2_answers == "votes")}
         data["images"] = images_content(mixture)
         on_main(lambda: (check_folder(config), check_data(config, data)))  # before anything is loaded

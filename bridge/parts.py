@@ -30,12 +30,13 @@ if TYPE_CHECKING:  # it loads bitsandbytes: seconds, and its warnings
     from peft import PeftModel
 
 
-def build_vlm(config: BridgeConfig, device: torch.device, load_in: str | None) -> VLM:
-    """Encoder + LLM + fresh connector, or the VLM that `--init` names, on `device` in the run's precision.
+def build_vlm(config: BridgeConfig, device: torch.device, load_in: str | None, dtype: torch.dtype | None = None) -> VLM:
+    """Encoder + LLM + fresh connector, or the VLM that `--init` names, on `device`.
 
-    load_in: quantisation of the LLM, which the result of a run is assembled without.
+    load_in: quantisation of the LLM, which the result of a run is assembled without. dtype: None is --precision's, or
+    what the device is fast at.
     """
-    dtype = chosen_dtype(config.precision, device)
+    dtype = dtype or chosen_dtype(config.precision, device)
     examples = not config.lora  # in the prompts of smollm2, which needs them unless it is itself trained
     if config.init:
         return load(config.init, device, dtype, load_in, examples)
@@ -106,8 +107,9 @@ def save_result(vlm: VLM, trainee: Trainee, config: BridgeConfig, run: Path, dat
         with writing(run / "adapter"), atomic_directory(run / "adapter") as partial:
             adapter.save_pretrained(str(partial), save_embedding_layers=False)
     if config.load_in is not None:
-        trained = vlm.connector.state_dict()
-        vlm = build_vlm(config, torch.device("cpu"), load_in=None)
+        trained, dtype = vlm.connector.state_dict(), vlm.language_model.dtype
+        # In the dtype of the run: this CPU may not be fast at it, and would choose one of twice the size.
+        vlm = build_vlm(config, torch.device("cpu"), load_in=None, dtype=dtype)
         if adapter is None:
             vlm.connector.load_state_dict(trained)
         else:

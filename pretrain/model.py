@@ -15,6 +15,7 @@ from transformers import GPT2Model
 from pretrain.config import PretrainConfig
 from pretrain.contrastive import LogitScale
 from pretrain.objective import Embeddings
+from vlm.device import sent
 from vlm.encoders.config import EncoderConfig
 from vlm.encoders.levljepa import Encoder, TextTower
 from vlm.pixels import scaled_statistics
@@ -58,7 +59,7 @@ def text_features(tower: TextTower, ids: torch.Tensor, lengths: torch.Tensor) ->
     size = max(-(-len(order) // LENGTH_GROUPS), min(len(order), GROUP_ROWS))
     longest = lengths[order[::size]].tolist()  # of each group, its first
     by_rows = order, order.argsort(), lengths[order]
-    to_sorted, to_given, sorted_lengths = (part.to(ids.device, non_blocking=True) for part in by_rows)
+    to_sorted, to_given, sorted_lengths = (sent(part, ids.device) for part in by_rows)
     groups = zip(ids[to_sorted].split(size), sorted_lengths.split(size), longest)
     read = [tower.features(rows[:, :most], row_lengths) for rows, row_lengths, most in groups]  # [size, W] each
     return torch.cat(read)[to_given]

@@ -49,12 +49,15 @@ def main() -> None:
     config = parse()
     refuse_unwritable(config.json)
     from pretrain.probes.tasks import measure, table_line  # after parsing: --help must not wait for torch
+    from vlm.device import CLOSE, enough_memory
     from vlm.distributed import is_main, join_processes
     from vlm.encoders.by_name import open_encoder
     from vlm.files import write_json
 
     encoder = open_encoder(config.encoder, config.seed, config.normalisation, config.image_size, config.heads)
-    with keeping("nothing is written before the end, the same command starts anew"):
+    again = "nothing is written before the end, the same command starts anew"
+    told = enough_memory(lambda: f"while {config.task} was measured", lambda: f"{CLOSE}; {again}")
+    with told, keeping(again):
         numbers = measure(encoder.to(join_processes()), config)
     if not is_main():
         return

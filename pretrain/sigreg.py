@@ -32,6 +32,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from vlm import distributed
+from vlm.device import sent
 
 KNOTS, SPACING = 16, 3 / 16
 V_COUNT, U_COUNT = 7, 5
@@ -65,9 +66,10 @@ def random_directions(
     directions = torch.randn(dim, count, generator=generator, dtype=torch.float32, device="cpu")
     directions = directions.to(torch.promote_types(dtype, torch.float32))
     directions /= directions.square().sum(0).sqrt_()  # vector_norm along the first axis is 10 times slower
-    if device is not None and torch.device(device).type == "cuda":
+    directions, target = directions.to(dtype), torch.device(device or "cpu")
+    if target.type == "cuda":
         directions = directions.pin_memory()  # a copy from pageable memory would wait for the GPU
-    return directions.to(device=device, dtype=dtype, non_blocking=True)
+    return sent(directions, target)
 
 
 def sigreg(z: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:

@@ -32,6 +32,7 @@ from pretrain.price import check_room
 from pretrain.probes.watch import Watch
 from pretrain.recorder import Recorder
 from pretrain.zero import Engine, device, gathered, set_learning_rate, start_engine, start_processes, update
+from vlm.device import enough_memory, sent
 from vlm.distributed import AnyRank, barrier, is_main, late_ranks_named, on_main, rank, world_size
 from vlm.encoders.config import CLIP_MEAN, CLIP_STD
 from vlm.encoders.levljepa import new_encoder
@@ -44,7 +45,7 @@ from vlm.run.folder import begin, finish, locked
 from vlm.run.schedule import SCHEDULES
 from vlm.run.settings import trajectory
 from vlm.run.signals import stoppable
-from vlm.run.steps import committed_steps
+from vlm.run.steps import committed_steps, kept_words
 from vlm.run.stopping import leave
 
 
@@ -167,12 +168,14 @@ def loop(
     target, schedule, compute = device(), SCHEDULES[config.schedule], objective(config)
     model: Any = engine.module
     statistics, told_to_stop = RunningStatistics(model), AnyRank(target)
-    with stoppable(deferred=True) as told, recorder.bar:
+    step = batches.steps.start
+    smaller = enough_memory(lambda: f"in step {step} of {config.steps} ({_batch(config)})", lambda: _smaller(config))
+    with stoppable(deferred=True) as told, recorder.bar, smaller:
         for step, batch in enumerate(recorder.timing(batches, target), start=batches.steps.start):
             lr = schedule(step, config.steps, config.warmup_steps, config.lr, config.min_lr)
             set_learning_rate(engine, lr)
 
-            pixels, tokens = _to_device(batch["images"], target), batch["tokens"].to(target, non_blocking=True)
+            pixels, tokens = _to_device(batch["images"], target), sent(batch["tokens"], target)
             embeddings = engine(pixels, tokens, batch["lengths"])
             loss, metrics = compute(embeddings, step=step)
 
@@ -197,10 +200,26 @@ def loop(
                 leave(step + 1, recorder.bar, told())
 
 
+def _batch(config: PretrainConfig) -> str:
+    """A step's batch as an error tells it, such as "64 pairs on this process, 16 of them at a time"."""
+    rows, at_once = config.batch_size // world_size(), config.micro_batch_size // world_size()
+    return f"{rows} pairs on this process, {at_once or 'all'} of them at a time"
+
+
+def _smaller(config: PretrainConfig) -> str:
+    """What makes the step smaller without making it another one, and that nothing is lost."""
+    now, ways = config.micro_batch_size or config.batch_size, []
+    if now > world_size():
+        ways.append(f"--micro-batch-size {max(1, now // world_size() // 2) * world_size()}")
+    if world_size() > 1 and config.zero in (0, 1):
+        ways.append("--zero 2")
+    return f"give {' or '.join([*ways, 'more processes'])}; {kept_words(Path(config.out))}"
+
+
 def _to_device(images: torch.Tensor | list[torch.Tensor], target: torch.device) -> torch.Tensor | list[torch.Tensor]:
     if isinstance(images, torch.Tensor):
-        return images.to(target, non_blocking=True)
-    return [crops.to(target, non_blocking=True) for crops in images]
+        return sent(images, target)
+    return [sent(crops, target) for crops in images]
 
 
 def export(model: Pretrainer, folder: Path) -> None:

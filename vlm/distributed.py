@@ -14,6 +14,10 @@ import torch.distributed as dist
 
 from vlm.errors import UserError
 
+# A collective waits this long for the slowest rank. Rank 0 alone saves, merges and hashes while the others wait, for
+# which NCCL's own 10 minutes are short with a large model on slow storage. It does not delay the end of a run one of
+# whose ranks has died: gloo sees the closed connection at once, and with NCCL the launcher ends the others.
+WAIT = timedelta(hours=2)
 GRACE = 3.0  # seconds between the first rank that runs out of time and the last one
 
 
@@ -23,7 +27,7 @@ def join_processes() -> torch.device:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         if on_gpu:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-        dist.init_process_group("nccl" if on_gpu else "gloo")
+        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=WAIT)
     return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
 
 
@@ -74,6 +78,16 @@ def world_size() -> int:
 
 def is_main() -> bool:
     return rank() == 0
+
+
+def first_to_tell(what: str) -> bool:
+    """Whether no other rank has asked this before: what befalls all ranks at once is told by one of them."""
+    if not active():
+        return True
+    try:
+        return dist.distributed_c10d._get_default_store().add(f"told/{what}", 1) == 1
+    except RuntimeError:  # the store is rank 0's, which has ended, and has told why
+        return False
 
 
 def barrier() -> None:
@@ -143,14 +157,15 @@ class AnyRank:
 
     def __init__(self, device: torch.device):
         on_gpu = device.type == "cuda"
-        self.device, self.answer = device, torch.zeros(1, pin_memory=on_gpu)
+        self.device, self.answer, self.on_gpu = device, torch.zeros(1, pin_memory=on_gpu), on_gpu
         self.copied = torch.cuda.Event() if on_gpu else None
 
     def __call__(self, flag: bool) -> bool:
         if self.copied:
             self.copied.synchronize()
         raised = bool(self.answer)
-        self.answer.copy_(all_sum(torch.full((1,), float(flag), device=self.device)), non_blocking=True)
+        raised_now = all_sum(torch.full((1,), float(flag), device=self.device))
+        self.answer.copy_(raised_now, non_blocking=self.on_gpu)  # another device than CUDA has no event to wait for
         if self.copied:
             self.copied.record()
         return raised

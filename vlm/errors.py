@@ -32,6 +32,9 @@ _TORCH_WRITER = ("StreamWriter", "inline_container", "unexpected pos", "iostream
 PIXELS_VARIABLE = "LEVLM_MAX_MEGAPIXELS"  # of the environment: one limit for all formats, whatever memory it takes
 # What torch.distributed's backends say if another process has ended.
 _GONE = ("closed by peer", "reset by peer", "Broken pipe", "failed to recv, got 0 bytes", "remote process exited")
+# What errors say if memory has run out: of a GPU (torch.OutOfMemoryError, CUDA's own, Apple's), of CUDA's libraries, of
+# the machine. All are RuntimeErrors but Python's own.
+_NO_MEMORY = re.compile(r"out of memory|_ALLOC_FAILED|can't allocate memory|not enough memory", re.IGNORECASE)
 LAST_WORDS = 3.0  # seconds; launchers look after their processes once a second
 
 
@@ -195,6 +198,11 @@ def _peer_is_gone(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _GONE)
 
 
+def memory_ran_out(error: BaseException) -> bool:
+    """Whether an error says that a device or the machine has no memory left."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error))))
+
+
 def _reported(main: Callable[[], None]) -> None:
     try:
         with stoppable():
@@ -211,6 +219,12 @@ def _reported(main: Callable[[], None]) -> None:
         if text is None or os.environ.get("LEVLM_DEBUG") == "1":
             raise
         print("error: " + " ".join(text.split()), file=sys.stderr)
+        sys.exit(2)
+    except (RuntimeError, MemoryError) as error:  # those that `vlm.device.enough_memory` has not met
+        if not memory_ran_out(error) or os.environ.get("LEVLM_DEBUG") == "1":
+            raise
+        text = " ".join(str(error).split())[:200] or "the machine has no more"
+        print(f"error: out of memory ({text}): close what else uses it, or give less at a time", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, Stopped) as stop:
         sys.exit(last_words(stop))

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from bridge.data.patches import PatchEncoder, cores_of_this_process, pinned
 from bridge.data.pictures import Picture, picture_content, reading_order
+from vlm.device import sent
 from vlm.distributed import all_items, barrier, from_main, is_main, on_main, rank, world_size
 from vlm.errors import UserError, writing
 from vlm.files import cache_folder, read_json, sync, write_json
@@ -151,7 +152,7 @@ class FeatureCache:
         return pinned(torch.stack(rows), self.pins)
 
     def encode(self, loaded: torch.Tensor) -> torch.Tensor:
-        return loaded.to(self._encoder.device, non_blocking=True)
+        return sent(loaded, self._encoder.device)
 
     def __call__(self, images: Sequence[Picture]) -> torch.Tensor:
         """Images' features on the encoder's device: [B, N, D]."""

@@ -39,6 +39,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from vlm.device import sent
 from vlm.errors import UserError
 
 
@@ -92,7 +93,7 @@ class Batch:
     slot_at: torch.Tensor
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(*(getattr(self, name).to(device, non_blocking=True) for name in self.__slots__))
+        return Batch(*(sent(getattr(self, name), device) for name in self.__slots__))
 
     def pinned(self) -> "Batch":
         """In memory that a GPU copies from while the processor goes on."""

@@ -11,6 +11,7 @@ import torch
 from transformers import BaseImageProcessor, LlavaForConditionalGeneration
 
 from bridge.data.pictures import Picture, open_picture
+from vlm.device import sent
 from vlm.errors import UserError
 from vlm.images import ImageError
 from vlm.llava.parts import tower_tokens, vision_tower
@@ -99,7 +100,7 @@ class PatchEncoder:
     @torch.no_grad()
     def encode(self, loaded: torch.Tensor) -> torch.Tensor:
         """Pixels -> patch tokens [B, N, D] on the tower's device."""
-        return tower_tokens(self._model, loaded.to(self.device, non_blocking=True))
+        return tower_tokens(self._model, sent(loaded, self.device))
 
     def __call__(self, images: Sequence[Picture]) -> torch.Tensor:
         """Encode images now: [B, N, D] on the tower's device."""

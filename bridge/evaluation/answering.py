@@ -17,6 +17,7 @@ from bridge.evaluation.benchmarks import TITLES, Benchmark
 from bridge.evaluation.decode import Decoder, common_prefix, group_prompts
 from bridge.evaluation.predictions import TeamPredictions
 from bridge.evaluation.team import Team, share
+from vlm.device import enough_memory, sent
 from vlm.errors import UserError
 from vlm.llava.model import VLM
 from vlm.llava.pixels import pixels_of
@@ -99,7 +100,7 @@ class Asker:
         if shown := [image for image in images if image is not None]:
             device = self.vlm.vision_tower.device
             pixels = torch.stack(shown)  # float[B, 3, H, W]
-            pixels = pinned(pixels, device.type == "cuda").to(device, non_blocking=True)
+            pixels = sent(pinned(pixels, device.type == "cuda"), device)
             output = self.vlm.model.get_image_features(pixel_values=pixels)
             assert not isinstance(output, tuple) and output.pooler_output is not None  # no tuple was asked for
             features = list(output.pooler_output)  # what the LLM reads in place of the slots, [N, D] for each image
@@ -137,7 +138,9 @@ def answer(
 
     def work() -> None:
         title = TITLES[benchmark.name]
-        with progress(len(asked), title, "q", initial=already, show=team.rank == 0) as bar:
+        bar = progress(len(asked), title, "q", initial=already, show=team.rank == 0)
+        doing = f"while about {batch_questions} questions were answered together"
+        with bar, enough_memory(lambda: doing, lambda: _smaller(batch_questions)):
             for batch in asker.answers(own):
                 bad_images.update({str(each.unit.image): each.problem for each in batch if each.problem})
                 new = [record for record in _records(batch, images) if record["question_id"] not in predictions.answers]
@@ -160,6 +163,12 @@ def answer(
         "seconds": round(seconds, 2),
         "questions_per_s": speed,
     }
+
+
+def _smaller(batch_questions: int) -> str:
+    """What helps. In other batches an answer could round differently, so that those so far are of no use."""
+    less = f"--overwrite --batch-questions {max(1, batch_questions // 2)} starts anew"
+    return f"close what else uses the device, and the same command goes on; {less}"
 
 
 def _records(batch: Sequence[Answered], images: Mapping[str, Picture]) -> Iterator[dict[str, str | int]]:

@@ -25,6 +25,7 @@ import torch
 from transformers import DynamicCache, LlavaForConditionalGeneration
 
 from bridge.evaluation.batching import ROW_SIZE
+from vlm.device import sent
 from vlm.llava.parts import CACHE, language_model
 
 _SHARED, _PADDING = -1, -2  # owners of keys: the prefix, seen by all questions of a row; right padding, seen by none
@@ -139,7 +140,7 @@ class Decoder:
         tensor = torch.tensor(values, dtype=torch.int64)
         if self.device.type == "cuda":  # the processor goes on while it is copied
             tensor = tensor.pin_memory()
-        return tensor.to(self.device, non_blocking=True)
+        return sent(tensor, self.device)
 
     def _prefill(self, groups: Sequence[PromptGroup]) -> tuple[DynamicCache, list[int]]:
         """Keys and values of every group's prefix, one row each, right-padded; and the prefixes' lengths.

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from vlm.device import sent
 from vlm.encoders.base import VisionEncoder
 from vlm.errors import UserError
 from vlm.images import EvalTransform
@@ -86,7 +87,7 @@ def _from_processes(
     for pixels in DataLoader(items, batch_size=None, num_workers=workers, pin_memory=on_gpu, prefetch_factor=2):
         if isinstance(pixels, UserError):
             raise pixels
-        yield pixels.to(encoder.device, non_blocking=True)
+        yield sent(pixels, encoder.device)
 
 
 def _workers(encoder: VisionEncoder, rows: int) -> int:

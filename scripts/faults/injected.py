@@ -62,6 +62,10 @@ def _stop_loader() -> None:
     os.kill(max(child.pid for child in psutil.Process().children()), signal.SIGKILL)
 
 
+def _run_out() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 0 bytes free.")
+
+
 def _turn_clock(by: float) -> None:
     real = time.time
     time.time = lambda: real() + by
@@ -73,6 +77,7 @@ WHATS: dict[str, Callable[[], Any]] = {
     **{f"{name}-{target}": partial(_send, number, target) for name, number in NUMBERS.items() for target in TARGETS},
     "wait": lambda: None,  # for what the sweep does itself
     "loader": _stop_loader,
+    "memory": _run_out,
     "late": lambda: time.sleep(LATE),
     "ahead": lambda: _turn_clock(DAY),
     "back": lambda: _turn_clock(-DAY),

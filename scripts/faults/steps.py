@@ -1,4 +1,4 @@
-"""What happens to one rank in one step: NaN and a spike at each ZeRO stage, lateness, a clock that jumps."""
+"""What happens to one rank in one step: NaN and a spike at each ZeRO stage, lateness, a clock that jumps, no memory."""
 
 import math
 from collections.abc import Iterator
@@ -8,7 +8,8 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from faults.fault import Fault, Sweep, demand
-from faults.tiny import compare, flags, resident
+from faults.launched import launch
+from faults.tiny import compare, flags, resident, resume
 from vlm.files import read_jsonl
 
 STEP = 5
@@ -21,6 +22,7 @@ def faults(settings: Sweep) -> Iterator[Fault]:
     for stage, (what, name) in enumerate({"ahead": "clock a day ahead", "back": "clock a day back"}.items()):
         yield Fault(name, 0, partial(unharmed, settings, stage, what))
     yield Fault("rank 1 is 60 s late", 0, partial(unharmed, settings, 2, "late"))
+    yield Fault("out of memory on rank 1", 0, partial(out_of_memory, settings))
 
 
 def train(settings: Sweep, run: Path, stage: int, what: str) -> list[dict]:
@@ -47,3 +49,12 @@ def unharmed(settings: Sweep, stage: int, what: str, folder: Path) -> str:
     train(settings, folder / "run", stage, what)
     compare(settings, folder / "run", stage)
     return "equal to the undisturbed run to the last bit"
+
+
+def out_of_memory(settings: Sweep, folder: Path) -> str:
+    """It ends the run with one line, and the same command goes on."""
+    left = launch(settings, folder, 1, f"1:{STEP}:step:memory")
+    told = [line for line in left.text.splitlines() if line.startswith(f"error: out of memory in step {STEP} ")]
+    demand(len(told) == 1 and "is whole" in told[0] and "Traceback" not in left.text, f"it said {left.text[-600:]}")
+    start = resume(settings, folder / "run", 1)
+    return f"exit code {left.code}; went on from {start}, equal to the last bit"

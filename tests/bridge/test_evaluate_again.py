@@ -3,9 +3,12 @@
 import shutil
 
 import pytest
+import torch
 from evaluating import ALL, here, predictions, untimed
+from transformers import AutoModelForImageTextToText
 
 from bridge import results
+from bridge.evaluation.decode import Decoder
 from vlm.errors import UserError
 from vlm.files import read_json
 from vlm.run.folder import locked
@@ -22,6 +25,36 @@ def test_resuming_after_a_kill_gives_the_same_bytes(monkeypatch, world, tiny_vlm
     assert predictions(out) == predictions(evaluated)
     assert untimed(report) == untimed(read_json(evaluated / "results.json"))
     assert [entry["answered_now"] for entry in report["benchmarks"].values()] == [0, 3, 8]
+
+
+def test_a_device_without_memory_is_one_line_and_the_same_command_goes_on(
+    monkeypatch, world, tiny_vlm, evaluated, tmp_path
+):
+    decode, calls = Decoder.decode, []
+
+    def run_out(self, *arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has no more.")
+        return decode(self, *arguments)
+
+    monkeypatch.setattr(Decoder, "decode", run_out)
+    told = (
+        r"^out of memory while about 64 questions were answered together \(CUDA out of memory. Tried to allocate 2.00 "
+    )
+    with pytest.raises(
+        UserError, match=told + r"GiB\): close .* goes on; --overwrite --batch-questions 32 starts anew$"
+    ):
+        here(monkeypatch, tiny_vlm, world, tmp_path, "--max-new-tokens", "5")
+    report = here(monkeypatch, tiny_vlm, world, tmp_path, "--max-new-tokens", "5")
+    assert report["benchmarks"]["gqa"]["answered_now"] == 0
+    assert predictions(tmp_path) == predictions(evaluated)
+    with monkeypatch.context() as full:
+        calls[:] = [None]
+        full.setattr(AutoModelForImageTextToText, "from_pretrained", lambda *_, **__: run_out(None))
+        with pytest.raises(UserError, match=r"^out of memory while .* was loaded \(.*--load-in"):
+            here(monkeypatch, tiny_vlm, world, tmp_path, "--max-new-tokens", "5", "--overwrite")
+    assert predictions(tmp_path) == predictions(evaluated)  # not given up for a model that does not fit
 
 
 def test_another_model_is_refused_and_overwrite_starts_anew(monkeypatch, world, tiny_vlm, evaluated, tmp_path):

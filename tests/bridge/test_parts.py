@@ -1,6 +1,7 @@
 """What can be trained: LoRA, baselines, a timm encoder, every LLM family, quantised LLMs."""
 
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -13,7 +14,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, CLIPImageProcessor, LlamaForCausalLM
 
-from bridge import evaluate
+from bridge import evaluate, gradients
+from bridge.folder import whole_bytes
 from vlm.files import read_jsonl
 from vlm.llava.model import load
 from vlm.llms.load import load_llm
@@ -150,3 +152,32 @@ def test_a_trained_connector_goes_on_with_a_quantised_llm(training, whole, bench
     for record in read_jsonl(out / "eval/predictions/gqa.jsonl"):
         image = benchmark_files / "gqa/images" / record["image"]
         assert record["answer"] == vlm.answer(image, record["question"], max_new_tokens=5, short=True)
+
+
+def test_the_result_of_a_quantised_run_has_its_dtype_whatever_this_cpu_is_fast_at(training, tmp_path, monkeypatch):
+    pytest.importorskip("bitsandbytes")
+    fast = iter([torch.bfloat16])  # a GPU in which the run trains; after it the CPU that saves
+    monkeypatch.setattr("bridge.parts.chosen_dtype", lambda *_: next(fast, torch.float32))
+    training.run(tmp_path / "out", "--load-in", "4bit", "--steps", "1")
+    saved = load_file(tmp_path / "out/vlm/model.safetensors")
+    assert {value.dtype for value in saved.values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("load_in", ["4bit", "8bit"])
+def test_room_is_counted_for_the_whole_model(training, load_in):
+    pytest.importorskip("bitsandbytes")
+    quantised, whole = (load_llm(str(training.root / "llm"), torch.bfloat16, kind).model for kind in (load_in, None))
+    assert sum(weight.nbytes for weight in quantised.parameters()) < whole_bytes(whole)
+    assert whole_bytes(quantised) == whole_bytes(whole) == sum(weight.nbytes for weight in whole.parameters())
+
+
+def test_a_broken_step_moves_nothing_where_the_optimizer_does_not_look(monkeypatch):
+    """As on Apple's GPUs: the host looks, and leaves the optimizer alone."""
+    monkeypatch.setattr(gradients, "UNFLAGGED", ("cpu",))
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([weight], lr=0.1)  # not fused
+    for grad, loss, moves in ((math.nan, 1.0, False), (1.0, math.inf, False), (1.0, 1.0, True)):
+        before, weight.grad = weight.detach().clone(), torch.full((3,), grad)
+        optimizer.step = lambda: weight.data.sub_(weight.grad)  # whatever `found_inf` says
+        gradients.update([weight], optimizer, torch.tensor(loss), clip=0)
+        assert torch.equal(before, weight) != moves and weight.grad is None

@@ -2,14 +2,16 @@
 
 import json
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from peft import PeftModel
 from safetensors import SafetensorError
-from transformers import LlavaForConditionalGeneration
+from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
 
 import bridge.folder
 import bridge.loop
@@ -21,6 +23,7 @@ from vlm.errors import UserError, run_command
 from vlm.files import write_json
 
 NO_SPACE = SafetensorError("I/O error: No space left on device (os error 28)")
+OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has no more.")
 ILLEGAL_ACCESS = RuntimeError("CUDA error: an illegal memory access was encountered")
 
 
@@ -68,6 +71,40 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_goes_on(
     training.run(out, "--resume", "required")
     assert training.losses(out) == training.losses(whole)
     assert files(out / "vlm") == files(whole / "vlm")
+
+
+def test_a_gpu_without_memory_is_one_line_and_the_last_checkpoint_goes_on(
+    training, whole, tmp_path, monkeypatch, capsys
+):
+    out = tmp_path / "out"
+    monkeypatch.setattr(bridge.loop, "backward", failing_from(8, bridge.loop.backward, OUT_OF_MEMORY))
+    with pytest.raises(SystemExit) as exit:
+        run_command(lambda: training.run(out))
+    assert exit.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(
+        r"error: out of memory in step 7 of 12 \(\d+ questions of this process in \d+ micro-batches\) "
+        r"\(CUDA out of memory. Tried to allocate 2.00 GiB\): give --micro-tokens 4096 \(now 8192\) or "
+        r"--gradient-checkpointing; the checkpoint of step 5 is whole, the same command goes on from there",
+        last,
+    )
+    monkeypatch.undo()
+    training.run(out, "--resume", "required", "--micro-tokens", "8000")  # what is advised may be changed
+    assert training.losses(out) == training.losses(whole)
+    assert files(out / "vlm") == files(whole / "vlm")
+
+
+def test_a_gpu_without_memory_for_the_model_is_one_line(training, tmp_path, monkeypatch):
+    def run_out(*_, **__):
+        raise OUT_OF_MEMORY
+
+    monkeypatch.setattr(bridge.loop, "build_vlm", run_out)
+    with pytest.raises(UserError, match=r"^out of memory before or after the steps \(.*--load-in.*; no checkpoint was"):
+        training.run(tmp_path / "out")
+    monkeypatch.undo()
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", run_out)  # its message blames no file
+    with pytest.raises(UserError, match=r"^out of memory before or after the steps"):
+        training.run(tmp_path / "out")
 
 
 def test_a_cuda_error_while_saving_is_not_blamed_on_the_disk(training, tmp_path, monkeypatch):

@@ -51,6 +51,25 @@ def uninterrupted(captions, tmp_path_factory):
     return run
 
 
+def test_a_gpu_without_memory_is_one_line_and_the_last_checkpoint_goes_on(
+    captions, uninterrupted, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}/scripts:{ROOT}")
+    flags = ["--steps", "8", "--save-every", "3"]
+    with monkeypatch.context() as full:
+        full.setenv("FAULT", "0:5:step:memory")
+        result = pretrain(captions, tmp_path, *flags, launcher=(sys.executable, "-m", "faults.injected"))
+    assert result.returncode == 2
+    assert [line for line in result.stderr.splitlines() if "memory" in line] == [
+        "error: out of memory in step 5 of 8 (8 pairs on this process, all of them at a time) (CUDA out of memory. "
+        "Tried to allocate 2.00 GiB): give --micro-batch-size 4 or more processes; the checkpoint of step 3 is whole, "
+        "the same command goes on from there"
+    ]
+    assert "Traceback" not in result.stderr
+    assert pretrain(captions, tmp_path, *flags, "--resume", "required").returncode == 0
+    assert losses(tmp_path) == losses(uninterrupted)
+
+
 def test_a_run_leaves_what_it_promises(uninterrupted):
     assert sorted(losses(uninterrupted)) == list(range(8))
     assert json.loads((uninterrupted / "config.json").read_text())["batch_size"] == 8

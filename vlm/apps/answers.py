@@ -14,9 +14,12 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from vlm.apps.pictures import Pictures
 from vlm.apps.settings import ChatSettings
 from vlm.apps.status import Status
+from vlm.device import enough_memory
 from vlm.errors import UserError
 from vlm.llava.model import VLM
 from vlm.llms.prompt import History
+
+SAY_LESS = "ask about fewer pictures or with fewer words, or close what else uses the device"
 
 
 @dataclass
@@ -73,12 +76,13 @@ class Asking:
         counter = _Counter()
         start = time.monotonic()
         try:
-            for piece in self._pieces(pictures, question, history, counter):
-                answer.text += piece
-                show(piece)
+            with enough_memory(lambda: "while this was answered", lambda: SAY_LESS):
+                for piece in self._pieces(pictures, question, history, counter):
+                    answer.text += piece
+                    show(piece)
         except KeyboardInterrupt:
             answer.interrupted = True
-        except (UserError, RuntimeError) as error:  # RuntimeError: such as a GPU that has no memory left
+        except (UserError, RuntimeError) as error:
             if not isinstance(error, UserError) and os.environ.get("LEVLM_DEBUG") == "1":
                 raise
             answer.error = " ".join(str(error).split()) or type(error).__name__

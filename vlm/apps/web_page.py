@@ -10,11 +10,13 @@ from typing import Any
 import gradio as gr  # pyrefly: ignore[missing-import] comes with the extra `web`
 from PIL import Image
 
+from vlm.apps.answers import SAY_LESS
 from vlm.apps.chat import TURNS
 from vlm.apps.pca import pca_rgb
 from vlm.apps.seen import enlarged, seen
 from vlm.apps.web_conversation import Conversation, Messages, Question, Tab, Turns, shown
 from vlm.apps.web_uploads import KEPT_SECONDS
+from vlm.device import enough_memory
 from vlm.errors import UserError
 from vlm.images import decode
 from vlm.llava.model import VLM
@@ -67,7 +69,8 @@ class Session:
         if path is None:
             return None, None, SEEN, TOKENS
         try:
-            view, tokens = seen(self.vlm, _read(path))
+            with enough_memory(lambda: "while this was looked at", lambda: SAY_LESS):
+                view, tokens = seen(self.vlm, _read(path))
             colours = Image.fromarray(pca_rgb(tokens))
         except (UserError, RuntimeError) as error:
             raise gr.Error(_one_line(error), print_exception=False) from None
@@ -116,7 +119,8 @@ class Session:
         said, refused = "", ""
         try:
             yield [*before, (asked.text, "")], ""
-            with closing(self._pieces(asked, before)) as pieces:
+            told = enough_memory(lambda: "while this was answered", lambda: SAY_LESS)
+            with told, closing(self._pieces(asked, before)) as pieces:
                 for piece in pieces:
                     if asked.ended or self.closing.is_set():
                         break

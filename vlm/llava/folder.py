@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from vlm.encoders.weights import on_disk
-from vlm.errors import UserError, writing
+from vlm.errors import UserError, memory_ran_out, writing
 from vlm.files import atomic_directory, read_json, write_json
 from vlm.hub import is_hub_id, model_folder
 from vlm.integrity import verify, write_manifest
@@ -89,6 +89,8 @@ def load_folder(
     except UserError:
         raise
     except UNREADABLE as error:
+        if memory_ran_out(error):
+            raise
         mismatch = "ignore_mismatched_sizes" in str(error)
         reason = "its weights have other shapes than its config.json says" if mismatch else error
         raise UserError(f"{folder} cannot be loaded ({reason}): copy or train it again") from error
@@ -116,6 +118,8 @@ def _check_images(
     except UserError:
         raise
     except UNREADABLE as error:
+        if memory_ran_out(error):
+            raise
         reason = f"its vision tower cannot be asked, {type(error).__name__}: {error}"
         raise UserError(f"{folder} cannot be loaded ({reason}): copy or train it again") from error
     for name, said, needed in (

@@ -16,6 +16,7 @@ from transformers import (
 )
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
+from vlm.device import CLOSE, LESS, enough_memory
 from vlm.errors import UserError
 from vlm.images import load_image, upright_rgb
 from vlm.llava import parts
@@ -148,7 +149,7 @@ class VLM:
         try:
             yield from _stripped(streamer)
             if errors:
-                raise errors[0]
+                raise errors.pop()  # else list, error and traceback would hold each other, and what was computed
         finally:
             stop.set()
             thread.join()
@@ -225,9 +226,10 @@ def load(
     then chooses the device. examples: False takes smollm2's worked examples out of its prompts, for a language model
     that is going to be trained.
     Raises: UserError if the folder is something else, a file is missing or damaged, the vision tower gives other
-    features than it did when it was saved, or there is no such device.
+    features than it did when it was saved, there is no such device, or it has too little memory.
     """
-    model, processor, fixture = load_folder(folder, device, dtype, load_in)
+    with enough_memory(lambda: f"while {folder} was loaded", lambda: LESS if load_in is None else CLOSE):
+        model, processor, fixture = load_folder(folder, device, dtype, load_in)
     if not examples:
         processor.chat_template = processor.tokenizer.chat_template = without_examples(str(processor.chat_template))
     return VLM(model, processor, fixture)

@@ -1,6 +1,9 @@
 """Checks that a vision tower gives the features of the encoder that it was made from."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from transformers import LlavaForConditionalGeneration
@@ -41,16 +44,33 @@ def connector_input(model: LlavaForConditionalGeneration, pixels: torch.Tensor) 
     raise RuntimeError("this model gives its connector nothing")
 
 
+@contextmanager
+def whole_convolutions() -> Iterator[None]:
+    """Convolutions of float32 in float32 inside. By default cuDNN rounds their inputs to TF32's ten bits."""
+    cudnn: Any = torch.backends.cudnn
+    # torch before 2.9 has the older switch alone; newer ones refuse to read it once the newer one is used.
+    newer = hasattr(cudnn, "conv")
+    switch, name = (cudnn.conv, "fp32_precision") if newer else (cudnn, "allow_tf32")
+    before = getattr(switch, name)
+    setattr(switch, name, "ieee" if newer else False)
+    try:
+        yield
+    finally:
+        setattr(switch, name, before)
+
+
 def stored_fixture(model: LlavaForConditionalGeneration, fixture: Fixture) -> Fixture:
     """The fixture to save: the features of the weights as they are stored, computed in fp32.
 
     A tower that was rounded to bf16 gives features .2 to .4 % from the encoder's. Against its own features it can be
-    checked as closely as one that was not, in whatever precision the folder is opened.
+    checked as closely as one that was not, in whatever precision the folder is opened. What a GPU saved may be opened
+    on a CPU, which allows for an error of 0.001: a convolution in TF32 here could be taken for changed weights there.
     """
     tower: torch.nn.Module = vision_tower(model)
     dtype = vision_tower(model).dtype
     tower.float()
-    tokens = connector_input(model, fixture["pixels"]).cpu().contiguous()
+    with whole_convolutions():
+        tokens = connector_input(model, fixture["pixels"]).cpu().contiguous()
     tower.to(dtype)  # loses nothing: each value came from this dtype
     return {**fixture, "tokens": tokens}
 

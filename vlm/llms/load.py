@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
-from vlm.errors import UserError
+from vlm.errors import UserError, memory_ran_out
 from vlm.hub import is_hub_id
 from vlm.llms.gguf import check_gguf, converted_gguf
 from vlm.llms.precision import default_dtype, keep_layout, quantised
@@ -211,6 +211,8 @@ def _explained(name: str, source: str) -> Iterator[None]:
         OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, RuntimeError, ArithmeticError,
         StrictDataclassError,
     ) as error:  # fmt: skip
+        if memory_ran_out(error):
+            raise
         causes: list[BaseException] = [error]  # the error, what caused it, what caused that, and so on
         while cause := causes[-1].__cause__ or causes[-1].__context__:
             causes.append(cause)

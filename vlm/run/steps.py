@@ -12,6 +12,14 @@ def committed_steps(folder: Path) -> list[int]:
     return sorted(int(match[1]) for match in names if match)
 
 
+def kept_words(run: Path) -> str:
+    """What a run that breaks off can say of its folder."""
+    steps = committed_steps(run / "checkpoints")
+    if not steps:
+        return "no checkpoint was due yet, the same command starts anew"
+    return f"the checkpoint of step {steps[-1]} is whole, the same command goes on from there"
+
+
 def check_resume(run: Path, resume: str, step: int | None) -> None:
     """Raise a `UserError` if --resume does not allow for `step`, the newest checkpoint of `run`, or for None."""
     if resume == "never" and step is not None:

@@ -1,13 +1,17 @@
 """`vlm chat`, run through the command."""
 
+import gc
 import json
 import re
+import weakref
 
 import pytest
+import torch
 from PIL import Image
 
-from vlm.apps.answers import Answer
+from vlm.apps.answers import Answer, Asking
 from vlm.apps.pictures import Pictures
+from vlm.apps.settings import ChatSettings
 from vlm.llava.model import load
 
 # bf16 logits tie often, and sampling may then choose another token than greedy decoding does.
@@ -149,3 +153,28 @@ def test_a_users_error_is_one_line_and_exit_code_2(run, folder, arguments, messa
 def test_every_help_has_examples(run, command):
     code, out, _ = run(*command, "--help")
     assert code == 0 and "examples:\n  vlm " in out
+
+
+def test_a_chat_whose_device_has_no_memory_left_says_so_and_lives_on(folder, picture, monkeypatch):
+    """What the failed answer has computed is free again at once, without a search for cycles."""
+    vlm, held = load(folder, "cpu"), []
+
+    def run_out(*_, **__):
+        computed = torch.ones(8)
+        held.append(weakref.ref(computed))
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has no more.")
+
+    asking, pictures = Asking(vlm, ChatSettings(str(folder), max_new_tokens=3)), Pictures(("a.png",), (picture,))
+    gc.disable()
+    try:
+        with monkeypatch.context() as full:
+            full.setattr(vlm.model, "generate", run_out)
+            answer = asking.answer(pictures, "What is it?", [], lambda piece: None)
+        assert held[0]() is None
+    finally:
+        gc.enable()
+    assert answer.error == (
+        "out of memory while this was answered (CUDA out of memory. Tried to allocate 2.00 GiB): ask about fewer "
+        "pictures or with fewer words, or close what else uses the device"
+    )
+    assert asking.answer(pictures, "What is it?", [], lambda piece: None).error is None

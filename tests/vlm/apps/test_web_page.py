@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("gradio", reason="pip install -e '.[web]': no gradio")
 
@@ -157,3 +158,19 @@ def test_conversations_of_two_tabs_are_two(session):
 
 def test_a_question_without_an_answer_is_shown_alone():
     assert texts(shown([("Red?", "yes"), ("Blue?", "")])) == ["Red?", "yes", "Blue?"]
+
+
+def test_a_page_whose_device_has_no_memory_left_says_so_and_lives_on(session, model, monkeypatch):
+    def run_out(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has no more.")
+
+    tab = Tab()
+    with monkeypatch.context() as full:
+        full.setattr(model, "stream", run_out)
+        *_, (conversation, back) = sent(session, tab, "Red?")
+    assert conversation[-1].startswith("error: out of memory while this was answered (CUDA out of memory. Tried to ")
+    assert conversation[-1].endswith("or close what else uses the device") and back == "Red?"
+    assert list(sent(session, tab, "Red?"))[-1] == (["Red?", "yes it is"], "")
+    monkeypatch.setattr("vlm.apps.web_page._read", run_out)
+    with pytest.raises(gr.Error, match="out of memory while this was looked at"):
+        session.look("a.png")

@@ -13,6 +13,7 @@ from transformers import AutoProcessor, AutoTokenizer, GenerationConfig
 from vlm.encoders.config import EncoderConfig
 from vlm.encoders.levljepa import new_encoder
 from vlm.errors import UserError
+from vlm.llava import parity
 from vlm.llava.assembly import assemble
 from vlm.llava.model import load
 from vlm.llava.parity import check_parity
@@ -187,3 +188,18 @@ def test_another_weight_is_still_noticed_in_fp32(llm_folders, tmp_path):
     full.vision_tower.layers[1].mlp.fc1.weight.data *= 1.05
     with pytest.raises(UserError, match=r"other features .* allowed 0\.001"):
         check_parity(full.model, full.fixture)
+
+
+def test_the_stored_features_are_computed_without_tf32(llm_folders, monkeypatch):
+    """A CPU may check what a GPU has saved."""
+
+    def rounds() -> bool:
+        cudnn = torch.backends.cudnn
+        return cudnn.conv.fp32_precision != "ieee" if hasattr(cudnn, "conv") else cudnn.allow_tf32
+
+    vlm, inside, asked = bf16_vlm("tiny", llm_folders["qwen2"]), [], parity.connector_input
+    monkeypatch.setattr(parity, "connector_input", lambda *both: inside.append(rounds()) or asked(*both))
+    parity.stored_fixture(vlm.model, vlm.fixture)
+    with pytest.raises(KeyError), parity.whole_convolutions():
+        raise KeyError
+    assert inside == [False] and rounds()
