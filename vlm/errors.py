@@ -149,13 +149,16 @@ def _mend_streams() -> None:
 
     Of a closed one Python makes None, on which prints of libraries fail. What an encoding does not have becomes a
     question mark: an answer or a report that is computed is not lost for one letter. stderr lets all through by itself.
+    stdin keeps bytes that are no text as lone surrogates, as Python does for arguments: a question of these is refused.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (it stays open to the end)
-        elif name != "stderr" and isinstance(stream, io.TextIOWrapper) and stream.errors != "replace":
-            stream.reconfigure(errors="replace")
+        elif name != "stderr" and isinstance(stream, io.TextIOWrapper):
+            errors = "surrogateescape" if name == "stdin" else "replace"
+            if stream.errors != errors:
+                stream.reconfigure(errors=errors)
 
 
 def run_command(main: Callable[[], None]) -> None:

@@ -119,16 +119,20 @@ def verify(folder: Path, afresh: bool = False) -> bool:
     """
     if not os.path.lexists(folder / MANIFEST):
         return False
-    try:
-        problem = _problem(folder, afresh)
-    except UserError as error:
-        problem = str(error)
-    except OSError as error:
-        problem = f"{error.filename or folder} cannot be read ({error.strerror})"
-    if problem:
+    if problem := changed(folder, afresh):
         advice = f"if you changed it on purpose, `vlm doctor {folder} --accept` records it as it is now"
         raise UserError(f"{problem}: copy {folder} again or make it anew; {advice}")
     return True
+
+
+def changed(folder: Path, afresh: bool = False) -> str | None:
+    """How a folder differs from its levlm_manifest.json, which may be damaged itself, or None. afresh: as `verify`."""
+    try:
+        return _problem(folder, afresh)
+    except UserError as error:
+        return str(error)
+    except OSError as error:
+        return f"{error.filename or folder} cannot be read ({error.strerror})"
 
 
 def _problem(folder: Path, afresh: bool) -> str | None:

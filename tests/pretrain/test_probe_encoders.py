@@ -73,6 +73,11 @@ def test_a_whole_checkpoint_embeds_as_its_own_class(kind, tmp_path):
     torch.testing.assert_close(texts, model.get_text_features(**own).pooler_output)
     assert encoder.embed_dim == images.shape[1] == {"clip": 12, "siglip": 24}[kind]
     assert encoder.predict_text(images) is images and encoder.predict_image(texts) is texts
+    with pytest.raises(UserError, match="'a star' is no list of captions"):
+        encoder.embed_texts("a star")
+    for read in (encoder.embed_images, encoder.patch_tokens):
+        with pytest.raises(UserError, match=r"float32\[3, 24, 24\] is no batch of pixels"):
+            read(pixels[0])
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip", "vit", "dinov2_registers", "dinov3"])

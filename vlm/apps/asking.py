@@ -30,8 +30,10 @@ class StringPrompts:
     ) -> list[str]:
         """One answer a question. images: a question's pictures, in the order of its placeholders.
 
-        Pictures that a question has no `<image>` for come in front of it. settings: `max_new_tokens`, `num_beams`,
-        `temperature` (above 0: sample), `top_p`, `top_k`, and `until`, texts that end an answer.
+        Pictures that a question has no `<image>` for come in front of it. If it says `<image>` more often than there
+        are pictures, all come in front and `<image>` is a word. Control tokens are not refused: a task may ask what it
+        likes, and one question does not end an evaluation. settings: `max_new_tokens`, `num_beams`, `temperature`
+        (above 0: sample), `top_p`, `top_k`, and `until`, texts that end an answer.
         """
         processor: Any = self.vlm.processor
         prompts = [self._prompt(question, len(shown)) for question, shown in zip(questions, images)]
@@ -42,10 +44,14 @@ class StringPrompts:
         return [_cut(answer, settings.get("until")) for answer in new]
 
     def _prompt(self, question: str, pictures: int) -> str:
-        if PLACEHOLDER not in question and pictures:
-            question = " ".join([PLACEHOLDER] * pictures) + "\n" + question
-        message = {"role": "user", "content": question}
-        return self.vlm.processor.apply_chat_template([message], add_generation_prompt=True)
+        missing = pictures - question.count(PLACEHOLDER)
+        content: str | list[dict[str, str]] = question  # in a plain string the template reads `<image>` as a picture
+        if missing > 0:
+            content = " ".join([PLACEHOLDER] * missing) + "\n" + question
+        elif missing < 0:
+            content = [{"type": "image"}] * pictures + [{"type": "text", "text": question}]
+        messages: Any = [{"role": "user", "content": content}]
+        return self.vlm.processor.apply_chat_template(messages, add_generation_prompt=True)
 
 
 def _decoding(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -65,10 +65,12 @@ class Conversation:
     def run(self, lines: Iterable[str]) -> int:
         """Obey or answer each line; an error in one is told, and the next is read. Returns the exit code."""
         for line in lines:
-            if line.strip().lower() in ("/quit", "/exit", "quit", "exit"):
+            # Editors on Windows begin a file with a byte order mark, which is no part of its first question.
+            line = line.removeprefix("\ufeff").strip()
+            if line.lower() in ("/quit", "/exit", "quit", "exit"):
                 break
             try:
-                self._one(line.strip())
+                self._one(line)
             except UserError as error:
                 self.failed += 1
                 _tell(f"error: {error}")

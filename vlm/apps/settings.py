@@ -90,7 +90,7 @@ class WebSettings:
 class DoctorSettings:
     what: tuple[str, ...] = setting(
         (),
-        help="a VLM, an encoder, a run or a data folder; nothing: the environment",
+        help="a VLM, an encoder, an export, a run or a data folder; nothing: the environment",
         positional=True,
         metavar="[labels] DIR",
     )

@@ -1,7 +1,7 @@
 """What the bridge and the probes need of any vision encoder: patch tokens, and how pixels are prepared for it."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
@@ -19,7 +19,8 @@ Same = TypeVar("Same", bound="VisionEncoder")
 class VisionEncoder(nn.Module, Generic[Config]):
     """An image encoder that gives patch tokens. Its `config` is a `PixelConfig`, and may have more fields.
 
-    An encoder with a text tower also embeds captions: the last four methods.
+    An encoder with a text tower also embeds captions: the last four methods. All that read pixels or texts raise a
+    UserError if they are given something else than a batch of at least one.
     """
 
     config: Config
@@ -84,7 +85,7 @@ class VisionEncoder(nn.Module, Generic[Config]):
         raise self._no_text()
 
     def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
-        """Captions -> z_t [B, embed_dim]."""
+        """Captions -> z_t [B, embed_dim]. Raises: UserError if they are no list of texts, or there is none."""
         raise self._no_text()
 
     def predict_text(self, z_v: torch.Tensor) -> torch.Tensor:
@@ -100,3 +101,23 @@ class VisionEncoder(nn.Module, Generic[Config]):
             "this encoder has no text tower: zero-shot, retrieval and backgrounds compare images with captions. Give a "
             "LeVLJEPA encoder, or a whole CLIP or SigLIP checkpoint as hf:NAME"
         )
+
+
+def checked_pixels(pixels: torch.Tensor) -> torch.Tensor:
+    """The same pixels. Raises: UserError unless they are a batch of at least one image."""
+    if not isinstance(pixels, torch.Tensor) or pixels.ndim != 4 or not len(pixels) or not pixels.is_floating_point():
+        tensor = isinstance(pixels, torch.Tensor)
+        given = f"{str(pixels.dtype).removeprefix('torch.')}{list(pixels.shape)}" if tensor else type(pixels).__name__
+        raise UserError(
+            f"{given} is no batch of pixels float32[B, 3, H, W]: give torch.stack([encoder.transform(image), ...]), at "
+            "least one image"
+        )
+    return pixels
+
+
+def checked_texts(texts: Sequence[str]) -> list[str]:
+    """The texts as a list. Raises: UserError for one string, which would be read letter by letter, and for none."""
+    listed = [] if isinstance(texts, str | bytes) or not isinstance(texts, Iterable) else list(texts)
+    if not listed or not all(isinstance(text, str) for text in listed):
+        raise UserError(f"{str(texts)[:80]!r} is no list of captions: give a list of strings, at least one")
+    return listed

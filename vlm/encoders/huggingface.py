@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from vlm.checked import Fields, shown
-from vlm.encoders.base import VisionEncoder
+from vlm.encoders.base import VisionEncoder, checked_pixels
 from vlm.encoders.config import PixelConfig
 from vlm.encoders.hub_pixels import read_pixels
 from vlm.encoders.stock import filled
@@ -105,7 +105,7 @@ class HuggingFaceEncoder(VisionEncoder[PixelConfig]):
         return twin
 
     def patch_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
-        tokens = self._vit(pixels).last_hidden_state
+        tokens = self._vit(checked_pixels(pixels)).last_hidden_state
         if self._vit.config.model_type == "clip_vision_model":  # CLIP's own code puts the norm on CLS alone
             post_layernorm: Any = self._vit.post_layernorm
             tokens = post_layernorm(tokens)
@@ -116,7 +116,7 @@ class HuggingFaceEncoder(VisionEncoder[PixelConfig]):
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         """CLS after the final norm, or what SigLIP's attention pooling reads: [B, width]."""
-        output = self._vit(pixels)
+        output = self._vit(checked_pixels(pixels))
         if self.family.prefix:
             pooled = self._vit.config.model_type == "clip_vision_model"
             return output.pooler_output if pooled else output.last_hidden_state[:, 0]

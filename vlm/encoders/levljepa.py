@@ -21,7 +21,7 @@ from torchvision.ops import MLP
 from transformers import GPT2Config, GPT2Model
 
 from vlm.distributed import is_main
-from vlm.encoders.base import VisionEncoder
+from vlm.encoders.base import VisionEncoder, checked_pixels, checked_texts
 from vlm.encoders.config import EncoderConfig
 from vlm.encoders.timm_vit import resized_positions, timm_layer_tokens
 from vlm.encoders.tokens import CaptionTokenizer
@@ -144,14 +144,14 @@ class Encoder(VisionEncoder[EncoderConfig]):
         return twin.train(self.training).requires_grad_(False)
 
     def patch_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.vision.forward_features(pixels)[:, 1:]
+        return self.vision.forward_features(checked_pixels(pixels))[:, 1:]
 
     def layer_tokens(self, pixels: torch.Tensor, layer: int) -> torch.Tensor:
         return timm_layer_tokens(self.vision, pixels, layer)
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         """pixels: float32[B, 3, H, W] -> CLS after the final norm, [B, vision_width]."""
-        return self.image.features(pixels)
+        return self.image.features(checked_pixels(pixels))
 
     @property
     def tokenizer(self) -> CaptionTokenizer:
@@ -162,11 +162,11 @@ class Encoder(VisionEncoder[EncoderConfig]):
 
     def embed_images(self, pixels: torch.Tensor) -> torch.Tensor:
         """pixels: float32[B, 3, H, W] -> z_v [B, embed_dim]."""
-        return self.image.pre_proj(self.image.features(pixels))
+        return self.image.pre_proj(self.features(pixels))
 
     def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
         """Captions, each read at its end-of-text token -> z_t [B, embed_dim]."""
-        ids, lengths = self.tokenizer(texts)
+        ids, lengths = self.tokenizer(checked_texts(texts))
         return self.text.pre_proj(self.text.features(ids.to(self.device), lengths))
 
     def predict_text(self, z_v: torch.Tensor) -> torch.Tensor:

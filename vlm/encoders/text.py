@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer
 
+from vlm.encoders.base import checked_texts
 from vlm.errors import UserError
 
 
@@ -40,7 +41,7 @@ class TextTower(nn.Module):
         """Captions -> z_t [B, embed_dim], read as the model was trained: SigLIP pads each to its whole context."""
         padding = True if self._is_clip else "max_length"
         inputs = self.tokenizer(
-            list(texts), padding=padding, truncation=True, max_length=self._context, return_tensors="pt"
+            checked_texts(texts), padding=padding, truncation=True, max_length=self._context, return_tensors="pt"
         )
         device = next(self.text_model.parameters()).device
         masks = {"attention_mask": inputs["attention_mask"].to(device)} if self._is_clip else {}

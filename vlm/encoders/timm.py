@@ -12,7 +12,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, 
 from timm.data import resolve_model_data_config
 from timm.models.vision_transformer import VisionTransformer
 
-from vlm.encoders.base import VisionEncoder
+from vlm.encoders.base import VisionEncoder, checked_pixels
 from vlm.encoders.config import PixelConfig
 from vlm.encoders.timm_vit import stock_class, timm_layer_tokens
 from vlm.encoders.weights import load_exactly, read_weights
@@ -53,13 +53,13 @@ class TimmEncoder(VisionEncoder[PixelConfig]):
         return twin
 
     def patch_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self._vit.forward_features(pixels)[:, self._vit.num_prefix_tokens :]
+        return self._vit.forward_features(checked_pixels(pixels))[:, self._vit.num_prefix_tokens :]
 
     def layer_tokens(self, pixels: torch.Tensor, layer: int) -> torch.Tensor:
         return timm_layer_tokens(self._vit, pixels, layer)
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self._vit(pixels)
+        return self._vit(checked_pixels(pixels))
 
 
 def timm_encoder(name: str) -> TimmEncoder:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from vlm.llava import parts
 from vlm.llava.folder import load_folder, save_folder
 from vlm.llava.parity import Fixture
 from vlm.llms.precision import Device
-from vlm.llms.prompt import PLACEHOLDER, History, Prompts, briefly, without_examples
+from vlm.llms.prompt import PLACEHOLDER, History, Prompts, briefly, turns, without_examples
 
 Picture = Image.Image | str | Path  # an image, or a file that holds one
 Pictures = Picture | Sequence[Picture] | None  # one, several, or none
@@ -58,9 +59,10 @@ class VLM:
         image: one, a list, or None; `placed_images` says where those of a list stand. short: ask for a word or a
         phrase, as GQA, VQAv2 and POPE are trained and evaluated.
 
-        Raises: UserError if the image cannot be read, a text is empty or holds a control token, or prompt and answer
-        are longer than what the language model can read.
+        Raises: UserError if the image cannot be read, a text is empty, no string or holds a control token, history is
+        no list of pairs, or prompt and answer are longer than what the language model can read.
         """
+        _check_length(max_new_tokens)
         inputs = self.inputs(image, question, history, short, max_new_tokens)
         ids = self._generate(inputs, max_new_tokens)
         return self.processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
@@ -79,6 +81,7 @@ class VLM:
         options: more arguments of transformers' `generate`, such as do_sample=True, temperature=0.7.
         """
         # An error is raised now, not with the first piece.
+        _check_length(max_new_tokens)
         inputs = self.inputs(image, question, history, short, max_new_tokens)
         return self._pieces(inputs, max_new_tokens, options)
 
@@ -120,6 +123,7 @@ class VLM:
 
     def _prompt(self, image: Pictures, question: str, history: History, short: bool) -> tuple[list[Picture], list[int]]:
         """The images as a list, and the ids of the prompt."""
+        turns(question, history)  # before the texts are searched for `<image>`
         if short:  # earlier questions were asked so too
             for text in (question, *(asked for asked, _ in history)):
                 self.prompts.check_text(text)  # with the sentence behind it, it would not be empty
@@ -181,6 +185,12 @@ def placed_images(image: Pictures, questions: Sequence[str]) -> tuple[list[Pictu
             "say it once for each image, or not at all"
         )
     return pictures, None if written else len(pictures)
+
+
+def _check_length(max_new_tokens: int) -> None:
+    """Raises: UserError if no answer could be that long."""
+    if not isinstance(max_new_tokens, Integral) or max_new_tokens < 1:
+        raise UserError(f"max_new_tokens {max_new_tokens!r}: give a whole number, 1 or more")
 
 
 def _check_picture(picture: Any) -> None:

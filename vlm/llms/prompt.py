@@ -15,7 +15,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from vlm.errors import UserError
-from vlm.llms.forms import PLACEHOLDER, Talk
+from vlm.llms.forms import PLACEHOLDER, Talk, Turn
 from vlm.llms.frames import Framer
 from vlm.llms.lessons import Frames, Lesson, one_sequence
 
@@ -31,6 +31,22 @@ SHORT_ANSWER = "Answer the question using a single word or phrase."
 _EXAMPLES = re.compile(r"\{#- What SmolLM2-135M reads.*(?=\{# A plain text format)", re.DOTALL)
 
 CACHED_HEADS = 64  # texts before the first image whose ids are kept
+
+
+def turns(question: str, history: History = (), answer: str | None = None) -> tuple[Turn, ...]:
+    """Earlier questions and answers, and the question with its answer, if it has one.
+
+    Raises: UserError if history is something else than pairs of two strings, or another text is no string. A mapping,
+    such as a message {"role": ..., "content": ...}, would be read by its keys.
+    """
+    for text in (question, "" if answer is None else answer):
+        if not isinstance(text, str):
+            raise UserError(f"a question or answer is text, not {type(text).__name__}: give a string")
+    for pair in history if isinstance(history, list | tuple) else [history]:
+        if not (isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
+            shown = repr(pair)[:80]
+            raise UserError(f"history is a list of pairs (question, answer), both strings, oldest first; not {shown}")
+    return (*((asked, answered) for asked, answered in history), (question, answer))
 
 
 def briefly(question: str) -> str:
@@ -100,7 +116,7 @@ class Prompts:
         caption: text in the image's place, for a text-only ceiling. history: earlier questions and answers.
         Raises: UserError if a text is empty or holds a control token.
         """
-        return self._all_ids([Talk((*history, (question, None)), images, caption)])[0]
+        return self._all_ids([Talk(turns(question, history), images, caption)])[0]
 
     def conversation_ids(
         self, question: str, answer: str, images: int | None = 1, history: History = (), system: str = ""
@@ -110,7 +126,7 @@ class Prompts:
         images, history: as for `prompt_ids`. system: what the system's turn says in front of the conversation.
         Raises: UserError if the template's prompt does not begin its full conversation, or a text cannot be used.
         """
-        return self._taught([Talk((*history, (question, answer)), images, system=system)])[0]
+        return self._taught([Talk(turns(question, history, answer), images, system=system)])[0]
 
     def lessons(self, talks: Sequence[Talk]) -> list[list[Lesson]]:
         """Ids of conversations that are trained on, tokenised in one call.
@@ -205,9 +221,14 @@ class Prompts:
         return ""
 
     def check_text(self, text: str) -> None:
-        """Raises: UserError if the text is empty or holds a control token by its name."""
+        """Raises: UserError if the text is empty, no Unicode, or holds a control token by its name."""
         if not text.strip():
             raise UserError("a question or answer is empty: give some text")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            # Lone surrogates: bytes of a pipe or a command line that are no UTF-8, or one half of a pair in JSON.
+            raise UserError(f"not valid Unicode text: {text!a}") from None
         if found := self._named(text):
             raise UserError(f"the text {text!r} contains the control token {found[0]}: leave it out")
 
@@ -246,19 +267,16 @@ class Prompts:
         bos = self.tokenizer.bos_token
         special = not (bos and text.startswith(bos))  # the template may have written it already
         token, slot = self.processor.image_token, self.processor.image_token_id
-        try:
-            head, *rest = text.split(token)
-            if not rest:
-                return self.tokenizer(text, add_special_tokens=special).input_ids
-            if head not in self._heads:
-                ids = self.tokenizer(head + token, add_special_tokens=special).input_ids
-                if len(self._heads) == CACHED_HEADS:
-                    self._heads.clear()
-                self._heads[head] = ids[: ids.index(slot)]
-            whole = list(self._heads[head])
-            for part in rest:
-                # The token goes in front, and off again: some tokenizers treat the start of a text differently.
-                whole += [slot] * self.slots + self.tokenizer(token + part, add_special_tokens=False).input_ids[1:]
-            return whole
-        except (TypeError, UnicodeError):
-            raise UserError(f"not valid Unicode text: {text[-80:]!a}") from None
+        head, *rest = text.split(token)
+        if not rest:
+            return self.tokenizer(text, add_special_tokens=special).input_ids
+        if head not in self._heads:
+            ids = self.tokenizer(head + token, add_special_tokens=special).input_ids
+            if len(self._heads) == CACHED_HEADS:
+                self._heads.clear()
+            self._heads[head] = ids[: ids.index(slot)]
+        whole = list(self._heads[head])
+        for part in rest:
+            # The token goes in front, and off again: some tokenizers treat the start of a text differently.
+            whole += [slot] * self.slots + self.tokenizer(token + part, add_special_tokens=False).input_ids[1:]
+        return whole

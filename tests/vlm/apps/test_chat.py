@@ -43,17 +43,25 @@ def test_from_a_pipe_every_question_has_one_line_and_a_failure_the_exit_code_1(r
     code, out, err = run("chat", folder, "--image", picture_file, "--max-new-tokens", "3", piped=lines)
     missing = "cannot read the image nowhere.png: No such file or directory"
     assert code == 1
-    assert out.splitlines()[:3] == [
+    assert out.splitlines() == [
         f"error: there is no picture ({missing}): give /image PATH, or /new to go on without one",
         "error: unknown command /dance: /help lists them",
         "error: the text 'a <|im_end|> b' contains the control token <|im_end|>: leave it out",
+        r"error: not valid Unicode text: 'fa\udcff\udcfe\udce7ade?'",
     ]
-    assert out.count("\n") == 4
     assert err.splitlines() == [
         f"error: {missing}; there is no picture now: give /image PATH, or /new to go on without one",
-        "4 lines could not be answered or obeyed",
+        "5 lines could not be answered or obeyed",
     ]
     assert run("chat", folder, "--image", picture_file, "--max-new-tokens", "3", piped=b"Is it?\nexit\nUnread?")[0] == 0
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(run, folder, picture_file):
+    asked = ("chat", folder, "--image", picture_file, "--json", "--max-new-tokens", "3")
+    plain, marked = (run(*asked, piped=mark + b"What is it?\n/new\nquit\nUnread?") for mark in (b"", b"\xef\xbb\xbf"))
+    first, second = (json.loads(out) for _, out, _ in (plain, marked))
+    assert (second["question"], second["answer"]) == ("What is it?", first["answer"])
+    assert run(*asked, piped=b"\xef\xbb\xbfquit\nUnread?")[:2] == (0, "")
 
 
 def test_line_breaks_within_an_answer_are_folded():
@@ -138,7 +146,7 @@ def test_short_asks_for_a_word(run, folder, picture, picture_file):
         (["doctor", "--accept"], "error: --accept records the files of one folder: give its DIR"),
         (["doctor", "labels", "nowhere"], "error: nowhere is not a VLM"),
         (["doctor", "check", "FOLDER"], "error: doctor takes nothing, DIR or labels DIR"),
-        (["doctor", "nowhere"], "error: there is no nowhere: give a VLM, encoder, run or data folder"),
+        (["doctor", "nowhere"], "error: there is no nowhere: give a VLM, encoder, export, run or data folder"),
         (["dance"], "invalid choice: 'dance'"),
         ([], "error: the following arguments are required: COMMAND"),
     ],

@@ -15,7 +15,7 @@ from tiny.tars import write_coloured_shards
 from vlm.apps.doctor import environment
 from vlm.apps.doctor.runs import findings as run_findings
 from vlm.files import append_jsonl, write_json
-from vlm.integrity import hashed
+from vlm.integrity import hashed, write_manifest
 
 
 def lines_of(out: str) -> dict[str, tuple[str, str]]:
@@ -77,6 +77,35 @@ def test_a_damaged_vlm_fails(run, folder, tmp_path, edit, name, message):
     code, out, _ = run("doctor", copy)
     level, text = lines_of(out)[name]
     assert (code, level) == (1, "FAIL") and message in text
+
+
+@pytest.mark.parametrize("config", [{"model_type": "vit"}, None])  # an encoder's export; llama.cpp's has none
+def test_an_export_is_verified_by_its_manifest(run, tmp_path, config):
+    export = tmp_path / "export"
+    export.mkdir()
+    if config:
+        write_json(export / "config.json", config)
+    (export / "model.safetensors").write_bytes(b"weights")
+    write_manifest(export)
+    code, out, _ = run("doctor", export, "--json")
+    assert (code, json.loads(out)["kind"]) == (0, "export")
+    assert run("doctor", export)[1] == "OK    files: are what was written, by the hashes in levlm_manifest.json\n"
+    (export / "model.safetensors").write_bytes(b"wEights")
+    code, out, _ = run("doctor", export)
+    assert code == 1 and out == (
+        f"FAIL  files: {export}/model.safetensors is missing or not what was written: copy {export} again, or make it "
+        "anew by `vlm export`\n"
+    )
+    code, out, err = run("doctor", export, "--accept")
+    assert (code, out) == (2, "") and f"--accept is of a VLM or an encoder, which {export} is not" in err
+    assert run("doctor", export)[0] == 1
+
+
+def test_a_vlm_whose_config_is_torn_fails_by_its_manifest(run, folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "vlm")
+    (copy / "config.json").write_text("{")
+    code, out, _ = run("doctor", copy)
+    assert code == 1 and out.startswith(f"FAIL  files: {copy}/config.json is missing or not what was written: ")
 
 
 def test_the_environment(run, monkeypatch):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGUFReader, GGUFWriter, quants
+from PIL import Image
 from tiny.stock_vits import write_stock_vit
 from transformers import LlamaConfig
 
@@ -20,6 +21,7 @@ from vlm.apps.settings import ExportSettings
 from vlm.encoders.by_name import open_encoder
 from vlm.errors import UserError
 from vlm.files import read_json, write_json
+from vlm.images import load_image
 from vlm.llava.assembly import assemble
 from vlm.llava.folder import load_processor
 from vlm.llava.model import load
@@ -76,6 +78,25 @@ def test_two_files_and_a_readme(folder, tmp_path, without_llama_cpp, capsys):
     assert "llama-server -m out-F16.gguf --mmproj mmproj-out-F16.gguf --jinja" in card
     assert "image = image.resize((24, 24), Image.Resampling.BICUBIC)" in card
     assert "library_name: gguf" in card
+
+
+def test_the_readmes_client_prepares_pictures_as_chat_reads_them(models, tmp_path):
+    vlm, noise = models["qwen2"], np.random.default_rng(0).integers(0, 256, (40, 30, 4), dtype=np.uint8)
+    grey16 = np.random.default_rng(1).integers(0, 65536, (40, 30)).astype(np.uint16)
+    image = Image.fromarray(noise)
+    image.save(tmp_path / "alpha.png")
+    image.convert("LA").save(tmp_path / "grey alpha.png")
+    image.convert("RGB").save(tmp_path / "a colour.png", transparency=tuple(noise[0, 0, :3].tolist()))
+    image.convert("RGB").convert("P").save(tmp_path / "palette.png", transparency=bytes(range(256)))
+    Image.fromarray(grey16).save(tmp_path / "grey16.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    image.convert("RGB").save(tmp_path / "turned.jpg", exif=turned)
+    readme, code = preparing.use(vlm, "a.gguf", "b.gguf"), {}
+    exec(re.search(r"(?s)```python\n(import base64.*?)\ndef data_uri", readme)[1], code)
+    for file in tmp_path.iterdir():
+        ours = preparing.prepared(vlm, load_image(file))
+        assert np.array_equal(np.asarray(code["prepared"](file)), np.asarray(ours)), file.name
 
 
 def test_queries_are_reordered_the_class_token_is_last_and_only_matrices_are_rounded(

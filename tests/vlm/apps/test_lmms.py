@@ -81,6 +81,22 @@ def test_batches_give_the_answers_of_the_vlm(plugin, saved, family, picture):
     assert model.generate_until(requests(QUESTIONS, settings, lambda doc: [])) == blind
 
 
+def test_more_or_fewer_placeholders_than_pictures(plugin, saved, picture):
+    ours, pictures = load(saved / "qwen2", "cpu", torch.float32), [picture, picture.rotate(90)]
+    asking = plugin.StringPrompts(str(saved / "qwen2"), "cpu", "fp32")
+    found = asking.answers(
+        ["<image> Is it red?", "Does <image> equal <image>?", "What does <image> mean?", "Say <image> <image>"],
+        [pictures, pictures, [], pictures[:1]], {"max_new_tokens": 5},
+    )  # fmt: skip
+    assert found == [
+        ours.answer(pictures, "<image>\n<image> Is it red?", 5),
+        ours.answer(pictures, "Does <image> equal <image>?", 5),
+        ours.answer(None, "What does <image> mean?", 5),
+        ours.answer(picture, "Say <image> <image>", 5),
+    ]
+    assert len(set(found)) == 4
+
+
 def test_what_it_cannot_answer_is_refused(plugin, saved):
     with pytest.raises(UserError, match="--batch_size auto: give a number above 0"):
         plugin.LeVLM(str(saved / "qwen2"), batch_size="auto")

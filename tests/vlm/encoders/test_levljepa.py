@@ -201,6 +201,18 @@ def test_captions_are_cut_to_76_tokens_and_end_with_end_of_text():
     assert (ids[0, :76] != tokenizer.end).all() and (ids[1, :14] != tokenizer.end).all()
 
 
+def test_what_is_no_batch_is_one_line(released):
+    encoder = vlm.load_encoder(released[0])
+    for texts, named in (("a red star", "'a red star'"), ([], r"'\[\]'"), ([None], r"'\[None\]'"), (None, "'None'")):
+        with pytest.raises(UserError, match=f"{named} is no list of captions: give a list of strings, at least one"):
+            encoder.embed_texts(texts)
+    pixels = torch.zeros(1, 3, 32, 32)
+    for read in (encoder.patch_tokens, encoder.features, encoder.embed_images):
+        for wrong, named in ((pixels[0], r"float32\[3, 32, 32\]"), (pixels[:0], r"float32\[0, "), ([], "list")):
+            with pytest.raises(UserError, match=f"^{named}.* is no batch of pixels"):
+                read(wrong)
+
+
 def test_bad_folders_give_one_clear_line(released, tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         vlm.load_encoder(tmp_path)

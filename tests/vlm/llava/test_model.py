@@ -54,6 +54,31 @@ def test_a_question_that_is_empty_or_longer_than_the_model_reads(models, picture
 
 
 @pytest.mark.parametrize(
+    ("question", "given", "message"),
+    [
+        (None, {}, "a question or answer is text, not NoneType: give a string"),
+        (3, {"short": True}, "a question or answer is text, not int"),
+        (
+            QUESTION,
+            {"history": [{"role": "user", "content": "a"}]},
+            "history is a list of pairs .*; not {'role': 'user'",
+        ),
+        (QUESTION, {"history": {"a": "b"}}, "history is a list of pairs .*; not {'a': 'b'}"),
+        (QUESTION, {"history": ["no"]}, "history is a list of pairs .*; not 'no'"),
+        (QUESTION, {"history": [("a", "b", "c")]}, "history is a list of pairs"),
+        (QUESTION, {"history": [("a", None)], "short": True}, "history is a list of pairs"),
+        (QUESTION, {"max_new_tokens": 0}, "max_new_tokens 0: give a whole number, 1 or more"),
+        (QUESTION, {"max_new_tokens": 1.5}, "max_new_tokens 1.5: give"),
+        ("How \ud83d", {}, r"not valid Unicode text: 'How \\ud83d'$"),
+    ],
+)
+def test_what_is_no_question_is_one_line(models, picture, question, given, message):
+    for ask in (models["qwen2"].answer, models["qwen2"].stream):
+        with pytest.raises(UserError, match=message):
+            ask([picture], question, **given)
+
+
+@pytest.mark.parametrize(
     ("image", "message"),
     [
         ([None], "NoneType is no picture: give a path, a PIL image, a list of these, or None"),

@@ -1,6 +1,7 @@
 """What `vlm doctor` is asked about, and how it answers."""
 
 import json
+import os
 from collections import Counter
 from dataclasses import replace
 from itertools import chain
@@ -12,6 +13,7 @@ from vlm.apps.settings import DoctorSettings
 from vlm.apps.status import Status
 from vlm.errors import UserError
 from vlm.hub import is_hub_id, model_folder
+from vlm.integrity import MANIFEST
 from vlm.llava.folder import FILES, is_llava
 
 QUESTION, ANSWER = "What color is the car?", "red"  # of labels
@@ -72,15 +74,28 @@ def _examined(what: str, settings: DoctorSettings) -> tuple[str, Findings]:
     path = Path(what)
     if what == "blind" or what.startswith(("hf:", "timm:", "random:")):
         return "encoder", models.encoder_findings(what)
-    others = "give a VLM, encoder, run or data folder, or nothing for the environment"
+    others = "give a VLM, encoder, export, run or data folder, or nothing for the environment"
     if not path.exists() and is_hub_id(what):
         path = model_folder(what, FILES, others)
     if not path.exists():
         raise UserError(f"there is no {what}: {others}")
-    if path.is_dir() and is_llava(path):
+    recorded = path.is_dir() and os.path.lexists(path / MANIFEST)
+    if path.is_dir() and _is_llava(path, recorded):
         return "VLM", models.vlm_findings(path, settings.image)
     if (path / "vision_encoder.safetensors").exists():
         return "encoder", models.encoder_findings(what)
     if runs.is_run(path):
         return "run", runs.findings(path, settings.image)
+    if recorded:  # also what is left of a damaged VLM or encoder
+        return "export", models.export_findings(path)
     return "data", data.findings(path)
+
+
+def _is_llava(path: Path, recorded: bool) -> bool:
+    """Whether it is a VLM. recorded: it has a manifest, which tells it if config.json cannot be read."""
+    try:
+        return is_llava(path)
+    except UserError:
+        if not recorded:
+            raise
+        return False

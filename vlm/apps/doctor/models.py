@@ -11,8 +11,10 @@ from PIL import Image, ImageDraw
 from vlm.apps.doctor.findings import Finding, Findings, attempt, judged
 from vlm.apps.doctor.labels import decoded
 from vlm.apps.pictures import read_pictures
+from vlm.encoders.levljepa import WEIGHTS as ENCODER_WEIGHTS
 from vlm.errors import UserError
-from vlm.integrity import MANIFEST, read_record, verify, write_manifest
+from vlm.integrity import MANIFEST, changed, read_record, verify, write_manifest
+from vlm.llava.folder import is_llava
 from vlm.llava.model import VLM, load
 from vlm.llava.parity import check_parity
 from vlm.llava.parts import connector, language_model, vision_tower
@@ -52,21 +54,33 @@ def _files(folder: Path, recorded: bool) -> Finding:
     return Finding("warn", "files", f"cannot be verified, there is no {MANIFEST}: {advice}")
 
 
+def export_findings(folder: Path) -> Findings:
+    """Whether a folder with a manifest that is no VLM or encoder of ours is what was written, such as an export."""
+    if problem := changed(folder, afresh=True):
+        yield Finding("FAIL", "files", f"{problem}: copy {folder} again, or make it anew by `vlm export`")
+    else:
+        yield _files(folder, recorded=True)
+
+
 def accepted(folder: Path) -> Finding:
     """Record the files of a model's folder as they are now; says which were recorded otherwise.
 
-    Raises: UserError if there is no model in the folder, or it cannot be written.
+    Raises: UserError if there is no model in the folder whose checks follow, or it cannot be written.
     """
-    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
-        raise UserError(f"--accept is of a VLM or an encoder, which {folder} is not: give RUN/vlm or RUN/encoder")
+    # Of another export nothing would be checked behind the hashes: damage would be recorded as well.
+    if not is_llava(folder) and not (folder / ENCODER_WEIGHTS[0]).is_file():
+        raise UserError(
+            f"--accept is of a VLM or an encoder, which {folder} is not: give RUN/vlm or RUN/encoder; what "
+            "`vlm export` wrote for others is made anew"
+        )
     before: Any = None
     with suppress(UserError):  # one that cannot be read is replaced like one that is wrong
         before = read_record(folder / MANIFEST).get("files")
     before = before if isinstance(before, dict) else {}
     now = write_manifest(folder)
-    changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
+    differing = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
     text = f"{len(now)} files recorded in {folder / MANIFEST}"
-    return Finding("OK", "accept", f"{text}; changed since the last time: {', '.join(changed) or 'none'}")
+    return Finding("OK", "accept", f"{text}; changed since the last time: {', '.join(differing) or 'none'}")
 
 
 def _parts(vlm: VLM) -> str:

@@ -24,7 +24,14 @@ import base64, io
 from PIL import Image, ImageOps
 
 def prepared(file):
-    image = ImageOps.exif_transpose(Image.open(file)).convert("RGB")
+    image = ImageOps.exif_transpose(Image.open(file))
+    if image.mode.startswith("I"):  # 16-bit greys: convert() alone would make nearly all of them white
+        image = image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")
+        image.info.pop("transparency", None)
+    if image.has_transparency_data:  # on white: convert() alone would show what lies below, mostly black
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("RGB")
 {steps}
     return image
 
