@@ -79,7 +79,7 @@ def test_a_damaged_vlm_fails(run, folder, tmp_path, edit, name, message):
     assert (code, level) == (1, "FAIL") and message in text
 
 
-@pytest.mark.parametrize("config", [{"model_type": "vit"}, None])  # an encoder's export; llama.cpp's has none
+@pytest.mark.parametrize("config", [{"model_type": "vit"}, {"model_type": "vipllava"}, None])  # llama.cpp's has none
 def test_an_export_is_verified_by_its_manifest(run, tmp_path, config):
     export = tmp_path / "export"
     export.mkdir()
@@ -97,8 +97,11 @@ def test_an_export_is_verified_by_its_manifest(run, tmp_path, config):
         "anew by `vlm export`\n"
     )
     code, out, err = run("doctor", export, "--accept")
-    assert (code, out) == (2, "") and f"--accept is of a VLM or an encoder, which {export} is not" in err
-    assert run("doctor", export)[0] == 1
+    if config == {"model_type": "vit"}:  # `hf:` opens it, and refuses it until the change is accepted
+        assert code == 0 and out.startswith("OK    accept: 2 files recorded")
+    else:
+        assert (code, out) == (2, "") and f"--accept is of a VLM or an encoder, which {export} is not" in err
+    assert run("doctor", export)[0] == (0 if config == {"model_type": "vit"} else 1)
 
 
 def test_a_vlm_whose_config_is_torn_fails_by_its_manifest(run, folder, tmp_path):

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from vlm.apps.doctor.findings import Finding, Findings, attempt, judged
 from vlm.apps.doctor.labels import decoded
 from vlm.apps.pictures import read_pictures
+from vlm.encoders.by_name import check_encoder
 from vlm.encoders.levljepa import WEIGHTS as ENCODER_WEIGHTS
 from vlm.errors import UserError
 from vlm.integrity import MANIFEST, changed, read_record, verify, write_manifest
@@ -68,7 +69,7 @@ def accepted(folder: Path) -> Finding:
     Raises: UserError if there is no model in the folder whose checks follow, or it cannot be written.
     """
     # Of another export nothing would be checked behind the hashes: damage would be recorded as well.
-    if not is_llava(folder) and not (folder / ENCODER_WEIGHTS[0]).is_file():
+    if not is_llava(folder) and not (folder / ENCODER_WEIGHTS[0]).is_file() and not _is_hf_encoder(folder):
         raise UserError(
             f"--accept is of a VLM or an encoder, which {folder} is not: give RUN/vlm or RUN/encoder; what "
             "`vlm export` wrote for others is made anew"
@@ -81,6 +82,15 @@ def accepted(folder: Path) -> Finding:
     differing = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
     text = f"{len(now)} files recorded in {folder / MANIFEST}"
     return Finding("OK", "accept", f"{text}; changed since the last time: {', '.join(differing) or 'none'}")
+
+
+def _is_hf_encoder(folder: Path) -> bool:
+    """Whether `--encoder hf:FOLDER` opens it; loading then refuses files that are not the recorded ones."""
+    try:
+        check_encoder(f"hf:{folder}")
+    except UserError:
+        return False
+    return True
 
 
 def _parts(vlm: VLM) -> str:
