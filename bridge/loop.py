@@ -112,7 +112,8 @@ def loop(
 
             # 3. Answers to held-out questions; the time that they take is no step's.
             if held_out is not None and shows:
-                held_out.show(run, number)
+                with enough_memory(lambda: "while held-out questions were answered", lambda: _unshown(config)):
+                    held_out.show(run, number)
                 recorder.restart_clock()
 
             # 4. Checkpoints, and the end that a signal asks for.
@@ -133,6 +134,10 @@ def _smaller(config: BridgeConfig) -> str:
     also = "" if config.gradient_checkpointing else " or --gradient-checkpointing"
     micro = max(1, config.micro_tokens // 2)
     return f"give --micro-tokens {micro} (now {config.micro_tokens}){also}; {kept_words(Path(config.out))}"
+
+
+def _unshown(config: BridgeConfig) -> str:
+    return f"give --show-every 0; {kept_words(Path(config.out))}"
 
 
 def _elsewhere(config: BridgeConfig) -> str:

@@ -26,6 +26,7 @@ BEGINNING = 1 << 20  # bytes of a file that is no safetensors file
 TENSOR_BEGINNING = 1024  # bytes of each tensor: enough to tell two models of the same sizes apart, in no time
 HINTS = {  # by content that differs
     "questions": "if records were only repaired, --allow-change questions goes on without those that were left out",
+    "model_config": "another version of transformers may have brought other defaults: that is no other model",
     "images": "if images were only repaired, --allow-change images goes on without those that were left out",
 }
 _KIND = re.compile(r"(random:|timm:|hf:)*")  # how a name of an encoder may begin

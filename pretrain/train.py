@@ -76,6 +76,12 @@ def build_model(
     return model
 
 
+def _settings_before(run: Path) -> dict[str, Any]:
+    """What config.json says of a run that goes on; {} of one that begins."""
+    goes_on = committed_steps(run / "checkpoints") and (run / "config.json").is_file()
+    return read_json(run / "config.json") if goes_on else {}
+
+
 def decided(config: PretrainConfig, target: torch.device) -> PretrainConfig:
     """The config with --zero, --dtype and --compile, where they are left open, decided by processes and device.
 
@@ -84,9 +90,7 @@ def decided(config: PretrainConfig, target: torch.device) -> PretrainConfig:
 
     Raises: UserError if the towers are to be compiled and a machine cannot.
     """
-    run = Path(config.out)
-    goes_on = committed_steps(run / "checkpoints") and (run / "config.json").is_file()
-    before = read_json(run / "config.json") if goes_on else {}
+    before = on_main(lambda: _settings_before(Path(config.out)))  # a rank of its own mind would wait alone below
     find: dict[str, Callable[[], Any]] = {
         "zero": lambda: config.zero_stage(world_size()),
         "dtype": lambda: "bf16" if default_dtype(target) == torch.bfloat16 else "fp32",
@@ -98,7 +102,7 @@ def decided(config: PretrainConfig, target: torch.device) -> PretrainConfig:
     config = replace(config, **found)
     config.check()
     if config.compile:
-        check_compiler(target, "go on with --no-compile --allow-change compile" if goes_on else "leave it out")
+        check_compiler(target, "go on with --no-compile --allow-change compile" if before else "leave it out")
     return config
 
 

@@ -60,8 +60,9 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     Raises: UserError, before anything is done, if nothing can take the place of `path`.
     """
     path = Path(path)
-    if path.name in ("", "..") or path.is_mount():  # "." has no name
-        reason = "it is a mount point" if path.is_mount() else "it has no name of its own"
+    is_mount = os.path.ismount(path)  # not Path's, which until Python 3.12 takes a link to another disk for one
+    if path.name in ("", "..") or is_mount:  # "." has no name
+        reason = "it is a mount point" if is_mount else "it has no name of its own"
         raise UserError(f"{path} cannot be replaced, {reason}: give a folder in it, such as {path / 'new'}")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))

@@ -29,6 +29,20 @@ def model_folder(name: str, files: Sequence[str], instead: str) -> Path:
     return snapshot(name, files, "model", instead)
 
 
+def check_repository(repository: str, kind: str, instead: str) -> None:
+    """Raise a UserError if a model or data set is neither in the hub's cache nor on the hub. No file is fetched.
+
+    What is in the cache is not asked for: hub's client would note the newest commit, of which no file is there, and
+    jobs without a network would no longer find the one that is.
+    """
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.file_download import repo_folder_name
+
+    snapshots = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type=kind) / "snapshots"
+    if not (snapshots.is_dir() and any(snapshots.iterdir())):
+        snapshot(repository, [], kind, instead)
+
+
 def snapshot(repository: str, files: Sequence[str], kind: str, instead: str) -> Path:
     """The snapshot of a model or data set (kind: "model" or "dataset") in the hub's cache, with the files of it.
 

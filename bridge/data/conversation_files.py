@@ -10,7 +10,7 @@ from typing import Any
 from bridge.data.pictures import TableImage
 from vlm.errors import UserError
 from vlm.files import read_records
-from vlm.hub import is_hub_id, snapshot
+from vlm.hub import check_repository, is_hub_id, snapshot
 from vlm.reading import check_regular
 
 KINDS = (".parquet", ".jsonl", ".json")
@@ -52,7 +52,7 @@ def check_conversations(source: str) -> None:
     if glob.has_magic(source):
         conversation_files(source)
     elif not Path(source).expanduser().exists():
-        snapshot(_hub_place(source)[0], [], "dataset", "give the path of a file or folder")
+        check_repository(_hub_place(source)[0], "dataset", "give the path of a file or folder")
 
 
 def _hub_files(source: str) -> list[Path]:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from pretrain.data.table import TableCaptions
 from vlm.errors import UserError
-from vlm.hub import is_hub_id, snapshot
+from vlm.hub import check_repository, is_hub_id
 from vlm.reading import check_regular
 
 NEEDED = "a folder or glob of .tar, .parquet or .arrow files, or a hub id"
@@ -115,7 +115,7 @@ def check_named(source: str) -> None:
     if not is_hub_id(source):
         raise UserError(f"{source} does not exist: give {NEEDED}")
     if not (Path(datasets.config.HF_DATASETS_CACHE) / source.replace("/", "___")).is_dir():
-        snapshot(source, [], "dataset", f"give {NEEDED}")
+        check_repository(source, "dataset", f"give {NEEDED}")
 
 
 def named_roots(source: str) -> list[Path]:

@@ -15,6 +15,7 @@ from study.checks import read_flags
 from study.settings import StudySettings
 from vlm.encoders.by_name import check_encoder
 from vlm.errors import UserError
+from vlm.hub import check_repository, is_hub_id
 from vlm.llms.load import check_llm
 
 
@@ -47,7 +48,9 @@ def _check(name: str, value: str) -> None:
 
 
 def _benchmark(title: str, value: str) -> None:
-    if hub.find_root(value, []) is None:  # neither tables nor a data set of the hub
+    if is_hub_id(value) and not Path(value).is_dir():
+        check_repository(value, "dataset", "give the path of a folder")
+    elif hub.find_root(value, []) is None:  # no tables
         official.folder_of(value, title)
 
 

@@ -42,7 +42,7 @@ def workplace(out: Path) -> tuple[Path, int]:
 
     Raises: UserError if no folder could take the place of `out` when all is done.
     """
-    if out.is_mount():
+    if os.path.ismount(out):
         raise UserError(f"{out} is a mount point, which cannot be replaced: name a new folder in it")
     out.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{out.name}.partial-"

@@ -1,6 +1,8 @@
 """Hashes of files, JSON lines that were cut off, and directories that appear whole or not at all."""
 
 import os
+import shutil
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -84,7 +86,7 @@ def test_what_cannot_be_replaced_is_refused_before_the_work(tmp_path, monkeypatc
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "file").write_text("mine")
     monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setattr(Path, "is_mount", lambda self: self.name == "mount")
+    monkeypatch.setattr("os.path.ismount", lambda path: Path(path).name == "mount")
     with pytest.raises(UserError, match=f"{name} cannot be replaced, it "), atomic_directory(name):
         pytest.fail("the work has begun")
     assert [path.name for path in tmp_path.rglob("*")] == ["here", "file"]
@@ -133,3 +135,15 @@ def test_what_is_no_text_or_not_there(tmp_path):
         list(read_jsonl(tmp_path / "none"))
     with pytest.raises(UserError, match="cannot be read: Is a directory"):
         list(read_jsonl(tmp_path))
+
+
+def test_a_link_to_another_disk_is_no_mount_point(tmp_path):
+    elsewhere = Path(tempfile.mkdtemp(dir="/dev/shm"))
+    try:
+        link = tmp_path / "vlm"
+        link.symlink_to(elsewhere)
+        with atomic_directory(link) as folder:
+            (folder / "new").write_text("whole")
+        assert (tmp_path / "vlm" / "new").read_text() == "whole"
+    finally:
+        shutil.rmtree(elsewhere)

@@ -17,7 +17,7 @@ from vlm.encoders.config import PixelConfig
 from vlm.encoders.timm_vit import stock_class, timm_layer_tokens
 from vlm.encoders.weights import load_exactly, read_weights
 from vlm.errors import UserError
-from vlm.hub import snapshot
+from vlm.hub import check_repository
 from vlm.integrity import verify
 
 WEIGHTS = "model.safetensors"
@@ -105,7 +105,7 @@ def check_timm(name: str, weights: bool) -> None:
     if not file:
         repository = _repository(architecture, vision)
         if not isinstance(try_to_load_from_cache(repository, WEIGHTS), str):
-            snapshot(repository, [], "model", _otherwise(architecture))
+            check_repository(repository, "model", _otherwise(architecture))
 
 
 def parse_name(name: str) -> tuple[str, int | None, str | None]:

@@ -42,7 +42,8 @@ def turns(question: str, history: History = (), answer: str | None = None) -> tu
     for text in (question, "" if answer is None else answer):
         if not isinstance(text, str):
             raise UserError(f"a question or answer is text, not {type(text).__name__}: give a string")
-    for pair in history if isinstance(history, list | tuple) else [history]:
+    is_list = isinstance(history, Sequence) and not isinstance(history, str | bytes)
+    for pair in history if is_list else [history]:
         if not (isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
             shown = repr(pair)[:80]
             raise UserError(f"history is a list of pairs (question, answer), both strings, oldest first; not {shown}")

@@ -148,6 +148,14 @@ def test_a_run_and_its_checkpoints(tmp_path):
     assert [finding.line() for finding in run_findings(run)][-1] == "OK    end: done at step 2"
 
 
+def test_a_step_that_broken_images_have_emptied_is_no_lost_run(tmp_path):
+    write_json(tmp_path / "config.json", {"llm": "smollm2", "steps": 2})
+    append_jsonl(tmp_path / "metrics.jsonl", {"step": 0, "loss": 1.5, "answer_tokens": 3})
+    append_jsonl(tmp_path / "metrics.jsonl", {"step": 1, "loss": float("nan"), "answer_tokens": 0})
+    lines = [finding.line() for finding in run_findings(tmp_path)]
+    assert "OK    records: 2 up to step 1 of 2, loss 1.5 -> 1.5" in lines
+
+
 def test_shards_and_their_faults(run, tmp_path):
     (tmp_path / "captions").mkdir()
     write_coloured_shards(tmp_path / "captions")

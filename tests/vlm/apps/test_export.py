@@ -170,7 +170,7 @@ def test_no_export_goes_into_its_source_or_takes_the_place_of_the_current_folder
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"^\. is the current folder, .*: give a new folder in it, such as new$"):
         export(ExportSettings(str(encoder_folder), "."))
-    monkeypatch.setattr("pathlib.Path.is_mount", lambda path: path == tmp_path / "disk")
+    monkeypatch.setattr("os.path.ismount", lambda path: path == tmp_path / "disk")
     with pytest.raises(UserError, match=r"disk is a mount point, which cannot be replaced: give a new folder in it"):
         export(ExportSettings(str(encoder_folder), "disk"))
 

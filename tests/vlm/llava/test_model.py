@@ -1,5 +1,7 @@
 """A VLM's answers and streams."""
 
+from collections import deque
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -51,6 +53,12 @@ def test_a_question_that_is_empty_or_longer_than_the_model_reads(models, picture
     monkeypatch.setattr(model.language_model.config, "max_position_embeddings", 4 + tokens + 24)
     fitting = model.fitting(picture, QUESTION, 4, [("Is it? " * 9, "no"), ("Red?", "yes")])
     assert fitting == [("Red?", "yes")]
+
+
+def test_a_history_may_be_any_sequence_of_pairs(models):
+    pairs = [("Is it?", "no"), ("Red?", "yes")]
+    ids = models["qwen2"].prompt_ids(QUESTION, 1, history=pairs)
+    assert models["qwen2"].prompt_ids(QUESTION, 1, history=deque(map(list, pairs))) == ids
 
 
 @pytest.mark.parametrize(

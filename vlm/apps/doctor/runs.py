@@ -68,7 +68,9 @@ def _records(run: Path, steps: int | None) -> Findings:
         return
     torn = sum(not _is_json(line) for line in lines)
     records = [json.loads(line) for line in lines if _is_json(line)]
-    losses = [record["loss"] for record in records if isinstance(record.get("loss"), (int, float))]
+    # A bridge step that broken images have emptied has no loss, which says nothing of --lr.
+    taught = [record for record in records if record.get("answer_tokens") != 0]
+    losses = [record["loss"] for record in taught if isinstance(record.get("loss"), (int, float))]
     last = max((record["step"] for record in records if isinstance(record.get("step"), int)), default=None)
     text = f"{len(records)} up to step {last}" + (f" of {steps}" if steps else "")
     if losses:

@@ -62,7 +62,7 @@ def _check_place(out: Path, source: Path) -> None:
     place = out.resolve()
     if source.is_dir() and place.is_relative_to(source.resolve()):
         raise UserError(f"{out} is inside of {source}, which could not be loaded any more: give a folder elsewhere")
-    if place == Path.cwd() or place.is_mount():
+    if place == Path.cwd() or os.path.ismount(place):
         kind = "the current folder" if place == Path.cwd() else "a mount point"
         raise UserError(f"{out} is {kind}, which cannot be replaced: give a new folder in it, such as {out / 'new'}")
 
