@@ -7,7 +7,7 @@ from typing import Any
 
 import timm
 import torch
-from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 from timm.data import resolve_model_data_config
 from timm.models.vision_transformer import VisionTransformer
@@ -103,9 +103,7 @@ def check_timm(name: str, weights: bool) -> None:
     if file and not Path(file).is_file():
         raise UserError(f"timm:{name}: {file} does not exist: give the {WEIGHTS} of a timm {architecture}")
     if not file:
-        repository = _repository(architecture, vision)
-        if not isinstance(try_to_load_from_cache(repository, WEIGHTS), str):
-            check_repository(repository, "model", _otherwise(architecture))
+        check_repository(_repository(architecture, vision), "model", _otherwise(architecture))
 
 
 def parse_name(name: str) -> tuple[str, int | None, str | None]:
