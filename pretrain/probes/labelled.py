@@ -59,16 +59,17 @@ def open_labelled(
     source: a folder of these splits, each of class folders (class folders alone are a `val` split); a data set written
     by `save_to_disk`; parquet in the hub's layout; or an id on the hub. classes: those of train, which the labels of
     val then refer to. image_root: a folder in which images that a table names may lie, beside the table's own.
-    Raises: UserError if the split is missing, a class is empty, a label unknown, image_root no folder, or a column
-    named of class folders.
+    Raises: UserError if the split is missing, a class is empty, a label unknown, image_root no folder, or one
+    of the last three is given for class folders.
     """
     path = Path(source)
     if tabular.is_saved(path):
         data = tabular.load_saved(path)
     elif path.is_dir() and not any(path.glob("*.parquet")) and not any(path.glob("*/*.parquet")):
-        for name, column in (("--image-column", image_column), ("--label-column", label_column)):
-            if column:
-                raise UserError(f"{name} {column} is of data sets: {source} holds class folders, leave it out")
+        of_tables = {"--image-column": image_column, "--label-column": label_column, "--image-root": image_root}
+        for name, value in of_tables.items():
+            if value:
+                raise UserError(f"{name} {value} is of data sets: {source} holds class folders, leave it out")
         return open_class_folders(_split_folder(path, split), classes)
     else:
         data = tabular.load_named(str(source), None, "a folder of class folders, a saved data set or a hub id")

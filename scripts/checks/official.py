@@ -41,6 +41,11 @@ class Need:
         """Whether the folder holds the path, or what does as well."""
         return (folder / self.path).exists() or any(any(folder.glob(other)) for other in self.others)
 
+    def archives(self, folder: Path) -> list[Path]:
+        """The zips in the folder that hold it, or what does as well: each of COCO's is named for its folder."""
+        names = [self.source.name, *(f"{other}.zip" for other in self.others)]
+        return [folder / name for name in names if name.endswith(".zip") and (folder / name).is_file()]
+
 
 @dataclass(frozen=True)
 class Split:

@@ -1,16 +1,18 @@
-"""A folder of official files against what is needed: what is there, what is missing, what cannot be read."""
+"""A folder of official files, or of the hub's tables: what is there, what is missing, what cannot be read."""
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bridge.data import hub
 from bridge.data.example import Example
+from bridge.data.pictures import Picture, TableImage, open_picture, reading_order
 from checks.official import DataSet, Need, Split
 from vlm.errors import UserError
-from vlm.images import ImageError, load_image
+from vlm.images import ImageError
 from vlm.run.progress import progress
 
 SHOWN = 3  # examples of missing or unreadable images
@@ -24,7 +26,7 @@ class Found:
     split: Split
     questions: int = 0
     unanswered: int = 0
-    images: list[Path] = field(default_factory=list)
+    images: list[Picture] = field(default_factory=list)
     missing: list[Path] = field(default_factory=list)
     checked: int = 0
     unreadable: dict[str, str] = field(default_factory=dict)
@@ -58,8 +60,13 @@ class Found:
 
 
 def read_split(data: DataSet, folder: Path, split: Split) -> Found:
-    """The split as training would read it, or as evaluation would read and score it."""
-    found = Found(split, absent=[need for need in split.needs if not need.is_met(folder)])
+    """The split as training would read it, or as evaluation would read and score it.
+
+    The hub's tables stand for every official file: which of them are missing, their reader says.
+    """
+    found = Found(split)
+    if hub.find_root(folder, ()) is None:
+        found.absent = [need for need in split.needs if not need.is_met(folder)]
     required = [need for need in split.needs if not need.optional]
     lacking = [need for need in required if need in found.absent]
     if lacking:
@@ -82,17 +89,14 @@ def read_split(data: DataSet, folder: Path, split: Split) -> Found:
 
 
 def _locate(examples: Sequence[Example], found: Found) -> None:
-    """Sort the split's images into those that are there and those that are not, listing each folder once.
-
-    Raises: UserError if the images are in tables.
-    """
+    """Sort the split's images into those that are there and those that are not, listing each folder once."""
     listings: dict[Path, frozenset[str]] = {}
     for image in dict.fromkeys(example.image for example in examples):
-        if not isinstance(image, Path):
-            raise UserError(f"{image.file} is a table of the hub, which is read in place of the official files")
+        found.images.append(image)
+        if isinstance(image, TableImage):  # a row that was read, so it is there
+            continue
         if image.parent not in listings:
             listings[image.parent] = _files(image.parent)
-        found.images.append(image)
         if image.name not in listings[image.parent]:
             found.missing.append(image)
 
@@ -114,41 +118,46 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 def decode_images(splits: Sequence[Found], count: int | None) -> None:
     """Decode the images of the splits, or `count` of each split spread evenly over it, as training would."""
-    chosen: dict[str, list[Path]] = {}
+    chosen: dict[str, list[Picture]] = {}
     for found in splits:
-        there = sorted(set(found.images) - set(found.missing))
-        chosen[found.split.name] = _spread(there, count)
-    every = sorted(set().union(*chosen.values()))
-    reasons: dict[Path, str] = {}
+        chosen[found.split.name] = _spread(_in_order(set(found.images) - set(found.missing)), count)
+    every = _in_order(set().union(*chosen.values()))
+    reasons: dict[Picture, str] = {}
     with (
         progress(len(every), "decoding", "image") as bar,
         ThreadPoolExecutor(min(32, (os.cpu_count() or 1) * 2)) as pool,  # Pillow decodes without the GIL
     ):
-        for path, reason in zip(every, pool.map(_reason, every)):
+        for picture, reason in zip(every, pool.map(_reason, every)):
             if reason:
-                reasons[path] = reason
+                reasons[picture] = reason
             bar.update()
     for found in splits:
-        found.checked = len(chosen[found.split.name])
-        found.unreadable = {str(path): reasons[path] for path in chosen[found.split.name] if path in reasons}
+        pictures = chosen[found.split.name]
+        found.checked = len(pictures)
+        found.unreadable = {str(picture): reasons[picture] for picture in pictures if picture in reasons}
         if found.unreadable and not found.problem:
             found.problem = f"{len(found.unreadable):,} images cannot be read"
 
 
-def _spread(paths: list[Path], count: int | None) -> list[Path]:
-    if count is None or count >= len(paths):
-        return paths
-    return [paths[index * len(paths) // count] for index in range(count)]
+def _in_order(pictures: Iterable[Picture]) -> list[Picture]:
+    """By name; those of tables in the order in which they lie there, so that each row group is read once."""
+    return sorted(pictures, key=lambda picture: (reading_order(picture), str(picture)))
 
 
-def _reason(path: Path) -> str:
-    """Why an image cannot be read, or nothing. Without its path, so that equal reasons are counted as one."""
+def _spread(pictures: list[Picture], count: int | None) -> list[Picture]:
+    if count is None or count >= len(pictures):
+        return pictures
+    return [pictures[index * len(pictures) // count] for index in range(count)]
+
+
+def _reason(picture: Picture) -> str:
+    """Why an image cannot be read, or nothing. Without its place, so that equal reasons are counted as one."""
     try:
-        load_image(path)
+        open_picture(picture)
     except ImageError as error:
         return error.reason
     except UserError as error:
-        return str(error).replace(f" {path}", "")
+        return str(error).replace(f" {picture}", "")
     return ""
 
 

@@ -1,6 +1,6 @@
 """Would evaluation and its scorers take these files? Asked here, it is known before a night of answering."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ def scored_gqa(folder: Path, split: str) -> list[Example]:
     """
     benchmark = read_gqa(folder, split)
     file = folder / f"{official.gqa_split(split)}_questions.json"
-    _score(replace(benchmark, choices=None), file if file.is_file() else file.with_suffix(""))
+    _score(replace(benchmark, choices=None), _first([file, file.with_suffix(""), folder]))
     if benchmark.choices is not None:
         _score(benchmark, folder / f"{split}_choices.json")
     return list(benchmark.examples)
@@ -27,8 +27,13 @@ def scored_gqa(folder: Path, split: str) -> list[Example]:
 def scored_vqav2(folder: Path, split: str) -> list[Example]:
     """VQAv2's questions as evaluation reads them, after scoring without a prediction."""
     benchmark = read_vqav2(folder, split)
-    _score(benchmark, folder / f"v2_mscoco_{split}_annotations.json")
+    _score(benchmark, _first([folder / f"v2_mscoco_{split}_annotations.json", folder]))
     return list(benchmark.examples)
+
+
+def _first(places: Sequence[Path]) -> Path:
+    """The first of these that is there: a file, its chunks, or the folder that holds the hub's tables."""
+    return next(place for place in places if place.exists())
 
 
 def _score(benchmark: Benchmark, file: Path) -> None:

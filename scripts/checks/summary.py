@@ -65,10 +65,10 @@ def chosen(data: DataSet, names: Sequence[str]) -> list[Split]:
 
 def unpack_archives(splits: list[Split], folder: Path) -> None:
     """Unpack those of the splits' archives that lie in the folder."""
-    for name in dict.fromkeys(need.source.name for split in splits for need in split.needs):
-        if name.endswith(".zip") and (folder / name).is_file():
-            count = unpack(folder / name, folder)
-            print(f"{folder / name}: {f'{count:,} files unpacked' if count else 'was unpacked already'}")
+    needs = [need for split in splits for need in split.needs]
+    for archive in dict.fromkeys(archive for need in needs for archive in need.archives(folder)):
+        count = unpack(archive, folder)
+        print(f"{archive}: {f'{count:,} files unpacked' if count else 'was unpacked already'}")
 
 
 def table(found: Sequence[Found]) -> str:
@@ -121,8 +121,8 @@ def _what_to_fetch(folder: Path, found: Sequence[Found]) -> list[str]:
     for source, needs in absent.items():
         paths = ", ".join(dict.fromkeys(need.path for need in needs))
         optional = f" (optional: {needs[0].optional})" if all(need.optional for need in needs) else ""
-        if (folder / source.name).is_file():
-            lines.append(f"unpack: {source.name} for {paths}{optional}: run again with --unzip")
+        if archives := dict.fromkeys(archive.name for need in needs for archive in need.archives(folder)):
+            lines.append(f"unpack: {', '.join(archives)} for {paths}{optional}: run again with --unzip")
         else:
             lines.append(f"fetch: {source.url} ({source.size}) for {paths}{optional}")
     return lines

@@ -12,6 +12,7 @@ import pytest
 from checks.archives import unpack
 from checks.official import DATA_SETS
 from checks.reading import Found, _reason, read_split
+from tiny import hub
 
 from vlm.errors import UserError
 
@@ -101,6 +102,45 @@ def test_folders_of_2017_and_chunks_do_as_well(world_root, tmp_path):
         chunks.mkdir()
         (gqa / f"{split}_balanced_questions.json").rename(chunks / f"{split}_balanced_questions_0.json")
         assert found("gqa", gqa, split).as_json()["ready"], split
+
+
+def test_the_hubs_tables_do_as_well(monkeypatch, capsys, world_root, tmp_path):
+    gqa = hub.write_gqa(world_root / "gqa", tmp_path / "gqa", "testdev")
+    run(monkeypatch, "gqa", gqa, "--check-images", "all")
+    assert capsys.readouterr().out.splitlines()[-1] == "GQA: can evaluate on testdev"
+    part, official = found("gqa", gqa, "testdev"), found("gqa", world_root / "gqa", "testdev")
+    assert (part.questions, len(part.images)) == (official.questions, len(official.images))
+    assert found("gqa", gqa, "train").problem.startswith(f"{gqa} has no tables train_balanced_instructions/")
+    next(gqa.glob("testdev_balanced_images/*-00001-*")).unlink()
+    assert found("gqa", gqa, "testdev").problem.startswith("1 of 2 tables are missing, the first: ")
+    pope = hub.write_pope(world_root / "pope", tmp_path / "pope")
+    run(monkeypatch, "pope", pope)
+    assert capsys.readouterr().out.splitlines()[-1] == "POPE: can evaluate on random, popular, adversarial"
+
+
+def test_a_damaged_image_in_a_table_is_named(monkeypatch, capsys, world_root, tmp_path):
+    official = tmp_path / "official"
+    shutil.copytree(world_root / "vqav2", official)
+    damaged = min((official / "val2014").iterdir())
+    damaged.write_bytes(damaged.read_bytes()[:300])
+    tables = hub.write_vqav2(official, tmp_path / "vqav2")
+    with pytest.raises(UserError, match=r"val2014: 1 images cannot be read"):
+        run(monkeypatch, "vqav2", tables, "--splits", "val2014", "--check-images", "all")
+    table = tables / "data/validation-00000-of-00001.parquet"
+    assert f"images: val2014: 1 damaged image, the first: {table}, row 0" in capsys.readouterr().out.splitlines()
+
+
+def test_archives_of_2017_are_unpacked(monkeypatch, capsys, pope):
+    names = sorted(image.name for image in (pope / "val2014").iterdir())
+    with zipfile.ZipFile(pope / "val2017.zip", "w") as archive:
+        for name in names:
+            archive.write(pope / "val2014" / name, f"val2017/{name.rsplit('_', 1)[1]}")
+    shutil.rmtree(pope / "val2014")
+    with pytest.raises(UserError, match=r"POPE in .* cannot be used yet"):
+        run(monkeypatch, "pope", pope)
+    assert "unpack: val2017.zip for val2014: run again with --unzip" in capsys.readouterr().out.splitlines()
+    run(monkeypatch, "pope", pope, "--unzip")
+    assert f"{pope / 'val2017.zip'}: {len(names)} files unpacked" in capsys.readouterr().out
 
 
 def test_links_that_lead_nowhere_and_folders_are_no_images(monkeypatch, capsys, pope, tmp_path):

@@ -4,6 +4,7 @@ from vlm.encoders.base import VisionEncoder
 from vlm.encoders.baselines import blind_encoder, random_encoder
 from vlm.encoders.config import NORMALISATIONS
 from vlm.encoders.levljepa import check_levljepa, load_encoder
+from vlm.errors import UserError
 
 
 def open_encoder(
@@ -23,11 +24,13 @@ def open_encoder(
 
     normalisation: a key of `NORMALISATIONS`, in place of the encoder's own pixel statistics. image_size: in place of
     its own; positions are interpolated. heads: of a LeVLJEPA checkpoint whose config.json does not say.
-    Raises: UserError if there is no such encoder, or its weights cannot be used.
+    Raises: UserError if there is no such encoder, its weights cannot be used, or it is of another kind than `heads`.
     """
     source, is_random = name.removeprefix("random:"), name.startswith("random:")
     kind, _, rest = source.partition(":")
     encoder: VisionEncoder
+    if heads and (name == "blind" or (kind in ("timm", "hf") and rest)):
+        raise UserError(f"--heads {heads} is of LeVLJEPA encoders; {name} has its own: leave it out")
     if name == "blind":
         encoder = blind_encoder(seed)
     elif kind == "timm" and rest:
