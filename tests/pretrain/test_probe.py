@@ -165,7 +165,7 @@ def test_a_json_that_is_a_folder_is_refused_before_anything_is_measured(tmp_path
         ("linear", "classes", ("--seed", "-1"), "--seed -1: give 0 or more"),
         ("linear", "classes", ("--label-column", "x"), "--label-column x is of data sets"),
         ("knn", "classes", ("--image-root", "x"), "--image-root x is of data sets"),
-        ("linear", "classes", ("--heads", "9"), "config.json says 2 (images) and 1 (text): leave the flag out"),
+        ("linear", "classes", ("--heads", "9"), "has 2 attention heads, and says so: leave it out"),
         ("knn", "classes", ("--pool", "9"), "--task knn does not read --pool (of retrieval): leave out"),
         (
             "objects",

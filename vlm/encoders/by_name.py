@@ -29,8 +29,6 @@ def open_encoder(
     source, is_random = name.removeprefix("random:"), name.startswith("random:")
     kind, _, rest = source.partition(":")
     encoder: VisionEncoder
-    if heads and (name == "blind" or (kind in ("timm", "hf") and rest)):
-        raise UserError(f"--heads {heads} is of LeVLJEPA encoders; {name} has its own: leave it out")
     if name == "blind":
         encoder = blind_encoder(seed)
     elif kind == "timm" and rest:
@@ -43,6 +41,8 @@ def open_encoder(
         encoder = random_hf_encoder(rest, seed) if is_random else hf_encoder(rest)
     else:
         encoder = random_encoder(source, seed, heads) if is_random else load_encoder(source, heads=heads)
+    if heads and heads != encoder.heads:
+        raise UserError(f"--heads {heads}: {name} has {encoder.heads} attention heads, and says so: leave it out")
     if image_size and image_size != encoder.config.image_size:
         encoder = encoder.resized(image_size)
     if normalisation:

@@ -136,9 +136,6 @@ class EncoderConfig(PixelConfig):
         for section, width in (("vision_encoder", "vision_width"), ("text_encoder", "text_width")):
             name = TOWERS[section]["num_heads"]
             sizes[name] = _heads(fields.section(section), sizes[width], heads)
-        own = (sizes["vision_heads"], sizes["text_heads"])
-        if heads and heads not in own:
-            raise UserError(f"--heads {heads}: {where} says {own[0]} (images) and {own[1]} (text): leave the flag out")
         sizes |= {name: fields.number(name) for name in LOGITS if name in fields}
         mean, std = CLIP_MEAN, CLIP_STD
         if "normalization" in fields:
