@@ -5,12 +5,12 @@ its scores. It is a list of this project's commands, and the names of the cells 
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pretrain.config import OBJECTIVES
-from study.probes import named_probes
+from study.probes import Probe, named_probes
 from study.settings import SPLITS, StudySettings, split_flags
 from vlm.errors import UserError
 
@@ -115,10 +115,9 @@ def cells(settings: StudySettings) -> dict[str, Cell]:
                 first = _add(found, _bridge(settings, found, known, encoder, llm, seed))
                 if settings.second_stage:
                     _add(found, _second(settings, first, llm, seed))
-    probed = _probed(settings)
-    for encoder in trained if probed else ():
+    for encoder in trained if chosen_probes(settings) else ():
         for seed in settings.seeds:
-            _add(found, _probes(settings, found[pretrain_name(encoder, seed)], encoder, seed, probed))
+            _add(found, _probes(settings, found[pretrain_name(encoder, seed)], encoder, seed))
     return found
 
 
@@ -127,13 +126,16 @@ def _add(found: dict[str, Cell], cell: Cell) -> Cell:
     return cell
 
 
-def _probed(settings: StudySettings) -> tuple[str, ...]:
+def chosen_probes(settings: StudySettings) -> list[Probe]:
     """The probes to run. Raises: UserError if one cannot be."""
+    return named_probes(_asked_probes(settings), settings.world if uses_world(settings) else None)
+
+
+def _asked_probes(settings: StudySettings) -> tuple[str, ...]:
+    """The probes as they are asked for: knn, or NAME=TASK:DATA."""
     if settings.probes == ("none",):
         return ()
-    chosen = settings.probes or (WORLD_PROBES if uses_world(settings) else ())
-    named_probes(chosen, settings.world if uses_world(settings) else None)
-    return chosen
+    return settings.probes or (WORLD_PROBES if uses_world(settings) else ())
 
 
 def uses_world(settings: StudySettings) -> bool:
@@ -151,10 +153,18 @@ def _pretrain(settings: StudySettings, encoder: Encoder, seed: int) -> Cell:
     return Cell(out.name, (command,), out / "encoder/config.json", kind=f"pretrain {encoder.name}")
 
 
-def _probes(settings: StudySettings, before: Cell, encoder: Encoder, seed: int, probed: Sequence[str]) -> Cell:
+def _probes(settings: StudySettings, before: Cell, encoder: Encoder, seed: int) -> Cell:
     file = probes_file(settings, encoder.name, seed)
     world = (settings.world,) if uses_world(settings) else ()
-    command = ("scripts/probe_world.py", str(before.product.parent), *world, "--tasks", *probed, "--json", str(file))
+    command = (
+        "scripts/probe_world.py",
+        str(before.product.parent),
+        *world,
+        "--tasks",
+        *_asked_probes(settings),
+        "--json",
+        str(file),
+    )
     return Cell(f"probes-{file.stem}", (command,), file, (before.name,), before.commands, "probes")
 
 

@@ -3,14 +3,15 @@
 Each is asked for by the code that will open it. Of the hub small files are fetched, no data and no weights.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from bridge.data import hub, official
 from bridge.data.conversation_files import check_conversations
 from pretrain.data.source import check_captions
-from study.cells import Cell
+from pretrain.probes.settings import LABELLED
+from study.cells import Cell, chosen_probes
 from study.checks import read_flags
 from study.settings import StudySettings
 from vlm.encoders.by_name import check_encoder
@@ -22,16 +23,19 @@ from vlm.llms.load import check_llm
 def check_places(settings: StudySettings, planned: Iterable[Cell]) -> None:
     """Raises: UserError if a command of these cells names what is not there, and what no cell makes."""
     looked_at = set()
-    for cell in planned:
+    cells = list(planned)
+    if any(cell.kind == "probes" for cell in cells):
+        for probe in chosen_probes(settings):
+            if not _is_made(settings, probe.data):
+                _look(f"--probes {probe.name}", partial(_probe_data, probe.task), probe.data)
+    for cell in cells:
         for command in cell.commands:
-            for name, value in _named(read_flags(command)):
-                if (name, value) not in looked_at and not _is_made(settings, value):
+            flags = read_flags(command)
+            for name, check in CHECKS.get(command[0], {}).items():
+                value = flags.get(name)
+                if value and (name, value) not in looked_at and not _is_made(settings, value):
                     looked_at.add((name, value))
-                    _check(name, value)
-
-
-def _named(flags: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(name, value) for name in CHECKS if (value := flags.get(name))]
+                    _look(f"--{TYPED.get(name, name)}", check, value)
 
 
 def _is_made(settings: StudySettings, value: str) -> bool:
@@ -40,11 +44,21 @@ def _is_made(settings: StudySettings, value: str) -> bool:
     return any(place.is_relative_to(Path(root).absolute()) for root in (settings.out, settings.world))
 
 
-def _check(name: str, value: str) -> None:
+def _look(flag: str, check: Callable[[str], object], value: str) -> None:
     try:
-        CHECKS[name](value)
+        check(value)
     except UserError as error:
-        raise UserError(f"--{TYPED.get(name, name)}: {error}") from None
+        raise UserError(f"{flag}: {error}") from None
+
+
+def _probe_data(task: str, value: str) -> None:
+    """Captions and labelled images may be of the hub; what other tasks read is a folder."""
+    if task == "retrieval":
+        check_captions(value)
+    elif task in LABELLED and is_hub_id(value) and not Path(value).exists():
+        check_repository(value, "dataset", "give the path of a folder")
+    elif not Path(value).is_dir():
+        raise UserError(f"{value} is no folder: give what {task} reads (pretrain/probe.py --help)")
 
 
 def _benchmark(title: str, value: str) -> None:
@@ -54,13 +68,19 @@ def _benchmark(title: str, value: str) -> None:
         official.folder_of(value, title)
 
 
-CHECKS = {
-    "data": check_captions,
+_BENCHMARKS = {
     "gqa": lambda value: _benchmark("GQA", value),
     "vqav2": lambda value: _benchmark("VQAv2", value),
     "pope": lambda value: _benchmark("POPE", value),
-    "conversations": check_conversations,
-    "encoder": check_encoder,
-    "llm": check_llm,
+}
+CHECKS = {  # of each command, by flag
+    "pretrain/run.py": {"data": check_captions, "init": check_encoder},
+    "bridge/train.py": {
+        **_BENCHMARKS,
+        "conversations": check_conversations,
+        "encoder": check_encoder,
+        "llm": check_llm,
+    },
+    "bridge/evaluate.py": _BENCHMARKS,
 }
 TYPED = {"data": "captions", "encoder": "encoders", "llm": "llms"}  # a command's flag -> the study's

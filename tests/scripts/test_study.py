@@ -202,6 +202,13 @@ def test_the_report_of_a_study_without_objectives_and_of_other_settings(tmp_path
         (("--encoders", "no/encoder"), "--encoders: no/encoder is no folder, is not in the local Hugging Face cache"),
         (("--encoders", "d=hf:./no"), "--encoders: ./no is neither a folder nor a hub id (OWNER/NAME): give hf:FOLDER"),
         (("--encoders", "blind", "d=timm:vit_tny_patch16_224"), "--encoders: timm has no model 'vit_tny_patch16_224'"),
+        (("--encoders", "clip", "--pretrain-flags", "--init g"), "--init: g has no config.json: an encoder folder"),
+        (("--encoders", "clip", "--probes", "u=retrieval:g/*.tar"), "--probes u: no file matches g/*.tar: check"),
+        (("--encoders", "clip", "--probes", "u=knn:no/data"), "--probes u: no/data is no folder, is not in the local"),
+        (
+            ("--encoders", "clip", "--probes", "u=objects:no/data"),
+            "--probes u: no/data is no folder: give what",
+        ),
         (
             ("--encoders", "d=timm:vit_tiny_patch16_224@no.safetensors"),
             "--encoders: timm:vit_tiny_patch16_224@no.safete",
