@@ -24,7 +24,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         text_width=96, text_layers=2, text_heads=2, tokenizer="train:1024",
         embed_dim=64, projector_width=256, projector_depth=2,
         directions=256, lambda_image=0.04, lambda_text=0.04,
-        steps=5400, batch_size=32, lr=7e-4, min_lr=7e-6, warmup_steps=200, weight_decay=0.05,
+        steps=5000, batch_size=32, lr=7e-4, min_lr=7e-6, warmup_steps=200, weight_decay=0.05,
         augmentation="squash", workers=0, save_every=1000,
     ),
     "small": dict(vision_width=384, vision_heads=6, text_width=384, text_heads=6, embed_dim=256,

@@ -65,7 +65,7 @@ set -m # a process group of its own, so that nothing of it outlives this script
 lane2=$!
 set +m
 trap 'kill -- -$lane2 2> /dev/null || true' EXIT
-deepspeed pretrain/run.py --data "$world/captions" --out "$out/pretrain" --seed "$seed" --steps 5000
+deepspeed pretrain/run.py --data "$world/captions" --out "$out/pretrain" --seed "$seed"
 # deepspeed exits with 0 as well if its launch.py was killed: the run's last record counts.
 [ -f "$out/pretrain/done.json" ] || { echo "error: the pretraining broke off; the same command goes on" >&2; exit 1; }
 

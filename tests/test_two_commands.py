@@ -84,3 +84,11 @@ def test_the_bridge_then_needs_nothing_else(clone):
     said = stopped_once_recorded("runs/bridge-smollm2", clone, "python bridge/train.py --llm smollm2")
     assert "no data given: the embedded world in runs/world" in said
     assert "is saved, the same command goes on from there" in said
+
+
+def test_the_quickstart_pretrains_what_the_bare_command_does():
+    """So that the bare command goes on with the quickstart's run, and its encoder is that of `--preset tiny`."""
+    script = (ROOT / "scripts/quickstart.sh").read_text()
+    line = next(line for line in script.splitlines() if line.startswith("deepspeed "))
+    flags = [word for word in shlex.split(line) if word.startswith("--")]
+    assert line.startswith("deepspeed pretrain/run.py ") and flags == ["--data", "--out", "--seed"]

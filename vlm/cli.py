@@ -67,7 +67,7 @@ runtime and compared with what it came from; only then it appears as OUT, and is
 EXPORT_EXAMPLES = """\
 examples:
   vlm export runs/bridge-qwen/vlm my-vlm
-  vlm export runs/bridge-qwen/vlm my-vlm --results runs/bridge/eval --push me/my-vlm
+  vlm export runs/bridge-qwen/vlm my-vlm --results runs/bridge-qwen/eval --push me/my-vlm
   vlm export runs/bridge-qwen/vlm my-vlm --format vipllava
   vlm export runs/bridge-qwen/vlm my-vlm-gguf --format gguf --quantise Q8_0
   vlm export runs/pretrain/encoder my-vit --format timm"""
