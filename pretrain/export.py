@@ -51,7 +51,8 @@ def export_checkpoint(run: Path, step: int | None = None, out: Path | None = Non
     model = build_model(config, _tokenizer(run, config, recorded), torch.device("cpu"))
     if init:  # its pixel statistics are the run's
         pixels = {name: tuple(values) for name, values in init["init_normalization"].items()}
-        training = {**model.encoder.config.training, "init": config.init, "init_sha256": init["init_sha256"]}
+        of_init = {name: init[name] for name in ("init_sha256", "init_licence") if name in init}
+        training = {**model.encoder.config.training, "init": config.init, **of_init}
         model.encoder = model.encoder.with_config(**pixels, training=training)
     load_weights(model, folder)
     out = out or run / "encoders" / f"step_{step}"
@@ -69,7 +70,7 @@ def _config(file: Path) -> tuple[PretrainConfig, dict[str, Any]]:
     """The settings that a run has written, and what it has of its --init, as `pretrain.init.Init.record` gives it."""
     found = read_json(file)
     known = {field.name for field in fields(PretrainConfig)}
-    of_init = {"init_sha256", "init_normalization"}
+    of_init = {"init_sha256", "init_normalization", "init_licence"}
     if not isinstance(found, dict) or not set(found) <= known | of_init:
         raise UserError(f"{file} was not written by pretrain/run.py: give the folder of one of its runs")
     settings = {name: value for name, value in found.items() if name in known}

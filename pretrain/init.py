@@ -9,6 +9,7 @@ from torch import nn
 
 from pretrain.config import PretrainConfig
 from pretrain.contrastive import LogitScale
+from vlm.apps.licences import encoder_part
 from vlm.encoders.base import VisionEncoder
 from vlm.encoders.levljepa import Encoder, load_encoder
 from vlm.encoders.timm import timm_encoder
@@ -24,16 +25,23 @@ HEADS = ("embed_dim", "projector_width")
 
 @dataclass(frozen=True)
 class Init:
-    """An encoder to start from. digest: SHA-256 of its weights, whatever files they were in."""
+    """An encoder to start from. digest: SHA-256 of its weights, whatever files they were in. licence: of these weights,
+    in words; what is trained from them stays bound by it.
+    """
 
     name: str
     source: VisionEncoder
     digest: str
+    licence: str
 
     def record(self) -> dict[str, Any]:
         """What a run's config.json says of it beside its name."""
         pixels = {"mean": list(self.source.config.mean), "std": list(self.source.config.std)}
-        return {"init_sha256": self.digest, "init_normalization": pixels}
+        return {"init_sha256": self.digest, "init_normalization": pixels, "init_licence": self.licence}
+
+    def training(self) -> dict[str, str]:
+        """What the encoder's own config.json says of it, under `training`."""
+        return {"init": self.name, "init_sha256": self.digest, "init_licence": self.licence}
 
     def fill(self, encoder: Encoder) -> Encoder:
         """`encoder` with these weights, and the pixel statistics that they were trained with.
@@ -101,7 +109,7 @@ def open_init(config: PretrainConfig) -> Init | None:
     digest = hashlib.sha256()
     for name, value in sorted(source.state_dict().items()):
         digest.update(f"{name} {tuple(value.shape)} ".encode() + value.numpy().tobytes())
-    return Init(config.init, source, digest.hexdigest())
+    return Init(config.init, source, digest.hexdigest(), encoder_part(config.init).says())
 
 
 def refuse_sizes(name: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:

@@ -57,7 +57,7 @@ def build_model(
     Its weights are random, keyed by the seed, but for those that `start_from` has.
     """
     training = {**trajectory(config), "tokenizer": config.tokenizer}
-    training |= {"init": config.init, "init_sha256": start_from.digest} if start_from else {}
+    training |= start_from.training() if start_from else {}
     sizes = encoder_config(config, tokenizer.vocab_size, mean=CLIP_MEAN, std=CLIP_STD, training=training)
     encoder = new_encoder(sizes, config.seed, tokenizer, GlobalBatchNorm1d)
     if start_from:

@@ -1,5 +1,7 @@
 """--init: which weights a run starts from, and what is refused."""
 
+import shutil
+
 import pytest
 import timm
 import torch
@@ -9,8 +11,10 @@ from tiny.encoders import text_encoder
 from pretrain.config import from_preset
 from pretrain.init import open_init
 from pretrain.train import build_model
+from vlm.encoders.levljepa import load_encoder
 from vlm.encoders.tokens import CaptionTokenizer
 from vlm.errors import UserError
+from vlm.files import read_json, write_json
 
 SIZES = {"image_size": 48, "patch_size": 12, "vision_width": 32, "projector_width": 16, "embed_dim": 8}
 CPU = torch.device("cpu")
@@ -45,6 +49,22 @@ def test_a_run_starts_from_all_weights_of_an_encoder(trained):
     assert made.config.mean == (0.5, 0.5, 0.5)
     assert made.config.training["init_sha256"] == found.digest == found.record()["init_sha256"]
     assert found.describe(made).startswith(f"starting from {folder}: both towers and their heads; pixel mean (0.5,")
+
+
+def test_the_licence_of_published_weights_stays_with_the_run(trained, tmp_path, capsys):
+    encoder, folder = trained
+    assert started(encoder, folder)[0].config.training["init_licence"] == "none of others"
+    shutil.copytree(folder, tmp_path / "enc")
+    (tmp_path / "enc/levlm_manifest.json").unlink()
+    config = read_json(tmp_path / "enc/config.json")
+    write_json(tmp_path / "enc/config.json", {name: config[name] for name in config if name != "normalization"})
+    made, found = started(encoder, str(tmp_path / "enc"))
+    assert made.config.training["init_licence"] == found.record()["init_licence"] == "cc-by-nc-4.0"
+    made.save(tmp_path / "made")
+    capsys.readouterr()
+    load_encoder(tmp_path / "made")
+    said = "its weights began from others that are CC-BY-NC-4.0, for non-commercial use only"
+    assert capsys.readouterr().err == f"{tmp_path / 'made'}: {said}\n"
 
 
 def test_positions_of_another_image_size_are_interpolated_as_timm_does(trained):

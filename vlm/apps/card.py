@@ -14,16 +14,13 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
-from vlm.apps.licences import RELEASED, Part, of_whole
+from vlm.apps.licences import Part, of_whole
 from vlm.errors import UserError
 from vlm.files import write_file
 
 FILE = "README.md"
 NOT_SCORED = "Not evaluated yet."
-NON_COMMERCIAL = (
-    "The published LeVLJEPA weights, or weights made from them, are inside. They are CC BY-NC 4.0: non-commercial use "
-    "only, also of this model."
-)
+NON_COMMERCIAL = "Weights for non-commercial use only are inside, or what began from such: that binds this model too."
 
 
 def vlm_use(name: str, where: str = "") -> str:
@@ -98,7 +95,7 @@ def make_card(
     sections = {
         "Use": use,
         "Parts": _table(("part", "what", "licence"), [(part.role, part.name, part.says()) for part in parts])
-        + (f"\n{NON_COMMERCIAL}\n" if licence == RELEASED else ""),
+        + (f"\n{NON_COMMERCIAL}\n" if licence and "-nc" in licence else ""),
         "Data": _table(("data", "digest of its content (SHA-256)"), list(data.items())),
         "Scores": NOT_SCORED + "\n",
         "Training": _table(("setting", "value"), [(name, value) for name, value in settings.items() if _tells(value)]),

@@ -5,16 +5,16 @@ What is known is what a part itself says: its model card, the preset's name, tim
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlm.encoders.licence import FREE, UNKNOWN, weights_licence
 from vlm.files import read_json
 from vlm.hub import is_hub_id
 from vlm.llms.presets import PRESETS
 
-RELEASED = "cc-by-nc-4.0"  # of the published LeVLJEPA weights
 _PRESETS = {"smollm2": "apache-2.0", "qwen": "apache-2.0", "llama": "llama3.2"}
 # Licences that bind whatever holds the weights, the stricter ones first.
 _BINDING = ("-nc", "llama", "gemma", "other")
@@ -36,7 +36,7 @@ class Part:
 
     def says(self) -> str:
         """The licence in words, for a table."""
-        return self.licence or ("none of others" if self.free else "not known: see where it came from")
+        return self.licence or (FREE if self.free else UNKNOWN)
 
 
 def language_model_part(name: str) -> Part:
@@ -55,11 +55,23 @@ def encoder_part(name: str) -> Part:
         return Part("encoder", shown(name), _timm_licence(rest))
     if kind == "hf" and rest:
         return Part("encoder", shown(rest), card_licence(rest), hub_id=_hub_id(rest))
-    config = Path(name) / "config.json"
-    # Ours tell the pixel statistics, which the released config.json lacks.
-    ours = config.is_file() and "normalization" in read_json(config)
-    licence = card_licence(name) or (None if ours else RELEASED)
-    return Part("encoder", shown(name), licence, free=ours and licence is None, hub_id=_hub_id(name))
+    said = weights_licence(_config(name))
+    licence = card_licence(name) or (None if said in (FREE, UNKNOWN) else said)
+    return Part("encoder", shown(name), licence, free=licence is None and said == FREE, hub_id=_hub_id(name))
+
+
+def _config(name: str) -> Mapping[str, Any]:
+    """The config.json of a LeVLJEPA encoder, in a folder or the hub's cache; {} if it is in neither."""
+    from huggingface_hub import try_to_load_from_cache
+
+    file = Path(name) / "config.json"
+    if not file.is_file():
+        cached = try_to_load_from_cache(name, "config.json") if _hub_id(name) else None
+        if not isinstance(cached, str):
+            return {}
+        file = Path(cached)
+    found = read_json(file)
+    return found if isinstance(found, dict) else {}
 
 
 def of_whole(parts: Sequence[Part]) -> str | None:

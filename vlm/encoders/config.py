@@ -31,6 +31,7 @@ TOWERS = {
 HEADS = ("embed_dim", "projector_width", "projector_depth")
 LARGEST_SIZE = 2**31  # of what is compared with the weights
 LOGITS = ("logit_scale", "logit_bias")
+MODEL_SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large"}  # timm's names, by width
 
 
 @dataclass(frozen=True)
@@ -97,13 +98,22 @@ class EncoderConfig(PixelConfig):
     def to_json(self) -> dict:
         """The released `config.json`, plus image and patch size, pixel statistics and, if any, the logits' scalars."""
         towers = {section: {key: getattr(self, name) for key, name in keys.items()} for section, keys in TOWERS.items()}
-        towers["vision_encoder"]["architecture"] = f"vit_patch{self.patch_size}_{self.image_size}"
+        size = MODEL_SIZES.get(self.vision_width, "custom")
+        towers["vision_encoder"]["architecture"] = f"vit_{size}_patch{self.patch_size}_{self.image_size}"
         towers["vision_encoder"] |= {"image_size": self.image_size, "patch_size": self.patch_size}
         towers["text_encoder"]["architecture"] = "gpt2"
         heads = {name: getattr(self, name) for name in HEADS}
         logits = {name: getattr(self, name) for name in LOGITS if getattr(self, name) is not None}
         pixels = {"normalization": {"mean": list(self.mean), "std": list(self.std)}}
-        return {"model_type": "levljepa", **towers, **heads, **logits, **pixels, "training": self.training}
+        return {
+            "model_type": "levljepa",
+            "model_size": size,
+            **towers,
+            **heads,
+            **logits,
+            **pixels,
+            "training": self.training,
+        }
 
     @classmethod
     def from_json(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from safetensors.torch import save_file
@@ -23,6 +23,7 @@ from transformers import GPT2Config, GPT2Model
 from vlm.distributed import is_main
 from vlm.encoders.base import VisionEncoder, checked_pixels, checked_texts
 from vlm.encoders.config import EncoderConfig
+from vlm.encoders.licence import FREE, weights_licence
 from vlm.encoders.timm_vit import resized_positions, timm_layer_tokens
 from vlm.encoders.tokens import CaptionTokenizer
 from vlm.encoders.weights import check_readable, load_exactly, on_disk, read_weights
@@ -211,8 +212,8 @@ def load_encoder(
     for file in OWN_FILES:
         check_readable(folder / file)
     verify(folder)
-    tell_licence(name, folder)
     found = read_json(folder / "config.json")
+    _tell_licence(name, found)
     vision_file, text_file = (folder / file for file in WEIGHTS)
     advice = f"an encoder folder has {', '.join(WEIGHTS)} and config.json"
     vision, text = read_weights(vision_file, advice), read_weights(text_file, advice)
@@ -244,10 +245,12 @@ def _say_once(line: str) -> None:
         print(line, file=sys.stderr)
 
 
-def tell_licence(name: str | Path, folder: Path) -> None:
-    """Say once under which licence the authors' published weights are: their name is in the id or the path."""
-    if any(part.startswith(("LeVLJEPA-", "models--lukaskuhndkfz--")) for part in (*Path(name).parts, *folder.parts)):
-        _say_once(f"{name}: the published LeVLJEPA weights are CC BY-NC 4.0, for non-commercial use only")
+def _tell_licence(name: str | Path, config: Any) -> None:
+    """Say once that weights are for non-commercial use only: the authors' published ones, and what began from such."""
+    licence = weights_licence(config) if isinstance(config, dict) else FREE
+    if "-nc" in licence:
+        whose = "its weights began from others that" if "normalization" in config else "the published LeVLJEPA weights"
+        _say_once(f"{name}: {whose} are {licence.upper()}, for non-commercial use only")
 
 
 def new_encoder(

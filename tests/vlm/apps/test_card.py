@@ -17,7 +17,7 @@ def test_a_card_has_licence_base_model_parts_data_and_settings(tmp_path):
     read = read_card(tmp_path)
     assert read.data.license == "cc-by-nc-4.0" and read.data.base_model == ["a/b"]
     assert "| encoder | e | cc-by-nc-4.0 |\n" in read.text
-    assert "They are CC BY-NC 4.0: non-commercial use only" in read.text
+    assert "Weights for non-commercial use only are inside" in read.text
     assert "| pairs | abc |\n" in read.text
     assert "| lr | 0.1 |\n" in read.text and "heads" not in read.text
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]

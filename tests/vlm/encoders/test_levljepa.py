@@ -269,7 +269,7 @@ def test_the_released_id_is_found_in_the_hubs_cache_and_says_its_licence_once(re
 
     done = run(name, f"random:{name}")
     assert done.stdout == "16 8\n16 8\n", done.stderr
-    assert done.stderr.count("CC BY-NC 4.0, for non-commercial use only") == 1
+    assert done.stderr.count("CC-BY-NC-4.0, for non-commercial use only") == 1
     done = run("someone/else")
     assert "someone/else is no folder, is not in the local Hugging Face cache, and the hub cannot be" in done.stderr
 
