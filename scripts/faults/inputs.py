@@ -31,8 +31,23 @@ BRIDGE = ("bridge.train:main", "--llm", "{llm}", "--encoder", "{encoder}", "--gq
 EVALUATE = ("bridge.evaluate:main", "{vlm}", "--gqa", "{gqa}", "--out", "{folder}/eval")
 PRETRAIN = ("pretrain.run:main", "--data", "{pairs}", "--steps", "1", "--preset", "tiny", "--batch-size", "4",
             "--tokenizer", "train:300", "--plan", "--out", "{folder}/run")  # fmt: skip
+DATA = ("pretrain.run:main", "--plan", "--preset", "tiny", "--out", "{folder}/run", "--data")
 PARTS = ("encoder", "hf", "llm", "vlm", "gqa", "pairs", "picture")
 Damage = Callable[[Path, Path], Any]  # the copied part, the fault's folder -> other arguments, if any
+
+CODE: dict[str, tuple[str, tuple[str, ...], Damage]] = {
+    "the weights of an LLM": ("llm", BRIDGE, partial(hostile.pickled, "model.safetensors")),
+    "pytorch_model.bin of an LLM": ("llm", BRIDGE, partial(hostile.only_pickled, "pytorch_model.bin")),
+    "the weights of a VLM": ("vlm", CHAT, partial(hostile.pickled, "model.safetensors")),
+    "pytorch_model.bin of a VLM": ("vlm", CHAT, partial(hostile.only_pickled, "pytorch_model.bin")),
+    "parity.safetensors of a VLM": ("vlm", CHAT, partial(hostile.pickled, "parity.safetensors")),
+    "the weights of an encoder": ("encoder", FEATURES, partial(hostile.pickled, "vision_encoder.safetensors")),
+    "Python of an LLM's repository": ("llm", BRIDGE, hostile.auto_map),
+    "Python of a VLM's processor": ("vlm", CHAT, hostile.own_processor),
+    "pickled members of a tar": ("pairs", (*DATA, "{pairs}"), hostile.members),
+    "a pipe in --data": ("", (*DATA, 'pipe:touch "$EXECUTED"'), hostile.nothing),
+    "the model card of an encoder": ("encoder", ("vlm.cli:main", "doctor", "{encoder}"), hostile.card),
+}
 
 
 def faults(settings: Sweep) -> Iterator[Fault]:
@@ -72,8 +87,8 @@ def _inputs() -> Iterator[tuple[str, str, tuple[str, ...], Damage]]:
         yield f"picture to draw is {name}", "picture", FEATURES, make
     for name, path in hostile.ROWS.items():
         yield f"rows of a table name {name}", "pairs", PRETRAIN, partial(hostile.rows, path)
-    for name, make in hostile.RUNS.items():
-        yield f"code in {name}", make[0], make[1], make[2]
+    for name, (part, command, damage) in CODE.items():
+        yield f"code in {name}", part, command, damage
     for name, size in hostile.GGUF:
         command = tuple("{folder}/a.gguf" if word == "{llm}" else word for word in BRIDGE)
         yield f"a GGUF file's {name} is {size:,}", "", command, partial(hostile.gguf, name, size)

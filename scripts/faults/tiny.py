@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -20,12 +19,12 @@ from vlm.run.steps import committed_steps
 
 ROOT = Path(__file__).parents[2]
 STEPS, SAVE_EVERY = 12, 2
-FLAGS = (
+TINY = (
     "--image-size 16 --patch-size 8 --vision-width 16 --vision-layers 1 --vision-heads 2 --text-width 16 "
     "--text-layers 1 --text-heads 2 --embed-dim 8 --projector-width 16 --projector-depth 2 --directions 32 "
-    f"--batch-size 8 --tokenizer train:300 --log-every 1 --warmup-steps 2 --tracker none --steps {STEPS} "
-    f"--save-every {SAVE_EVERY} --workers 1 --dtype fp32"
-).split()
+    "--batch-size 8 --tokenizer train:300 --log-every 1 --tracker none"
+)
+FLAGS = f"{TINY} --warmup-steps 2 --steps {STEPS} --save-every {SAVE_EVERY} --workers 1 --dtype fp32".split()
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -136,8 +135,3 @@ def compare(settings: Sweep, run: Path, stage: int) -> None:
     demand(losses(run) == losses(whole), "the losses differ from the undisturbed run's")
     for file in sorted((whole / "encoder").glob("*.safetensors")):
         demand((run / "encoder" / file.name).read_bytes() == file.read_bytes(), f"{file.name} differs")
-
-
-def copied_reference(settings: Sweep, run: Path, stage: int) -> Path:
-    """A copy of the undisturbed run, to be damaged."""
-    return Path(shutil.copytree(reference(settings, stage), run))
