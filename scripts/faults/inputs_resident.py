@@ -1,4 +1,4 @@
-"""A process that builds the tiny models and data of `faults.inputs`, then runs real commands, one a line of stdin."""
+"""A process that builds the tiny models and data of `faults.inputs`, then runs real commands for it."""
 
 import importlib
 import json
@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from faults.folders import assembled, encoder, llm
+from faults.resident import serve
 from vlm.errors import run_command
 
 
@@ -69,19 +70,12 @@ def run(command: list[str]) -> tuple[int, str]:
         return code, said.read().decode("utf-8", "replace")
 
 
-def main() -> None:
-    answers, jobs = os.fdopen(os.dup(1), "w"), os.fdopen(os.dup(0))
-    sys.stdin = os.fdopen(os.open(os.devnull, os.O_RDONLY))
-    for line in jobs:
-        job = json.loads(line)
-        if "build" in job:
-            build(Path(job["build"]))
-            answer = 0, ""
-        else:
-            answer = run(job["command"])
-        print(json.dumps(answer), file=answers, flush=True)
-    os._exit(0)
+def answered(job: dict) -> tuple[int, str]:
+    if "build" in job:
+        build(Path(job["build"]))
+        return 0, ""
+    return run(job["command"])
 
 
 if __name__ == "__main__":
-    main()
+    serve(answered)
