@@ -4,7 +4,6 @@ Each must end in one clear line and exit code 2 (or a FAIL of `vlm doctor`), wit
 may run: what could run makes the file EXECUTED in the fault's folder. Commands run in one resident process.
 """
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from functools import cache, partial
@@ -101,10 +100,10 @@ def strike(settings: Sweep, part: str, command: tuple[str, ...], damage: Damage,
     elif part:
         places[part] = folder / part
         shutil.copytree(whole / part, places[part])
-    os.environ["EXECUTED"] = marker = str(folder / "EXECUTED")
     damage(places.get(part, folder), folder)
-    code, text = told(settings, {"command": [word.format(**places) for word in command]})
-    demand(not Path(marker).exists(), "EXECUTED")
+    marker = folder / "EXECUTED"
+    code, text = told(settings, {"command": [word.format(**places) for word in command], "marker": str(marker)})
+    demand(not marker.exists(), "EXECUTED")
     lines = [line for line in text.splitlines() if line.strip()]
     clear = code == 2 and lines and lines[-1].startswith("error: ") and "Traceback" not in text
     clear = clear or (code == 1 and any(line.startswith("FAIL") for line in lines) and "Traceback" not in text)

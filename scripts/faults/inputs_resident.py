@@ -74,6 +74,7 @@ def answered(job: dict) -> tuple[int, str]:
     if "build" in job:
         build(Path(job["build"]))
         return 0, ""
+    os.environ["EXECUTED"] = job["marker"]  # what hostile code, if it runs here, makes
     return run(job["command"])
 
 
