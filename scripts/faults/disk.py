@@ -22,19 +22,18 @@ from PIL import Image
 
 from faults.fault import Fault, Sweep, demand
 from faults.folders import llm, whole
+from faults.tiny import TINY
 from vlm.errors import UserError, run_command
 from vlm.integrity import MANIFEST, verify
 from vlm.run.checkpoints import damage
 
 SIZES = 4  # of a disk, for each command
-TRAINING = (
-    "--image-size 16 --patch-size 8 --vision-width 16 --vision-layers 1 --vision-heads 2 --text-width 16 "
-    "--text-layers 1 --text-heads 2 --embed-dim 8 --projector-width 16 --projector-depth 2 --directions 32 "
-    "--batch-size 8 --tokenizer train:300 --log-every 1 --warmup-steps 1 --steps 6 --save-every 2 --tracker none"
-)
 # A command's module, and its arguments; what it writes lies in {out}.
 COMMANDS = {
-    "pretrain/run.py": ("pretrain.run", f"--data {{captions}} --out {{out}}/run --workers 0 {TRAINING}"),
+    "pretrain/run.py": (
+        "pretrain.run",
+        f"--data {{captions}} --out {{out}}/run --workers 0 {TINY} --warmup-steps 1 --steps 6 --save-every 2",
+    ),
     "bridge/train.py": (
         "bridge.train",
         "--conversations {talks} --llm {llm} --encoder {encoder} --out {out}/run --steps 6 --save-every 2 "

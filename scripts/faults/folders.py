@@ -44,6 +44,18 @@ def _checkpoint(root: Path) -> Path:
 
 
 def _encoder(root: Path) -> Path:
+    (encoder(root / "encoder") / "README.md").write_text("of people")
+    return root / "encoder"
+
+
+def _vlm(root: Path) -> Path:
+    assembled(root / "vlm", encoder(root / "parts" / "encoder"), llm(root / "parts" / "llm"))
+    (root / "vlm" / "README.md").write_text("of people")
+    return root / "vlm"
+
+
+def encoder(folder: Path) -> Path:
+    """One layer in each tower, and a tokenizer of its own."""
     from vlm.encoders.config import EncoderConfig
     from vlm.encoders.levljepa import new_encoder
     from vlm.encoders.tokens import CaptionTokenizer
@@ -52,21 +64,18 @@ def _encoder(root: Path) -> Path:
         image_size=16, patch_size=8, vision_width=16, vision_layers=1, vision_heads=2, text_width=16, text_layers=1,
         text_heads=1, vocab_size=300, positions=77, embed_dim=8, projector_width=8, projector_depth=1,
     )  # fmt: skip
-    tokenizer = CaptionTokenizer.train(["a red square", "a blue circle"], 300)
-    new_encoder(sizes, 0, tokenizer).save(root / "encoder")
-    (root / "encoder" / "README.md").write_text("of people")
-    return root / "encoder"
+    new_encoder(sizes, 0, CaptionTokenizer.train(["a red square", "a blue circle"], 300)).save(folder)
+    return folder
 
 
-def _vlm(root: Path) -> Path:
+def assembled(folder: Path, encoder: Path, llm: Path) -> Path:
+    """A VLM of the two."""
     import vlm
     from vlm.encoders.levljepa import load_encoder
     from vlm.llms.load import load_llm
 
-    encoder = load_encoder(_encoder(root / "parts"))
-    vlm.assemble(encoder, load_llm(str(llm(root / "llm")))).save(root / "vlm")
-    (root / "vlm" / "README.md").write_text("of people")
-    return root / "vlm"
+    vlm.assemble(load_encoder(encoder), load_llm(str(llm))).save(folder)
+    return folder
 
 
 def llm(folder: Path) -> Path:

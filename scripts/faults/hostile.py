@@ -194,17 +194,17 @@ class _Touch:
         return os.system, ('touch "$EXECUTED"',)
 
 
-def _pickled(file: str, part: Path, folder: Path) -> None:
+def pickled(file: str, part: Path, folder: Path) -> None:
     (part / file).write_bytes(pickle.dumps(_Touch()))
 
 
-def _only_pickled(file: str, part: Path, folder: Path) -> None:
+def only_pickled(file: str, part: Path, folder: Path) -> None:
     for weights in part.glob("*.safetensors"):
         weights.unlink()
-    _pickled(file, part, folder)
+    pickled(file, part, folder)
 
 
-def _auto_map(part: Path, folder: Path) -> None:
+def auto_map(part: Path, folder: Path) -> None:
     """A repository's own Python, as trust_remote_code would run it."""
     config = json.loads((part / "config.json").read_text()) | {"model_type": "own"}
     config["auto_map"] = {name: "own.Own" for name in ("AutoConfig", "AutoModel", "AutoModelForCausalLM")}
@@ -212,7 +212,7 @@ def _auto_map(part: Path, folder: Path) -> None:
     (part / "own.py").write_text("import os\nos.system('touch \"$EXECUTED\"')\nclass Own: pass\n")
 
 
-def _own_processor(part: Path, folder: Path) -> None:
+def own_processor(part: Path, folder: Path) -> None:
     _auto_map_in(part / "processor_config.json", {"AutoProcessor": "own.Own"})
     (part / "own.py").write_text("import os\nos.system('touch \"$EXECUTED\"')\nclass Own: pass\n")
 
@@ -221,7 +221,7 @@ def _auto_map_in(file: Path, names: dict[str, str]) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | {"auto_map": names, "processor_class": "Own"}))
 
 
-def _members(part: Path, folder: Path) -> None:
+def members(part: Path, folder: Path) -> None:
     """Members of a tar that webdataset would unpickle."""
     for file in part.iterdir():
         file.unlink()
@@ -231,26 +231,8 @@ def _members(part: Path, folder: Path) -> None:
             tar.add(folder / "p", f"0.{suffix}")
 
 
-def _card(part: Path, folder: Path) -> None:
+def card(part: Path, folder: Path) -> None:
     (part / "README.md").write_text("---\nlicense: !!python/object/apply:os.system ['touch \"$EXECUTED\"']\n---\n")
 
 
-_BRIDGE = ("bridge.train:main", "--llm", "{llm}", "--encoder", "{encoder}", "--gqa", "{gqa}", "--steps", "1",
-           "--batch-questions", "2", "--out", "{folder}/run", "--tracker", "none")  # fmt: skip
-_CHAT = ("vlm.cli:main", "chat", "{vlm}", "--image", "{picture}", "--question", "Is it red?")
-_PRETRAIN = ("pretrain.run:main", "--plan", "--preset", "tiny", "--out", "{folder}/run", "--data")
-_DRAW = ("vlm.cli:main", "features", "{encoder}", "{picture}", "--out", "{folder}/out.png")
-RUNS: dict[str, tuple[str, tuple[str, ...], Callable[[Path, Path], Any]]] = {
-    "the weights of an LLM": ("llm", _BRIDGE, partial(_pickled, "model.safetensors")),
-    "pytorch_model.bin of an LLM": ("llm", _BRIDGE, partial(_only_pickled, "pytorch_model.bin")),
-    "the weights of a VLM": ("vlm", _CHAT, partial(_pickled, "model.safetensors")),
-    "pytorch_model.bin of a VLM": ("vlm", _CHAT, partial(_only_pickled, "pytorch_model.bin")),
-    "parity.safetensors of a VLM": ("vlm", _CHAT, partial(_pickled, "parity.safetensors")),
-    "the weights of an encoder": ("encoder", _DRAW, partial(_pickled, "vision_encoder.safetensors")),
-    "Python of an LLM's repository": ("llm", _BRIDGE, _auto_map),
-    "Python of a VLM's processor": ("vlm", _CHAT, _own_processor),
-    "pickled members of a tar": ("pairs", (*_PRETRAIN, "{pairs}"), _members),
-    "a pipe in --data": ("", (*_PRETRAIN, 'pipe:touch "$EXECUTED"'), nothing),
-    "the model card of an encoder": ("encoder", ("vlm.cli:main", "doctor", "{encoder}"), _card),
-}
 NAMES = ("../../x", "../x", "org/name/../..", "org/..", "a\0b", "https://host/x", "a--b/c", "~nobody/x", "/dev/zero")

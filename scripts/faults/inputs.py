@@ -4,12 +4,7 @@ Each must end in one clear line and exit code 2 (or a FAIL of `vlm doctor`), wit
 may run: what could run makes the file EXECUTED in the fault's folder. Commands run in one resident process.
 """
 
-import json
-import os
-import select
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
@@ -17,8 +12,8 @@ from typing import Any
 
 from faults import hostile
 from faults.fault import Fault, Sweep, demand
+from faults.resident import Resident
 
-ROOT = Path(__file__).parents[2]
 BOUND = 120  # seconds; alone on two cores the slowest takes 6
 BUILDING = 600  # for the first, which imports everything
 CHAT = ("vlm.cli:main", "chat", "{vlm}", "--image", "{picture}", "--question", "Is it red?")
@@ -31,8 +26,23 @@ BRIDGE = ("bridge.train:main", "--llm", "{llm}", "--encoder", "{encoder}", "--gq
 EVALUATE = ("bridge.evaluate:main", "{vlm}", "--gqa", "{gqa}", "--out", "{folder}/eval")
 PRETRAIN = ("pretrain.run:main", "--data", "{pairs}", "--steps", "1", "--preset", "tiny", "--batch-size", "4",
             "--tokenizer", "train:300", "--plan", "--out", "{folder}/run")  # fmt: skip
+DATA = ("pretrain.run:main", "--plan", "--preset", "tiny", "--out", "{folder}/run", "--data")
 PARTS = ("encoder", "hf", "llm", "vlm", "gqa", "pairs", "picture")
 Damage = Callable[[Path, Path], Any]  # the copied part, the fault's folder -> other arguments, if any
+
+CODE: dict[str, tuple[str, tuple[str, ...], Damage]] = {
+    "the weights of an LLM": ("llm", BRIDGE, partial(hostile.pickled, "model.safetensors")),
+    "pytorch_model.bin of an LLM": ("llm", BRIDGE, partial(hostile.only_pickled, "pytorch_model.bin")),
+    "the weights of a VLM": ("vlm", CHAT, partial(hostile.pickled, "model.safetensors")),
+    "pytorch_model.bin of a VLM": ("vlm", CHAT, partial(hostile.only_pickled, "pytorch_model.bin")),
+    "parity.safetensors of a VLM": ("vlm", CHAT, partial(hostile.pickled, "parity.safetensors")),
+    "the weights of an encoder": ("encoder", FEATURES, partial(hostile.pickled, "vision_encoder.safetensors")),
+    "Python of an LLM's repository": ("llm", BRIDGE, hostile.auto_map),
+    "Python of a VLM's processor": ("vlm", CHAT, hostile.own_processor),
+    "pickled members of a tar": ("pairs", (*DATA, "{pairs}"), hostile.members),
+    "a pipe in --data": ("", (*DATA, 'pipe:touch "$EXECUTED"'), hostile.nothing),
+    "the model card of an encoder": ("encoder", ("vlm.cli:main", "doctor", "{encoder}"), hostile.card),
+}
 
 
 def faults(settings: Sweep) -> Iterator[Fault]:
@@ -72,8 +82,8 @@ def _inputs() -> Iterator[tuple[str, str, tuple[str, ...], Damage]]:
         yield f"picture to draw is {name}", "picture", FEATURES, make
     for name, path in hostile.ROWS.items():
         yield f"rows of a table name {name}", "pairs", PRETRAIN, partial(hostile.rows, path)
-    for name, make in hostile.RUNS.items():
-        yield f"code in {name}", make[0], make[1], make[2]
+    for name, (part, command, damage) in CODE.items():
+        yield f"code in {name}", part, command, damage
     for name, size in hostile.GGUF:
         command = tuple("{folder}/a.gguf" if word == "{llm}" else word for word in BRIDGE)
         yield f"a GGUF file's {name} is {size:,}", "", command, partial(hostile.gguf, name, size)
@@ -90,10 +100,10 @@ def strike(settings: Sweep, part: str, command: tuple[str, ...], damage: Damage,
     elif part:
         places[part] = folder / part
         shutil.copytree(whole / part, places[part])
-    os.environ["EXECUTED"] = marker = str(folder / "EXECUTED")
     damage(places.get(part, folder), folder)
-    code, text = resident(settings).asked([word.format(**places) for word in command])
-    demand(not Path(marker).exists(), "EXECUTED")
+    marker = folder / "EXECUTED"
+    code, text = told(settings, {"command": [word.format(**places) for word in command], "marker": str(marker)})
+    demand(not marker.exists(), "EXECUTED")
     lines = [line for line in text.splitlines() if line.strip()]
     clear = code == 2 and lines and lines[-1].startswith("error: ") and "Traceback" not in text
     clear = clear or (code == 1 and any(line.startswith("FAIL") for line in lines) and "Traceback" not in text)
@@ -103,46 +113,18 @@ def strike(settings: Sweep, part: str, command: tuple[str, ...], damage: Damage,
     return lines[-1][:200]
 
 
-class Resident:
-    """A process that runs commands; a new one takes its place if a command does not come back."""
-
-    def __init__(self) -> None:
-        self.process: Any = None
-
-    def asked(self, command: list[str]) -> tuple[int, str]:
-        return self.told({"command": command})
-
-    def told(self, job: dict, bound: float = BOUND) -> tuple[int, str]:
-        if self.process is None:
-            path = os.pathsep.join([str(ROOT), str(ROOT / "scripts"), os.environ.get("PYTHONPATH", "")])
-            fixed = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1"}
-            self.process = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("inputs_resident.py"))], stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, **fixed},
-            )  # fmt: skip
-        print(json.dumps(job), file=self.process.stdin, flush=True)
-        answers: Any = self.process.stdout
-        ready, _, _ = select.select([answers], [], [], bound)
-        line = answers.readline() if ready else ""
-        if not line:
-            self.end()
-            demand(bool(ready), f"HANGS: no answer within {bound} s")
-            demand(False, "the process died")
-        code, text = json.loads(line)
-        return code, text
-
-    def end(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
-
-
 @cache
 def resident(settings: Sweep) -> Resident:
-    process = Resident()
+    """What runs the commands; a new one if a command does not come back."""
+    process = Resident("faults.inputs_resident", settings.shared / "inputs.log")
     settings.at_end(process.end)
     return process
+
+
+def told(settings: Sweep, job: dict, bound: float = BOUND) -> tuple[int, str]:
+    """The exit code of a job, and what it printed."""
+    resident(settings).give(job)
+    return resident(settings).answer(bound)
 
 
 @cache
@@ -150,5 +132,5 @@ def parts(settings: Sweep) -> Path:
     """The whole models and data, built once."""
     folder = settings.shared / "inputs"
     folder.mkdir()
-    resident(settings).told({"build": str(folder)}, BUILDING)
+    told(settings, {"build": str(folder)}, BUILDING)
     return folder

@@ -1,4 +1,4 @@
-"""A process that builds the tiny models and data of `faults.inputs`, then runs real commands, one a line of stdin."""
+"""A process that builds the tiny models and data of `faults.inputs`, then runs real commands for it."""
 
 import importlib
 import json
@@ -10,58 +10,22 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from faults.folders import assembled, encoder, llm
+from faults.resident import serve
 from vlm.errors import run_command
-
-TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|image_pad|>"]
 
 
 def build(folder: Path) -> None:
     """Write FOLDER/{encoder,hf,llm,vlm,gqa,pairs,picture.png}, all whole and tiny."""
     from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
-    import vlm
-    from vlm.encoders.config import EncoderConfig
-    from vlm.encoders.levljepa import new_encoder
-    from vlm.encoders.tokens import CaptionTokenizer
-    from vlm.llms.load import load_llm
-
-    sizes = EncoderConfig(
-        image_size=16, patch_size=8, vision_width=16, vision_layers=1, vision_heads=2, text_width=16, text_layers=1,
-        text_heads=1, vocab_size=300, positions=77, embed_dim=8, projector_width=8, projector_depth=1,
-    )  # fmt: skip
-    encoder = new_encoder(sizes, 0, CaptionTokenizer.train(["a red star", "a blue square"], 300))
-    encoder.save(folder / "encoder")
+    assembled(folder / "vlm", encoder(folder / "encoder"), llm(folder / "llm"))
     ViTModel(
         ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=16,
                   patch_size=8), add_pooling_layer=False,
     ).save_pretrained(folder / "hf")  # fmt: skip
     ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder / "hf")
-    _language_model(folder / "llm")
-    vlm.assemble(vlm.load_encoder(folder / "encoder"), load_llm(str(folder / "llm"))).save(folder / "vlm")
     _data(folder)
-
-
-def _language_model(folder: Path) -> None:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    tokens = [*CONTROL, *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    words = Tokenizer(models.BPE({token: number for number, token in enumerate(tokens)}, []))
-    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    words.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, eos_token="<|im_end|>", pad_token="<|endoftext|>", extra_special_tokens=CONTROL[1:]
-    )
-    tokenizer.chat_template = TEMPLATE
-    tokenizer.save_pretrained(folder)
-    LlamaForCausalLM(
-        LlamaConfig(vocab_size=len(tokens), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-                    num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512),
-    ).save_pretrained(folder)  # fmt: skip
 
 
 def _data(folder: Path) -> None:
@@ -106,19 +70,13 @@ def run(command: list[str]) -> tuple[int, str]:
         return code, said.read().decode("utf-8", "replace")
 
 
-def main() -> None:
-    answers, jobs = os.fdopen(os.dup(1), "w"), os.fdopen(os.dup(0))
-    sys.stdin = os.fdopen(os.open(os.devnull, os.O_RDONLY))
-    for line in jobs:
-        job = json.loads(line)
-        if "build" in job:
-            build(Path(job["build"]))
-            answer = 0, ""
-        else:
-            answer = run(job["command"])
-        print(json.dumps(answer), file=answers, flush=True)
-    os._exit(0)
+def answered(job: dict) -> tuple[int, str]:
+    if "build" in job:
+        build(Path(job["build"]))
+        return 0, ""
+    os.environ["EXECUTED"] = job["marker"]  # what hostile code, if it runs here, makes
+    return run(job["command"])
 
 
 if __name__ == "__main__":
-    main()
+    serve(answered)

@@ -14,7 +14,8 @@ from typing import Any
 import psutil
 
 from faults.fault import Sweep, demand
-from faults.tiny import ROOT, environment, flags, free_port
+from faults.resident import ROOT, environment
+from faults.tiny import flags, free_port
 from vlm.run.signals import WORDS
 
 LAUNCH = 300.0  # seconds in which a run must come to its fault, on a busy machine

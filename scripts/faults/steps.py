@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from faults.fault import Fault, Sweep, demand
 from faults.launched import launch
-from faults.tiny import compare, flags, resident, resume
+from faults.tiny import compare, flags, resume, train
 from vlm.files import read_jsonl
 
 STEP = 5
@@ -25,16 +25,16 @@ def faults(settings: Sweep) -> Iterator[Fault]:
     yield Fault("out of memory on rank 1", 0, partial(out_of_memory, settings))
 
 
-def train(settings: Sweep, run: Path, stage: int, what: str) -> list[dict]:
+def recorded(settings: Sweep, run: Path, stage: int, what: str) -> list[dict]:
     """The records of a run with the fault."""
-    answers = resident(settings).train(flags(settings, run, stage), f"1:{STEP}:step:{what}")
+    answers = train(settings, flags(settings, run, stage), f"1:{STEP}:step:{what}")
     demand(answers == ["", ""], f"it failed: {answers}")
     return list(read_jsonl(run / "metrics.jsonl"))
 
 
 def disturb(settings: Sweep, stage: int, what: str, folder: Path) -> str:
     """A NaN moves nothing on any rank and is recorded; a spike is clipped. The weights stay finite."""
-    records = train(settings, folder / "run", stage, what)
+    records = recorded(settings, folder / "run", stage, what)
     skipped = [record["step"] for record in records if record["skipped"]]
     demand(skipped == ([STEP] if what == "nan" else []), f"skipped are the steps {skipped}")
     for file in (folder / "run/encoder").glob("*.safetensors"):
@@ -46,7 +46,7 @@ def disturb(settings: Sweep, stage: int, what: str, folder: Path) -> str:
 
 def unharmed(settings: Sweep, stage: int, what: str, folder: Path) -> str:
     """Nothing comes of it."""
-    train(settings, folder / "run", stage, what)
+    recorded(settings, folder / "run", stage, what)
     compare(settings, folder / "run", stage)
     return "equal to the undisturbed run to the last bit"
 

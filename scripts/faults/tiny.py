@@ -1,11 +1,6 @@
 """The tiny run of every fault: data, flags, two resident ranks that train without a new launch, comparisons."""
 
-import json
-import os
-import shutil
 import socket
-import subprocess
-import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -14,25 +9,18 @@ import numpy as np
 from PIL import Image
 
 from faults.fault import Sweep, demand
+from faults.resident import Resident
 from vlm.files import read_jsonl
 from vlm.run.folder import DONE
 from vlm.run.steps import committed_steps
 
-ROOT = Path(__file__).parents[2]
 STEPS, SAVE_EVERY = 12, 2
-FLAGS = (
+TINY = (
     "--image-size 16 --patch-size 8 --vision-width 16 --vision-layers 1 --vision-heads 2 --text-width 16 "
     "--text-layers 1 --text-heads 2 --embed-dim 8 --projector-width 16 --projector-depth 2 --directions 32 "
-    f"--batch-size 8 --tokenizer train:300 --log-every 1 --warmup-steps 2 --tracker none --steps {STEPS} "
-    f"--save-every {SAVE_EVERY} --workers 1 --dtype fp32"
-).split()
-
-
-def environment(**more: str) -> dict[str, str]:
-    """Of a process that runs this checkout on CPU ranks of one thread."""
-    path = os.pathsep.join([str(ROOT), str(ROOT / "scripts"), os.environ.get("PYTHONPATH", "")])
-    fixed = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1"}
-    return {**os.environ, **fixed, **more}
+    "--batch-size 8 --tokenizer train:300 --log-every 1 --tracker none"
+)
+FLAGS = f"{TINY} --warmup-steps 2 --steps {STEPS} --save-every {SAVE_EVERY} --workers 1 --dtype fp32".split()
 
 
 def free_port() -> int:
@@ -63,53 +51,38 @@ def flags(settings: Sweep, run: Path, stage: int) -> list[str]:
     return ["--data", str(captions(settings)), "--out", str(run), "--zero", str(stage), *FLAGS]
 
 
-class Resident:
-    """Two ranks that stay: what needs no launcher of its own is trained by them, in seconds."""
-
-    def __init__(self, log: Path) -> None:
-        port = str(free_port())
-        self.ranks = []
-        for number in range(2):
-            where = {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2", "MASTER_PORT": port}
-            variables = environment(**where, MASTER_ADDR="127.0.0.1")
-            command = [sys.executable, "-m", "faults.resident"]
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-            with log.open("a") as errors:
-                self.ranks.append(subprocess.Popen(command, cwd=ROOT, env=variables, stderr=errors, **pipes))
-
-    def train(self, arguments: Sequence[str], fault: str = "") -> list[str]:
-        """Run the pretraining with these flags -> for each rank "" or what it raised."""
-        for process in self.ranks:
-            assert process.stdin is not None
-            process.stdin.write(json.dumps({"arguments": list(arguments), "fault": fault}) + "\n")
-            process.stdin.flush()
-        answers = []
-        for process in self.ranks:
-            assert process.stdout is not None
-            line = next((line for line in process.stdout if line.startswith("RESULT ")), None)
-            demand(line is not None, "a resident rank has ended")
-            answers.append(json.loads(str(line).removeprefix("RESULT ")))
-        return answers
-
-    def end(self) -> None:
-        for process in self.ranks:
-            process.kill()
-            process.wait()
-
-
 @cache
-def resident(settings: Sweep) -> Resident:
-    """The two ranks of this sweep."""
-    ranks = Resident(settings.shared / "resident.log")
-    settings.at_end(ranks.end)
-    return ranks
+def ranks(settings: Sweep) -> list[Resident]:
+    """Two that stay: what needs no launcher of its own is trained by them, in seconds."""
+    where = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    log = settings.shared / "ranks.log"
+    pair = [Resident("faults.rank", log, RANK=str(rank), LOCAL_RANK=str(rank), **where) for rank in range(2)]
+    for rank in pair:
+        settings.at_end(rank.end)
+    return pair
+
+
+def train(settings: Sweep, arguments: Sequence[str], fault: str = "") -> list[str]:
+    """Run the pretraining with these flags on both ranks -> for each "" or what it raised.
+
+    Raises: Failed if a rank has ended; both are new for the next fault.
+    """
+    pair = ranks(settings)
+    try:
+        for rank in pair:
+            rank.give({"arguments": list(arguments), "fault": fault})
+        return [rank.answer() for rank in pair]
+    except Exception:
+        for rank in pair:
+            rank.end()
+        raise
 
 
 @cache
 def reference(settings: Sweep, stage: int) -> Path:
     """The run that nothing happens to."""
     run = settings.shared / f"reference-{stage}"
-    answers = resident(settings).train(flags(settings, run, stage))
+    answers = train(settings, flags(settings, run, stage))
     demand(answers == ["", ""], f"the undisturbed run failed: {answers}")
     return run
 
@@ -123,7 +96,7 @@ def resume(settings: Sweep, run: Path, stage: int) -> int:
     """Go on with a stopped run to its end, which must be the undisturbed run's -> the step that it went on from."""
     steps = committed_steps(run / "checkpoints")
     demand(not (run / DONE).exists(), f"the run says that it is done at step {steps[-1:]}")
-    answers = resident(settings).train([*flags(settings, run, stage), "--resume", "required"])
+    answers = train(settings, [*flags(settings, run, stage), "--resume", "required"])
     demand(answers == ["", ""], f"it does not go on: {answers}")
     compare(settings, run, stage)
     return steps[-1]
@@ -136,8 +109,3 @@ def compare(settings: Sweep, run: Path, stage: int) -> None:
     demand(losses(run) == losses(whole), "the losses differ from the undisturbed run's")
     for file in sorted((whole / "encoder").glob("*.safetensors")):
         demand((run / "encoder" / file.name).read_bytes() == file.read_bytes(), f"{file.name} differs")
-
-
-def copied_reference(settings: Sweep, run: Path, stage: int) -> Path:
-    """A copy of the undisturbed run, to be damaged."""
-    return Path(shutil.copytree(reference(settings, stage), run))

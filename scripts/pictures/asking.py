@@ -98,7 +98,7 @@ def questions(picture: Picture, things: Things, key: str) -> list[tuple[str, str
     return asked
 
 
-def pope_lines(chosen: Sequence[tuple[str, Picture]], things: Things, mode: str, first: int = 1) -> list[dict]:
+def pope_lines(chosen: Sequence[tuple[str, Picture]], things: Things, mode: str) -> list[dict]:
     """POPE's six questions an image, yes and no in turn: its name, its kind and its group, each beside a wrong one.
 
     chosen: image file name and picture.
@@ -110,5 +110,5 @@ def pope_lines(chosen: Sequence[tuple[str, Picture]], things: Things, mode: str,
             other = wrong(picture, things, number, mode, rng)
             for name, label in ((true, "yes"), (other, "no")) if other else ():
                 text = f"Is there {article(plain(name))} in the image?"
-                lines.append({"question_id": first + len(lines), "image": image, "text": text, "label": label})
+                lines.append({"question_id": 1 + len(lines), "image": image, "text": text, "label": label})
     return lines

@@ -2,13 +2,13 @@
 
 import io
 import json
-import tarfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 from world.easy_vqa import annotation
+from world.formats import write_shard, write_vqav2
 from world.making import made_whole
 
 from pictures.asking import MODES, Things, caption, pope_lines, questions
@@ -82,15 +82,9 @@ def _write_captions(folder: Path, split: str, drawn: Drawn) -> None:
     """A set of tars for each maker: retrieval among pictures of one maker has one right answer a caption."""
     folder.mkdir(parents=True, exist_ok=True)
     for maker in dict.fromkeys(picture.maker for _, picture, _ in drawn):
-        own = [(key, picture, data) for key, picture, data in drawn if picture.maker == maker]
+        own = [(key, data, caption(picture, str(key))) for key, picture, data in drawn if picture.maker == maker]
         for number, start in enumerate(range(0, len(own), SHARD)):
-            path = folder / f"{split}-{maker}-{number:06d}.tar"
-            with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-                for key, picture, data in own[start : start + SHARD]:
-                    for suffix, content in (("png", data), ("txt", caption(picture, str(key)).encode())):
-                        member = tarfile.TarInfo(f"{key:09d}.{suffix}")  # its other fields are constants
-                        member.size = len(content)
-                        tar.addfile(member, io.BytesIO(content))
+            write_shard(folder / f"{split}-{maker}-{number:06d}.tar", "png", own[start : start + SHARD])
 
 
 def _image_name(folder: str, key: int) -> str:
@@ -110,9 +104,7 @@ def _write_vqav2(root: Path, split: str, drawn: Drawn, things: Things) -> int:
             annotations.append({**ids, **annotation(question, answer)})
     head = {"info": {"description": "scripts/prepare_pictures.py", "version": "2.0"}, "data_type": "mscoco"}
     head |= {"license": {"name": "see README.md", "url": ""}, "data_subtype": folder}
-    asked = {**head, "task_type": "Open-Ended", "questions": records}
-    _dump(root / f"v2_OpenEnded_mscoco_{split}_questions.json", asked)
-    _dump(root / f"v2_mscoco_{split}_annotations.json", {**head, "annotations": annotations})
+    write_vqav2(root, split, head, records, annotations)
     return len(records)
 
 
@@ -131,7 +123,3 @@ def _write_pope(root: Path, drawn: Drawn, things: Things) -> int:
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (root / f"coco_pope_{mode}.json").write_text(text, encoding="utf-8")
     return total
-
-
-def _dump(path: Path, value: dict) -> None:
-    path.write_text(json.dumps(value), encoding="utf-8")

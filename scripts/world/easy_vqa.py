@@ -1,11 +1,8 @@
 """easy-VQA in VQAv2's files and caption shards. See scripts/prepare_easy_vqa.py."""
 
 import importlib.util
-import io
-import json
 import random
 import shutil
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +14,7 @@ from tqdm import tqdm
 from vlm.errors import UserError
 from vlm.files import write_json
 from vlm.run.progress import progress
+from world.formats import write_shard, write_vqav2
 from world.making import made_whole
 from world.vqav2 import answer_type
 
@@ -103,14 +101,13 @@ def write_split(root: Path, split: str, pictures: list[Picture], bar: tqdm) -> d
     folder.mkdir(parents=True, exist_ok=True)
     for picture in pictures:
         shutil.copyfile(picture.path, folder / f"COCO_{FOLDERS[split]}_{picture.image_id:012d}.png")
-    for name, content in official_files(split, pictures).items():
-        (root / "vqav2" / name).write_text(json.dumps(content), encoding="utf-8")
+    _write_questions(root / "vqav2", split, pictures)
     captions = write_shards(root / "captions", split, pictures, bar)
     return {"images": len(pictures), "questions": sum(len(picture.pairs) for picture in pictures), "captions": captions}
 
 
-def official_files(split: str, pictures: list[Picture]) -> dict[str, dict]:
-    """VQAv2's question and annotation objects, by file name. Ten annotators agree, as easy-VQA has one answer."""
+def _write_questions(folder: Path, split: str, pictures: list[Picture]) -> None:
+    """VQAv2's questions and annotations. Ten annotators agree, as easy-VQA has one answer."""
     questions, annotations = [], []
     for picture in pictures:
         for number, (question, answer) in enumerate(picture.pairs):
@@ -123,10 +120,7 @@ def official_files(split: str, pictures: list[Picture]) -> dict[str, dict]:
         "data_type": "mscoco",
         "data_subtype": FOLDERS[split],
     }
-    return {
-        f"v2_OpenEnded_mscoco_{split}_questions.json": {**head, "task_type": "Open-Ended", "questions": questions},
-        f"v2_mscoco_{split}_annotations.json": {**head, "annotations": annotations},
-    }
+    write_vqav2(folder, split, head, questions, annotations)
 
 
 def annotation(question: str, answer: str) -> dict[str, Any]:
@@ -148,16 +142,15 @@ def question_type(question: str) -> str:
 def write_shards(folder: Path, split: str, pictures: list[Picture], bar: tqdm) -> int:
     """Tars whose bytes depend on the pictures alone; returns the number of captions."""
     folder.mkdir(parents=True, exist_ok=True)
+
+    def samples(part: list[Picture]) -> Iterator[tuple[int, bytes, str]]:
+        for picture in part:
+            yield picture.image_id, picture.path.read_bytes(), caption(picture)
+            bar.update()
+
+    name = split.removesuffix("2014")
     for shard, start in enumerate(range(0, len(pictures), SHARD)):
-        with tarfile.open(
-            folder / f"{split.removesuffix('2014')}-{shard:06d}.tar", "w", format=tarfile.USTAR_FORMAT
-        ) as tar:
-            for picture in pictures[start : start + SHARD]:
-                for suffix, data in (("png", picture.path.read_bytes()), ("txt", caption(picture).encode())):
-                    member = tarfile.TarInfo(f"{picture.image_id:09d}.{suffix}")  # its other fields are constants
-                    member.size = len(data)
-                    tar.addfile(member, io.BytesIO(data))
-                bar.update()
+        write_shard(folder / f"{name}-{shard:06d}.tar", "png", samples(pictures[start : start + SHARD]))
     return len(pictures)
 
 

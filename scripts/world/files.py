@@ -1,11 +1,10 @@
 """Writing a whole world to a folder, in the real data sets' files."""
 
-import io
 import json
 import os
-import tarfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from vlm.run.progress import progress
 from world import gqa, pope, probes, vqav2
 from world.captions import caption, full_caption
 from world.draw import jpeg, render
+from world.formats import dump, write_shard, write_vqav2
 from world.scenes import Scene, make_scene
 
 VERSION = 4  # counts up when the same arguments come to mean other files
@@ -26,17 +26,17 @@ def write_shards(folder: Path, split: str, scenes: list[Scene], keep: int) -> li
     bar = progress(len(scenes), f"drawing {split}", "scene")
     size = min(SHARD, -(-len(scenes) // 4)) if split == "train" else SHARD
     kept: list[bytes] = []
+
+    def samples(part: list[Scene]) -> Iterator[tuple[int, bytes, str]]:
+        for scene in part:
+            picture = jpeg(render(scene))
+            if len(kept) < keep:
+                kept.append(picture)
+            yield scene.image_id, picture, caption(scene)
+            bar.update()
+
     for number, start in enumerate(range(0, len(scenes), size)):
-        with tarfile.open(folder / f"{split}-{number:06d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
-            for scene in scenes[start : start + size]:
-                picture = jpeg(render(scene))
-                for kind, data in (("jpg", picture), ("txt", caption(scene).encode())):
-                    member = tarfile.TarInfo(f"{scene.image_id:09d}.{kind}")  # its other fields are constants
-                    member.size = len(data)
-                    tar.addfile(member, io.BytesIO(data))
-                if len(kept) < keep:
-                    kept.append(picture)
-                bar.update()
+        write_shard(folder / f"{split}-{number:06d}.tar", "jpg", samples(scenes[start : start + size]))
     bar.close()
     return kept
 
@@ -47,10 +47,6 @@ def _link(first: Path, path: Path) -> None:
         os.link(first, path)
     except OSError:
         path.write_bytes(first.read_bytes())
-
-
-def _dump(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value), encoding="utf-8")
 
 
 def _write_images(root: Path, split: str, scenes: list[Scene], pictures: list[bytes]) -> dict[str, str]:
@@ -73,11 +69,11 @@ def _write_gqa(folder: Path, split: str, scenes: list[Scene]) -> int:
             everything.update(gqa.records(scene, balance))
             bar.update()
     balanced = {id: record for id, record in everything.items() if record["isBalanced"]}
-    _dump(folder / f"{split}_all_questions.json", everything)
-    _dump(folder / f"{split}_balanced_questions.json", balanced)
+    dump(folder / f"{split}_all_questions.json", everything)
+    dump(folder / f"{split}_balanced_questions.json", balanced)
     if split != "testdev":  # as in the real set
-        _dump(folder / f"{split}_choices.json", gqa.choices(everything))
-    _dump(folder / f"{split}_sceneGraphs.json", {str(scene.image_id): gqa.scene_graph(scene) for scene in scenes})
+        dump(folder / f"{split}_choices.json", gqa.choices(everything))
+    dump(folder / f"{split}_sceneGraphs.json", {str(scene.image_id): gqa.scene_graph(scene) for scene in scenes})
     return len(balanced)
 
 
@@ -86,8 +82,7 @@ def _write_vqav2(folder: Path, split: str, scenes: list[Scene]) -> int:
     for scene in scenes:
         for whole, part in zip((questions, annotations), vqav2.records(scene, counts)):
             whole.extend(part)
-    for name, value in vqav2.files(split, questions, annotations).items():
-        _dump(folder / name, value)
+    write_vqav2(folder, vqav2.SUBSETS[split], vqav2.head(split), questions, annotations)
     return len(questions)
 
 

@@ -129,19 +129,14 @@ def records(scene: Scene, counts: Counter) -> tuple[list[dict], list[dict]]:
     return questions, annotations
 
 
-def files(split: str, questions: list[dict], annotations: list[dict]) -> dict[str, dict]:
-    """File name -> the official JSON object around the records of a split."""
-    subset = SUBSETS[split]
-    head = {
+def head(split: str) -> dict:
+    """What the official files of a split say of the set."""
+    return {
         "info": {
             "description": "Procedural world in the format of VQA v2.0", "url": "", "version": "2.0", "year": 2017,
             "contributor": "scripts/make_world.py", "date_created": "2017-04-26 17:07:13",
         },
         "license": {"url": "", "name": ""},
-        "data_subtype": subset,
+        "data_subtype": SUBSETS[split],
         "data_type": "mscoco",
     }  # fmt: skip
-    return {
-        f"v2_OpenEnded_mscoco_{subset}_questions.json": {**head, "task_type": "Open-Ended", "questions": questions},
-        f"v2_mscoco_{subset}_annotations.json": {**head, "annotations": annotations},
-    }
