@@ -24,9 +24,9 @@ UNTRAINED = ("vlm.cli:main", "features", "random:hf:{hf}", "{picture}", "--out",
 BRIDGE = ("bridge.train:main", "--llm", "{llm}", "--encoder", "{encoder}", "--gqa", "{gqa}", "--steps", "1",
           "--batch-questions", "2", "--out", "{folder}/run", "--tracker", "none")  # fmt: skip
 EVALUATE = ("bridge.evaluate:main", "{vlm}", "--gqa", "{gqa}", "--out", "{folder}/eval")
-PRETRAIN = ("pretrain.run:main", "--data", "{pairs}", "--steps", "1", "--preset", "tiny", "--batch-size", "4",
-            "--tokenizer", "train:300", "--plan", "--out", "{folder}/run")  # fmt: skip
-DATA = ("pretrain.run:main", "--plan", "--preset", "tiny", "--out", "{folder}/run", "--data")
+# Reads every pair, which a plan would not.
+RETRIEVAL = ("pretrain.probe:main", "{encoder}", "--task", "retrieval", "--data", "{pairs}")
+PIPE = (*RETRIEVAL[:-1], 'pipe:touch "$EXECUTED"')
 PARTS = ("encoder", "hf", "llm", "vlm", "gqa", "pairs", "picture")
 Damage = Callable[[Path, Path], Any]  # the copied part, the fault's folder -> other arguments, if any
 
@@ -39,8 +39,8 @@ CODE: dict[str, tuple[str, tuple[str, ...], Damage]] = {
     "the weights of an encoder": ("encoder", FEATURES, partial(hostile.pickled, "vision_encoder.safetensors")),
     "Python of an LLM's repository": ("llm", BRIDGE, hostile.auto_map),
     "Python of a VLM's processor": ("vlm", CHAT, hostile.own_processor),
-    "pickled members of a tar": ("pairs", (*DATA, "{pairs}"), hostile.members),
-    "a pipe in --data": ("", (*DATA, 'pipe:touch "$EXECUTED"'), hostile.nothing),
+    "pickled members of a tar": ("pairs", RETRIEVAL, hostile.members),
+    "a pipe in --data": ("", PIPE, hostile.nothing),
     "the model card of an encoder": ("encoder", ("vlm.cli:main", "doctor", "{encoder}"), hostile.card),
 }
 
@@ -81,7 +81,7 @@ def _inputs() -> Iterator[tuple[str, str, tuple[str, ...], Damage]]:
         yield f"picture is {name}", "picture", CHAT, make
         yield f"picture to draw is {name}", "picture", FEATURES, make
     for name, path in hostile.ROWS.items():
-        yield f"rows of a table name {name}", "pairs", PRETRAIN, partial(hostile.rows, path)
+        yield f"rows of a table name {name}", "pairs", RETRIEVAL, partial(hostile.rows, path)
     for name, (part, command, damage) in CODE.items():
         yield f"code in {name}", part, command, damage
     for name, size in hostile.GGUF:

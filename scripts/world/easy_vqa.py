@@ -135,7 +135,7 @@ def annotation(question: str, answer: str) -> dict[str, Any]:
 
 def question_type(question: str) -> str:
     """ "is there not a red shape?" -> "is there"."""
-    found = [prefix for prefix in QUESTION_TYPES if question.startswith(prefix + " ")]
+    found = [prefix for prefix in QUESTION_TYPES if question.lower().startswith(prefix + " ")]
     return max(found, key=len, default="none of the above")
 
 

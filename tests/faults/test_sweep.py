@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from faults import sweep
-from faults.fault import Fault, Sweep, demand
+from faults import hostile, inputs, sweep
+from faults.fault import Failed, Fault, Sweep, demand
 from faults.launched import launch
 from faults.tiny import losses
 
@@ -52,6 +52,19 @@ def test_rows_are_chosen_by_kind_and_by_words():
     kinds = "kills, stops, steps, leftovers, mutations, disk, inputs, web"
     with pytest.raises(UserError, match=f"^--only 'kilsl': no fault has it in its name; the kinds are {kinds}$"):
         names("SIGHUP", "kilsl")
+
+
+def test_input_that_runs_code_is_not_survived(monkeypatch, tmp_path):
+    """A module stands for a command that was led to run what its input holds."""
+    (tmp_path / "misled.py").write_text("import os\ndef main(): open(os.environ['EXECUTED'], 'w').close()\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(inputs, "parts", lambda settings: tmp_path)
+    settings = Sweep()
+    try:
+        with pytest.raises(Failed, match="^EXECUTED$"):
+            inputs.strike(settings, "", ("misled:main",), hostile.nothing, tmp_path)
+    finally:
+        settings.end()
 
 
 def test_when_deepspeed_is_killed_the_ranks_save_and_leave(tmp_path):
