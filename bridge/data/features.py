@@ -24,8 +24,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from bridge.data.patches import PatchEncoder, cores_of_this_process, pinned
+from bridge.data.patches import PatchEncoder, pinned
 from bridge.data.pictures import Picture, picture_content, reading_order
+from vlm.cores import cores_of_this_process
 from vlm.device import sent
 from vlm.distributed import all_items, barrier, from_main, is_main, on_main, rank, world_size
 from vlm.errors import UserError, writing

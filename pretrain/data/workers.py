@@ -1,12 +1,12 @@
 """How many loader processes a rank has, and the shared memory through which they pass their batches."""
 
-import os
 import shutil
 import socket
 from pathlib import Path
 
 from pretrain.config import PretrainConfig
 from pretrain.data.augment import MultiCrop
+from vlm.cores import cores
 from vlm.distributed import all_items, world_size
 from vlm.errors import UserError
 
@@ -33,9 +33,8 @@ def loader_workers(config: PretrainConfig) -> int:
     The cores are those that the processes may use together: a launcher may have tied each to some of its own.
     Raises: UserError if the batches of so many workers do not fit into shared memory.
     """
-    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    hosts = all_items([(socket.gethostname(), cores)])
-    here = [cores for host, cores in hosts if host == socket.gethostname()]
+    hosts = all_items([(socket.gethostname(), cores())])
+    here = [tied for host, tied in hosts if host == socket.gethostname()]
     workers = config.workers if config.workers is not None else max(1, len(set().union(*here)) // len(here) - 1)
     if workers and SHARED.is_dir():
         each = AHEAD * batch_bytes(config, world_size()) * len(here)
