@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
@@ -178,23 +178,6 @@ def is_llava(folder: Path) -> bool:
 def save_connector(model: LlavaForConditionalGeneration, file: str | Path) -> None:
     """Write the connector alone (a few MB), with the fingerprint of the vision tower that it was trained for."""
     save_file(on_disk(connector(model)), file, metadata={"vision_tower": _tower_fingerprint(model)})
-
-
-def load_connector(model: LlavaForConditionalGeneration, file: str | Path) -> None:
-    """Put a saved connector into `model`; `UserError` if it is unreadable, or of another encoder or width of LLM."""
-    try:
-        with safe_open(file, "pt") as stream:
-            metadata = stream.metadata() or {}
-        weights = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"the connector {file} cannot be read ({error})") from None
-    expected = {name: tuple(value.shape) for name, value in connector(model).state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in weights.items()}
-    if found != expected:
-        raise UserError(f"the connector {file} has the shapes {found}; this encoder and LLM need {expected}")
-    if metadata.get("vision_tower") != _tower_fingerprint(model):
-        raise UserError(f"the connector {file} was trained for another encoder: give the encoder of its own run")
-    connector(model).load_state_dict(weights)
 
 
 def _tower_fingerprint(model: LlavaForConditionalGeneration) -> str:
