@@ -71,7 +71,7 @@ def scan_all(paths: Sequence[str | Path], fields: Fields, sha256: bool) -> list[
 
 def _scan(path: str | Path, fields: Fields, sha256: bool) -> tars.Scan:
     try:
-        return tars.scan(path, fields.images, fields.captions, sha256)
+        return tars.scan(path, fields, sha256)
     except OSError as error:
         raise UserError(f"cannot read shard {path}: {error.strerror}") from None
 
