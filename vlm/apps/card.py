@@ -17,6 +17,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from vlm.apps.licences import RELEASED, Part, of_whole
 from vlm.errors import UserError
 from vlm.files import write_file
+from vlm.markdown import ruled
 
 FILE = "README.md"
 NOT_SCORED = "Not evaluated yet."
@@ -141,5 +142,4 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A table; "" without rows."""
     if not rows:
         return ""
-    lines = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in (head, ["---"] * len(head), *lines))
+    return "\n".join([*ruled([head, *rows], words=len(head)), ""])
