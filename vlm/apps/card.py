@@ -15,7 +15,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from vlm.apps.licences import RELEASED, Part, of_whole
-from vlm.errors import UserError
+from vlm.errors import UserError, one_line
 from vlm.files import write_file
 from vlm.markdown import ruled
 
@@ -125,7 +125,7 @@ def read_card(folder: Path) -> ModelCard | None:
     try:
         return ModelCard.load(folder / FILE)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{folder / FILE} is no model card ({str(error).splitlines()[0]}): mend or remove it") from None
+        raise UserError(f"{folder / FILE} is no model card ({one_line(error)}): mend or remove it") from None
 
 
 def write_card(card: ModelCard, folder: Path) -> None:

@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
@@ -19,19 +17,14 @@ from vlm.encoders.config import PixelConfig
 from vlm.encoders.hub_pixels import read_pixels
 from vlm.encoders.stock import filled
 from vlm.encoders.text import TextTower
-from vlm.errors import UserError
+from vlm.errors import UserError, one_line
 from vlm.files import read_json
 from vlm.hub import model_folder
 from vlm.integrity import verify
-from vlm.model_files import check_fits, check_model_folder
+from vlm.model_files import UNREADABLE, check_fits, check_model_folder
 
 SMALL_FILES = ["*.json", "*.txt", "*.model"]  # config, processor and tokenizer
 WEIGHT_FILES = ["*.safetensors", "*.safetensors.index.json"]
-# What transformers raises for a config or weights that were damaged or edited.
-UNUSABLE = (
-    OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, SafetensorError,
-    StrictDataclassError,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -155,8 +148,8 @@ def hf_encoder(name: str) -> HuggingFaceEncoder:
     logging.set_verbosity_error()  # what does not fit is said below, in a line
     try:
         model, report = model_class.from_pretrained(folder, output_loading_info=True, **options)
-    except UNUSABLE as error:
-        raise UserError(f"hf:{name} cannot be loaded ({_first_line(error)}): copy or download it again") from None
+    except UNREADABLE as error:
+        raise UserError(f"hf:{name} cannot be loaded ({one_line(error)}): copy or download it again") from None
     finally:
         logging.set_verbosity(verbosity)
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
@@ -179,8 +172,8 @@ def random_hf_encoder(name: str, seed: int) -> HuggingFaceEncoder:
         torch.manual_seed(seed)
         try:
             model = model_class(config)
-        except UNUSABLE as error:
-            raise UserError(f"hf:{name}: no model can be made of its config.json ({_first_line(error)})") from None
+        except UNREADABLE as error:
+            raise UserError(f"hf:{name}: no model can be made of its config.json ({one_line(error)})") from None
     return _encoder(model, family, folder)
 
 
@@ -218,12 +211,8 @@ def _judged(name: str) -> tuple[Path, Family]:
 def _config(name: str, folder: Path, family: Family) -> Any:
     try:
         return getattr(transformers, family.model).config_class.from_pretrained(folder, local_files_only=True)
-    except UNUSABLE as error:
-        raise UserError(f"hf:{name}: its config.json cannot be read ({_first_line(error)})") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    except UNREADABLE as error:
+        raise UserError(f"hf:{name}: its config.json cannot be read ({one_line(error)})") from None
 
 
 def _encoder(model: PreTrainedModel, family: Family, folder: Path) -> HuggingFaceEncoder:

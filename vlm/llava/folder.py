@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
@@ -26,7 +24,7 @@ from vlm.llava.parity import Fixture, check_parity, connector_input, fixture_pix
 from vlm.llava.parts import connector, language_model, vision_tower
 from vlm.llms.precision import Device, chosen_device, default_dtype, keep_layout, quantised
 from vlm.llms.rendering import BadTemplate
-from vlm.model_files import check_fits, check_model_folder
+from vlm.model_files import UNREADABLE, check_fits, check_model_folder
 from vlm.saving import without_deepspeed
 
 # Modules that are never quantised. By bare names, without the prefixes, the whole model would be, in silence.
@@ -34,11 +32,6 @@ KEEP_FULL = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
 SMALL = 1 << 17  # bytes of the settings, the fixture, and names and shapes of weights
 # What is fetched of a VLM on the hub.
 FILES = ["*.json", "*.jinja", "*.safetensors", "README.md"]
-# What transformers and safetensors raise for a folder that was damaged or edited.
-UNREADABLE = (
-    OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, RuntimeError, ArithmeticError,
-    SafetensorError, StrictDataclassError,
-)  # fmt: skip
 
 
 def save_folder(
