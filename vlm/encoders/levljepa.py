@@ -191,8 +191,6 @@ class Encoder(VisionEncoder[EncoderConfig]):
             if self._tokenizer is not None:
                 self._tokenizer.save(partial_folder / "tokenizer.json")
             write_manifest(partial_folder)
-            for file in partial_folder.iterdir():  # safetensors writes for the owner alone
-                file.chmod(0o644)
 
 
 def load_encoder(name: str | Path, heads: int | None = None) -> Encoder:

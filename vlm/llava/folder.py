@@ -58,8 +58,6 @@ def save_folder(
         if fixture is not None:
             save_file(stored_fixture(model, fixture), partial / "parity.safetensors")
         write_manifest(partial)
-        for file in partial.iterdir():  # safetensors writes for the owner alone
-            file.chmod(0o644)
 
 
 def load_folder(

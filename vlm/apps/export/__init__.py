@@ -45,8 +45,6 @@ def export(settings: ExportSettings) -> None:
             write_manifest(partial)
         except UserError as error:  # the user knows the folder by the name that it will have
             raise UserError(str(error).replace(str(partial), str(out))) from error
-        for file in partial.iterdir():  # safetensors writes for the owner alone
-            file.chmod(0o644)
     print(f"exported {out} ({settings.format}): {done}")
     if settings.push is not None:
         print(f"pushed to {push(out, settings.push, settings.private)}")
