@@ -98,7 +98,7 @@ def write(folder: Path, paths: Sequence[str | Path], scans: list[tars.Scan]) -> 
     except OSError as error:
         if not is_current(folder, paths, False):  # else another process wrote the same a moment ago
             problem = f"cannot write the manifest to {folder}: {error.strerror}"
-            raise UserError(f"{problem}; set XDG_CACHE_HOME to a writable folder") from None
+            raise UserError(f"{problem}; set LEVLM_CACHE to a writable folder") from None
 
 
 def _refuse_empty(paths: Sequence[str | Path], scans: list[tars.Scan]) -> None:

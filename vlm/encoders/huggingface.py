@@ -16,7 +16,7 @@ from vlm.encoders.base import VisionEncoder, checked_pixels
 from vlm.encoders.config import PixelConfig
 from vlm.encoders.hub_pixels import read_pixels
 from vlm.encoders.stock import filled
-from vlm.encoders.text import TextTower
+from vlm.encoders.text import StockTextTower
 from vlm.errors import UserError, one_line
 from vlm.files import read_json
 from vlm.hub import model_folder
@@ -65,7 +65,7 @@ REFUSED = {
 class HuggingFaceEncoder(VisionEncoder[PixelConfig]):
     """A stock ViT, with the text tower of its checkpoint if it has one."""
 
-    def __init__(self, vision: PreTrainedModel, text: TextTower | None, config: PixelConfig):
+    def __init__(self, vision: PreTrainedModel, text: StockTextTower | None, config: PixelConfig):
         super().__init__()
         vision.config.tie_last_hidden_states = False  # the last hidden state is that of the last block
         self._vit, self._text, self.config = vision, text, config
@@ -125,7 +125,7 @@ class HuggingFaceEncoder(VisionEncoder[PixelConfig]):
     def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
         return self._with_text().embed(texts)
 
-    def _with_text(self) -> TextTower:
+    def _with_text(self) -> StockTextTower:
         if self._text is None:
             raise self._no_text()
         return self._text
@@ -218,7 +218,7 @@ def _config(name: str, folder: Path, family: Family) -> Any:
 def _encoder(model: PreTrainedModel, family: Family, folder: Path) -> HuggingFaceEncoder:
     """What was loaded or drawn, at the image size of its own processor."""
     parts: Any = model
-    vision, text = (parts.vision_model, TextTower(model, folder)) if family.whole else (model, None)
+    vision, text = (parts.vision_model, StockTextTower(model, folder)) if family.whole else (model, None)
     native: Any = vision.config.image_size
     config = read_pixels(folder, vision.config.model_type, native, vision.config.patch_size)
     if config.image_size != native:

@@ -12,7 +12,7 @@ from vlm.encoders.base import checked_texts
 from vlm.errors import UserError, one_line
 
 
-class TextTower(nn.Module):
+class StockTextTower(nn.Module):
     """Captions -> embeddings in the space of the images', and the projection of the images into it."""
 
     def __init__(self, model: Any, folder: Path):
