@@ -50,7 +50,7 @@ def open_picture(picture: Picture, fit: int | None = None) -> Image.Image:
     try:
         return decode(picture_bytes(picture), fit=fit)
     except ImageError as error:
-        raise ImageError(error.reason, f"{picture}: {error.detail}") from None
+        raise error.of(picture) from None
 
 
 def picture_bytes(picture: Picture) -> bytes:

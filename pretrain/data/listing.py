@@ -15,7 +15,7 @@ import numpy as np
 
 from pretrain.data import tars
 from pretrain.data.ahead import DaemonThreads
-from pretrain.data.captions import field_names
+from pretrain.data.captions import field_names, text_fields
 from pretrain.data.remote import is_remote
 from pretrain.data.samples import Fields
 from pretrain.data.shards import STORE_REQUESTS, Version, shown, versions
@@ -114,8 +114,7 @@ def _refuse_empty(paths: Sequence[str | Path], scans: list[tars.Scan]) -> None:
     more = f" ({len(empty)} such shards)" if len(empty) > 1 else ""
     remedy = "fetch it again, remove it, or name the suffixes with --image-column and --caption-column"
     if names := field_names(scan.document):
-        field = "caption" if "caption" in names else names[0]
-        remedy = f"KEY.json has the text fields {', '.join(names[:12])}: name one, as --caption-column json:{field}"
+        remedy = f"KEY.json has the {text_fields(names)}"
     raise UserError(f"{shown(path)} holds no image-caption pair: {problem}{found}{more}; {remedy}")
 
 

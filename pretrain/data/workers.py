@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 
 from pretrain.config import PretrainConfig
-from pretrain.data.augment import MultiCrop
+from pretrain.data.augment import crop_counts
 from vlm.cores import cores
 from vlm.distributed import all_items, world_size
 from vlm.errors import UserError
@@ -16,10 +16,8 @@ AHEAD = 2  # batches of a worker that lie in shared memory before they are neede
 
 def batch_bytes(config: PretrainConfig, processes: int) -> int:
     """Bytes of the pixels of a process's batch, one each."""
-    crops = {config.image_size: 1}
-    if config.augmentation == "dino":
-        crops = {config.image_size: 2, config.local_size: MultiCrop.LOCAL}
-    return config.batch_size // processes * sum(views * 3 * side**2 for side, views in crops.items())
+    pixels = sum(views * 3 * side**2 for side, views in crop_counts(config).items())
+    return config.batch_size // processes * pixels
 
 
 def local_processes() -> int:
