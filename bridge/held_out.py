@@ -28,6 +28,7 @@ from vlm.files import append_jsonl
 from vlm.llava.model import VLM
 from vlm.llava.parts import connector, language_model
 from vlm.llms.prompt import briefly
+from vlm.markdown import ruled
 
 SHOWN = 8  # questions in all
 LONGEST = 24  # tokens of an answer
@@ -135,11 +136,8 @@ def question_and_truth(sample: Sample) -> tuple[str, str]:
 
 def as_table(rows: Sequence[dict]) -> str:
     """The answers as a Markdown table."""
-    lines = ["| question | truth | answer |", "|---|---|---|"]
-    for row in rows:
-        cells = (str(row[name]).replace("|", "\\|").replace("\n", " ") for name in ("question", "truth", "answer"))
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    head = ["question", "truth", "answer"]
+    return "\n".join(ruled([head, *([row[name] for name in head] for row in rows)], words=3))
 
 
 def drawn(samples: Sequence[Sample], answers: Sequence[str]) -> Image.Image:

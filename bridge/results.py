@@ -13,6 +13,7 @@ from bridge.evaluation.benchmarks import TITLES, Benchmark
 from bridge.scoring.bootstrap import paired_gain
 from vlm.errors import UserError, run_command
 from vlm.files import read_json, write_figure, write_file, write_json
+from vlm.markdown import gain_text, ruled
 from vlm.run.settings import parse, setting
 
 EXAMPLES = """examples:
@@ -166,7 +167,7 @@ def cells(table: dict, intervals: bool = False) -> list[list[str]]:
         label = name + SEEN.get(row["sees"], "")
         lines.append([label, *(_score_text(row, key, intervals) for key in COLUMNS)])
     for name, gains in table["gains"].items():
-        lines.append([f"gain over {name}", *(_gain_text(gains.get(key)) for key in COLUMNS)])
+        lines.append([f"gain over {name}", *(gain_text(gains.get(key)) for key in COLUMNS)])
     return lines
 
 
@@ -190,13 +191,6 @@ def _score_text(row: Mapping, key: str, intervals: bool) -> str:
     partial = bool(row["partial"]) if key == "mean" else key.removesuffix("_f1") in row["partial"]
     interval = " [{:.1f}, {:.1f}]".format(*row["intervals"][key]) if intervals and key in row["intervals"] else ""
     return f"{row[key]:.2f}" + ("*" if partial else "") + interval
-
-
-def _gain_text(gain: dict | None) -> str:
-    if gain is None:
-        return "-"
-    interval = f" [{gain['low']:+.1f}, {gain['high']:+.1f}]" if "low" in gain else ""
-    return f"{gain['gain']:+.2f}{interval}"
 
 
 def notes(table: dict) -> list[str]:
@@ -226,13 +220,6 @@ def as_markdown(table: dict) -> str:
     if pope := pope_cells(table):
         lines += [*ruled(pope), ""]
     return "\n".join(lines)
-
-
-def ruled(cells: list[list[str]]) -> list[str]:
-    """Lines of a Markdown table; the first of `cells` is its head."""
-    head, *body = [[cell.replace("|", "\\|") for cell in line] for line in cells]  # a name may have one
-    rule = ["---"] + ["---:"] * (len(head) - 1)  # numbers are flush right
-    return ["| " + " | ".join(line) + " |" for line in (head, rule, *body)]
 
 
 def write(table: dict, out: Path) -> None:

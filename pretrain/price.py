@@ -28,7 +28,7 @@ import torch
 
 from pretrain.config import REDUCE_BUCKET_SIZE, PretrainConfig
 from pretrain.contrastive import INITIAL, LogitScale
-from pretrain.data.augment import MultiCrop
+from pretrain.data.augment import crop_counts
 from pretrain.data.mixing import MixedCaptions
 from pretrain.data.source import open_captions
 from pretrain.data.tokenizer import vocabulary
@@ -90,8 +90,7 @@ def checkpoint_bytes(count: int) -> int:
 def activation_bytes(config: PretrainConfig, processes: int) -> int:
     """Bytes of activations and inputs that a process keeps at the end of its forward pass; see above."""
     a = 4 if config.dtype == "fp32" else 2
-    several = {config.image_size: 2, config.local_size: MultiCrop.LOCAL}
-    crops = several if config.objective == "levljepa-plus" else {config.image_size: 1}  # number of each size
+    crops = crop_counts(config)
     images = [_image_bytes(config, side, a) for side in crops]
     text = CONTEXT * config.text_width * (config.text_layers * (8 + 14 * a) + 4)
     heads = 3 * (sum(crops.values()) + 1 + 2 * config.projector_depth) * config.projector_width * a

@@ -34,10 +34,10 @@ class Fields:
             raise self._wrong(name, "a finite number")
         return value
 
-    def numbers(self, name: str, count: int) -> tuple[float, ...]:
+    def three_numbers(self, name: str) -> tuple[float, ...]:
         values = self._given(name)
-        if not isinstance(values, list | tuple) or len(values) != count or not all(map(is_number, values)):
-            raise self._wrong(name, f"a list of {count} finite numbers")
+        if not isinstance(values, list | tuple) or len(values) != 3 or not all(map(is_number, values)):
+            raise self._wrong(name, "a list of 3 finite numbers")
         return tuple(values)
 
     def _given(self, name: str) -> Any:

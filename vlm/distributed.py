@@ -1,4 +1,4 @@
-"""What the processes of a run share: values that all agree on, and sums that gradients pass through."""
+"""What the processes of a run share: values that all agree on, and rows that gradients pass through."""
 
 import os
 import re
@@ -171,24 +171,7 @@ class AnyRank:
         return raised
 
 
-# torch's all_reduce and all_gather have no backward pass of their own.
-class _SumWithGradient(torch.autograd.Function):
-    """y = sum_r x_r. Every rank reads y, so dL/dx_r is the sum over the ranks of dL/dy."""
-
-    @staticmethod
-    def forward(ctx, tensor):
-        return all_sum(tensor)
-
-    @staticmethod
-    def backward(ctx, *gradients):
-        return all_sum(gradients[0])
-
-
-def sum_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
-    """Sum over ranks, differentiable. The objective is taken to be the sum of the ranks' own objectives."""
-    return _SumWithGradient.apply(tensor) if active() else tensor
-
-
+# torch's all_gather has no backward pass of its own.
 class _GatherWithGradient(torch.autograd.Function):
     """y = the rows of all ranks. Every rank reads y, so dL/dx_r is rank r's rows of the sum over the ranks of dL/dy."""
 
@@ -206,5 +189,8 @@ class _GatherWithGradient(torch.autograd.Function):
 
 
 def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
-    """[B, ...] of each rank, equal B -> [ranks * B, ...] in rank order, differentiable like `sum_with_gradient`."""
+    """[B, ...] of each rank, equal B -> [ranks * B, ...] in rank order, differentiable.
+
+    The objective is taken to be the sum of the ranks' own objectives.
+    """
     return _GatherWithGradient.apply(tensor) if active() else tensor

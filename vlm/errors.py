@@ -52,6 +52,11 @@ def allowed_pixels() -> int | None:
     return int(given) * 1_000_000
 
 
+def one_line(error: BaseException, most: int | None = 300) -> str:
+    """What an error says, on one line and of at most `most` characters; the name of its class if it says nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
 @contextmanager
 def writing(
     path: str | Path,
@@ -70,7 +75,7 @@ def writing(
     except Exception as error:
         if (code := _refusal(error, Path(path))) is None:
             raise
-        said = "it was written only in part" if _by_torch(error) else " ".join(str(error).split())[:200]
+        said = "it was written only in part" if _by_torch(error) else one_line(error, 200)
         reason = os.strerror(code) if code else said
         raise UserError(f"cannot write {path} ({reason}; {_room(Path(path), code, needed)}): {advice}") from error
 

@@ -7,8 +7,8 @@ import io
 import json
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -56,7 +56,8 @@ def sync(path: Path) -> None:
 def atomic_directory(path: str | Path) -> Iterator[Path]:
     """Give a directory to write into. On success it takes the place of `path`, on failure it is removed.
 
-    Everything is flushed before one rename, so a kill never leaves a half-written `path`, nor none at all.
+    Everything is flushed before one rename, so a kill never leaves a half-written `path`, nor none at all. Who may read
+    it is what the umask says, whatever a library gave its files.
     Raises: UserError, before anything is done, if nothing can take the place of `path`.
     """
     path = Path(path)
@@ -65,13 +66,17 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
         reason = "it is a mount point" if is_mount else "it has no name of its own"
         raise UserError(f"{path} cannot be replaced, {reason}: give a folder in it, such as {path / 'new'}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    partial.chmod(0o755)
+    partial = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
+    partial.mkdir()
+    mode = partial.stat().st_mode & 0o666  # what the umask leaves to a file; safetensors writes for the owner alone
     try:
         yield partial
         for folder, _, files in os.walk(partial):
             for name in files:
-                sync(Path(folder) / name)
+                file = Path(folder) / name
+                if not file.is_symlink():
+                    file.chmod(mode)
+                sync(file)
             sync(Path(folder))
         replace_directory(partial, path)
     finally:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from vlm.errors import UserError
+from vlm.errors import UserError, one_line
 
 _HUB_ID = re.compile(r"(?P<owner>[A-Za-z0-9_][\w.-]*)/(?P<name>[A-Za-z0-9_][\w.-]*)", re.ASCII)
 
@@ -62,5 +62,5 @@ def snapshot(repository: str, files: Sequence[str], kind: str, instead: str) -> 
     except LocalEntryNotFoundError:
         cause = "is no folder, is not in the local Hugging Face cache, and the hub cannot be reached: go online once"
     except (HfHubHTTPError, OSError, ValueError) as error:
-        cause = f"cannot be downloaded ({str(error).splitlines()[0]})"
+        cause = f"cannot be downloaded ({one_line(error)})"
     raise UserError(f"{repository} {cause}, or {instead}")

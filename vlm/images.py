@@ -52,6 +52,10 @@ class ImageError(UserError):
         super().__init__(f"{reason}: {detail}")
         self.reason, self.detail = reason, detail
 
+    def of(self, image: object) -> "ImageError":
+        """The same error, which also says of which image."""
+        return ImageError(self.reason, f"{image}: {self.detail}")
+
     def __reduce__(self):
         return type(self), (self.reason, self.detail)
 
@@ -110,7 +114,7 @@ def load_image(path: str | Path) -> Image.Image:
     except OSError as error:
         raise UserError(f"cannot read the image {path}: {error.strerror}") from None
     except ImageError as error:
-        raise ImageError(error.reason, f"{path}: {error.detail}") from None
+        raise error.of(path) from None
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

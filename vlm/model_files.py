@@ -8,6 +8,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+
 from vlm.checked import Fields, is_number, shown
 from vlm.errors import UserError
 from vlm.files import read_json
@@ -29,6 +32,11 @@ MAY_BE_SEVERAL = ("image_size", "patch_size", "crop_size")  # [14, 14], {"height
 CONFIGS = ("config.json", "preprocessor_config.json", "processor_config.json")
 PARSED_ELSEWHERE = ("tokenizer.json", "vocab.json", "merges.json")  # large, and not read by Python
 SPARE = 4  # times what the files hold may be asked for: parameters are estimated, and take from half a byte on
+# What transformers and safetensors raise for a folder that was damaged or edited.
+UNREADABLE = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, RuntimeError, ArithmeticError,
+    SafetensorError, StrictDataclassError,
+)  # fmt: skip
 
 
 def check_model_folder(folder: str | Path) -> None:

@@ -75,9 +75,9 @@ def interpolate_uint8(pixels: torch.Tensor, mode: str = "bicubic", **size) -> to
     return _filtered(pixels, mode, **size)[:3]
 
 
-def resized_image(image: Image.Image, mode: str = "bicubic", **size) -> Image.Image:
-    """The RGB image of another size, by the same filter."""
-    pixels = _filtered(levels_of(image), mode, **size).permute(1, 2, 0)  # [h, w, 4 or 3]
+def resized_image(image: Image.Image, **size) -> Image.Image:
+    """The RGB image of another size, by the same filter, bicubic."""
+    pixels = _filtered(levels_of(image), "bicubic", **size).permute(1, 2, 0)  # [h, w, 4 or 3]
     height, width, channels = pixels.shape
     if channels == 3:
         return Image.fromarray(np.ascontiguousarray(pixels.numpy()))

@@ -1,4 +1,4 @@
-"""Whether a disk has room for what a run is going to write, asked before hours are spent."""
+"""Whether a disk has room for what a command is going to write, asked before hours are spent."""
 
 import os
 import sys
@@ -12,23 +12,23 @@ ANYWAY = "LEVLM_DISK_CHECK"  # at 0 a run goes on anyway: as on disks that compr
 
 def require_room(
     folder: Path,
-    next_save: Mapping[str, int],
+    parts: Mapping[str, int],
     later: int = 0,
     largest: int = 0,
     advice: str = "make room, give another folder",
 ) -> None:
     """Refuse what does not fit on the disk of `folder`, and warn if it does but what follows does not.
 
-    next_save: bytes by what is written. later: bytes that are added after it. largest: bytes of the largest file.
+    parts: bytes by what is written. later: bytes that are added after it. largest: bytes of the largest file.
     advice: what to do, apart from going on anyway.
     Raises: UserError with the arithmetic.
     """
-    needed, free, limit = sum(next_save.values()), free_bytes(folder), file_limit()
-    parts = " + ".join(f"{size:,} ({name})" for name, size in next_save.items())
-    parts += f" = {needed:,}" if len(next_save) > 1 else ""
+    needed, free, limit = sum(parts.values()), free_bytes(folder), file_limit()
+    summed = " + ".join(f"{size:,} ({name})" for name, size in parts.items())
+    summed += f" = {needed:,}" if len(parts) > 1 else ""
     problem = None
     if needed > free:
-        problem = f"{folder} has no room for the next save: {parts} bytes needed, {free:,} bytes free"
+        problem = f"{folder} has no room: {summed} bytes needed, {free:,} bytes free"
     elif limit is not None and largest > limit:
         problem = f"{folder} will hold a file of {largest:,} bytes, {limit:,} bytes a file are allowed by ulimit -f"
     if problem and os.environ.get(ANYWAY) != "0":

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.data.pictures import TableImage
-from vlm.errors import UserError
+from vlm.errors import UserError, one_line
 from vlm.files import read_records
 from vlm.hub import check_repository, is_hub_id, snapshot
 from vlm.reading import check_regular
@@ -117,7 +117,7 @@ def _table_records(file: Path) -> Iterator[tuple[dict[str, Any], list[Any] | Non
                 yield record, pictures
                 row += 1
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{file} cannot be read as parquet: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(f"{file} cannot be read as parquet: {one_line(error, 200)}") from None
 
 
 def _pictures(file: Path, row: int, column: str, cell: Any) -> list[Any]:

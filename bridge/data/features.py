@@ -10,7 +10,6 @@ name is whole, and a killed run goes on with the images that no shard holds.
 import json
 import os
 import re
-import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,13 +23,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from bridge.data.patches import PatchEncoder, cores_of_this_process, pinned
+from bridge.data.patches import PatchEncoder, pinned
 from bridge.data.pictures import Picture, picture_content, reading_order
+from vlm.cores import cores_of_this_process
 from vlm.device import sent
 from vlm.distributed import all_items, barrier, from_main, is_main, on_main, rank, world_size
 from vlm.errors import UserError, writing
 from vlm.files import cache_folder, read_json, sync, write_json
 from vlm.images import DRAFT_MARGIN
+from vlm.room import require_room
 from vlm.run.folder import locked
 from vlm.run.progress import progress
 
@@ -165,12 +166,8 @@ class FeatureCache:
         (tokens, width), dtype = self._encoder.shape, self._encoder.dtype
         each = f"{tokens} x {width} {dtype} each, {size / 1e6:,.1f} MB in {self.folder}"
         print(f"features: {missing} of {images} images to encode, {each}", file=sys.stderr)
-        free = shutil.disk_usage(self.folder).free
-        if size > free:
-            raise UserError(
-                f"{self.folder} needs {size:,} bytes for features and its disk has {free:,} free: "
-                "make room, give another folder with --features, or train with --no-cache"
-            )
+        advice = "make room, give another folder with --features, train with --no-cache"
+        require_room(self.folder, {"features": size}, advice=advice)
 
     def _fill_shard(self, images: list[Picture], bar: tqdm) -> list[tuple[str, str]]:
         """Encode images into one shard -> the contents that cannot be used, and why. Pixels are made ahead."""

@@ -1,7 +1,6 @@
 """Images -> pixels, on threads -> patch tokens of the frozen vision tower."""
 
 import hashlib
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -11,6 +10,7 @@ import torch
 from transformers import BaseImageProcessor, LlavaForConditionalGeneration
 
 from bridge.data.pictures import Picture, open_picture
+from vlm.cores import cores_of_this_process
 from vlm.device import sent
 from vlm.errors import UserError
 from vlm.images import ImageError
@@ -124,9 +124,3 @@ class PatchEncoder:
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()
-
-
-def cores_of_this_process() -> int:
-    """The cores that this process may use for itself: its share, if several of a machine train together."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from vlm.errors import UserError
+from vlm.errors import UserError, one_line
 from vlm.reading import LARGEST_IMAGE, check_regular, inside, read_regular
 
 KEPT_BYTES = 256_000_000  # of row groups that were read last: neighbours in a table are asked for together
@@ -50,7 +50,7 @@ def open_picture(picture: Picture, fit: int | None = None) -> Image.Image:
     try:
         return decode(picture_bytes(picture), fit=fit)
     except ImageError as error:
-        raise ImageError(error.reason, f"{picture}: {error.detail}") from None
+        raise error.of(picture) from None
 
 
 def picture_bytes(picture: Picture) -> bytes:
@@ -118,8 +118,7 @@ class _Tables:
             try:
                 values, index = self._group(file, column, row)
             except (pyarrow.ArrowException, OSError, KeyError) as error:
-                reason = " ".join(str(error).split())[:200]
-                raise UserError(f"cannot read the image {file}, row {row}: {reason}") from None
+                raise UserError(f"cannot read the image {file}, row {row}: {one_line(error, 200)}") from None
         return values[index].as_py()
 
     def _group(self, file: Path, column: str, row: int) -> tuple[Any, int]:

@@ -149,7 +149,7 @@ def _cached(source: Source) -> Path:
     file = folder / f"{digest}.arrow"
     if file.exists():
         return file
-    with writing(folder, "set XDG_CACHE_HOME to a folder with room"):
+    with writing(folder, "set LEVLM_CACHE to a folder with room"):
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / f"{digest}.lock", "w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

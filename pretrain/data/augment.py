@@ -110,6 +110,13 @@ class MultiCrop:
         return torch.stack(global_crops), torch.stack(local_crops)
 
 
+def crop_counts(config: PretrainConfig) -> dict[int, int]:
+    """How many crops of each size, in pixels, `augmentation` makes of an image."""
+    if config.augmentation == "dino":
+        return {config.image_size: 2, config.local_size: MultiCrop.LOCAL}
+    return {config.image_size: 1}
+
+
 def augmentation(config: PretrainConfig) -> CropJitter | Squash | MultiCrop:
     """The transform that --augmentation names."""
     if config.augmentation == "dino":

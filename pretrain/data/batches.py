@@ -25,7 +25,7 @@ from pretrain.data.order import Stream
 from pretrain.data.pairs import Captions, usable_captions
 from pretrain.data.tars import Damage
 from vlm.distributed import barrier
-from vlm.errors import UserError
+from vlm.errors import UserError, one_line
 from vlm.images import ImageError, decode
 from vlm.run.quarantine import Limit, Quarantine, merge, refuse_above
 from vlm.run.signals import end_with_parent
@@ -221,7 +221,7 @@ def dead_loaders_told(reading: bool = False) -> Iterator[None]:
         if not broken and "DataLoader worker (pid" not in str(error):
             raise
         problem = "a loader worker died, often for want of memory"
-        raise UserError(f"{problem}: lower --workers, then resume ({' '.join(str(error).split())})") from error
+        raise UserError(f"{problem}: lower --workers, then resume ({one_line(error, most=None)})") from error
 
 
 def _of(label: str) -> str:

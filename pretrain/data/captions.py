@@ -6,6 +6,7 @@ json:sentences.raw  the field `raw` of each entry of the list `sentences`: sever
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from vlm.errors import UserError
@@ -74,6 +75,12 @@ def look_up(content: Any, field: str) -> Any:
 
 def _as_list(value: Any) -> list:
     return value if isinstance(value, list) else [value]
+
+
+def text_fields(names: Sequence[str]) -> str:
+    """["alt", "caption"], as `field_names` gives them -> "text fields alt, caption: name one, as ..."."""
+    example = "caption" if "caption" in names else names[0]
+    return f"text fields {', '.join(names[:12])}: name one, as --caption-column json:{example}"
 
 
 def field_names(content: Any) -> list[str]:

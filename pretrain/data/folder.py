@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pretrain.data.captions import CAPTION_BYTES, BadSample, Caption, field_names, from_json
+from pretrain.data.captions import CAPTION_BYTES, BadSample, Caption, field_names, from_json, text_fields
 from pretrain.data.pairs import Captions, fingerprint_rows
 from pretrain.data.samples import LARGEST_CAPTION, LARGEST_IMAGE, Fields, Member, group
 from vlm.errors import UserError
@@ -109,9 +109,7 @@ class FolderCaptions(Captions):
             except (OSError, ValueError, RecursionError, BadSample):
                 continue
             if fields:
-                given = "caption" if "caption" in fields else fields[0]
-                listed = ", ".join(fields[:12])
-                remedy = f"{name} has the text fields {listed}: name one, as --caption-column json:{given}"
+                remedy = f"{name} has the {text_fields(fields)}"
                 break
         found = f"{counted or 'no image'}; its files end in {', '.join(suffixes[:8])}"
         raise UserError(f"{self.root} holds no image-caption pair: {found}; {remedy}")

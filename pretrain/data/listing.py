@@ -15,7 +15,7 @@ import numpy as np
 
 from pretrain.data import tars
 from pretrain.data.ahead import DaemonThreads
-from pretrain.data.captions import field_names
+from pretrain.data.captions import field_names, text_fields
 from pretrain.data.remote import is_remote
 from pretrain.data.samples import Fields
 from pretrain.data.shards import STORE_REQUESTS, Version, shown, versions
@@ -71,7 +71,7 @@ def scan_all(paths: Sequence[str | Path], fields: Fields, sha256: bool) -> list[
 
 def _scan(path: str | Path, fields: Fields, sha256: bool) -> tars.Scan:
     try:
-        return tars.scan(path, fields.images, fields.captions, sha256)
+        return tars.scan(path, fields, sha256)
     except OSError as error:
         raise UserError(f"cannot read shard {path}: {error.strerror}") from None
 
@@ -98,7 +98,7 @@ def write(folder: Path, paths: Sequence[str | Path], scans: list[tars.Scan]) -> 
     except OSError as error:
         if not is_current(folder, paths, False):  # else another process wrote the same a moment ago
             problem = f"cannot write the manifest to {folder}: {error.strerror}"
-            raise UserError(f"{problem}; set XDG_CACHE_HOME to a writable folder") from None
+            raise UserError(f"{problem}; set LEVLM_CACHE to a writable folder") from None
 
 
 def _refuse_empty(paths: Sequence[str | Path], scans: list[tars.Scan]) -> None:
@@ -114,8 +114,7 @@ def _refuse_empty(paths: Sequence[str | Path], scans: list[tars.Scan]) -> None:
     more = f" ({len(empty)} such shards)" if len(empty) > 1 else ""
     remedy = "fetch it again, remove it, or name the suffixes with --image-column and --caption-column"
     if names := field_names(scan.document):
-        field = "caption" if "caption" in names else names[0]
-        remedy = f"KEY.json has the text fields {', '.join(names[:12])}: name one, as --caption-column json:{field}"
+        remedy = f"KEY.json has the {text_fields(names)}"
     raise UserError(f"{shown(path)} holds no image-caption pair: {problem}{found}{more}; {remedy}")
 
 

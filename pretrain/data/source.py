@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.data import remote, tabular
-from pretrain.data.captions import BadSample, field_names, parse_place
+from pretrain.data.captions import BadSample, field_names, parse_place, text_fields
 from pretrain.data.folder import FolderCaptions
 from pretrain.data.manifest import TarCaptions, open_tars
 from pretrain.data.mixing import MixedCaptions, Source, labels, parse_mixture
@@ -124,9 +124,10 @@ def _refuse_without_field(data: TarCaptions | FolderCaptions, field: str) -> Non
             return
     names = field_names(data.document(0))
     wanted = f"have no text in their field {field}" if field else "are no text but have fields"
-    found = f"; their text fields are {', '.join(names[:12])}: name one" if names else ": name a field of KEY.json"
-    example = "caption" if "caption" in names or not names else names[0]
-    raise UserError(f"the captions of {data.identify(0)[0]} {wanted}{found}, as --caption-column json:{example}")
+    advice = ": name a field of KEY.json, as --caption-column json:caption"
+    if names:
+        advice = f"; they have the {text_fields(names)}"
+    raise UserError(f"the captions of {data.identify(0)[0]} {wanted}{advice}")
 
 
 def _told(source: str, data: Captions) -> Captions:

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pretrain.data.table import TableCaptions
-from vlm.errors import UserError
+from vlm.errors import UserError, one_line
 from vlm.hub import check_repository, is_hub_id
 from vlm.reading import check_regular
 
@@ -175,6 +175,6 @@ def _loaded(name: str, load: Callable[[], Any]) -> Any:
     except (DatasetsError, pyarrow.ArrowException, OSError, ValueError, RuntimeError) as error:
         # A RuntimeError: a data set with a loading script, which `datasets` no longer runs.
         cause = error.__cause__ or error
-        raise UserError(f"cannot read {name} as a data set: {' '.join(str(cause).split())[:300]}") from error
+        raise UserError(f"cannot read {name} as a data set: {one_line(cause)}") from error
     except IndexError as error:  # what `datasets` raises for a saved split without rows
         raise UserError(f"cannot read {name} as a data set: a split of it seems to have no rows") from error

@@ -6,7 +6,7 @@ every shard either ends with tar's end-of-archive marker or is marked as short w
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pretrain.data.samples import CAPTION_SUFFIXES, IMAGE_SUFFIXES, Fields, Member, Sample, group, split_name
+from pretrain.data.samples import Fields, Member, Sample, group, split_name
 from pretrain.data.shards import ShardFile, Version, open_shard
 from pretrain.data.shards import sha256 as shard_sha256
 
@@ -47,16 +47,11 @@ class Scan:
     sha256: str | None
 
 
-def scan(
-    path: str | Path,
-    images: Sequence[str] = IMAGE_SUFFIXES,
-    captions: Sequence[str] = CAPTION_SUFFIXES,
-    sha256: bool = False,
-) -> Scan:
+def scan(path: str | Path, fields: Fields, sha256: bool = False) -> Scan:
     """Find the image-caption pairs of one tar, as `samples.group` makes them.
 
-    A sample is usable with exactly one image and one caption and a key that the shard has not had before. images,
-    captions: the suffixes of the members, lower case, without the dot. sha256: also hash the whole file.
+    A sample is usable with exactly one image and one caption and a key that the shard has not had before. fields: the
+    suffixes of both. sha256: also hash the whole file.
     """
     found: list[Member] = []
     damage: Damage | None = None
@@ -66,7 +61,7 @@ def scan(
                 found.append(member)
         except Damage as error:
             damage = error
-        samples = group(found, Fields(images, captions))
+        samples = group(found, fields)
         pairs: list[tuple[int, int, int, int]] = []
         unusable: list[tuple[int, str, str]] = []
         for index, (sample, reason) in enumerate(zip(samples, _faults(samples, damage is not None))):

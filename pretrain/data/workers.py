@@ -1,12 +1,12 @@
 """How many loader processes a rank has, and the shared memory through which they pass their batches."""
 
-import os
 import shutil
 import socket
 from pathlib import Path
 
 from pretrain.config import PretrainConfig
-from pretrain.data.augment import MultiCrop
+from pretrain.data.augment import crop_counts
+from vlm.cores import cores
 from vlm.distributed import all_items, world_size
 from vlm.errors import UserError
 
@@ -16,10 +16,8 @@ AHEAD = 2  # batches of a worker that lie in shared memory before they are neede
 
 def batch_bytes(config: PretrainConfig, processes: int) -> int:
     """Bytes of the pixels of a process's batch, one each."""
-    crops = {config.image_size: 1}
-    if config.augmentation == "dino":
-        crops = {config.image_size: 2, config.local_size: MultiCrop.LOCAL}
-    return config.batch_size // processes * sum(views * 3 * side**2 for side, views in crops.items())
+    pixels = sum(views * 3 * side**2 for side, views in crop_counts(config).items())
+    return config.batch_size // processes * pixels
 
 
 def local_processes() -> int:
@@ -33,9 +31,8 @@ def loader_workers(config: PretrainConfig) -> int:
     The cores are those that the processes may use together: a launcher may have tied each to some of its own.
     Raises: UserError if the batches of so many workers do not fit into shared memory.
     """
-    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    hosts = all_items([(socket.gethostname(), cores)])
-    here = [cores for host, cores in hosts if host == socket.gethostname()]
+    hosts = all_items([(socket.gethostname(), cores())])
+    here = [tied for host, tied in hosts if host == socket.gethostname()]
     workers = config.workers if config.workers is not None else max(1, len(set().union(*here)) // len(here) - 1)
     if workers and SHARED.is_dir():
         each = AHEAD * batch_bytes(config, world_size()) * len(here)

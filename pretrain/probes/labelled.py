@@ -34,7 +34,7 @@ def decoded(data: bytes | None, source: str) -> Image.Image:
     try:
         return decode(data or b"")
     except ImageError as error:
-        raise ImageError(error.reason, f"{source}: {error.detail}") from None
+        raise error.of(source) from None
 
 
 @dataclass(frozen=True)

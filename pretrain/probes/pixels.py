@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from vlm.cores import cores
 from vlm.device import sent
 from vlm.encoders.base import VisionEncoder
 from vlm.errors import UserError
@@ -93,10 +94,9 @@ def _from_processes(
 def _workers(encoder: VisionEncoder, rows: int) -> int:
     """Processes for which there are cores, and room in the shared memory through which their batches come."""
     together = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    cores = len(os.sched_getaffinity(0)) // together
     batch = rows * 3 * encoder.config.image_size**2 * 4
     try:
         room = shutil.disk_usage("/dev/shm").free // together
     except OSError:
         return 0
-    return min(cores, MOST_WORKERS, room // (4 * batch))  # two ahead, one in work, and one to spare
+    return min(len(cores()) // together, MOST_WORKERS, room // (4 * batch))  # two ahead, one in work, and one to spare

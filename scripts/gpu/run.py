@@ -1,7 +1,6 @@
 """Runs the parts of the check one by one while there is time."""
 
 import importlib
-import os
 import sys
 import time
 import traceback
@@ -10,6 +9,7 @@ import torch
 
 from gpu.check import Check
 from gpu.settings import GpuCheck
+from vlm.cores import cores
 from vlm.errors import UserError
 
 
@@ -21,7 +21,7 @@ def run(settings: GpuCheck) -> None:
     if settings.device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("there is no CUDA device here: --smoke --device cpu tries the script")
     check = Check(settings)
-    check.go_on(torch=str(torch.__version__), cpus=len(os.sched_getaffinity(0)), smoke=settings.smoke)
+    check.go_on(torch=str(torch.__version__), cpus=len(cores()), smoke=settings.smoke)
     start = time.perf_counter()
     for part in settings.parts:
         begun = time.perf_counter()

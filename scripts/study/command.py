@@ -14,6 +14,7 @@ from study.cells import Cell, cells, encoders, uses_world
 from study.checks import check
 from study.lanes import ROOT, record, run_all, run_logged
 from study.settings import StudySettings, as_flags, split_flags
+from vlm.cores import cores
 from vlm.errors import UserError
 from vlm.files import write_json
 
@@ -64,7 +65,7 @@ def _lanes(settings: StudySettings) -> list[dict[str, str]]:
     gpus = torch.cuda.device_count()
     mine = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]  # the user's choice
     names = mine if len(mine) == gpus else [str(number) for number in range(gpus)]
-    count = settings.lanes or gpus or len(os.sched_getaffinity(0))
+    count = settings.lanes or gpus or len(cores())
     return [{"CUDA_VISIBLE_DEVICES": names[number % gpus]} if gpus else {} for number in range(count)]
 
 

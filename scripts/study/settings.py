@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from study.probes import PLACES
-from vlm.errors import UserError
+from vlm.errors import UserError, one_line
 from vlm.run.settings import build, flag, given, make_parser, setting
 
 SPLITS = {
@@ -123,7 +123,7 @@ def _content(path: Path) -> Mapping[str, Any]:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): give a file of a study's settings") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or a date like 2026-02-30
-        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(f"{path} is no YAML: {one_line(error, 200)}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no `name: value` lines: see scripts/study.py --help")
     names = [str(key.value).replace("_", "-") for key, _ in written.value]

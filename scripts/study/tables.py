@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from bridge.chart import COLOURS, LOW, frame
 from bridge.chart import COLUMNS as HEADS
 from bridge.evaluation.benchmarks import TITLES
-from bridge.results import ruled
 from study.summary import COLUMNS, SECOND_STAGE
 from vlm.errors import writing
+from vlm.markdown import ruled
 
 if TYPE_CHECKING:  # takes a second to import
     from matplotlib.figure import Figure

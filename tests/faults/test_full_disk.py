@@ -112,7 +112,7 @@ def test_a_run_that_cannot_save_is_refused_before_it_starts(tmp_path, monkeypatc
     with pytest.raises(UserError) as error:
         require_room(tmp_path, {"checkpoint": 600, "vlm": 401})
     assert str(error.value) == (
-        f"{tmp_path} has no room for the next save: 600 (checkpoint) + 401 (vlm) = 1,001 bytes needed, "
+        f"{tmp_path} has no room: 600 (checkpoint) + 401 (vlm) = 1,001 bytes needed, "
         "1,000 bytes free: make room, give another folder, or set LEVLM_DISK_CHECK=0 to go on anyway"
     )
     with (

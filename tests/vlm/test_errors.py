@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from vlm.errors import UserError, run_command, writing
+from vlm.errors import UserError, one_line, run_command, writing
 from vlm.files import append_jsonl, write_json
 
 
@@ -21,6 +21,14 @@ def test_a_full_disk_names_the_file(tmp_path):
         write_json(tmp_path / "file/x.json", {})
     with pytest.raises(KeyError), writing("x"):  # a mistake of ours
         raise KeyError("name")
+
+
+def test_what_an_error_says_is_one_line():
+    assert one_line(ValueError("a\n  b \t c")) == "a b c"
+    assert one_line(ValueError("x" * 400)) == "x" * 300
+    assert one_line(ValueError("x" * 400), most=7) == "x" * 7
+    assert one_line(ValueError("x" * 400), most=None) == "x" * 400
+    assert one_line(OSError()) == one_line(OSError(" \n")) == "OSError"  # says nothing
 
 
 def outcome(capsys, error: Exception):

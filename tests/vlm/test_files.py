@@ -9,6 +9,8 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from vlm.errors import UserError
 from vlm.files import append_jsonl, atomic_directory, file_sha256, read_json, read_jsonl, read_records, recover
@@ -30,6 +32,26 @@ def test_a_directory_is_replaced_whole_or_kept(tmp_path):
         raise KeyError
     assert [(path.name, path.read_text()) for path in tmp_path.rglob("file")] == [("file", "new")]
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize(
+    ("umask", "folder", "file"), [(0o022, 0o755, 0o644), (0o002, 0o775, 0o664), (0o077, 0o700, 0o600)]
+)
+def test_who_may_read_a_directory_is_what_the_umask_says(tmp_path, umask, folder, file):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.touch(0o400)
+    before = os.umask(umask)
+    try:
+        with atomic_directory(tmp_path / "folder") as partial:
+            (partial / "inner").mkdir()
+            for name in ("own", "inner/own"):
+                save_file({"w": torch.zeros(1)}, partial / name)  # which is for the owner alone
+            (partial / "link").symlink_to(elsewhere)
+    finally:
+        os.umask(before)
+    modes = {name: (tmp_path / "folder" / name).stat().st_mode & 0o777 for name in ("", "inner", "own", "inner/own")}
+    assert modes == {"": folder, "inner": folder, "own": file, "inner/own": file}
+    assert elsewhere.stat().st_mode & 0o777 == 0o400
 
 
 @pytest.mark.parametrize(("fails", "content"), [(0, "old"), (1, "old"), (2, "new")])

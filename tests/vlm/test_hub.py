@@ -1,5 +1,6 @@
 """Repositories of the hub, by its cache."""
 
+import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
@@ -23,3 +24,12 @@ def test_what_is_nowhere_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"^org/none is no folder, is not in the local Hugging Face cache"):
         hub.check_repository("org/none", "model", "give a folder")
+
+
+def test_an_error_without_words_is_named(monkeypatch):
+    def fail(*_, **__):
+        raise OSError
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(UserError, match=r"^org/none cannot be downloaded \(OSError\), or give a folder"):
+        hub.snapshot("org/none", [], "model", "give a folder")

@@ -1,1 +1,1 @@
-"""What the `vlm` command does with a trained model: chat, and a check of its folder."""
+"""What the `vlm` command does with a model: chat, web, export, features, doctor; and cards, answers for lmms-eval."""

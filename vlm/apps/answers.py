@@ -15,7 +15,7 @@ from vlm.apps.pictures import Pictures
 from vlm.apps.settings import ChatSettings
 from vlm.apps.status import Status
 from vlm.device import enough_memory
-from vlm.errors import UserError
+from vlm.errors import UserError, one_line
 from vlm.llava.model import VLM
 from vlm.llms.prompt import History
 
@@ -85,7 +85,7 @@ class Asking:
         except (UserError, RuntimeError) as error:
             if not isinstance(error, UserError) and os.environ.get("LEVLM_DEBUG") == "1":
                 raise
-            answer.error = " ".join(str(error).split()) or type(error).__name__
+            answer.error = one_line(error, most=None)
         answer.seconds = time.monotonic() - start
         answer.tokens = len(counter.times)
         answer.first = counter.times[0] - start if counter.times else 0.0

@@ -8,9 +8,9 @@ from PIL import Image
 
 from vlm.images import upright_rgb
 from vlm.llava.model import load
+from vlm.llms.forms import PLACEHOLDER
 from vlm.llms.precision import chosen_dtype
 
-PLACEHOLDER = "<image>"
 # What a benchmark may ask of generation. Everything else, such as where an answer ends, is the folder's own.
 DECODING = ("max_new_tokens", "num_beams", "temperature", "top_p", "top_k")
 

@@ -15,8 +15,9 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from vlm.apps.licences import Part, of_whole
-from vlm.errors import UserError
+from vlm.errors import UserError, one_line
 from vlm.files import write_file
+from vlm.markdown import ruled
 
 FILE = "README.md"
 NOT_SCORED = "Not evaluated yet."
@@ -121,7 +122,7 @@ def read_card(folder: Path) -> ModelCard | None:
     try:
         return ModelCard.load(folder / FILE)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{folder / FILE} is no model card ({str(error).splitlines()[0]}): mend or remove it") from None
+        raise UserError(f"{folder / FILE} is no model card ({one_line(error)}): mend or remove it") from None
 
 
 def write_card(card: ModelCard, folder: Path) -> None:
@@ -138,5 +139,4 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A table; "" without rows."""
     if not rows:
         return ""
-    lines = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in (head, ["---"] * len(head), *lines))
+    return "\n".join([*ruled([head, *rows], words=len(head)), ""])

@@ -10,7 +10,7 @@ from vlm.apps.loading import open_vlm
 from vlm.apps.pictures import Pictures, picture_paths, read_pictures
 from vlm.apps.settings import ChatSettings
 from vlm.apps.status import Status
-from vlm.errors import UserError
+from vlm.errors import UserError, one_line
 
 HELP = """Type a question. Or:
   /image PATH ...   look at another picture, or at several; the conversation starts afresh
@@ -103,7 +103,7 @@ class Conversation:
                 new = read_pictures([text])
         except UserError as error:
             # The reason goes into the message of each question that follows.
-            reason = " ".join(str(error).split())
+            reason = one_line(error, most=None)
             self._look_at(Pictures(failed=reason))
             raise UserError(
                 f"{reason}; there is no picture now: give /image PATH, or /new to go on without one"

@@ -11,6 +11,7 @@ from huggingface_hub import EvalResult, ModelCard
 from vlm.apps.card import with_section
 from vlm.errors import UserError
 from vlm.files import read_json
+from vlm.markdown import gain_text, ruled
 
 TITLES = {"gqa": "GQA", "vqav2": "VQAv2", "pope": "POPE"}
 THIS = "this model"
@@ -67,20 +68,13 @@ def _index(report: Mapping[str, Any]) -> list[EvalResult]:
 def _table(own: Mapping[str, Any], others: Mapping[str, Any], gains: Mapping[str, Any]) -> str:
     """A row a model, then a row a gain with its interval."""
     columns = [*TITLES, "mean"]
-    lines = [["", *TITLES.values(), "mean"], ["---"] + ["---:"] * len(columns)]
+    lines = [["", *TITLES.values(), "mean"]]
     for name, row in {f"**{THIS}**": own, **others}.items():
         label = name + (" (caption as text)" if row.get("sees") == "captions" else "")
         lines.append([label, *("-" if row.get(key) is None else f"{row[key]:.2f}" for key in columns)])
     for name, gain in gains.items():
-        lines.append([f"gain over {name}", *(_gain(gain.get(key)) for key in columns)])
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
-
-
-def _gain(gain: Mapping[str, float] | None) -> str:
-    if gain is None:
-        return "-"
-    interval = f" [{gain['low']:+.1f}, {gain['high']:+.1f}]" if "low" in gain else ""
-    return f"{gain['gain']:+.2f}{interval}"
+        lines.append([f"gain over {name}", *(gain_text(gain.get(key)) for key in columns)])
+    return "\n".join([*ruled(lines), ""])
 
 
 def _notes(report: Mapping[str, Any]) -> str:

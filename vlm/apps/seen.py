@@ -17,7 +17,7 @@ def seen(vlm: VLM, picture: Image.Image) -> tuple[Image.Image, torch.Tensor]:
     return Image.fromarray(levels.permute(1, 2, 0).numpy()), features.tokens[0]
 
 
-def enlarged(picture: Image.Image, side: int = SHOWN_SIDE) -> Image.Image:
-    """The picture with each pixel repeated a whole number of times, about `side` pixels wide."""
-    times = max(1, round(side / picture.width))
+def enlarged(picture: Image.Image) -> Image.Image:
+    """The picture with each pixel repeated a whole number of times, about `SHOWN_SIDE` pixels wide."""
+    times = max(1, round(SHOWN_SIDE / picture.width))
     return picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)

@@ -17,7 +17,7 @@ from vlm.apps.seen import enlarged, seen
 from vlm.apps.web_conversation import Conversation, Messages, Question, Tab, Turns, shown
 from vlm.apps.web_uploads import KEPT_SECONDS
 from vlm.device import enough_memory
-from vlm.errors import UserError
+from vlm.errors import UserError, one_line
 from vlm.images import decode
 from vlm.llava.model import VLM
 
@@ -73,7 +73,7 @@ class Session:
                 view, tokens = seen(self.vlm, _read(path))
             colours = Image.fromarray(pca_rgb(tokens))
         except (UserError, RuntimeError) as error:
-            raise gr.Error(_one_line(error), print_exception=False) from None
+            raise gr.Error(one_line(error, most=None), print_exception=False) from None
         pixels = f"{SEEN}: {view.width} x {view.height} pixels"
         patches = f"{TOKENS}, {colours.height} x {colours.width}: like colours, like features"
         return enlarged(view), enlarged(colours), pixels, patches
@@ -133,7 +133,7 @@ class Session:
         except (UserError, RuntimeError) as error:
             if os.environ.get("LEVLM_DEBUG") == "1":
                 raise
-            said, refused = f"error: {_one_line(error)}", asked.text
+            said, refused = f"error: {one_line(error, most=None)}", asked.text
         finally:
             asked.ended = True
         yield [*before, (asked.text, said)] if said else before, refused
@@ -143,10 +143,6 @@ class Session:
         picture = None if asked.path is None else _read(asked.path)
         history = self.vlm.fitting(picture, asked.text, self.max_new_tokens, turns[-TURNS:], asked.short)
         return self.vlm.stream(picture, asked.text, self.max_new_tokens, history, asked.short)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _small_picture(caption: str) -> tuple[gr.Image, gr.Markdown]:

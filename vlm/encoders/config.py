@@ -156,10 +156,10 @@ class EncoderConfig(PixelConfig):
 
 def pixel_statistics(fields: Fields, mean: str, std: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """The values under the keys `mean` and `std`, three each. Raises: UserError if they are none, or std is not > 0."""
-    deviations = fields.numbers(std, 3)
+    deviations = fields.three_numbers(std)
     if min(deviations) <= 0:
         raise UserError(f"{fields.where}: {std} is {deviations}; each is needed to be above 0")
-    return fields.numbers(mean, 3), deviations
+    return fields.three_numbers(mean), deviations
 
 
 def sizes_of_weights(vision: dict[str, torch.Tensor], text: dict[str, torch.Tensor]) -> dict[str, int]:

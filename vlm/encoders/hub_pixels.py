@@ -10,7 +10,7 @@ from transformers import AutoImageProcessor
 from vlm.checked import Fields
 from vlm.distributed import is_main
 from vlm.encoders.config import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, PixelConfig, pixel_statistics
-from vlm.errors import UserError
+from vlm.errors import UserError, one_line
 
 HALF = (0.5, 0.5, 0.5)
 # Of a checkpoint without a processor: what those of its family have.
@@ -45,8 +45,7 @@ def read_pixels(folder: Path, kind: str, image_size: Any, patch_size: Any) -> Pi
     try:
         given: Any = AutoImageProcessor.from_pretrained(folder, local_files_only=True).to_dict()
     except (OSError, ValueError, TypeError, LookupError, AttributeError, ImportError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{folder}: its image processor cannot be read ({reason})") from None
+        raise UserError(f"{folder}: its image processor cannot be read ({one_line(error)})") from None
     side, short_side = _sides(folder, given)
     if side < patch_size:
         raise UserError(f"{folder}: its processor makes images of {side} pixels, its patches have {patch_size}")

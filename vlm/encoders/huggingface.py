@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
@@ -18,20 +16,15 @@ from vlm.encoders.base import VisionEncoder, checked_pixels
 from vlm.encoders.config import PixelConfig
 from vlm.encoders.hub_pixels import read_pixels
 from vlm.encoders.stock import filled
-from vlm.encoders.text import TextTower
-from vlm.errors import UserError
+from vlm.encoders.text import StockTextTower
+from vlm.errors import UserError, one_line
 from vlm.files import read_json
 from vlm.hub import model_folder
 from vlm.integrity import verify
-from vlm.model_files import check_fits, check_model_folder
+from vlm.model_files import UNREADABLE, check_fits, check_model_folder
 
 SMALL_FILES = ["*.json", "*.txt", "*.model"]  # config, processor and tokenizer
 WEIGHT_FILES = ["*.safetensors", "*.safetensors.index.json"]
-# What transformers raises for a config or weights that were damaged or edited.
-UNUSABLE = (
-    OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, SafetensorError,
-    StrictDataclassError,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -72,7 +65,7 @@ REFUSED = {
 class HuggingFaceEncoder(VisionEncoder[PixelConfig]):
     """A stock ViT, with the text tower of its checkpoint if it has one."""
 
-    def __init__(self, vision: PreTrainedModel, text: TextTower | None, config: PixelConfig):
+    def __init__(self, vision: PreTrainedModel, text: StockTextTower | None, config: PixelConfig):
         super().__init__()
         vision.config.tie_last_hidden_states = False  # the last hidden state is that of the last block
         self._vit, self._text, self.config = vision, text, config
@@ -132,7 +125,7 @@ class HuggingFaceEncoder(VisionEncoder[PixelConfig]):
     def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
         return self._with_text().embed(texts)
 
-    def _with_text(self) -> TextTower:
+    def _with_text(self) -> StockTextTower:
         if self._text is None:
             raise self._no_text()
         return self._text
@@ -155,8 +148,8 @@ def hf_encoder(name: str) -> HuggingFaceEncoder:
     logging.set_verbosity_error()  # what does not fit is said below, in a line
     try:
         model, report = model_class.from_pretrained(folder, output_loading_info=True, **options)
-    except UNUSABLE as error:
-        raise UserError(f"hf:{name} cannot be loaded ({_first_line(error)}): copy or download it again") from None
+    except UNREADABLE as error:
+        raise UserError(f"hf:{name} cannot be loaded ({one_line(error)}): copy or download it again") from None
     finally:
         logging.set_verbosity(verbosity)
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
@@ -179,8 +172,8 @@ def random_hf_encoder(name: str, seed: int) -> HuggingFaceEncoder:
         torch.manual_seed(seed)
         try:
             model = model_class(config)
-        except UNUSABLE as error:
-            raise UserError(f"hf:{name}: no model can be made of its config.json ({_first_line(error)})") from None
+        except UNREADABLE as error:
+            raise UserError(f"hf:{name}: no model can be made of its config.json ({one_line(error)})") from None
     return _encoder(model, family, folder)
 
 
@@ -218,18 +211,14 @@ def _judged(name: str) -> tuple[Path, Family]:
 def _config(name: str, folder: Path, family: Family) -> Any:
     try:
         return getattr(transformers, family.model).config_class.from_pretrained(folder, local_files_only=True)
-    except UNUSABLE as error:
-        raise UserError(f"hf:{name}: its config.json cannot be read ({_first_line(error)})") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    except UNREADABLE as error:
+        raise UserError(f"hf:{name}: its config.json cannot be read ({one_line(error)})") from None
 
 
 def _encoder(model: PreTrainedModel, family: Family, folder: Path) -> HuggingFaceEncoder:
     """What was loaded or drawn, at the image size of its own processor."""
     parts: Any = model
-    vision, text = (parts.vision_model, TextTower(model, folder)) if family.whole else (model, None)
+    vision, text = (parts.vision_model, StockTextTower(model, folder)) if family.whole else (model, None)
     native: Any = vision.config.image_size
     config = read_pixels(folder, vision.config.model_type, native, vision.config.patch_size)
     if config.image_size != native:

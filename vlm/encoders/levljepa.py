@@ -192,20 +192,13 @@ class Encoder(VisionEncoder[EncoderConfig]):
             if self._tokenizer is not None:
                 self._tokenizer.save(partial_folder / "tokenizer.json")
             write_manifest(partial_folder)
-            for file in partial_folder.iterdir():  # safetensors writes for the owner alone
-                file.chmod(0o644)
 
 
-def load_encoder(
-    name: str | Path,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    heads: int | None = None,
-) -> Encoder:
+def load_encoder(name: str | Path, heads: int | None = None) -> Encoder:
     """Read `RUN/encoder` or a released LeVLJEPA checkpoint: frozen, in eval mode, fp32, on the CPU.
 
-    name: a folder or a hub id. mean, std: override the pixel statistics. heads: of both towers, if config.json does not
-    say. The published weights (LeVLJEPA-ViT-B-DataComp) are CC BY-NC 4.0: non-commercial use only, which is said once.
+    name: a folder or a hub id. heads: of both towers, if config.json does not say. The published
+    weights (LeVLJEPA-ViT-B-DataComp) are CC BY-NC 4.0: non-commercial use only, which is said once.
     Raises: UserError if a file is missing, damaged, of another shape, or not what the folder's manifest says.
     """
     folder = model_folder(str(name), list(FILES), INSTEAD)
@@ -224,7 +217,6 @@ def load_encoder(
     except (LookupError, ValueError) as error:
         problem = f"{error} is missing" if isinstance(error, KeyError) else f"a weight has another shape ({error})"
         raise UserError(f"{folder} is not a LeVLJEPA encoder: {problem}") from None
-    config = replace(config, mean=tuple(mean or config.mean), std=tuple(std or config.std))
     tokenizer = folder / "tokenizer.json"
     encoder = new_encoder(config, seed=0, tokenizer=CaptionTokenizer.load(tokenizer) if tokenizer.exists() else None)
     load_exactly(encoder.image, vision, vision_file, "its config.json")

@@ -9,10 +9,10 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from vlm.encoders.base import checked_texts
-from vlm.errors import UserError
+from vlm.errors import UserError, one_line
 
 
-class TextTower(nn.Module):
+class StockTextTower(nn.Module):
     """Captions -> embeddings in the space of the images', and the projection of the images into it."""
 
     def __init__(self, model: Any, folder: Path):
@@ -33,8 +33,7 @@ class TextTower(nn.Module):
             try:
                 self._tokenizer = AutoTokenizer.from_pretrained(self._folder, local_files_only=True)
             except (OSError, ValueError, ImportError, TypeError, AttributeError, KeyError) as error:
-                reason = str(error).strip().splitlines()[0]
-                raise UserError(f"the tokenizer in {self._folder} cannot be opened: {reason}") from None
+                raise UserError(f"the tokenizer in {self._folder} cannot be opened: {one_line(error)}") from None
         return self._tokenizer
 
     def embed(self, texts: Sequence[str]) -> torch.Tensor:

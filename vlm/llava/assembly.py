@@ -14,7 +14,6 @@ from transformers import (
 )
 
 from vlm.encoders.base import VisionEncoder
-from vlm.errors import UserError
 from vlm.llava.folder import KEEP_FULL
 from vlm.llava.model import VLM
 from vlm.llava.parity import check_parity, fixture_pixels
@@ -29,18 +28,14 @@ from vlm.llms.prompt import Prompts
 def assemble(
     encoder: VisionEncoder,
     llm: LLM,
-    connector_hidden: int | None = None,
     seed: int = 0,
     feature_layer: int | None = None,
 ) -> VLM:
     """Join a frozen encoder and a frozen LLM by a new connector, LLaVA's Linear-GELU-Linear, into a stock LLaVA.
 
     The LLM's modules are used as they are, not copied. The ViT is copied. seed: of the connector's initial weights;
-    the global random state stays as it was. connector_hidden: the connector's hidden units, by default as many as the
-    LLM is wide. A stock connector has no fewer, so the others get zero weights, which gradients leave at zero.
-    feature_layer: see `vlm.llava.tower.stock_tower`.
-    Raises: UserError if no stock class can hold the encoder, the chat template cannot serve, or the connector is too
-    wide.
+    the global random state stays as it was. feature_layer: see `vlm.llava.tower.stock_tower`.
+    Raises: UserError if no stock class can hold the encoder, or the chat template cannot serve.
     """
     tower = stock_tower(encoder, feature_layer)
     torch.nn.Module.to(tower.model, llm.model.device)  # transformers' own `to` has no signature
@@ -52,7 +47,7 @@ def assemble(
     text_config: Any = config.text_config
     text_config._name_or_path = ""  # a path on this machine says nothing elsewhere
     model = _compose(config, tower.model, llm.model)
-    _init_connector(model, connector_hidden, seed)
+    _init_connector(model, seed)
     processor = _processor(encoder, tower, llm)
     pixels = fixture_pixels(encoder.config.image_size)
     with torch.no_grad():
@@ -93,25 +88,14 @@ def _carry_quantisation(model: LlavaForConditionalGeneration, llm: PreTrainedMod
         del text_config.quantization_config  # it would be saved a second time, inside text_config
 
 
-def _init_connector(model: LlavaForConditionalGeneration, hidden: int | None, seed: int) -> None:
-    """Fill both layers as torch fills a Linear, from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), with a generator of our own.
-
-    Units of the hidden layer beyond `hidden` get zero weights on both sides.
-    """
+def _init_connector(model: LlavaForConditionalGeneration, seed: int) -> None:
+    """Fill both layers as torch fills a Linear, from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), by a generator of our own."""
     projector = connector(model)
-    first, second = projector.linear_1, projector.linear_2  # weights [width, vision width] and [width, width]
-    width = first.out_features
-    if hidden is not None and not 0 < hidden <= width:
-        raise UserError(f"connector_hidden is {hidden}; a stock LLaVA connector for this LLM has 1 to {width}")
-    used = hidden or width
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for linear, fan_in in ((first, first.in_features), (second, used)):
+        for linear in (projector.linear_1, projector.linear_2):  # weights [width, vision width] and [width, width]
             for value in (linear.weight, linear.bias):
-                value.copy_((torch.rand(value.shape, generator=generator) * 2 - 1) / fan_in**0.5)
-        first.weight[used:] = 0
-        first.bias[used:] = 0
-        second.weight[:, used:] = 0
+                value.copy_((torch.rand(value.shape, generator=generator) * 2 - 1) / linear.in_features**0.5)
 
 
 def _processor(encoder: VisionEncoder, tower: StockTower, llm: LLM) -> LlavaProcessor:

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
@@ -26,7 +24,7 @@ from vlm.llava.parity import Fixture, check_parity, connector_input, fixture_pix
 from vlm.llava.parts import connector, language_model, vision_tower
 from vlm.llms.precision import Device, chosen_device, default_dtype, keep_layout, quantised
 from vlm.llms.rendering import BadTemplate
-from vlm.model_files import check_fits, check_model_folder
+from vlm.model_files import UNREADABLE, check_fits, check_model_folder
 from vlm.saving import without_deepspeed
 
 # Modules that are never quantised. By bare names, without the prefixes, the whole model would be, in silence.
@@ -34,11 +32,6 @@ KEEP_FULL = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
 SMALL = 1 << 17  # bytes of the settings, the fixture, and names and shapes of weights
 # What is fetched of a VLM on the hub.
 FILES = ["*.json", "*.jinja", "*.safetensors", "README.md"]
-# What transformers and safetensors raise for a folder that was damaged or edited.
-UNREADABLE = (
-    OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, RuntimeError, ArithmeticError,
-    SafetensorError, StrictDataclassError,
-)  # fmt: skip
 
 
 def save_folder(
@@ -65,8 +58,6 @@ def save_folder(
         if fixture is not None:
             save_file(stored_fixture(model, fixture), partial / "parity.safetensors")
         write_manifest(partial)
-        for file in partial.iterdir():  # safetensors writes for the owner alone
-            file.chmod(0o644)
 
 
 def load_folder(
@@ -178,23 +169,6 @@ def is_llava(folder: Path) -> bool:
 def save_connector(model: LlavaForConditionalGeneration, file: str | Path) -> None:
     """Write the connector alone (a few MB), with the fingerprint of the vision tower that it was trained for."""
     save_file(on_disk(connector(model)), file, metadata={"vision_tower": _tower_fingerprint(model)})
-
-
-def load_connector(model: LlavaForConditionalGeneration, file: str | Path) -> None:
-    """Put a saved connector into `model`; `UserError` if it is unreadable, or of another encoder or width of LLM."""
-    try:
-        with safe_open(file, "pt") as stream:
-            metadata = stream.metadata() or {}
-        weights = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"the connector {file} cannot be read ({error})") from None
-    expected = {name: tuple(value.shape) for name, value in connector(model).state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in weights.items()}
-    if found != expected:
-        raise UserError(f"the connector {file} has the shapes {found}; this encoder and LLM need {expected}")
-    if metadata.get("vision_tower") != _tower_fingerprint(model):
-        raise UserError(f"the connector {file} was trained for another encoder: give the encoder of its own run")
-    connector(model).load_state_dict(weights)
 
 
 def _tower_fingerprint(model: LlavaForConditionalGeneration) -> str:

@@ -12,7 +12,7 @@ from gguf import GGUFReader, GGUFValueType
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from vlm.checked import Fields
-from vlm.errors import UserError
+from vlm.errors import UserError, one_line
 from vlm.model_files import LARGEST, SPARE, check_sizes, parameters
 from vlm.reading import check_regular
 
@@ -66,7 +66,7 @@ def read_header(file: Path) -> tuple[GGUFReader, dict[str, Any]]:
     except OSError as error:
         raise UserError(f"cannot read the language model {file}: {error.strerror}") from None
     except Exception as error:  # a damaged file makes the readers raise nearly anything
-        why = " ".join(str(error).split())[:200] or type(error).__name__
+        why = one_line(error, 200)
         raise UserError(f"{file} cannot be converted ({why}): download it again, or give a model folder") from error
     config = Fields(parsed["config"], str(file))
     check_sizes(config)

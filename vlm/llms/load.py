@@ -10,19 +10,19 @@ from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, StrictDataclassError
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
-from vlm.errors import UserError, memory_ran_out
+from vlm.errors import UserError, memory_ran_out, one_line
 from vlm.hub import is_hub_id
 from vlm.llms.gguf import check_gguf, converted_gguf
 from vlm.llms.precision import default_dtype, keep_layout, quantised
 from vlm.llms.presets import PRESETS
 from vlm.llms.prompt import build_template
 from vlm.llms.rendering import BadTemplate
-from vlm.model_files import check_fits, check_model_folder
+from vlm.model_files import UNREADABLE, check_fits, check_model_folder
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 
@@ -207,10 +207,7 @@ def _explained(name: str, source: str) -> Iterator[None]:
         raise
     except SafetensorError as error:
         raise UserError(f"the weights in {source} cannot be read ({error}): copy or download them again") from None
-    except (
-        OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, RuntimeError, ArithmeticError,
-        StrictDataclassError,
-    ) as error:  # fmt: skip
+    except UNREADABLE as error:
         if memory_ran_out(error):
             raise
         causes: list[BaseException] = [error]  # the error, what caused it, what caused that, and so on
@@ -221,7 +218,7 @@ def _explained(name: str, source: str) -> Iterator[None]:
 
 def _advice(name: str, source: str, causes: list[BaseException]) -> str:
     """One line for the user. The hub's own reason may lie anywhere in `causes`, below what transformers made of it."""
-    first = " ".join(str(causes[0]).split())[:300]
+    first = one_line(causes[0])
     if "ignore_mismatched_sizes" in first:
         return f"the weights in {source} have other shapes than its config.json says: download the model again"
     if "does not recognize this architecture" in first:

@@ -119,15 +119,13 @@ class Prompts:
         """
         return self._all_ids([Talk(turns(question, history), images, caption)])[0]
 
-    def conversation_ids(
-        self, question: str, answer: str, images: int | None = 1, history: History = (), system: str = ""
-    ) -> tuple[list[int], int]:
+    def conversation_ids(self, question: str, answer: str, history: History = ()) -> tuple[list[int], int]:
         """Ids of prompt and answer through the token that ends the answer's turn, and the number of prompt ids.
 
-        images, history: as for `prompt_ids`. system: what the system's turn says in front of the conversation.
+        One image, in front of the first question. history: earlier questions and answers.
         Raises: UserError if the template's prompt does not begin its full conversation, or a text cannot be used.
         """
-        return self._taught([Talk(turns(question, history, answer), images, system=system)])[0]
+        return self._taught([Talk(turns(question, history, answer))])[0]
 
     def lessons(self, talks: Sequence[Talk]) -> list[list[Lesson]]:
         """Ids of conversations that are trained on, tokenised in one call.

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import TemplateError, nodes
 from transformers.utils import chat_template_utils
 
-from vlm.errors import UserError
+from vlm.errors import UserError, one_line
 from vlm.llms import renderer
 
 LONGEST = 200_000  # characters of a template; published ones have up to 25,000
@@ -42,7 +42,7 @@ def _check_length(template: str) -> None:
 
 
 def _broken(reason: str | Exception) -> BadTemplate:
-    text = reason if isinstance(reason, str) else f"{type(reason).__name__}: {' '.join(str(reason).split())[:300]}"
+    text = reason if isinstance(reason, str) else f"{type(reason).__name__}: {one_line(reason)}"
     return BadTemplate(f"the chat template cannot be used ({text}): give a model with another one")
 
 

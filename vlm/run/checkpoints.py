@@ -132,7 +132,8 @@ class Checkpoints:
             partial.mkdir(parents=True)
             if steps := self.steps():
                 sizes = file_sizes(self.path(steps[-1]))
-                require_room(self.folder, {f"as step_{steps[-1]}": sum(sizes)}, largest=max(sizes), advice=ADVICE)
+                what = f"a checkpoint like step_{steps[-1]}"
+                require_room(self.folder, {what: sum(sizes)}, largest=max(sizes), advice=ADVICE)
 
     def _commit(self, step: int, partial: Path) -> None:
         """Flush and hash what all processes wrote, rename it, and drop the oldest."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from bridge.evaluation.benchmarks import TITLES
 from study.paper.table import NAMES
 from vlm.files import write_json
+from vlm.markdown import ruled
 
 COLOURS = {"levljepa": "#1f6f8b", "clip": "#e0a458", "siglip": "#8d99ae", "levljepa-plus": "#7a5c8e"}
 
@@ -26,7 +27,7 @@ def as_markdown(table: dict) -> str:
     head = ["LLM", "benchmark"]
     for name in names:
         head += [name, "paper"] if reported else [name]
-    lines = [head, ["---", "---"] + ["---:"] * (len(head) - 2)]
+    lines = [head]
     cells = {(cell["llm"], cell["benchmark"], cell["objective"]): cell for cell in table["cells"]}
     for llm in table["llms"]:
         for benchmark, title in TITLES.items():
@@ -37,8 +38,7 @@ def as_markdown(table: dict) -> str:
                 if reported:
                     line.append("-" if cell["reported"] is None else f"{cell['reported']:+.1f}")
             lines.append(line)
-    text = ["| " + " | ".join(line) + " |" for line in lines]
-    return "\n".join([*text, "", *_remarks(table), ""])
+    return "\n".join([*ruled(lines, words=2), "", *_remarks(table), ""])
 
 
 def _gain(cell: dict) -> str:

@@ -1,13 +1,12 @@
 """A disk that is too small for the features ends every rank: none waits for those that have ended."""
 
-from types import SimpleNamespace
-
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from PIL import Image
 
 from bridge.data import features
+from vlm import room
 from vlm.errors import UserError
 
 
@@ -22,7 +21,7 @@ class TwoNumbers:
 
 def fill_a_full_disk(rank, root):
     dist.init_process_group("gloo", init_method=f"file://{root}/rendezvous", rank=rank, world_size=2)
-    features.shutil.disk_usage = lambda folder: SimpleNamespace(free=0)
+    room.free_bytes = lambda folder: 0
     try:
         features.FeatureCache(root / "cache", TwoNumbers()).fill([root / "one.png", root / "two.png"])
     except (UserError, SystemExit) as error:
@@ -36,5 +35,6 @@ def test_a_full_disk_ends_every_rank(tmp_path):
             tmp_path / name
         )
     mp.spawn(fill_a_full_disk, args=(tmp_path,), nprocs=2)
-    assert (tmp_path / "0.txt").read_text().startswith(f"UserError: {tmp_path}/cache needs 16 bytes for features")
+    expected = f"UserError: {tmp_path}/cache has no room: 16 (features) bytes needed, 0 bytes free"
+    assert (tmp_path / "0.txt").read_text().startswith(expected)
     assert (tmp_path / "1.txt").read_text() == "SystemExit: 2"

@@ -5,6 +5,7 @@ import tarfile
 import pytest
 from tiny.tars import write_tar
 
+from pretrain.data.samples import Fields
 from pretrain.data.shards import open_shard
 from pretrain.data.tars import Damage, Member, members, scan
 
@@ -45,7 +46,7 @@ def test_members_equal_tarfile(tmp_path, form):
 def test_pairs_are_runs_of_one_key(tmp_path):
     path = tmp_path / "a.tar"
     write_tar(path, [("x/a.JPG", b"jpg of a"), ("x/a.json", b"{}"), ("x/a.TXT", b"txt of a"), ("x/._b.jpg", b"mac")])
-    result = scan(path)
+    result = scan(path, Fields())
     assert (keys_of(path, result), result.unusable, result.damage) == (["a"], [], None)
     assert result.suffixes == ("jpg", "json", "txt")
 
@@ -65,7 +66,7 @@ UNUSABLE = {  # name: (entries after the pair `a` and before the pair `z`, the r
 def test_unusable_samples(tmp_path, name):
     between, record = UNUSABLE[name]
     path = write_tar(tmp_path / "a.tar", pairs("a") + between + pairs("z"))
-    result = scan(path)
+    result = scan(path, Fields())
     assert keys_of(path, result) == ["a", "z"]
     assert result.unusable == [record]
     assert result.damage is None
@@ -73,7 +74,7 @@ def test_unusable_samples(tmp_path, name):
 
 def test_a_key_that_comes_back_is_not_trusted(tmp_path):
     path = write_tar(tmp_path / "a.tar", pairs("a", "b", "a", "c"))
-    result = scan(path)
+    result = scan(path, Fields())
     assert keys_of(path, result) == ["a", "b", "c"]
     assert result.unusable == [(2, "a", "duplicate key")]
 
@@ -81,14 +82,14 @@ def test_a_key_that_comes_back_is_not_trusted(tmp_path):
 def test_members_that_are_not_neighbours_make_pairs(tmp_path):
     images, captions = pairs(*"abc")[::2], pairs(*"abc")[1::2]
     for order in (images + captions, [*captions, *images[::-1]], [images[0], images[1], *captions, images[2]]):
-        result = scan(write_tar(tmp_path / "a.tar", order))
+        result = scan(write_tar(tmp_path / "a.tar", order), Fields())
         assert sorted(keys_of(tmp_path / "a.tar", result)) == ["a", "b", "c"]
         assert result.unusable == []
 
 
 def test_a_key_with_more_than_one_pair_is_not_put_together(tmp_path):
     entries = [*pairs("a")[:1], *pairs("b"), *pairs("a")[:1], *pairs("c"), *pairs("a")[1:]]
-    result = scan(write_tar(tmp_path / "a.tar", entries))
+    result = scan(write_tar(tmp_path / "a.tar", entries), Fields())
     assert keys_of(tmp_path / "a.tar", result) == ["b", "c"]
     assert result.unusable == [(0, "a", "no caption"), (2, "a", "duplicate key"), (4, "a", "duplicate key")]
 
@@ -96,7 +97,7 @@ def test_a_key_with_more_than_one_pair_is_not_put_together(tmp_path):
 def test_a_cut_among_captions_that_lie_behind_all_images(tmp_path):
     path = write_tar(tmp_path / "a.tar", pairs(*"abc")[::2] + pairs(*"abc")[1::2])
     path.write_bytes(path.read_bytes()[: 4 * 1024])
-    result = scan(path)
+    result = scan(path, Fields())
     assert keys_of(path, result) == ["a"]
     assert result.unusable == [(1, "b", "lost in a cut shard"), (2, "c", "lost in a cut shard")]
 
@@ -105,7 +106,7 @@ def test_what_lies_behind_a_smashed_header_is_estimated(tmp_path):
     path = write_tar(tmp_path / "a.tar", pairs(*"abcdefghij"))
     content = path.read_bytes()[:20480] + bytes(1024)
     path.write_bytes(content[:8192] + b"x" * 512 + content[8704:])
-    result = scan(path)
+    result = scan(path, Fields())
     assert keys_of(path, result) == list("abcd")
     assert result.lost == 6
 
@@ -133,7 +134,7 @@ def test_damage(tmp_path, name):
     change, usable, unusable, words = DAMAGED[name]
     path = write_tar(tmp_path / "a.tar", pairs(*"abc"))
     path.write_bytes(change(path.read_bytes()))
-    result = scan(path)
+    result = scan(path, Fields())
     assert keys_of(path, result) == list(usable)
     assert result.unusable == unusable
     assert words in result.damage
@@ -144,7 +145,7 @@ def test_every_cut_keeps_only_whole_pairs(tmp_path):
     whole = path.read_bytes()[:6144]
     for length in range(0, 6144, 100):
         path.write_bytes(whole[:length])
-        result = scan(path)
+        result = scan(path, Fields())
         complete = [key for i, key in enumerate("abc") if length >= 2048 * i + 1536 + len("txt of x")]
         assert keys_of(path, result) == complete
         assert result.damage

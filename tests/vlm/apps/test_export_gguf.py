@@ -233,7 +233,7 @@ def test_a_full_disk_is_one_line_before_and_while_it_is_written(folder, tmp_path
     settings = ExportSettings(str(folder), str(tmp_path / "out"), "gguf")
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-        with pytest.raises(UserError, match=r"the files take 33,\d+,\d+ bytes, and the disk of .* has 1,000 free"):
+        with pytest.raises(UserError, match=r"\(metadata, at most\) = 33,\d+,\d+ bytes needed, 1,000 bytes free"):
             export(settings)
 
     def full(self, tensor):

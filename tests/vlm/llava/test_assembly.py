@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 
-import vlm
 from vlm.encoders.levljepa import new_encoder
 from vlm.errors import UserError
 from vlm.llava.assembly import assemble
@@ -136,17 +135,6 @@ def test_the_global_random_state_is_left_alone_and_seeds_count(llm_folders, enco
     assert not torch.equal(first["linear_1.weight"], third["linear_1.weight"])
     bound = 1 / 32**0.5
     assert 0.9 * bound < first["linear_2.weight"].abs().max() <= bound
-
-
-def test_a_narrower_connector_stays_narrow_when_trained(llm_folders, encoder):
-    model = vlm.assemble(encoder, load_llm(str(llm_folders["qwen2"]), torch.float32), connector_hidden=5)
-    optimizer = torch.optim.AdamW(model.connector.requires_grad_(True).parameters(), lr=0.1)
-    model.connector(torch.randn(4, 24, generator=torch.Generator().manual_seed(0))).square().sum().backward()
-    optimizer.step()
-    assert (model.connector.linear_1.weight.abs().sum(1) > 0).sum() == 5
-    assert (model.connector.linear_2.weight.abs().sum(0) > 0).sum() == 5
-    with pytest.raises(UserError, match=r"connector_hidden is 33; .* 1 to 32"):
-        assemble(encoder, load_llm(str(llm_folders["qwen2"])), connector_hidden=33)
 
 
 def test_attention_implementations_reach_every_layer(models):

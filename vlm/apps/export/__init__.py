@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from vlm.apps.settings import ExportSettings
-from vlm.errors import UserError, writing
+from vlm.errors import UserError, one_line, writing
 from vlm.files import atomic_directory
 from vlm.hub import is_hub_id
 from vlm.integrity import write_manifest
@@ -45,8 +45,6 @@ def export(settings: ExportSettings) -> None:
             write_manifest(partial)
         except UserError as error:  # the user knows the folder by the name that it will have
             raise UserError(str(error).replace(str(partial), str(out))) from error
-        for file in partial.iterdir():  # safetensors writes for the owner alone
-            file.chmod(0o644)
     print(f"exported {out} ({settings.format}): {done}")
     if settings.push is not None:
         print(f"pushed to {push(out, settings.push, settings.private)}")
@@ -130,7 +128,6 @@ def push(folder: Path, repository: str, private: bool) -> str:
         address = api.create_repo(repository, private=private or None, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload by vlm export")
     except Exception as error:  # which classes a lost connection has depends on the version of the hub's client
-        reason = (str(error) or type(error).__name__).splitlines()[0]
         again = f"`hf upload {repository} {folder}` tries again"
-        raise UserError(f"{repository} was not pushed ({reason}); {folder} is written: {again}") from error
+        raise UserError(f"{repository} was not pushed ({one_line(error)}); {folder} is written: {again}") from error
     return str(address)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ from vlm.apps.export.llama_cpp.text import add_text_metadata, check_text, text_t
 from vlm.apps.export.llama_cpp.vision import add_vision_metadata, check_vision, vision_tensors
 from vlm.apps.export.llama_cpp.vocabulary import add_vocabulary, check_vocabulary
 from vlm.apps.export.llama_cpp.wrapping import neighbours, template
-from vlm.errors import UserError
 from vlm.llava.model import VLM, load
 from vlm.llms.precision import chosen_device
+from vlm.room import require_room
 
 METADATA = 32 << 20  # bytes, at most: a vocabulary of 150,000 tokens has 6 MB
 
@@ -42,7 +41,9 @@ def write_gguf(source: Path, out: Path, name: str, results: str | None, quantise
     stem = f"{Path(name).resolve().name}-{quantise}.gguf"
     text, mmproj = out / stem, out / f"mmproj-{stem}"
     parts = {text: text_tensors(vlm), mmproj: vision_tensors(vlm)}
-    _check_room(out, sum(file_size(tensors, quantise) for tensors in parts.values()) + METADATA)
+    sizes = {file.name: file_size(tensors, quantise) for file, tensors in parts.items()}
+    advice = "make room, give another folder, a smaller --quantise"
+    require_room(out.parent, {**sizes, "metadata, at most": METADATA}, advice=advice)
     for file, tensors in parts.items():
         _write(file, tensors, vlm, quantise)
     largest = max(compare_tensors(file, tensors) for file, tensors in parts.items())
@@ -76,12 +77,3 @@ def _write(file: Path, tensors: Tensors, vlm: VLM, quantise: str) -> None:
             template(str(vlm.processor.chat_template), neighbours(vlm)),
         )
     write_tensors(writer, tensors, quantise, file)
-
-
-def _check_room(out: Path, needed: int) -> None:
-    free = shutil.disk_usage(out).free
-    if free < needed:
-        raise UserError(
-            f"the files take {needed:,} bytes, and the disk of {out.parent} has {free:,} free: make room, give another "
-            "folder, or a smaller --quantise"
-        )
