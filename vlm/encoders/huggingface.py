@@ -17,7 +17,7 @@ from vlm.encoders.config import PixelConfig
 from vlm.encoders.hub_pixels import read_pixels
 from vlm.encoders.stock import filled
 from vlm.encoders.text import StockTextTower
-from vlm.errors import UserError, one_line
+from vlm.errors import UserError, memory_ran_out, one_line
 from vlm.files import read_json
 from vlm.hub import model_folder
 from vlm.integrity import verify
@@ -149,6 +149,8 @@ def hf_encoder(name: str) -> HuggingFaceEncoder:
     try:
         model, report = model_class.from_pretrained(folder, output_loading_info=True, **options)
     except UNREADABLE as error:
+        if memory_ran_out(error):
+            raise
         raise UserError(f"hf:{name} cannot be loaded ({one_line(error)}): copy or download it again") from None
     finally:
         logging.set_verbosity(verbosity)
@@ -173,6 +175,8 @@ def random_hf_encoder(name: str, seed: int) -> HuggingFaceEncoder:
         try:
             model = model_class(config)
         except UNREADABLE as error:
+            if memory_ran_out(error):
+                raise
             raise UserError(f"hf:{name}: no model can be made of its config.json ({one_line(error)})") from None
     return _encoder(model, family, folder)
 
