@@ -22,6 +22,7 @@ WORLD_STEPS = 300
 # which LLaVA-1.5 is tuned and the 256 images with which its connector is trained at this peak learning rate (1e-3). On
 # each of 8 GPUs they fill one micro-batch of 8,192 tokens. Smaller sets still get a thousand updates a pass.
 BATCH, PASS_STEPS = (56, 1280), 1000  # the least and the most questions; steps of a pass in between
+REUSED = 1.5  # times that an image must be shown on average for its features to be kept
 SETS = ("gqa", "vqav2", "conversations")  # the order of the data sets, wherever there are several
 PRECISIONS = ("fp32", "bf16")
 LOAD_IN = ("4bit", "8bit")
@@ -258,6 +259,11 @@ def _refuse_idle_flags(config: BridgeConfig) -> None:
 def questions_a_step(config: BridgeConfig, total: int) -> int:
     """--batch-questions, or by default so many that a pass over `total` questions has enough steps."""
     return config.batch_questions or min(max(total // PASS_STEPS, BATCH[0]), BATCH[1])
+
+
+def keeps_features(config: BridgeConfig, times: float) -> bool:
+    """Whether features are kept, or made anew in each step. times: how often an image is shown, on average."""
+    return config.cache and (bool(config.features) or times >= REUSED)
 
 
 def default_out(config: BridgeConfig) -> Path:

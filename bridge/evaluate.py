@@ -96,7 +96,7 @@ def _score(benchmark: Benchmark, answers: dict[str, str], outcome: dict, mode: s
             f"{lost} of {len(benchmark.examples)} questions count as wrong; listed in {out / 'results.json'}",
             file=sys.stderr,
         )
-    for name, text in submissions(benchmark, answers).items():
+    for name, text in submissions(benchmark, answers, mode).items():
         write_file(out / name, text)
     scores = score(benchmark, answers, mode)
     if scores is not None:

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from torch.optim import Optimizer
 
-from bridge.config import BridgeConfig, questions_a_step
+from bridge.config import BridgeConfig, keeps_features, questions_a_step
 from bridge.content import images_content, questions_content, run_content
 from bridge.data.balance import RowLengths
 from bridge.data.batches import StepData, step_data
@@ -38,7 +38,6 @@ from vlm.run.steps import kept_words
 from vlm.run.stopping import leave
 
 AHEAD = 2  # steps that are prepared while one is trained on
-REUSED = 1.5  # times that an image must be shown on average for its features to be kept
 SAMPLED_ROWS = 256  # rows that are packed to learn how long rows are
 
 
@@ -198,16 +197,15 @@ def cached(config: BridgeConfig, shown: Sequence[Picture]) -> bool:
     An image that is shown once is encoded when its step comes, while the step before trains: nothing waits for it, and
     nothing is written.
     """
-    if not shown or not config.cache:
+    if not shown:
         return False
-    if config.features:
-        return True
     times = len(shown) / len(set(shown))
-    if times < REUSED and is_main():
+    kept = keeps_features(config, times)
+    if config.cache and not kept and is_main():
         print(
             f"features: encoded live, an image is shown {times:.2f} times; --features DIR keeps them", file=sys.stderr
         )
-    return times >= REUSED
+    return kept
 
 
 def row_lengths(questions: Questions, steps: Sequence[Step], image_slots: int) -> RowLengths:

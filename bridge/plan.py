@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bridge.config import BridgeConfig, questions_a_step
+from bridge.config import SETS, BridgeConfig, keeps_features, questions_a_step
 from bridge.data.balance import OVERHEAD, WIDTH, RowLengths, cheapest, dealt, price
 from bridge.data.mixture import Mixture
-from bridge.data.schedule import Schedule
+from bridge.data.schedule import Schedule, cut
 from bridge.price import TextSizes, VisionSizes, connector_parameters, memory, step_flops
 from vlm.errors import UserError
 from vlm.files import read_json
@@ -60,20 +60,8 @@ def published_rows(config: BridgeConfig, slots: int) -> Rows:
     limit = questions_a_step(config, sum(questions for questions, _ in PUBLISHED.values()))
     steps: list[list[tuple[int, int, int]]] = []
     while not steps or len(steps) < (config.steps or 0):
-        steps += _cut([rows[index] for index in random.permutation(len(rows))], limit)
+        steps += cut([rows[index] for index in random.permutation(len(rows))], lambda row: row[0], limit)
     return Rows(steps[: config.steps], PUBLISHED, "as published, of usual length: no data are named")
-
-
-def _cut(rows: Sequence[tuple[int, int, int]], limit: int) -> list[list[tuple[int, int, int]]]:
-    """As `Schedule` cuts: steps of `limit` questions at most."""
-    steps, step, asked = [], [], 0
-    for row in rows:
-        if step and asked + row[0] > limit:
-            steps.append(step)
-            step, asked = [], 0
-        step.append(row)
-        asked += row[0]
-    return [*steps, step]
 
 
 def given_rows(config: BridgeConfig, mixture: Mixture, slots: int) -> Rows:
@@ -81,7 +69,7 @@ def given_rows(config: BridgeConfig, mixture: Mixture, slots: int) -> Rows:
     limit = questions_a_step(config, len(mixture.examples))
     schedule = Schedule(mixture, config.seed, limit, config.row_tokens - slots, config.shares())
     guess, numbers, steps = RowLengths(mixture, slots, GUESSED_SCALE), {}, []
-    names = [name for name in ("gqa", "vqav2", "conversations") if getattr(config, name)]
+    names = [name for name in SETS if getattr(config, name)]
     for step in schedule.steps(config.steps):
         steps.append([])
         for row in step:
@@ -164,7 +152,7 @@ def describe(config: BridgeConfig, mixture: Mixture | None, processes: Sequence[
     asked = [questions for step in rows.steps for questions, _, _ in step]
     images = len({image for step in rows.steps for _, _, image in step})
     tokens = sum(length for step in rows.steps for _, length, _ in step)
-    live = (rows.uses < 1.5 and not config.features) or not config.cache
+    live = not keeps_features(config, rows.uses)
     kept = 0 if live else images * slots * vision.width * 2
     lines = [f"llm: {llm}, {text.parameters / 1e6:,.0f} M parameters", f"encoder: {encoder}"]
     lines += [f"{name}: {count:,} questions, {shown:,} images" for name, (count, shown) in rows.counts.items()]

@@ -9,7 +9,7 @@ from bridge.data.official import gqa_records, pope_label, pope_records, vqav2_re
 from bridge.evaluation import details
 from bridge.scoring import gqa, pope, vqav2
 from bridge.scoring.joining import MODES, few, id_text, refuse_duplicates, refuse_strangers
-from bridge.scoring.reading import answer_of, id_of, read_objects, read_predictions
+from bridge.scoring.reading import answer_of, id_of, question_of, read_objects, read_predictions
 from vlm.errors import UserError, run_command
 from vlm.files import write_json
 from vlm.run.settings import flag, parse, setting
@@ -28,10 +28,16 @@ predictions, as a JSON list, as JSON lines, or as one object {question id: answe
   pope   {"question_id": 1, "answer": "Yes"}; without any question_id: by order.
          LLaVA's answers files, {"question_id": ..., "text": ...}, do as well for all three.
          A folder of questions (coco_pope_*.json) goes with a folder that has one file for each category in its name,
-         or with one file that has the question ids of LLaVA's llava_pope_test.jsonl."""
-# In llava_pope_test.jsonl, line n (from 1 on) of the file of category k has the id k * 10,000,000 + n.
-LLAVA_CATEGORIES = ("adversarial", "random", "popular")
+         or with one file that has the question ids of LLaVA's llava_pope_test.jsonl.
+         Questions that the answers repeat (prompt, question) are compared with those of the file."""
+# In llava_pope_test.jsonl, line n (from 1 on) of the file of category k has the id k * 10,000,000 + n. It was made of
+# files of so many lines. POPE's later random file has 90 more, in between, and then line n is another question.
+LLAVA_LINES = {"adversarial": 3000, "random": 2910, "popular": 3000}
 LLAVA_OFFSET = 10_000_000
+OLD_RANDOM = (
+    "LLaVA's random file has 2,910 lines: output/coco/coco_pope_random.json of github.com/AoiDragon/POPE at commit "
+    "e3e39262"
+)
 
 
 @dataclass(frozen=True)
@@ -111,27 +117,31 @@ def score_pope(config: ScoreConfig) -> dict:
     if not files:
         raise UserError(f"{questions} has no coco_pope_*.json; give POPE's folder or one of its files")
     known: dict[str, dict[str, str]] = {}  # category -> question id -> label, in file order
+    asked: dict[str, dict[str, str]] = {}  # the same -> the question, "" if the file has none
     for file in files:
-        own = enumerate(pope_records(file).items(), start=1)
-        labels_of_file = {key: pope_label(line, f"{file}, line {n} (question {key})") for n, (key, line) in own}
-        known[file.stem.removeprefix("coco_pope_")] = labels_of_file
+        category, lines = file.stem.removeprefix("coco_pope_"), pope_records(file)
+        own = enumerate(lines.items(), start=1)
+        known[category] = {key: pope_label(line, f"{file}, line {n} (question {key})") for n, (key, line) in own}
+        asked[category] = {key: str(line.get("text", line.get("question", ""))) for key, line in lines.items()}
     if questions.is_dir():
-        records = _answers_of_folder(predictions, known)
+        records = _answers_of_folder(predictions, asked)
     else:
         records = {category: read_objects(predictions) for category in known}
     labels: dict[str, pope.Texts] = {}
     answers: dict[str, pope.Texts] = {}
     for category, lines in records.items():
-        labels[category], answers[category] = _joined(known[category], lines, f"{predictions}, {category}")
+        where = f"{predictions}, {category}"
+        labels[category], answers[category] = _joined(known[category], lines, where)
+        _check_questions(asked[category], lines, where)
     return pope.score_categories(labels, answers, config.mode)
 
 
-def _answers_of_folder(path: Path, labels: dict[str, dict[str, str]]) -> dict[str, list[Mapping]]:
+def _answers_of_folder(path: Path, asked: dict[str, dict[str, str]]) -> dict[str, list[Mapping]]:
     """Category -> answer records: of a folder with a file for each category, or of one file with LLaVA's ids."""
     if not path.is_dir():
-        return _split_llava(read_objects(path), labels)
+        return _split_llava(read_objects(path), asked)
     records = {}
-    for category in labels:
+    for category in asked:
         files = [file for file in path.glob(f"*{category}*") if file.suffix in (".json", ".jsonl")]
         if len(files) != 1:
             raise UserError(f"{path} has {len(files)} .json or .jsonl files named after {category!r}; needed is one")
@@ -139,21 +149,52 @@ def _answers_of_folder(path: Path, labels: dict[str, dict[str, str]]) -> dict[st
     return records
 
 
-def _split_llava(records: Sequence[Mapping], labels: dict[str, dict[str, str]]) -> dict[str, list[Mapping]]:
-    """One answers file for llava_pope_test.jsonl as records of each category, with that category's own ids."""
-    own_ids = {category: list(known) for category, known in labels.items()}
-    parts: dict[str, list[Mapping]] = {category: [] for category in labels}
+def _split_llava(records: Sequence[Mapping], asked: dict[str, dict[str, str]]) -> dict[str, list[Mapping]]:
+    """One answers file for llava_pope_test.jsonl as records of each category, with that category's own ids.
+
+    Raises: UserError if an id is none of that file's, or if nothing shows that the lines of a category are those that
+        it was made of: their number, as many answers as lines, or answers that repeat their questions.
+    """
+    own_ids = {category: list(questions) for category, questions in asked.items()}
+    parts: dict[str, list[Mapping]] = {category: [] for category in asked}
     for record in records:
         number = id_of(record)  # 10000003 -> 1, 2: the third line of "random"
         place, index = divmod(number - 1, LLAVA_OFFSET) if isinstance(number, int) else (-1, 0)
-        category = LLAVA_CATEGORIES[place] if place in range(len(LLAVA_CATEGORIES)) else ""
-        if category not in labels or index >= len(own_ids[category]):
+        category = list(LLAVA_LINES)[place] if place in range(len(LLAVA_LINES)) else ""
+        if category not in asked or index >= len(own_ids[category]):
             raise UserError(
                 f"question id {number!r} is not one of llava_pope_test.jsonl; for other answers give a folder with one "
-                f"file for each category ({', '.join(labels)})"
+                f"file for each category ({', '.join(asked)})"
             )
         parts[category].append({**record, "question_id": own_ids[category][index]})
+    for category, own in parts.items():
+        lines = len(own_ids[category])
+        unproven = "" in asked[category].values() or any(question_of(record) is None for record in own)
+        if own and unproven and lines not in (LLAVA_LINES[category], len(own)):
+            raise UserError(
+                f"coco_pope_{category}.json has {lines:,} lines, {LLAVA_LINES[category]:,} are needed for answers with "
+                "the ids of llava_pope_test.jsonl that do not repeat their questions; give POPE's own files "
+                f"({OLD_RANDOM})"
+            )
     return parts
+
+
+def _check_questions(asked: dict[str, str], lines: Sequence[Mapping], place: str) -> None:
+    """Refuse answers that repeat another question than the one they are joined to. asked: question id -> question."""
+    with_ids = id_of(lines[0]) is not None  # and then all have one, as `_joined` wants
+    keys = [id_text(id_of(record), place) for record in lines] if with_ids else list(asked)
+    for number, (key, record) in enumerate(zip(keys, lines), start=1):
+        said = question_of(record)
+        if said is not None and key in asked and _plain(asked[key].split("\n")[0]) not in _plain(said):
+            raise UserError(
+                f"{place}, record {number} answers {said[:60]!r}, but question {key} is {asked[key][:60]!r}; give the "
+                f"questions that were asked ({OLD_RANDOM})"
+            )
+
+
+def _plain(question: str) -> str:
+    """A question without what POPE's versions differ in: "Is there an oven in the imange?" of 2023 is "... image?"."""
+    return " ".join(question.lower().replace("imange", "image").split())
 
 
 def _joined(labels: dict[str, str], lines: Sequence[Mapping], place: str) -> tuple[pope.Texts, pope.Texts]:

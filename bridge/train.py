@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bridge.config import BridgeConfig, parse_config
 from bridge.data import training_sets
-from bridge.data.conversations import read_conversations
+from bridge.data.conversations import BadRecord, read_conversations
 from bridge.data.judging import Part, record_of_report, settled
 from bridge.data.mixture import Listed, Mixture
 from bridge.same_run import check_folder
@@ -33,8 +33,8 @@ def _conversations(config: BridgeConfig, source: str) -> Listed:
     """The conversations that can be used, and a line about those without an image."""
     bad: list[dict] = []
 
-    def report(key: str, where: str, reason: str) -> None:
-        bad.append(record_of_report(source, key, where, reason))
+    def report(key: str, file: Path, index: int, problem: BadRecord) -> None:
+        bad.append(record_of_report(source, key, file, index, problem))
 
     try:
         found = read_conversations(source, config.conversation_images, report)

@@ -24,17 +24,23 @@ from vlm.errors import UserError
 from vlm.llms.prompt import PLACEHOLDER
 
 SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-# Is told of a record that cannot be used: the id that it would have, where it is (as "mix.json, record 7"), and why.
-Report = Callable[[str, str, str], None]
 
 
 class BadRecord(Exception):
-    """Says why a record cannot be used."""
+    """Says why a record cannot be used. kind: of the fault, as quarantine.jsonl counts them."""
+
+    def __init__(self, detail: str, kind: str = "malformed record"):
+        super().__init__(detail)
+        self.kind = kind
 
 
-def refuse(key: str, where: str, reason: str) -> None:
+# Is told of a record that cannot be used: the id that it would have, its file, its position there, and why.
+Report = Callable[[str, Path, int, BadRecord], None]
+
+
+def refuse(key: str, file: Path, index: int, bad: BadRecord) -> None:
     """A `Report` that stops at the first bad record."""
-    raise UserError(f"{where}: {reason}")
+    raise UserError(f"{file}, record {index}: {bad}")
 
 
 def read_conversations(source: str, images: str | None = None, report: Report = refuse) -> list[Dialogue]:
@@ -54,7 +60,7 @@ def read_conversations(source: str, images: str | None = None, report: Report = 
             try:
                 found.append(_dialogue(key, record, pictures, folder))
             except BadRecord as bad:
-                report(key, f"{file}, record {index}", str(bad))
+                report(key, file, index, bad)
     if not found:
         raise UserError(f"{source} holds no conversation that can be used")
     return found
@@ -90,7 +96,7 @@ class _Images:
         except UserError as error:  # the name leads out of the folder
             raise BadRecord(str(error)) from None
         if path in self._folder.missing:
-            raise BadRecord(f"its image {path} is missing")
+            raise BadRecord(f"its image {path} is missing", "missing image")
         return path
 
 
@@ -159,7 +165,7 @@ def _text(turn: Any, name: str) -> str:
     if not isinstance(text, str):
         raise BadRecord(f"a turn has no text {name!r}")
     if not text.strip():
-        raise BadRecord(f"a turn's {name!r} is empty")
+        raise BadRecord(f"a turn's {name!r} is empty", "empty question or answer")
     try:
         text.encode()
     except UnicodeEncodeError:  # JSON can spell half of a character, which no tokenizer takes

@@ -99,7 +99,10 @@ def vqav2(root: Path, split: str, subtype: str) -> HubSplit:
 
 
 def pope(root: Path, category: str) -> HubSplit:
-    full = bool(list(root.glob(f"Full/{category}-*.parquet")))
+    """category: random, popular or adversarial. They ask about the same images, so that the tables of all that are
+    there name an image: it is one picture in every category.
+    """
+    full = sorted(root.glob("Full/*.parquet")) if list(root.glob(f"Full/{category}-*.parquet")) else []
     files = shards(root, "Full", category) if full else shards(root, "data", "test")
 
     def records() -> Iterator[tuple[str, Record]]:
@@ -110,7 +113,7 @@ def pope(root: Path, category: str) -> HubSplit:
                     line = {"text": text, "label": record.get("answer"), "image": image}
                     yield str(_cell(record, "question_id", file, row)), line
 
-    found = partial(TableImages, files, "image_source", _coco_name)
+    found = partial(TableImages, full or files, "image_source", _coco_name)
     return HubSplit(tuple(files), tuple(files), found, records)
 
 

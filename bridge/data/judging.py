@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from bridge.data.conversations import BadRecord
 from bridge.data.example import Example, Sample
 from bridge.data.mixture import Listed, Mixture
 from bridge.data.pictures import Picture
@@ -88,19 +89,13 @@ def _judged_listed(part: Listed, headers: Mapping[Picture, str], known: Sequence
     return good, list(refused.values())
 
 
-def record_of_report(source: str, key: str, where: str, reason: str) -> dict:
+def record_of_report(source: str, key: str, file: Path, index: int, bad: BadRecord) -> dict:
     """The line of quarantine.jsonl for a conversation that cannot be used.
 
-    source: what --conversations names. key: the id that the conversation would have. where: as "mix.json, record 7".
+    source: what --conversations names. key: the id that the conversation would have. index: in `file`, from 0 on.
     """
-    file, _, number = where.rpartition(", record ")
-    kind = "malformed record"
-    if reason.endswith("is missing"):
-        kind = "missing image"
-    elif reason.endswith("is empty"):
-        kind = "empty question or answer"
-    line = {"shard": file, "set": source, "index": int(number), "key": key}
-    return {**line, "reason": kind, "detail": f"{where}: {reason}"}
+    line = {"shard": str(file), "set": source, "index": index, "key": key}
+    return {**line, "reason": bad.kind, "detail": f"{file}, record {index}: {bad}"}
 
 
 def _listed_at_start(file: Path) -> list[dict]:

@@ -108,9 +108,14 @@ def pope(directory: str | Path, category: str, allow_missing: bool = False) -> l
 
 
 def gqa_choices(directory: str | Path, split: str) -> Records | None:
-    """The choices file of GQA's `split`, if it lies beside the questions."""
-    file = Path(directory).expanduser() / f"{split.split('_')[0]}_choices.json"
-    return gqa_records(file) if file.is_file() else None
+    """The choices of GQA's `split`, if their file or the folder of its chunks lies beside the questions."""
+    file = gqa_choices_file(directory, split)
+    return gqa_records(file) if gqa_files(file) else None
+
+
+def gqa_choices_file(directory: str | Path, split: str) -> Path:
+    """The choices file of GQA's `split`: val_choices.json for val_all. Its chunks, if it has, lie in val_choices/."""
+    return Path(directory).expanduser() / f"{split.split('_')[0]}_choices.json"
 
 
 def gqa_files(path: Path) -> list[Path]:

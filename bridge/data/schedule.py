@@ -6,8 +6,9 @@ over the data, holds every question once, or the shares that weights ask for.
 """
 
 import math
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -29,6 +30,7 @@ class ScheduledRow:
 
 
 Step = tuple[ScheduledRow, ...]
+Row = TypeVar("Row")
 Shares = Sequence[float] | None  # each data set's part of an epoch, 1 together; None: all of every set
 
 
@@ -79,7 +81,7 @@ class Schedule:
             sets = [self._weighted(number, rows, epoch, random) for number, rows in enumerate(sets)]
         mixed = [row for rows in sets for row in rows]
         random.shuffle(mixed)
-        return self._cut(mixed)
+        return [tuple(step) for step in cut(mixed, lambda row: len(row.examples), self._batch_questions)]
 
     def _weighted(
         self, number: int, rows: list[ScheduledRow], epoch: int, random: np.random.Generator
@@ -111,18 +113,19 @@ class Schedule:
         parts = np.array_split(random.permutation(image), rows)
         return [ScheduledRow(epoch, tuple(part.tolist())) for part in parts]
 
-    def _cut(self, rows: list[ScheduledRow]) -> list[Step]:
-        """Rows, in order -> steps of at most `batch_questions` questions; no row is cut."""
-        steps: list[Step] = []
-        step: list[ScheduledRow] = []
-        questions = 0
-        for row in rows:
-            if step and questions + len(row.examples) > self._batch_questions:
-                steps.append(tuple(step))
-                step, questions = [], 0
-            step.append(row)
-            questions += len(row.examples)
-        return [*steps, tuple(step)]
+
+def cut(rows: Iterable[Row], questions_of: Callable[[Row], int], limit: int) -> list[list[Row]]:
+    """Rows, in order -> steps of at most `limit` questions; no row is cut. questions_of: how many a row has."""
+    steps: list[list[Row]] = []
+    step: list[Row] = []
+    questions = 0
+    for row in rows:
+        if step and questions + questions_of(row) > limit:
+            steps.append(step)
+            step, questions = [], 0
+        step.append(row)
+        questions += questions_of(row)
+    return [*steps, step]
 
 
 def _by_image(mixture: Mixture, questions: range) -> list[list[int]]:

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from PIL import Image
 
-from bridge.data.patches import cores_of_this_process, pinned
+from bridge.data.patches import pinned
 from bridge.data.pictures import Picture, open_picture, picture_size
 from bridge.evaluation.batching import Unit, make_batches
 from bridge.evaluation.benchmarks import TITLES, Benchmark
 from bridge.evaluation.decode import Decoder, common_prefix, group_prompts
 from bridge.evaluation.predictions import TeamPredictions
 from bridge.evaluation.team import Team, share
+from vlm.cores import cores_of_this_process
 from vlm.device import enough_memory, sent
 from vlm.errors import UserError
 from vlm.llava.model import VLM
@@ -28,7 +29,7 @@ Reading = list[tuple[Unit, "Future[torch.Tensor | None]"]]  # units whose images
 
 
 @dataclass(frozen=True)
-class Answered:
+class UnitAnswers:
     """The answers to a unit's questions, in their order; none, with a `problem`, if its image cannot be read."""
 
     unit: Unit
@@ -58,7 +59,7 @@ class Asker:
         probes = [self._prompt_ids(text, None if captions is None else text) for text in ("a", "9")]
         self._decoder = Decoder(vlm.model, probes[0][: common_prefix(probes)])
 
-    def answers(self, batches: Iterable[Sequence[Unit]]) -> Iterator[list[Answered]]:
+    def answers(self, batches: Iterable[Sequence[Unit]]) -> Iterator[list[UnitAnswers]]:
         """The answers of one batch after the other. The next batch's images are read while this one is decoded."""
         with ThreadPoolExecutor(cores_of_this_process()) as pool:
             waiting: Reading = []
@@ -78,8 +79,8 @@ class Asker:
         """float[3, H, W] in the vision tower's dtype; without Python's lock, so that threads make several at once."""
         return self._transform(image).to(self.vlm.vision_tower.dtype)
 
-    def _answer(self, reading: Reading) -> list[Answered]:
-        unreadable: list[Answered] = []
+    def _answer(self, reading: Reading) -> list[UnitAnswers]:
+        unreadable: list[UnitAnswers] = []
         units: list[Unit] = []
         images: list[torch.Tensor | None] = []
         for unit, future in reading:
@@ -87,10 +88,12 @@ class Asker:
                 images.append(future.result())
                 units.append(unit)
             except UserError as error:
-                unreadable.append(Answered(unit, [], str(error)))
+                unreadable.append(UnitAnswers(unit, [], str(error)))
         decoded = self.decode(units, images) if units else []
         to_text = partial(self.vlm.processor.tokenizer.decode, skip_special_tokens=True)
-        answered = [Answered(unit, [to_text(ids).strip() for ids in answers]) for unit, answers in zip(units, decoded)]
+        answered = [
+            UnitAnswers(unit, [to_text(ids).strip() for ids in answers]) for unit, answers in zip(units, decoded)
+        ]
         return unreadable + answered
 
     @torch.inference_mode()
@@ -171,7 +174,7 @@ def _smaller(batch_questions: int) -> str:
     return f"close what else uses the device, and the same command goes on; {less}"
 
 
-def _records(batch: Sequence[Answered], images: Mapping[str, Picture]) -> Iterator[dict[str, str | int]]:
+def _records(batch: Sequence[UnitAnswers], images: Mapping[str, Picture]) -> Iterator[dict[str, str | int]]:
     """The lines of the predictions file. images: question id -> image."""
     for answered in batch:
         for ids, question, text in zip(answered.unit.ids, answered.unit.questions, answered.texts):

@@ -1,6 +1,6 @@
 """Questions of an evaluation that were answered right and wrong, with their images and every row's answer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from bridge.data import official
 from bridge.data.example import Example
-from bridge.evaluation.benchmarks import TITLES
+from bridge.evaluation.benchmarks import TITLES, read_pope
 from vlm.errors import UserError
 from vlm.files import read_json, read_jsonl
 
@@ -69,9 +69,8 @@ def _varied(keys: Sequence[str], examples: Mapping[str, Example]) -> list[str]:
 
 def _examples(name: str, data: str, split: str) -> dict[str, Example]:
     """Question id -> question, as the evaluation names it."""
-    if name == "gqa":
-        return {example.question_id: example for example in official.gqa(data, split, allow_missing=True)}
-    if name == "vqav2":
-        return {example.question_id: example for example in official.vqav2(data, split, allow_missing=True)}
-    categories = {category: official.pope(data, category, allow_missing=True) for category in split.split("+")}
-    return {f"{category}/{each.question_id}": each for category, found in categories.items() for each in found}
+    if name == "pope":
+        examples: Iterable[Example] = read_pope(data).examples
+    else:
+        examples = {"gqa": official.gqa, "vqav2": official.vqav2}[name](data, split, allow_missing=True)
+    return {example.question_id: example for example in examples}

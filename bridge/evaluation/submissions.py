@@ -9,24 +9,27 @@ from bridge.scoring import gqa as gqa_scoring
 from bridge.scoring import vqav2 as vqav2_scoring
 
 
-def submissions(benchmark: Benchmark, answers: Mapping[str, str]) -> dict[str, str]:
+def submissions(benchmark: Benchmark, answers: Mapping[str, str], mode: str = "official") -> dict[str, str]:
     """File name -> content in the official result formats; a question without an answer gets an empty one.
 
-    VQAv2 and GQA answers are converted as LLaVA converts them, which is what `score` scores. POPE's official script
-    reads an empty answer as yes, so those lines say `"answered": false`.
+    VQAv2 and GQA answers are what `score` scores: in official mode converted as LLaVA converts them, in lmms mode as
+    they were given, stripped. POPE's official script reads an empty answer as yes, so those lines say
+    `"answered": false`.
 
     The servers refuse a file that lacks a question. VQAv2's wants all of test2015, also for test-dev (LLaVA's
     convert_vqav2_for_submission.py); GQA's all of submission_all_questions.json, whatever phase it is sent to.
     """
     if benchmark.name == "pope":
         return _pope_submissions(benchmark, answers)
+    as_llava = gqa_scoring.process_as_llava if benchmark.name == "gqa" else vqav2_scoring.process_as_llava
+    form = as_llava if mode == "official" else str.strip
     rows: list[dict] = []
     for key in _submitted(benchmark):
-        answer = answers.get(key, "")
+        answer = form(answers.get(key, ""))
         if benchmark.name == "gqa":
-            rows.append({"questionId": key, "prediction": gqa_scoring.process_as_llava(answer)})
+            rows.append({"questionId": key, "prediction": answer})
         else:
-            rows.append({"question_id": _as_number(key), "answer": vqav2_scoring.process_as_llava(answer)})
+            rows.append({"question_id": _as_number(key), "answer": answer})
     kind = "predictions" if benchmark.name == "gqa" else "results"
     return {f"{benchmark.name}_{benchmark.split}_{kind}.json": json.dumps(rows, ensure_ascii=False)}
 

@@ -14,6 +14,7 @@ from vlm.files import read_records
 
 ID_KEYS = ("questionId", "question_id")
 ANSWER_KEYS = ("prediction", "answer", "text")
+QUESTION_KEYS = ("prompt", "question")
 
 
 def read_objects(path: str | Path) -> list[Mapping]:
@@ -68,6 +69,19 @@ def id_of(record: Mapping) -> Any:
     """The question id of a record, or None."""
     key = _key(record, ID_KEYS)
     return None if key is None else record[key]
+
+
+def question_of(record: Mapping) -> str | None:
+    """The question that a record of an answer repeats, or None. "text" is one only beside an answer.
+
+    {"question_id": 1, "prompt": "Is it red?", "text": "Yes"}   -> Is it red?
+    {"question_id": 1, "text": "Is it red?", "answer": "Yes"}   -> Is it red?
+    {"question_id": 1, "text": "Yes"}                           -> None
+    """
+    key = _key(record, QUESTION_KEYS)
+    if key is None and "text" in record and _key(record, ANSWER_KEYS) != "text":
+        key = "text"
+    return record[key] if key is not None and isinstance(record[key], str) else None
 
 
 def _pair(record: Mapping, answer_key: str, where: str) -> tuple[Any, Any]:

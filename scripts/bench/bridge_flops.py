@@ -18,35 +18,24 @@ from bench.bridge_ways import (
     pack,
 )
 from bench.settings import BRIDGE_LAYERS, BridgeCase
+from bridge import price
 from bridge.data.balance import OVERHEAD, WIDTH, cheapest
 from bridge.data.packing import rounded
+from bridge.price import TextSizes, VisionSizes
 
 
 def step_flops(
-    config: LlavaConfig, rows: float, width: float, keys: float, logits: float, images: float, encoded: float
+    config: LlavaConfig, tokens: float, keys: float, logits: float, images: float, encoded: float
 ) -> dict[str, float]:
-    """Floating-point operations of a training step; a product [m, k] x [k, n] has 2 m k n, norms and such none.
-
-    rows x width: tokens in the LLM, each of which attends to `keys`; images: through the connector; encoded: through
-    the vision tower as well. Forward takes one product a weight, backward one more: nothing but the connector learns.
-    """
+    """`bridge.price.step_flops` of a model of these sizes."""
     text, vision = config.text_config, config.vision_config
     assert isinstance(text, Qwen2Config) and isinstance(vision, ViTConfig)
-    d, v = text.hidden_size, vision.hidden_size
-    grouped = d * (text.num_key_value_heads or text.num_attention_heads) // text.num_attention_heads
-    layer = 2 * d * d + 2 * d * grouped + 3 * d * text.intermediate_size  # weights: queries, output; keys, values; MLP
     side, patch = vision.image_size, vision.patch_size
     assert isinstance(side, int) and isinstance(patch, int)  # not height and width apart
-    patches = (side // patch) ** 2
-    # A ViT block's products a token less the factor 2: its weights, and attention over the patches and CLS.
-    block = (patches + 1) * (4 * v * v + 2 * v * vision.intermediate_size) + 2 * (patches + 1) ** 2 * v
-    return {
-        "layers": 4 * rows * width * text.num_hidden_layers * layer,
-        "attention": 12 * rows * width * keys * text.num_hidden_layers * d,
-        "logits": 4 * logits * d * text.vocab_size,
-        "connector": images * patches * (4 * v * d + 6 * d * d),
-        "vision": 2 * encoded * (vision.num_hidden_layers * block + patches * 3 * patch**2 * v),
-    }
+    tower = VisionSizes(
+        vision.hidden_size, vision.num_hidden_layers, vision.intermediate_size, patch, (side // patch) ** 2
+    )
+    return price.step_flops(TextSizes.of(text.to_dict()), tower, tokens, keys, logits, images, encoded)
 
 
 def reference_flops(questions: tuple[int, ...], config: LlavaConfig) -> dict[str, float]:
@@ -69,7 +58,7 @@ def stock_flops(config: LlavaConfig, lengths: list[int]) -> dict[str, float]:
     steps = []
     for batch in in_batches(lengths):
         rows, width = len(batch), max(lengths[index] for index in batch)
-        steps.append(step_flops(config, rows, width, width, rows * width, rows, rows))
+        steps.append(step_flops(config, rows * width, width, rows * width, rows, rows))
     return added(steps)
 
 
@@ -78,10 +67,10 @@ def bridge_flops(questions: tuple[int, ...], config: LlavaConfig, device: str = 
     images = conversations(questions, config)
     labels = sum(len(item.ids) - item.prompt for item in chain.from_iterable(images))
     lengths = [len(row.ids) for row in chain.from_iterable(pack(images))]
-    steps = [step_flops(config, 0, 0, 0, labels, len(images), 0)]
+    steps = [step_flops(config, 0, 0, labels, len(images), 0)]
     for batch in cheapest(lengths, MICRO_TOKENS, OVERHEAD[device]):
         width = rounded(max(lengths[index] for index in batch), WIDTH)
-        steps.append(step_flops(config, len(batch), width, width + rounded(len(OPENING), WIDTH), 0, 0, 0))
+        steps.append(step_flops(config, len(batch) * width, width + rounded(len(OPENING), WIDTH), 0, 0, 0))
     return added(steps)
 
 
@@ -97,4 +86,4 @@ def pass_flops(case: BridgeCase) -> dict[str, float]:
     width = SLOTS + asked * (statistics.mean(range(*TEXT)) - len(OPENING) - 1)
     labels = case.total_questions * (statistics.mean(range(*ANSWER)) + 1)
     images = case.total_images
-    return step_flops(model_config(BRIDGE_LAYERS), images, width, width + len(OPENING), labels, images, images)
+    return step_flops(model_config(BRIDGE_LAYERS), images * width, width + len(OPENING), labels, images, images)

@@ -84,7 +84,12 @@ def _gqa(name: str, use: str, questions: int, images: int) -> Split:
     needs = [questions_file, Need("images", GQA_IMAGES)]
     if name == "val":
         needs += [
-            Need("val_choices.json", GQA_CHOICES, "validity and plausibility are 0 without it"),
+            Need(
+                "val_choices.json",
+                GQA_CHOICES,
+                "validity and plausibility are 0 without it",
+                others=("val_choices/*.json",),
+            ),
             Need("val_sceneGraphs.json", GQA_SCENES, "only grounding needs it, which is not scored here"),
         ]
     return Split(name, use, (questions,), images, tuple(needs))

@@ -20,7 +20,8 @@ def scored_gqa(folder: Path, split: str) -> list[Example]:
     file = folder / f"{official.gqa_split(split)}_questions.json"
     _score(replace(benchmark, choices=None), _first([file, file.with_suffix(""), folder]))
     if benchmark.choices is not None:
-        _score(benchmark, folder / f"{split}_choices.json")
+        choices = official.gqa_choices_file(folder, split)
+        _score(benchmark, _first([choices, choices.with_suffix("")]))
     return list(benchmark.examples)
 
 

@@ -10,7 +10,7 @@ from transformers import AutoModelForImageTextToText
 from bridge import results
 from bridge.evaluation.decode import Decoder
 from vlm.errors import UserError
-from vlm.files import read_json
+from vlm.files import read_json, read_jsonl
 from vlm.run.folder import locked
 
 
@@ -88,6 +88,9 @@ def test_benchmarks_one_after_the_other_share_a_results_file(monkeypatch, capsys
     # scored in another mode they do not belong into one table
     report = here(monkeypatch, tiny_vlm, world, tmp_path, *given, "--mode", "lmms", benchmarks=["vqav2"])
     assert list(report["benchmarks"]) == ["vqav2"]
+    said = {line["question_id"]: line["answer"] for line in read_jsonl(tmp_path / "predictions/vqav2.jsonl")}
+    submitted = read_json(tmp_path / "vqav2_val2014_results.json")  # not in LLaVA's form
+    assert {str(row["question_id"]): row["answer"] for row in submitted} == said
     assert "held scores of another run (GQA, POPE; mode differ): replaced" in capsys.readouterr().err
 
 

@@ -122,6 +122,68 @@ def test_pope(tmp_path):
     assert again.stdout == result.stdout.replace(str(tmp_path / "answers"), str(tmp_path / "unasked"))
 
 
+def pope_folder(folder, random=4, others=4):
+    """POPE's three files, in which each line asks about another thing."""
+    for category, count in (("adversarial", others), ("popular", others), ("random", random)):
+        lines = [
+            pope_line(number, "x", f"Is there a thing{number} in the image?", "yes" if number % 2 else "no")
+            for number in range(1, count + 1)
+        ]
+        write_lines(folder / f"coco_pope_{category}.json", lines)
+    return folder
+
+
+def llava_answers(file, question_of=None, random=4, others=4):
+    """One answers file with LLaVA's ids, all right. question_of: number -> what the answer repeats as its prompt."""
+    records = []
+    for offset, count in ((0, others), (10_000_000, random), (20_000_000, others)):
+        for number in range(1, count + 1):
+            records.append({"question_id": offset + number, "text": "Yes" if number % 2 else "No"})
+            if question_of:
+                records[-1]["prompt"] = question_of(number) + "\nAnswer the question using a single word or phrase."
+    return write_lines(file, records)
+
+
+def test_llavas_answers_are_joined_only_to_the_questions_that_were_asked(tmp_path):
+    def asked(number):
+        return f"Is there a thing{number} in the imange?"  # as POPE's files of August 2023 spell some
+
+    def refusal(folder, answers):
+        result = run("pope", "--questions", folder, "--predictions", answers)
+        assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
+        assert "coco_pope_random.json of github.com/AoiDragon/POPE at commit e3e39262" in result.stderr
+        return result.stderr
+
+    folder = pope_folder(tmp_path / "pope")
+    right = run("pope", "--questions", folder, "--predictions", llava_answers(tmp_path / "right.jsonl", asked))
+    assert line(right, "accuracy") == "1.0000", right.stderr
+    # prompts: a question that is interspersed moves all behind it
+    moved = llava_answers(tmp_path / "moved.jsonl", lambda number: asked(number + (number > 2)))
+    message = "moved.jsonl, adversarial, record 3 answers 'Is there a thing4 in the imange?"
+    assert message in (said := refusal(folder, moved))
+    assert "but question 3 is 'Is there a thing3 in the image?'; give the questions that were asked" in said
+
+    # no prompts: the number of answers must be that of the lines, or the file LLaVA's
+    longer = pope_folder(tmp_path / "longer", random=6)
+    said = refusal(longer, llava_answers(tmp_path / "bare.jsonl"))
+    assert "coco_pope_random.json has 6 lines, 2,910 are needed for answers" in said
+    theirs = pope_folder(tmp_path / "theirs", random=2910, others=3000)
+    assert run("pope", "--questions", theirs, "--predictions", tmp_path / "bare.jsonl").returncode == 0
+
+
+def test_answers_of_a_category_repeat_its_questions(tmp_path):
+    file = pope_folder(tmp_path) / "coco_pope_popular.json"
+    for key in ("question", "prompt", "text"):
+        records = [{key: f"Is there a thing{number} in the image?", "answer": "no"} for number in (1, 2, 4, 3)]
+        answers = write_lines(tmp_path / "a.jsonl", records)
+        result = run("pope", "--questions", file, "--predictions", answers)
+        assert result.returncode == 2
+        assert "a.jsonl, popular, record 3 answers 'Is there a thing4 in the image?', but question 3" in result.stderr
+        ids = [record | {"question_id": number} for number, record in zip((1, 2, 4, 3), records)]
+        result = run("pope", "--questions", file, "--predictions", write_lines(tmp_path / "a.jsonl", ids))
+        assert line(result, "accuracy") == "0.5000", result.stderr
+
+
 def test_predictions_of_another_split_are_no_score_of_zero(tmp_path):
     questions = write(tmp_path / "q.json", {"1": {"isBalanced": True}})
     predictions = write(tmp_path / "p.json", [{"questionId": "2", "prediction": "yes"}])

@@ -186,6 +186,18 @@ def test_what_the_scorers_refuse_is_not_ready(world_root, tmp_path, name, split,
     assert found(name, folder, train).problem == ""
 
 
+def test_choices_in_chunks_are_read_as_well(world_root, tmp_path):
+    folder = tmp_path / "gqa"
+    shutil.copytree(world_root / "gqa", folder)
+    chunk = folder / "val_choices/val_choices_0.json"
+    chunk.parent.mkdir()
+    (folder / "val_choices.json").rename(chunk)
+    part = found("gqa", folder, "val")
+    assert part.problem == "" and "val_choices.json" not in [need.path for need in part.absent]
+    chunk.write_text('{"1": {}}')
+    assert found("gqa", folder, "val").problem.startswith(f"{chunk.parent}: the choices have no entry for")
+
+
 @pytest.mark.parametrize(("questions", "version"), [(2910, "August 2023"), (3000, "since autumn 2023")])
 def test_popes_random_file_is_named(monkeypatch, capsys, pope, questions, version):
     line = json.loads((pope / "coco_pope_random.json").read_text().splitlines()[0])

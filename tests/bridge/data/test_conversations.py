@@ -27,9 +27,9 @@ def read(root, *records: dict) -> tuple[list[Dialogue], list[str]]:
     write_json(root / "x.json", list(records))
     bad: list[str] = []
     found = read_conversations(
-        str(root / "x.json"), str(root / "img"), lambda key, where, why: bad.append(f"{where}: {why}")
+        str(root / "x.json"), str(root / "img"), lambda key, file, index, why: bad.append(f"record {index}: {why}")
     )
-    return found, [line.removeprefix(f"{root}/x.json, ") for line in bad]
+    return found, bad
 
 
 def test_placeholders_keep_their_places_and_texts_their_letters(tmp_path):
@@ -131,7 +131,7 @@ def test_links_are_followed_in_a_folder_that_is_given_and_to_images_alone(tmp_pa
     talks = [{"image": f"coco/{number}.jpg", "conversations": turns("<image>\nQ", "A")} for number in (1, 2)]
     write_json(tmp_path / "set/x.json", talks)
     file, bad = str(tmp_path / "set/x.json"), []
-    found = read_conversations(file, str(tmp_path / "set"), lambda key, where, why: bad.append(why))
+    found = read_conversations(file, str(tmp_path / "set"), lambda key, file, index, why: bad.append(str(why)))
     assert [dialogue.images for dialogue in found] == [(tmp_path / "set/coco/1.jpg",)]
     assert len(bad) == 1 and bad[0].startswith(f"image name 'coco/2.jpg' leads out of {tmp_path}/set by a link: ")
     with pytest.raises(UserError, match=r"record 0: .*/set/coco leads out of .*/set by a link"):
@@ -208,11 +208,15 @@ def test_what_is_not_there_is_named(tmp_path):
 def test_what_is_no_record_is_one_bad_record(tmp_path):
     good = {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]}
     (tmp_path / "x.json").write_text(json.dumps([good, "text", None]))
-    told: list[tuple[str, ...]] = []
-    found = read_conversations(str(tmp_path / "x.json"), report=lambda *what: told.append(what))
+    told: list[tuple] = []
+
+    def report(key, file, index, bad):
+        told.append((key, file, index, bad.kind, str(bad)))
+
+    found = read_conversations(str(tmp_path / "x.json"), report=report)
     assert found == [Dialogue("0", (), (("Hi", "Hello"),))]
     reasons = [(1, "it is no object but 'text'"), (2, "it is no object but 'None'")]
-    assert told == [(f"{number}", f"{tmp_path}/x.json, record {number}", reason) for number, reason in reasons]
+    assert told == [(str(number), tmp_path / "x.json", number, "malformed record", why) for number, why in reasons]
 
 
 def test_an_absolute_name_inside_the_image_folder_is_found(tmp_path):

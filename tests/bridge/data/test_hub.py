@@ -11,6 +11,7 @@ from tiny import hub as tables
 
 from bridge.data import official
 from bridge.data.pictures import TableImage, open_picture, picture_bytes, picture_content
+from bridge.evaluation.benchmarks import read_pope
 from vlm.errors import UserError
 
 
@@ -55,6 +56,17 @@ def test_pope(benchmark_files, tmp_path, full):
     root = tables.write_pope(benchmark_files / "pope", tmp_path / "POPE", full)
     for category in official.POPE_CATEGORIES:
         assert same(official.pope(root, category), official.pope(benchmark_files / "pope", category))
+    benchmark = read_pope(root)  # the three categories ask about the same images
+    assert len(benchmark.images) == len(read_pope(benchmark_files / "pope").images) == 2
+    few = [example.question_id for example in benchmark.first_images(1).examples]
+    assert few == [f"{category}/{number}" for category in official.POPE_CATEGORIES for number in (3, 4)]
+
+
+def test_one_category_of_pope_alone(benchmark_files, tmp_path):
+    root = tables.write_pope(benchmark_files / "pope", tmp_path / "POPE", full=True)
+    for category in ("adversarial", "popular"):
+        (root / f"Full/{category}-00000-of-00001.parquet").unlink()
+    assert same(official.pope(root, "random"), official.pope(benchmark_files / "pope", "random"))
 
 
 def test_a_repository_in_the_hub_cache(benchmark_files, tmp_path):

@@ -44,3 +44,12 @@ def test_choices_are_read_if_they_are_there(tmp_path):
     assert official.gqa_choices(tmp_path, "val_all") is None
     write_json(tmp_path / "val_choices.json", {"1": {"valid": ["red"], "plausible": []}})
     assert official.gqa_choices(tmp_path, "val_all") == {"1": {"valid": ["red"], "plausible": []}}
+
+
+def test_choices_in_chunks(tmp_path):
+    """As those of train are distributed."""
+    chunks = [{"1": {"valid": ["red"], "plausible": []}}, {"2": {"valid": [], "plausible": ["cat"]}}]
+    for number, chunk in enumerate(chunks):
+        write_json(tmp_path / f"train_choices/train_choices_{number}.json", chunk)
+    for split in ("train", "train_all"):
+        assert official.gqa_choices(tmp_path, split) == chunks[0] | chunks[1]

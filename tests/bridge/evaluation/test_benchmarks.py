@@ -95,6 +95,17 @@ def test_lmms_mode_and_hidden_answers(benchmark_files):
         benchmarks.check_answers(torn)
 
 
+def test_submissions_of_lmms_mode_hold_what_the_model_said(benchmark_files):
+    """lmms-eval submits the stripped answer; LLaVA, and so official mode, a converted one."""
+    gqa = benchmarks.read_gqa(benchmark_files / "gqa", "testdev")
+    vqav2 = benchmarks.read_vqav2(benchmark_files / "vqav2", "val2014")
+    for mode, said_gqa, said_vqav2 in (("official", " a dog", "dog"), ("lmms", "A Dog.", "A Dog.")):
+        rows = json.loads(submissions(gqa, {"01": " A Dog."}, mode)["gqa_testdev_predictions.json"])
+        assert rows[0] == {"questionId": "01", "prediction": said_gqa}
+        rows = json.loads(submissions(vqav2, {"101": " A Dog."}, mode)["vqav2_val2014_results.json"])
+        assert [row["answer"] for row in rows] == [said_vqav2, "", ""]
+
+
 def test_a_home_folder_is_one_everywhere(benchmark_files, tmp_path, monkeypatch):
     shutil.copytree(benchmark_files / "gqa", tmp_path / "gqa")
     write_json(tmp_path / "gqa/submission_all_questions.json", {"01": {}})
