@@ -162,7 +162,7 @@ def test_a_json_that_is_a_folder_is_refused_before_anything_is_measured(tmp_path
         ("retrieval", "captions/val-*.tar", ("--pool", "4"), "--pool 4: give 5 or more"),
         ("zero-shot", "classes", ("--class-names", "/"), "--class-names / cannot be read: Is a directory"),
         ("objects", "classes", (), "train_sceneGraphs.json does not exist"),
-        ("linear", "classes", ("--seed", "-1"), "--seed -1: give 0 or more"),
+        ("linear", "classes", ("--seed", "-1"), "--seed -1: give 0 to 18446744073709551615"),
         ("linear", "classes", ("--label-column", "x"), "--label-column x is of data sets"),
         ("knn", "classes", ("--image-root", "x"), "--image-root x is of data sets"),
         ("linear", "classes", ("--heads", "9"), "has 2 attention heads, and says so: leave it out"),

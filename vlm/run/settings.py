@@ -62,6 +62,11 @@ def setting(default: Any = MISSING, *, help: str, **more: Any) -> Any:
     return field(default=default, metadata={"setting": Setting(help, **more)})
 
 
+def seed_setting(default: Any = 0, *, help: str, **more: Any) -> Any:
+    """Declare a seed, or several: a number that numpy and torch take. torch's are of 64 bits."""
+    return setting(default, help=help, least=0, most=2**64 - 1, **more)
+
+
 def resume_setting() -> Any:
     """Declare `--resume`, which both stages have."""
     return setting(
