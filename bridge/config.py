@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vlm.errors import UserError
 from vlm.llms.presets import PRESETS
-from vlm.run.settings import allow_change_setting, parse, resume_setting, setting
+from vlm.run.settings import allow_change_setting, parse, resume_setting, seed_setting, setting, timeout_setting
 from vlm.run.trackers import TRACKERS
 
 RUNS = Path("runs")
@@ -125,9 +125,10 @@ class BridgeConfig:
         free=True,
         default_text="runs/bridge-LLM; of --init RUN/vlm: runs/RUN-continued",
     )
-    seed: int = setting(0, help="seed of the connector's first weights, LoRA's, and the data order", least=0)
+    seed: int = seed_setting(help="seed of the connector's first weights, LoRA's, and the data order")
     resume: str = resume_setting()
     allow_change: tuple[str, ...] = allow_change_setting()
+    timeout: float = timeout_setting()
     save_every: int = setting(100, help="steps between two checkpoints", metavar="STEPS", least=1, free=True)
     tracker: str = setting(
         "auto", help="auto: RUN/tensorboard if TensorBoard is installed", choices=TRACKERS, free=True

@@ -31,6 +31,7 @@ def main() -> None:
 def evaluate(team: Team) -> None:
     """The command, on each of the processes; rank 0 alone scores, writes and prints."""
     config = team.main(lambda: parse_config(__doc__))
+    team.minutes = config.timeout
     folder, out = team.main(lambda: run_folders(config))
     team.main(lambda: results.check_place(out, evaluation=True))
     benchmarks = team.all(lambda: chosen_benchmarks(config))

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from bridge.parts import Trainee, build_vlm, freeze, save_result
 from bridge.recorder import Recorder, Taken
 from bridge.same_run import check_folder
 from vlm.device import CLOSE, LESS, enough_memory
-from vlm.distributed import WAIT, AnyRank, active, is_main, on_main
+from vlm.distributed import AnyRank, active, is_main, late_ranks_named, on_main
 from vlm.run.compiler import check_compiler
 from vlm.run.folder import finish, locked
 from vlm.run.progress import progress
@@ -146,11 +147,12 @@ def _elsewhere(config: BridgeConfig) -> str:
 
 def train(config: BridgeConfig, mixture: Mixture) -> None:
     """Run or continue `config.out` on the mixture's questions; on return RUN/vlm is a stock LLaVA folder."""
-    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])  # starts the process group
+    limit = InitProcessGroupKwargs(timeout=timedelta(minutes=config.timeout))
+    accelerator = Accelerator(kwargs_handlers=[limit])  # starts the process group
     if config.compile:
         check_compiler(accelerator.device)
     around = enough_memory(lambda: "before or after the steps", lambda: _elsewhere(config))
-    with locked(Path(config.out)), around:
+    with late_ranks_named(config.timeout), locked(Path(config.out)), around:
         data = {"questions": questions_content(mixture, votes=config.vqav2_answers == "votes")}
         data["images"] = images_content(mixture)
         on_main(lambda: (check_folder(config), check_data(config, data)))  # before anything is loaded

@@ -18,7 +18,7 @@ from bridge.evaluation.examples import RIGHT, Answered, chosen
 from vlm.errors import UserError, run_command
 from vlm.files import read_json, read_jsonl, write_file
 from vlm.run.page import drawn, folded, note, page, picture, settings_table, table
-from vlm.run.settings import parse, setting
+from vlm.run.settings import parse, seed_setting, setting
 
 EXAMPLES = """examples:
   python bridge/report.py runs/bridge-smollm2                          with the scores of RUN/eval, if it is there
@@ -50,7 +50,7 @@ class ReportConfig:
         default_text="RUN/eval and its baselines, if they are there",
     )
     examples: int = setting(6, help="right and wrong answers shown of each benchmark, each", metavar="N", least=0)
-    seed: int = setting(0, help="decides which", least=0)
+    seed: int = seed_setting(help="decides which")
     gqa: str | None = setting(None, help="where GQA lies, if it has moved since", metavar="DIR")
     vqav2: str | None = setting(None, help="where VQAv2 lies", metavar="DIR")
     pope: str | None = setting(None, help="where POPE lies", metavar="DIR")

@@ -7,7 +7,15 @@ from typing import Any
 from vlm.encoders.config import EncoderConfig
 from vlm.errors import UserError
 from vlm.run.schedule import SCHEDULES, longest_warmup, shortened_warmup
-from vlm.run.settings import allow_change_setting, check_bounds, flag, resume_setting, setting
+from vlm.run.settings import (
+    allow_change_setting,
+    check_bounds,
+    flag,
+    resume_setting,
+    seed_setting,
+    setting,
+    timeout_setting,
+)
 from vlm.run.trackers import TRACKERS
 
 # The captions of the embedded world, which a run draws if it is given no others.
@@ -82,7 +90,7 @@ class PretrainConfig:
         choices=tuple(OBJECTIVES),
         fixed=True,
     )
-    seed: int = setting(0, help="of weights, directions, data order and augmentation", least=0)
+    seed: int = seed_setting(help="of weights, directions, data order and augmentation")
     resume: str = resume_setting()
     allow_change: tuple[str, ...] = allow_change_setting()
     branch: str | None = setting(
@@ -153,7 +161,7 @@ class PretrainConfig:
         help="run both towers through torch.compile",
         default_text="on a GPU with Triton and a C compiler, below ZeRO 3",
     )
-    timeout: float = _step(30.0, help="minutes that a process waits for the others", above=0, least=None, free=True)
+    timeout: float = timeout_setting(30.0, group="optimization")
     dtype: str = _step(
         "auto", help="auto: bf16 autocast where the device has instructions for it", choices=("auto", "bf16", "fp32")
     )

@@ -48,17 +48,19 @@ def refuse_unwritable(path: str | None) -> None:
 def main() -> None:
     config = parse()
     refuse_unwritable(config.json)
-    from pretrain.probes.tasks import measure, table_line  # after parsing: --help must not wait for torch
+    from pretrain.data.workers import dead_loaders_told  # after parsing: --help must not wait for torch
+    from pretrain.probes.pixels import FEWER
+    from pretrain.probes.tasks import measure, table_line
     from vlm.device import CLOSE, enough_memory
-    from vlm.distributed import is_main, join_processes
+    from vlm.distributed import is_main, join_processes, late_ranks_named
     from vlm.encoders.by_name import open_encoder
     from vlm.files import write_json
 
     encoder = open_encoder(config.encoder, config.seed, config.normalisation, config.image_size, config.heads)
     again = "nothing is written before the end, the same command starts anew"
     told = enough_memory(lambda: f"while {config.task} was measured", lambda: f"{CLOSE}; {again}")
-    with told, keeping(again):
-        numbers = measure(encoder.to(join_processes()), config)
+    with late_ranks_named(config.timeout, again), told, keeping(again), dead_loaders_told(remedy=FEWER):
+        numbers = measure(encoder.to(join_processes(config.timeout)), config)
     if not is_main():
         return
     print(table_line(config.task, numbers))

@@ -19,12 +19,12 @@ from pretrain.compiling import compile_towers, compiles_fast, several_shapes
 from pretrain.config import PretrainConfig
 from pretrain.contrastive import INITIAL, LogitScale
 from pretrain.data.augment import augmentation
-from pretrain.data.batches import CaptionBatches, dead_loaders_told
+from pretrain.data.batches import CaptionBatches
 from pretrain.data.embedded import draw_if_default
 from pretrain.data.mixing import MixedCaptions
 from pretrain.data.source import open_captions
 from pretrain.data.tokenizer import load_tokenizer
-from pretrain.data.workers import loader_workers
+from pretrain.data.workers import dead_loaders_told, loader_workers
 from pretrain.init import Init, open_init
 from pretrain.model import Pretrainer, encoder_config, parameter_groups, use_fast_attention
 from pretrain.objective import objective

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlm.errors import run_command
-from vlm.run.settings import parse, setting
+from vlm.run.settings import parse, seed_setting, setting
 
 EXAMPLES = """examples:
   python scripts/show_answers.py runs/world runs/eval/pretrained --out runs
@@ -24,7 +24,7 @@ class ShowSettings:
     evaluation: str = setting(help="the folder that bridge/evaluate.py wrote", positional=True)
     out: str | None = setting(None, help="also draw OUT/examples.png", metavar="OUT")
     split: str = setting("test-dev2015", help="VQAv2's split that was evaluated")
-    seed: int = setting(0, help="decides which questions", least=0)
+    seed: int = seed_setting(help="decides which questions")
     pick: bool = setting(False, help="print only image and question, by a tab, of the first right one, or the first")
 
 

@@ -5,6 +5,7 @@ import os
 import pty
 import select
 import signal
+import socket
 import subprocess
 import sys
 import termios
@@ -33,6 +34,24 @@ def output(script: str, *arguments, expect: int = 0, **options) -> str:
     done = start(script, *arguments, **options)
     assert done.returncode == expect, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+def beside_one_that_hangs(script: str, *arguments) -> subprocess.CompletedProcess:
+    """Run the script as the first of two processes, of which the second joins and does nothing."""
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": ""}
+    joins = "import time, torch.distributed as dist; dist.init_process_group('gloo'); time.sleep(900)"
+    second = subprocess.Popen([sys.executable, "-c", joins], env={**os.environ, **where, "RANK": "1"})
+    try:
+        return start(script, *arguments, RANK="0", LOCAL_RANK="0", **where)
+    finally:
+        second.kill()
+        second.wait()
 
 
 def _at_a_terminal() -> None:

@@ -14,28 +14,28 @@ import torch.distributed as dist
 
 from vlm.errors import UserError
 
-# A collective waits this long for the slowest rank. Rank 0 alone saves, merges and hashes while the others wait, for
-# which NCCL's own 10 minutes are short with a large model on slow storage. It does not delay the end of a run one of
-# whose ranks has died: gloo sees the closed connection at once, and with NCCL the launcher ends the others.
-WAIT = timedelta(hours=2)
 GRACE = 3.0  # seconds between the first rank that runs out of time and the last one
 
 
-def join_processes() -> torch.device:
-    """Join the processes that torchrun or SLURM started, if there are several; return this one's GPU, or the CPU."""
+def join_processes(minutes: float) -> torch.device:
+    """Join the processes that torchrun or SLURM started, if there are several; return this one's GPU, or the CPU.
+
+    minutes: after which a collective that some rank has not joined is given up.
+    """
     on_gpu = torch.cuda.is_available()
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         if on_gpu:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=WAIT)
+        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(minutes=minutes))
     return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
 
 
 @contextmanager
-def late_ranks_named(minutes: float) -> Iterator[None]:
+def late_ranks_named(minutes: float, kept: str = "the last checkpoint is whole") -> Iterator[None]:
     """If a collective inside runs out of time, say once which ranks did not come, and end the process with 1.
 
-    minutes: the time of a collective, for the message. NCCL's own watchdog ends a process of a GPU, with its rank.
+    minutes: the time of a collective. kept: what is on the disk. Both are for the message.
+    NCCL's own watchdog ends a process of a GPU, with its rank.
     """
     try:
         yield
@@ -47,7 +47,7 @@ def late_ranks_named(minutes: float) -> Iterator[None]:
             late = [str(number) for number in range(world_size()) if number not in present]
             who = f"rank {', '.join(late)}" if late else "another rank"
             words = f"rank {rank()} waited {minutes:g} minutes for {who}, which hangs or is too slow"
-            print(f"error: {words}: the last checkpoint is whole; see --timeout", file=sys.stderr, flush=True)
+            print(f"error: {words}: {kept}; see --timeout", file=sys.stderr, flush=True)
         raise SystemExit(1) from error
 
 

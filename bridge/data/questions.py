@@ -1,5 +1,6 @@
 """Scheduled rows -> tokenised conversations -> packed rows."""
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
@@ -8,9 +9,15 @@ from bridge.data.example import Dialogue, Example, Sample, with_sampled_answer
 from bridge.data.mixture import Mixture, answer_of
 from bridge.data.packing import Conversation, Row, TooLong, fill_rows, image_runs
 from bridge.data.schedule import ScheduledRow
+from vlm.distributed import is_main
 from vlm.errors import UserError
 from vlm.llms.forms import PLACEHOLDER, Talk
 from vlm.llms.prompt import Prompts, briefly
+
+CUT = (
+    "this language model's template ends an answer with its line: the VLM will stop after the first of them; give "
+    "another --llm, such as qwen, or answers of one line"
+)
 
 
 class Questions:
@@ -54,10 +61,20 @@ class Questions:
     def check(self, examples: Iterable[int]) -> dict[int, str]:
         """Tokenise now what might stop the run hours later -> questions that no row may hold, and why.
 
-        A token has one byte of text at least, so most questions are known to fit without being tokenised.
+        A token has one byte of text at least, so most questions are known to fit without being tokenised. Answers of
+        several lines are told, if the template ends an answer where its line ends, as smollm2's does.
         """
-        problems = ((index, self._problem(self.mixture.examples[index])) for index in sorted(examples))
-        return {index: reason for index, reason in problems if reason}
+        ends_lines = self._prompts.tokenizer.decode(self._prompts.end_ids[:1]) == "\n"
+        problems, cut = {}, 0
+        for index in sorted(examples):
+            sample = self.mixture.examples[index]
+            if reason := self._problem(sample):
+                problems[index] = reason
+            elif ends_lines and isinstance(sample, Dialogue):
+                cut += sum("\n" in answer.strip() for _, answer in sample.turns)
+        if cut and is_main():
+            print(f"note: {cut:,} answers have several lines, and {CUT}", file=sys.stderr)
+        return problems
 
     def _problem(self, sample: Sample) -> str:
         """Why a question cannot be trained on, with one of the answers that it may teach; "" if it can."""

@@ -11,7 +11,7 @@ from bridge.config import LOAD_IN, PRECISIONS, WORLD
 from bridge.evaluation.benchmarks import Benchmark, check_answers, read_gqa, read_pope, read_vqav2
 from bridge.scoring.joining import MODES
 from vlm.errors import UserError
-from vlm.run.settings import parse, setting
+from vlm.run.settings import parse, setting, timeout_setting
 
 EXAMPLES = """examples:
   python bridge/evaluate.py runs/qwen --gqa world/gqa --vqav2 world/vqav2 --pope world/pope
@@ -64,6 +64,7 @@ class EvaluateConfig:
     )
     load_in: str | None = setting(None, help="bitsandbytes quantisation of the LLM", choices=LOAD_IN)
     device: str | None = setting(None, help="cpu, cuda, cuda:1", default_text="cuda if there is one")
+    timeout: float = timeout_setting(help="minutes that a process may neither answer nor wait for the others")
     overwrite: bool = setting(False, help="discard the asked benchmarks' predictions in OUT, start anew")
 
     @property

@@ -1,9 +1,11 @@
 """Several processes that answer one benchmark's questions together: torchrun, `accelerate launch`, srun with RANK set.
 
-Only Python objects go between them, over gloo: no GPU waits for another. An error of one process stops all of them.
+Only Python objects go between them, over gloo: no GPU waits for another. An error of one process stops all of them. One
+that has answered its share waits for the others, for hours if need be, but not for one that hangs: each has a pulse.
 """
 
 import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -11,10 +13,13 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from bridge.evaluation.pulse import Pulse
+from bridge.evaluation.settings import EvaluateConfig
 from vlm.errors import UserError, user_message
 
 Result = TypeVar("Result")
-WAIT = timedelta(days=7)  # for the slowest process; one that has died is noticed at once
+WAIT = timedelta(days=7)  # for the slowest process; one that has died is noticed at once, one that hangs by its pulse
+BEAT = 15.0  # seconds between two beats of a process that waits
 LAST_WORDS = 10.0  # seconds that rank 0 gives the others to leave
 
 
@@ -25,6 +30,7 @@ class Team:
     """
 
     rank, size = 0, 1
+    minutes = EvaluateConfig.timeout  # that a process may neither answer nor wait
     local_rank: int | None = None  # among the processes of one machine
 
     def __init__(self) -> None:
@@ -59,6 +65,8 @@ class _Several(Team):
     def __init__(self, store: Any, rank: int, size: int):
         self._store, self.rank, self.size = store, rank, size
         self.local_rank = int(os.environ.get("LOCAL_RANK", rank))
+        self._pulse = Pulse(store, rank, size)
+        self.hangs = False  # whether another process does
 
     def all(self, function: Callable[[], Result]) -> Result:
         result: Any = None
@@ -87,9 +95,35 @@ class _Several(Team):
     def gather(self, value: Any) -> list:
         import torch.distributed as dist
 
+        self._meet()
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value)
         return values
+
+    def _meet(self) -> None:
+        """Wait until every process is here. Raises: SystemExit(1) if one of them has no pulse, which is told once."""
+        import torch
+        import torch.distributed as dist
+
+        seconds = 60 * self.minutes
+        every = min(BEAT, seconds / 4)
+        self._pulse.beat()
+        here: Any = dist.all_reduce(torch.zeros(1), async_op=True)
+        slept, pause = 0.0, 0.001
+        while not here.is_completed():
+            time.sleep(pause)
+            slept, pause = slept + pause, min(2 * pause, 0.1, every)
+            if slept < every:
+                continue
+            if late := self._pulse.late(slept, seconds):
+                self.hangs = True
+                if self._pulse.first_to_tell():
+                    words = f"rank {self.rank} waited {self.minutes:g} minutes for rank {', '.join(map(str, late))}"
+                    kept = "the answers so far are kept, the same command goes on from there"
+                    print(f"error: {words}, which hangs or is too slow: {kept}; see --timeout", file=sys.stderr)
+                raise SystemExit(1)
+            slept = 0.0
+        here.wait()
 
     def failed(self) -> bool:
         import torch.distributed as dist
@@ -100,6 +134,7 @@ class _Several(Team):
             raise SystemExit(2) from None
 
     def count(self, key: str, number: int) -> int:
+        self._pulse.beat()
         return self._store.add(f"count/{key}", number)
 
     def part(self) -> None:
@@ -132,7 +167,8 @@ def team() -> Iterator[Team]:
         yield processes
         processes.part()
     finally:  # also after an error: gloo's threads that outlive the interpreter abort the process
-        dist.destroy_process_group()
+        if not processes.hangs:  # else one of them waits for the process that hangs, and it would be waited for
+            dist.destroy_process_group()
 
 
 def share(sizes: Sequence[int], rank: int, ranks: int) -> list[int]:

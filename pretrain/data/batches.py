@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ from pretrain.data.captions import BadSample
 from pretrain.data.order import Stream
 from pretrain.data.pairs import Captions, usable_captions
 from pretrain.data.tars import Damage
+from pretrain.data.workers import START, dead_loaders_told
 from vlm.distributed import barrier
-from vlm.errors import UserError, one_line
+from vlm.errors import UserError
 from vlm.images import ImageError, decode
 from vlm.run.quarantine import Limit, Quarantine, merge, refuse_above
 from vlm.run.signals import end_with_parent
@@ -109,8 +110,6 @@ class CaptionBatches(Dataset):
 
     def _load(self) -> Iterator[dict]:
         """self[step] for all steps in order, made by worker processes if there are any."""
-        # The manifest and the open shards are shared, not pickled to each worker.
-        context = "fork" if self.workers and sys.platform == "linux" else None
         if self.workers:  # else a tokenizer that has used threads here warns in each worker that it cannot there
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         loader = DataLoader(
@@ -121,7 +120,7 @@ class CaptionBatches(Dataset):
             collate_fn=_as_is,  # the default would walk over every caption and id
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_outlive_signals,
-            multiprocessing_context=context,
+            multiprocessing_context=START if self.workers else None,
         )
         with dead_loaders_told(reading=self.workers > 0):
             yield from loader
@@ -205,23 +204,6 @@ class CaptionBatches(Dataset):
     def _id(self, number: int) -> str:
         shard, index = self.data.identify(number)
         return f"{shard}:{index}"
-
-
-@contextmanager
-def dead_loaders_told(reading: bool = False) -> Iterator[None]:
-    """Turn the death of a loader worker, which torch raises wherever the process is, into a `UserError`.
-
-    reading: whether inside nothing is done but to read from workers: a connection that breaks then is such a death too.
-    What is raised by the code of a worker is another matter: torch begins it with "Caught".
-    """
-    try:
-        yield
-    except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
-        broken = reading and not isinstance(error, RuntimeError) and not str(error).startswith("Caught ")
-        if not broken and "DataLoader worker (pid" not in str(error):
-            raise
-        problem = "a loader worker died, often for want of memory"
-        raise UserError(f"{problem}: lower --workers, then resume ({one_line(error, most=None)})") from error
 
 
 def _of(label: str) -> str:

@@ -1,16 +1,21 @@
-"""How many loader processes a rank has, and the shared memory through which they pass their batches."""
+"""The loader processes of a rank: how many, how they start, their shared memory, and what their death says."""
 
 import shutil
 import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pretrain.config import PretrainConfig
 from pretrain.data.augment import crop_counts
 from vlm.cores import cores
 from vlm.distributed import all_items, world_size
-from vlm.errors import UserError
+from vlm.errors import UserError, one_line
 
 SHARED = Path("/dev/shm")
+# What they read is shared with them, not pickled: manifests, open shards, closures. Python 3.14 would start them anew.
+START = "fork" if sys.platform == "linux" else None
 AHEAD = 2  # batches of a worker that lie in shared memory before they are needed, as DataLoader has it
 
 
@@ -46,3 +51,20 @@ def check_shared_memory(workers: int, each: int, free: int) -> None:
         need = f"{workers} loader workers a process put up to {workers * each / 1e9:.1f} GB of batches into {SHARED}"
         fewer = f"--workers {free // each}" if free >= each else "--workers 0, which loads in the process itself"
         raise UserError(f"{need}, which has {free / 1e9:.1f} GB free: give {fewer}, or enlarge it (docker --shm-size)")
+
+
+@contextmanager
+def dead_loaders_told(reading: bool = False, remedy: str = "lower --workers, then resume") -> Iterator[None]:
+    """Turn the death of a loader worker, which torch raises wherever the process is, into a `UserError`.
+
+    reading: whether inside nothing is done but to read from workers: a connection that breaks then is such a death too.
+    What is raised by the code of a worker is another matter: torch begins it with "Caught".
+    """
+    try:
+        yield
+    except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+        broken = reading and not isinstance(error, RuntimeError) and not str(error).startswith("Caught ")
+        if not broken and "DataLoader worker (pid" not in str(error):
+            raise
+        problem = "a loader worker died, often for want of memory"
+        raise UserError(f"{problem}: {remedy} ({one_line(error, most=None)})") from error

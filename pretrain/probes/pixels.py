@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from pretrain.data.workers import START, dead_loaders_told
 from vlm.cores import cores
 from vlm.device import sent
 from vlm.encoders.base import VisionEncoder
@@ -19,6 +20,7 @@ from vlm.images import EvalTransform
 
 MANY = 32  # batches; for fewer, processes would take longer to start than they save
 MOST_WORKERS = 16  # of a process
+FEWER = "close what else fills memory or /dev/shm, or give fewer cores, as taskset -c 0-3 does, for fewer workers"
 
 
 class Images(Sequence[Image.Image]):
@@ -85,10 +87,12 @@ def _from_processes(
 ) -> Iterator[Tensor]:
     on_gpu = encoder.device.type == "cuda"
     items: Any = _Batches(images, encoder.transform, batches)
-    for pixels in DataLoader(items, batch_size=None, num_workers=workers, pin_memory=on_gpu, prefetch_factor=2):
-        if isinstance(pixels, UserError):
-            raise pixels
-        yield sent(pixels, encoder.device)
+    options: Any = {"batch_size": None, "num_workers": workers, "prefetch_factor": 2, "pin_memory": on_gpu}
+    with dead_loaders_told(reading=True, remedy=FEWER):
+        for pixels in DataLoader(items, multiprocessing_context=START, **options):
+            if isinstance(pixels, UserError):
+                raise pixels
+            yield sent(pixels, encoder.device)
 
 
 def _workers(encoder: VisionEncoder, rows: int) -> int:

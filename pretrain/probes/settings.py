@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from vlm.errors import UserError
-from vlm.run.settings import flag, setting
+from vlm.run.settings import flag, seed_setting, setting, timeout_setting
 
 # Each task, and what its --data is. `pretrain.probes.tasks` has a function for each.
 TASKS = {
@@ -91,7 +91,8 @@ class ProbeConfig:
         f"than 8 GB: 385 GB for ImageNet on a ViT-B {_of('tokens')}", metavar="DIR",
         default_text="the system's temporary folder",
     )  # fmt: skip
-    seed: int = setting(0, help="of the held-out part, the order, the first weights, and random: encoders", least=0)
+    seed: int = seed_setting(help="of the held-out part, the order, the first weights, and random: encoders")
+    timeout: float = timeout_setting()
     json: str | None = setting(None, help="also write the numbers to this file", metavar="FILE")
 
 

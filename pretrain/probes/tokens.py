@@ -103,7 +103,7 @@ def _storage(shape: tuple[int, int, int], folder: str | None) -> tuple[Tensor | 
 
 
 def _make_file(size: int, folder: str | None) -> str | None:
-    """A file of `size` bytes in `folder`, which the disk has set aside; None if there is no room."""
+    """A file of `size` bytes in `folder`, which the disk has set aside if it can; None if there is no room."""
     place = Path(folder or tempfile.gettempdir())
     taken = f"the patch tokens take {size:,} bytes"
     try:
@@ -111,7 +111,7 @@ def _make_file(size: int, folder: str | None) -> str | None:
         if free >= size + (SPARE if folder is None else 0):
             handle, path = tempfile.mkstemp(prefix="tokens-", dir=place)
             try:
-                os.posix_fallocate(handle, 0, size)
+                _lengthen(handle, size)
                 return path
             except OSError:
                 os.unlink(path)
@@ -126,3 +126,11 @@ def _make_file(size: int, folder: str | None) -> str | None:
     instead = f"each of {EPOCHS[False]} epochs encodes them anew, in place of {EPOCHS[True]} epochs that read them"
     print(f"{taken}, {problem}: {instead}; --tokens DIR names another disk", file=sys.stderr)
     return None
+
+
+def _lengthen(handle: int, size: int) -> None:
+    """Make an empty file `size` bytes long; if the disk is full, that is found out now, but on macOS only later."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(handle, 0, size)
+    else:
+        os.ftruncate(handle, size)

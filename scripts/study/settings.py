@@ -8,7 +8,7 @@ from typing import Any
 
 from study.probes import PLACES
 from vlm.errors import UserError, one_line
-from vlm.run.settings import build, flag, given, make_parser, setting
+from vlm.run.settings import build, flag, given, make_parser, seed_setting, setting
 
 SPLITS = {
     "testdev": {"gqa": "testdev", "vqav2": "test-dev2015", "pope": "pope"},
@@ -24,7 +24,7 @@ class StudySettings:
     study: str | None = setting(None, help="a file of these flags", positional=True, metavar="STUDY.yaml")
     encoders: tuple[str, ...] = setting(("levljepa", "random:levljepa", "blind"), help="what to compare", metavar="E")
     llms: tuple[str, ...] = setting(("smollm2",), help="frozen LLMs: names or folders, as bridge/train.py --llm")
-    seeds: tuple[int, ...] = setting((0, 1), help="each trains and scores everything")
+    seeds: tuple[int, ...] = seed_setting((0, 1), help="each trains and scores everything")
     out: str = setting("runs/study", help="the tables, pictures and all runs", metavar="DIR")
     reference: str | None = setting(
         None, help="the row that gains are measured from", default_text="random, else blind"

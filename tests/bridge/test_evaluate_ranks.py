@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -26,10 +25,7 @@ def arguments(folder: Path, world: Path, out: Path, *more) -> list:
 
 def together(*arguments) -> list[tuple[int, str, str]]:
     """Run bridge/evaluate.py in two processes, without a launcher -> exit code, stdout and stderr of each."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": commands.free_port(), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "bridge/evaluate.py", *map(str, arguments)]
     options = {"cwd": commands.ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     started = [subprocess.Popen(command, env={**os.environ, **where, "RANK": str(n)}, **options) for n in (0, 1)]

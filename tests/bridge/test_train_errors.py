@@ -60,6 +60,7 @@ def test_no_flags_name_the_commands_to_run(tmp_path, monkeypatch):
         ("--lr", "nan", "nan: give a number above 0"),
         ("--lr", "inf", "inf: give a number above 0"),
         ("--lr", "0", "0.0: give a number above 0"),
+        ("--seed", str(2**64), "18446744073709551616: give 0 to 18446744073709551615"),
     ],
 )
 def test_numbers_that_would_train_nothing_or_backwards(flag, value, message):

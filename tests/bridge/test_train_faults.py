@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import beside_one_that_hangs
 from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
@@ -266,3 +267,12 @@ def test_a_question_without_an_answer_is_refused_as_the_sets_are_laid_end_to_end
     bad = [replace(examples[1], answer=answer) for answer in (None, "")]
     with pytest.raises(UserError, match=r"^2 training questions have no answer, the first: 0-1; train on"):
         Mixture.of([examples[:1], bad])
+
+
+def test_a_rank_that_hangs_is_named_in_one_line(training, tmp_path):
+    done = beside_one_that_hangs("bridge/train.py", *training.flags(tmp_path / "run", "--timeout", "0.1"))
+    errors = [line for line in done.stderr.splitlines() if "error" in line.lower()]
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert [line.partition(":")[2].partition(":")[0] for line in errors] == [
+        " rank 0 waited 0.1 minutes for rank 1, which hangs or is too slow"
+    ]

@@ -39,10 +39,11 @@ def test_every_flag_has_a_help_text(config):
 @pytest.mark.parametrize(
     ("command", "flags", "message"),
     [
-        ("probe", ("encoder", "--task", "knn", "--data", "d", "--seed", "-1"), "error: --seed -1: give 0 or more"),
+        ("probe", ("encoder", "--task", "knn", "--data", "d", "--seed", "-1"), "error: --seed -1: give 0 to 1844674"),
         ("probe", ("encoder", "--task", "retrieval", "--data", "d", "--pool", "0"), "error: --pool 0: give 5 or more"),
         ("probe", ("encoder", "--task", "knn", "--data", "d", "--bogus"), "unrecognized arguments: --bogus"),
         ("probe", ("encoder", "--task", "guess", "--data", "d"), "argument --task: invalid choice: 'guess'"),
+        ("run", ("--seed", str(2**64)), "error: --seed 18446744073709551616: give 0 to 18446744073709551615"),
         ("report", (), "the following arguments are required: run"),
     ],
 )

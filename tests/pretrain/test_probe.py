@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 
+import commands
 import numpy as np
 import pytest
 from tiny import pictures
@@ -162,7 +163,7 @@ def test_a_json_that_is_a_folder_is_refused_before_anything_is_measured(tmp_path
         ("retrieval", "captions/val-*.tar", ("--pool", "4"), "--pool 4: give 5 or more"),
         ("zero-shot", "classes", ("--class-names", "/"), "--class-names / cannot be read: Is a directory"),
         ("objects", "classes", (), "train_sceneGraphs.json does not exist"),
-        ("linear", "classes", ("--seed", "-1"), "--seed -1: give 0 or more"),
+        ("linear", "classes", ("--seed", "-1"), "--seed -1: give 0 to 18446744073709551615"),
         ("linear", "classes", ("--label-column", "x"), "--label-column x is of data sets"),
         ("knn", "classes", ("--image-root", "x"), "--image-root x is of data sets"),
         ("linear", "classes", ("--heads", "9"), "has 2 attention heads, and says so: leave it out"),
@@ -209,3 +210,13 @@ def test_a_probe_that_is_stopped_says_so_in_one_line(command, colors, monkeypatc
     assert capsys.readouterr().err.splitlines()[-1] == (
         "terminated: nothing is written before the end, the same command starts anew"
     )
+
+
+def test_a_process_that_hangs_is_named_in_one_line(encoder_folder, colors):
+    flags = ("--task", "knn", "--data", colors, "--timeout", "0.1")
+    done = commands.beside_one_that_hangs("pretrain/probe.py", encoder_folder, *flags)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert [line for line in done.stderr.splitlines() if "error" in line.lower()] == [
+        "error: rank 0 waited 0.1 minutes for rank 1, which hangs or is too slow: nothing is written before the end, "
+        "the same command starts anew; see --timeout"
+    ]

@@ -30,7 +30,7 @@ WRONG = {
     "prepare_pictures.py": (["x"], "error: no pictures: give --emoji, --openclipart or --tuxpaint"),
     "prepare_manifest.py": (["x", "--verify", "--sha256"], "error: --verify compares with what --sha256 recorded"),
     "probe_world.py": (["nowhere", "nowhere"], "error: "),
-    "show_answers.py": (["world", "eval", "--seed", "-1"], "error: --seed -1: give 0 or more"),
+    "show_answers.py": (["world", "eval", "--seed", "-1"], "error: --seed -1: give 0 to 18446744073709551615"),
     "study.py": (["--encoders", "random:clip"], "error: --encoders random-clip: clip is no encoder of this study"),
 }
 

@@ -251,6 +251,7 @@ def test_what_is_there_or_made_by_the_study_is_not_refused(tmp_path, monkeypatch
         (("--encoders", "blind", "study.yaml"), "--encoders study.yaml: give"),
         (("--llms", "a/hf", "b/hf"), "--llms: two are named 'hf' in the table"),
         (("--seeds", "0", "0"), "--seeds 0 0: give each once"),
+        (("--seeds", "0", str(2**64)), "--seeds 18446744073709551616: give 0 to 18446744073709551615"),
         (("--gqa", "g", "--split", "val", "--encoders", "blind"), "--split val is of the embedded world"),
         (("--pope", "p", "--encoders", "blind"), "--pope alone has nothing to train on"),
         (("--reference", "nope"), "--reference nope: give one of levljepa, random-levljepa, blind"),

@@ -115,7 +115,7 @@ class Asking:
         self.asked += 1
         if settings.temperature == 0 or (settings.temperature is None and settings.top_p is None):
             return {}
-        torch.manual_seed(settings.seed * 1_000_003 + self.asked)
+        torch.manual_seed((settings.seed * 1_000_003 + self.asked) % 2**63)  # torch takes 64 bits
         # top_k: 0, or the library would keep only the 50 likeliest tokens.
         temperature = 1.0 if settings.temperature is None else settings.temperature
         top_p = 1.0 if settings.top_p is None else settings.top_p

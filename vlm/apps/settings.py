@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import partial
 
-from vlm.run.settings import setting
+from vlm.run.settings import seed_setting, setting
 
 # What several commands ask about the model that they open.
 _device = partial(setting, None, help="cpu, cuda, cuda:1", default_text="cuda if there is one")
@@ -32,7 +32,7 @@ class ChatSettings:
     top_p: float | None = setting(
         None, help="sample from the likeliest tokens that have this probability together", metavar="P", above=0, most=1
     )
-    seed: int = setting(0, help="of sampling: the same seed and questions give the same answers", metavar="N", least=0)
+    seed: int = seed_setting(help="of sampling: the same seed and questions give the same answers", metavar="N")
     device: str | None = _device()
     precision: str | None = _precision()
     load_in: str | None = _load_in()

@@ -74,7 +74,7 @@ def _content_hash(file: Path) -> str:
 
 
 def _convert(file: Path, folder: Path, model_types: tuple[str, ...]) -> None:
-    parent, name = str(file.resolve().parent), file.name
+    parent, name = str(file.absolute().parent), file.name  # not of a link's target: the hub's cache calls it a hash
     reader, parsed = read_header(file)
     if (kind := parsed["config"].get("model_type")) not in model_types:
         raise UserError(f"{file} is a {kind} model; supported are {', '.join(model_types)}")

@@ -31,6 +31,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from vlm.errors import UserError
 
 Config = TypeVar("Config")
+YEAR = 365 * 24 * 60  # minutes
 # How every command parses: the line breaks of its examples stay, and a flag is not guessed from its beginning.
 PARSING: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
 
@@ -62,6 +63,11 @@ def setting(default: Any = MISSING, *, help: str, **more: Any) -> Any:
     return field(default=default, metadata={"setting": Setting(help, **more)})
 
 
+def seed_setting(default: Any = 0, *, help: str, **more: Any) -> Any:
+    """Declare a seed, or several: a number that numpy and torch take. torch's are of 64 bits."""
+    return setting(default, help=help, least=0, most=2**64 - 1, **more)
+
+
 def resume_setting() -> Any:
     """Declare `--resume`, which both stages have."""
     return setting(
@@ -70,6 +76,18 @@ def resume_setting() -> Any:
         choices=("auto", "required", "never"),
         free=True,
     )
+
+
+def timeout_setting(
+    default: float = 120.0, help: str = "minutes that a process waits for the others", **more: Any
+) -> Any:
+    """Declare `--timeout`, which every command has that runs on several processes.
+
+    Rank 0 alone saves, merges and hashes while the others wait, which may take long with a large model on slow storage.
+    It does not delay the end of a run one of whose ranks has died: gloo sees the closed connection at once, and with
+    NCCL the launcher ends the others.
+    """
+    return setting(default, help=help, above=0, most=YEAR, free=True, **more)
 
 
 def allow_change_setting() -> Any:

@@ -163,3 +163,17 @@ def test_answer_takes_several_images(vlms, images):
     assert "What does <image> mean?" in vlm.processor.tokenizer.decode(ids)
     with pytest.raises(UserError, match="2 images are given, but the text says <image> 1 times"):
         vlm.answer([one, two], "What is <image>?")
+
+
+@FAMILY
+def test_answers_that_will_end_with_their_first_line_are_counted(vlms, images, family, capsys):
+    """smollm2's text format ends an answer where its line ends."""
+    turns = (("What is it?", "a star"), ("Why?", " paint\n"), ("How?", "first\nthen\n\nlast"), ("Who?", "one\ntwo"))
+    several = Dialogue("lines", (), turns)
+    config = parse_config(["--llm", "x", "--encoder", "blind", "--gqa", "g"])
+    found = Questions(Mixture.of([[several, *dialogues(images).values()]]), vlms[family].prompts, config).check(
+        range(6)
+    )
+    note = "note: 2 answers have several lines, and this language model's template ends an answer with its line: the"
+    told = capsys.readouterr().err
+    assert found == {} and told.startswith(note) == (family == "smollm2") == bool(told)

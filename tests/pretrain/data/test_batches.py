@@ -11,10 +11,11 @@ from tiny.pictures import as_pixels, encoded
 from tiny.tars import numbered_pairs, pair, write_numbered_shards, write_tar
 
 from pretrain.data import manifest
-from pretrain.data.batches import CaptionBatches, dead_loaders_told
+from pretrain.data.batches import CaptionBatches
 from pretrain.data.captions import BadSample
 from pretrain.data.pairs import clean_caption
 from pretrain.data.source import open_captions
+from pretrain.data.workers import dead_loaders_told
 from vlm.encoders.config import CLIP_MEAN, CLIP_STD
 from vlm.errors import UserError
 from vlm.images import EvalTransform

@@ -38,3 +38,13 @@ def test_kept_tokens_are_those_encoded_anew(tiny_encoder, tmp_path, monkeypatch,
         every = tiny_encoder.patch_tokens(torch.stack([tiny_encoder.transform(image) for image in images]))
     assert torch.allclose(kept.mean, every.mean((0, 1)), atol=1e-3)
     assert torch.allclose(kept.std, every.flatten(0, 1).std(0, correction=0), atol=1e-3)
+
+
+def test_tokens_are_kept_in_a_file_where_no_room_can_be_set_aside(tiny_encoder, tmp_path, monkeypatch):
+    """macOS has no posix_fallocate."""
+    images = [Image.new("RGB", (20, 16), (40 * n, 200 - 30 * n, 90)) for n in range(5)]
+    (kept,) = PatchTokens(tiny_encoder, images).batches([[3, 1]])
+    monkeypatch.setattr(tokens, "KEPT", 0)
+    monkeypatch.delattr(tokens.os, "posix_fallocate")
+    (filed,) = PatchTokens(tiny_encoder, images, str(tmp_path)).batches([[3, 1]])
+    assert torch.equal(kept, filed)

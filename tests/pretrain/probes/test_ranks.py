@@ -1,14 +1,21 @@
 """Probes on two processes give what one gives, and the towers may run in bf16."""
 
+import os
+import signal
+import sys
+
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from PIL import Image
+from torch.utils.data import get_worker_info
 
 from pretrain.probes import features, pixels
 from pretrain.probes.features import cls_features, encode_in
 from pretrain.probes.pixels import Images
 from pretrain.probes.tokens import PatchTokens
+from vlm.errors import UserError
 
 
 def picture(number):
@@ -50,6 +57,35 @@ def test_worker_processes_decode_what_threads_do(tiny_encoder, monkeypatch, caps
     processes = list(pixels.pixel_batches(tiny_encoder, images, batches))
     assert [len(part) for part in processes] == [4, 4, 4]
     assert all(torch.equal(one, other) for one, other in zip(threads, processes, strict=True))
+
+
+@pytest.fixture
+def in_processes(monkeypatch):
+    """As of Python 3.14, processes start from new unless the loader says otherwise."""
+    monkeypatch.setattr(pixels, "MANY", 1)
+    monkeypatch.setattr(pixels, "_workers", lambda encoder, rows: 2)
+    before = mp.get_start_method(allow_none=True)
+    mp.set_start_method("forkserver", force=True)
+    yield
+    mp.set_start_method(before, force=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere probes decode in threads")
+def test_worker_processes_read_what_cannot_be_pickled(tiny_encoder, in_processes):
+    images = Images(4, lambda number: picture(number))
+    assert [len(part) for part in pixels.pixel_batches(tiny_encoder, images, features.in_order(4, 2))] == [2, 2]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere probes decode in threads")
+def test_a_killed_worker_is_one_clear_line(tiny_encoder, in_processes):
+    """Probes have no --workers: fewer cores give fewer."""
+
+    def die(number):
+        assert get_worker_info()  # not the test itself
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(UserError, match=r"a loader worker died.* or give fewer cores, as taskset -c 0-3 does"):
+        list(pixels.pixel_batches(tiny_encoder, Images(4, die), features.in_order(4, 2)))
 
 
 def test_time_and_room_are_told_from_the_first_batches(tiny_encoder, monkeypatch, capsys):

@@ -115,6 +115,8 @@ def test_sampling_is_seeded_and_warns_of_nothing(run, folder, picture_file):
     assert (warm[0], warm[2]) == (0, "")
     assert warm[1] != greedy[1] and warm[1] == sampled("--temperature", "2", "--seed", "0")[1]
     assert warm[1] != sampled("--temperature", "2", "--seed", "1")[1]
+    code, answers, _ = sampled("--temperature", "2", "--seed", str(2**64 - 1))
+    assert code == 0 and answers != warm[1]
     assert sampled("--temperature", "0") == greedy
     assert sampled("--top-p", "1e-6") == greedy  # the likeliest token alone is left
     err = sampled("--stats")[2]

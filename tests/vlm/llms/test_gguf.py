@@ -4,6 +4,7 @@ import os
 import struct
 import threading
 import time
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -31,6 +32,26 @@ def test_a_gguf_file_is_converted_once_and_exactly(tmp_path, monkeypatch, scale_
     assert loaded.image_token == "<|reserved_special_token_0|>"
     folders = [path.name for path in (tmp_path / "cache/llm").iterdir() if not path.name.startswith(".")]
     assert len(folders) == 1 and folders[0].startswith("tiny-") and loaded.source.endswith(folders[0])
+
+
+def test_a_link_of_the_hubs_cache_is_known_by_its_content(tmp_path, monkeypatch):
+    """`hf download` prints snapshots/REVISION/NAME.gguf, which links to blobs/SHA256."""
+    monkeypatch.setenv("LEVLM_CACHE", str(tmp_path / "cache"))
+    original, link = write_gguf(tmp_path / "made.gguf", False), tmp_path / "snapshots/0a1b/tiny.gguf"
+    (tmp_path / "blobs").mkdir()
+    link.parent.mkdir(parents=True)
+    (tmp_path / "made.gguf").rename(tmp_path / "blobs/5e6f")
+    link.symlink_to("../../blobs/5e6f")
+    loaded, ids = load_llm(str(link), torch.float32), torch.arange(3, 203)[None]
+    with torch.no_grad():
+        assert torch.allclose(loaded.model(ids).logits, original(ids).logits, atol=1e-5)
+    monkeypatch.setattr(gguf_cache, "_convert", lambda file, folder, _: folder.mkdir())
+    monkeypatch.chdir(link.parent)
+    assert str(gguf_cache.converted_gguf(Path("tiny.gguf"), ())) == loaded.source
+    write_gguf(tmp_path / "blobs/7a8b", True)  # a later revision
+    link.unlink()
+    link.symlink_to("../../blobs/7a8b")
+    assert str(gguf_cache.converted_gguf(link, ())) != loaded.source
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
+import torch
 
 from vlm.errors import UserError
-from vlm.run.settings import build, check_bounds, flag, given, make_parser, parse, setting, trajectory
+from vlm.run.settings import build, check_bounds, flag, given, make_parser, parse, seed_setting, setting, trajectory
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,21 @@ def test_bounds_name_the_flag_the_value_and_what_is_needed(arguments, message):
 
 def test_an_integer_of_any_size_is_finite():
     assert read("--seed", "1" + "0" * 400).seed == 10**400
+
+
+def test_seeds_are_what_torch_and_numpy_take():
+    @dataclass(frozen=True)
+    class Seeds:
+        seed: int = seed_setting(help="of all")
+        seeds: tuple[int, ...] = seed_setting((0, 1), help="of each")
+
+    top = 2**64 - 1
+    check_bounds(Seeds(top, (3, top)))
+    torch.Generator().manual_seed(top)
+    assert len({np.random.default_rng([seed, 0]).integers(2**63) for seed in (top, top - 1, 2**63 - 1)}) == 3
+    for refused in (Seeds(-1), Seeds(top + 1), Seeds(0, (0, top + 1))):
+        with pytest.raises(UserError, match=r"^--seeds? (-1|18446744073709551616): give 0 to 18446744073709551615$"):
+            check_bounds(refused)
 
 
 def test_a_run_goes_on_with_the_settings_that_shape_it():
