@@ -8,13 +8,14 @@ a folder                      its shards, also in folders below it; or a table w
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pretrain.data import tabular
 from pretrain.data.samples import IMAGE_SUFFIXES
 from vlm.errors import UserError
+from vlm.walking import walk
 
 SHARDS = (".tar", ".parquet", ".arrow")
 TABLES = (".csv", ".tsv", ".jsonl", ".json")
@@ -150,21 +151,6 @@ def _folder(folder: Path) -> Found:
         f"{folder} holds no .tar, .parquet or .arrow file, no table and no image{held}: "
         "give the folder with the shards or images"
     )
-
-
-def walk(folder: Path) -> Iterator[str]:
-    """The names of the files below a folder, without hidden ones; links are followed, into each folder once."""
-    seen: set[tuple[int, int]] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        status = os.stat(place)
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        below = Path(place).relative_to(folder).as_posix()
-        start = "" if below == "." else below + "/"
-        yield from (start + name for name in files if not name.startswith("."))
 
 
 def _for_training(folder: Path, kind: str, paths: list[Path], by_kind: dict[str, list[Path]]) -> Found:

@@ -15,6 +15,7 @@ from pretrain.data.table import TableCaptions
 from vlm.errors import UserError
 from vlm.hub import check_repository, is_hub_id
 from vlm.reading import check_regular
+from vlm.walking import walk
 
 NEEDED = "a folder or glob of .tar, .parquet or .arrow files, or a hub id"
 
@@ -99,12 +100,12 @@ def open_by_name(
                 raise UserError(f"{path} has the splits {', '.join(data)}, not train: give the folder of one of them")
             data = data["train"]
         files = [Path(file["filename"]) for file in data.cache_files]
-    elif path.is_dir() and not any(path.rglob("*.*")):
+    elif path.is_dir() and not any("." in name for name in walk(path)):
         raise UserError(f"{source} holds no .tar, .parquet or .arrow file: give the folder with the shards")
     else:
         data = load_named(source, "train", NEEDED)
         if path.is_dir():
-            files = sorted(path.rglob("*.parquet"))
+            files = sorted(path / name for name in walk(path) if name.endswith(".parquet"))
     return TableCaptions(data, path.name, image_column, caption_column, files, roots=[*named_roots(source), *roots])
 
 

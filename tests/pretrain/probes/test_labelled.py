@@ -56,6 +56,15 @@ def test_class_folders(tmp_path, val):
     check(open_labelled(tmp_path / "train", "val"), 12)  # class folders alone
 
 
+def test_linked_folders_of_a_class_are_read(tmp_path):
+    class_folders(tmp_path / "set")
+    for name in COLORS:
+        (tmp_path / "set/val" / name).rename(tmp_path / name)
+        (tmp_path / "set/val" / name).mkdir()
+        (tmp_path / "set/val" / name / "more").symlink_to(tmp_path / name)
+    check(open_labelled(tmp_path / "set", "val"), 6)
+
+
 @pytest.mark.parametrize(
     ("label", "feature"),
     [
