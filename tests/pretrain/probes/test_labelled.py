@@ -92,6 +92,17 @@ def test_parquet_in_the_hubs_layout(tmp_path):
     check(open_labelled(tmp_path / "set", "val"), 6)
 
 
+def test_brackets_in_a_path_are_no_pattern(tmp_path):
+    for place, count in (("set [12]", 6), ("set 1", 9)):
+        data = rows(int, datasets.ClassLabel(names=sorted(COLORS)), count).rename_column("picture", "image")
+        for split in ("train", "validation"):
+            (tmp_path / place / "hub/data").mkdir(parents=True, exist_ok=True)
+            data.to_parquet(str(tmp_path / place / "hub/data" / f"{split}-00000-of-00001.parquet"))
+        datasets.DatasetDict({"train": data}).save_to_disk(str(tmp_path / place / "saved"))
+    for name in ("hub", "saved"):
+        check(open_labelled(tmp_path / "set [12]" / name, "train"), 6)
+
+
 def test_numbers_without_names_are_classes_in_their_order(tmp_path):
     data = rows(lambda n: (100, 9, 20)[n], datasets.Value("int64"), 6)
     datasets.DatasetDict({"train": data}).save_to_disk(tmp_path / "set")
