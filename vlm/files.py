@@ -251,6 +251,12 @@ def append(path: str | Path, records: Iterable[dict], flush: bool = False) -> No
             raise
 
 
+def drop_torn_line(path: str | Path) -> None:
+    """Cut a last line without its end off a JSON-lines file of ours, to which the next record would be glued."""
+    with open(path, "r+b") as file:
+        file.truncate(file.read().rfind(b"\n") + 1)
+
+
 def read_jsonl(path: str | Path) -> Iterator[dict]:
     """Read the objects of a JSON-lines file of ours, without a last line that a kill has torn.
 
