@@ -136,12 +136,20 @@ def recover(folder: Path) -> None:
             shutil.rmtree(left)
 
 
+def encoded(text: str) -> bytes:
+    """UTF-8. A byte of a file's name that is none, in Python a lone surrogate, is written out: \\udce9.
+
+    In JSON that is an escape, by which the name is read back as it was.
+    """
+    return text.encode(errors="backslashreplace")
+
+
 def write_file(path: str | Path, content: str | bytes) -> None:
     """Write `content` beside `path`, flush it, then rename: a reader sees the old file or the new one.
 
     Raises: UserError if the disk refuses; the old file is untouched then.
     """
-    path, data = Path(path), content.encode() if isinstance(content, str) else content
+    path, data = Path(path), encoded(content) if isinstance(content, str) else content
     partial = path.with_name(f".{path.name}.tmp")
     with writing(path, needed=len(data)):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -234,7 +242,7 @@ def append(path: str | Path, records: Iterable[dict], flush: bool = False) -> No
 
     Raises: UserError if the disk refuses.
     """
-    data = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
+    data = encoded("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
     with writing(path, needed=len(data)), open(path, "ab", buffering=0) as file:
         before, left = file.seek(0, os.SEEK_END), memoryview(data)
         try:
@@ -246,6 +254,12 @@ def append(path: str | Path, records: Iterable[dict], flush: bool = False) -> No
             with suppress(OSError):
                 file.truncate(before)
             raise
+
+
+def drop_torn_line(path: str | Path) -> None:
+    """Cut a last line without its end off a JSON-lines file of ours, to which the next record would be glued."""
+    with open(path, "r+b") as file:
+        file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def read_jsonl(path: str | Path) -> Iterator[dict]:

@@ -12,6 +12,7 @@ from vlm.errors import UserError, one_line
 from vlm.files import read_records
 from vlm.hub import check_repository, is_hub_id, snapshot
 from vlm.reading import check_regular
+from vlm.walking import walk
 
 KINDS = (".parquet", ".jsonl", ".json")
 ROWS = 1024  # of a row group that are in memory as Python objects at once
@@ -29,7 +30,8 @@ def conversation_files(source: str) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        found = [file for file in sorted(path.rglob("*")) if file.suffix in KINDS and file.is_file()]
+        found = sorted(path / name for name in walk(path) if name.endswith(KINDS))
+        found = [file for file in found if file.is_file()]
     elif glob.has_magic(source):
         found = [Path(file) for file in sorted(glob.glob(str(path), recursive=True)) if Path(file).suffix in KINDS]
     else:

@@ -10,7 +10,7 @@ from bridge.evaluation.benchmarks import Benchmark
 from bridge.evaluation.settings import EvaluateConfig
 from bridge.evaluation.team import Team
 from vlm.errors import UserError
-from vlm.files import append, file_sha256, read_json, read_jsonl, write_file, write_json
+from vlm.files import append, drop_torn_line, file_sha256, read_json, read_jsonl, write_file, write_json
 from vlm.llava.digest import content_digest
 
 
@@ -41,8 +41,7 @@ class Predictions:
                 f"{self.path} holds answers of another run (it differs in: {', '.join(differ)}); "
                 "choose another --out, or give --overwrite to discard them"
             )
-        with open(self.path, "r+b") as file:
-            file.truncate(file.read().rfind(b"\n") + 1)  # a line that a kill has torn goes
+        drop_torn_line(self.path)
         for record in read_jsonl(self.path):
             self._take(record, questions)
 

@@ -50,10 +50,15 @@ def from_value(content: Any, field: str) -> Caption:
     if found is None:
         return None
     texts = found if isinstance(found, list) else [found]
-    if not all(text is None or isinstance(text, str) for text in texts):
+    if not all(text is None or isinstance(text, str | bytes) for text in texts):
         raise BadSample(f"caption is no text{f' in the field {field}' if field else ''}")
-    encoded = [text.encode("utf-8", "surrogatepass")[:CAPTION_BYTES] for text in texts if text is not None]
+    encoded = [_encoded(text)[:CAPTION_BYTES] for text in texts if text is not None]
     return encoded if isinstance(found, list) else encoded[0]
+
+
+def _encoded(text: str | bytes) -> bytes:
+    """A caption's bytes; a column of binary holds them as they are."""
+    return text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
 
 
 def look_up(content: Any, field: str) -> Any:

@@ -9,16 +9,17 @@ Which source a position draws from is a pure function of (seed, position), as th
 import hashlib
 import json
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 
 from pretrain.data.captions import Caption
+from pretrain.data.naming import brief
 from pretrain.data.order import Order, Recent, Stream
 from pretrain.data.pairs import Captions
 from vlm.errors import UserError
@@ -192,7 +193,7 @@ def parse_mixture(text: str) -> list[tuple[str, float]]:
     single part has no weight, and what exists as a whole is a path.
     Raises: UserError if some parts have a weight and others not, or a weight is not above 0.
     """
-    if Path(text).exists():
+    if os.path.exists(text):  # not Path's, which raises for what is too long to be one
         return []
     parts = _split(text)
     matches = [_PART.fullmatch(part) for part in parts]
@@ -201,8 +202,10 @@ def parse_mixture(text: str) -> list[tuple[str, float]]:
     if not all(matches):
         if any(matches) or all(_is_there(part) for part in parts):
             missing = next(part for part, match in zip(parts, matches) if not match)
-            wanted = "several sources need a weight each, as in a=0.7,b=0.3"
-            raise UserError(f"--data {text}: {missing} has no weight; {wanted} (a comma in a name is written \\,)")
+            wanted = "several sources need a weight each, as in a=0.7,b=0.3 (a comma in a name is written \\,)"
+            if not any(matches):
+                wanted += "; if a shell made them of one pattern, put it in quotes, as --data '/d/*.tar'"
+            raise UserError(f"--data {brief(text)}: {missing} has no weight; {wanted}")
         return []
     found = [(match[1].replace("\\,", ","), _weight(match[2], text)) for match in matches if match]
     names = [name for name, _ in found]
@@ -226,7 +229,7 @@ def _split(text: str) -> list[str]:
 
 
 def _is_there(part: str) -> bool:
-    return "://" in part or Path(part).exists()
+    return "://" in part or os.path.exists(part)
 
 
 def _weight(digits: str, text: str) -> float:
@@ -235,7 +238,7 @@ def _weight(digits: str, text: str) -> float:
     except ValueError:
         weight = math.nan
     if not (weight > 0 and math.isfinite(weight)):
-        raise UserError(f"--data {text}: the weight {digits} is not a number above 0")
+        raise UserError(f"--data {brief(text)}: the weight {digits} is not a number above 0")
     return weight
 
 

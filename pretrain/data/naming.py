@@ -8,17 +8,19 @@ a folder                      its shards, also in folders below it; or a table w
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pretrain.data import tabular
 from pretrain.data.samples import IMAGE_SUFFIXES
 from vlm.errors import UserError
+from vlm.walking import walk
 
 SHARDS = (".tar", ".parquet", ".arrow")
 TABLES = (".csv", ".tsv", ".jsonl", ".json")
 TEXT_SUFFIXES = ("txt", "caption")  # of the captions in a plain folder; the first wins
+LONGEST = 200  # characters of a source in a message
 IMAGES, BY_NAME = "images", "name"
 
 
@@ -41,12 +43,17 @@ def expand(source: str) -> list[str]:
     for part in source.split("::"):
         part = os.path.expanduser(part.strip().removeprefix("file://"))
         if not part:
-            raise UserError(f"{source}: nothing stands before or behind a `::`")
+            raise UserError(f"{brief(source)}: nothing stands before or behind a `::`")
         try:
             parts += [part] if os.path.exists(part) else braceexpand(part)
         except ValueError:
             raise UserError(f"{part}: a brace is not closed") from None
     return parts
+
+
+def brief(source: str) -> str:
+    """A source as messages name it: of hundreds of names joined to one the beginning."""
+    return source if len(source) <= LONGEST else f"{source[:LONGEST]} ..."
 
 
 def locate(source: str) -> Found:
@@ -59,8 +66,8 @@ def locate(source: str) -> Found:
     else:
         missing = [part for part in parts if not glob.has_magic(part) and not os.path.exists(part)]
         if missing:
-            count = f"{len(missing)} of the {len(parts)} files that it names do not exist"
-            raise UserError(f"{source}: {count}, the first is {missing[0]}: fetch them, or name those that are there")
+            count = f"{len(missing)} of the {len(parts)} files that it names do not exist, the first is {missing[0]}"
+            raise UserError(f"{brief(source)}: {count}: fetch them, or name those that are there")
         found = [_locate_one(part) for part in parts]
     return _together(source, found)
 
@@ -71,10 +78,12 @@ def _together(source: str, found: Sequence[Found]) -> Found:
     kinds = sorted({one.kind for one in found})
     if len(kinds) > 1 or (len(found) > 1 and kinds[0] in (IMAGES, BY_NAME)):
         given = ", ".join(kinds) if len(kinds) > 1 else f"{len(found)} sources"
-        raise UserError(f"{source} is {given}; captions come as {', '.join(SHARDS + TABLES)}, one kind at a time")
+        needed = f"captions come as {', '.join(SHARDS + TABLES)}, one kind at a time"
+        raise UserError(f"{brief(source)} is {given}; {needed}")
     if len(set(paths)) < len(paths):
         twice = next(path for number, path in enumerate(paths) if path in paths[:number])
-        raise UserError(f"{source} names {twice} twice: name it once, or weigh sources as --data a=0.7,b=0.3")
+        cure = "name it once, or weigh sources as --data a=0.7,b=0.3"
+        raise UserError(f"{brief(source)} names {twice} twice: {cure}")
     notices = [notice for one in found for notice in one.notices]
     return Found(kinds[0], paths, found[0].root, notices, found[0].names)
 
@@ -150,21 +159,6 @@ def _folder(folder: Path) -> Found:
         f"{folder} holds no .tar, .parquet or .arrow file, no table and no image{held}: "
         "give the folder with the shards or images"
     )
-
-
-def walk(folder: Path) -> Iterator[str]:
-    """The names of the files below a folder, without hidden ones; links are followed, into each folder once."""
-    seen: set[tuple[int, int]] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        status = os.stat(place)
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        below = Path(place).relative_to(folder).as_posix()
-        start = "" if below == "." else below + "/"
-        yield from (start + name for name in files if not name.startswith("."))
 
 
 def _for_training(folder: Path, kind: str, paths: list[Path], by_kind: dict[str, list[Path]]) -> Found:

@@ -11,7 +11,7 @@ from pretrain.data.captions import BadSample, field_names, parse_place, text_fie
 from pretrain.data.folder import FolderCaptions
 from pretrain.data.manifest import TarCaptions, open_tars
 from pretrain.data.mixing import MixedCaptions, Source, labels, parse_mixture
-from pretrain.data.naming import BY_NAME, IMAGES, TEXT_SUFFIXES, expand, locate
+from pretrain.data.naming import BY_NAME, IMAGES, TEXT_SUFFIXES, brief, expand, locate
 from pretrain.data.pairs import Captions
 from pretrain.data.samples import CAPTION_SUFFIXES, IMAGE_SUFFIXES, Fields
 from pretrain.data.shards import versions
@@ -135,10 +135,11 @@ def _told(source: str, data: Captions) -> Captions:
     left_out = data.reasons()
     if left_out:
         words = ", ".join(f"{count:,} x {reason}" for reason, count in left_out.most_common())
-        _tell(f"{left_out.total():,} of {len(data) + left_out.total():,} samples of {source} are left out: {words}")
+        count = f"{left_out.total():,} of {len(data) + left_out.total():,} samples"
+        _tell(f"{count} of {brief(source)} are left out: {words}")
     for number, notice in enumerate(data.notices()):
         if number == MOST_NOTICES:
-            _tell(f"more of this kind in {source}: see quarantine.jsonl")
+            _tell(f"more of this kind in {brief(source)}: see quarantine.jsonl")
             break
         _tell(notice)
     return data

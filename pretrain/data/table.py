@@ -113,12 +113,10 @@ class TableCaptions(Captions):
         return self.files[file], number - (int(self._ends[file - 1]) if file else 0)
 
     def _caption(self, value: Any) -> Caption:
-        import pyarrow.types as types
-
         if not value.is_valid:
             return None
-        column, field = value.type, self.place.field
-        if types.is_string(column) or types.is_large_string(column) or types.is_binary(column):
+        field = self.place.field
+        if _is_plain(value.type):
             # The buffer and not as_py(), which would raise at the first byte that is not UTF-8.
             content = value.as_buffer().to_pybytes()
             return from_json(content, field) if field else content[:CAPTION_BYTES]

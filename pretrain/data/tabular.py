@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from pretrain.data.data_files import escaped, exactly, listing
 from pretrain.data.table import TableCaptions
 from vlm.errors import UserError, one_line
 from vlm.hub import check_repository, is_hub_id
 from vlm.reading import check_regular
+from vlm.walking import walk
 
 NEEDED = "a folder or glob of .tar, .parquet or .arrow files, or a hub id"
 
@@ -33,8 +35,7 @@ def open_files(
         _check_file(path)
     name = paths[0].parent.name if len(paths) > 1 else paths[0].name
     if paths[0].suffix.lower() == ".parquet":
-        files = [str(path) for path in paths]
-        data = _loaded(name, lambda: datasets.load_dataset("parquet", data_files=files, split="train"))
+        data = _loaded(name, lambda: datasets.load_dataset("parquet", data_files=exactly(paths), split="train"))
         rows = [pq.read_metadata(path).num_rows for path in paths]
     else:
         parts = [_loaded(str(path), lambda path=path: _open_file(path)) for path in paths]
@@ -57,7 +58,7 @@ def open_urls(
     import datasets
 
     name = Path(urlsplit(urls[0]).path).name if len(urls) == 1 else Path(urlsplit(urls[0]).path).parent.name
-    data = _loaded(name, lambda: datasets.load_dataset("parquet", data_files=list(urls), split="train"))
+    data = _loaded(name, lambda: datasets.load_dataset("parquet", data_files=[*map(escaped, urls)], split="train"))
     return TableCaptions(data, name or urlsplit(urls[0]).netloc, image_column, caption_column, [], roots=roots)
 
 
@@ -69,7 +70,7 @@ def _open_file(path: Path) -> Any:
     if suffix == ".arrow":
         return datasets.Dataset.from_file(str(path))
     if suffix in (".jsonl", ".json"):
-        return datasets.load_dataset("json", data_files=str(path), split="train")
+        return datasets.load_dataset("json", data_files=exactly([path]), split="train")
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
         header = file.readline()
     separator = "\t" if suffix == ".tsv" or "\t" in header else ","  # open_clip's .csv has tabs
@@ -81,7 +82,7 @@ def _open_file(path: Path) -> Any:
     # As text, whatever it looks like: the captions "12", "None" and "NA" are captions.
     features = datasets.Features({column: datasets.Value("string") for column in columns})
     options = {"sep": separator, "features": features, "keep_default_na": False, "encoding": "utf-8-sig"}
-    return datasets.load_dataset("csv", data_files=str(path), split="train", **options)
+    return datasets.load_dataset("csv", data_files=exactly([path]), split="train", **options)
 
 
 def open_by_name(
@@ -99,12 +100,12 @@ def open_by_name(
                 raise UserError(f"{path} has the splits {', '.join(data)}, not train: give the folder of one of them")
             data = data["train"]
         files = [Path(file["filename"]) for file in data.cache_files]
-    elif path.is_dir() and not any(path.rglob("*.*")):
+    elif path.is_dir() and not any("." in name for name in walk(path)):
         raise UserError(f"{source} holds no .tar, .parquet or .arrow file: give the folder with the shards")
     else:
         data = load_named(source, "train", NEEDED)
         if path.is_dir():
-            files = sorted(path.rglob("*.parquet"))
+            files = sorted(path / name for name in walk(path) if name.endswith(".parquet"))
     return TableCaptions(data, path.name, image_column, caption_column, files, roots=[*named_roots(source), *roots])
 
 
@@ -161,8 +162,10 @@ def load_named(source: str, split: str | None, needed: str) -> Any:
     is_folder = Path(source).is_dir()
     if not is_folder and not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
         raise UserError(f"{source} does not exist: give {needed}")
-    name = source if is_folder else f"{source}, which is no path here,"
-    return _loaded(name, lambda: datasets.load_dataset(source, split=split))
+    if not is_folder:
+        return _loaded(f"{source}, which is no path here,", lambda: datasets.load_dataset(source, split=split))
+    with listing(source) as path:
+        return _loaded(source, lambda: datasets.load_dataset(path, split=split))
 
 
 def _loaded(name: str, load: Callable[[], Any]) -> Any:
@@ -176,5 +179,7 @@ def _loaded(name: str, load: Callable[[], Any]) -> Any:
         # A RuntimeError: a data set with a loading script, which `datasets` no longer runs.
         cause = error.__cause__ or error
         raise UserError(f"cannot read {name} as a data set: {one_line(cause)}") from error
+    except StopIteration as error:  # of files without a row
+        raise UserError(f"cannot read {name} as a data set: it seems to have no rows") from error
     except IndexError as error:  # what `datasets` raises for a saved split without rows
         raise UserError(f"cannot read {name} as a data set: a split of it seems to have no rows") from error

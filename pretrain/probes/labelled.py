@@ -13,6 +13,7 @@ from pretrain.data.captions import BadSample
 from pretrain.probes.pixels import Images
 from vlm.errors import UserError
 from vlm.images import ImageError, decode, load_image
+from vlm.walking import walk
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 SPLITS = {"train": ("train",), "val": ("val", "validation", "valid", "test")}
@@ -24,10 +25,18 @@ def image_files(paths: Sequence[Path]) -> Images:
     return Images(len(paths), lambda number: load_image(paths[number]))
 
 
-def image_paths(folder: Path, pattern: str = "*") -> list[Path]:
-    """The image files of a folder that match `pattern`, sorted; hidden ones and hidden folders are left out."""
-    found = (path for path in folder.glob(pattern) if path.suffix.lower() in SUFFIXES)
-    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+def image_paths(folder: Path) -> list[Path]:
+    """The image files in a folder, not those below it, sorted; hidden ones are left out."""
+    return sorted(path for path in folder.iterdir() if _is_image(path.name) and not path.name.startswith("."))
+
+
+def images_below(folder: Path) -> list[Path]:
+    """The image files in and below a folder, through links, sorted; hidden ones and hidden folders are left out."""
+    return sorted(folder / name for name in walk(folder) if _is_image(name))
+
+
+def _is_image(name: str) -> bool:
+    return Path(name).suffix.lower() in SUFFIXES
 
 
 def decoded(data: bytes | None, source: str) -> Image.Image:
@@ -91,7 +100,7 @@ def open_class_folders(folder: Path, classes: Sequence[str] | None = None) -> La
         raise UserError(f"{folder} holds no class folders: put the images of each class in a folder of its name")
     paths, shown = [], []
     for name in names:
-        found = image_paths(folder / name, "**/*")
+        found = images_below(folder / name)
         if not found:
             raise UserError(f"{folder / name} holds no image ({', '.join(SUFFIXES)}): fill or remove this class")
         paths += found

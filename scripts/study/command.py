@@ -16,7 +16,7 @@ from study.lanes import ROOT, record, run_all, run_logged
 from study.settings import StudySettings, as_flags, split_flags
 from vlm.cores import cores
 from vlm.errors import UserError
-from vlm.files import write_json
+from vlm.files import write_file, write_json
 
 REPORT = "report"
 
@@ -152,7 +152,7 @@ def report(settings: StudySettings) -> None:
     }
     write_json(out / "study.json", {"settings": kept, **table, "probes": probed})
     text = as_markdown(table, probed)
-    (out / "study.md").write_text(text, encoding="utf-8")
+    write_file(out / "study.md", text)
     save_picture(table, out / "study.png")
     write_page(settings, table, probed, kept, out / "study.html")
     print("\n" + text)

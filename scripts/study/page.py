@@ -10,8 +10,8 @@ from bridge.report import card
 from study.settings import StudySettings
 from study.summary import rows
 from study.tables import draw, gain_cells, notes, probe_cells, probe_notes, score_cells
-from vlm.errors import UserError, writing
-from vlm.files import read_json
+from vlm.errors import UserError
+from vlm.files import read_json, write_file
 from vlm.run.page import drawn, note, page, settings_table
 from vlm.run.page import table as grid
 
@@ -70,5 +70,4 @@ def write_page(settings: StudySettings, table: Mapping, probes: Mapping, kept: M
         sections["Where they disagree"] = shown
     typed = {name: shlex.join(map(str, value)) if isinstance(value, tuple) else value for name, value in kept.items()}
     sections["Settings"] = settings_table(typed)
-    with writing(file):
-        file.write_text(page(f"Study {settings.out}", sections), encoding="utf-8")
+    write_file(file, page(f"Study {settings.out}", sections))

@@ -13,7 +13,17 @@ import torch
 from safetensors.torch import save_file
 
 from vlm.errors import UserError
-from vlm.files import append_jsonl, atomic_directory, file_sha256, read_json, read_jsonl, read_records, recover
+from vlm.files import (
+    append_jsonl,
+    atomic_directory,
+    file_sha256,
+    read_json,
+    read_jsonl,
+    read_records,
+    recover,
+    write_file,
+    write_json,
+)
 
 
 def test_sha256_of_a_file(tmp_path):
@@ -157,6 +167,16 @@ def test_what_is_no_text_or_not_there(tmp_path):
         list(read_jsonl(tmp_path / "none"))
     with pytest.raises(UserError, match="cannot be read: Is a directory"):
         list(read_jsonl(tmp_path))
+
+
+def test_names_that_are_no_utf8_are_written_and_read_back(tmp_path):
+    """Python has a byte that is no UTF-8 as a lone surrogate, which no encoding takes."""
+    name = os.fsdecode(b"caf\xe9 \xc3\xa9 \\udce9.jpg")
+    write_json(tmp_path / "a.json", {name: name})
+    append_jsonl(tmp_path / "b.jsonl", {name: name})
+    assert read_json(tmp_path / "a.json") == {name: name} and list(read_jsonl(tmp_path / "b.jsonl")) == [{name: name}]
+    write_file(tmp_path / "c.md", name)
+    assert (tmp_path / "c.md").read_text(encoding="utf-8") == "caf\\udce9 é \\udce9.jpg"
 
 
 def test_a_link_to_another_disk_is_no_mount_point(tmp_path):

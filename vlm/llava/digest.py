@@ -3,6 +3,7 @@
 import hashlib
 from pathlib import Path
 
+from vlm.files import encoded
 from vlm.integrity import MANIFEST, hashed
 
 
@@ -11,5 +12,5 @@ def content_digest(folder: Path) -> str:
     digest, kinds = hashlib.sha256(), (".json", ".safetensors", ".jinja")
     names = sorted(path.name for path in folder.iterdir() if path.suffix in kinds and path.name != MANIFEST)
     for name, (_, content) in hashed(folder, names).items():
-        digest.update(f"{name} {content}\n".encode())
+        digest.update(encoded(f"{name} {content}\n"))
     return digest.hexdigest()

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from vlm.errors import UserError
-from vlm.files import append_jsonl, read_jsonl
+from vlm.files import append_jsonl, drop_torn_line, read_jsonl
 
 JUDGED_SAMPLES = 10_000  # the share of bad samples is that among so many last ones
 FEWEST_BAD = 20  # bad samples that a judgement needs; a limit of 0 needs one
@@ -18,7 +18,7 @@ FEWEST_BAD = 20  # bad samples that a judgement needs; a limit of 0 needs one
 class Quarantine:
     """This rank's list. Rank 0 writes `path`, rank r a file beside it until `merge`; no line is written twice.
 
-    path: None keeps no list.
+    Opening drops a last line that a power loss has torn. path: None keeps no list.
     """
 
     def __init__(self, path: Path | None, rank: int):
@@ -27,6 +27,7 @@ class Quarantine:
         if self.path:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.exists():
+                drop_torn_line(self.path)
                 self.listed = {_identity(record) for record in read_jsonl(self.path)}
 
     def add(self, records: Iterable[dict]) -> None:

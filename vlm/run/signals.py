@@ -70,7 +70,7 @@ def was_told() -> bool:
 def _write(text: str) -> None:
     """To stderr, from a signal handler: past Python's buffers, which may be in use."""
     with suppress(OSError):
-        os.write(2, text.encode())
+        os.write(2, text.encode(errors="backslashreplace"))
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from bridge.evaluation.benchmarks import TITLES
 from study.paper.table import NAMES
-from vlm.files import write_json
+from vlm.files import write_file, write_json
 from vlm.markdown import ruled
 
 COLOURS = {"levljepa": "#1f6f8b", "clip": "#e0a458", "siglip": "#8d99ae", "levljepa-plus": "#7a5c8e"}
@@ -14,7 +14,7 @@ def write_table(table: dict, out: Path) -> str:
     """Write paper_table.json, .md and .png to `out`; returns what to print."""
     text = as_markdown(table)
     write_json(out / "paper_table.json", table)
-    (out / "paper_table.md").write_text(text, encoding="utf-8")
+    write_file(out / "paper_table.md", text)
     draw(table, out / "paper_table.png")
     left_out = "".join(f"Left out: {line}\n" for line in table["left_out"])
     return f"{text}{left_out}\nwritten: {out / 'paper_table.md'}, .json and .png"

@@ -231,3 +231,11 @@ def test_files_that_are_left_out_are_named(tmp_path, capsys):
         (tmp_path / name).write_text("[]")
     assert [file.name for file in conversation_files(str(tmp_path))] == ["train_a.json"]
     assert capsys.readouterr().err == f"{tmp_path}: 1 of 2 files are taken; left out: extra.json\n"
+
+
+def test_a_linked_folder_of_files_is_read(tmp_path):
+    for name in ("here/a.json", "elsewhere/b.json"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("[]")
+    (tmp_path / "here/more").symlink_to("../elsewhere")
+    assert conversation_files(str(tmp_path / "here")) == [tmp_path / "here/a.json", tmp_path / "here/more/b.json"]

@@ -59,6 +59,22 @@ def test_what_exists_is_a_path(tmp_path, monkeypatch):
     assert len(open_captions("a=1,b=1")) == 5
 
 
+def test_what_is_too_long_for_a_path(tmp_path):
+    """A pattern without quotes, whose files the command line joins, and a list of files by its own."""
+    files = [tmp_path / f"{number:03d}-{'x' * 60}.tar" for number in range(40)]
+    for file in files:
+        write_tar(file, numbered_pairs([7]))
+    text = ",".join(map(str, files))
+    assert len(text) > 4096
+    with pytest.raises(UserError, match=r"several sources need a weight each.*; if a shell made .* quotes") as caught:
+        parse_mixture(text)
+    assert len(str(caught.value)) < 700
+    assert len(open_captions("::".join(map(str, files)))) == 40
+    with pytest.raises(UserError, match="40 of the 80 files that it names do not exist") as caught:
+        open_captions("::".join([*map(str, files), *(f"{file}.gz" for file in files)]))
+    assert len(str(caught.value)) < 700
+
+
 def test_places():
     assert places([0.7, 0.3]) == places([7, 3]) == [7000, 3000]
     assert places([1, 1, 1]) == [3334, 3333, 3333]

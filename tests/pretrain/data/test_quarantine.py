@@ -11,7 +11,7 @@ from tiny.tars import pair, write_tar
 from pretrain.data.batches import CaptionBatches
 from pretrain.data.source import open_captions
 from vlm.errors import UserError
-from vlm.run.quarantine import Limit
+from vlm.run.quarantine import Limit, Quarantine, merge
 
 pytestmark = pytest.mark.usefixtures("own_caches")
 
@@ -176,6 +176,22 @@ def test_a_resumed_run_lists_nothing_twice(shards, tmp_path):
     resumed = run(shards, tmp_path / "parts", start=3)
     assert [batch["ids"] for batch in resumed] == [batch["ids"] for batch in whole[3:]]
     assert read(tmp_path / "parts" / "quarantine.jsonl") == read(tmp_path / "whole" / "quarantine.jsonl")
+
+
+def test_a_torn_line_does_not_swallow_the_next_one(tmp_path):
+    """A power loss tears the last line; starts after it list that sample again, and can read what they have written."""
+    file, part = tmp_path / "quarantine.jsonl", tmp_path / "quarantine.rank1.jsonl"
+    records = [{"shard": "a.tar", "index": number, "key": None, "reason": "no image"} for number in range(4)]
+    for place, two in ((file, records[:2]), (part, records[2:])):
+        Quarantine(place, 0).add(two)
+        place.write_bytes(place.read_bytes()[:-9])
+    for start in range(3):
+        Quarantine(file, 0).add(records[start : start + 2])
+    assert read(file) == records
+    file.write_bytes(file.read_bytes()[:-9])
+    Quarantine(file, 1).add(records[3:])
+    merge(file)
+    assert read(file) == records and not part.exists()
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -179,6 +179,14 @@ def test_parquet_goes_through_datasets(tmp_path, server, monkeypatch):
     assert data.read(3)[0] == columns["image"][3]
 
 
+def test_brackets_in_a_stores_names_are_no_pattern(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
+    for name, caption in (("x[1]", "mine"), ("x1", "another")):
+        pyarrow.parquet.write_table(pyarrow.table({"image": [b"x"], "caption": [caption]}), tmp_path / "a.parquet")
+        fsspec.filesystem("memory").pipe(f"/brackets/{name}.parquet", (tmp_path / "a.parquet").read_bytes())
+    assert open_captions("memory://brackets/*1?.parquet").caption(0) == b"mine"
+
+
 def test_reading_ahead_saves_requests(shards, server):
     data = open_captions(server.url + "/train-2.tar")
     server.requests.clear()

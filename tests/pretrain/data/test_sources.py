@@ -1,6 +1,7 @@
 """pretrain.data.source: what people have on their disks, and what they type for it."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from pretrain.data.naming import expand
 from pretrain.data.source import open_captions
 from pretrain.run import parse
 from vlm.errors import UserError
+from vlm.files import read_jsonl
 
 pytestmark = pytest.mark.usefixtures("own_caches")
 
@@ -205,6 +207,21 @@ def test_folders_without_pairs(tmp_path, name):
     files, words = REFUSED[name]
     with pytest.raises(UserError, match=words):
         open_captions(write_files(tmp_path / "set", [(file, b"x") for file in files]))
+
+
+def test_names_that_are_no_utf8(tmp_path, capfd):
+    """A bad pair is listed, and told, under a name that no encoding takes; the others are read all the same."""
+    name = os.fsdecode(b"caf\xe9")
+    folder = write_files(tmp_path / name, [(f"{name}.png", numbered(5)), (f"{name}.txt", b"number 5")])
+    write_files(folder, [(f"{name} 2.png", numbered(6)), (f"{name} 3.png", b"x"), (f"{name} 3.txt", b"x")])
+    data = open_captions(folder)
+    list(CaptionBatches(data, as_pixels, 2, stop_step=1, quarantine=tmp_path / "bad.jsonl", bad_ratio=1.0))
+    assert {record["key"] for record in read_jsonl(tmp_path / "bad.jsonl")} == {f"{name} 2", f"{name} 3"}
+    assert len(data.fingerprint) == 64 and "1 of 3 samples of " in capfd.readouterr().err
+    tar = tmp_path / f"{name}.tar"
+    write_tar(tar, [*numbered_pairs(range(2)), ("lone.txt", b"x")])
+    shards = open_captions(tar)
+    assert [(record["shard"], record["reason"]) for record in shards.unusable()] == [(tar.name, "no image")]
 
 
 def test_missing_shards_of_a_brace_pattern_are_an_error(tmp_path):

@@ -140,6 +140,16 @@ def test_one_of_several_captions_is_drawn_by_seed_and_position(tmp_path):
     assert data.first_captions(1) == ["a 0", "b 0", "c 0", "d 0", "e 0"]
 
 
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary(), pa.large_binary()])
+@pytest.mark.parametrize("several", [False, True])
+def test_captions_of_every_type_of_text(tmp_path, kind, several):
+    captions = [[f"number {n}"] if several else f"number {n}" for n in range(10)]
+    table = {"image": [numbered(n) for n in range(10)], "caption": pa.array(captions)}
+    table["caption"] = table["caption"].cast(pa.list_(kind) if several else kind)
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    assert numbers(open_captions(tmp_path / "a.parquet")) == SAME
+
+
 def test_empty_captions_of_a_list_are_never_drawn(tmp_path):
     data = several(tmp_path / "a.parquet", [["", f"number {n}", " "] for n in range(10)])
     assert numbers(data) == SAME

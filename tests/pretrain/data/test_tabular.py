@@ -171,6 +171,43 @@ def test_files_that_cannot_be_read(tmp_path):
         open_captions(saved(tmp_path / "saved", "val"))
 
 
+def test_brackets_in_a_path_are_no_pattern(tmp_path):
+    """`/x/set [12]` read `/x/set 1`, and an empty pattern ended in a traceback."""
+    for place, number in (("set [12]", 5), ("set 1", 99)):
+        folder = tmp_path / place
+        (folder / "hub/data").mkdir(parents=True)
+        for name in ("a", "b", "hub/data/train-00000-of-00001", "hub/data/test-00000-of-00001"):
+            write_parquet(folder / f"{name}.parquet", struct([numbered(number)]), [f"row {number}"])
+        (folder / "1.png").write_bytes(numbered(number))
+        (folder / "c.jsonl").write_text(json.dumps({"image": "1.png", "caption": f"row {number}"}) + "\n")
+        (folder / "d.csv").write_text(f"image,caption\n1.png,row {number}\n")
+    for name in ("a.parquet", "{a,b}.parquet", "c.jsonl", "d.csv", "hub"):
+        data = open_captions(f"{tmp_path}/set [12]/{name}")
+        assert data.caption(0) == b"row 5" and data.read(0)[0] == numbered(5), name
+    card = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/test-*\n---\n"
+    write_parquet(tmp_path / "set [12]/hub/data/test-00000-of-00001.parquet", struct([numbered(6)]), ["row 6"])
+    (tmp_path / "set [12]/hub/README.md").write_text(card)
+    assert open_captions(f"{tmp_path}/set [12]/hub").caption(0) == b"row 6"
+
+
+def test_files_without_a_row_are_one_line(tmp_path):
+    (tmp_path / "a.jsonl").touch()
+    with pytest.raises(UserError, match=r"cannot read .*a\.jsonl as a data set: it seems to have no rows"):
+        open_captions(tmp_path / "a.jsonl")
+
+
+def test_linked_folders_in_the_hubs_layout_are_read(tmp_path):
+    """`datasets` leaves them out, all or some."""
+    parquet_folder(tmp_path / "elsewhere")
+    for name in ("all", "some"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "more").symlink_to("../elsewhere")
+    (tmp_path / "some/data").mkdir()
+    (tmp_path / "elsewhere/part-0.parquet").rename(tmp_path / "some/data/part-0.parquet")
+    assert numbers(open_captions(tmp_path / "some")) == [(n, n) for n in range(30)]
+    assert numbers(open_captions(tmp_path / "all")) == [(n, n) for n in range(10, 30)]
+
+
 def test_a_hub_id_that_cannot_be_reached(monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="cannot read no/such-set, which is no path here, as a data set"):

@@ -56,6 +56,15 @@ def test_class_folders(tmp_path, val):
     check(open_labelled(tmp_path / "train", "val"), 12)  # class folders alone
 
 
+def test_linked_folders_of_a_class_are_read(tmp_path):
+    class_folders(tmp_path / "set")
+    for name in COLORS:
+        (tmp_path / "set/val" / name).rename(tmp_path / name)
+        (tmp_path / "set/val" / name).mkdir()
+        (tmp_path / "set/val" / name / "more").symlink_to(tmp_path / name)
+    check(open_labelled(tmp_path / "set", "val"), 6)
+
+
 @pytest.mark.parametrize(
     ("label", "feature"),
     [
@@ -81,6 +90,17 @@ def test_parquet_in_the_hubs_layout(tmp_path):
         data.to_parquet(tmp_path / "set" / "data" / f"{split}-00000-of-00001.parquet")
     check(open_labelled(tmp_path / "set", "train"), 6)
     check(open_labelled(tmp_path / "set", "val"), 6)
+
+
+def test_brackets_in_a_path_are_no_pattern(tmp_path):
+    for place, count in (("set [12]", 6), ("set 1", 9)):
+        data = rows(int, datasets.ClassLabel(names=sorted(COLORS)), count).rename_column("picture", "image")
+        for split in ("train", "validation"):
+            (tmp_path / place / "hub/data").mkdir(parents=True, exist_ok=True)
+            data.to_parquet(str(tmp_path / place / "hub/data" / f"{split}-00000-of-00001.parquet"))
+        datasets.DatasetDict({"train": data}).save_to_disk(str(tmp_path / place / "saved"))
+    for name in ("hub", "saved"):
+        check(open_labelled(tmp_path / "set [12]" / name, "train"), 6)
 
 
 def test_numbers_without_names_are_classes_in_their_order(tmp_path):

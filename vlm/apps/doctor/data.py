@@ -3,7 +3,7 @@
 import os
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from vlm.apps.doctor.decoding import decoded_finding
@@ -11,6 +11,7 @@ from vlm.apps.doctor.findings import Finding, Findings, attempt, judged
 from vlm.apps.doctor.tables import table_findings
 from vlm.errors import UserError
 from vlm.files import read_json
+from vlm.walking import walk
 
 TRIED = 16  # images that are decoded, evenly over all
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
@@ -31,7 +32,11 @@ LFS = b"version https://git-lfs"
 
 def findings(path: Path) -> Findings:
     """All checks of a data folder, or of one file."""
-    files = sorted(_files(path))
+    try:
+        files = _files(path)
+    except UserError as error:
+        yield Finding("FAIL", "data", str(error))
+        return
     if not files:
         yield Finding("FAIL", "data", f"{path} holds no files: give another folder, or download it again")
         return
@@ -58,18 +63,11 @@ def findings(path: Path) -> Findings:
         yield Finding("FAIL", "kind", f"nothing here is of a kind that can be read: {advice}")
 
 
-def _files(path: Path) -> Iterator[Path]:
+def _files(path: Path) -> list[Path]:
     """All files under a folder, but for hidden ones, through links."""
     if path.is_file():
-        yield path
-    seen = set()  # a link may lead back to a folder above it
-    for folder, folders, names in os.walk(path, followlinks=True):
-        if (real := os.path.realpath(folder)) in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (file for name in names if not name.startswith(".") and (file := Path(folder) / name).is_file())
+        return [path]
+    return sorted(file for name in walk(path) if (file := path / name).is_file())
 
 
 def _broken(files: Sequence[Path], unfinished: Sequence[Path]) -> Findings:
