@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pretrain.data.data_files import escaped, exactly, listing
+from pretrain.data.data_files import check_folder, escaped, exactly
 from pretrain.data.table import TableCaptions
 from vlm.errors import UserError, one_line
 from vlm.hub import check_repository, is_hub_id
@@ -164,8 +164,8 @@ def load_named(source: str, split: str | None, needed: str) -> Any:
         raise UserError(f"{source} does not exist: give {needed}")
     if not is_folder:
         return _loaded(f"{source}, which is no path here,", lambda: datasets.load_dataset(source, split=split))
-    with listing(source) as path:
-        return _loaded(source, lambda: datasets.load_dataset(path, split=split))
+    check_folder(Path(source))
+    return _loaded(source, lambda: datasets.load_dataset(source, split=split))
 
 
 def _loaded(name: str, load: Callable[[], Any]) -> Any:

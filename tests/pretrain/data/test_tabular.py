@@ -181,13 +181,11 @@ def test_brackets_in_a_path_are_no_pattern(tmp_path):
         (folder / "1.png").write_bytes(numbered(number))
         (folder / "c.jsonl").write_text(json.dumps({"image": "1.png", "caption": f"row {number}"}) + "\n")
         (folder / "d.csv").write_text(f"image,caption\n1.png,row {number}\n")
-    for name in ("a.parquet", "{a,b}.parquet", "c.jsonl", "d.csv", "hub"):
+    for name in ("a.parquet", "{a,b}.parquet", "c.jsonl", "d.csv"):
         data = open_captions(f"{tmp_path}/set [12]/{name}")
         assert data.caption(0) == b"row 5" and data.read(0)[0] == numbered(5), name
-    card = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/test-*\n---\n"
-    write_parquet(tmp_path / "set [12]/hub/data/test-00000-of-00001.parquet", struct([numbered(6)]), ["row 6"])
-    (tmp_path / "set [12]/hub/README.md").write_text(card)
-    assert open_captions(f"{tmp_path}/set [12]/hub").caption(0) == b"row 6"
+    with pytest.raises(UserError, match=r"set \[12\]/hub: `datasets` takes .* for a pattern: rename or move it"):
+        open_captions(f"{tmp_path}/set [12]/hub")
 
 
 def test_files_without_a_row_are_one_line(tmp_path):
@@ -196,16 +194,16 @@ def test_files_without_a_row_are_one_line(tmp_path):
         open_captions(tmp_path / "a.jsonl")
 
 
-def test_linked_folders_in_the_hubs_layout_are_read(tmp_path):
-    """`datasets` leaves them out, all or some."""
+def test_a_linked_folder_in_the_hubs_layout_is_not_left_out(tmp_path):
+    """`datasets` would pass over it without a word."""
     parquet_folder(tmp_path / "elsewhere")
-    for name in ("all", "some"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "more").symlink_to("../elsewhere")
-    (tmp_path / "some/data").mkdir()
-    (tmp_path / "elsewhere/part-0.parquet").rename(tmp_path / "some/data/part-0.parquet")
-    assert numbers(open_captions(tmp_path / "some")) == [(n, n) for n in range(30)]
-    assert numbers(open_captions(tmp_path / "all")) == [(n, n) for n in range(10, 30)]
+    (tmp_path / "set/data").mkdir(parents=True)
+    (tmp_path / "set/more").symlink_to("../elsewhere")
+    (tmp_path / "elsewhere/part-0.parquet").rename(tmp_path / "set/data/part-0.parquet")
+    with pytest.raises(UserError, match=r"set/more is a link, which `datasets` does not follow: put the folder there"):
+        open_captions(tmp_path / "set")
+    (tmp_path / "link").symlink_to("set/data")
+    assert numbers(open_captions(tmp_path / "link")) == [(n, n) for n in range(10)]
 
 
 def test_a_hub_id_that_cannot_be_reached(monkeypatch):

@@ -99,8 +99,9 @@ def test_brackets_in_a_path_are_no_pattern(tmp_path):
             (tmp_path / place / "hub/data").mkdir(parents=True, exist_ok=True)
             data.to_parquet(str(tmp_path / place / "hub/data" / f"{split}-00000-of-00001.parquet"))
         datasets.DatasetDict({"train": data}).save_to_disk(str(tmp_path / place / "saved"))
-    for name in ("hub", "saved"):
-        check(open_labelled(tmp_path / "set [12]" / name, "train"), 6)
+    check(open_labelled(tmp_path / "set [12]/saved", "train"), 6)
+    with pytest.raises(UserError, match="for a pattern: rename or move it"):
+        open_labelled(tmp_path / "set [12]/hub", "train")
 
 
 def test_numbers_without_names_are_classes_in_their_order(tmp_path):
