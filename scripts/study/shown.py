@@ -25,9 +25,13 @@ class Shown:
     answer: str
     score: float
 
-    def line(self) -> str:
-        mark = "right" if self.score >= 50 else "wrong"
-        return f"{self.kind:<16} {self.example.question:<44} {self.answer:<10} {self.example.answer or '':<10} {mark}"
+    @property
+    def is_right(self) -> bool:
+        return self.score >= 50
+
+    def cells(self) -> list[str]:
+        mark = "right" if self.is_right else "wrong"
+        return [self.kind, self.example.question, self.answer, self.example.answer or "", mark]
 
 
 Kind = tuple[str, str, str, Sequence[Example], Callable[[Example], bool]]  # title, benchmark, prefix of ids, ...
@@ -86,16 +90,18 @@ def _kinds(data: Path, split: str) -> list[Kind]:
 
 def first_right(shown: Sequence[Shown]) -> Shown:
     """The first of them that was answered right; the first of all if none was."""
-    return next((one for one in shown if one.score >= 50), shown[0])
+    return next((one for one in shown if one.is_right), shown[0])
 
 
 def as_text(shown: Sequence[Shown], evaluation: Path) -> str:
     """A line a question under a header, and how many of these are right, and the mean of all benchmarks."""
-    right = sum(one.score >= 50 for one in shown)
+    right = sum(one.is_right for one in shown)
     mean = read_json(evaluation / "results.json")["summary"]["mean"]
-    head = f"{'kind':<16} {'question':<44} {'answer':<10} {'truth':<10}"
+    rows = [["kind", "question", "answer", "truth", ""], *(one.cells() for one in shown)]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     count = f"{right} of these {len(shown)} are right; the mean of the benchmarks is {mean:.0f} %"
-    return "\n".join([head, *(one.line() for one in shown), count])
+    return "\n".join([*lines, count])
 
 
 def draw(shown: Sequence[Shown], file: Path) -> None:
@@ -110,7 +116,7 @@ def draw(shown: Sequence[Shown], file: Path) -> None:
         axes.imshow(image.resize(size, Image.Resampling.NEAREST))
         axes.axis("off")
         axes.set_title(one.example.question, fontsize=9, wrap=True)
-        colour = "#1f6f8b" if one.score >= 50 else "#b5524c"
+        colour = "#1f6f8b" if one.is_right else "#b5524c"
         words = f"{one.answer}   (truth: {one.example.answer})"
         axes.text(0.5, -0.08, words, ha="center", transform=axes.transAxes, fontsize=10, color=colour)
     with writing(file):
