@@ -167,8 +167,11 @@ def team() -> Iterator[Team]:
         yield processes
         processes.part()
     finally:  # also after an error: gloo's threads that outlive the interpreter abort the process
-        if not processes.hangs:  # else one of them waits for the process that hangs, and it would be waited for
-            dist.destroy_process_group()
+        if processes.hangs:  # a thread of gloo waits for the process that hangs, and a usual end would wait for it
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(1)
+        dist.destroy_process_group()
 
 
 def share(sizes: Sequence[int], rank: int, ranks: int) -> list[int]:

@@ -7,6 +7,8 @@ import sys
 import commands
 import pytest
 
+from bridge.evaluation.pulse import Pulse
+
 MAIN = """
 import sys, time
 from bridge.evaluation.team import team
@@ -54,3 +56,15 @@ def test_one_that_hangs_is_named_once_and_ends_the_others(three):
     assert " waited 0.0166667 minutes for rank 1, which hangs or is too slow: the answers so far are kept" in told
     assert [three[rank].returncode for rank in (0, 2)] == [1, 1] and three[1].poll() is None
     assert "Traceback" not in "".join(texts)
+
+
+def test_one_that_waits_ends_when_the_store_has_gone():
+    """Its process may have named the one that hangs a moment before, and gloo need not notice."""
+
+    class Gone:
+        def add(self, key, amount):
+            raise RuntimeError("Connection was closed")
+
+    pulse = Pulse(Gone(), rank=2, size=3)
+    assert [pulse.late(waited=4.0, limit=7200.0) for _ in range(3)] == [[], [], [0, 1]]
+    assert not pulse.first_to_tell()
