@@ -24,7 +24,7 @@ def open_encoder(
 
     normalisation: a key of `NORMALISATIONS`, in place of the encoder's own pixel statistics. image_size: in place of
     its own; positions are interpolated. heads: of a LeVLJEPA checkpoint whose config.json does not say.
-    Raises: UserError if there is no such encoder, its weights cannot be used, or it is of another kind than `heads`.
+    Raises: UserError if there is no such encoder, its weights cannot be used, or `heads` are not its own.
     """
     source, is_random = name.removeprefix("random:"), name.startswith("random:")
     kind, _, rest = source.partition(":")

@@ -197,8 +197,8 @@ class Encoder(VisionEncoder[EncoderConfig]):
 def load_encoder(name: str | Path, heads: int | None = None) -> Encoder:
     """Read `RUN/encoder` or a released LeVLJEPA checkpoint: frozen, in eval mode, fp32, on the CPU.
 
-    name: a folder or a hub id. heads: of both towers, if config.json does not say. The published
-    weights (LeVLJEPA-ViT-B-DataComp) are CC BY-NC 4.0: non-commercial use only, which is said once.
+    name: a folder or a hub id. heads: of both towers, if config.json does not say. The published weights
+    (LeVLJEPA-ViT-B-DataComp) are CC BY-NC 4.0, for non-commercial use only, which is said once.
     Raises: UserError if a file is missing, damaged, of another shape, or not what the folder's manifest says.
     """
     folder = model_folder(str(name), list(FILES), INSTEAD)
