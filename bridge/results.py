@@ -10,7 +10,7 @@ from typing import Any
 
 from bridge.chart import COLUMNS, F1, draw
 from bridge.evaluation.benchmarks import TITLES, Benchmark
-from bridge.scoring.bootstrap import paired_gain
+from bridge.scoring.bootstrap import mean_gain, paired_gain
 from vlm.errors import UserError, run_command
 from vlm.files import read_json, write_figure, write_file, write_json
 from vlm.markdown import gain_text, ruled
@@ -117,8 +117,7 @@ def compare(rows: Mapping[str, Path]) -> dict:
     for name, report in reports.items():
         _check_mode(name, report["mode"], reference, reports[reference]["mode"])
         partial = [key for key, entry in report["benchmarks"].items() if entry["partial"]]
-        scored = [key for key in TITLES if report["summary"][key] is not None]
-        intervals = {key: _interval(rows[name] / "per_question" / f"{key}.json") for key in scored}
+        intervals = _intervals(rows[name], [key for key in TITLES if report["summary"][key] is not None])
         about = {
             "sees": report["sees"],
             "partial": partial,
@@ -133,22 +132,28 @@ def compare(rows: Mapping[str, Path]) -> dict:
     return table
 
 
-def _interval(file: Path) -> tuple[float, float]:
-    """Bounds of a benchmark's number: of its gain over a model that is never right."""
-    found = read_json(file)
-    gain = paired_gain(found["scores"], dict.fromkeys(found["scores"], 0.0), found["images"])
-    return gain["low"], gain["high"]
+def _intervals(folder: Path, scored: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Bounds of a row's numbers and of their mean: of its gain over a model that is never right."""
+    never = []
+    for key in scored:
+        found = read_json(folder / "per_question" / f"{key}.json")
+        never.append((found["scores"], dict.fromkeys(found["scores"], 0.0), found["images"]))
+    gains = {key: paired_gain(*each) for key, each in zip(scored, never)}
+    if never:
+        gains["mean"] = mean_gain(never)
+    return {key: (gain["low"], gain["high"]) for key, gain in gains.items()}
 
 
 def _gains(reference: str, name: str, rows: Mapping[str, Path], numbers: Mapping[str, Mapping]) -> dict:
     """The gains of `reference` over `name` in every benchmark that both have, and their mean."""
     ours, theirs = numbers[reference], numbers[name]
     shared = [key for key in TITLES if ours[key] is not None and theirs[key] is not None]
-    gains = {}
+    gains, compared = {}, []
     for key in shared:
         after, before = (read_json(rows[row] / "per_question" / f"{key}.json") for row in (reference, name))
+        compared.append((after["scores"], before["scores"], after["images"]))
         try:
-            interval = paired_gain(after["scores"], before["scores"], after["images"])
+            interval = paired_gain(*compared[-1])
         except UserError as error:
             raise UserError(f"{TITLES[key]} of {reference} and {name}: {error}") from None
         gains[key] = {**interval, "gain": round(ours[key] - theirs[key], 2)}
@@ -156,7 +161,7 @@ def _gains(reference: str, name: str, rows: Mapping[str, Path], numbers: Mapping
         gains[F1] = {"gain": round(ours[F1] - theirs[F1], 2)}
     if shared:
         our_mean, their_mean = (sum(row[key] for key in shared) / len(shared) for row in (ours, theirs))
-        gains["mean"] = {"gain": round(our_mean - their_mean, 2)}
+        gains["mean"] = {**mean_gain(compared), "gain": round(our_mean - their_mean, 2)}
     return gains
 
 

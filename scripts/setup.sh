@@ -5,6 +5,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 stamp=".venv/.installed-$(cat pyproject.toml scripts/versions.txt scripts/setup.sh | sha256sum | cut -c1-16)"
 if [ ! -f "$stamp" ]; then
+    free=$(df -Pk . | awk 'NR == 2 { print int($4 / 1000000) }')
+    if [ ! -d .venv ] && [ "$free" -lt 8 ]; then
+        echo "error: $PWD/.venv takes about 7 GB and $free GB are free there: make room, or move this checkout" >&2
+        exit 2
+    fi
     echo "installing into $PWD/.venv (once; some minutes) ..."
     rm -f .venv/.installed-*
     "${PYTHON:-python3}" -m venv .venv

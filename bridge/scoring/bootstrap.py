@@ -1,6 +1,6 @@
 """How sure a gain between two models on the same questions is."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -9,13 +9,12 @@ from vlm.errors import UserError
 
 CHUNK = 500  # samples drawn at once: bounds the memory
 
+Scores = Mapping[str, float]  # question id -> score
+Images = Mapping[str, str]  # question id -> image
+
 
 def paired_gain(
-    after: Mapping[str, float],
-    before: Mapping[str, float],
-    groups: Mapping[str, str] | None = None,
-    samples: int = 10_000,
-    seed: int = 0,
+    after: Scores, before: Scores, groups: Images | None = None, samples: int = 10_000, seed: int = 0
 ) -> dict:
     """Mean of `after` - `before` and its 95 % percentile bootstrap interval.
 
@@ -26,25 +25,56 @@ def paired_gain(
     Returns gain, low and high in the unit of the scores, questions and samples. The same seed gives the same interval.
     Raises: UserError if the two are over different questions, or over none.
     """
+    return mean_gain([(after, before, {key: key for key in after} if groups is None else groups)], samples, seed)
+
+
+def mean_gain(benchmarks: Sequence[tuple[Scores, Scores, Images]], samples: int = 10_000, seed: int = 0) -> dict:
+    """Mean over benchmarks of the `paired_gain` of each, and its 95 % percentile bootstrap interval.
+
+    benchmarks: after, before and groups of each, as `paired_gain` takes them. An image that several of them ask about
+        is drawn for all of them at once. It is drawn among the images that the same benchmarks share, so that every
+        sample has as many images of each benchmark as there are.
+
+    Returns what `paired_gain` returns. Raises: UserError if a benchmark's two are over different questions, or none.
+    """
+    differences = [_differences(after, before) for after, before, _ in benchmarks]
+    names = np.array([groups[key] for after, _, groups in benchmarks for key in after])
+    found, image = np.unique(names, return_inverse=True)  # image: the number of every question's
+    sums, sizes = np.zeros((2, len(found), len(benchmarks)))  # [images, benchmarks]: differences, questions
+    starts = np.cumsum([len(each) for each in differences])[:-1]
+    for column, (own, members) in enumerate(zip(differences, np.split(image, starts))):
+        sums[:, column] = np.bincount(members, weights=own, minlength=len(found))
+        sizes[:, column] = np.bincount(members, minlength=len(found))
+    gains = _resampled(sums, sizes, samples, np.random.default_rng(seed))
+    low, high = np.quantile(gains, [0.025, 0.975])
+    gain = np.mean([own.mean() for own in differences])
+    return {"gain": float(gain), "low": float(low), "high": float(high), "questions": len(names), "samples": samples}
+
+
+def _differences(after: Scores, before: Scores) -> np.ndarray:
+    """float64[questions], in the order of `after`."""
     if differ := after.keys() ^ before.keys():
         raise UserError(f"the two results are not over the same questions: {len(differ)} differ ({few(differ)})")
     if not after:
         raise UserError("there are no questions to compare")
-    differences = np.array([after[key] - before[key] for key in after], dtype=np.float64)  # [questions]
-    # The units that are resampled: the sum of the differences and the number of questions of each.
-    if groups is None:
-        sums, sizes = differences, np.ones(len(differences))
-    else:
-        _, members = np.unique([groups[key] for key in after], return_inverse=True)
-        sums, sizes = np.bincount(members, weights=differences), np.bincount(members).astype(np.float64)
-    # Only how often each kind of unit is drawn matters, so a multinomial over the kinds is the same bootstrap, faster.
-    # Rounded, or sums of decimals that differ in the last bit would be kinds of their own. kinds: [kinds, 2].
-    kinds, counts = np.unique(np.stack([sums.round(9), sizes], axis=1), axis=0, return_counts=True)
-    rng = np.random.default_rng(seed)
+    return np.array([after[key] - before[key] for key in after], dtype=np.float64)
+
+
+def _resampled(sums: np.ndarray, sizes: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
+    """The mean gain of each sample of images. sums, sizes: float64[images, benchmarks]; returns float64[samples]."""
+    # Only how often each kind of image is drawn matters, so a multinomial over the kinds is the same bootstrap, faster.
+    # Rounded, or sums of decimals that differ in the last bit would be kinds of their own.
+    rows = np.concatenate([sums.round(9), sizes], axis=1)  # [images, 2 x benchmarks]
+    patterns, pattern = np.unique(sizes > 0, axis=0, return_inverse=True)  # which benchmarks ask about an image
+    shared = [
+        np.unique(rows[pattern.reshape(-1) == number], axis=0, return_counts=True) for number in range(len(patterns))
+    ]
     gains = []
     for start in range(0, samples, CHUNK):
-        drawn = rng.multinomial(len(sums), counts / counts.sum(), size=min(CHUNK, samples - start))  # [chunk, kinds]
-        gains.append((drawn @ kinds[:, 0]) / (drawn @ kinds[:, 1]))
-    low, high = np.quantile(np.concatenate(gains), [0.025, 0.975])
-    interval = {"low": float(low), "high": float(high)}
-    return {"gain": float(differences.mean()), **interval, "questions": len(differences), "samples": samples}
+        chunk = min(CHUNK, samples - start)
+        totals = np.zeros((chunk, rows.shape[1]))
+        for kinds, counts in shared:
+            totals += rng.multinomial(counts.sum(), counts / counts.sum(), size=chunk) @ kinds  # [chunk, kinds] @ kinds
+        drawn_sums, drawn_sizes = np.split(totals, 2, axis=1)  # [chunk, benchmarks] each
+        gains.append((drawn_sums / drawn_sizes).mean(axis=1))
+    return np.concatenate(gains)

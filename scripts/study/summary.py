@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bridge.evaluation.benchmarks import TITLES
-from bridge.scoring.bootstrap import paired_gain
+from bridge.scoring.bootstrap import mean_gain, paired_gain
 from study.cells import SECOND, Cell, Encoder, bridge_name, cells, encoders, probes_file
 from study.lanes import record
 from study.settings import StudySettings
@@ -145,21 +145,24 @@ def _gains(pairs: Sequence[tuple[Path, Path]]) -> dict[str, dict]:
     """The gain in each benchmark that all folders have, and in their mean."""
     found: dict[str, dict] = {}
     by_seed: dict[str, list[float]] = defaultdict(list)
+    compared = []
     for name in TITLES:
         files = [[folder / "per_question" / f"{name}.json" for folder in pair] for pair in pairs]
         if not all(file.is_file() for pair in files for file in pair):
             continue
         after, before = (_averaged([pair[side] for pair in files]) for side in (0, 1))
-        images = read_json(files[0][0])["images"]
+        compared.append((after, before, read_json(files[0][0])["images"]))
         try:
-            interval = paired_gain(after, before, images)
+            interval = paired_gain(*compared[-1])
         except UserError as error:
             raise UserError(f"{TITLES[name]} of {pairs[0][0]} and {pairs[0][1]}: {error}") from None
         summaries = [[read_json(folder / "results.json")["summary"][name] for folder in pair] for pair in pairs]
         by_seed[name] = [ours - theirs for ours, theirs in summaries]
         found[name] = {**_gain(by_seed[name]), "images": [interval["low"], interval["high"]]}
     if by_seed:
-        found["mean"] = _gain([statistics.mean(gains) for gains in zip(*by_seed.values())])
+        interval = mean_gain(compared)
+        means = _gain([statistics.mean(gains) for gains in zip(*by_seed.values())])
+        found["mean"] = {**means, "images": [interval["low"], interval["high"]]}
     return found
 
 

@@ -46,7 +46,8 @@ def test_table_with_gains_and_ceiling(tmp_path):
     table = results.compare(results.read_rows(rows))
     assert table["rows"]["pretrained"]["mean"] == 75.0
     # one image has both questions right, the other one of two: a resample of both gives 50, 75 or 100
-    assert table["rows"]["pretrained"]["intervals"] == {"gqa": (50.0, 100.0), "pope": (50.0, 100.0)}
+    both = (50.0, 100.0)
+    assert table["rows"]["pretrained"]["intervals"] == {"gqa": both, "pope": both, "mean": both}
     gain = table["gains"]["random"]["gqa"]
     # images differ by 100 and 50 points over two questions each: a resample of both gives 25, 37.5 or 50
     assert (gain["gain"], gain["low"], gain["high"]) == (37.5, 25.0, 50.0)
@@ -58,7 +59,7 @@ def test_table_with_gains_and_ceiling(tmp_path):
         "| pretrained | 75.00 | - | 75.00 | 65.00 | 75.00 |",
         "| random | 37.50* | - | 37.50* | 45.00* | 37.50* |",
         "| oracle (caption as text) | 100.00 | - | 100.00 | 75.00 | 100.00 |",
-        "| gain over random | +37.50 [+25.0, +50.0] | - | +37.50 [+25.0, +50.0] | +20.00 | +37.50 |",
+        "| gain over random | +37.50 [+25.0, +50.0] | - | +37.50 [+25.0, +50.0] | +20.00 | +37.50 [+25.0, +50.0] |",
     ]
     assert results.as_text(table).splitlines()[-4:] == [
         "POPE, accuracy / F1  random          popular        mean",

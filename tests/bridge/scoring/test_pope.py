@@ -1,10 +1,8 @@
-"""POPE scores, and the bootstrap interval of a gain."""
+"""POPE scores."""
 
-import numpy as np
 import pytest
 
 from bridge.scoring import pope
-from bridge.scoring.bootstrap import paired_gain
 from vlm.errors import UserError
 
 NO = ["No", "no", "not", "No, it is", "no. Yes", "Yes, but not here", "There is no doubt", "I am not sure", " no"]
@@ -90,33 +88,3 @@ def test_lmms_mode():
     assert scores["yes_ratio"] == 3 / 5  # of the labels
     both = pope.score({"a": labels, "b": ["no"]}, {"a": ["yes"] * 5, "b": ["no"]}, mode="lmms")
     assert (both["pooled"]["accuracy"], both["pooled"]["tn"], both["mean"]["accuracy"]) == (4 / 6, 1, 0.8)
-
-
-def test_gain_interval_is_seeded_paired_and_right():
-    rng = np.random.default_rng(0)
-    before = {str(number): float(rng.random() < 0.5) for number in range(2000)}
-    after = {key: max(value, float(rng.random() < 0.2)) for key, value in before.items()}
-    result = paired_gain(after, before, samples=2000)
-    differences = np.array([after[key] - before[key] for key in before])
-    assert result["gain"] == differences.mean()
-    # against the textbook interval of a mean, and against resampling question by question
-    spread = 1.96 * differences.std() / np.sqrt(len(differences))
-    slow = [rng.choice(differences, len(differences)).mean() for _ in range(2000)]
-    expected = (result["gain"] - spread, result["gain"] + spread)
-    assert (result["low"], result["high"]) == pytest.approx(expected, abs=0.002)
-    assert (result["low"], result["high"]) == pytest.approx(np.quantile(slow, [0.025, 0.975]), abs=0.002)
-    assert paired_gain(after, before, samples=2000) == result
-    assert paired_gain(after, before, samples=2000, seed=1) != result
-
-
-def test_gain_over_images_resamples_whole_images():
-    after = {f"{image}.{number}": float(image % 2) for image in range(50) for number in range(20)}
-    before = dict.fromkeys(after, 0.0)
-    groups = {key: key.split(".")[0] for key in after}
-    single, grouped = paired_gain(after, before), paired_gain(after, before, groups)
-    assert single["gain"] == grouped["gain"] == 0.5
-    width = 2 * 1.96 * 0.5 / np.sqrt(50)
-    assert grouped["high"] - grouped["low"] == pytest.approx(width, rel=0.1)
-    assert single["high"] - single["low"] == pytest.approx(width / np.sqrt(20), rel=0.1)
-    with pytest.raises(UserError, match=r"not over the same questions: 1 differ \(0\.0\)"):
-        paired_gain({key: 0.0 for key in after if key != "0.0"}, before)
