@@ -10,7 +10,7 @@ SPLITS = ("train", "val", "names", "vendor", "both")
 
 
 def split(pictures: Sequence[Picture], unseen: str) -> dict[str, list[Picture]]:
-    """Split -> its pictures, in order. unseen: the maker that training never sees.
+    """Split -> its pictures, in an order in which the first ones are a fair sample. unseen: the maker that is held out.
 
         train   names and makers to train on        names   names never seen, of makers that were
         val     names to choose settings on         vendor  the unseen maker, names that were seen of others
@@ -20,7 +20,8 @@ def split(pictures: Sequence[Picture], unseen: str) -> dict[str, list[Picture]]:
     what else there is. The unseen maker's pictures of val's names are left out: settings were chosen on these names.
     """
     found: dict[str, list[Picture]] = {name: [] for name in SPLITS}
-    for picture in pictures:
+    # Packages list their pictures by kind, all smileys first, and tools read the first so many of a set.
+    for picture in sorted(pictures, key=lambda each: _share(f"order/{each.maker}/{each.name}/{each.path.name}")):
         side = _side(picture.family)
         if picture.maker == unseen:
             side = {"train": "vendor", "names": "both"}.get(side, "")
@@ -30,5 +31,10 @@ def split(pictures: Sequence[Picture], unseen: str) -> dict[str, list[Picture]]:
 
 
 def _side(family: str) -> str:
-    share = int.from_bytes(hashlib.sha256(f"pictures/{family}".encode()).digest()[:8], "big") / 2**64
+    share = _share(f"pictures/{family}")
     return "names" if share < HELD_OUT else "val" if share < HELD_OUT + FOR_SETTINGS else "train"
+
+
+def _share(text: str) -> float:
+    """A number from 0 to 1 that depends on the text alone."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64

@@ -129,6 +129,13 @@ def test_splits_part_names_and_makers_and_depend_on_the_name_alone():
     ]
 
 
+def test_the_first_pictures_of_a_split_are_a_fair_sample():
+    listed_by_kind = [picture(f"thing {number}", "smiley" if number < 250 else "flag", "g") for number in range(1000)]
+    first = split(listed_by_kind, "unseen")["train"][:200]
+    assert sum(each.kind == "smiley" for each in first) == 51  # of 50 that are to be expected
+    assert split(listed_by_kind[::-1], "unseen")["train"][:200] == first
+
+
 def test_questions_of_a_picture_and_a_no_that_shares_no_word():
     dog = picture("dog face", "mammal", "animal", "pet")
     wolf, parrot = picture("wolf", "mammal", "animal"), picture("parrot", "bird", "animal")
