@@ -28,10 +28,13 @@ class ReportConfig:
 
 
 def held_out(source: str) -> str:
-    """A shard beside train-* shards that is none of them; `source` itself if there is no such file."""
+    """A shard beside train-* shards that is none of them, of val-* if there is one: the test split is for the report of
+    a result. `source` itself if there is no such file.
+    """
     files = sorted(path for path in Path(source).glob("*") if path.suffix in (".tar", ".parquet", ".arrow"))
     others = [path for path in files if not path.name.startswith("train-")]
-    return str(others[0]) if 0 < len(others) < len(files) else source
+    validation = [path for path in others if path.name.startswith("val-")]
+    return str((validation or others)[0]) if 0 < len(others) < len(files) else source
 
 
 def facts(config: dict, records: list[dict], quarantined: int) -> dict[str, str]:

@@ -1,10 +1,12 @@
-"""Time and memory of opening GQA's and VQAv2's training questions at their real size, as bridge/train.py does."""
+"""Time and memory of opening GQA's and VQAv2's training questions at their real size, as bridge/train.py does.
 
-from dataclasses import dataclass
-from pathlib import Path
+It prints no PASS or FAIL: there is no second way to compare with, and the seconds are as much the disk's as ours.
+"""
 
-from vlm.errors import UserError, run_command
-from vlm.run.settings import parse, setting
+from bench.harness import run_bench
+from bench.settings import TrainingSetsBench
+
+from vlm.errors import run_command
 
 EXAMPLES = """examples:
   python scripts/bench_training_sets.py /tmp/sets --make     # synthetic files of about the official sizes, 1.2 GB
@@ -12,22 +14,8 @@ EXAMPLES = """examples:
 """
 
 
-@dataclass(frozen=True)
-class TrainingSetsBench:
-    folder: str = setting(help="where the synthetic files are", metavar="DIR", positional=True)
-    make: bool = setting(False, help="write them; a folder that has files in it is refused")
-
-
 def main() -> None:
-    config = parse(TrainingSetsBench, prog="python scripts/bench_training_sets.py", about=__doc__, examples=EXAMPLES)
-    folder = Path(config.folder)
-    if not config.make and not (folder / "gqa").is_dir():
-        raise UserError(f"{folder} has no synthetic files: write them with --make")
-    from bench import training_sets  # torch
-    from world.making import vacant
-
-    # Real downloads have the names of the files that are written.
-    training_sets.make(vacant(config.folder)) if config.make else training_sets.open_sets(folder)
+    run_bench("training_sets", TrainingSetsBench, __doc__, EXAMPLES)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def main() -> None:
     cache = Path(settings.cache) if settings.cache else None
     columns = (settings.image_column, settings.caption_column)
     data = open_captions(settings.data, *columns, cache, settings.sha256, as_listed=settings.verify)
-    list_shards(settings.data, data, settings.verify)
+    list_shards(settings.data, data, settings.verify, settings.sha256)
 
 
 if __name__ == "__main__":

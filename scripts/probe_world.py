@@ -26,12 +26,13 @@ class ProbeSettings:
     tasks: tuple[str, ...] = setting(
         tuple(PLACES), help=f"of {', '.join(PLACES)}, or NAME=TASK:DATA", metavar="TASK", default_text="all"
     )
+    split: str = setting("testdev", help="of the world's captions: val to choose settings", choices=("testdev", "val"))
     json: str | None = setting(None, help="also write the numbers to this file", metavar="F")
 
 
 def main() -> None:
     settings = parse(ProbeSettings, prog="scripts/probe_world.py", about=__doc__, examples=EXAMPLES)
-    probes = named_probes(settings.tasks, settings.world)
+    probes = named_probes(settings.tasks, settings.world, settings.split)
     from study.probing import measure  # after parsing: --help does not wait for torch
 
     numbers = measure(Path(settings.encoder), probes)

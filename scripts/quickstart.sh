@@ -65,7 +65,9 @@ set -m # a process group of its own, so that nothing of it outlives this script
 lane2=$!
 set +m
 trap 'kill -- -$lane2 2> /dev/null || true' EXIT
-deepspeed pretrain/run.py --data "$world/captions" --out "$out/pretrain" --seed "$seed"
+# One process: the model is tiny, and a batch of 32 cannot be shared by 3 GPUs. `--num_gpus 1` would always take GPU 0.
+gpu="${CUDA_VISIBLE_DEVICES:-0}"
+deepspeed --include "localhost:${gpu%%,*}" pretrain/run.py --data "$world/captions" --out "$out/pretrain" --seed "$seed"
 # deepspeed exits with 0 as well if its launch.py was killed: the run's last record counts.
 [ -f "$out/pretrain/done.json" ] || { echo "error: the pretraining broke off; the same command goes on" >&2; exit 1; }
 

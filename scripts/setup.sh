@@ -5,6 +5,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 stamp=".venv/.installed-$(cat pyproject.toml scripts/versions.txt scripts/setup.sh | sha256sum | cut -c1-16)"
 if [ ! -f "$stamp" ]; then
+    if ! "${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2> /dev/null; then
+        found="$("${PYTHON:-python3}" --version 2> /dev/null || true)"
+        echo "error: ${PYTHON:-python3} is ${found:-no Python}, needed is 3.10 or newer: set PYTHON=/path/to/one" >&2
+        exit 2
+    fi
     free=$(df -Pk . | awk 'NR == 2 { print int($4 / 1000000) }')
     if [ ! -d .venv ] && [ "$free" -lt 8 ]; then
         echo "error: $PWD/.venv takes about 7 GB and $free GB are free there: make room, or move this checkout" >&2

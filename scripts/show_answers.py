@@ -23,7 +23,7 @@ class ShowSettings:
     data: str = setting(help="the world's folder, or one with VQAv2 and POPE", positional=True)
     evaluation: str = setting(help="the folder that bridge/evaluate.py wrote", positional=True)
     out: str | None = setting(None, help="also draw OUT/examples.png", metavar="OUT")
-    split: str = setting("test-dev2015", help="VQAv2's split that was evaluated")
+    split: str = setting("test-dev2015", help="VQAv2's split that was evaluated; GQA's and POPE's follow it")
     seed: int = seed_setting(help="decides which questions")
     pick: bool = setting(False, help="print only image and question, by a tab, of the first right one, or the first")
 

@@ -90,5 +90,26 @@ def test_the_quickstart_pretrains_what_the_bare_command_does():
     """So that the bare command goes on with the quickstart's run, and its encoder is that of `--preset tiny`."""
     script = (ROOT / "scripts/quickstart.sh").read_text()
     line = next(line for line in script.splitlines() if line.startswith("deepspeed "))
-    flags = [word for word in shlex.split(line) if word.startswith("--")]
-    assert line.startswith("deepspeed pretrain/run.py ") and flags == ["--data", "--out", "--seed"]
+    launcher, own = line.split(" pretrain/run.py ")
+    assert [word for word in shlex.split(own) if word.startswith("--")] == ["--data", "--out", "--seed"]
+    assert launcher == 'deepspeed --include "localhost:${gpu%%,*}"'
+
+
+@pytest.mark.parametrize(
+    ("visible", "devices", "used"), [(None, 1, 0), (None, 3, 0), ("", 4, 0), ("2", 4, 2), ("3,1", 4, 3)]
+)
+def test_the_quickstart_pretrains_in_one_process_on_the_first_visible_gpu(visible, devices, used):
+    """What DeepSpeed's launcher makes of the script's line. devices: GPUs, or NUMA nodes where there is none."""
+    from deepspeed.launcher import runner
+
+    lines = (ROOT / "scripts/quickstart.sh").read_text().splitlines()
+    typed = [line for line in lines if line.startswith(("gpu=", "deepspeed "))]
+    script = "\n".join(["set -u; world=w; out=o; seed=0; deepspeed() { printf '%s\\n' \"$@\"; }", *typed])
+    environment = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
+    environment |= {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=True)
+    flags = runner.parse_args(done.stdout.splitlines())
+    assert flags.user_script == "pretrain/run.py"
+    assert runner.parse_inclusion_exclusion({"localhost": devices}, flags.include, flags.exclude) == {
+        "localhost": [used]
+    }

@@ -214,7 +214,7 @@ def run(settings: BridgeBench) -> Goals:
     goals = Goals()
     if settings.host:
         with tempfile.TemporaryDirectory() as folder:
-            measure_host(settings, Path(folder), goals)
+            measure_host(Path(folder), goals)
     elif settings.full:
         whole(cases, dtype, threads)
     else:

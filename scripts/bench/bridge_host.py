@@ -11,8 +11,7 @@ import numpy as np
 import torch
 
 from bench.harness import Goals, header, row, seconds, take_turns
-from bench.photographs import photographs
-from bench.settings import BridgeBench
+from bench.noise import noise_jpegs
 from bridge.config import BATCH, BridgeConfig
 from bridge.data.batches import step_data
 from bridge.data.example import Example
@@ -27,7 +26,7 @@ from vlm.llms.load import load_llm
 
 QUESTIONS_A_SECOND = 20_000  # needed, of both cores
 PIXELS_RATIO = 1.8  # needed of two threads over one, if both cores are free
-STEPS, PHOTOGRAPHS, ROUNDS = 4, 48, 9
+STEPS, JPEGS, ROUNDS = 4, 48, 9
 FORMS = (
     "Is the {} {} to the left of the {}?",
     "What color is the {1} that is on top of the {2}?",
@@ -90,7 +89,7 @@ def host(vlm: VLM) -> tuple[float, float, float]:
 
 def pixels(vlm: VLM, folder: Path) -> dict[int, float]:
     """Images a second whose pixels are made, by threads."""
-    encoder, paths, rates = PatchEncoder(vlm.model, vlm.processor.image_processor), photographs(folder, PHOTOGRAPHS), {}
+    encoder, paths, rates = PatchEncoder(vlm.model, vlm.processor.image_processor), noise_jpegs(folder, JPEGS), {}
     for threads in (1, 2) * ROUNDS:
         encoder._pool = ThreadPoolExecutor(threads)
         start = time.perf_counter()
@@ -110,7 +109,7 @@ def second_core() -> float:
     return best[1] / best[2]
 
 
-def measure(settings: BridgeBench, folder: Path, goals: Goals) -> None:
+def measure(folder: Path, goals: Goals) -> None:
     """Print what the host does in a second."""
     from bench.evaluate import make_vlm
 

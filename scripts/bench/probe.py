@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from bench.harness import Goals, header, row, seconds
-from bench.photographs import photographs
+from bench.noise import noise_jpegs
 from bench.settings import ProbeBench
 from pretrain.probes.features import encode_in, shuffled
 from pretrain.probes.pixels import Images
@@ -57,7 +57,7 @@ def run(settings: ProbeBench) -> Goals:
     dtype = chosen_dtype(settings.dtype, torch.device("cpu"))
     encoder = vit_tiny()
     with tempfile.TemporaryDirectory() as folder:
-        paths = photographs(Path(folder), settings.images)
+        paths = noise_jpegs(Path(folder), settings.images)
         plain = seconds(lambda: found.update(plain=every_pass_anew(encoder, paths)))
         ours = seconds(lambda: found.update(ours=kept(encoder, paths, dtype)))
     error = ((found["ours"] - found["plain"]).norm() / found["plain"].norm()).item()

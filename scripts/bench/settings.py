@@ -137,3 +137,11 @@ class ProbeBench:
     dtype: str | None = setting(
         None, help="dtype of the kept tokens' encoder", choices=("bf16", "fp32"), default_text="bf16 if the CPU is fast"
     )
+
+
+@dataclass(frozen=True)
+class TrainingSetsBench:
+    """Flags of scripts/bench_training_sets.py."""
+
+    folder: str = setting(help="where the synthetic files are", metavar="DIR", positional=True)
+    make: bool = setting(False, help="write them; a folder that has files in it is refused")

@@ -6,10 +6,31 @@ import resource
 import time
 from pathlib import Path
 
+from world.making import vacant
+
+from bench.harness import Goals
+from bench.settings import TrainingSetsBench
+from vlm.errors import UserError
+
 GQA, GQA_IMAGES, VQAV2, VQAV2_IMAGES = 943_000, 72_140, 443_757, 82_783
 SEMANTIC = [
     {"operation": "select", "argument": f"wooden table ({number})", "dependencies": [number]} for number in range(3)
 ]
+
+
+def run(settings: TrainingSetsBench) -> Goals:
+    """Write the files, or open them and print what that takes. There is nothing to compare with, and so no verdict.
+
+    Raises: UserError if the folder to write has files in it, or the one to open has none of these.
+    """
+    folder = Path(settings.folder)
+    if settings.make:  # real downloads have the names of the files that are written
+        make(vacant(settings.folder))
+    elif (folder / "gqa").is_dir():
+        open_sets(folder)
+    else:
+        raise UserError(f"{folder} has no synthetic files: write them with --make")
+    return Goals()
 
 
 def make(root: Path) -> None:

@@ -20,7 +20,10 @@ SCRIPTS = Path(__file__).resolve().parents[1]
 
 
 def launch(stage: int, width: int, steps: int, out: Path) -> list[dict]:
-    """Train at one stage on two processes and return what each rank left; UserError if one failed."""
+    """Train at one stage on two processes and return what each rank left.
+
+    Raises: UserError if one failed.
+    """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(RANKS)]
     command += ["--module", "bench.zero_worker", "--stage", str(stage), "--width", str(width)]
     command += ["--steps", str(steps), "--out", str(out)]

@@ -6,16 +6,20 @@ from pretrain.data.pairs import Captions
 from vlm.errors import UserError
 
 
-def list_shards(source: str, data: Captions, verify: bool) -> None:
+def list_shards(source: str, data: Captions, verify: bool, sha256: bool = False) -> None:
     """Print how many pairs are listed and what cannot be used; compare the shards with their SHA-256 if asked.
 
-    Raises: UserError if a shard differs from its SHA-256.
+    sha256: whether `data` was opened to record it.
+    Raises: UserError if a shard differs from its SHA-256, or there are no shards to compare or to record it of.
     """
     if isinstance(data, MixedCaptions):
         for part in data.sources:
-            list_shards(part.path, part.data, verify)
+            list_shards(part.path, part.data, verify, sha256)
         return
     if not isinstance(data, TarCaptions):
+        if verify or sha256:
+            flag = "--verify" if verify else "--sha256"
+            raise UserError(f"{flag}: {source} is no set of tars, and only their SHA-256 is kept: leave {flag} away")
         print(f"{source}: {len(data):,} rows; this format needs no manifest")
         return
     # Shards that are compared may have changed: a fingerprint would be of others than those that were listed.

@@ -55,7 +55,7 @@ def uses(found: Sequence[Found]) -> str:
 
 
 def chosen(data: DataSet, names: Sequence[str]) -> list[Split]:
-    """The splits to check: those named, or all; UserError if the data set has no split of a name."""
+    """The splits to check: those named, or all. Raises: UserError if the data set has no split of a name."""
     known = {split.name: split for split in data.splits}
     unknown = [name for name in names if name not in known]
     if unknown:

@@ -12,10 +12,12 @@ from world.formats import write_shard, write_vqav2
 from world.making import made_whole
 
 from pictures.asking import MODES, Things, caption, pope_lines, questions
+from pictures.licences import readme
 from pictures.sources import Picture
 from vlm.errors import UserError
-from vlm.files import append_jsonl, write_json
+from vlm.files import append_jsonl, write_file, write_json
 from vlm.images import decode
+from vlm.reading import LARGEST_IMAGE, read_regular
 from vlm.run.progress import progress
 
 SHARD = 1000  # pictures in a tar
@@ -34,9 +36,11 @@ Drawn = list[tuple[int, Picture, bytes]]  # id, picture, PNG
 def write(out: Path, splits: dict[str, list[Picture]], size: int) -> dict[str, dict[str, int]]:
     """Write everything to `out`, which appears whole; returns the counts of each split.
 
-    size: pixels of the written pictures' sides. Pictures that cannot be opened are listed in OUT/refused.jsonl.
+    size: pixels of the written pictures' sides. Pictures that cannot be opened are listed in OUT/refused.jsonl;
+    OUT/README.md has the licences of those that were.
     """
     counts: dict[str, dict[str, int]] = {}
+    used: set[str] = set()
     with made_whole(out) as root, progress(sum(map(len, splits.values())), "pictures", "picture") as bar:
         for number, (split, pictures) in enumerate(splits.items()):
             drawn: Drawn = []
@@ -45,10 +49,12 @@ def write(out: Path, splits: dict[str, list[Picture]], size: int) -> dict[str, d
                 if data is not None:
                     drawn.append((1_000_000 * (number + 1) + index, picture, data))
                 bar.update()
+            used |= {picture.maker for _, picture, _ in drawn}
             asked, probed = _write_split(root, split, drawn) if drawn else (0, 0)
             refused = len(pictures) - len(drawn)
             counts[split] = {"pictures": len(drawn), "questions": asked, "pope": probed, "refused": refused}
         makers = Counter(picture.maker for pictures in splits.values() for picture in pictures)
+        write_file(root / "README.md", readme(used, size))
         write_json(root / "pictures.json", {"size": size, "splits": counts, "makers": makers})
     return counts
 
@@ -56,9 +62,10 @@ def write(out: Path, splits: dict[str, list[Picture]], size: int) -> dict[str, d
 def _drawn(root: Path, picture: Picture, size: int) -> bytes | None:
     """The picture on a white square, as PNG; None, and a line in refused.jsonl, if it cannot be opened."""
     try:
-        image = decode(picture.path.read_bytes())
-    except UserError as error:
-        append_jsonl(root / "refused.jsonl", {"file": str(picture.path), "reason": str(error)})
+        image = decode(read_regular(picture.path, LARGEST_IMAGE))
+    except (UserError, OSError) as error:
+        reason = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+        append_jsonl(root / "refused.jsonl", {"file": str(picture.path), "reason": reason})
         return None
     image.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=3.0)
     square = Image.new("RGB", (size, size), "white")
@@ -103,7 +110,7 @@ def _write_vqav2(root: Path, split: str, drawn: Drawn, things: Things) -> int:
             records.append({**ids, "question": question})
             annotations.append({**ids, **annotation(question, answer)})
     head = {"info": {"description": "scripts/prepare_pictures.py", "version": "2.0"}, "data_type": "mscoco"}
-    head |= {"license": {"name": "see README.md", "url": ""}, "data_subtype": folder}
+    head |= {"license": {"name": "see ../README.md", "url": ""}, "data_subtype": folder}
     write_vqav2(root, split, head, records, annotations)
     return len(records)
 

@@ -128,7 +128,7 @@ def _add(found: dict[str, Cell], cell: Cell) -> Cell:
 
 def chosen_probes(settings: StudySettings) -> list[Probe]:
     """The probes to run. Raises: UserError if one cannot be."""
-    return named_probes(_asked_probes(settings), settings.world if uses_world(settings) else None)
+    return named_probes(_asked_probes(settings), settings.world if uses_world(settings) else None, settings.split)
 
 
 def _asked_probes(settings: StudySettings) -> tuple[str, ...]:
@@ -156,12 +156,15 @@ def _pretrain(settings: StudySettings, encoder: Encoder, seed: int) -> Cell:
 def _probes(settings: StudySettings, before: Cell, encoder: Encoder, seed: int) -> Cell:
     file = probes_file(settings, encoder.name, seed)
     world = (settings.world,) if uses_world(settings) else ()
+    # The default split is not said, so that cells which were run before there was a choice still count.
+    split = () if settings.split == StudySettings.split else ("--split", settings.split)
     command = (
         "scripts/probe_world.py",
         str(before.product.parent),
         *world,
         "--tasks",
         *_asked_probes(settings),
+        *split,
         "--json",
         str(file),
     )

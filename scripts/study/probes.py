@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vlm.errors import UserError
 
-# Task -> where make_world.py puts what it is measured on.
+# Task -> where make_world.py puts what it is measured on. Of captions alone there are two held-out splits.
 PLACES = {
     "zero-shot": "classes",
     "linear": "classes",
@@ -14,7 +14,7 @@ PLACES = {
     "knn": "classes",
     "segmentation": "segmentation",
     "backgrounds": "backgrounds",
-    "retrieval": "captions/testdev-*.tar",
+    "retrieval": "captions/{split}-*.tar",
     "objects": "gqa",
 }
 
@@ -28,8 +28,11 @@ class Probe:
     data: str
 
 
-def named_probes(tasks: Sequence[str], world: str | None) -> list[Probe]:
-    """The probes that --tasks asks for. Raises: UserError if one is unknown, needs a world, or has another's name."""
+def named_probes(tasks: Sequence[str], world: str | None, split: str = "testdev") -> list[Probe]:
+    """The probes that --tasks asks for. split: of the world's captions, testdev, or val to choose settings.
+
+    Raises: UserError if one is unknown, needs a world, or has another's name.
+    """
     found: dict[str, Probe] = {}
     for text in tasks:
         name, equals, what = text.partition("=")
@@ -40,5 +43,5 @@ def named_probes(tasks: Sequence[str], world: str | None) -> list[Probe]:
             raise UserError(f"{text} is measured on the embedded world: give its folder, or NAME={text}:DATA")
         if name in found:
             raise UserError(f"two probes are named {name}: give each NAME=TASK:DATA a name of its own")
-        found[name] = Probe(name, task, data or str(Path(world or "") / PLACES[task]))
+        found[name] = Probe(name, task, data or str(Path(world or "") / PLACES[task].format(split=split)))
     return list(found.values())

@@ -10,8 +10,9 @@ from PIL import Image
 from bridge.data import official
 from bridge.data.example import Example
 from bridge.data.pictures import open_picture
-from vlm.errors import UserError, writing
-from vlm.files import read_json, read_jsonl
+from study.settings import SPLITS
+from vlm.errors import UserError
+from vlm.files import read_json, read_jsonl, write_figure
 
 ENLARGED = 4  # times, in the picture
 
@@ -38,7 +39,11 @@ Kind = tuple[str, str, str, Sequence[Example], Callable[[Example], bool]]  # tit
 
 
 def choose(data: Path, evaluation: Path, split: str, seed: int) -> list[Shown]:
-    """One answered question of each of four kinds. The seed decides which, not whether the answer is right."""
+    """One answered question of each of four kinds. The seed decides which, not whether the answer is right.
+
+    split: VQAv2's; GQA's and POPE's that belong to it are read too.
+    Raises: UserError if a kind has no answered question, or a file is missing or broken.
+    """
     shown = []
     for number, (kind, name, prefix, examples, belongs) in enumerate(_kinds(data, split)):
         answers = {row["question_id"]: row["answer"] for row in read_jsonl(evaluation / f"predictions/{name}.jsonl")}
@@ -53,6 +58,14 @@ def choose(data: Path, evaluation: Path, split: str, seed: int) -> list[Shown]:
     return shown
 
 
+def _beside(data: Path, split: str) -> tuple[str, str]:
+    """GQA's split and POPE's folder that are evaluated together with VQAv2's `split`."""
+    to_choose = SPLITS["val"]["vqav2"] if (data / "gqa").is_dir() else "minival2014"  # prepare_pictures.py's
+    if split == to_choose and (data / "pope_val").is_dir():
+        return "val", "pope_val"
+    return "testdev", "pope"
+
+
 def _kinds(data: Path, split: str) -> list[Kind]:
     """Four kinds of questions of the embedded world, or of a folder with VQAv2 and POPE alone, as prepare_pictures.py
     writes it.
@@ -61,11 +74,13 @@ def _kinds(data: Path, split: str) -> list[Kind]:
     if not annotations:
         raise UserError(f"{data / 'vqav2'} holds no answers to the questions of {split}: name a split that has them")
 
+    gqa_split, pope_folder = _beside(data, split)
+
     def of_type(wanted: str) -> Callable[[Example], bool]:
         return lambda example: annotations[example.question_id]["answer_type"] == wanted
 
     def pope(category: str) -> Kind:
-        examples = official.pope(data / "pope", category)
+        examples = official.pope(data / pope_folder, category)
         return f"POPE, {category}", "pope", f"{category}/", examples, lambda example: True
 
     if not (data / "gqa").is_dir():
@@ -75,7 +90,7 @@ def _kinds(data: Path, split: str) -> list[Kind]:
             pope("random"),
             pope("adversarial"),
         ]
-    gqa, records = official.read_gqa(data / "gqa", "testdev")
+    gqa, records = official.read_gqa(data / "gqa", gqa_split)
 
     def structural(wanted: str) -> Callable[[Example], bool]:
         return lambda example: records[example.question_id]["types"]["structural"] == wanted
@@ -119,6 +134,4 @@ def draw(shown: Sequence[Shown], file: Path) -> None:
         colour = "#1f6f8b" if one.is_right else "#b5524c"
         words = f"{one.answer}   (truth: {one.example.answer})"
         axes.text(0.5, -0.08, words, ha="center", transform=axes.transAxes, fontsize=10, color=colour)
-    with writing(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(file)
+    write_figure(file, figure)

@@ -8,7 +8,7 @@ from bridge.chart import COLOURS, LOW, frame
 from bridge.chart import COLUMNS as HEADS
 from bridge.evaluation.benchmarks import TITLES
 from study.summary import COLUMNS, SECOND_STAGE
-from vlm.errors import writing
+from vlm.files import write_figure
 from vlm.markdown import ruled
 
 if TYPE_CHECKING:  # takes a second to import
@@ -151,5 +151,4 @@ def _any_has(table: Mapping, key: str) -> bool:
 
 
 def save_picture(table: Mapping, file: Path) -> None:
-    with writing(file):
-        draw(table).savefig(file)
+    write_figure(file, draw(table))

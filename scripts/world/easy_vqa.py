@@ -48,7 +48,7 @@ class Picture:
 
 
 def load(split: str) -> list[Picture]:
-    """easy-VQA's train or test split, by image id; UserError if the package is not installed."""
+    """easy-VQA's train or test split, by image id. Raises: UserError if the package is not installed."""
     if importlib.util.find_spec("easy_vqa") is None:
         raise UserError("the package easy-vqa is not installed; run: pip install easy-vqa")
     import easy_vqa
@@ -87,7 +87,10 @@ def prepare(out: Path, train: list[Picture], test: list[Picture], val_fraction: 
 
 
 def held_out_places(count: int, val_fraction: float) -> set[int]:
-    """Which of `count` train pictures go to minival2014: one at least, and not all of them."""
+    """Which of `count` train pictures go to minival2014: one at least, and not all of them.
+
+    Raises: UserError if none would be left to train on.
+    """
     held = max(1, round(val_fraction * count))
     if held >= count:
         problem = f"{held:,} of the {count:,} train images would go to minival2014, none is left to train on"
@@ -155,7 +158,10 @@ def write_shards(folder: Path, split: str, pictures: list[Picture], bar: tqdm) -
 
 
 def facts(picture: Picture) -> Iterator[tuple[str, bool]]:
-    """What the questions and answers about an image say: ("blue", True), ("circle", False), ..."""
+    """What the questions and answers about an image say: ("blue", True), ("circle", False), ...
+
+    Raises: UserError if one has a form that easy-vqa 1.0 has not.
+    """
     for question, answer in picture.pairs:
         words = question.rstrip("?").split()
         named = [word for word in words if word in SHAPES + COLORS]

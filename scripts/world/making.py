@@ -15,7 +15,7 @@ from world.files import VERSION, write_world
 
 
 def reusable(out: Path, asked: dict[str, int]) -> bool:
-    """Whether `out` is this very world already, or free (False); UserError if it holds anything else."""
+    """Whether `out` is this very world already, or free (False). Raises: UserError if it holds anything else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     if not (out / "world.json").is_file():
@@ -30,7 +30,7 @@ def reusable(out: Path, asked: dict[str, int]) -> bool:
 
 
 def vacant(name: str) -> Path:
-    """The folder to make, in full, so that `.` has a name; UserError if it is there and not empty."""
+    """The folder to make, in full, so that `.` has a name. Raises: UserError if it is there and not empty."""
     out = Path(name).resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{name} exists and is not an empty folder: name another one or delete it")

@@ -1,9 +1,13 @@
 """One small world for all tests of the scripts, made once; and encoders to probe on it."""
 
+import errno
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tiny.encoders import text_encoder
+
+from vlm.errors import UserError
 
 WORLD = {"scenes": 60, "seed": 5, "qa_scenes": 20}
 
@@ -31,3 +35,24 @@ def make_encoder():
         text_encoder(["a red star"], **sizes).save(folder)
 
     return make
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """Draws a picture over an old one on a disk that is full: one line says so, and the old one is untouched."""
+
+    def no_room(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def check(file: Path, draw: Callable[[Path], None]) -> None:
+        file.write_bytes(b"old")
+        with monkeypatch.context() as patched:
+            patched.setattr("vlm.files.sync", no_room)
+            with pytest.raises(UserError, match=rf"cannot write {file} \(No space left on device.*is untouched"):
+                draw(file)
+        assert file.read_bytes() == b"old"
+        assert [path.name for path in file.parent.glob(".*.tmp")] == []
+        draw(file)
+        assert file.read_bytes().startswith(b"\x89PNG")
+
+    return check

@@ -2,6 +2,9 @@
 
 import bench_training_sets
 import pytest
+from bench import training_sets
+from bench.harness import Goals
+from bench.settings import TrainingSetsBench
 
 from vlm.errors import UserError
 
@@ -15,3 +18,15 @@ def test_real_downloads_are_not_written_over(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=f"{tmp_path} exists and is not an empty folder: name another one or delete it"):
         bench_training_sets.main()
     assert questions.read_text() == "fetched for hours"
+
+
+def test_it_goes_through_the_harness_and_has_no_verdict(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gqa").mkdir()
+    opened = []
+    monkeypatch.setattr("bench.training_sets.open_sets", opened.append)
+    goals = training_sets.run(TrainingSetsBench(folder=str(tmp_path)))
+    assert opened == [tmp_path] and isinstance(goals, Goals) and goals.all_reached
+    assert capsys.readouterr().out == ""
+    (tmp_path / "gqa").rmdir()
+    with pytest.raises(UserError, match=f"{tmp_path} has no synthetic files: write them with --make"):
+        training_sets.run(TrainingSetsBench(folder=str(tmp_path)))

@@ -9,6 +9,7 @@ import pytest
 from huggingface_hub import file_download
 from matplotlib.figure import Figure
 from PIL import Image
+from study.paper.output import draw
 
 from bridge.results import summary
 from vlm.errors import UserError
@@ -49,7 +50,7 @@ def run(monkeypatch, *arguments) -> None:
     paper_table.main()
 
 
-def test_seeds_intervals_and_cells_without_runs(monkeypatch, capsys, encoders, tmp_path):
+def test_seeds_intervals_and_cells_without_runs(monkeypatch, capsys, encoders, tmp_path, full_disk):
     ours, clip = encoders["levljepa"], encoders["clip"]
     made = [
         make_run(tmp_path / "r0", f"random:{ours}", 1),
@@ -78,6 +79,7 @@ def test_seeds_intervals_and_cells_without_runs(monkeypatch, capsys, encoders, t
     assert [(pair["seed"], pair["score"], pair["random_score"]) for pair in cell["pairs"]] == [(0, 100, 25), (1, 50, 0)]
     with Image.open(out / "paper_table.png") as picture:
         assert picture.width >= 900
+    full_disk(out / "paper_table.png", lambda file: draw(table, file))
 
 
 def test_pairs_need_the_same_llm_data_and_seed(monkeypatch, encoders, tmp_path):
@@ -135,7 +137,7 @@ def test_what_two_vits_differ_in_is_named_and_gains_of_zero_are_drawn_at_a_scale
     ]
     made.append(make_run(tmp_path / "w", str(wide), 2))
     limits = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, file: limits.append(figure.axes[0].get_ylim()))
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, format: limits.append(figure.axes[0].get_ylim()))
     run(monkeypatch, *made, "--out", tmp_path / "out")
     assert (
         f"{tmp_path / 'r'} differs in the ViT's hidden_size 192 / 768." in (tmp_path / "out/paper_table.md").read_text()

@@ -9,7 +9,8 @@ from pathlib import Path
 import prepare_pictures
 import pytest
 from pictures.asking import Things, caption, pope_lines, questions, wrong
-from pictures.sources import Picture, _kind, clip_art, emoji, one, stamps
+from pictures.licences import LICENCES, readme
+from pictures.sources import VENDORS, Picture, _kind, clip_art, emoji, one, stamps
 from pictures.splits import split
 from PIL import Image
 
@@ -161,7 +162,10 @@ def test_questions_of_a_picture_and_a_no_that_shares_no_word():
 
 
 def test_the_files_are_those_of_vqav2_and_pope(packages, tmp_path, monkeypatch, capsys):
-    (packages / "emoji-datasource-google/package/img/google/64/1f43a.png").write_bytes(b"no picture")
+    google = packages / "emoji-datasource-google/package/img/google/64"
+    (google / "1f43a.png").write_bytes(b"no picture")
+    (google / "1f34e.png").unlink()
+    (google / "1f34e.png").mkdir()  # cannot be read, whoever tries
     out = tmp_path / "out"
     out.mkdir()
     (tmp_path / ".out.partial-killed").mkdir()
@@ -170,8 +174,22 @@ def test_the_files_are_those_of_vqav2_and_pope(packages, tmp_path, monkeypatch, 
     prepare_pictures.main()
     assert not list(tmp_path.glob(".out*"))
     counts = read_json(out / "pictures.json")["splits"]
-    assert sum(count["pictures"] for count in counts.values()) == 20
-    assert [Path(line["file"]).name for line in read_jsonl(out / "refused.jsonl")] == ["1f43a.png"]
+    assert sum(count["pictures"] for count in counts.values()) == 19
+    refused = {Path(line["file"]).name: line["reason"] for line in read_jsonl(out / "refused.jsonl")}
+    assert refused["1f43a.png"].startswith("not an image: ") and len(refused) == 2
+    assert refused["1f34e.png"] == "cannot be read: Is a directory"
+    about = (out / "README.md").read_text()
+    assert [line for line in about.splitlines() if line.startswith("| ")] == [
+        "| from | licence |",
+        "| --- | --- |",
+        "| Twitter's emoji (npm: emoji-datasource-twitter) | CC-BY 4.0 |",
+        "| Google's emoji (npm: emoji-datasource-google) | Apache-2.0 |",
+        "| Microsoft's emoji, Fluent 3D (npm: @lobehub/fluent-emoji-3d) | MIT |",
+        "| the emoji's names (npm: emojibase-data) | MIT |",
+    ]
+    assert "16 x 16 pixels" in about and "to name Twitter, Inc and other contributors, the licence" in about
+    told = read_json(out / "vqav2/v2_mscoco_train2014_annotations.json")["license"]["name"]
+    assert told == "see ../README.md" and (out / "vqav2" / told.removeprefix("see ")).is_file()
     examples = official.vqav2(out / "vqav2", "train2014")
     assert len(examples) == counts["train"]["questions"] and all(Path(each.image).is_file() for each in examples)
     with Image.open(examples[0].image) as image:
@@ -184,6 +202,13 @@ def test_the_files_are_those_of_vqav2_and_pope(packages, tmp_path, monkeypatch, 
     monkeypatch.chdir(out)  # the folder of that name is another one now
     with pytest.raises(UserError, match="exists and is not an empty folder"):
         prepare_pictures.main()
+
+
+def test_licences_are_of_what_was_used():
+    about = readme({"tuxpaint", "openclipart"}, 64)
+    assert "GPL-2" in about and "public domain" in about
+    assert "emoji" not in about and "CC-BY" not in about and "MIT" not in about
+    assert set(LICENCES) == {*VENDORS, "openclipart", "tuxpaint"}  # every maker of pictures.sources
 
 
 def test_packages_that_are_broken_or_of_another_version(packages, tmp_path, monkeypatch):

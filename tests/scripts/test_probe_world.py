@@ -27,6 +27,9 @@ def test_a_task_of_the_world_or_of_other_data_under_a_name():
         ("knn", "knn", "world/classes"),
         ("unseen", "retrieval", "a/vendor-*.tar"),
     ]
+    for split in ("testdev", "val"):
+        (each,) = probes.named_probes(["retrieval"], "world", split)
+        assert each.data == f"world/captions/{split}-*.tar"
     for asked, said in (
         (["nearest"], "'nearest' is no probe: give of zero-shot"),
         (["a=retrieval"], "'a=retrieval' is no probe"),

@@ -4,7 +4,7 @@ import re
 
 import pytest
 from PIL import Image
-from study.shown import as_text, choose, draw, first_right
+from study.shown import _beside, as_text, choose, draw, first_right
 
 from bridge.data import official
 from vlm.errors import UserError
@@ -13,11 +13,18 @@ from vlm.files import append_jsonl, read_json, write_json
 KINDS = ["GQA, open", "GQA, a choice", "VQAv2, a number", "POPE, yes or no"]
 
 
-def evaluate(world, folder, answer):
-    """An evaluation of `world` in which `answer(example)` is what a model says; exact answers count."""
+TESTDEV = ("testdev", "test-dev2015", "pope")
+
+
+def evaluate(world, folder, answer, places=TESTDEV):
+    """An evaluation of `world` in which `answer(example)` is what a model says; exact answers count.
+
+    places: GQA's and VQAv2's split, POPE's folder.
+    """
     folder.mkdir()
-    pope = official.pope(world / "pope", "adversarial")
-    sets = {"gqa": official.gqa(world / "gqa", "testdev"), "vqav2": official.vqav2(world / "vqav2", "test-dev2015")}
+    gqa, vqav2, pope_folder = places
+    pope = official.pope(world / pope_folder, "adversarial")
+    sets = {"gqa": official.gqa(world / "gqa", gqa), "vqav2": official.vqav2(world / "vqav2", vqav2)}
     for name, prefix, examples in [
         *((name, "", found) for name, found in sets.items()),
         ("pope", "adversarial/", pope),
@@ -62,3 +69,31 @@ def test_the_picture_and_an_evaluation_without_answers(world_root, tmp_path):
     (knows / "predictions/pope.jsonl").write_text("")
     with pytest.raises(UserError, match="answers no question of the kind 'POPE, yes or no'"):
         choose(world_root, knows, "test-dev2015", seed=0)
+
+
+def test_an_evaluation_of_the_worlds_val_split(world_root, tmp_path):
+    """Its GQA and POPE are val's as well; they were looked for among testdev's."""
+    knows = evaluate(world_root, tmp_path / "val", lambda example: example.answer, ("val", "val2014", "pope_val"))
+    shown = choose(world_root, knows, "val2014", seed=0)
+    assert [one.kind for one in shown] == KINDS and all(one.is_right for one in shown)
+    assert shown[0].example in official.gqa(world_root / "gqa", "val")
+    assert shown[3].example in official.pope(world_root / "pope_val", "adversarial")
+    with pytest.raises(UserError, match="answers no question of the kind 'GQA, open'"):
+        choose(world_root, knows, "test-dev2015", seed=0)
+
+
+def test_pictures_have_two_folders_of_pope(tmp_path):
+    """Of scripts/prepare_pictures.py: minival2014 to choose settings on, val2014 to report."""
+    for name in ("pope", "pope_val"):
+        (tmp_path / name).mkdir()
+    assert [_beside(tmp_path, split)[1] for split in ("val2014", "minival2014")] == ["pope", "pope_val"]
+    (tmp_path / "gqa").mkdir()
+    assert _beside(tmp_path, "val2014") == ("val", "pope_val")
+    (tmp_path / "pope_val").rmdir()  # official files: POPE's images are COCO's val2014
+    assert _beside(tmp_path, "val2014") == ("testdev", "pope")
+
+
+def test_a_picture_that_cannot_be_written_leaves_the_old_one(world_root, tmp_path, full_disk):
+    knows = evaluate(world_root, tmp_path / "knows", lambda example: example.answer)
+    shown = choose(world_root, knows, "test-dev2015", seed=0)
+    full_disk(tmp_path / "examples.png", lambda file: draw(shown, file))

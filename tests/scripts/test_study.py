@@ -8,7 +8,7 @@ from study.cells import cells
 from study.checks import check
 from study.settings import StudySettings, as_flags, settings_of
 from study.summary import references, summarise
-from study.tables import as_markdown, draw, gain_cells, score_cells
+from study.tables import as_markdown, draw, gain_cells, save_picture, score_cells
 from tiny.llms import write_family
 
 from bridge.results import summary
@@ -88,6 +88,12 @@ def test_the_cells_of_a_study():
     command_line = ("scripts/probe_world.py", "o/pretrain-clip-7/encoder", "--tasks", unseen, "--json")
     assert found["probes-clip-7"].commands[0] == (*command_line, "o/probes/clip-7.json")
     assert "probes-clip-7" not in cells(settings("--encoders", "clip", "--vqav2", "q", "--captions", "c"))
+    found = cells(settings("--encoders", "clip", "--seeds", "7", "--out", "o", "--split", "val"))
+    assert found["probes-clip-7"].commands[0] == (
+        *("scripts/probe_world.py", "o/pretrain-clip-7/encoder", "runs/world", "--tasks", "zero-shot", "knn"),
+        *("retrieval", "--split", "val", "--json", "o/probes/clip-7.json"),
+    )
+    assert "--split" not in cells(settings("--encoders", "clip", "--seeds", "7"))["probes-clip-7"].commands[0]
     with pytest.raises(UserError, match="two are named 'clip'"):
         cells(settings("--encoders", "clip", "clip"))
     with pytest.raises(UserError, match="clip is to be pretrained: say on what by --captions"):
@@ -120,7 +126,7 @@ def test_the_mean_is_of_what_all_seeds_have_and_says_if_questions_are_missing(tm
     assert score_cells(table)[1:] == [["blind", "0, 1", "75.0* ± 35.4", "-", "-", "75.0* ± 35.4"]]
 
 
-def test_the_table_says_what_was_asked_and_the_picture_which_encoder_a_row_is(tmp_path):
+def test_the_table_says_what_was_asked_and_the_picture_which_encoder_a_row_is(tmp_path, full_disk):
     study = settings("--encoders", "a|b=hf:a/b", "c=hf:a/c", "blind", "--seeds", "0", "--out", tmp_path,
                      "--llms", "models/tiny", "--second-stage", "--lora 8")  # fmt: skip
     for number, name in enumerate(("a|b-tiny-0", "a|b-tiny-0-second", "c-tiny-0", "c-tiny-0-second", "blind-tiny-0")):
@@ -142,6 +148,7 @@ def test_the_table_says_what_was_asked_and_the_picture_which_encoder_a_row_is(tm
     assert (bars["c"][1] or "", bars["c, second stage"][1]) == ("", "///")
     heights = {label.get_text(): label.get_position()[1] for label in figure.axes[0].texts}
     assert heights["0.0"] == 1.5 and heights["25.0"] == 2.5  # over a bar that is too low for it; in its foot
+    full_disk(tmp_path / "study.png", lambda file: save_picture(table, file))
 
 
 def test_gains_are_over_the_twin_of_an_encoder():

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from bridge.evaluation.benchmarks import TITLES
 from study.paper.table import NAMES
-from vlm.files import write_file, write_json
+from vlm.files import write_figure, write_file, write_json
 from vlm.markdown import ruled
 
 COLOURS = {"levljepa": "#1f6f8b", "clip": "#e0a458", "siglip": "#8d99ae", "levljepa-plus": "#7a5c8e"}
@@ -106,7 +106,7 @@ def draw(table: dict, file: Path) -> None:
         handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9, frameon=False,
         title="whiskers: standard deviation over seeds; of one seed, the 95 % interval", title_fontsize=8,
     )  # fmt: skip
-    figure.savefig(file)
+    write_figure(file, figure)
 
 
 def _colour(objective: str) -> str:

@@ -1,4 +1,4 @@
-"""JPEGs of the size that photographs of COCO have, for benches that read files."""
+"""JPEGs of noise, of the size that photographs of COCO have, for benches that read files."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 
-def photographs(folder: Path, count: int) -> list[Path]:
+def noise_jpegs(folder: Path, count: int) -> list[Path]:
     """Write `count` pictures of coloured noise, 640 x 480; the same ones each time."""
     random = np.random.default_rng(0)
     paths: list[Path] = []
