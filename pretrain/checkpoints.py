@@ -73,7 +73,7 @@ def settle(run: Path, config: PretrainConfig, data: str, init: str | None = None
             return _with_warmup_of(run / "checkpoints" / f"step_{own[-1]}", config)
         if not config.branch:
             return config
-        step, folder = Checkpoints(Path(config.branch), {}).verified(config.branch_step)
+        step, folder = Checkpoints(Path(config.branch), {}).verified(config.branch_step, "--branch-step")
         settled = replace(_with_warmup_of(folder, config), resume="auto")
         branch(open_checkpoints(run, settled, data, init), Path(config.branch), step, "encoder")
         return settled
