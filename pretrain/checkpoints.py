@@ -73,7 +73,7 @@ def settle(run: Path, config: PretrainConfig, data: str, init: str | None = None
             return _with_warmup_of(run / "checkpoints" / f"step_{own[-1]}", config)
         if not config.branch:
             return config
-        step, folder = Checkpoints(Path(config.branch), {}).verified(config.branch_step)
+        step, folder = Checkpoints(Path(config.branch), {}).verified(config.branch_step, "--branch-step")
         settled = replace(_with_warmup_of(folder, config), resume="auto")
         branch(open_checkpoints(run, settled, data, init), Path(config.branch), step, "encoder")
         return settled
@@ -157,6 +157,8 @@ def resume(engine: Engine, checkpoints: Checkpoints, config: PretrainConfig) -> 
     """Load the newest whole checkpoint as --resume asks -> the step to go on with, the recorder's state; collective.
 
     An untrained encoder (--steps 0) may be replaced by a run that starts anew, a trained one never.
+    Raises: UserError if --resume does not allow what is there, the run has done more steps, or a process cannot load
+    the checkpoint; SystemExit(2) then on all ranks but the first.
     """
     step = starting_step(checkpoints, config.resume, "encoder", worthless=_untrained)
     if step is None:

@@ -179,7 +179,11 @@ class PretrainConfig:
         None, help="folder in which images that a table names may lie, beside the table's own", metavar="DIR", free=True
     )
     bad_ratio: float = _data(
-        0.05, help="largest share of samples that may be unusable; 0: none", least=0, most=1, free=True
+        0.05,
+        help="largest share of each process's samples that may be unusable; 0: none",
+        least=0,
+        most=1,
+        free=True,
     )
     workers: int | None = _data(
         None,
@@ -220,11 +224,13 @@ class PretrainConfig:
             raise UserError(f"--batch-size {self.batch_size}: BatchNorm needs 2 samples or more")
         if self.min_lr > self.lr:
             raise UserError(f"--min-lr {self.min_lr} is above --lr {self.lr}: lower it as well")
-        probed = self.probe_data or self.probe_classes
-        if bool(self.probe_every) != bool(probed):
-            given = f"--probe-every {self.probe_every} --probe-data {self.probe_data}"
-            needed = "a number of steps, and captions that are not trained on or --probe-classes"
-            raise UserError(f"{given}: give {needed}")
+        probed = [(name, value) for name in ("probe_data", "probe_classes") if (value := getattr(self, name))]
+        if self.probe_every and not probed:
+            needed = "--probe-data with captions that are not trained on, or --probe-classes"
+            raise UserError(f"--probe-every {self.probe_every}: give also {needed}")
+        if probed and not self.probe_every:
+            named = " ".join(f"{flag(name)} {value}" for name, value in probed)
+            raise UserError(f"{named}: give also --probe-every with a number of steps, or leave it out")
         if self.branch_step and not self.branch:
             raise UserError(f"--branch-step {self.branch_step} is of --branch RUN: give both")
         if (micro := self.micro_batch_size) > self.batch_size:

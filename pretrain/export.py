@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from pretrain.config import PretrainConfig
+from vlm.checked import Fields, is_number, shown
 from vlm.errors import UserError, run_command
 from vlm.files import read_json
-from vlm.run.settings import parse, setting
+from vlm.run.settings import parse, setting, trajectory
 
 if TYPE_CHECKING:  # --help must not wait for it
     from vlm.encoders.tokens import CaptionTokenizer
@@ -34,26 +35,27 @@ class ExportConfig:
 def export_checkpoint(run: Path, step: int | None = None, out: Path | None = None) -> Path:
     """Write a checkpoint as the encoder that a run of so many steps leaves, and return its folder.
 
-    Raises: UserError if there is no such checkpoint, it is damaged, its tokenizer is not there any more, or `out`
-    cannot be written.
+    Raises: UserError if there is no such checkpoint, it is damaged, its settings cannot be read, its tokenizer is not
+    there any more, or `out` cannot be written.
     """
     import torch
 
     from pretrain.checkpoints import load_weights
     from pretrain.train import build_model, export
+    from vlm.encoders.config import pixel_statistics
     from vlm.run.checkpoints import Checkpoints
 
     if out is not None:
         _check_out(out)
     step, folder = Checkpoints(run, {}).verified(step)
-    config, init = _config(run / "config.json")
     recorded = read_json(folder / "manifest.json")["config"]
+    config, init = _config(run / "config.json", folder / "manifest.json", recorded)
     model = build_model(config, _tokenizer(run, config, recorded), torch.device("cpu"))
     if init:  # its pixel statistics are the run's
-        pixels = {name: tuple(values) for name, values in init["init_normalization"].items()}
+        mean, std = pixel_statistics(Fields(init, f"{run}/config.json").section("init_normalization"), "mean", "std")
         of_init = {name: init[name] for name in ("init_sha256", "init_licence") if name in init}
         training = {**model.encoder.config.training, "init": config.init, **of_init}
-        model.encoder = model.encoder.with_config(**pixels, training=training)
+        model.encoder = model.encoder.with_config(mean=mean, std=std, training=training)
     load_weights(model, folder)
     out = out or run / "encoders" / f"step_{step}"
     export(model, out)
@@ -66,15 +68,43 @@ def _check_out(out: Path) -> None:
         raise UserError(f"{out} holds something else than an encoder: give another --out, or move it away")
 
 
-def _config(file: Path) -> tuple[PretrainConfig, dict[str, Any]]:
-    """The settings that a run has written, and what it has of its --init, as `pretrain.init.Init.record` gives it."""
+def _config(file: Path, manifest: Path, recorded: dict[str, Any]) -> tuple[PretrainConfig, dict[str, Any]]:
+    """A checkpoint's settings, and what its run has of its --init, as `pretrain.init.Init.record` gives it.
+
+    file: the run's config.json, which every start of the run writes anew. recorded: the settings of the checkpoint,
+    from its manifest. These go first: the steps up to it had, before an --allow-change, another --lr, say.
+    """
     found = read_json(file)
     known = {field.name for field in fields(PretrainConfig)}
     of_init = {"init_sha256", "init_normalization", "init_licence"}
     if not isinstance(found, dict) or not set(found) <= known | of_init:
         raise UserError(f"{file} was not written by pretrain/run.py: give the folder of one of its runs")
-    settings = {name: value for name, value in found.items() if name in known}
-    return PretrainConfig(**settings), {name: found[name] for name in of_init & found.keys()}
+    now = {name: value for name, value in found.items() if name in known}
+    own = {name: recorded[name] for name in trajectory(PretrainConfig()) if name in recorded}
+    _check_types(now, file)
+    _check_types(own, manifest)
+    return PretrainConfig(**{**now, **own}), {name: found[name] for name in of_init & found.keys()}
+
+
+def _check_types(settings: dict[str, Any], file: Path) -> None:
+    """Raise a `UserError` if a value that was read from `file` is not of its setting's type."""
+    kinds = get_type_hints(PretrainConfig)
+    for name, value in settings.items():
+        kind = kinds[name]
+        if not _is_of(value, kind):
+            needed = str(kind) if get_args(kind) else kind.__name__
+            raise UserError(f"{file}: {name} is {shown(value)}; needed is {needed}: restore what the run has written")
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a value of JSON is of a setting's type: int, float, str, bool, one of them or None, or a tuple of str."""
+    if get_origin(kind) is tuple:
+        return isinstance(value, list) and all(isinstance(single, str) for single in value)
+    for single in get_args(kind) or (kind,):
+        fits = is_number(value) if single is float else type(value) is single
+        if fits:
+            return True
+    return False
 
 
 def _tokenizer(run: Path, config: PretrainConfig, recorded: dict[str, Any]) -> CaptionTokenizer:

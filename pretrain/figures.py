@@ -86,7 +86,10 @@ def of_encoder(
     caption_column: str | None = None,
     image_root: str | None = None,
 ) -> dict[str, Figure]:
-    """Spectrum and patch tokens of a saved encoder on the captions of `source`, by caption of the figure."""
+    """Spectrum and patch tokens of a saved encoder on the captions of `source`, by caption of the figure.
+
+    Raises: UserError if encoder or captions cannot be read, or fewer than two pairs are usable.
+    """
     encoder = load_encoder(folder).to("cuda" if torch.cuda.is_available() else "cpu")
     data = open_captions(source, image_column, caption_column, image_root=image_root)
     images, captions, passed = usable_pairs(data, EMBEDDED_PAIRS)

@@ -1,12 +1,13 @@
 """--deepspeed FILE: which of DeepSpeed's settings a user may add or change, and what decides the others."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 from vlm.errors import UserError
 from vlm.files import read_json
 
-# How gradients travel, and what DeepSpeed tells. None of it changes what is computed, but for rounding.
+# How gradients travel, and what DeepSpeed prints. None of it changes what is computed, but for rounding.
 FREE = (
     "zero_optimization", "prescale_gradients", "gradient_predivide_factor", "disable_allgather", "comms_logger",
     "flops_profiler", "wall_clock_breakdown", "memory_breakdown", "steps_per_print", "dump_state", "timers",
@@ -27,19 +28,35 @@ DECIDED_BY = {
     **dict.fromkeys(("zero_optimization.offload_optimizer", "zero_optimization.offload_param"), OURS),
     **dict.fromkeys(("zero_optimization.cpu_offload", "zero_optimization.elastic_checkpoint"), OURS),
 }
+# DeepSpeed takes these to be of a kind without a look, and would end in a traceback.
+OBJECT, SWITCH, WORD = (dict, "a JSON object"), (int, "true or false"), (str, 'a string, such as "info"')
+KINDS: dict[str, tuple[type, str]] = {
+    **dict.fromkeys(("zero_optimization", "comms_logger", "flops_profiler", "timers", "timers.throughput"), OBJECT),
+    "wall_clock_breakdown": SWITCH,
+    "log_level": WORD,
+}
 
 
 def with_overrides(own: dict[str, Any], file: Path) -> dict[str, Any]:
     """DeepSpeed's settings `own`, and over them those of a JSON file; zero_optimization is merged name by name.
 
-    Raises: UserError if the file cannot be read, or sets what is not its to decide.
+    Raises: UserError if the file cannot be read, sets what is not its to decide, or has another value where DeepSpeed
+    needs an object.
     """
     found = read_json(file)
-    zero = found.get("zero_optimization", {}) if isinstance(found, dict) else None
-    if not isinstance(zero, dict):
+    if not isinstance(found, dict):
         raise UserError(f"--deepspeed {file}: give a JSON object of DeepSpeed's settings")
-    for name in [*found, *(f"zero_optimization.{inner}" for inner in zero)]:
-        if name in DECIDED_BY or name.split(".")[0] not in FREE:
-            decided = DECIDED_BY.get(name, OURS)
-            raise UserError(f"--deepspeed {file}: {name} is decided by {decided}: take it out of the file")
-    return own | found | {"zero_optimization": own["zero_optimization"] | zero}
+    for name, value in found.items():
+        _check(file, name, value)
+        for inner, inner_value in value.items() if isinstance(value, dict) else ():
+            _check(file, f"{name}.{inner}", inner_value)
+    return own | found | {"zero_optimization": own["zero_optimization"] | found.get("zero_optimization", {})}
+
+
+def _check(file: Path, name: str, value: Any) -> None:
+    """Raise a `UserError` if the setting `name`, or `outer.inner`, is not the file's, or of another kind."""
+    if name in DECIDED_BY or name.split(".")[0] not in FREE:
+        decided = DECIDED_BY.get(name, OURS)
+        raise UserError(f"--deepspeed {file}: {name} is decided by {decided}: take it out of the file")
+    if name in KINDS and not isinstance(value, KINDS[name][0]):
+        raise UserError(f"--deepspeed {file}: {name} is {json.dumps(value)}: give {KINDS[name][1]}")

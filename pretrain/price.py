@@ -96,8 +96,12 @@ def activation_bytes(config: PretrainConfig, processes: int) -> int:
     heads = 3 * (sum(crops.values()) + 1 + 2 * config.projector_depth) * config.projector_width * a
     pixels = sum(views * 3 * side**2 for side, views in crops.items())
     local, micro = config.batch_size // processes, config.micro_batch_size // processes
-    whole = sum(views * image for views, image in zip(crops.values(), images)) + text
-    return (max(*images, text) * micro if 0 < micro < local else whole * local) + (heads + pixels) * local
+    if 0 < micro < local:  # the towers keep one micro-batch, of one kind of input, at a time
+        towers = max(*images, text) * micro
+    else:
+        of_sample = sum(views * image for views, image in zip(crops.values(), images)) + text
+        towers = of_sample * local
+    return towers + (heads + pixels) * local
 
 
 def _image_bytes(config: PretrainConfig, side: int, a: int) -> int:
@@ -107,7 +111,10 @@ def _image_bytes(config: PretrainConfig, side: int, a: int) -> int:
 
 
 def describe(config: PretrainConfig, processes: int, throughput: float | None) -> str:
-    """The price of a run on `processes` GPUs as a table; `throughput` in samples a second over all of them."""
+    """The price of a run on `processes` GPUs as a table; `throughput` in samples a second over all of them.
+
+    Raises: UserError if `processes` do not share a batch evenly, or are none, or the throughput is not above 0.
+    """
     if processes < 1:
         raise UserError(f"--world-size {processes}: give 1 or more processes")
     if config.batch_size % processes:

@@ -42,6 +42,8 @@ class Recorder:
         """
         self.path, self.config = run / "metrics.jsonl", config
         self.pending: list[_Step] = []
+        self.waits: Waits  # both by `timing`, before the first step
+        self.loader: LoaderLimit
         self.clock = time.perf_counter()
         self.bar = progress(config.steps, "pretrain", "step", initial=start, show=is_main())
         self.patience = Patience("lower --lr or raise --lambda-*")
@@ -114,9 +116,13 @@ class Recorder:
         """
         metrics = torch.stack([value for step in self.pending for value in step.metrics.values()])
         waited = torch.tensor(self.waits.seconds(), device=metrics.device)
-        values = iter((all_sum(torch.cat([metrics, waited])) / world_size()).tolist())
-        means = [{name: next(values) for name in step.metrics} for step in self.pending]
-        return means, list(values), self.waits.idle()
+        values = (all_sum(torch.cat([metrics, waited])) / world_size()).tolist()  # step by step, then the waits
+        means, start = [], 0
+        for step in self.pending:
+            end = start + len(step.metrics)
+            means.append(dict(zip(step.metrics, values[start:end])))
+            start = end
+        return means, values[start:], self.waits.idle()
 
     def _verdict(self, record: dict[str, Any], ids: list[str]) -> dict[str, Any]:
         """Whether the step was skipped, for a gradient that is not finite, and with which samples of all ranks.

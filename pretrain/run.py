@@ -11,17 +11,19 @@ from vlm.run.trackers import check_tracker
 
 ABOUT = """Pretrain a LeVLJEPA encoder on image-caption pairs.
 
-Defaults in brackets are --preset base's; tiny and small have smaller sizes and budgets."""
+Without --preset a run is tiny's: the embedded world on CPU cores, 5,000 steps.
+Defaults in brackets are --preset base's; tiny, small and cc12m have other sizes and budgets."""
 EXAMPLES = """examples:
   deepspeed pretrain/run.py                                   the embedded world, on whatever is here
   deepspeed --num_gpus 8 pretrain/run.py --preset cc12m --data '/data/cc12m/*.tar' --out runs/cc12m
   deepspeed pretrain/run.py --data '/data/cc12m=0.7,s3://bucket/recap/{00000..01023}.tar=0.3'    mixed 7 : 3
   deepspeed pretrain/run.py --objective siglip --out runs/siglip    the same towers, data and steps, another loss
-  deepspeed --hostfile hosts pretrain/run.py --preset base --zero 2    many machines; SLURM: scripts/slurm_pretrain.sh
+  deepspeed --hostfile hosts pretrain/run.py --preset base --data /data/datacomp --zero 2    many machines
+  sbatch scripts/slurm_pretrain.sh --preset base --data /data/datacomp --zero 2              the same under SLURM
   torchrun --nproc-per-node 2 pretrain/run.py --steps 200
   python pretrain/run.py --preset base --data '/data/cc12m/*.tar' --plan --world-size 8 --throughput 4000
   python pretrain/run.py --resume required                    go on with runs/pretrain
-  python pretrain/run.py --branch runs/wsd --branch-step 40000 --schedule wsd --steps 47000 --out runs/decay
+  python pretrain/run.py --branch runs/wsd --branch-step 40000 --schedule wsd --steps 47100 --out runs/decay
   python pretrain/run.py --init timm:vit_base_patch16_224.dino --preset base --data /data/cc12m --out runs/from-dino
 """
 

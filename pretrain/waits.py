@@ -18,8 +18,8 @@ class Waits:
     def __init__(self, batches: Iterable[dict], device: torch.device):
         self.batches, self.on_gpu = batches, device.type == "cuda"
         self._seconds: list[float] = []
-        self._begins: list[Any] = []  # of the last step that was read, and of those since
-        self._ends: list[Any] = []  # of these steps, but the one that is under way
+        self._begins: list[Any] = []  # start events since the last reading, its own first
+        self._ends: list[Any] = []  # end events of the finished steps
 
     def __iter__(self) -> Iterator[dict]:
         batches = iter(self.batches)

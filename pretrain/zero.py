@@ -20,8 +20,10 @@ if torch.backends.mps.is_available() and not torch.cuda.is_available():
 import deepspeed
 from deepspeed import utils as fragments
 from deepspeed.accelerator import get_accelerator
+from deepspeed.comm.config import CommsLoggerConfig
 from deepspeed.runtime.zero import stage_1_and_2
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+from deepspeed.utils.config import DeepSpeedThroughputTimerConfig
 from torch.distributed import distributed_c10d
 from torch.nn import functional
 
@@ -39,6 +41,7 @@ def start_processes(minutes: float = PretrainConfig.timeout) -> None:
     """Join the process group of `deepspeed`, `torchrun` or SLURM; a plain `python` becomes a group of one.
 
     minutes: after which a collective that some rank has not joined is given up.
+    Raises: UserError if DS_ACCELERATOR names a Mac's GPU.
     """
     if "RANK" not in os.environ:
         with socket.socket() as probe:
@@ -50,11 +53,12 @@ def start_processes(minutes: float = PretrainConfig.timeout) -> None:
     # DeepSpeed's CPU op sums tensors of inference, never gradients. It would compile for two minutes at a first start,
     # wait for ever for the lock of a build that was killed (torch < 2.14), and leave 69 MB a rank in /dev/shm.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))  # as vlm.distributed.join_processes reads it
+    if local_rank == 0:
         remove_left_buffers()
     on_gpu = get_accelerator().device_name() == "cuda"
     if on_gpu:
-        get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))
+        get_accelerator().set_device(local_rank)
     backend = "nccl" if on_gpu else "gloo"
     timeout = timedelta(minutes=minutes)
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timeout)
@@ -68,7 +72,10 @@ def device() -> torch.device:
 
 
 def zero_config(config: PretrainConfig, world_size: int) -> dict:
-    """The DeepSpeed configuration: fp32 master weights and reductions; bf16 is autocast's, inside the model."""
+    """The DeepSpeed configuration: fp32 master weights and reductions; bf16 is autocast's, inside the model.
+
+    Raises: UserError if a batch cannot be split over the processes, or the file of --deepspeed cannot be used.
+    """
     if config.batch_size % world_size:
         _refuse_processes(config.batch_size, world_size)
     if 0 < (micro := config.micro_batch_size) < world_size:
@@ -96,12 +103,20 @@ def zero_config(config: PretrainConfig, world_size: int) -> dict:
     if not config.deepspeed:
         return own
     merged = with_overrides(own, Path(config.deepspeed))
-    try:
-        DeepSpeedZeroConfig(**merged["zero_optimization"])
-    except ValueError as error:  # a name or value that DeepSpeed does not know
-        name, problem = str(error).splitlines()[1:3]
-        raise UserError(f"--deepspeed {config.deepspeed}: zero_optimization.{name}: {problem.strip()}") from None
+    throughput = merged["timers"].get("throughput", {})
+    _check_values(config.deepspeed, "zero_optimization", DeepSpeedZeroConfig, merged["zero_optimization"])
+    _check_values(config.deepspeed, "comms_logger", CommsLoggerConfig, merged.get("comms_logger", {}))
+    _check_values(config.deepspeed, "timers.throughput", DeepSpeedThroughputTimerConfig, throughput)
     return merged
+
+
+def _check_values(file: str, group: str, known: Callable[..., Any], values: dict[str, Any]) -> None:
+    """Raise a `UserError` for a name or value that DeepSpeed's own class `known` of this group does not know."""
+    try:
+        known(**values)
+    except ValueError as error:
+        name, problem = str(error).splitlines()[1:3]
+        raise UserError(f"--deepspeed {file}: {group}.{name}: {problem.strip()}") from None
 
 
 def _refuse_processes(batch_size: int, processes: int) -> NoReturn:

@@ -77,7 +77,7 @@ def _scan(path: str | Path, fields: Fields, sha256: bool) -> tars.Scan:
 
 
 def write(folder: Path, paths: Sequence[str | Path], scans: list[tars.Scan]) -> None:
-    """Write the manifest whole or not at all."""
+    """Write the manifest whole or not at all. Raises: UserError if a tar holds no pair, or the disk refuses."""
     _refuse_empty(paths, scans)
     shards = []
     for path, scan in zip(paths, scans):

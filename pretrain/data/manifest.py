@@ -121,7 +121,10 @@ class TarCaptions(Captions):
             yield f"{count:,} images like {extra[0][0]} are further fields of samples and not read (--image-column)"
 
     def verify(self) -> list[str]:
-        """Names of the shards that are gone, or whose SHA-256 is no longer the recorded one."""
+        """Names of the shards that are gone, or whose SHA-256 is no longer the recorded one.
+
+        Raises: UserError if the manifest was built without SHA-256.
+        """
         if not all(shard["sha256"] for shard in self.record["shards"]):
             raise UserError("the manifest holds no SHA-256: build it with --sha256 first")
         shards = zip(self.names, self.paths, self.record["shards"])

@@ -248,8 +248,10 @@ def labels(paths: Sequence[str]) -> list[str]:
     for path in paths:
         steps = [step for step in re.split(r"[/\\]+", path.partition("?")[0].removesuffix("/")) if step]
         plain = [step for step in steps if not re.search(r"[*?\[\]{}:]", step)]
-        label = plain[-1] if plain else path
-        if label in found:
-            label = f"{label}-{len(found) + 1}"
+        name = label = plain[-1] if plain else path
+        number = len(found) + 1
+        while label in found:  # another source may be called NAME-3 by itself
+            label = f"{name}-{number}"
+            number += 1
         found.append(label)
     return found

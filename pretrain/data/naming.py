@@ -36,7 +36,10 @@ class Found:
 
 
 def expand(source: str) -> list[str]:
-    """The patterns, paths and URLs that a source is made of, without `::`, `~`, `file://` and braces."""
+    """The patterns, paths and URLs that a source is made of, without `::`, `~`, `file://` and braces.
+
+    Raises: UserError if a brace is not closed, or a part beside a `::` is empty.
+    """
     from braceexpand import braceexpand
 
     parts: list[str] = []

@@ -60,7 +60,8 @@ def persist(call: Callable[[], Result], name: str) -> Result:
                 raise UserError(f"cannot read {name}: {reason} ({given_up}): try again later") from error
             if attempt >= TOLD_TRY - 1:
                 print(f"waiting for {name}: {reason}; try {attempt + 1} of {TRIES}", file=sys.stderr, flush=True)
-            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1)) * random.uniform(1, 1.5)
+            longer = random.Random().uniform(1, 1.5)  # of the system's own entropy: forked workers differ
+            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1)) * longer
             time.sleep(max(pause, min(LONGEST_PAUSE, _asked_pause(error))))
     raise AssertionError("the last try returns or raises")
 

@@ -101,7 +101,7 @@ def group(members: Sequence[Member], fields: Fields, last_dot: bool = False) -> 
             run.extra.append(member)
     if last_dot or several:  # a file that is no image and no caption is then no sample without an image
         runs = [run for run in runs if run.images or run.captions or not (last_dot or _first_dot(run.key) in several)]
-    return _joined(runs, fields)
+    return _joined(runs)
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -112,13 +112,10 @@ def split_name(name: str) -> tuple[str, str]:
 
 def split_last(name: str, fields: Fields) -> tuple[str, str]:
     """Key and lower-case suffix, cut before the longest ending that is a known field, else at the last dot."""
-    key, suffix = split_name(name)
-    parts = suffix.split(".")
-    for number in range(len(parts)):
-        ending = ".".join(parts[number:])
-        if ending in fields or number == len(parts) - 1:
-            return name[: len(name) - len(ending) - 1], ending
-    return key, suffix
+    parts = split_name(name)[1].split(".")
+    endings = [".".join(parts[number:]) for number in range(len(parts))]  # longest first
+    ending = next((ending for ending in endings if ending in fields), endings[-1])
+    return name[: len(name) - len(ending) - 1], ending
 
 
 def _first_dot(key: str) -> str:
@@ -142,7 +139,7 @@ def _keys_of_several(members: Sequence[Member], split: Iterable[tuple[str, str]]
     return {key for (key, _), found in kinds.items() if len(found) == 2 or key not in plain}
 
 
-def _joined(runs: list[Sample], fields: Fields) -> list[Sample]:
+def _joined(runs: list[Sample]) -> list[Sample]:
     """Join the runs of files that share a key, if together they hold no more than one image and one caption.
 
     All images, then all captions: each key comes twice, once with an image and once with a caption. A key with more
@@ -157,8 +154,9 @@ def _joined(runs: list[Sample], fields: Fields) -> list[Sample]:
         whole = Sample(first.key)
         for run in (first, *later):
             whole.images += run.images
-            for caption in run.captions:
-                whole.add_caption(run.caption_field or 0, caption)
+            if run.caption_field is not None:
+                for caption in run.captions:
+                    whole.add_caption(run.caption_field, caption)
         if later and len(whole.images) <= 1 and len(whole.captions) <= 1:
             first.images, first.captions, first.caption_field = whole.images, whole.captions, whole.caption_field
             first.extra = [member for run in (first, *later) for member in run.extra]

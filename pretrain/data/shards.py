@@ -112,6 +112,7 @@ class LocalShards:
         self._open: OrderedDict[int, LocalFile] = OrderedDict()
 
     def read(self, shard: int, start: int, size: int) -> bytes:
+        """`size` bytes of a shard from `start` on. Raises: UserError if the shard is shorter than it was."""
         data = self._file(shard).read(start, size)
         if len(data) < size:
             raise UserError(f"{self.paths[shard]} became shorter during the run: restore it, then resume")

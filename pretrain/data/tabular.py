@@ -91,6 +91,7 @@ def open_by_name(
     """What `datasets` opens as a whole: a folder by `save_to_disk`, one in the hub's layout, or an id like org/name.
 
     Of several splits `train` is taken. roots: as for `TableCaptions`, beside the folder or its place in the caches.
+    Raises: UserError if the source is not there, cannot be read, or has no split `train`.
     """
     path, files = Path(source), []
     if is_saved(path):

@@ -13,7 +13,7 @@ BYTE_TOKENS = 256  # of a byte-level BPE that has learnt nothing
 
 
 def trained_size(name: str) -> int | None:
-    """SIZE of `train:SIZE`, None of `gpt2` or a file."""
+    """SIZE of `train:SIZE`, None of `gpt2` or a file. Raises: UserError if the name is none of these."""
     kind, _, size = name.partition(":")
     if kind == "train" and size.isdigit() and int(size) > BYTE_TOKENS:
         return int(size)

@@ -59,6 +59,7 @@ def dead_loaders_told(reading: bool = False, remedy: str = "lower --workers, the
 
     reading: whether inside nothing is done but to read from workers: a connection that breaks then is such a death too.
     What is raised by the code of a worker is another matter: torch begins it with "Caught".
+    Raises: UserError in place of what torch raised.
     """
     try:
         yield

@@ -32,7 +32,10 @@ def accuracy(scores: Tensor, labels: Tensor) -> float:
 
 
 def held_out(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Rows to fit on and rows held out: a tenth of each class, rounded up, keyed by the seed, but no only row."""
+    """Rows to fit on and rows held out: a tenth of each class, rounded up, keyed by the seed, but no only row.
+
+    Raises: UserError if every class has a single row.
+    """
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(labels)))
     parts = []
     for label in labels.unique():
@@ -50,6 +53,7 @@ def knn_scores(train: Tensor, labels: Tensor, test: Tensor, classes: int, k: int
     """DINO's weighted k-NN, float32[test rows, classes]: the k most similar train rows vote, each exp(cos / 0.07).
 
     train: float[B, D] with labels int64[B]; test: float[B', D].
+    Raises: UserError if train has fewer than k rows.
     """
     if len(train) < k:
         raise UserError(f"k-NN asks {k} neighbours, the train split has {len(train)} images: give {k} or more")

@@ -92,7 +92,10 @@ def open_labelled(
 
 
 def open_class_folders(folder: Path, classes: Sequence[str] | None = None) -> Labelled:
-    """`folder/CLASS/**/*.jpg`; the classes are the folders' names, sorted, or those given."""
+    """`folder/CLASS/**/*.jpg`; the classes are the folders' names, sorted, or those given.
+
+    Raises: UserError if there are no class folders, one has no image, or a class is not among those given.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist: a folder of class folders is needed")
     names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))

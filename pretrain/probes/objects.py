@@ -73,7 +73,10 @@ def presence_areas(train: Tensor, labels: Tensor, test: Tensor, test_labels: Ten
 
 
 def object_probe(encoder: VisionEncoder, gqa: str | Path) -> dict:
-    """How well CLS tells which objects an image shows: fitted on GQA's train scenes, AUC on val scenes."""
+    """How well CLS tells which objects an image shows: fitted on GQA's train scenes, AUC on val scenes.
+
+    Raises: UserError if scene graphs or images cannot be read, or no name is on some of the scenes and not on others.
+    """
     gqa = Path(gqa)
     train, shown = read_scenes(encoder, gqa, "train", TRAIN_SCENES)
     names = sorted(set().union(*shown))

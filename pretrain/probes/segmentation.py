@@ -21,7 +21,7 @@ from pretrain.probes.heads import ELEMENTS, Standardise, train_heads, training_b
 from pretrain.probes.labelled import image_paths
 from pretrain.probes.pixels import Images
 from pretrain.probes.tokens import PatchTokens
-from vlm.distributed import is_main
+from vlm.distributed import is_main, on_main
 from vlm.encoders.base import VisionEncoder
 from vlm.errors import UserError
 from vlm.images import ImageError, check_header, load_image, upright_size
@@ -57,7 +57,7 @@ class Pairs:
         return image
 
     def mask(self, number: int, size: int | None = None) -> np.ndarray:
-        """The labels uint8[H, W], or their nearest neighbours at [size, size]."""
+        """The labels uint8[H, W], or their nearest neighbours at [size, size]. Raises: UserError for no mask."""
         with _open_mask(self.mask_paths[number]) as mask:
             try:
                 return np.array(mask if size is None else mask.resize((size, size), Image.Resampling.NEAREST))
@@ -80,7 +80,10 @@ def _open_mask(path: Path) -> Image.Image:
 
 
 def open_pairs(root: Path, split: str) -> Pairs:
-    """The `train` or `val` split in ADE20K's or COCO-Stuff's layout: each image with the mask of its name."""
+    """The `train` or `val` split in ADE20K's or COCO-Stuff's layout: each image with the mask of its name.
+
+    Raises: UserError if the folder has neither layout, no images, or an image without a mask.
+    """
     ade, coco = {"train": ("training", "train2017"), "val": ("validation", "val2017")}[split]
     layouts = [("annotations", ade, 0), ("annotations", coco, 255), ("stuffthingmaps", coco, 255)]
     folders = [(root / "images" / name, root / masks / name, ignore) for masks, name, ignore in layouts]
@@ -101,14 +104,22 @@ def open_pairs(root: Path, split: str) -> Pairs:
     return Pairs(found, paths, ignore)
 
 
-def train_masks(pairs: Pairs, size: int) -> Tensor:
-    """The masks of all pairs at the size of the encoder's image, uint8[B, size, size]."""
+def train_masks(pairs: Pairs, size: int) -> tuple[Tensor, Tensor]:
+    """The masks of all pairs at the size of the encoder's image, uint8[B, size, size], and their labels, int64[C].
+
+    Raises: UserError if a mask cannot be used, or none holds a label that counts.
+    """
     masks = torch.empty(len(pairs), size, size, dtype=torch.uint8)
+    present = torch.zeros(LABELS, dtype=torch.bool)
     with ThreadPoolExecutor(8) as pool, progress(len(pairs), "masks", "mask") as bar:
         for number, mask in enumerate(pool.map(lambda number: pairs.mask(number, size), range(len(pairs)))):
             masks[number] = torch.from_numpy(mask)
+            present |= torch.bincount(masks[number].flatten(), minlength=LABELS) > 0
             bar.update()
-    return masks
+    present[pairs.ignore] = False
+    if not present.any():
+        raise UserError(f"the masks of {pairs.mask_paths[0].parent} hold nothing but {pairs.ignore}, which is ignored")
+    return masks, present.nonzero()[:, 0]
 
 
 def _along(tokens: int, pixels: int, device: torch.device) -> Tensor:
@@ -170,20 +181,17 @@ def fit_head(
     """The linear head fitted on `pairs`, and the label of each of its classes, int64[C]; None on all ranks but one.
 
     folder: as for `PatchTokens`.
+    Raises: UserError if images, masks or the folder cannot be used; if it is the masks, SystemExit(2) on other ranks.
     """
-    masks = train_masks(pairs, encoder.config.image_size)
-    # The head's classes are the labels that occur: class_of[label] is the class, or NOT_COUNTED.
-    present = torch.bincount(masks.flatten().int(), minlength=LABELS) > 0
-    present[pairs.ignore] = False
-    if not present.any():
-        raise UserError(f"the masks of {pairs.mask_paths[0].parent} hold nothing but {pairs.ignore}, which is ignored")
-    labels = present.nonzero()[:, 0]
-    class_of = torch.full((LABELS,), NOT_COUNTED)
-    class_of[labels] = torch.arange(len(labels))
-
+    loaded: list[tuple[Tensor, Tensor]] = []  # by rank 0, which alone learns from the masks
+    on_main(lambda: loaded.append(train_masks(pairs, encoder.config.image_size)))
     tokens = PatchTokens(encoder, pairs.images(), folder)
     if not is_main():
         return None
+    masks, labels = loaded[0]
+    # The head's classes are the labels that occur: class_of[label] is the class, or NOT_COUNTED.
+    class_of = torch.full((LABELS,), NOT_COUNTED)
+    class_of[labels] = torch.arange(len(labels))
     head = SegmentationHead(tokens.mean, tokens.std, len(labels)).to(encoder.device)
 
     def targets(rows: list[int]) -> Tensor:
@@ -229,6 +237,7 @@ def segmentation_probe(encoder: VisionEncoder, root: str | Path, seed: int, fold
 
     Training sees images and masks at the encoder's size. A label that no training mask has is never found: IoU 0.
     folder: as for `PatchTokens`. On all ranks but the first nothing is returned.
+    Raises: UserError if images or masks cannot be used, or no mask holds a label that counts.
     """
     train, val = open_pairs(Path(root), "train"), open_pairs(Path(root), "val")
     fitted = fit_head(encoder, train, seed, folder)

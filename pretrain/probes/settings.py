@@ -88,7 +88,8 @@ class ProbeConfig:
     )
     tokens: str | None = setting(
         None, help="where patch tokens of a training set are kept while a probe learns from them, if they take more "
-        f"than 8 GB: 385 GB for ImageNet on a ViT-B {_of('tokens')}", metavar="DIR",
+        "than 8 GB: 385 GB for ImageNet on a ViT-B; on several machines, storage that they share "
+        f"{_of('tokens')}", metavar="DIR",
         default_text="the system's temporary folder",
     )  # fmt: skip
     seed: int = seed_setting(help="of the held-out part, the order, the first weights, and random: encoders")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pretrain.probes.features import Forecast, in_order, own, patch_tokens
-from vlm.distributed import all_sum, barrier, is_main, on_main, world_size
+from vlm.distributed import all_items, all_sum, barrier, is_main, on_main, world_size
 from vlm.encoders.base import VisionEncoder
 from vlm.errors import UserError
 from vlm.run.progress import progress
@@ -34,7 +34,8 @@ class PatchTokens:
     def __init__(self, encoder: VisionEncoder, images: Sequence, folder: str | None = None):
         """folder: where a file may be made that is gone when the process ends, by default the system's temporary one.
 
-        Raises: UserError if the folder was given and has no room.
+        Raises: UserError if the folder was given and has no room, or not every process sees the file; SystemExit(2) on
+        all ranks but the first.
         """
         self._encoder, self._images = encoder, images
         shape = (len(images), encoder.config.patches, encoder.width)
@@ -95,11 +96,33 @@ def _storage(shape: tuple[int, int, int], folder: str | None) -> tuple[Tensor | 
     path = on_main(lambda: _make_file(size, folder))
     if path is None:
         return None, "kept"
+    _check_shared(path, size, folder)
     kept = torch.from_file(path, shared=True, size=size // 2, dtype=torch.half).view(shape)
     barrier()
     if is_main():
         os.unlink(path)  # its room is free again when the last process has ended, however it ends
     return kept, f"in {Path(path).parent}"
+
+
+def _check_shared(path: str, size: int, folder: str | None) -> None:
+    """Raise a `UserError` unless all ranks see the file that rank 0 has made; collective.
+
+    `torch.from_file` makes a file that is not there: ranks of another machine would write into one of their own.
+    """
+    if all(all_items([_has_size(path, size)])):
+        return
+    if is_main():
+        os.unlink(path)
+    place = f"--tokens {folder}" if folder else f"{Path(path).parent}, where patch tokens are kept,"
+    problem = f"{place} is not one folder for all processes: give --tokens DIR on storage that all machines share"
+    raise UserError(problem) if is_main() else SystemExit(2)
+
+
+def _has_size(path: str, size: int) -> bool:
+    try:
+        return os.stat(path).st_size == size
+    except OSError:
+        return False
 
 
 def _make_file(size: int, folder: str | None) -> str | None:

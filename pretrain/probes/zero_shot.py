@@ -39,6 +39,7 @@ def spoken_name(name: str, given: dict[str, str] | None = None) -> str:
     """How a prompt says a class: as `given`, else its folder's name without number and underscores.
 
     A WordNet id of ImageNet-1k is said by its first lemma: n01440764 -> tench; 02_wheeled vehicle -> wheeled vehicle.
+    Raises: UserError if `given` lacks the class, or its folder's name says nothing.
     """
     if given is not None:
         if name not in given:
@@ -104,7 +105,10 @@ class CaptionClassifier:
         templates: Sequence[str],
         given: dict[str, str] | None = None,
     ) -> "CaptionClassifier":
-        """Embed every class in every template, which has one {}. given: how the classes are said (`spoken_name`)."""
+        """Embed every class in every template, which has one {}. given: how the classes are said (`spoken_name`).
+
+        Raises: UserError if a template has not one {}, or a class cannot be said.
+        """
         for template in templates:
             if template.count("{}") != 1:
                 raise UserError(f"--template {template!r} needs one {{}}, where the class goes")

@@ -22,7 +22,7 @@ def run(command, *flags):
     return subprocess.run([sys.executable, f"pretrain/{command}.py", *flags], cwd=ROOT, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("command", ["run", "probe", "report"])
+@pytest.mark.parametrize("command", ["run", "probe", "report", "export"])
 def test_help_costs_less_than_a_second(command):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = run(command, "--help")

@@ -1,13 +1,41 @@
 """Settings: what each objective fixes, and combinations that are refused."""
 
-from dataclasses import replace
+import re
+import shlex
+from dataclasses import asdict, replace
 
 import pytest
 
 from pretrain import checkpoints
-from pretrain.config import from_preset
-from pretrain.run import parse
+from pretrain.config import PretrainConfig, from_preset
+from pretrain.run import EXAMPLES, parse
 from vlm.errors import UserError
+from vlm.run.schedule import same_past
+
+
+def examples():
+    """The flags of each example of pretrain/run.py in --help, without what is said of it."""
+    commands = [re.split(" {4,}", line.strip())[0] for line in EXAMPLES.splitlines() if "pretrain/run.py" in line]
+    return [shlex.split(command.split("pretrain/run.py")[1]) for command in commands]
+
+
+@pytest.mark.parametrize("flags", examples(), ids=" ".join)
+def test_examples_of_the_help_are_settings_and_large_ones_name_their_data(flags):
+    config = parse(flags)
+    assert config.preset == "tiny" or config.data != PretrainConfig.data
+
+
+def test_the_help_has_ten_examples():
+    assert len(examples()) == 10 and examples()[0] == []
+
+
+def test_the_example_of_a_decay_begins_it_after_the_branch():
+    config = parse(next(flags for flags in examples() if "--branch" in flags))
+    assert (config.branch_step, config.schedule, config.steps) == (40_000, "wsd", 47_100)
+    source, late = asdict(replace(config, steps=100_000)), asdict(replace(config, steps=47_000))
+    assert same_past(40_000, source, asdict(config)) and not same_past(40_000, source, late)
+    at_once = asdict(replace(config, steps=47_059))  # 40,000 / 0.85 = 47,058.8
+    assert same_past(40_000, source, at_once) and not same_past(40_002, source, at_once)
 
 
 def test_objectives_share_everything_but_what_defines_them():
@@ -38,6 +66,9 @@ def test_objectives_share_everything_but_what_defines_them():
         (dict(lambda_multi=0.1), "--lambda-multi has no effect with --objective levljepa: leave it out"),
         (dict(micro_batch_size=33), "--micro-batch-size 33 is above --batch-size 32"),
         (dict(bad_ratio=5.0), "--bad-ratio 5.0: give 0 to 1"),
+        (dict(probe_every=5), "^--probe-every 5: give also --probe-data with captions .*, or --probe-classes$"),
+        (dict(probe_classes="c"), "^--probe-classes c: give also --probe-every with a number of steps, or leave"),
+        (dict(probe_data="d", probe_classes="c"), "^--probe-data d --probe-classes c: give also --probe-every with"),
         (dict(steps=200, warmup_steps=200), "--steps 200 and --schedule cosine at most 199 can be warm-up"),
         (dict(steps=200, warmup_steps=171, schedule="wsd"), "--schedule wsd at most 170 can be warm-up"),
     ],

@@ -61,6 +61,13 @@ def test_data_learnt_a_tokenizer_and_cannot_change(run):
     assert settled(run, lr=1e-3, allow_change=("lr",))[1] == 30
 
 
+def test_a_damaged_checkpoint_is_no_start_of_a_branch(run, tmp_path):
+    state = run / "checkpoints/step_20/state.json"
+    state.write_text(state.read_text() + " ")
+    with pytest.raises(UserError, match=r"step_20 is damaged: .*; give another --branch-step \(\[20, 30\]\)$"):
+        settled(tmp_path / "decay", branch=str(run), branch_step=20, steps=24)
+
+
 def test_a_branch_starts_from_the_checkpoint_and_goes_on_by_itself(run, tmp_path):
     branch = tmp_path / "decay"
     flags = {"branch": str(run), "branch_step": 20, "steps": 24}

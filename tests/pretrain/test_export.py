@@ -20,6 +20,15 @@ SIZES = [
 FILES = ("vision_encoder.safetensors", "text_encoder.safetensors", "config.json", "tokenizer.json")
 
 
+WRONG = [  # a setting of config.json, a value of another type, and what is said
+    ("data", 7, "data is 7; needed is str"),
+    ("log_every", True, "log_every is True; needed is int"),
+    ("lr", "fast", "lr is 'fast'; needed is float"),
+    ("zero", [3], "zero is a list of 1; needed is int | None"),
+    ("allow_change", "lr", "allow_change is 'lr'; needed is tuple[str, ...]"),
+]
+
+
 def contents(folder):
     return {name: (folder / name).read_bytes() for name in FILES}
 
@@ -48,9 +57,22 @@ def test_an_encoder_of_a_checkpoint_is_that_of_the_run_at_that_step(captions, tm
     assert str(error.value) == f"{run} holds no checkpoint of step 3: it has 2, 4"
 
     config = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps({**config, "embed_dim": 4}))
+    # The run has gone on with other settings since: the checkpoint's own count.
+    (run / "config.json").write_text(json.dumps({**config, "lr": 1e-5, "steps": 9, "embed_dim": 4}))
+    assert contents(export_checkpoint(run, 2, tmp_path / "before")) == contents(run / "encoders/step_2")
+    manifest = run / "checkpoints/step_4/manifest.json"
+    whole = manifest.read_text()
+    of_another = json.loads(whole)
+    of_another["config"]["embed_dim"] = 4
+    manifest.write_text(json.dumps(of_another))
     with pytest.raises(UserError, match=r"model of this run: .* is \(8,\), needed is \(4,\) \(30 tensors differ\)"):
         export_checkpoint(run)
+    manifest.write_text(whole)
+    for name, value, problem in WRONG:
+        (run / "config.json").write_text(json.dumps({**config, name: value}))
+        with pytest.raises(UserError) as error:
+            export_checkpoint(run)
+        assert str(error.value) == f"{run}/config.json: {problem}: restore what the run has written"
 
     (run / "encoder").rename(tmp_path / "elsewhere")  # its tokenizer is learnt again, from the same captions alone
     (run / "config.json").write_text(json.dumps(config))

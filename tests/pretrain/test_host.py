@@ -94,6 +94,7 @@ def test_a_file_of_deepspeed_settings_is_merged(tmp_path):
     changed = settings(tmp_path, {"zero_optimization": {"overlap_comm": True}})
     assert changed["zero_optimization"]["overlap_comm"] is True
     assert settings(tmp_path, {}, reduce_dtype="bf16")["communication_data_type"] == "bf16"
+    assert settings(tmp_path, {"comms_logger": {"enabled": True}})["comms_logger"] == {"enabled": True}
 
 
 @pytest.mark.parametrize(
@@ -106,6 +107,14 @@ def test_a_file_of_deepspeed_settings_is_merged(tmp_path):
         ({"zero_optimisation": {}}, "zero_optimisation is decided by this command alone"),
         ({"zero_optimization": {"bucket": 5}}, "zero_optimization.bucket: Extra inputs are not permitted"),
         ({"zero_optimization": {"reduce_bucket_size": "x"}}, "zero_optimization.reduce_bucket_size: Input should be"),
+        ({"flops_profiler": 3}, "ds.json: flops_profiler is 3: give a JSON object$"),
+        ({"comms_logger": True}, "comms_logger is true: give a JSON object$"),
+        ({"zero_optimization": None}, "zero_optimization is null: give a JSON object$"),
+        ({"timers": {"throughput": 3}}, "timers.throughput is 3: give a JSON object$"),
+        ({"wall_clock_breakdown": "x"}, 'wall_clock_breakdown is "x": give true or false$'),
+        ({"log_level": 3}, 'log_level is 3: give a string, such as "info"$'),
+        ({"comms_logger": {"enable": True}}, "ds.json: comms_logger.enable: Extra inputs are not permitted"),
+        ({"timers": {"throughput": {"enabled": "x"}}}, "timers.throughput.enabled: Input should be a valid boolean"),
         ([], "give a JSON object of DeepSpeed's settings"),
         ("{", "is not valid JSON"),
     ],
@@ -115,6 +124,24 @@ def test_what_is_decided_elsewhere_is_refused_by_name(tmp_path, content, message
         settings(tmp_path, content)
     with pytest.raises(UserError, match="--compile: ZeRO 3"):
         from_preset("tiny", compile=True, zero=3)
+
+
+@pytest.mark.parametrize(("local_rank", "gpu"), [(None, 0), ("3", 3)])
+def test_a_launcher_that_names_no_local_rank_gets_the_first_gpu(monkeypatch, local_rank, gpu):
+    """As `vlm.distributed.join_processes` has it; no process group is made here."""
+    taken, groups = [], []
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if local_rank:
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+    monkeypatch.setattr(zero.get_accelerator(), "device_name", lambda *_: "cuda")
+    monkeypatch.setattr(zero.get_accelerator(), "set_device", taken.append)
+    monkeypatch.setattr(zero.deepspeed, "init_distributed", lambda **given: groups.append(given["dist_backend"]))
+    monkeypatch.setattr(zero, "remove_left_buffers", lambda: None)
+    for name in ("default_pg_timeout", "default_pg_nccl_timeout"):  # to be put back afterwards
+        monkeypatch.setattr(zero.distributed_c10d, name, getattr(zero.distributed_c10d, name))
+    zero.start_processes()
+    assert (taken, groups) == ([gpu], ["nccl"])
 
 
 def test_workers_share_the_cores_of_their_machine(monkeypatch):

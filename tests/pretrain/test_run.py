@@ -201,7 +201,7 @@ def test_rank_0_probes_what_zero_3_has_spread(captions, uninterrupted, tmp_path)
         (("--batch-size", "64"), "the data holds 40 usable samples, a batch takes 64"),
         (("--resume", "required"), "--resume required, but"),
         (("--tokenizer", "nowhere.json"), "--tokenizer nowhere.json"),
-        (("--probe-every", "5"), "--probe-every 5 --probe-data None: give a number of steps"),
+        (("--probe-every", "5"), "--probe-every 5: give also --probe-data with captions that are not"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(captions, tmp_path, flags, message):

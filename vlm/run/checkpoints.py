@@ -74,9 +74,10 @@ class Checkpoints:
             raise UserError(f"no checkpoint under {self.folder} is whole: give another --out to start anew")
         return None
 
-    def verified(self, step: int | None = None) -> tuple[int, Path]:
+    def verified(self, step: int | None = None, flag: str = "--step") -> tuple[int, Path]:
         """The checkpoint of `step`, by default the newest one, whatever its settings: its step and folder.
 
+        flag: by which a user gives the step, for the message.
         Raises: UserError if there is none, or it is damaged.
         """
         if not (steps := self.steps()):
@@ -85,7 +86,7 @@ class Checkpoints:
         if step not in steps:
             raise UserError(f"{self.run} holds no checkpoint of step {step}: it has {', '.join(map(str, steps))}")
         if problem := damage(self.path(step)):
-            raise UserError(f"{self.path(step)} is damaged: {problem}; give another --step ({steps})")
+            raise UserError(f"{self.path(step)} is damaged: {problem}; give another {flag} ({steps})")
         _refuse_pickles(self.path(step), read_json(self.path(step) / "manifest.json")["files"])
         return step, self.path(step)
 

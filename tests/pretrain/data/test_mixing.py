@@ -85,6 +85,7 @@ def test_places():
 def test_labels():
     paths = ["/d/cc12m/{00..99}.tar", "s3://bucket/recap/", "/e/cc12m", "https://h/a/b.tar?x=1"]
     assert labels(paths) == ["cc12m", "recap", "cc12m-3", "b.tar"]
+    assert labels(["/a/x-3", "/b/x", "/c/x", "/d/x"]) == ["x-3", "x", "x-4", "x-5"]  # x-3 is a name that is taken
 
 
 def test_literal_order():

@@ -1,6 +1,7 @@
 """pretrain.data.remote, ahead: shards in a store give what local ones give, whatever the network does meanwhile."""
 
 import os
+import random
 import socket
 
 import fsspec
@@ -95,6 +96,18 @@ def test_what_does_not_pass_is_one_line_at_once(server, status):
     with pytest.raises(UserError, match=f"^cannot read {server.url}/train-0.tar: {LASTING[status]}"):
         open_captions(server.url + "/train-0.tar?token=secret")
     assert len(server.requests) == 2  # HEAD, and GET for servers that refuse HEAD
+
+
+def test_pauses_leave_the_global_generator_as_it_is():
+    answers = iter([ConnectionError("reset"), ConnectionError("reset"), b"bytes"])
+
+    def call():
+        if isinstance(answer := next(answers), Exception):
+            raise answer
+        return answer
+
+    before = random.getstate()
+    assert retries.persist(call, "s3://bucket/a.tar") == b"bytes" and random.getstate() == before
 
 
 def test_a_store_that_stays_away(server, capsys):

@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from PIL import Image
 from torch.utils.data import get_worker_info
 
-from pretrain.probes import features, pixels
+from pretrain.probes import features, pixels, tokens
 from pretrain.probes.features import cls_features, encode_in
 from pretrain.probes.pixels import Images
 from pretrain.probes.tokens import PatchTokens
@@ -26,10 +26,10 @@ def worker(rank, folder, encoder, count):
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     features.ENCODE_BATCH = 4
     images = Images(count, picture)
-    tokens = PatchTokens(encoder, images, str(folder))
+    kept = PatchTokens(encoder, images, str(folder))
     if rank == 0:
-        rows = next(tokens.batches([list(range(count))]))
-        torch.save((cls_features(encoder, images, "x"), tokens.mean, tokens.std, rows), folder / f"{count}.pt")
+        rows = next(kept.batches([list(range(count))]))
+        torch.save((cls_features(encoder, images, "x"), kept.mean, kept.std, rows), folder / f"{count}.pt")
     else:
         cls_features(encoder, images, "x")
     dist.destroy_process_group()
@@ -47,6 +47,38 @@ def test_two_processes_encode_what_one_does(tiny_encoder, tmp_path, monkeypatch)
         assert torch.allclose(found, cls_features(tiny_encoder, images, "x"), atol=1e-6)
         assert torch.allclose(rows, next(one.batches([list(range(count))])), atol=2e-3)
         assert torch.allclose(mean, one.mean, atol=1e-4) and torch.allclose(std, one.std, atol=1e-4)
+
+
+def on_two_machines(rank, folder, encoder, there):
+    """Rank 1 finds nothing, or a file of another size, at the path that rank 0 has made."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    if rank == 1:
+        from_main, elsewhere = tokens.on_main, folder / "elsewhere"
+        tokens.on_main = lambda function: [from_main(function), str(elsewhere)][-1]
+        if there:
+            elsewhere.write_bytes(b"old")
+    try:
+        PatchTokens(encoder, Images(3, picture), str(folder / "tokens"))
+        outcome = "made"
+    except (UserError, SystemExit) as error:
+        outcome = f"{type(error).__name__}: {error}"
+    (folder / f"{rank}.txt").write_text(outcome)
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_folder_that_machines_do_not_share_is_refused(tiny_encoder, tmp_path, there):
+    """Else rank 0 would learn from the zeros in its own file."""
+    (tmp_path / "tokens").mkdir()
+    mp.spawn(on_two_machines, args=(tmp_path, tiny_encoder, there), nprocs=2)
+    assert (tmp_path / "0.txt").read_text() == (
+        f"UserError: --tokens {tmp_path}/tokens is not one folder for all processes: give --tokens DIR on storage that "
+        "all machines share"
+    )
+    assert (tmp_path / "1.txt").read_text() == "SystemExit: 2"
+    assert list((tmp_path / "tokens").iterdir()) == []
+    assert (tmp_path / "elsewhere").exists() == there
+    assert not there or (tmp_path / "elsewhere").read_bytes() == b"old"
 
 
 def test_worker_processes_decode_what_threads_do(tiny_encoder, monkeypatch, capsys):

@@ -1,12 +1,17 @@
 """Masks, interpolation and IoU against slow, obvious ones and literal values."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from PIL import Image
 from tiny import pictures
 from torch.nn import functional
 
+from pretrain.probes import heads, segmentation
 from pretrain.probes.segmentation import (
     confusion_matrix,
     intersection_over_union,
@@ -14,6 +19,7 @@ from pretrain.probes.segmentation import (
     picture_confusion,
     pixel_loss,
     segmentation_probe,
+    train_masks,
     upsample,
 )
 from vlm.errors import UserError
@@ -101,6 +107,41 @@ def test_a_random_encoder_tells_red_from_blue(tiny_encoder, tmp_path, layout, mo
     found = segmentation_probe(tiny_encoder, two_halves(tmp_path, layout, mode), seed=0)
     assert found["miou"] > 0.95 and found["pixel_accuracy"] > 0.97
     assert sorted(found["iou_per_label"]) == [3, 7] and (found["train_images"], found["images"]) == (6, 3)
+
+
+def test_the_labels_are_those_that_occur_and_count(tmp_path):
+    masks, labels = train_masks(open_pairs(two_halves(tmp_path, "COCO-Stuff"), "train"), 48)
+    assert masks.dtype == torch.uint8 and masks.shape == (6, 48, 48) and labels.tolist() == [3, 7]
+    assert masks[0, 0, [0, 9, 23, 24, 47]].tolist() == [255, 7, 7, 3, 3]
+
+
+def worker(rank, root, encoder):
+    """Fit on both ranks, then once more when no label counts, and note each mask that is read."""
+    dist.init_process_group("gloo", init_method=f"file://{root}/rendezvous", rank=rank, world_size=2)
+    heads.MIN_STEPS = 5
+    read, plain = [], segmentation.Pairs.mask
+    segmentation.Pairs.mask = lambda pairs, number, size=None: read.append(number) or plain(pairs, number, size)
+    fitted = segmentation.fit_head(encoder, open_pairs(root, "train"), 0, str(root))
+    found = {"read": sorted(read), "labels": fitted and fitted[1].tolist()}
+    dist.barrier()
+    if rank == 0:
+        spoil_labels(root)
+    dist.barrier()
+    try:
+        segmentation.fit_head(encoder, open_pairs(root, "train"), 0, str(root))
+    except (UserError, SystemExit) as error:
+        found["refused"] = f"{type(error).__name__}: {error}"
+    (root / f"{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+def test_rank_0_alone_reads_the_masks_and_a_refusal_reaches_all(tiny_encoder, tmp_path):
+    root = two_halves(tmp_path, "ADE20K")
+    mp.spawn(worker, args=(root, tiny_encoder), nprocs=2)
+    first, second = (json.loads((root / f"{rank}.json").read_text()) for rank in range(2))
+    assert first.pop("refused").endswith("annotations/training hold nothing but 0, which is ignored")
+    assert first == {"read": [0, 1, 2, 3, 4, 5], "labels": [3, 7]}
+    assert second == {"read": [], "labels": None, "refused": "SystemExit: 2"}
 
 
 def test_pictures_that_are_made_smaller_keep_their_masks(tiny_encoder, tmp_path, monkeypatch):
