@@ -196,10 +196,7 @@ class TableCaptions(Captions):
 
 
 def choose_column(columns: Sequence[str], wanted: str | None, usual: Sequence[str], kind: str, name: str) -> str:
-    """The column `wanted`, or the first of the `usual` ones, in any case, that the data set `name` has.
-
-    Raises: UserError if it has none of them.
-    """
+    """The column `wanted`, or the first of the `usual` ones, in any case. Raises: UserError if `name` has none."""
     if not len(columns):
         raise UserError(f"{name} has no columns: no data set is there")
     lower = {column.lower(): column for column in reversed(columns)}
