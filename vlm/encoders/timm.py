@@ -7,8 +7,6 @@ from typing import Any
 
 import timm
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 from timm.data import resolve_model_data_config
 from timm.models.vision_transformer import VisionTransformer
 
@@ -17,7 +15,7 @@ from vlm.encoders.config import PixelConfig
 from vlm.encoders.timm_vit import stock_class, timm_layer_tokens
 from vlm.encoders.weights import load_exactly, read_weights
 from vlm.errors import UserError
-from vlm.hub import check_repository
+from vlm.hub import check_repository, snapshot
 from vlm.integrity import verify
 
 WEIGHTS = "model.safetensors"
@@ -136,15 +134,10 @@ def _new_vit(name: str, seed: int) -> Any:
 def _download(name: str, vision: VisionTransformer) -> Path:
     """The weights in the hub's cache, fetched if they are not there yet."""
     repository = _repository(name, vision)
-    try:
-        return Path(hf_hub_download(repository, WEIGHTS))
-    except LocalEntryNotFoundError:
-        cause = "is not in the local Hugging Face cache and the hub cannot be reached: go online once"
-    except (RepositoryNotFoundError, EntryNotFoundError):
-        cause = f"has no {WEIGHTS} on the hub"
-    except OSError as error:
-        cause = f"cannot be downloaded ({error})"
-    raise UserError(f"{repository} {cause}, or {_otherwise(name)}")
+    path = snapshot(repository, [WEIGHTS], "model", _otherwise(name)) / WEIGHTS
+    if not path.exists():
+        raise UserError(f"{repository} has no {WEIGHTS}: {_otherwise(name)}")
+    return path
 
 
 def _repository(name: str, vision: VisionTransformer) -> str:
