@@ -105,7 +105,7 @@ class HuggingFaceEncoder(VisionEncoder[PixelConfig]):
         return tokens[:, self.prefix :]
 
     def layer_tokens(self, pixels: torch.Tensor, layer: int) -> torch.Tensor:
-        return self._vit(pixels, output_hidden_states=True).hidden_states[layer]
+        return self._vit(checked_pixels(pixels), output_hidden_states=True).hidden_states[layer]
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         """CLS after the final norm, or what SigLIP's attention pooling reads: [B, width]."""

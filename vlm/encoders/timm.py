@@ -22,13 +22,18 @@ WEIGHTS = "model.safetensors"
 
 
 class TimmEncoder(VisionEncoder[PixelConfig]):
-    """A ViT with the sizes and pixel statistics of timm's data config; images are squashed whole, never cropped."""
+    """A ViT with the sizes, statistics and filter of timm's data config; images are squashed whole, never cropped.
+
+    A filter that `PixelConfig` does not have, as lanczos, becomes bicubic.
+    """
 
     def __init__(self, vision: VisionTransformer):
         super().__init__()
         pixels = resolve_model_data_config(vision)
         size, patch_size = vision.patch_embed.img_size[0], vision.patch_embed.patch_size[0]
-        self._vit, self.config = vision, PixelConfig(size, patch_size, tuple(pixels["mean"]), tuple(pixels["std"]))
+        resample = pixels["interpolation"] if pixels["interpolation"] in ("bicubic", "bilinear") else "bicubic"
+        mean, std = tuple(pixels["mean"]), tuple(pixels["std"])
+        self._vit, self.config = vision, PixelConfig(size, patch_size, mean, std, resample=resample)
 
     @property
     def vision(self) -> VisionTransformer:
@@ -54,7 +59,7 @@ class TimmEncoder(VisionEncoder[PixelConfig]):
         return self._vit.forward_features(checked_pixels(pixels))[:, self._vit.num_prefix_tokens :]
 
     def layer_tokens(self, pixels: torch.Tensor, layer: int) -> torch.Tensor:
-        return timm_layer_tokens(self._vit, pixels, layer)
+        return timm_layer_tokens(self._vit, checked_pixels(pixels), layer)
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         return self._vit(checked_pixels(pixels))

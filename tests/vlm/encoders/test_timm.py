@@ -1,5 +1,6 @@
 """timm's plain ViTs as encoders: their features and statistics, strict weights, one line for what cannot be."""
 
+from functools import partial
 from pathlib import Path
 
 import huggingface_hub
@@ -9,7 +10,7 @@ import torch
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
 
-from vlm.encoders.timm import random_timm_encoder, timm_encoder
+from vlm.encoders.timm import TimmEncoder, random_timm_encoder, timm_encoder
 from vlm.errors import UserError
 from vlm.llava.assembly import assemble
 from vlm.llava.parity import connector_input
@@ -43,6 +44,25 @@ def test_a_file_gives_timms_features_through_a_stock_llava(trained, llm_folders,
     torch.testing.assert_close(connector_input(vlm.model, pixels), expected, atol=1e-5, rtol=1e-5)
     assert vlm.model.config.image_seq_length == 100
     assert vlm.processor.image_processor.image_mean == (0.5,) * 3
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"), [("bilinear", "bilinear"), ("bicubic", "bicubic"), ("lanczos", "bicubic")]
+)
+def test_pictures_are_resized_by_the_models_own_filter(llm_folders, picture, own, expected):
+    vit = timm.create_model(NAME, num_classes=0)
+    vit.pretrained_cfg = {**vit.pretrained_cfg, "interpolation": own}
+    encoder = TimmEncoder(vit)
+    assert encoder.config.resample == encoder.resized(32).config.resample == expected
+    vlm = assemble(encoder, load_llm(str(llm_folders["llama"]), torch.float32))
+    assert vlm.processor.image_processor.resample == {"bilinear": 2, "bicubic": 3}[expected]
+
+
+def test_what_is_no_batch_of_pixels_is_one_line():
+    encoder = random_timm_encoder(NAME, seed=0)
+    for read in (encoder.patch_tokens, encoder.features, partial(encoder.layer_tokens, layer=-1)):
+        with pytest.raises(UserError, match=r"^float32\[3, 160, 160\] is no batch of pixels"):
+            read(torch.zeros(3, 160, 160))
 
 
 def test_weights_without_a_file_are_the_hubs(trained, monkeypatch):
