@@ -15,7 +15,7 @@ import numpy as np
 from bridge.config import SETS, BridgeConfig, keeps_features, questions_a_step
 from bridge.data.balance import OVERHEAD, WIDTH, RowLengths, cheapest, dealt, price
 from bridge.data.mixture import Mixture
-from bridge.data.schedule import Schedule, cut
+from bridge.data.schedule import Schedule, cut_steps
 from bridge.price import TextSizes, VisionSizes, connector_parameters, memory, step_flops
 from vlm.errors import UserError
 from vlm.files import read_json
@@ -63,7 +63,7 @@ def published_rows(config: BridgeConfig, slots: int) -> Rows:
     limit = questions_a_step(config, sum(questions for questions, _ in PUBLISHED.values()))
     steps: list[list[tuple[int, int, int]]] = []
     while not steps or len(steps) < (config.steps or 0):
-        steps += cut([rows[index] for index in random.permutation(len(rows))], lambda row: row[0], limit)
+        steps += cut_steps([rows[index] for index in random.permutation(len(rows))], lambda row: row[0], limit)
     return Rows(steps[: config.steps], PUBLISHED, "as published, of usual length: no data are named")
 
 
@@ -97,7 +97,8 @@ class Shares:
 
 def shares(rows: Rows, processes: int, budget: int) -> Shares:
     """Deal a sample of the steps out as training does."""
-    counts, fills, balances, padded, tokens, largest = [], [], [], 0, 0, 0
+    counts, fills, balances = [], [], []
+    padded, tokens, largest = 0, 0, 0
     for step in rows.steps[:: max(1, len(rows.steps) // SAMPLED_STEPS)]:
         lengths = [length for _, length, _ in step]
         prices = []

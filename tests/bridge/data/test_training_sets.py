@@ -3,10 +3,11 @@
 import os
 
 import pytest
+from tiny import hub as tables
 from tiny import pictures
 from tiny.official import gqa_question, vqav2_annotation, vqav2_question, write_vqav2
 
-from bridge.data import json_stream, training_sets
+from bridge.data import json_stream, official, training_sets
 from bridge.data.example import Example
 from bridge.data.json_stream import members
 from vlm.errors import UserError
@@ -79,7 +80,7 @@ def test_a_vqav2_file_may_be_the_bare_list(tmp_path):
     """As for evaluation."""
     write_vqav2(tmp_path, "val2014", [vqav2_question(7, 1, "How many?")], [vqav2_annotation(7, ["2"] * 10, image=1)])
     pictures.save(pictures.noise(16, 16, seed=1), tmp_path / "val2014/COCO_val2014_000000000001.jpg")
-    [official] = training_sets.vqav2(tmp_path, "val2014")
+    [whole] = training_sets.vqav2(tmp_path, "val2014")
     for file, kind in (
         ("OpenEnded_mscoco_val2014_questions", "questions"),
         ("mscoco_val2014_annotations", "annotations"),
@@ -87,6 +88,14 @@ def test_a_vqav2_file_may_be_the_bare_list(tmp_path):
         path = tmp_path / f"v2_{file}.json"
         write_json(path, read_json(path)[kind])
     [bare] = training_sets.vqav2(tmp_path, "val2014")
-    assert list(bare) == list(official) == [
+    assert list(bare) == list(whole) == [
         Example("7", tmp_path / "val2014/COCO_val2014_000000000001.jpg", "How many?", "2", ("2",) * 10)
     ]  # fmt: skip
+
+
+def test_the_records_of_a_table_can_be_read_again(benchmark_files, tmp_path):
+    root = tables.write_vqav2(benchmark_files / "vqav2", tmp_path / "VQAv2")
+    source = training_sets._vqav2(root, "val2014")
+    first = list(source.rows())
+    assert len(first) == len(official.read_vqav2(root, "val2014")[0])
+    assert list(source.rows()) == first
