@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from vlm.llms.forms import Shaped, Talk, filled, shaped
+from vlm.llms.forms import TEXT, Shaped, Talk, filled, shaped
 from vlm.llms.frames import Frame, Framer, Read, Reads
 
 KEPT_FORMS = 1024  # forms of conversations whose frames are kept
@@ -159,4 +159,4 @@ def _lesson(read: Read, course: Sequence[Taught]) -> Lesson | None:
 def _texts(form: Talk) -> str:
     """The marks of a form's texts."""
     written = [form.system, form.caption or "", *(part or "" for turn in form.turns for part in turn)]
-    return "".join(letter for text in written for letter in text if letter == "\0")
+    return "".join(letter for text in written for letter in text if letter == TEXT)
