@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bridge.evaluation.benchmarks import TITLES
+from vlm.run.colours import COLOURS as PALETTE
 
 if TYPE_CHECKING:  # takes a second to import
     from matplotlib.figure import Figure
@@ -12,7 +13,8 @@ F1 = "pope_f1"  # POPE's mean F1 over its categories, which papers quote; not in
 COLUMNS = {**TITLES, F1: "POPE F1", "mean": "mean"}
 LOW = 6  # percent
 LEGEND = {"random": "random: the same ViT, untrained", "blind": "blind: a ViT that cannot see"}
-COLOURS = ("#1f6f8b", "#e0a458", "#8d99ae", "#7a5c8e", "#5b8e5b", "#b5524c")  # of `vlm.run.colours`
+_TEAL, _SAND, _PLUM, _GREEN, _BRICK, _GREY = PALETTE
+COLOURS = (_TEAL, _SAND, _GREY, _PLUM, _GREEN, _BRICK)  # in the order in which rows take them
 
 
 def draw(table: dict) -> "Figure":

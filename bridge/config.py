@@ -222,7 +222,7 @@ def parse_config(arguments: Sequence[str] | None = None) -> BridgeConfig:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise UserError(f"--init brings its own encoder: leave out {flags}")
     _refuse_idle_flags(config)
-    if config.encoder is None and config.init is None and not config.plan:
+    if config.encoder is None and config.init is None and (ENCODER.is_dir() or not config.plan):
         if not ENCODER.is_dir():
             raise UserError(f"{ENCODER} does not exist: run `deepspeed pretrain/run.py` first, or give --encoder DIR")
         config = replace(config, encoder=str(ENCODER))

@@ -45,13 +45,14 @@ def evaluate(team: Team) -> None:
 
     from bridge.evaluation.answering import Asker, answer
     from vlm.llava.model import load
-    from vlm.llms.precision import chosen_device, chosen_dtype
+    from vlm.llms.precision import check_place, chosen_device, chosen_dtype
     from vlm.run.folder import locked
     from vlm.run.signals import keeping
 
     if team.rank:
         disable_progress_bar()  # rank 0 shows how far the loading is
     device = team.all(lambda: chosen_device(config.device, team.local_rank))
+    team.all(lambda: check_place(config.load_in, config.device, device))
     dtype = chosen_dtype(config.precision, device)
     origin = team.main(lambda: answers_origin(config, folder, _name(dtype)))
     again = "the same command without --overwrite" if config.overwrite else "the same command"

@@ -19,7 +19,7 @@ from vlm.errors import UserError
 from vlm.files import append_jsonl, read_json, read_jsonl
 from vlm.room import file_sizes, require_room
 from vlm.run.changes import refuse_changes
-from vlm.run.checkpoints import KEEP, Checkpoints
+from vlm.run.checkpoints import KEEP, MANIFEST, Checkpoints
 from vlm.run.folder import begin, forget_from
 from vlm.run.quarantine import Quarantine, refuse_above
 from vlm.run.resume import starting_step
@@ -200,7 +200,7 @@ def check_data(config: BridgeConfig, content: Mapping[str, str]) -> None:
     checkpoints = Checkpoints(run, {})
     for step in reversed(checkpoints.steps()):
         try:
-            old = read_json(checkpoints.path(step) / "manifest.json")["config"]
+            old = read_json(checkpoints.path(step) / MANIFEST)["config"]
             known = {name: value for name, value in content.items() if name in old}
         except (UserError, KeyError, TypeError):
             continue  # damaged: `RunFolder.resume` deals with it

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -35,19 +35,27 @@ def constant_text(trainee: Trainee, ids: Sequence[int]) -> Constant:
     return lambda: nullcontext(past)
 
 
+class Numbers(NamedTuple):
+    """What a step amounts to over all ranks. Each is a number, or a float32 scalar that is still on the device."""
+
+    loss: Any  # summed over the answer tokens
+    answers: Any  # tokens that are learnt
+    tokens: Any
+    questions: Any
+    left_out: Any  # questions
+
+
 @dataclass(frozen=True)
 class Sums:
-    """What a step amounts to over all ranks, on the device: float32[5], of which the numbers are whole ones.
-
-    loss summed over the answer tokens, answer tokens, tokens, questions, questions that were left out
-    """
+    """The `Numbers` of a step on the device, float32[5]."""
 
     values: torch.Tensor
 
     @property
     def loss(self) -> torch.Tensor:
         """The mean over the step's answer tokens; NaN if broken images left none, so that `update` moves nothing."""
-        return self.values[0] / self.values[1]
+        numbers = Numbers(*self.values.unbind())
+        return numbers.loss / numbers.answers
 
 
 def backward(trainee: Trainee, data: StepData, constant: Constant) -> Sums:
@@ -76,7 +84,9 @@ def backward(trainee: Trainee, data: StepData, constant: Constant) -> Sums:
     own = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
     parts = [loss[None], sent(counts, device), *(gradient.flatten() for gradient in own)]
     whole = all_sum(torch.cat(parts))  # [5 + elements of all weights]
-    sums, mean = Sums(whole[:5].clone()), whole[5:] / whole[1].clamp(min=1)
+    numbers = len(Numbers._fields)
+    sums = Sums(whole[:numbers].clone())
+    mean = whole[numbers:] / whole[Numbers._fields.index("answers")].clamp(min=1)
     for weight, gradient in zip(weights, mean.split([weight.numel() for weight in weights])):
         weight.grad = gradient.view_as(weight)
     return sums

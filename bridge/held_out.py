@@ -27,6 +27,7 @@ from vlm.errors import UserError
 from vlm.files import append_jsonl
 from vlm.llava.model import VLM
 from vlm.llava.parts import connector, language_model
+from vlm.llms.forms import PLACEHOLDER
 from vlm.llms.prompt import briefly
 from vlm.markdown import ruled
 
@@ -84,7 +85,7 @@ class HeldOut:
         """Keep a question if its texts and images can be used. Of a conversation, the first turn."""
         try:
             if isinstance(sample, Dialogue):
-                images = sample.images[: sample.turns[0][0].count("<image>")]
+                images = sample.images[: sample.turns[0][0].count(PLACEHOLDER)]
                 prompt = vlm.prompt_ids(sample.turns[0][0], None)
             else:
                 images, prompt = sample.images, vlm.prompt_ids(briefly(sample.question))

@@ -30,6 +30,7 @@ from bridge.recorder import Recorder, Taken
 from bridge.same_run import check_folder
 from vlm.device import CLOSE, LESS, enough_memory
 from vlm.distributed import AnyRank, active, is_main, late_ranks_named, on_main
+from vlm.llava.model import VLM
 from vlm.run.compiler import check_compiler
 from vlm.run.folder import finish, locked
 from vlm.run.progress import progress
@@ -184,13 +185,27 @@ def train(config: BridgeConfig, mixture: Mixture) -> None:
         sharing = {"micro_tokens": config.micro_tokens, "lengths": row_lengths(questions, steps, vlm.prompts.slots)}
         prepare = partial(step_data, questions=questions, features=features, broken=bad, **sharing)
         on_main(lambda: run.quarantine(mixture, bad, start))
-        held_out: list[HeldOut] = []  # rank 0's alone
-        if config.show_every and start < len(steps):
-            on_main(lambda: held_out.append(HeldOut(config, vlm, trainee, encoder, mixture)))
-        loop(run, trainee, questions, prepare, steps, start, next(iter(held_out), None), bad)
+        shows = config.show_every > 0 and start < len(steps)
+        held_out = held_out_questions(config, vlm, trainee, encoder, mixture) if shows else None
+        loop(run, trainee, questions, prepare, steps, start, held_out, bad)
         on_main(lambda: save_result(vlm, trainee, config, run.folder, data))
         on_main(lambda: finish(run.folder, len(steps), run.folder / "vlm"))
     accelerator.end_training()
+
+
+def held_out_questions(
+    config: BridgeConfig, vlm: VLM, trainee: Trainee, encoder: PatchEncoder, mixture: Mixture
+) -> HeldOut | None:
+    """What is asked every `show_every` steps; None on all ranks but the first. Collective."""
+    made: HeldOut | None = None
+
+    def make() -> None:
+        # It is not returned: `on_main` sends what its function returns to every rank, and this holds the model.
+        nonlocal made
+        made = HeldOut(config, vlm, trainee, encoder, mixture)
+
+    on_main(make)  # what fails on the first rank ends all of them
+    return made
 
 
 def cached(config: BridgeConfig, shown: Sequence[Picture]) -> bool:

@@ -22,7 +22,7 @@ from vlm.files import atomic_directory
 from vlm.llava.assembly import assemble
 from vlm.llava.model import VLM, load
 from vlm.llava.parts import connector, language_model
-from vlm.llava.tower import describe
+from vlm.llava.tower import describe_tower
 from vlm.llms.load import load_llm
 from vlm.llms.precision import chosen_dtype
 
@@ -46,7 +46,7 @@ def build_vlm(config: BridgeConfig, device: torch.device, load_in: str | None, d
     llm = load_llm(config.llm, dtype, load_in, examples)
     vlm = assemble(encoder, llm, seed=config.seed, feature_layer=config.feature_layer)
     if is_main():
-        print(describe(vlm.model.config), file=sys.stderr)
+        print(describe_tower(vlm.model.config), file=sys.stderr)
     torch.nn.Module.to(vlm.vision_tower, dtype)  # as it will be loaded and served; transformers' `to` has no signature
     if load_in is None:
         torch.nn.Module.to(vlm.model, device)

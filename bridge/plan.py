@@ -8,13 +8,14 @@ the code that trains.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bridge.config import SETS, BridgeConfig, keeps_features, questions_a_step
 from bridge.data.balance import OVERHEAD, WIDTH, RowLengths, cheapest, dealt, price
 from bridge.data.mixture import Mixture
-from bridge.data.schedule import Schedule, cut
+from bridge.data.schedule import Schedule, cut_steps
 from bridge.price import TextSizes, VisionSizes, connector_parameters, memory, step_flops
 from vlm.errors import UserError
 from vlm.files import read_json
@@ -30,6 +31,8 @@ GUESSED_SCALE = 0.85  # tokens of a question to what `text_tokens` guesses
 SAMPLED_STEPS = 60
 UNPRICED = ("lora", "load_in", "gradient_checkpointing", "precision")  # settings that would change the price
 USUAL = (1, 8)  # processes that are priced if --world-size does not say
+# What a config.json raises that does not tell a model's sizes.
+UNTOLD = (UserError, OSError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError)
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def published_rows(config: BridgeConfig, slots: int) -> Rows:
     limit = questions_a_step(config, sum(questions for questions, _ in PUBLISHED.values()))
     steps: list[list[tuple[int, int, int]]] = []
     while not steps or len(steps) < (config.steps or 0):
-        steps += cut([rows[index] for index in random.permutation(len(rows))], lambda row: row[0], limit)
+        steps += cut_steps([rows[index] for index in random.permutation(len(rows))], lambda row: row[0], limit)
     return Rows(steps[: config.steps], PUBLISHED, "as published, of usual length: no data are named")
 
 
@@ -94,7 +97,8 @@ class Shares:
 
 def shares(rows: Rows, processes: int, budget: int) -> Shares:
     """Deal a sample of the steps out as training does."""
-    counts, fills, balances, padded, tokens, largest = [], [], [], 0, 0, 0
+    counts, fills, balances = [], [], []
+    padded, tokens, largest = 0, 0, 0
     for step in rows.steps[:: max(1, len(rows.steps) // SAMPLED_STEPS)]:
         lengths = [length for _, length, _ in step]
         prices = []
@@ -123,24 +127,39 @@ def text_sizes(config: BridgeConfig) -> tuple[TextSizes, str]:
     try:
         found = read_json(path / "config.json")
         return TextSizes.of(found.get("text_config", found)), name
-    except (UserError, OSError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError):
+    except UNTOLD:
         raise UserError(
             f"--plan cannot tell the sizes of {name}: give {', '.join(SIZES)}, or a folder with its config.json"
         ) from None
 
 
 def vision_sizes(config: BridgeConfig) -> tuple[VisionSizes, str]:
-    """Of --encoder if it is a LeVLJEPA folder here, else those of ViT-B/16."""
-    folder = Path((config.encoder or "").removeprefix("random:"))
-    try:
-        sizes = read_json(folder / "config.json")["vision_encoder"]
-        side, patch, width = config.image_size or sizes["image_size"], sizes["patch_size"], sizes["hidden_size"]
-        found = VisionSizes(width, sizes["num_layers"], 4 * width, patch, (side // patch) ** 2)
-        return found, str(config.encoder)
-    except (UserError, OSError, KeyError, TypeError, ValueError, ArithmeticError):
-        side, usual = config.image_size or 224, VisionSizes()
-        taken = f"{config.encoder or 'none named'}, taken for a ViT-B/16 at {side} pixels"
-        return replace(usual, patches=(side // usual.patch) ** 2), taken
+    """Of --encoder if it is a LeVLJEPA folder here, of --init's vision tower, else those of ViT-B/16; and of what."""
+    named = config.encoder or config.init
+    if named is not None:
+        try:
+            found = read_json(Path(named.removeprefix("random:")) / "config.json")
+            if config.init is not None:
+                return _of_llava(found["vision_config"]), named
+            return _of_levljepa(found["vision_encoder"], config.image_size), named
+        except UNTOLD:
+            pass
+    side, usual = config.image_size or 224, VisionSizes()
+    taken = f"{named or 'none named'}, taken for a ViT-B/16 at {side} pixels"
+    return replace(usual, patches=(side // usual.patch) ** 2), taken
+
+
+def _of_levljepa(sizes: dict[str, Any], image_size: int | None) -> VisionSizes:
+    width, patch = sizes["hidden_size"], sizes["patch_size"]
+    side = image_size or sizes["image_size"]
+    return VisionSizes(width, sizes["num_layers"], 4 * width, patch, (side // patch) ** 2)
+
+
+def _of_llava(sizes: dict[str, Any]) -> VisionSizes:
+    """From the `vision_config` of a stock LLaVA. DINOv2's class says how many times as wide its MLP is."""
+    width, patch = sizes["hidden_size"], sizes["patch_size"]
+    inner = sizes["intermediate_size"] if "intermediate_size" in sizes else int(width * sizes["mlp_ratio"])
+    return VisionSizes(width, sizes["num_hidden_layers"], inner, patch, (sizes["image_size"] // patch) ** 2)
 
 
 def describe(config: BridgeConfig, mixture: Mixture | None, processes: Sequence[int]) -> str:

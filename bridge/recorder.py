@@ -12,7 +12,7 @@ from tqdm import tqdm
 from bridge.data.mixture import Mixture
 from bridge.data.schedule import Step, indices
 from bridge.folder import RunFolder
-from bridge.gradients import Sums
+from bridge.gradients import Numbers, Sums
 from vlm.distributed import is_main
 from vlm.run.stopping import Patience
 
@@ -50,14 +50,16 @@ class Recorder:
         if not self._taken:
             return
         values = torch.stack([torch.cat([each.sums.values, each.norm[None]]) for each in self._taken])
-        read = values.tolist()  # the one read: float[steps, 6]
+        lines = values.tolist()  # the one read: float[steps, 6]
+        read = [(Numbers(*sums), norm) for *sums, norm in lines]
         now = time.perf_counter()
         seconds = (now - self._clock) / len(read)
         self._clock = now
-        if any(each[4] for each in read):  # on any rank
+        if any(numbers.left_out for numbers, _ in read):  # on any rank
             self._run.note(self._mixture, {index: why for each in self._taken for index, why in each.bad.items()})
-        for taken, (loss, answers, tokens, questions, _, norm) in zip(self._taken, read):
-            loss = loss / answers if answers else math.nan  # as `Sums.loss`
+        for taken, (numbers, norm) in zip(self._taken, read):
+            answers, questions = numbers.answers, numbers.questions
+            loss = numbers.loss / answers if answers else math.nan  # as `Sums.loss`
             moved = math.isfinite(norm) and math.isfinite(loss)
             if answers:  # a step that broken images have emptied says nothing of --lr; --bad-ratio judges it
                 self._patience.count(skipped=not moved)
@@ -65,7 +67,7 @@ class Recorder:
                 examples = [self._mixture.examples[index] for index in indices(self._steps[taken.step])[:5]]
                 names = ", ".join(example.question_id for example in examples)
                 self._bar.write(f"step {taken.step}: loss {loss}, nothing updated (questions {names}, ...)", sys.stderr)
-            counts = {"questions": int(questions), "tokens": int(tokens), "answer_tokens": int(answers)}
+            counts = {"questions": int(questions), "tokens": int(numbers.tokens), "answer_tokens": int(answers)}
             self._run.record(taken.step, loss, counts, taken.lr, norm if moved else None, seconds)
             self._patience.check(taken.step)
             self._bar.set_postfix_str(f"step {taken.step + 1}/{len(self._steps)}, loss {loss:.3f}", refresh=False)

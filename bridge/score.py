@@ -158,12 +158,12 @@ def _split_llava(records: Sequence[Mapping], asked: dict[str, dict[str, str]]) -
     own_ids = {category: list(questions) for category, questions in asked.items()}
     parts: dict[str, list[Mapping]] = {category: [] for category in asked}
     for record in records:
-        number = id_of(record)  # 10000003 -> 1, 2: the third line of "random"
-        place, index = divmod(number - 1, LLAVA_OFFSET) if isinstance(number, int) else (-1, 0)
+        number = id_text(id_of(record), "predictions")  # 10000003 -> 1, 2: the third line of "random"
+        place, index = divmod(int(number) - 1, LLAVA_OFFSET) if number.isdecimal() else (-1, 0)
         category = list(LLAVA_LINES)[place] if place in range(len(LLAVA_LINES)) else ""
         if category not in asked or index >= len(own_ids[category]):
             raise UserError(
-                f"question id {number!r} is not one of llava_pope_test.jsonl; for other answers give a folder with one "
+                f"question id {number} is not one of llava_pope_test.jsonl; for other answers give a folder with one "
                 f"file for each category ({', '.join(asked)})"
             )
         parts[category].append({**record, "question_id": own_ids[category][index]})

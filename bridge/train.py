@@ -26,7 +26,7 @@ def load_examples(config: BridgeConfig) -> Mixture:
         sets.append([_conversations(config, config.conversations)])
     # What an earlier start left out stays out, whatever has been mended since: the order of the rest depends on it.
     goes_on = config.resume != "never" and any(Path(config.out).glob("checkpoints/step_*"))
-    return settled(sets, config.bad_ratio, Path(config.out) / "quarantine.jsonl", goes_on)
+    return settled(sets, config.bad_ratio, Path(config.out) / "quarantine.jsonl", goes_on, config.plan)
 
 
 def _conversations(config: BridgeConfig, source: str) -> Listed:

@@ -173,6 +173,8 @@ def _doctor(values: dict[str, Any]) -> None:
     asked = build(DoctorSettings, values)
     if (len(asked.what) == 2 and asked.what[0] != "labels") or len(asked.what) > 2:
         raise UserError(f"doctor takes nothing, DIR or labels DIR, not {' '.join(asked.what)}")
+    if asked.what == ("labels",):
+        raise UserError("doctor labels needs a model's folder: give labels DIR, or ./labels for a folder of that name")
     with Status("starting"):
         _quiet()
         from vlm.apps.doctor.command import doctor

@@ -25,7 +25,7 @@ OVERHEAD = {"cuda": 2048, "cpu": 32}
 WIDTH = 16  # micro-batches are as wide as a multiple of this: GPU kernels copy or split other widths
 
 
-def cut(lengths: Sequence[int], budget: int, multiple_of: int = 1) -> list[list[int]]:
+def cut_micro_batches(lengths: Sequence[int], budget: int, multiple_of: int = 1) -> list[list[int]]:
     """Indices of rows, longest first, in micro-batches of `budget` tokens at most with their padding, or of one row.
 
     There are as few as fit, and a multiple of `multiple_of` if there are rows enough; the dearest is as cheap as it can
@@ -82,7 +82,7 @@ def price(lengths: Sequence[int], group: Sequence[int]) -> int:
 
 def dealt(lengths: Sequence[int], processes: int, budget: int) -> list[list[int]]:
     """Indices of rows for each process: as many micro-batches, of about the same price together."""
-    groups = sorted(cut(lengths, budget, processes), key=lambda group: -price(lengths, group))
+    groups = sorted(cut_micro_batches(lengths, budget, processes), key=lambda group: -price(lengths, group))
     each = -(-len(groups) // processes)
     shares: list[list[int]] = [[] for _ in range(processes)]
     prices, counts = [0] * processes, [0] * processes

@@ -14,12 +14,19 @@ READ = 1 << 23  # characters at a time
 def members(path: Path, inside: str | None = None) -> Iterator[tuple[str, Any]]:
     """(key, value) of each member of the object in `path`; of the list under the key `inside`, element by element.
 
-    Raises: UserError if the file is missing, is not JSON, or holds no object.
+    If the file is a bare list it is read as the one under `inside`.
+    Raises: UserError if the file is missing, is not JSON, or holds neither.
     """
     try:
         check_regular(path)
         with open(path, encoding="utf-8-sig") as file:
-            yield from _members(_Text(file), inside)
+            text = _Text(file)
+            if text.peek() == "[":
+                if inside is None:
+                    raise UserError(f"{path} holds a list; needed is one object, key -> record: fetch it again")
+                yield from _elements(text, inside)
+            else:
+                yield from _members(text, inside)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except OSError as error:
@@ -36,13 +43,18 @@ def _members(text: "_Text", inside: str | None) -> Iterator[tuple[str, Any]]:
         key = text.value()
         text.take(":")
         if key == inside and text.peek() == "[":
-            text.take("[")
-            while not text.ends("]"):
-                yield key, text.value()
-                text.separate("]")
+            yield from _elements(text, key)
         else:
             yield key, text.value()
         text.separate("}")
+
+
+def _elements(text: "_Text", key: str) -> Iterator[tuple[str, Any]]:
+    """Each element of the list that begins here, with the key that it stands under."""
+    text.take("[")
+    while not text.ends("]"):
+        yield key, text.value()
+        text.separate("]")
 
 
 class _Text:

@@ -30,16 +30,17 @@ Part = Stored | Listed
 
 
 def settled(
-    sets: Sequence[Sequence[Part]], ratio: float, listing: Path | None = None, goes_on: bool = False
+    sets: Sequence[Sequence[Part]], ratio: float, listing: Path, goes_on: bool = False, planned: bool = False
 ) -> Mixture:
     """Leave out what cannot be trained on, and lay the rest end to end.
 
-    listing: RUN/quarantine.jsonl. goes_on: it lists what an earlier start of this run left out, which stays out.
+    listing: RUN/quarantine.jsonl, to which rank 0 adds what is too much. goes_on: it lists what an earlier start of
+    this run left out, which stays out. planned: no run begins, so that nothing is written.
 
     Raises: UserError if nothing is left, or more than `ratio` of all questions, and at least 20, are left out.
     """
     headers = _judged_headers(sets)
-    listed = _listed_at_start(listing) if listing is not None and goes_on else []
+    listed = _listed_at_start(listing) if goes_on else []
     kept: list[list[Part]] = []
     bad: list[dict] = []
     seen = 0
@@ -54,11 +55,14 @@ def settled(
     reasons = Counter(record["reason"] for record in bad)
     if not any(len(part) for parts in kept for part in parts):
         raise UserError(_nothing_left(bad, reasons))
+    if planned:
+        refuse_above(ratio, seen, reasons, "the {} questions", "without --plan they are listed; repair the data")
+        return Mixture.of(kept, bad)
     try:
         refuse_above(ratio, seen, reasons, "the {} questions")
     except UserError:
-        if listing is not None:  # the message names it
-            Quarantine(listing, int(os.environ.get("RANK", "0"))).add(bad)
+        if os.environ.get("RANK", "0") == "0":  # the message names the list; every rank finds the same
+            Quarantine(listing, 0).add(bad)
         raise
     return Mixture.of(kept, bad)
 

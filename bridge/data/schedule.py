@@ -81,7 +81,7 @@ class Schedule:
             sets = [self._weighted(number, rows, epoch, random) for number, rows in enumerate(sets)]
         mixed = [row for rows in sets for row in rows]
         random.shuffle(mixed)
-        return [tuple(step) for step in cut(mixed, lambda row: len(row.examples), self._batch_questions)]
+        return [tuple(step) for step in cut_steps(mixed, lambda row: len(row.examples), self._batch_questions)]
 
     def _weighted(
         self, number: int, rows: list[ScheduledRow], epoch: int, random: np.random.Generator
@@ -114,7 +114,7 @@ class Schedule:
         return [ScheduledRow(epoch, tuple(part.tolist())) for part in parts]
 
 
-def cut(rows: Iterable[Row], questions_of: Callable[[Row], int], limit: int) -> list[list[Row]]:
+def cut_steps(rows: Iterable[Row], questions_of: Callable[[Row], int], limit: int) -> list[list[Row]]:
     """Rows, in order -> steps of at most `limit` questions; no row is cut. questions_of: how many a row has."""
     steps: list[list[Row]] = []
     step: list[Row] = []

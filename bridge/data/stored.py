@@ -26,7 +26,7 @@ VERSION = 1  # of the columns: what another version wrote is not read
 BATCH = 50_000  # rows that are turned into columns at once
 
 
-class Row(NamedTuple):
+class StoredRecord(NamedTuple):
     """A record as it was read. problem: why it cannot be trained on, or ""."""
 
     key: str
@@ -43,7 +43,7 @@ class Source:
 
     name: str
     files: Sequence[Path]
-    rows: Callable[[], Iterable[Row]]
+    rows: Callable[[], Iterable[StoredRecord]]
     images: Callable[[], Images]
 
 
@@ -163,7 +163,7 @@ def _cached(source: Source) -> Path:
     return file
 
 
-def _write(rows: Iterable[Row], path: Path) -> None:
+def _write(rows: Iterable[StoredRecord], path: Path) -> None:
     """Write the good rows as columns; the image names and the bad rows go into the schema's metadata."""
     import pyarrow
 
@@ -198,7 +198,7 @@ def _columns(rows: list[tuple], types: dict[str, Any]) -> Any:
     return pyarrow.RecordBatch.from_arrays(arrays, list(types))
 
 
-def _problem(row: Row) -> str:
+def _problem(row: StoredRecord) -> str:
     """Why no model could learn from the texts of a row, or ""."""
     if not row.question.strip():
         return "empty question"

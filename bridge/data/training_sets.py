@@ -11,7 +11,7 @@ from typing import Any
 from bridge.data import hub, json_stream
 from bridge.data.image_folder import CocoFolder, ImageFolder
 from bridge.data.official import folder_of, gqa_files, gqa_split, vqav2_subtype
-from bridge.data.stored import Row, Source, Stored, stored
+from bridge.data.stored import Source, Stored, StoredRecord, stored
 from vlm.errors import UserError
 
 
@@ -40,31 +40,34 @@ def _gqa(directory: str | Path, name: str) -> Source:
     if not parts:
         raise UserError(f"{file} is missing: download questions1.2.zip from cs.stanford.edu/people/dorarad/gqa")
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[StoredRecord]:
         for part in parts:
             yield from map(_gqa_row, json_stream.members(part))
 
     return Source(str(file), parts, rows, lambda: ImageFolder(folder / "images", links=True))
 
 
-def _gqa_row(member: tuple[str, Any]) -> Row:
+def _gqa_row(member: tuple[str, Any]) -> StoredRecord:
     key, record = member
     if not isinstance(record, dict):
-        return Row(key, problem="malformed record")
+        return StoredRecord(key, problem="malformed record")
     image, question, answer = (record.get(name) for name in ("imageId", "question", "answer"))
     if not isinstance(image, (str, int)) or isinstance(image, bool) or not isinstance(question, str):
-        return Row(key, problem="malformed record")
+        return StoredRecord(key, problem="malformed record")
     if not isinstance(answer, str):
-        return Row(key, problem="no answer")
-    return Row(key, f"{image}.jpg", question, answer)
+        return StoredRecord(key, problem="no answer")
+    return StoredRecord(key, f"{image}.jpg", question, answer)
 
 
 def _vqav2(directory: str | Path, split: str) -> Source:
     subtype = vqav2_subtype(split)
     if root := hub.find_root(directory, [f"*/{hub.VQAV2_SPLITS.get(split, split)}-*"]):
         table = hub.vqav2(root, split, subtype)
-        records = (record for _, record in table.questions())
-        return Source(f"{root}/{split}", table.files, lambda: _vqav2_rows(records, None, subtype), table.images)
+
+        def of_table() -> Iterable[StoredRecord]:
+            return _vqav2_rows((record for _, record in table.questions()), None, subtype)
+
+        return Source(f"{root}/{split}", table.files, of_table, table.images)
     folder = folder_of(directory, "VQAv2")
     file = folder / f"v2_OpenEnded_mscoco_{split}_questions.json"
     annotations = folder / f"v2_mscoco_{split}_annotations.json"
@@ -72,7 +75,7 @@ def _vqav2(directory: str | Path, split: str) -> Source:
         raise UserError(f"{file} is missing: download the v2 questions from visualqa.org/download.html")
     files = [file, annotations] if annotations.is_file() else [file]
 
-    def official() -> Iterable[Row]:
+    def official() -> Iterable[StoredRecord]:
         answers = _annotations(annotations) if annotations.is_file() else {}
         return _vqav2_rows((record for _, record in _listed(file, "questions")), answers, subtype)
 
@@ -97,24 +100,25 @@ def _answers(record: dict) -> tuple[str, tuple[str, ...]] | None:
     return (sys.intern(answer), strings) if len(strings) == len(votes) else None
 
 
-def _vqav2_rows(records: Iterable[Any], answers: dict | None, subtype: str) -> Iterator[Row]:
+def _vqav2_rows(records: Iterable[Any], answers: dict | None, subtype: str) -> Iterator[StoredRecord]:
     """answers: by question id; None if each record holds its own."""
     for record in records:
         if not isinstance(record, dict) or not isinstance(record.get("question_id"), (int, str)):
-            yield Row("", problem="malformed record")
+            yield StoredRecord("", problem="malformed record")
             continue
         key, image, question = str(record["question_id"]), record.get("image_id"), record.get("question")
         if not str(image).isdecimal() or not isinstance(question, str):
-            yield Row(key, problem="malformed record")
+            yield StoredRecord(key, problem="malformed record")
             continue
-        if not record.get("answers") if answers is None else key not in answers:
-            yield Row(key, problem="no answer")
+        answered = bool(record.get("answers")) if answers is None else key in answers
+        if not answered:
+            yield StoredRecord(key, problem="no answer")
             continue
         known = _answers(record) if answers is None else answers[key]
         if known is None:
-            yield Row(key, problem="malformed record")
+            yield StoredRecord(key, problem="malformed record")
         else:
-            yield Row(key, f"COCO_{subtype}_{int(str(image)):012d}.jpg", question, known[0], known[1])
+            yield StoredRecord(key, f"COCO_{subtype}_{int(str(image)):012d}.jpg", question, known[0], known[1])
 
 
 def _listed(file: Path, kind: str) -> Iterator[tuple[str, Any]]:

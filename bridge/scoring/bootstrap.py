@@ -40,7 +40,8 @@ def mean_gain(benchmarks: Sequence[tuple[Scores, Scores, Images]], samples: int 
     differences = [_differences(after, before) for after, before, _ in benchmarks]
     names = np.array([groups[key] for after, _, groups in benchmarks for key in after])
     found, image = np.unique(names, return_inverse=True)  # image: the number of every question's
-    sums, sizes = np.zeros((2, len(found), len(benchmarks)))  # [images, benchmarks]: differences, questions
+    sums = np.zeros((len(found), len(benchmarks)))  # [images, benchmarks]: differences
+    sizes = np.zeros((len(found), len(benchmarks)))  # [images, benchmarks]: questions
     starts = np.cumsum([len(each) for each in differences])[:-1]
     for column, (own, members) in enumerate(zip(differences, np.split(image, starts))):
         sums[:, column] = np.bincount(members, weights=own, minlength=len(found))

@@ -57,6 +57,13 @@ def test_a_device_without_memory_is_one_line_and_the_same_command_goes_on(
     assert predictions(tmp_path) == predictions(evaluated)  # not given up for a model that does not fit
 
 
+def test_a_quantised_model_is_not_asked_on_another_device_than_is_named(monkeypatch, world, tiny_vlm, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(UserError, match="--load-in puts the model on the GPU: leave out --device cpu, or --load-in"):
+        here(monkeypatch, tiny_vlm, world, tmp_path / "eval", "--device", "cpu", "--load-in", "4bit")
+    assert not (tmp_path / "eval").exists()
+
+
 def test_another_model_is_refused_and_overwrite_starts_anew(monkeypatch, world, tiny_vlm, evaluated, tmp_path):
     out = tmp_path / "eval"
     shutil.copytree(evaluated, out)

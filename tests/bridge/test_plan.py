@@ -3,7 +3,7 @@
 import pytest
 
 from bridge.config import BridgeConfig, parse_config, questions_a_step
-from bridge.plan import describe
+from bridge.plan import describe, vision_sizes
 from bridge.price import TextSizes, VisionSizes, connector_parameters
 from bridge.train import load_examples
 from vlm.errors import UserError
@@ -48,6 +48,30 @@ def test_given_data_are_counted(training, tmp_path):
     assert "gqa: 48 questions, 24 images" in text  # of the set, not of the one step
     assert "not counted below: --lora, --precision\n" in text
     assert not (tmp_path / "out/config.json").exists()
+
+
+def test_without_a_named_encoder_the_runs_own_default_is_priced(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    # The current folder's own file names no encoder of this run.
+    wide = {"image_size": 32, "patch_size": 8, "hidden_size": 64, "num_layers": 2}
+    write_json(tmp_path / "config.json", {"vision_encoder": wide})
+    config = parse_config(["--llm", "qwen", "--plan"])
+    assert vision_sizes(config) == (VisionSizes(), "none named, taken for a ViT-B/16 at 224 pixels")
+    (tmp_path / "runs/pretrain/encoder").mkdir(parents=True)
+    write_json(tmp_path / "runs/pretrain/encoder/config.json", {"vision_encoder": wide})
+    config = parse_config(["--llm", "qwen", "--plan"])
+    assert vision_sizes(config) == (VisionSizes(64, 2, 256, 8, 16), "runs/pretrain/encoder")
+
+
+@pytest.mark.parametrize("inner", [{"intermediate_size": 96}, {"mlp_ratio": 3}])
+def test_a_run_that_goes_on_has_the_vision_tower_of_its_vlm(tmp_path, inner):
+    tower = {"hidden_size": 32, "num_hidden_layers": 3, "patch_size": 8, "image_size": 48, **inner}
+    write_json(tmp_path / "config.json", {"text_config": SIZES["smollm2"], "vision_config": tower})
+    config = parse_config(["--init", str(tmp_path), "--plan"])
+    assert vision_sizes(config) == (VisionSizes(32, 3, 96, 8, 36), str(tmp_path))
+    assert f"encoder: {tmp_path}\n" in describe(config, None, (1,))
+    write_json(tmp_path / "config.json", {"text_config": SIZES["smollm2"]})
+    assert vision_sizes(config) == (VisionSizes(), f"{tmp_path}, taken for a ViT-B/16 at 224 pixels")
 
 
 def test_an_unknown_llm_is_one_line(tmp_path):

@@ -155,3 +155,25 @@ def test_a_mended_official_record_is_refused_with_the_way_on(training, tmp_path)
     allowed = start(training, out, root, "--allow-change", "questions")
     train(allowed, load_examples(allowed))
     assert training.losses(out) == before
+
+
+@pytest.mark.parametrize(("rank", "more", "lines"), [("0", (), 28), ("1", (), None), ("0", ("--plan",), None)])
+def test_too_many_bad_questions_are_listed_by_the_first_rank_of_a_run(
+    training, tmp_path, monkeypatch, rank, more, lines
+):
+    """Others would leave files that nothing merges, and --plan begins no run."""
+    root = spoilt(training, tmp_path)
+    records = read_json(root / "gqa/train_balanced_questions.json")
+    for key in [key for key in records if key.endswith("-1") and key not in REASONS][:20]:
+        records[key]["answer"] = ""
+    write_json(root / "gqa/train_balanced_questions.json", records)
+    monkeypatch.setenv("RANK", rank)
+    config = start(training, tmp_path / "out", root, *more)
+    remedy = "without --plan they are listed; repair the data" if more else "see quarantine.jsonl, repair the data"
+    with pytest.raises(UserError, match=rf"^28 of the 48 questions .* cannot be used: .*; {remedy}$"):
+        load_examples(config)
+    if lines is None:
+        assert not (tmp_path / "out").exists()
+    else:
+        assert [file.name for file in (tmp_path / "out").iterdir()] == ["quarantine.jsonl"]
+        assert len(list(read_jsonl(tmp_path / "out/quarantine.jsonl"))) == lines

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -75,7 +76,7 @@ def test_a_whole_checkpoint_embeds_as_its_own_class(kind, tmp_path):
     assert encoder.predict_text(images) is images and encoder.predict_image(texts) is texts
     with pytest.raises(UserError, match="'a star' is no list of captions"):
         encoder.embed_texts("a star")
-    for read in (encoder.embed_images, encoder.patch_tokens):
+    for read in (encoder.embed_images, encoder.patch_tokens, partial(encoder.layer_tokens, layer=-1)):
         with pytest.raises(UserError, match=r"float32\[3, 24, 24\] is no batch of pixels"):
             read(pixels[0])
 

@@ -9,7 +9,7 @@ from PIL import Image
 from vlm.images import upright_rgb
 from vlm.llava.model import load
 from vlm.llms.forms import PLACEHOLDER
-from vlm.llms.precision import chosen_dtype
+from vlm.llms.precision import check_place, chosen_device, chosen_dtype
 
 # What a benchmark may ask of generation. Everything else, such as where an answer ends, is the folder's own.
 DECODING = ("max_new_tokens", "num_beams", "temperature", "top_p", "top_k")
@@ -21,8 +21,13 @@ class StringPrompts:
     def __init__(
         self, folder: str, device: str | None = None, precision: str | None = None, load_in: str | None = None
     ):
-        """Load as `vlm.load` does; precision: "fp32" or "bf16", by default the device's."""
-        self.vlm = load(folder, device, chosen_dtype(precision, device), load_in)
+        """Load as `vlm.load` does; precision: "fp32" or "bf16", by default the device's.
+
+        Raises: UserError as `vlm.load`, or if a quantised model would not be on the device that is named.
+        """
+        chosen = chosen_device(device)
+        check_place(load_in, device, chosen)
+        self.vlm = load(folder, chosen, chosen_dtype(precision, chosen), load_in)
 
     @torch.inference_mode()
     def answers(

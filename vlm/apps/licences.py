@@ -15,7 +15,7 @@ from vlm.files import read_json
 from vlm.hub import is_hub_id
 from vlm.llms.presets import PRESETS
 
-_PRESETS = {"smollm2": "apache-2.0", "qwen": "apache-2.0", "llama": "llama3.2"}
+PRESET_LICENCES = {"smollm2": "apache-2.0", "qwen": "apache-2.0", "llama": "llama3.2"}
 # Licences that bind whatever holds the weights, the stricter ones first.
 _BINDING = ("-nc", "llama", "gemma", "other")
 
@@ -42,7 +42,7 @@ class Part:
 def language_model_part(name: str) -> Part:
     """name: what --llm was given."""
     if name in PRESETS:
-        return Part("language model", PRESETS[name], _PRESETS[name], hub_id=PRESETS[name])
+        return Part("language model", PRESETS[name], PRESET_LICENCES[name], hub_id=PRESETS[name])
     return Part("language model", shown(name), card_licence(name), hub_id=_hub_id(name))
 
 

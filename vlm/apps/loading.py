@@ -3,12 +3,9 @@
 import sys
 from typing import Protocol
 
-import torch
-
 from vlm.apps.status import Status
-from vlm.errors import UserError
 from vlm.llava.model import VLM, load
-from vlm.llms.precision import chosen_device, chosen_dtype
+from vlm.llms.precision import check_place, chosen_device, chosen_dtype
 
 
 class Opening(Protocol):
@@ -27,11 +24,7 @@ class Opening(Protocol):
 def open_vlm(settings: Opening) -> VLM:
     """Load `settings.folder`, with a status while it takes long. Raises: UserError as `vlm.load`, or for the device."""
     device = chosen_device(settings.device)
-    if settings.load_in and settings.device:
-        if device.type != ("cuda" if torch.cuda.is_available() else "cpu"):
-            raise UserError(f"--load-in puts the model on the GPU: leave out --device {settings.device}, or --load-in")
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
+    check_place(settings.load_in, settings.device, device)
     with Status(f"loading {settings.folder}") as status:
         dtype = chosen_dtype(settings.precision, device)
         vlm = load(settings.folder, device, dtype, settings.load_in)

@@ -51,11 +51,13 @@ FAMILIES = {
     "dinov2_with_registers": Family("Dinov2WithRegistersModel", 1),
     "dinov3_vit": Family("DINOv3ViTModel", 1),
 }
+_ANY_SHAPE = (
+    "is SigLIP 2 of any shape (NaFlex), which reads patches and their places: LLaVA gives images. Take a fixed size, "
+    "such as hf:google/siglip2-base-patch16-224"
+)
 REFUSED = {
-    "siglip2": "is SigLIP 2 of any shape (NaFlex), which reads patches and their places: LLaVA gives images. Take a "
-    "fixed size, such as hf:google/siglip2-base-patch16-224",
-    "siglip2_vision_model": "is SigLIP 2 of any shape (NaFlex), which reads patches and their places: LLaVA gives "
-    "images. Take a fixed size, such as hf:google/siglip2-base-patch16-224",
+    "siglip2": _ANY_SHAPE,
+    "siglip2_vision_model": _ANY_SHAPE,
     "deit": "has a distillation token behind CLS, of which LLaVA would drop CLS alone",
     "vit_mae": "drops three quarters of the patches at random: take a ViTModel with its weights",
     "timm_wrapper": "is timm's: give timm:NAME",
@@ -105,7 +107,7 @@ class HuggingFaceEncoder(VisionEncoder[PixelConfig]):
         return tokens[:, self.prefix :]
 
     def layer_tokens(self, pixels: torch.Tensor, layer: int) -> torch.Tensor:
-        return self._vit(pixels, output_hidden_states=True).hidden_states[layer]
+        return self._vit(checked_pixels(pixels), output_hidden_states=True).hidden_states[layer]
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         """CLS after the final norm, or what SigLIP's attention pooling reads: [B, width]."""

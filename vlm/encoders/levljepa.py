@@ -148,7 +148,7 @@ class Encoder(VisionEncoder[EncoderConfig]):
         return self.vision.forward_features(checked_pixels(pixels))[:, 1:]
 
     def layer_tokens(self, pixels: torch.Tensor, layer: int) -> torch.Tensor:
-        return timm_layer_tokens(self.vision, pixels, layer)
+        return timm_layer_tokens(self.vision, checked_pixels(pixels), layer)
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         """pixels: float32[B, 3, H, W] -> CLS after the final norm, [B, vision_width]."""

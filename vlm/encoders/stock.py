@@ -24,3 +24,9 @@ def filled(model_class: type, config: PretrainedConfig, weights: Mapping[str, to
         if isinstance(ids := getattr(part, "position_ids", None), torch.Tensor):
             part.position_ids = torch.arange(ids.shape[-1]).expand(1, -1)
     return model.eval().requires_grad_(False)
+
+
+def zero_pooler(config: Any) -> dict[str, torch.Tensor]:
+    """LLaVA makes its ViT with a pooler, which it never reads: zero, so that saved files are reproducible."""
+    pooler = config.pooler_output_size or config.hidden_size
+    return {"pooler.dense.weight": torch.zeros(pooler, config.hidden_size), "pooler.dense.bias": torch.zeros(pooler)}

@@ -7,8 +7,6 @@ from typing import Any
 
 import timm
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 from timm.data import resolve_model_data_config
 from timm.models.vision_transformer import VisionTransformer
 
@@ -17,20 +15,25 @@ from vlm.encoders.config import PixelConfig
 from vlm.encoders.timm_vit import stock_class, timm_layer_tokens
 from vlm.encoders.weights import load_exactly, read_weights
 from vlm.errors import UserError
-from vlm.hub import check_repository
+from vlm.hub import check_repository, snapshot
 from vlm.integrity import verify
 
 WEIGHTS = "model.safetensors"
 
 
 class TimmEncoder(VisionEncoder[PixelConfig]):
-    """A ViT with the sizes and pixel statistics of timm's data config; images are squashed whole, never cropped."""
+    """A ViT with the sizes, statistics and filter of timm's data config; images are squashed whole, never cropped.
+
+    A filter that `PixelConfig` does not have, as lanczos, becomes bicubic.
+    """
 
     def __init__(self, vision: VisionTransformer):
         super().__init__()
         pixels = resolve_model_data_config(vision)
         size, patch_size = vision.patch_embed.img_size[0], vision.patch_embed.patch_size[0]
-        self._vit, self.config = vision, PixelConfig(size, patch_size, tuple(pixels["mean"]), tuple(pixels["std"]))
+        resample = pixels["interpolation"] if pixels["interpolation"] in ("bicubic", "bilinear") else "bicubic"
+        mean, std = tuple(pixels["mean"]), tuple(pixels["std"])
+        self._vit, self.config = vision, PixelConfig(size, patch_size, mean, std, resample=resample)
 
     @property
     def vision(self) -> VisionTransformer:
@@ -56,7 +59,7 @@ class TimmEncoder(VisionEncoder[PixelConfig]):
         return self._vit.forward_features(checked_pixels(pixels))[:, self._vit.num_prefix_tokens :]
 
     def layer_tokens(self, pixels: torch.Tensor, layer: int) -> torch.Tensor:
-        return timm_layer_tokens(self._vit, pixels, layer)
+        return timm_layer_tokens(self._vit, checked_pixels(pixels), layer)
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         return self._vit(checked_pixels(pixels))
@@ -136,15 +139,10 @@ def _new_vit(name: str, seed: int) -> Any:
 def _download(name: str, vision: VisionTransformer) -> Path:
     """The weights in the hub's cache, fetched if they are not there yet."""
     repository = _repository(name, vision)
-    try:
-        return Path(hf_hub_download(repository, WEIGHTS))
-    except LocalEntryNotFoundError:
-        cause = "is not in the local Hugging Face cache and the hub cannot be reached: go online once"
-    except (RepositoryNotFoundError, EntryNotFoundError):
-        cause = f"has no {WEIGHTS} on the hub"
-    except OSError as error:
-        cause = f"cannot be downloaded ({error})"
-    raise UserError(f"{repository} {cause}, or {_otherwise(name)}")
+    path = snapshot(repository, [WEIGHTS], "model", _otherwise(name)) / WEIGHTS
+    if not path.exists():
+        raise UserError(f"{repository} has no {WEIGHTS}: {_otherwise(name)}")
+    return path
 
 
 def _repository(name: str, vision: VisionTransformer) -> str:

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from vlm.encoders import timm_vit
-from vlm.encoders.stock import AFTER_LAST_NORM, filled
+from vlm.encoders.stock import AFTER_LAST_NORM, filled, zero_pooler
 
 if TYPE_CHECKING:  # chat loads no timm
     from timm.models.vision_transformer import VisionTransformer
@@ -115,15 +115,13 @@ def _vit(vision: VisionTransformer, image_size: int) -> tuple[PretrainedConfig, 
     block: Any = vision.blocks[0]
     config = ViTConfig(**sizes, intermediate_size=block.mlp.fc1.out_features, qkv_bias=True, **AFTER_LAST_NORM)
     cls, _, positions = _prefix_and_positions(vision)
-    pooler = config.pooler_output_size or config.hidden_size  # unused: zero, so that saved files are reproducible
     return config, ViTModel, {
         "embeddings.cls_token": cls,
         "embeddings.position_embeddings": positions,
         "embeddings.patch_embeddings.projection.weight": vision.patch_embed.proj.weight,
         "embeddings.patch_embeddings.projection.bias": _bias(vision),
         **_norm("layernorm", vision.norm),
-        "pooler.dense.weight": torch.zeros(pooler, config.hidden_size),
-        "pooler.dense.bias": torch.zeros(pooler),
+        **zero_pooler(config),
     }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel, ViTConfig, ViTModel
 
 from vlm.encoders.base import VisionEncoder
-from vlm.encoders.stock import AFTER_LAST_NORM, filled
+from vlm.encoders.stock import AFTER_LAST_NORM, filled, zero_pooler
 from vlm.errors import UserError
 
 if TYPE_CHECKING:  # chat loads no timm
@@ -70,15 +70,16 @@ def tokens_before_patches(config: PretrainedConfig) -> int:
     return (config.model_type != "siglip_vision_model") + getattr(config, "num_register_tokens", 0)
 
 
-def describe(config: LlavaConfig) -> str:
+def describe_tower(config: LlavaConfig) -> str:
     """One line about a LLaVA's vision tower, for people: what is read, and how many tokens it makes."""
     vision: Any = config.vision_config
     layer, kind = config.vision_feature_layer, vision.model_type
-    last = layer in (-1, vision.num_hidden_layers)
-    where = "after the final norm" if last and kind in AFTER_NORM else "before the final norm" if last else "of no norm"
+    where = ""
+    if layer in (-1, vision.num_hidden_layers):
+        where = " (after the final norm)" if kind in AFTER_NORM else " (before the final norm)"
     registers = getattr(vision, "num_register_tokens", 0)
     with_them = f", {registers} of them registers" if registers else ""
-    reads = f"hidden state {layer}" + ("" if where == "of no norm" else f" ({where})")
+    reads = f"hidden state {layer}{where}"
     return f"vision tower: {kind}, {reads}, {vision.image_size} pixels, {config.image_seq_length} tokens{with_them}"
 
 
@@ -104,14 +105,8 @@ def _with_norm_last(vision: PreTrainedModel) -> PreTrainedModel:
     config.vision_use_head = False  # of SigLIP
     weights = {name: value for name, value in vision.state_dict().items() if not name.startswith(("head.", "pooler."))}
     if config.model_type == "vit":
-        weights |= _zero_pooler(config)
+        weights |= zero_pooler(config)
     return filled(type(vision), config, weights)
-
-
-def _zero_pooler(config: Any) -> dict[str, torch.Tensor]:
-    """LLaVA makes its ViT with a pooler, which it never reads: zero, so that saved files are reproducible."""
-    pooler = config.pooler_output_size or config.hidden_size
-    return {"pooler.dense.weight": torch.zeros(pooler, config.hidden_size), "pooler.dense.bias": torch.zeros(pooler)}
 
 
 def _vit_of_dinov2(vision: PreTrainedModel) -> PreTrainedModel:
@@ -127,7 +122,7 @@ def _vit_of_dinov2(vision: PreTrainedModel) -> PreTrainedModel:
         intermediate_size=int(old.hidden_size * old.mlp_ratio), hidden_act=old.hidden_act,
         layer_norm_eps=old.layer_norm_eps, **AFTER_LAST_NORM,
     )  # fmt: skip
-    source, weights = vision.state_dict(), _zero_pooler(config)
+    source, weights = vision.state_dict(), zero_pooler(config)
     scaled = {"attention.o_proj": "layer_scale1", "mlp.fc2": "layer_scale2"}
     for name, value in source.items():
         if not name.startswith("encoder.layer."):

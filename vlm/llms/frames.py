@@ -188,22 +188,26 @@ class Framer:
     def read(self, texts: list[str]) -> list[list[int]]:
         """Tokenise texts in one call, without anything in front or behind."""
         backend: Any = self.backend
-        backend.no_truncation()  # the stock processor may have left either on
-        backend.no_padding()
-        backend.encode_special_tokens = False
+        # The stock processor may have left any of them on. Another thread may be encoding: what is right is not set.
+        if backend.truncation is not None:
+            backend.no_truncation()
+        if backend.padding is not None:
+            backend.no_padding()
+        if backend.encode_special_tokens:
+            backend.encode_special_tokens = False
         return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     def ids_of(self, asked: Sequence[tuple[Frame, Sequence[str]]]) -> list[Read | None]:
         """The ids of each frame with its texts; None if a text has become an added token, or taken one away."""
         written = [frame.written(texts) for frame, texts in asked]
         if len(self._known) > KEPT_SEGMENTS:
-            self._known.clear()
+            self._known = {}  # not cleared: another thread may be about to read the old one
         known = self._known
         new = list(dict.fromkeys(text for texts in written for text in texts if text not in known))
         read = dict(zip(new, self.read(new))) if new else {}
         known.update((text, ids) for text, ids in read.items() if len(text) <= KEPT_LETTERS)
         return [
-            self._joined(frame, [read.get(text) or known[text] for text in texts])
+            self._joined(frame, [read[text] if text in read else known[text] for text in texts])
             for (frame, _), texts in zip(asked, written)
         ]
 

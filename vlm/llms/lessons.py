@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from vlm.llms.forms import Shaped, Talk, filled, shaped
+from vlm.llms.forms import TEXT, Shaped, Talk, filled, shaped
 from vlm.llms.frames import Frame, Framer, Read, Reads
 
 KEPT_FORMS = 1024  # forms of conversations whose frames are kept
@@ -100,22 +100,24 @@ class Frames:
         return shape
 
     def _frame(self, form: Talk) -> Frame | None:
-        if form not in self._frames:
-            if len(self._frames) >= KEPT_FORMS:
-                self._frames.clear()
+        frames = self._frames
+        if form not in frames:
+            if len(frames) >= KEPT_FORMS:
+                frames = self._frames = {}  # not cleared: another thread may be about to read the old one
             count = len(_texts(form))
             try:
-                self._frames[form] = self._framer.frame(lambda texts: self._render(filled(form, texts)), count)
+                frames[form] = self._framer.frame(lambda texts: self._render(filled(form, texts)), count)
             except Exception:  # whatever a template raises, it does so again, and is heard, where it is rendered
-                self._frames[form] = None
-        return self._frames[form]
+                frames[form] = None
+        return frames[form]
 
     def _course(self, form: Talk) -> list[Taught] | None:
-        if form not in self._courses:
-            if len(self._courses) >= KEPT_FORMS:
-                self._courses.clear()
-            self._courses[form] = self._make_course(form)
-        return self._courses[form]
+        courses = self._courses
+        if form not in courses:
+            if len(courses) >= KEPT_FORMS:
+                courses = self._courses = {}  # as in `_frame`
+            courses[form] = self._make_course(form)
+        return courses[form]
 
     def _make_course(self, form: Talk) -> list[Taught] | None:
         """Where the answers are; None unless every prompt is the beginning of the whole, whatever the texts."""
@@ -157,4 +159,4 @@ def _lesson(read: Read, course: Sequence[Taught]) -> Lesson | None:
 def _texts(form: Talk) -> str:
     """The marks of a form's texts."""
     written = [form.system, form.caption or "", *(part or "" for turn in form.turns for part in turn)]
-    return "".join(letter for text in written for letter in text if letter == "\0")
+    return "".join(letter for text in written for letter in text if letter == TEXT)

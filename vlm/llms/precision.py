@@ -69,6 +69,14 @@ def chosen_dtype(precision: str | None, device: Device = None) -> torch.dtype:
     return default_dtype(device) if precision is None else named[precision]
 
 
+def check_place(load_in: str | None, name: str | None, device: torch.device) -> None:
+    """Raise a UserError if `--device NAME`, which is `device`, is not where `quantised` puts a model."""
+    place = "cuda" if torch.cuda.is_available() else "cpu"
+    if load_in and name and device.type != place:
+        where = {"cuda": "GPU", "cpu": "CPU"}[place]
+        raise UserError(f"--load-in puts the model on the {where}: leave out --device {name}, or --load-in")
+
+
 def quantised(load_in: str, dtype: torch.dtype, keep: Sequence[str] = ("lm_head",)) -> dict:
     """Keyword arguments of from_pretrained that quantise with bitsandbytes; `UserError` if it is not installed.
 

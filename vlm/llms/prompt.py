@@ -269,12 +269,13 @@ class Prompts:
         head, *rest = text.split(token)
         if not rest:
             return self.tokenizer(text, add_special_tokens=special).input_ids
-        if head not in self._heads:
+        heads = self._heads
+        if head not in heads:
             ids = self.tokenizer(head + token, add_special_tokens=special).input_ids
-            if len(self._heads) == CACHED_HEADS:
-                self._heads.clear()
-            self._heads[head] = ids[: ids.index(slot)]
-        whole = list(self._heads[head])
+            if len(heads) >= CACHED_HEADS:
+                heads = self._heads = {}  # not cleared: another thread may be about to read the old one
+            heads[head] = ids[: ids.index(slot)]
+        whole = list(heads[head])
         for part in rest:
             # The token goes in front, and off again: some tokenizers treat the start of a text differently.
             whole += [slot] * self.slots + self.tokenizer(token + part, add_special_tokens=False).input_ids[1:]

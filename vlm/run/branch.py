@@ -8,7 +8,7 @@ from pathlib import Path
 from vlm.errors import UserError, writing
 from vlm.files import read_json, read_jsonl, sync, write_file
 from vlm.run.changes import refuse_changes
-from vlm.run.checkpoints import Checkpoints
+from vlm.run.checkpoints import MANIFEST, Checkpoints
 
 
 def branch(checkpoints: Checkpoints, source: Path, step: int, result: str) -> None:
@@ -22,7 +22,7 @@ def branch(checkpoints: Checkpoints, source: Path, step: int, result: str) -> No
     if found := [name for name in (result, "metrics.jsonl") if (run / name).exists()]:
         raise UserError(f"--branch: {run} holds a run's {' and '.join(found)}: give another --out, or move it away")
     folder = Checkpoints(source, {}).path(step)
-    settings = read_json(folder / "manifest.json")["config"]
+    settings = read_json(folder / MANIFEST)["config"]
     refuse_changes(source, settings, checkpoints.settings, checkpoints.changes, step)
     place = checkpoints.path(step)
     partial = place.with_name(place.name + ".tmp")

@@ -64,7 +64,7 @@ class Checkpoints:
             if problem := damage(self.path(step)):
                 print(f"passing over {self.path(step)}: {problem}", file=sys.stderr)
                 continue
-            manifest = read_json(self.path(step) / "manifest.json")
+            manifest = read_json(self.path(step) / MANIFEST)
             _refuse_pickles(self.path(step), manifest["files"])
             changed = refuse_changes(self.run, manifest["config"], self.settings, self.changes, step)
             if changed:
@@ -87,7 +87,7 @@ class Checkpoints:
             raise UserError(f"{self.run} holds no checkpoint of step {step}: it has {', '.join(map(str, steps))}")
         if problem := damage(self.path(step)):
             raise UserError(f"{self.path(step)} is damaged: {problem}; give another {flag} ({steps})")
-        _refuse_pickles(self.path(step), read_json(self.path(step) / "manifest.json")["files"])
+        _refuse_pickles(self.path(step), read_json(self.path(step) / MANIFEST)["files"])
         return step, self.path(step)
 
     def set_aside(self, step: int) -> None:

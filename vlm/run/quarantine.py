@@ -67,7 +67,9 @@ class Limit:
         refuse_above(self.ratio, self.seen, self.reasons, self.of)
 
 
-def refuse_above(ratio: float, seen: int, reasons: Counter, of: str) -> None:
+def refuse_above(
+    ratio: float, seen: int, reasons: Counter, of: str, remedy: str = "see quarantine.jsonl, repair the data"
+) -> None:
     """Judge `seen` samples by the reasons against the bad ones among them; `of` names them, with {} for their number.
 
     Raises: UserError if more than `ratio` of them, and at least 20, are bad; if `ratio` is 0, one is enough.
@@ -76,8 +78,7 @@ def refuse_above(ratio: float, seen: int, reasons: Counter, of: str) -> None:
     if bad >= (FEWEST_BAD if ratio else 1) and bad > ratio * seen:
         words = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common() if count)
         raise UserError(
-            f"{bad} of {of.format(f'{seen:,}')} ({bad / seen:.1%}, limit {ratio:.1%}) cannot be used: {words}; "
-            "see quarantine.jsonl, repair the data"
+            f"{bad} of {of.format(f'{seen:,}')} ({bad / seen:.1%}, limit {ratio:.1%}) cannot be used: {words}; {remedy}"
         )
 
 

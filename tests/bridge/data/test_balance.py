@@ -2,27 +2,28 @@
 
 import numpy as np
 
-from bridge.data.balance import cheapest, cut, dealt, price
+from bridge.data.balance import cheapest, cut_micro_batches, dealt, price
 
 ROWS = [300, 470, 440, 310, 300, 480, 300, 460, 320, 300]  # the example of the module's docstring, in another order
 
 
 def test_micro_batches_are_filled_with_rows_alike():
-    assert [[ROWS[index] for index in group] for group in cut(ROWS, 1000, 2)] == [
+    assert [[ROWS[index] for index in group] for group in cut_micro_batches(ROWS, 1000, 2)] == [
         [480, 470],
         [460, 440],
         [320, 310, 300],
         [300, 300, 300],
     ]
-    assert [price(ROWS, group) for group in cut(ROWS, 1000, 2)] == [960, 928, 960, 912]  # widths are multiples of 16
-    assert cut([8, 16, 9, 15], 1000) == [[1, 3, 2, 0]]
-    assert cut([8, 16, 9, 15], 32) == [[1, 3], [2, 0]]
-    assert cut([8, 16, 9, 15], 15) == [[1], [3], [2], [0]]  # a row alone may be longer than the budget
-    assert cut([], 100) == []
+    prices = [price(ROWS, group) for group in cut_micro_batches(ROWS, 1000, 2)]
+    assert prices == [960, 928, 960, 912]  # widths are multiples of 16
+    assert cut_micro_batches([8, 16, 9, 15], 1000) == [[1, 3, 2, 0]]
+    assert cut_micro_batches([8, 16, 9, 15], 32) == [[1, 3], [2, 0]]
+    assert cut_micro_batches([8, 16, 9, 15], 15) == [[1], [3], [2], [0]]  # a row alone may be longer than the budget
+    assert cut_micro_batches([], 100) == []
 
 
 def test_no_micro_batch_is_nearly_empty():
-    assert [len(group) for group in cut([320] * 9, 8 * 320)] == [5, 4]  # not 8 and 1
+    assert [len(group) for group in cut_micro_batches([320] * 9, 8 * 320)] == [5, 4]  # not 8 and 1
 
 
 def test_a_process_cuts_where_it_is_cheapest():

@@ -49,6 +49,14 @@ def test_labels_shows_the_supervised_tokens(run, folder):
     assert out.rstrip().endswith("'<|im_end|>'") and "supervised:" in out
 
 
+def test_labels_without_a_folder_asks_for_one(run):
+    code, out, err = run("doctor", "labels")
+    assert (code, out) == (2, "")
+    assert err.endswith(
+        "doctor labels needs a model's folder: give labels DIR, or ./labels for a folder of that name\n"
+    )
+
+
 def test_a_connector_that_gives_nothing_is_told_as_json(run, folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "vlm")
     weights = load_file(copy / "model.safetensors")

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -208,7 +209,7 @@ def test_what_is_no_batch_is_one_line(released):
         with pytest.raises(UserError, match=f"{named} is no list of captions: give a list of strings, at least one"):
             encoder.embed_texts(texts)
     pixels = torch.zeros(1, 3, 32, 32)
-    for read in (encoder.patch_tokens, encoder.features, encoder.embed_images):
+    for read in (encoder.patch_tokens, encoder.features, encoder.embed_images, partial(encoder.layer_tokens, layer=-1)):
         for wrong, named in ((pixels[0], r"float32\[3, 32, 32\]"), (pixels[:0], r"float32\[0, "), ([], "list")):
             with pytest.raises(UserError, match=f"^{named}.* is no batch of pixels"):
                 read(wrong)

@@ -1,15 +1,16 @@
 """timm's plain ViTs as encoders: their features and statistics, strict weights, one line for what cannot be."""
 
+from functools import partial
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import timm
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
 
-from vlm.encoders import timm as module
-from vlm.encoders.timm import random_timm_encoder, timm_encoder
+from vlm.encoders.timm import TimmEncoder, random_timm_encoder, timm_encoder
 from vlm.errors import UserError
 from vlm.llava.assembly import assemble
 from vlm.llava.parity import connector_input
@@ -45,22 +46,60 @@ def test_a_file_gives_timms_features_through_a_stock_llava(trained, llm_folders,
     assert vlm.processor.image_processor.image_mean == (0.5,) * 3
 
 
+@pytest.mark.parametrize(
+    ("own", "expected"), [("bilinear", "bilinear"), ("bicubic", "bicubic"), ("lanczos", "bicubic")]
+)
+def test_pictures_are_resized_by_the_models_own_filter(llm_folders, picture, own, expected):
+    vit = timm.create_model(NAME, num_classes=0)
+    vit.pretrained_cfg = {**vit.pretrained_cfg, "interpolation": own}
+    encoder = TimmEncoder(vit)
+    assert encoder.config.resample == encoder.resized(32).config.resample == expected
+    vlm = assemble(encoder, load_llm(str(llm_folders["llama"]), torch.float32))
+    assert vlm.processor.image_processor.resample == {"bilinear": 2, "bicubic": 3}[expected]
+
+
+def test_what_is_no_batch_of_pixels_is_one_line():
+    encoder = random_timm_encoder(NAME, seed=0)
+    for read in (encoder.patch_tokens, encoder.features, partial(encoder.layer_tokens, layer=-1)):
+        with pytest.raises(UserError, match=r"^float32\[3, 160, 160\] is no batch of pixels"):
+            read(torch.zeros(3, 160, 160))
+
+
 def test_weights_without_a_file_are_the_hubs(trained, monkeypatch):
     vit, file = trained
     asked = []
-    monkeypatch.setattr(module, "hf_hub_download", lambda *where: asked.append(where) or str(file))
+
+    def download(repository, **choice):
+        asked.append((repository, choice["repo_type"], choice["allow_patterns"]))
+        return str(file.parent)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     encoder = timm_encoder(NAME)
-    assert asked == [("timm/test_vit.r160_in1k", "model.safetensors")]
+    assert asked == [("timm/test_vit.r160_in1k", "model", ["model.safetensors"])]
     assert torch.equal(encoder.vision.blocks[3].mlp.fc1.weight, vit.blocks[3].mlp.fc1.weight)
 
 
-def test_without_network_one_line_says_what_to_do(monkeypatch):
-    def unreachable(*_):
-        raise LocalEntryNotFoundError("offline")
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (LocalEntryNotFoundError("offline"), "cannot be reached: go online once"),
+        (GatedRepoError.__new__(GatedRepoError), "is gated: accept its licence at https://hugging"),
+        (RepositoryNotFoundError.__new__(RepositoryNotFoundError), "the hub has no such model"),
+        (None, "has no model.safetensors"),
+    ],
+)
+def test_weights_that_the_hub_does_not_give_are_one_line(monkeypatch, tmp_path, error, cause):
+    def refuse(*_, **__):
+        if error is not None:
+            raise error
+        return str(tmp_path)  # a snapshot without weights
 
-    monkeypatch.setattr(module, "hf_hub_download", unreachable)
-    with pytest.raises(UserError, match=rf"go online once, or give timm:{NAME}@FILE\.safetensors, or random:timm:"):
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(UserError) as raised:
         timm_encoder(NAME)
+    assert str(raised.value).startswith("timm/test_vit.r160_in1k ")
+    assert cause in str(raised.value)
+    assert str(raised.value).endswith(f"give timm:{NAME}@FILE.safetensors, or random:timm:{NAME} for random weights")
 
 
 def test_random_weights_depend_on_the_seed_alone():
@@ -122,6 +161,6 @@ def test_names_that_cannot_serve(name, message):
     ],
 )
 def test_vits_that_no_stock_class_can_hold_are_refused_before_a_download(name, message, monkeypatch):
-    monkeypatch.setattr(module, "hf_hub_download", lambda *_: pytest.fail("weights were asked for"))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("weights were asked for"))
     with pytest.raises(UserError, match=message):
         timm_encoder(name)

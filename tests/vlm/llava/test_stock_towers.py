@@ -20,7 +20,7 @@ from vlm.llava.assembly import assemble
 from vlm.llava.folder import load_folder
 from vlm.llava.parity import connector_input
 from vlm.llava.parts import tower_tokens
-from vlm.llava.tower import describe
+from vlm.llava.tower import describe_tower
 from vlm.llms.load import load_llm
 
 PIXELS = torch.linspace(-1.5, 1.5, 2 * 3 * 24 * 24).reshape(2, 3, 24, 24)
@@ -182,9 +182,9 @@ def fixed() -> torch.Tensor:
 
 def test_the_tower_is_described_in_one_line(folders, llm):
     config = assemble(open_encoder(f"hf:{folders['dinov2_registers']}"), llm).model.config
-    assert describe(config) == (
+    assert describe_tower(config) == (
         "vision tower: dinov2_with_registers, hidden state -1 (before the final norm), 24 pixels, 13 tokens, "
         "4 of them registers"
     )
     config = assemble(open_encoder(f"hf:{folders['clip']}"), llm).model.config
-    assert describe(config) == "vision tower: clip_vision_model, hidden state -2, 24 pixels, 9 tokens"
+    assert describe_tower(config) == "vision tower: clip_vision_model, hidden state -2, 24 pixels, 9 tokens"

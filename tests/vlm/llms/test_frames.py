@@ -1,11 +1,15 @@
 """Ids without rendering: those of the template, for every family, and the template's own way where it must be."""
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
 from vlm.errors import UserError
 from vlm.llava.assembly import assemble
+from vlm.llms import frames, lessons, prompt
 from vlm.llms.forms import Talk, question_pieces
 from vlm.llms.frames import Reads
 from vlm.llms.load import load_llm
@@ -145,3 +149,110 @@ def test_pieces_of_a_question():
     assert question_pieces("<image>\nQ") == question_pieces(" Q\n<image>") == ["<image>", "Q"]
     assert question_pieces("<image>") == ["<image>", ""]
     assert question_pieces("<image> Is A in <image> or <image> ? ") == ["<image>", "Is A in ", " or ", " ?"]
+
+
+class Interrupted(dict):
+    """A dict during whose first look-up another thread runs `other`."""
+
+    def __init__(self, known: dict, other):
+        super().__init__(known)
+        self.other = other
+
+    def __contains__(self, key):
+        found = super().__contains__(key)
+        other, self.other = self.other, None
+        if other is not None:
+            in_a_thread(other)
+        return found
+
+
+def in_a_thread(work) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(work).result()
+
+
+def one_turn(question: str, answer: str) -> list[Talk]:
+    return [Talk(((question, answer),))]
+
+
+def test_kept_ids_that_another_thread_drops_are_still_there_for_the_first(models, monkeypatch):
+    """The question is known and the answer is not: while it is read, another thread goes over the limit, twice."""
+    prompts = models["qwen2"].prompts
+    framer = prompts._frames._framer
+    expected = prompts.lessons(one_turn("Is it?", "no"))
+    monkeypatch.setattr(framer, "_known", {})
+    prompts.lessons(one_turn("Is it?", "yes"))
+    assert len(framer._known) == 2
+    monkeypatch.setattr(frames, "KEPT_SEGMENTS", 3)
+    read, others = framer.read, ["red", "blue"]
+
+    def interrupted(texts):
+        now, others[:] = list(others), []  # what they read themselves is not interrupted
+        for other in now:
+            in_a_thread(partial(prompts.lessons, one_turn(f"What is {other}?", other)))
+        return read(texts)
+
+    monkeypatch.setattr(framer, "read", interrupted)
+    assert prompts.lessons(one_turn("Is it?", "no")) == expected
+    assert len(framer._known) == 2  # the last thread's: the limit holds
+
+
+@pytest.mark.parametrize("kept", ["_frames", "_courses"])
+def test_kept_forms_that_another_thread_drops_are_still_there_for_the_first(models, monkeypatch, kept):
+    prompts = Prompts(models["qwen2"].processor, 9)
+    expected = prompts.lessons(one_turn("Is it?", "no"))
+    monkeypatch.setattr(lessons, "KEPT_FORMS", 1)
+    two_turns = [Talk((("Is it?", "no"), ("Why?", "red")))]
+    forms = Interrupted(getattr(prompts._frames, kept), lambda: prompts.lessons(two_turns))
+    setattr(prompts._frames, kept, forms)
+    assert prompts.lessons(one_turn("Is it?", "no")) == expected
+    assert forms.other is None
+    assert len(getattr(prompts._frames, kept)) == 1
+
+
+def test_kept_heads_that_another_thread_drops_are_still_there_for_the_first(models, monkeypatch):
+    prompts = Prompts(models["qwen2"].processor, 9)
+    token = prompts.processor.image_token
+    expected = prompts._encode(f"one {token} is it?")
+    monkeypatch.setattr(prompt, "CACHED_HEADS", 1)
+    heads = prompts._heads = Interrupted(prompts._heads, lambda: prompts._encode(f"two {token} is it?"))
+    assert prompts._encode(f"one {token} is it?") == expected
+    assert heads.other is None
+    assert list(prompts._heads) == ["two "]
+
+
+def test_a_read_sets_nothing_of_the_tokenizer_that_is_right(models):
+    """Another thread may be encoding with it."""
+    framer, told = models["qwen2"].prompts._frames._framer, []
+
+    class Backend:
+        truncation, padding, _specials = None, None, False
+
+        def encode_batch_fast(self, texts, add_special_tokens):
+            return framer_backend.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
+
+        def no_truncation(self):
+            self.truncation = told.append("truncation")
+
+        def no_padding(self):
+            self.padding = told.append("padding")
+
+        @property
+        def encode_special_tokens(self):
+            return self._specials
+
+        @encode_special_tokens.setter
+        def encode_special_tokens(self, value):
+            self._specials = value
+            told.append("specials")
+
+    framer_backend, backend = framer.backend, Backend()
+    backend_framer = frames.Framer(framer.tokenizer, framer.controls, framer.image_token, framer.image_ids)
+    backend_framer.backend = backend
+    expected = framer.read(["Is it?"])
+    assert backend_framer.read(["Is it?"]) == expected
+    assert told == []
+    backend.truncation, backend.padding, backend._specials = {"max_length": 1}, {"length": 99}, True
+    assert backend_framer.read(["Is it?"]) == expected
+    assert told == ["truncation", "padding", "specials"]
+    assert (backend.truncation, backend.padding, backend.encode_special_tokens) == (None, None, False)

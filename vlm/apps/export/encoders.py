@@ -44,11 +44,11 @@ def write_hf_encoder(source: str, out: Path, name: str) -> str:
     from transformers import AutoImageProcessor, AutoModel, CLIPImageProcessor
 
     from vlm.llava.pixels import image_settings
-    from vlm.llava.tower import stock_tower
+    from vlm.llava.tower import AFTER_NORM, stock_tower
 
     encoder = open_encoder(source)
     tower = stock_tower(encoder, -1)
-    after_norm = tower.model.config.model_type in ("vit", "siglip_vision_model")
+    after_norm = tower.model.config.model_type in AFTER_NORM
     with writing(out, needed=sum(weight.nbytes for weight in tower.model.parameters())):
         _plain(tower.model).save_pretrained(out)
         CLIPImageProcessor(**image_settings(encoder.config)).save_pretrained(out)

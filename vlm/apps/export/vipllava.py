@@ -19,7 +19,7 @@ from vlm.apps.export.huggingface import vlm_card
 from vlm.errors import UserError, writing
 from vlm.files import read_json, write_json
 from vlm.llava.model import VLM, load
-from vlm.llava.tower import describe
+from vlm.llava.tower import describe_tower
 from vlm.llms.precision import chosen_device, default_dtype
 
 STORED = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -52,7 +52,7 @@ def _check(config: Any) -> None:
     if vision.model_type != "vit" or not last or config.vision_feature_select_strategy != "default":
         raise UserError(
             f"vipllava reads patches behind a norm, without a class token; this VLM has another tower "
-            f"({describe(config)}): give --format hf"
+            f"({describe_tower(config)}): give --format hf"
         )
 
 

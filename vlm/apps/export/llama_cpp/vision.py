@@ -16,7 +16,7 @@ from gguf import GGUFWriter
 from vlm.apps.export.llama_cpp.tensors import Tensors
 from vlm.errors import UserError
 from vlm.llava.model import VLM
-from vlm.llava.tower import describe
+from vlm.llava.tower import describe_tower
 
 PROJECTOR = "internvl"
 GELU = ("gelu", "gelu_pytorch_tanh", "gelu_new")  # llama.cpp has the tanh form alone: up to 5e-4 from the exact one
@@ -41,7 +41,7 @@ def check_vision(config: Any) -> None:
     if vision.model_type != "vit" or not after_norm or config.vision_feature_select_strategy != "default":
         raise UserError(
             f"--format gguf takes a plain ViT whose patches are read after the final norm (LeVLJEPA, ViT, DINOv2); "
-            f"this VLM has another tower ({describe(config)}): give --format hf"
+            f"this VLM has another tower ({describe_tower(config)}): give --format hf"
         )
     acts = {"vision tower": vision.hidden_act, "connector": config.projector_hidden_act}
     for what, act in acts.items():
