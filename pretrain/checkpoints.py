@@ -29,7 +29,7 @@ from vlm.errors import UserError
 from vlm.files import read_json, write_json
 from vlm.run.branch import branch
 from vlm.run.changes import Changes
-from vlm.run.checkpoints import Checkpoints
+from vlm.run.checkpoints import MANIFEST, Checkpoints
 from vlm.run.resume import starting_step
 from vlm.run.schedule import RATE, same_past
 from vlm.run.settings import trajectory
@@ -84,7 +84,7 @@ def settle(run: Path, config: PretrainConfig, data: str, init: str | None = None
 def _with_warmup_of(folder: Path, config: PretrainConfig) -> PretrainConfig:
     """`config` with the warm-up of a checkpoint's run, if its own is what the preset gives so many steps."""
     try:
-        past = read_json(folder / "manifest.json")["config"]["warmup_steps"]
+        past = read_json(folder / MANIFEST)["config"]["warmup_steps"]
     except (UserError, KeyError, TypeError):
         return config  # damaged: it is dealt with when it is opened
     own = config.warmup_steps

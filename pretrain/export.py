@@ -43,13 +43,13 @@ def export_checkpoint(run: Path, step: int | None = None, out: Path | None = Non
     from pretrain.checkpoints import load_weights
     from pretrain.train import build_model, export
     from vlm.encoders.config import pixel_statistics
-    from vlm.run.checkpoints import Checkpoints
+    from vlm.run.checkpoints import MANIFEST, Checkpoints
 
     if out is not None:
         _check_out(out)
     step, folder = Checkpoints(run, {}).verified(step)
-    recorded = read_json(folder / "manifest.json")["config"]
-    config, init = _config(run / "config.json", folder / "manifest.json", recorded)
+    recorded = read_json(folder / MANIFEST)["config"]
+    config, init = _config(run / "config.json", folder / MANIFEST, recorded)
     model = build_model(config, _tokenizer(run, config, recorded), torch.device("cpu"))
     if init:  # its pixel statistics are the run's
         mean, std = pixel_statistics(Fields(init, f"{run}/config.json").section("init_normalization"), "mean", "std")
