@@ -15,8 +15,8 @@ LICENCES = {
 NAMES = ("the emoji's names (npm: emojibase-data)", "MIT")
 ATTRIBUTION = (
     "CC-BY 4.0 asks whoever passes Twitter's emoji on to name Twitter, Inc and other contributors, the licence\n"
+    "(<https://creativecommons.org/licenses/by/4.0/>) and what was changed."
 )
-ATTRIBUTION += "(<https://creativecommons.org/licenses/by/4.0/>) and what was changed."
 
 
 def readme(makers: Iterable[str], size: int) -> str:

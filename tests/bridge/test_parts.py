@@ -35,16 +35,16 @@ def test_lora_goes_on_from_a_run_and_is_merged(training, whole, tmp_path):
 
 
 def test_lora_goes_on_in_bf16(training, whole, tmp_path):
-    """The trained weights are float32 though the loaded ones are not: the losses stay close to the fp32 run's.
+    """The trained weights are float32 though the loaded ones are not: every loss stays close to the fp32 run's.
 
-    How bf16 rounds depends on the processor, and what it rounds grows with the steps: .113 at the twelfth with AMX.
+    At a usual learning rate: at the other tests' .05 the last loss depends on how a processor rounds bf16.
     """
-    flags = ("--init", str(whole / "vlm"), "--lora", "4")
+    flags = ("--init", str(whole / "vlm"), "--lora", "4", "--lr", "2e-3")
     training.run(tmp_path / "fp32", *flags)
     training.run(tmp_path / "bf16", *flags, "--precision", "bf16")
-    rounded, exact = training.losses(tmp_path / "bf16"), training.losses(tmp_path / "fp32")
-    assert rounded[:6] == pytest.approx(exact[:6], abs=0.05)
-    assert np.mean(rounded) == pytest.approx(np.mean(exact), abs=0.1)
+    exact = training.losses(tmp_path / "fp32")
+    assert training.losses(tmp_path / "bf16") == pytest.approx(exact, abs=0.02)
+    assert min(exact) < exact[0] - 0.5  # it has learnt
 
 
 def test_baselines(training, whole, tmp_path):
