@@ -32,12 +32,11 @@ def grouped_attention(
     batch, heads, length, width = query.shape
     groups = key.shape[1]
     shared = heads // groups  # query heads that read the same keys: they are neighbours
-    folded = query.reshape(batch, groups, shared * length, width)
-    scores = (folded @ key.transpose(2, 3)) * scaling  # [B, K, shared * T, S]
-    scores = scores.view(batch, groups, shared, length, -1)
+    folded = (query * scaling).reshape(batch, groups, shared * length, width)
+    scores = (folded @ key.transpose(2, 3)).view(batch, groups, shared, length, -1)  # [B, K, shared, T, S]
     if attention_mask is not None:
         scores = scores + attention_mask[:, :, None]  # [B, 1, 1, T, S]
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = scores.softmax(dim=-1)
     mixed = weights.flatten(2, 3) @ value  # [B, K, shared * T, d]
     return mixed.view(batch, heads, length, width).transpose(1, 2).contiguous(), None
 
