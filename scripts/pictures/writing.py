@@ -1,5 +1,6 @@
 """The pictures' files: caption shards, and VQAv2's and POPE's own layouts."""
 
+import hashlib
 import io
 import json
 from collections import Counter
@@ -36,43 +37,58 @@ Drawn = list[tuple[int, Picture, bytes]]  # id, picture, PNG
 def write(out: Path, splits: dict[str, list[Picture]], size: int) -> dict[str, dict[str, int]]:
     """Write everything to `out`, which appears whole; returns the counts of each split.
 
-    size: pixels of the written pictures' sides. Pictures that cannot be opened are listed in OUT/refused.jsonl;
-    OUT/README.md has the licences of those that were.
+    size: pixels of the written pictures' sides. Pictures that cannot be used are listed in OUT/refused.jsonl with the
+    reason; OUT/README.md has the licences of those that were. Packages have the same pixels under several names: they
+    are taken once, by the first split that has them, so that no held-out picture was trained on.
     """
     counts: dict[str, dict[str, int]] = {}
-    used: set[str] = set()
+    makers: Counter[str] = Counter()
+    taken: dict[bytes, Path] = {}
     with made_whole(out) as root, progress(sum(map(len, splits.values())), "pictures", "picture") as bar:
         for number, (split, pictures) in enumerate(splits.items()):
             drawn: Drawn = []
             for index, picture in enumerate(pictures):
-                data = _drawn(root, picture, size)
-                if data is not None:
+                try:
+                    data = _drawn(picture, size)
+                    _take_once(taken, data, picture)
                     drawn.append((1_000_000 * (number + 1) + index, picture, data))
+                except UserError as error:
+                    append_jsonl(root / "refused.jsonl", {"file": str(picture.path), "reason": str(error)})
                 bar.update()
-            used |= {picture.maker for _, picture, _ in drawn}
+            makers.update(picture.maker for _, picture, _ in drawn)
             asked, probed = _write_split(root, split, drawn) if drawn else (0, 0)
             refused = len(pictures) - len(drawn)
             counts[split] = {"pictures": len(drawn), "questions": asked, "pope": probed, "refused": refused}
-        makers = Counter(picture.maker for pictures in splits.values() for picture in pictures)
-        write_file(root / "README.md", readme(used, size))
+        write_file(root / "README.md", readme(set(makers), size))
         write_json(root / "pictures.json", {"size": size, "splits": counts, "makers": makers})
     return counts
 
 
-def _drawn(root: Path, picture: Picture, size: int) -> bytes | None:
-    """The picture on a white square, as PNG; None, and a line in refused.jsonl, if it cannot be opened."""
+def _drawn(picture: Picture, size: int) -> bytes:
+    """The picture on a white square, as PNG.
+
+    Raises: UserError if it cannot be opened, or nothing is on it: clip art in white, or an empty canvas.
+    """
     try:
         image = decode(read_regular(picture.path, LARGEST_IMAGE))
-    except (UserError, OSError) as error:
-        reason = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
-        append_jsonl(root / "refused.jsonl", {"file": str(picture.path), "reason": reason})
-        return None
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}") from None
     image.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=3.0)
     square = Image.new("RGB", (size, size), "white")
     square.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
+    if square.getextrema() == ((255, 255),) * 3:
+        raise UserError("shows nothing: it is empty, or white on white")
     file = io.BytesIO()
     square.save(file, format="PNG")
     return file.getvalue()
+
+
+def _take_once(taken: dict[bytes, Path], data: bytes, picture: Picture) -> None:
+    """Note the PNG. Raises: UserError if one with the same pixels is noted."""
+    pixels = hashlib.sha256(data).digest()
+    if pixels in taken:
+        raise UserError(f"the same pixels as {taken[pixels]}, taken already")
+    taken[pixels] = picture.path
 
 
 def _write_split(root: Path, split: str, drawn: Drawn) -> tuple[int, int]:

@@ -4,6 +4,7 @@ import io
 import json
 import random
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import prepare_pictures
@@ -12,6 +13,7 @@ from pictures.asking import Things, caption, pope_lines, questions, wrong
 from pictures.licences import LICENCES, readme
 from pictures.sources import VENDORS, Picture, _kind, clip_art, emoji, one, stamps
 from pictures.splits import split
+from pictures.writing import write
 from PIL import Image
 
 from bridge.data import official
@@ -50,12 +52,12 @@ def packages(tmp_path) -> Path:
     write_json(root / "emojibase-data/package/en/data.json", [*records, {"hexcode": "1F1E6", "label": "letter"}])
     write_json(root / "emojibase-data/package/meta/groups.json", {"subgroups": SUBGROUPS, "groups": GROUPS})
     places = ("emoji-datasource-twitter/package/img/twitter/64", "emoji-datasource-google/package/img/google/64")
-    for place in (*places, "@lobehub-fluent-emoji-3d/package/assets"):
+    for red, place in enumerate((*places, "@lobehub-fluent-emoji-3d/package/assets"), start=100):
         (root / place).mkdir(parents=True)
-        for code in EMOJI:
+        for green, code in enumerate(EMOJI):
             # Some packages write the variation selector, and some do not.
             name = code.lower() if "twitter" in place else code.lower().replace("-fe0f", "")
-            (root / place / f"{name}.png").write_bytes(png("red"))
+            (root / place / f"{name}.png").write_bytes(png(f"rgb({red}, {green}, 0)"))  # no two have the same pixels
     return root
 
 
@@ -202,6 +204,26 @@ def test_the_files_are_those_of_vqav2_and_pope(packages, tmp_path, monkeypatch, 
     monkeypatch.chdir(out)  # the folder of that name is another one now
     with pytest.raises(UserError, match="exists and is not an empty folder"):
         prepare_pictures.main()
+
+
+def test_the_same_pixels_are_taken_once_and_first_for_training_and_a_blank_is_refused(tmp_path):
+    def picture(name: str, colour: str) -> Picture:
+        path = tmp_path / f"{name}.png"
+        path.write_bytes(png(colour))
+        return Picture(path, name, "flag", "flag", (), name, "google")
+
+    spain, ceuta, snow = picture("spain", "red"), picture("ceuta", "red"), picture("snow", "white")
+    twice = [spain, replace(spain, name="the spanish flag")]  # two names of one file
+    counts = write(tmp_path / "out", {"train": [ceuta, picture("norway", "blue")], "names": [*twice, snow]}, size=16)
+    assert counts["train"] | {"questions": 0} == {"pictures": 2, "questions": 0, "pope": 0, "refused": 0}
+    assert counts["names"] == {"pictures": 0, "questions": 0, "pope": 0, "refused": 3}
+    same = f"the same pixels as {ceuta.path}, taken already"
+    assert [(line["file"], line["reason"]) for line in read_jsonl(tmp_path / "out/refused.jsonl")] == [
+        (str(spain.path), same),
+        (str(spain.path), same),
+        (str(snow.path), "shows nothing: it is empty, or white on white"),
+    ]
+    assert read_json(tmp_path / "out/pictures.json")["makers"] == {"google": 2}
 
 
 def test_licences_are_of_what_was_used():
