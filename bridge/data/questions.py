@@ -18,6 +18,7 @@ CUT = (
     "this language model's template ends an answer with its line: the VLM will stop after the first of them; give "
     "another --llm, such as qwen, or answers of one line"
 )
+WORTH_A_PASS = 16  # tokens: a forward and backward pass for fewer costs more than they do in every row
 
 
 class Questions:
@@ -25,7 +26,7 @@ class Questions:
 
     constant: ids of the text before the image, the same in nearly every prompt. It is left out of the rows that begin
     with it, because its keys and values are computed once. With gradient checkpointing it is (): checkpointed layers
-    read no cache.
+    read no cache. LoRA changes keys and values in every step, which a few tokens are not worth: then it is () as well.
     """
 
     def __init__(self, mixture: Mixture, prompts: Prompts, config: BridgeConfig):
@@ -33,7 +34,9 @@ class Questions:
         self.image_id = prompts.processor.image_token_id
         self._votes = config.vqav2_answers == "votes"
         ids, _ = prompts.conversation_ids(briefly("Is it?"), "yes")
-        self.constant = () if config.gradient_checkpointing else tuple(ids[: ids.index(self.image_id)])
+        opening = tuple(ids[: ids.index(self.image_id)])
+        in_rows = config.gradient_checkpointing or (config.lora > 0 and len(opening) < WORTH_A_PASS)
+        self.constant = () if in_rows else opening
         self._frame = len(ids)  # what the template and the image take, and a few tokens more
         one, _ = prompts.conversation_ids("Is it?", "yes")
         two, _ = prompts.conversation_ids("Is it?", "yes", history=[("Is it?", "yes")])

@@ -121,3 +121,17 @@ def test_checkpointing_does_not_change_the_schedule(tiny_vlm):
     assert more >= rows > 4
     counted = schedule(sets, batch_questions=40, question_tokens=row_tokens - 16 - constant)
     assert counted.steps(None) != steps
+
+
+def test_with_lora_a_short_opening_is_in_every_row(tiny_vlm, monkeypatch):
+    vlm = load(tiny_vlm, "cpu", torch.float32)
+    mixture = Mixture.of([examples("gqa", 1, 1)])
+
+    def constant(lora: int) -> tuple[int, ...]:
+        return Questions(mixture, vlm.prompts, BridgeConfig(lora=lora)).constant
+
+    opening = constant(lora=0)
+    assert len(opening) > 1
+    for worth, expected in ((len(opening), opening), (len(opening) + 1, ())):
+        monkeypatch.setattr("bridge.data.questions.WORTH_A_PASS", worth)
+        assert constant(lora=8) == expected and constant(lora=0) == opening
