@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from bridge.config import SETS, BridgeConfig, keeps_features, questions_a_step
 from bridge.data.balance import OVERHEAD, WIDTH, RowLengths, cheapest, dealt, price
@@ -19,6 +20,7 @@ from bridge.data.schedule import Schedule, cut_steps
 from bridge.price import TextSizes, VisionSizes, connector_parameters, memory, step_flops
 from vlm.errors import UserError
 from vlm.files import read_json
+from vlm.hub import model_folder
 from vlm.llms.presets import PRESETS, SIZES
 from vlm.run.checkpoints import KEEP
 from vlm.run.settings import flag
@@ -134,19 +136,42 @@ def text_sizes(config: BridgeConfig) -> tuple[TextSizes, str]:
 
 
 def vision_sizes(config: BridgeConfig) -> tuple[VisionSizes, str]:
-    """Of --encoder if it is a LeVLJEPA folder here, of --init's vision tower, else those of ViT-B/16; and of what."""
-    named = config.encoder or config.init
+    """Of --encoder or --init's vision tower, and of what; those of ViT-B/16 for one whose sizes are not told."""
+    named, reason = config.encoder or config.init, ""
     if named is not None:
         try:
-            found = read_json(Path(named.removeprefix("random:")) / "config.json")
-            if config.init is not None:
-                return _of_llava(found["vision_config"]), named
-            return _of_levljepa(found["vision_encoder"], config.image_size), named
+            return _told_sizes(config, named), named
+        except UserError as error:
+            reason = f" ({error})"
         except UNTOLD:
             pass
     side, usual = config.image_size or 224, VisionSizes()
-    taken = f"{named or 'none named'}, taken for a ViT-B/16 at {side} pixels"
+    taken = f"{named or 'none named'}, taken for a ViT-B/16 at {side} pixels{reason}"
     return replace(usual, patches=(side // usual.patch) ** 2), taken
+
+
+def _told_sizes(config: BridgeConfig, named: str) -> VisionSizes:
+    """By small files alone, which are fetched from the hub. Raises: one of `UNTOLD`."""
+    if config.init is not None:
+        return _of_llava(read_json(Path(named) / "config.json")["vision_config"])
+    source = named.removeprefix("random:")
+    if source.startswith(("hf:", "timm:")) or source == "blind":
+        return _of_module(source, config.image_size)
+    folder = model_folder(source, ["config.json"], "give an encoder's folder")
+    return _of_levljepa(read_json(folder / "config.json")["vision_encoder"], config.image_size)
+
+
+def _of_module(name: str, image_size: int | None) -> VisionSizes:
+    """Of hf:NAME, timm:NAME and blind: the model is made without weights and without memory."""
+    from vlm.encoders.by_name import open_encoder
+
+    with torch.device("meta"):
+        encoder = open_encoder(name if name == "blind" else f"random:{name}")
+    vision, patch, side = encoder.vision, encoder.config.patch_size, image_size or encoder.config.image_size
+    if not hasattr(vision, "blocks"):
+        return _of_llava({**vision.config.to_dict(), "image_size": side})
+    inner = vision.blocks[0].mlp.fc1.out_features
+    return VisionSizes(encoder.width, len(vision.blocks), inner, patch, (side // patch) ** 2)
 
 
 def _of_levljepa(sizes: dict[str, Any], image_size: int | None) -> VisionSizes:

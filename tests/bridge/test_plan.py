@@ -1,6 +1,7 @@
 """--plan: the full size is priced without data, weights or a hub, and given data are counted."""
 
 import pytest
+from tiny.stock_vits import write_stock_vit
 
 from bridge.config import BridgeConfig, parse_config, questions_a_step
 from bridge.plan import describe, vision_sizes
@@ -72,6 +73,21 @@ def test_a_run_that_goes_on_has_the_vision_tower_of_its_vlm(tmp_path, inner):
     assert f"encoder: {tmp_path}\n" in describe(config, None, (1,))
     write_json(tmp_path / "config.json", {"text_config": SIZES["smollm2"]})
     assert vision_sizes(config) == (VisionSizes(), f"{tmp_path}, taken for a ViT-B/16 at 224 pixels")
+
+
+def test_stock_encoders_have_their_own_sizes_without_weights(tmp_path):
+    def sizes(*flags: str) -> tuple[VisionSizes, str]:
+        return vision_sizes(parse_config(["--llm", "qwen", "--plan", "--encoder", *flags]))
+
+    large = "timm:vit_large_patch14_clip_336.openai"
+    assert sizes(large) == (VisionSizes(1024, 24, 4096, 14, 576), large)
+    assert sizes("timm:vit_small_patch16_224", "--image-size", "448")[0] == VisionSizes(384, 12, 1536, 16, 784)
+    assert sizes("blind")[0] == VisionSizes(128, 1, 512, 12, 16)
+    for kind, inner in (("clip", 40), ("siglip_vision", 40), ("dinov2", 96), ("dinov3", 40)):
+        folder = write_stock_vit(tmp_path / kind, kind)
+        (folder / "model.safetensors").unlink()
+        assert sizes(f"hf:{folder}") == (VisionSizes(24, 3, inner, 8, 9), f"hf:{folder}")
+    assert sizes("timm:vit_smal")[1].startswith("timm:vit_smal, taken for a ViT-B/16 at 224 pixels (timm has no model")
 
 
 def test_an_unknown_llm_is_one_line(tmp_path):
