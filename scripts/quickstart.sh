@@ -38,6 +38,26 @@ mkdir -p "$logs"
 started=$SECONDS
 say() { printf '\n[%3d s] %s\n' $((SECONDS - started)) "$*"; }
 
+# A shell that is told to stop leaves what runs in front of it behind. So each step has a process group (set -m), which
+# is told as well, and saves its step first.
+running=""
+run() { # COMMAND...
+    set -m
+    "$@" &
+    running=$!
+    set +m
+    wait "$running"
+}
+stop() { # SIGNAL EXIT_CODE
+    trap '' INT TERM HUP
+    [ -z "$running" ] || kill -"$1" -- "-$running" 2> /dev/null || true
+    wait "$running" 2> /dev/null || true
+    exit "$2"
+}
+trap 'stop INT 130' INT
+trap 'stop TERM 143' TERM
+trap 'stop HUP 129' HUP
+
 bridge() { # NAME ENCODER
     python bridge/train.py --llm smollm2 --encoder "$2" --gqa "$world/gqa" --vqav2 "$world/vqav2" \
         --out "$out/bridge/$1" --seed "$seed" --steps 650 --batch-questions 8 --lr 5e-3
@@ -50,7 +70,7 @@ evaluate() { # NAME RUN [FLAGS]
 }
 
 say "world: drawn scenes in the files of GQA, VQAv2 and POPE"
-python scripts/make_world.py "$world" --seed "$seed"
+run python scripts/make_world.py "$world" --seed "$seed"
 
 say "lane 1: pretrain the encoder, then its connector; lane 2 (its log: $logs/lane2.log): the two baselines"
 set -m # a process group of its own, so that nothing of it outlives this script
@@ -67,30 +87,30 @@ set +m
 trap 'kill -- -$lane2 2> /dev/null || true' EXIT
 # One process: the model is tiny, and a batch of 32 cannot be shared by 3 GPUs. `--num_gpus 1` would always take GPU 0.
 gpu="${CUDA_VISIBLE_DEVICES:-0}"
-deepspeed --include "localhost:${gpu%%,*}" pretrain/run.py --data "$world/captions" --out "$out/pretrain" --seed "$seed"
+run deepspeed --include "localhost:${gpu%%,*}" pretrain/run.py --data "$world/captions" --out "$out/pretrain" --seed "$seed"
 # deepspeed exits with 0 as well if its launch.py was killed: the run's last record counts.
 [ -f "$out/pretrain/done.json" ] || { echo "error: the pretraining broke off; the same command goes on" >&2; exit 1; }
 
 say "the connector between the frozen encoder and the frozen LLM"
-bridge pretrained "$out/pretrain/encoder"
+run bridge pretrained "$out/pretrain/encoder"
 
 say "scores on held-out scenes"
-evaluate pretrained "$out/bridge/pretrained"
+run evaluate pretrained "$out/bridge/pretrained"
 say "the ceiling: the same LLM reads each scene's true caption in place of the image"
-evaluate oracle "$out/bridge/pretrained" --oracle "$world/captions.json"
+run evaluate oracle "$out/bridge/pretrained" --oracle "$world/captions.json"
 say "what the encoder has learnt"
-python pretrain/probe.py "$out/pretrain/encoder" --task objects --data "$world/gqa"
-python pretrain/probe.py "$out/pretrain/encoder" --task retrieval --data "$world/captions/testdev-*.tar"
+run python pretrain/probe.py "$out/pretrain/encoder" --task objects --data "$world/gqa"
+run python pretrain/probe.py "$out/pretrain/encoder" --task retrieval --data "$world/captions/testdev-*.tar"
 say "waiting for lane 2: $(tail -c 120 "$logs/lane2.log" | tr '\r' '\n' | tail -1)"
 wait $lane2 || { tail -5 "$logs/lane2.log" >&2; exit 1; }
-python bridge/results.py pretrained="$out/eval/pretrained" random="$out/eval/random" blind="$out/eval/blind" \
+run python bridge/results.py pretrained="$out/eval/pretrained" random="$out/eval/random" blind="$out/eval/blind" \
     oracle="$out/eval/oracle" --out "$out"
 
 say "four held-out questions of different kinds, whatever the answers are"
 shown=(python scripts/show_answers.py "$world" "$out/eval/pretrained" --seed "$seed")
-"${shown[@]}" --out "$out"
+run "${shown[@]}" --out "$out"
 IFS=$'\t' read -r image question < <("${shown[@]}" --pick)
 say "a chat about the first of them that is right (if none is, about the first): $image"
 echo "> $question"
-vlm chat "$out/bridge/pretrained/vlm" --image "$image" --question "$question"
+run vlm chat "$out/bridge/pretrained/vlm" --image "$image" --question "$question"
 say "done: $out/results.png, $out/results.md, $out/examples.png; go on with: . .venv/bin/activate; vlm chat $out/bridge/pretrained/vlm --image $image"

@@ -19,4 +19,4 @@ export HF_HUB_OFFLINE=1 OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 ruff check .
 ruff format --check .
 pyrefly check
-python -m pytest --numprocesses 2 --dist loadfile --durations=10 "$@"
+exec python -m pytest --numprocesses 2 --dist loadfile --durations=10 "$@"

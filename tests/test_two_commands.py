@@ -89,10 +89,10 @@ def test_the_bridge_then_needs_nothing_else(clone):
 def test_the_quickstart_pretrains_what_the_bare_command_does():
     """So that the bare command goes on with the quickstart's run, and its encoder is that of `--preset tiny`."""
     script = (ROOT / "scripts/quickstart.sh").read_text()
-    line = next(line for line in script.splitlines() if line.startswith("deepspeed "))
+    line = next(line for line in script.splitlines() if line.startswith("run deepspeed "))
     launcher, own = line.split(" pretrain/run.py ")
     assert [word for word in shlex.split(own) if word.startswith("--")] == ["--data", "--out", "--seed"]
-    assert launcher == 'deepspeed --include "localhost:${gpu%%,*}"'
+    assert launcher == 'run deepspeed --include "localhost:${gpu%%,*}"'
 
 
 @pytest.mark.parametrize(
@@ -103,8 +103,8 @@ def test_the_quickstart_pretrains_in_one_process_on_the_first_visible_gpu(visibl
     from deepspeed.launcher import runner
 
     lines = (ROOT / "scripts/quickstart.sh").read_text().splitlines()
-    typed = [line for line in lines if line.startswith(("gpu=", "deepspeed "))]
-    script = "\n".join(["set -u; world=w; out=o; seed=0; deepspeed() { printf '%s\\n' \"$@\"; }", *typed])
+    typed = [line for line in lines if line.startswith(("gpu=", "run deepspeed "))]
+    script = "\n".join(["set -u; world=w; out=o; seed=0; run() { shift; printf '%s\\n' \"$@\"; }", *typed])
     environment = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
     environment |= {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
     done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=True)
@@ -113,3 +113,34 @@ def test_the_quickstart_pretrains_in_one_process_on_the_first_visible_gpu(visibl
     assert runner.parse_inclusion_exclusion({"localhost": devices}, flags.include, flags.exclude) == {
         "localhost": [used]
     }
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_a_stopped_quickstart_stops_its_steps_and_waits_for_them(tmp_path, number, code):
+    """The script alone is told. Its steps here are programs that wait, and write down how they end."""
+    scripts, binaries = tmp_path / "scripts", tmp_path / "bin"
+    scripts.mkdir()
+    binaries.mkdir()
+    (scripts / "quickstart.sh").write_text((ROOT / "scripts/quickstart.sh").read_text())
+    (scripts / "setup.sh").write_text(f"cd {tmp_path}; export PATH={binaries}:$PATH\n")
+    step = """#!/bin/bash
+case "$1" in scripts/make_world.py) exit 0 ;; esac
+trap 'echo "$0 saved" >> ends; exit 1' TERM INT HUP
+echo $$ >> begun
+while :; do sleep 0.1; done
+"""
+    for name in ("python", "deepspeed"):
+        (binaries / name).write_text(step)
+        (binaries / name).chmod(0o755)
+    process, log = start(tmp_path, f"bash {scripts}/quickstart.sh")
+    begun, deadline = tmp_path / "begun", time.monotonic() + 30
+    while time.monotonic() < deadline and not (begun.exists() and len(begun.read_text().split()) == 2):
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait(timeout=30) == code, log.read_text()
+    assert f"{binaries}/deepspeed saved" in (tmp_path / "ends").read_text()
+    while time.monotonic() < deadline and any(Path(f"/proc/{pid}").exists() for pid in begun.read_text().split()):
+        time.sleep(0.05)  # the other lane is told last
+    assert sorted((tmp_path / "ends").read_text().splitlines()) == [
+        f"{binaries}/{name} saved" for name in ("deepspeed", "python")
+    ]
