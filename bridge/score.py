@@ -1,6 +1,7 @@
 """Score any model's VQAv2, GQA or POPE predictions as the official evaluators do."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,10 +124,8 @@ def score_pope(config: ScoreConfig) -> dict:
         own = enumerate(lines.items(), start=1)
         known[category] = {key: pope_label(line, f"{file}, line {n} (question {key})") for n, (key, line) in own}
         asked[category] = {key: str(line.get("text", line.get("question", ""))) for key, line in lines.items()}
-    if questions.is_dir():
-        records = _answers_of_folder(predictions, asked)
-    else:
-        records = {category: read_objects(predictions) for category in known}
+    answers_to = _answers_of_folder if questions.is_dir() else _answers_to_file
+    records = answers_to(predictions, asked)
     labels: dict[str, pope.Texts] = {}
     answers: dict[str, pope.Texts] = {}
     for category, lines in records.items():
@@ -147,6 +146,19 @@ def _answers_of_folder(path: Path, asked: dict[str, dict[str, str]]) -> dict[str
             raise UserError(f"{path} has {len(files)} .json or .jsonl files named after {category!r}; needed is one")
         records[category] = read_objects(files[0])
     return records
+
+
+def _answers_to_file(path: Path, asked: dict[str, dict[str, str]]) -> dict[str, list[Mapping]]:
+    """The same of one category's file; of LLaVA's answers to all three, those to this one."""
+    records, [category] = read_objects(path), asked
+    keys = ["" if id_of(record) is None else id_text(id_of(record), "predictions") for record in records]
+    places = [(int(key) - 1) // LLAVA_OFFSET if key.isdecimal() else -1 for key in keys]
+    names = dict(enumerate(LLAVA_LINES))
+    if set(places) != set(names) or all(key in asked[category] for key in keys):
+        return {category: records}
+    own = [record for record, place in zip(records, places) if names[place] == category]
+    print(f"{path}: LLaVA's answers; {len(own):,} of {len(records):,} are to {category}", file=sys.stderr)
+    return _split_llava(own or records, asked)
 
 
 def _split_llava(records: Sequence[Mapping], asked: dict[str, dict[str, str]]) -> dict[str, list[Mapping]]:

@@ -50,7 +50,7 @@ class EvaluateConfig:
     )
     out: str | None = setting(None, help="where everything is written", metavar="DIR", default_text="RUN/eval")
     limit_images: int | None = _count(None, help="only the questions about each benchmark's first N images")
-    max_new_tokens: int = _count(16, help="longest answer, in tokens")
+    max_new_tokens: int = _count(128, help="longest answer, in tokens; LLaVA's protocol has 128")
     mode: str = setting("official", help="official scores or lmms-eval's", choices=MODES)
     blind: bool = setting(False, help="control: the bare question, without any image slot")
     oracle: str | None = setting(None, help="captions.json: true captions in the images' place", metavar="FILE")

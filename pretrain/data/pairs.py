@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pretrain.data.captions import BadSample, Caption
+from pretrain.data.captions import CAPTION_BYTES, BadSample, Caption
 from pretrain.data.order import Order
 
 CAPTION_CHARACTERS = 10_000  # that are kept of a caption
@@ -113,7 +113,9 @@ def clean_caption(raw: bytes | None) -> str:
     raw = raw or b""
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise BadSample("caption is UTF-16, not UTF-8")
-    words = raw.removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace").replace("\0", "").split()
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    whole = len(raw) < CAPTION_BYTES  # else it was cut, perhaps within its last character
+    words = decoder.decode(raw.removeprefix(codecs.BOM_UTF8), final=whole).replace("\0", "").split()
     text = " ".join(words)[:CAPTION_CHARACTERS].rstrip()
     return text if any(unicodedata.category(c) not in ("Cc", "Cf", "Zs") for c in text) else ""
 

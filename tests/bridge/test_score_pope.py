@@ -2,8 +2,9 @@
 
 import pytest
 
-from bridge.score import _split_llava
+from bridge.score import _answers_to_file, _split_llava
 from vlm.errors import UserError
+from vlm.files import write_json
 
 ASKED = {name: {"1": "", "2": "", "3": "", "4": ""} for name in ("adversarial", "popular", "random")}
 
@@ -31,3 +32,22 @@ def test_an_id_of_no_line_is_named(strange):
 def test_an_id_that_is_none_is_one_line():
     with pytest.raises(UserError, match=r"^predictions: the question id is 1\.5; needed is text or a whole number"):
         _split_llava([{"question_id": 1.5, "text": "Yes"}], ASKED)
+
+
+def test_of_llavas_answers_to_all_files_one_file_takes_its_own(tmp_path, capsys):
+    """Their ids 1, 2, ... are adversarial's, and random's file has the same ones."""
+    path, asked = tmp_path / "answers.json", {"1": "", "2": "", "3": "", "4": ""}
+    lines = [record | {"text": f"{record['question_id'] // 10_000_000}"} for record in whole(int)]
+    write_json(path, lines)
+    for category, text in (("adversarial", "0"), ("random", "1"), ("popular", "2")):
+        assert _answers_to_file(path, {category: asked}) == {
+            category: [{"question_id": key, "text": text} for key in asked]
+        }
+        assert f"4 of 12 are to {category}" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"^question id 1 is not one of llava_pope_test\.jsonl"):
+        _answers_to_file(path, {"mine": asked})
+    write_json(path, lines[:4])  # of one category, with that file's ids
+    assert _answers_to_file(path, {"random": asked}) == {"random": lines[:4]}
+    own = [{"question_id": key, "text": "no"} for key in ("5", "10000005", "20000005")]
+    write_json(path, own)  # ids of the questions' own
+    assert _answers_to_file(path, {"mine": {"5": "", "10000005": "", "20000005": ""}}) == {"mine": own}

@@ -157,9 +157,9 @@ def _check_architecture(config: Any, name: str) -> None:
 
 def _image_token(tokenizer: PreTrainedTokenizerBase, rows: int, name: str) -> tuple[str, int]:
     """The first of `IMAGE_TOKENS` that has one of the `rows` of the embedding table and that no chat shows; its id."""
-    added = tokenizer.get_added_vocab()
+    added, native = tokenizer.get_added_vocab(), _native_template(tokenizer) or ""
     for token in IMAGE_TOKENS:
-        if token in added and added[token] < rows and token not in (tokenizer.chat_template or ""):
+        if token in added and added[token] < rows and token not in native:
             return token, added[token]
     raise UserError(
         f"the tokenizer of {name} reserves no token that could mark an image (looked for {', '.join(IMAGE_TOKENS)}): "
@@ -167,13 +167,17 @@ def _image_token(tokenizer: PreTrainedTokenizerBase, rows: int, name: str) -> tu
     )
 
 
+def _native_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The model's own chat template; of several named ones the default."""
+    native = tokenizer.chat_template
+    return native.get("default") if isinstance(native, dict) else native
+
+
 def _chat_template(name: str, tokenizer: PreTrainedTokenizerBase, image_token: str, examples: bool) -> str:
     """The template of the VLM: smollm2's text format, or the model's own with LLaVA's wording in it."""
     if name == "smollm2":
         return build_template(image_token, wording=("smollm2_examples", "smollm2") if examples else ("smollm2",))
-    native = tokenizer.chat_template
-    if isinstance(native, dict):
-        native = native.get("default")
+    native = _native_template(tokenizer)
     if not native:
         raise UserError(
             f"{name} has no chat template: give an instruction-tuned model (its name often ends in -Instruct)"

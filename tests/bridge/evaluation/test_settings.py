@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 def test_defaults():
     assert parse_config("about", ["runs/x"]) == EvaluateConfig(
         vlm="runs/x", gqa=None, vqav2=None, pope=None, gqa_split="testdev", vqav2_split=None, out=None,
-        limit_images=None, max_new_tokens=16, mode="official", blind=False, oracle=None, shuffle_images=False,
+        limit_images=None, max_new_tokens=128, mode="official", blind=False, oracle=None, shuffle_images=False,
         baseline=(), batch_questions=64, precision=None, load_in=None, device=None, overwrite=False,
     )  # fmt: skip
     config = score.parse_config(["gqa", "--questions", "q", "--predictions", "p"])

@@ -12,7 +12,7 @@ from tiny.tars import numbered_pairs, pair, write_numbered_shards, write_tar
 
 from pretrain.data import manifest
 from pretrain.data.batches import CaptionBatches
-from pretrain.data.captions import BadSample
+from pretrain.data.captions import CAPTION_BYTES, BadSample
 from pretrain.data.pairs import clean_caption
 from pretrain.data.source import open_captions
 from pretrain.data.workers import dead_loaders_told
@@ -140,6 +140,7 @@ CAPTIONS = {
     "surrogate bytes": (b"\xed\xa0\x80 x", "\ufffd\ufffd\ufffd x"),
     "byte order mark": ("\ufeffa cat".encode(), "a cat"),
     "cut": (b"x" * 10_001, "x" * 10_000),
+    "read up to the middle of a character": (b"a" + b" " * (CAPTION_BYTES - 3) + "語".encode()[:2], "a"),
     "cut before a space": (b"x" * 9_999 + b" y", "x" * 9_999),
     "special tokens are text": (b"<|endoftext|> [PAD]", "<|endoftext|> [PAD]"),
     "bidi stays": ("\u202eabc".encode(), "\u202eabc"),
