@@ -35,6 +35,8 @@ _GONE = ("closed by peer", "reset by peer", "Broken pipe", "failed to recv, got 
 # What errors say if memory has run out: of a GPU (torch.OutOfMemoryError, CUDA's own, Apple's), of CUDA's libraries, of
 # the machine. All are RuntimeErrors but Python's own.
 _NO_MEMORY = re.compile(r"out of memory|_ALLOC_FAILED|can't allocate memory|not enough memory", re.IGNORECASE)
+_COUNTS = ("RANK", "WORLD_SIZE")
+_LAUNCHED = (*_COUNTS, "MASTER_ADDR", "MASTER_PORT")  # of the environment: a process's place among several
 LAST_WORDS = 3.0  # seconds; launchers look after their processes once a second
 
 
@@ -211,9 +213,32 @@ def memory_ran_out(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error))))
 
 
+def _check_surroundings() -> None:
+    """Refuse a folder that is gone, and what no launcher leaves in the environment: a part of RANK, WORLD_SIZE,
+    MASTER_ADDR and MASTER_PORT. A process that takes itself for the second of several would save nothing.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("the current folder has been deleted: cd to another one") from None
+    told = {name: os.environ.get(name, "").strip() for name in _LAUNCHED}
+    for name in [name for name in _COUNTS if not told[name]]:
+        os.environ.pop(name, None)  # empty is not there
+    says = ", ".join(f"{name}={told[name] or '(nothing)'}" for name in _LAUNCHED)
+    advice = "start by torchrun, deepspeed or accelerate launch, which set all four, or go on alone by " + " ".join(
+        ["env", *(f"-u {name}" for name in _COUNTS), "COMMAND"]
+    )
+    if not all((told[name] or "0").isdecimal() for name in _COUNTS):
+        raise UserError(f"the environment has {says}; needed are numbers: {advice}")
+    rank, size = int(told["RANK"] or 0), int(told["WORLD_SIZE"] or 1)
+    if rank >= size or (size > 1 and not all(told.values())):
+        raise UserError(f"the environment has {says}, which is no place among several processes: {advice}")
+
+
 def _reported(main: Callable[[], None]) -> None:
     try:
         with stoppable():
+            _check_surroundings()
             allowed_pixels()  # else each picture of a data set would fail by a mistake in the environment
             main()
         sys.stdout.flush()  # what a pipe refuses is then met here, not while the interpreter ends

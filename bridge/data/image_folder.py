@@ -53,7 +53,7 @@ class ImageFolder:
                 self._listings[folder] = self._listing(folder)
             # Only a suffix of images is exchanged: "1.5" is not the name of 1.jpg.
             stem = path.stem if path.suffix.lower() in SUFFIXES else path.name
-            twins = [path.name, *(stem + suffix for suffix in SUFFIXES)]
+            twins = [path.name, *(stem + spelt for suffix in SUFFIXES for spelt in (suffix, suffix.upper()))]
             present = [path.with_name(twin) for twin in twins if twin in self._listings[folder]]
             is_link = bool(present) and self._listings[folder][present[0].name]
             if not present or (is_link and not present[0].exists()):

@@ -122,7 +122,8 @@ def gqa_files(path: Path) -> list[Path]:
     """The file `path`; or the chunks in the folder `path`, or in `NAME/` for NAME.json, as train_all is distributed."""
     if path.is_file():
         return [path]
-    return sorted((path if path.is_dir() else path.with_suffix("")).glob("*.json"))
+    chunks = (path if path.is_dir() else path.with_suffix("")).glob("*.json")
+    return sorted(file for file in chunks if not file.name.startswith("."))  # ._NAME.json is what a Mac adds
 
 
 def gqa_records(path: Path) -> Records:

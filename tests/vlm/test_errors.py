@@ -1,6 +1,8 @@
 """Errors of the disk are one line that names the file; mistakes of the program keep their traceback."""
 
+import atexit
 import errno
+import os
 import sys
 
 import pytest
@@ -72,3 +74,59 @@ def test_a_refused_file_is_one_line_and_a_mistake_a_traceback(capsys, monkeypatc
     monkeypatch.setenv("LEVLM_DEBUG", "1")
     with pytest.raises(PermissionError):
         outcome(capsys, refused)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            {"RANK": "1"},
+            "RANK=1, WORLD_SIZE=(nothing), MASTER_ADDR=(nothing), MASTER_PORT=(nothing), which is no place",
+        ),
+        ({"WORLD_SIZE": "2"}, "RANK=(nothing), WORLD_SIZE=2, "),
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "here"}, "MASTER_PORT=(nothing), which is no place"),
+        ({"RANK": "2", "WORLD_SIZE": "2", "MASTER_ADDR": "here", "MASTER_PORT": "1"}, "which is no place"),
+        ({"RANK": "0", "WORLD_SIZE": "0"}, "which is no place"),
+        (
+            {"RANK": "first"},
+            "RANK=first, WORLD_SIZE=(nothing), MASTER_ADDR=(nothing), MASTER_PORT=(nothing); needed are",
+        ),
+    ],
+)
+def test_a_part_of_a_launchers_environment_is_refused(capsys, monkeypatch, given, words):
+    """With RANK=1 alone, a run would train to its end and save nothing."""
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "_exit", sys.exit)  # how one of several processes ends
+    monkeypatch.setattr(atexit, "_run_exitfuncs", lambda: None)
+    with pytest.raises(SystemExit) as end:
+        run_command(lambda: pytest.fail("it began"))
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and words in said and said.count("\n") == 1
+    assert "or go on alone by env -u RANK -u WORLD_SIZE COMMAND" in said
+
+
+@pytest.mark.parametrize("given", [{}, {"RANK": "0"}, {"WORLD_SIZE": ""}, {"RANK": "0", "WORLD_SIZE": "1"}])
+def test_one_process_needs_no_launcher(monkeypatch, given):
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    begun = []
+    monkeypatch.setattr(os, "_exit", begun.append)
+    monkeypatch.setattr(atexit, "_run_exitfuncs", lambda: None)
+    run_command(lambda: begun.append(os.environ.get("WORLD_SIZE")))
+    assert begun[0] in (None, "1")
+
+
+def test_a_folder_that_is_gone_is_one_line(capsys, monkeypatch, tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(SystemExit) as end:
+        run_command(lambda: pytest.fail("it began"))
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "error: the current folder has been deleted: cd to another one\n"

@@ -38,6 +38,13 @@ def locked(folder: Path, option: str = "--out") -> Iterator[None]:
 def _lock(folder: Path, option: str, held: ExitStack) -> None:
     """Lock `folder` until `held` closes, and finish what a killed run left in it."""
     try:
+        str(folder.absolute()).encode()
+    except UnicodeEncodeError:  # libraries that write weights and tokenizers take no other names
+        raise UserError(
+            f"{option} {str(folder)!a}: the path is not UTF-8, so that no tokenizer could be saved there: name another "
+            "folder, or set LC_ALL=C.UTF-8 if it is this shell that reads letters as bytes"
+        ) from None
+    try:
         folder.mkdir(parents=True, exist_ok=True)
         file = held.enter_context((folder / ".lock").open("a+", encoding="utf-8"))
         until = time.monotonic() + LINGER

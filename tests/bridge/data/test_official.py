@@ -64,6 +64,7 @@ def test_gqa_in_chunks(tmp_path):
     for chunk in range(2):
         record = {"question": f"q{chunk}", "imageId": "1"}
         write(tmp_path / f"train_all_questions/train_all_questions_{chunk}.json", {f"id{chunk}": record})
+    (tmp_path / "train_all_questions/._train_all_questions_0.json").write_bytes(b"\0\5\26\7")  # a Mac's
     touch(tmp_path / "images/1.jpg")
     assert [(e.question_id, e.question, e.answer) for e in official.gqa(tmp_path, "train_all")] == [
         ("id0", "q0", None),
@@ -224,10 +225,12 @@ def test_coco_in_its_division_of_2017(tmp_path):
 
 
 def test_only_a_suffix_of_images_is_exchanged_and_a_folder_is_no_image(tmp_path):
-    for name in ("1.jpg", "a.png"):
+    for name in ("1.jpg", "a.png", "B.JPEG"):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "folder.jpg").mkdir()
     images = ImageFolder(tmp_path)
-    assert [images.find(name).name for name in ("1.png", "1", "a.JPG")] == ["1.jpg", "1.jpg", "a.png"]
+    assert [images.find(name).name for name in ("1.png", "1", "a.JPG", "B.jpg")] == [
+        "1.jpg", "1.jpg", "a.png", "B.JPEG"
+    ]  # fmt: skip
     assert images.find("1.5").name == "1.5" and images.find("folder.jpg").name == "folder.jpg"
     assert {path.name for path in images.missing} == {"1.5", "folder.jpg"}

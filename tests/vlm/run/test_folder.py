@@ -37,6 +37,14 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
         pass
 
 
+def test_a_folder_whose_name_is_no_utf8_is_refused_before_anything_is_trained(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    told = r"^--out '.*/caf\\udce9': the path is not UTF-8.* name another folder"
+    with pytest.raises(UserError, match=told), locked(folder):
+        pass
+    assert not folder.exists()
+
+
 def test_records_of_steps_to_be_repeated_are_dropped(tmp_path):
     metrics = tmp_path / "metrics.jsonl"
     forget_from(metrics, 3)
