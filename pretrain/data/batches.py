@@ -81,7 +81,10 @@ class CaptionBatches(Dataset):
         self.workers, self.quarantine, self.bad_ratio = workers, quarantine, bad_ratio
 
     def __iter__(self) -> Iterator[dict]:
-        """Load the batches in order, list their bad samples, and judge how many there are; collective at the end."""
+        """Load the batches in order, list their bad samples, and judge how many there are; collective at the end.
+
+        At the end it is told how many captions were not UTF-8, which are used all the same.
+        """
         listed, parts = Quarantine(self.quarantine, self.rank), self.data.parts()
         if self.rank == 0:
             listed.add(self.data.unusable())
@@ -89,13 +92,20 @@ class CaptionBatches(Dataset):
             left_out = part.reasons()
             refuse_above(self.bad_ratio, len(part) + left_out.total(), left_out, "all {} samples" + _of(label))
         limits = [Limit(self.bad_ratio, "the last {} samples drawn" + _of(label)) for label, _ in parts]
+        seen = replaced = 0
         for batch in self._load():
             bad, sources = batch.pop("bad"), batch.pop("sources")
             listed.add(bad)
             if "error" in batch:
                 raise UserError(batch["error"])
             self._judge(limits, sources, bad)
+            seen, replaced = seen + self.local, replaced + sum("\ufffd" in text for text in batch["captions"])
             yield batch
+        if replaced and self.rank == 0:
+            told = (
+                f"{replaced:,} of the {seen:,} captions drawn by rank 0 have U+FFFD in place of bytes that are no UTF-8"
+            )
+            print(f"{told}: convert the texts, as by iconv -f latin1 -t utf-8", file=sys.stderr)
         if self.quarantine:
             barrier()
             if self.rank == 0:

@@ -13,7 +13,7 @@ import numpy as np
 
 from pretrain.data.captions import CAPTION_BYTES, BadSample, Caption, field_names, from_json, text_fields
 from pretrain.data.pairs import Captions, fingerprint_rows
-from pretrain.data.samples import LARGEST_CAPTION, LARGEST_IMAGE, Fields, Member, group
+from pretrain.data.samples import LARGEST_CAPTION, LARGEST_IMAGE, Fields, Member, group, split_last
 from vlm.errors import UserError
 from vlm.reading import open_regular
 
@@ -58,7 +58,7 @@ class FolderCaptions(Captions):
         self.counts = np.array(counts, np.int64)
         self._starts = np.concatenate([[0], np.cumsum(self.counts)])
         if not self.pairs:
-            self._refuse(names)
+            self._refuse(names, fields)
 
     @property
     def fingerprint(self) -> str:
@@ -98,21 +98,34 @@ class FolderCaptions(Captions):
     def reasons(self) -> Counter:
         return Counter(record["reason"] for record in self.bad)
 
-    def _refuse(self, names: list[str]) -> None:
+    def _refuse(self, names: list[str], fields: Fields) -> None:
         """Raise `UserError`: what is there instead of a pair, and how to name the captions."""
         counted = ", ".join(f"{count} x {reason}" for reason, count in self.reasons().most_common())
         suffixes = sorted({name.rpartition(".")[2].lower() for name in names if "." in name.rpartition("/")[2]})
         remedy = "put KEY.txt beside KEY.jpg, or name the suffixes with --image-column and --caption-column"
-        for name in (name for name in names if name.lower().endswith(".json")):
-            try:
-                fields = field_names(json.loads(_content(self.root / name, LARGEST_CAPTION)))
-            except (OSError, ValueError, RecursionError, BadSample):
-                continue
-            if fields:
-                remedy = f"{name} has the {text_fields(fields)}"
-                break
+        if advice := self._about_json(names, fields):
+            remedy = advice
         found = f"{counted or 'no image'}; its files end in {', '.join(suffixes[:8])}"
         raise UserError(f"{self.root} holds no image-caption pair: {found}; {remedy}")
+
+    def _about_json(self, names: list[str], fields: Fields) -> str | None:
+        """How to name captions in JSON, which lie in a KEY.json beside each image, or in a table of them all."""
+        keys = {split_last(name, fields)[0] for name in names if split_last(name, fields)[1] in fields.images}
+        documents = [name for name in names if name.lower().endswith(".json")]
+        for name in sorted(documents, key=lambda name: name[: -len(".json")] not in keys):  # those beside images first
+            is_caption = name[: -len(".json")] in keys
+            table = f"{name} is the caption of no image: if it is a table, name it itself: --data {self.root / name}"
+            try:
+                content = json.loads(_content(self.root / name, LARGEST_CAPTION))
+            except (OSError, ValueError, RecursionError):
+                continue
+            except BadSample:  # too large for a caption, not for a table
+                content = []
+            if found := field_names(content) if is_caption else []:
+                return f"{name} has the {text_fields(found)}"
+            if not is_caption and isinstance(content, list):
+                return table
+        return None
 
 
 def _folder_and_name(name: str) -> tuple[str, str]:

@@ -70,7 +70,8 @@ def open_captions(
     if found.kind == BY_NAME:
         return tabular.open_by_name(str(found.paths[0]), image_column, caption_column, roots)
     named = [found.root] if found.root else []
-    return tabular.open_files(found.paths, image_column, caption_column, [*named, *roots])
+    data = tabular.open_files(found.paths, image_column, caption_column, [*named, *roots])
+    return _told(str(source), data)
 
 
 def check_captions(source: str) -> None:

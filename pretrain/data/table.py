@@ -5,11 +5,10 @@ list of them (one is drawn), or a field of a struct or of JSON. Rows are read as
 image costs its own row, not the whole column.
 """
 
-import errno
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +25,14 @@ from pretrain.data.captions import (
     parse_place,
 )  # fmt: skip
 from pretrain.data.pairs import Captions, fingerprint_rows
-from pretrain.data.samples import LARGEST_IMAGE
+from pretrain.data.table_images import BASE64, MISSING, OUTSIDE, URL, image_content, named_image, shown
 from vlm.errors import UserError
-from vlm.reading import inside, read_regular
 
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
 PATH_COLUMNS = (
     "img", "image_path", "filepath", "file_path", "file_name", "filename", "image_file", "img_path", "path", "images"
 )  # fmt: skip
 CAPTION_COLUMNS = ("caption", "text", "txt", "captions", "texts", "title", "sentences", "alt_text", "description")
-OUTSIDE = "image lies outside of the data set"
 FIRST_ROWS = 16  # of which one image file at least must be there
 
 
@@ -51,12 +48,14 @@ class TableCaptions(Captions):
         files: Sequence[Path],
         rows: Sequence[int] = (),
         roots: Sequence[Path] = (),
+        told: Sequence[str] = (),
     ):
         """files: those that hold the rows, and how many `rows` each holds, if they are known.
 
         roots: folders in which images named by a path may lie, beside each file's own.
+        told: notices of how the files were read.
         """
-        self.name, self.files, self.roots = name, files, roots
+        self.name, self.files, self.roots, self.told = name, files, roots, told
         usual = IMAGE_COLUMNS + PATH_COLUMNS
         self.image_column = choose_column(data.column_names, image_column, usual, "image", name)
         self.place = _caption_place(data.column_names, caption_column, name)
@@ -99,7 +98,10 @@ class TableCaptions(Captions):
     def key(self, number: int) -> str | None:
         """The path of the image if there is one, else the file and its row."""
         image = image_content(self.data[number][self.image_column][0])
-        return image if isinstance(image, str) else self.where(number)
+        return shown(image) if isinstance(image, str) else self.where(number)
+
+    def notices(self) -> Iterator[str]:
+        return iter(self.told)
 
     def where(self, number: int) -> str:
         """The file and its row, as far as they are known."""
@@ -176,13 +178,17 @@ class TableCaptions(Captions):
             return
         number, problem = problems[0]
         image = image_content(self.data[number][self.image_column][0])
-        where = f"{self.where(number)}, column {self.image_column!r}: {image!r}"
-        if problem == "image is a URL":
+        given = shown(image) if isinstance(image, str) else None
+        where = f"{self.where(number)}, column {self.image_column!r}: {given!r}"
+        if problem == BASE64:
+            cure = "decode the column to bytes first, or write the images to files"
+            raise UserError(f"{where} begins as base64 of an image, not as a path: {cure}")
+        if problem == URL:
             raise UserError(f"{where} is a URL, no image: fetch the images with img2dataset first")
         if problem == OUTSIDE:
             cure = "copy the images there, or name the folder that they may lie in with --image-root"
             raise UserError(f"{where} lies outside of {', '.join(map(str, self._folders(number)))}: {cure}")
-        if problem == "image file not found":
+        if problem == MISSING:
             folders = ", ".join(map(str, self._folders(number))) or "the folders that may be read"
             cure = "put the images there, or write their whole paths, or name their folder with --image-root"
             raise UserError(f"{where} is in none of {folders} (nor those of the next rows): {cure}")
@@ -237,58 +243,6 @@ def _caption_place(columns: Sequence[str], wanted: str | None, name: str) -> Cap
         place = parse_place(wanted)
         return CaptionPlace(choose_column(columns, place.name, (), "caption", name), place.field)
     return CaptionPlace(choose_column(columns, wanted, CAPTION_COLUMNS, "caption", name))
-
-
-def image_content(value: Any) -> bytes | str | None:
-    """The image file in an Arrow scalar, or the path of it: a struct of bytes and path, plain binary, or a string."""
-    import pyarrow as pa
-
-    if not value.is_valid:
-        return None
-    if isinstance(value, pa.StructScalar):
-        parts = dict(value.items())  # of them "bytes" or "path" may be missing
-        if "bytes" in parts and parts["bytes"].is_valid:
-            return parts["bytes"].as_buffer().to_pybytes()
-        return (parts["path"].as_py() or None) if "path" in parts else None
-    if isinstance(value, (pa.StringScalar, pa.LargeStringScalar)):
-        return value.as_py() or None
-    return value.as_buffer().to_pybytes()
-
-
-def image_bytes(value: Any, roots: Sequence[Path]) -> bytes | None:
-    """As `image_content`, with the file at a path read, which must lie in one of `roots`. Raises: as `named_image`."""
-    content = image_content(value)
-    return named_image(content, roots) if isinstance(content, str) else content
-
-
-def named_image(path: str, roots: Sequence[Path], above: Path | None = None) -> bytes:
-    """The image file at the path that a row names: a regular file below one of `roots`, links followed.
-
-    above: a folder around the table's, below which a plain relative path may also lie, as `images/1.jpg` beside
-    `annotations/table.csv` does.
-    Raises: BadSample if it lies elsewhere, whether it is there or not, or is too large; OSError if it is no regular
-    file or cannot be read.
-    """
-    if path.startswith(("http://", "https://")):
-        raise BadSample("image is a URL")
-    given = Path(os.path.expanduser(path.removeprefix("file://")))
-    plain = not given.is_absolute() and ".." not in given.parts
-    reason = "image file not found"
-    for start in (*roots, *([above] if above and plain else [])):
-        try:
-            if not inside(start / given, [*roots, start]):
-                reason = OUTSIDE
-                continue
-            return read_regular(start / given, LARGEST_IMAGE)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except ValueError:  # a NUL character
-            break
-        except OSError as error:
-            if error.errno == errno.EFBIG:
-                raise BadSample("file too large") from None
-            raise
-    raise BadSample(reason)
 
 
 def _parsed(text: str) -> Any:

@@ -4,7 +4,7 @@
 its cache as Arrow.
 """
 
-import csv
+import errno
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,12 +12,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pretrain.data.data_files import check_folder, escaped, exactly
+from pretrain.data.delimited import open_delimited
 from pretrain.data.table import TableCaptions
 from vlm.errors import UserError, one_line
 from vlm.hub import check_repository, is_hub_id
 from vlm.reading import check_regular
 from vlm.walking import walk
 
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 NEEDED = "a folder or glob of .tar, .parquet or .arrow files, or a hub id"
 
 
@@ -29,19 +31,46 @@ def open_files(
     roots: as for `TableCaptions`.
     """
     import datasets
-    import pyarrow.parquet as pq
 
     for path in paths:
         _check_file(path)
     name = paths[0].parent.name if len(paths) > 1 else paths[0].name
+    told: list[str] = []
     if paths[0].suffix.lower() == ".parquet":
+        paths, rows = _with_rows(paths, name, told)
         data = _loaded(name, lambda: datasets.load_dataset("parquet", data_files=exactly(paths), split="train"))
-        rows = [pq.read_metadata(path).num_rows for path in paths]
     else:
-        parts = [_loaded(str(path), lambda path=path: _open_file(path)) for path in paths]
+        parts = [_loaded(str(path), lambda path=path: _open_file(path, told)) for path in paths]
         data = _loaded(name, lambda: datasets.concatenate_datasets(parts))
         rows = [len(part) for part in parts]
-    return TableCaptions(data, name, image_column, caption_column, paths, rows, roots)
+    return TableCaptions(data, name, image_column, caption_column, paths, rows, roots, told)
+
+
+def _with_rows(paths: Sequence[Path], name: str, told: list[str]) -> tuple[list[Path], list[int]]:
+    """The .parquet files that hold rows, and how many; `told` gets a notice of the others.
+
+    `datasets` refuses all for one without rows, as Spark writes it.
+    Raises: UserError if a file is broken, or all are without rows.
+    """
+    import pyarrow
+    import pyarrow.parquet as pq
+
+    rows = []
+    for path in paths:
+        shown = path.name if len(paths) == 1 else path
+        try:
+            rows.append(pq.read_metadata(path).num_rows)
+        except (pyarrow.ArrowException, OSError) as error:
+            cause = f"cannot read {shown} as a data set: {one_line(error)}"
+            raise UserError(f"{cause}: fetch or write it again, or name the other files alone") from error
+    empty = [path for path, count in zip(paths, rows) if not count]
+    if len(empty) == len(paths):
+        those = str(paths[0]) if len(paths) == 1 else f"the {len(paths)} files of {name}"
+        raise UserError(f"no row is in {those}: give files that hold pairs")
+    if empty:
+        told.append(f"{len(empty)} of {len(paths)} files of {name} hold no rows and are left out, as {empty[0].name}")
+    kept = [(path, count) for path, count in zip(paths, rows) if count]
+    return [path for path, _ in kept], [count for _, count in kept]
 
 
 def _check_file(path: Path) -> None:
@@ -62,8 +91,8 @@ def open_urls(
     return TableCaptions(data, name or urlsplit(urls[0]).netloc, image_column, caption_column, [], roots=roots)
 
 
-def _open_file(path: Path) -> Any:
-    """One file as a `datasets.Dataset`."""
+def _open_file(path: Path, told: list[str]) -> Any:
+    """One file as a `datasets.Dataset`; `told` gets the notices of how it was read."""
     import datasets
 
     suffix = path.suffix.lower()
@@ -71,18 +100,9 @@ def _open_file(path: Path) -> Any:
         return datasets.Dataset.from_file(str(path))
     if suffix in (".jsonl", ".json"):
         return datasets.load_dataset("json", data_files=exactly([path]), split="train")
-    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        header = file.readline()
-    separator = "\t" if suffix == ".tsv" or "\t" in header else ","  # open_clip's .csv has tabs
-    if "," not in header and separator == "," and ";" in header:  # as spreadsheets write it where 1/2 is 0,5
-        separator = ";"
-    columns = next(csv.reader([header], delimiter=separator), [])
-    if len(set(columns)) < len(columns):
-        raise UserError(f"{path} names a column twice in its first line: {', '.join(columns)}")
-    # As text, whatever it looks like: the captions "12", "None" and "NA" are captions.
-    features = datasets.Features({column: datasets.Value("string") for column in columns})
-    options = {"sep": separator, "features": features, "keep_default_na": False, "encoding": "utf-8-sig"}
-    return datasets.load_dataset("csv", data_files=exactly([path]), split="train", **options)
+    data, notices = open_delimited(path)
+    told += notices
+    return data
 
 
 def open_by_name(
@@ -176,7 +196,11 @@ def _loaded(name: str, load: Callable[[], Any]) -> Any:
 
     try:
         return load()
+    except UserError:
+        raise
     except (DatasetsError, pyarrow.ArrowException, OSError, ValueError, RuntimeError) as error:
+        if refused := _of_the_cache(error):
+            raise UserError(refused) from error
         # A RuntimeError: a data set with a loading script, which `datasets` no longer runs.
         cause = error.__cause__ or error
         raise UserError(f"cannot read {name} as a data set: {one_line(cause)}") from error
@@ -184,3 +208,17 @@ def _loaded(name: str, load: Callable[[], Any]) -> Any:
         raise UserError(f"cannot read {name} as a data set: it seems to have no rows") from error
     except IndexError as error:  # what `datasets` raises for a saved split without rows
         raise UserError(f"cannot read {name} as a data set: a split of it seems to have no rows") from error
+
+
+def _of_the_cache(error: BaseException) -> str | None:
+    """What to tell if `datasets` may not write where it keeps converted files; None of any other error."""
+    import datasets
+
+    cache = Path(datasets.config.HF_DATASETS_CACHE).absolute()
+    for cause in (error, error.__cause__, error.__context__):
+        if isinstance(cause, OSError) and cause.errno in NOT_WRITABLE and isinstance(cause.filename, str):
+            place = Path(cause.filename).absolute()
+            if place.is_relative_to(cache) or cache.is_relative_to(place):
+                advice = "set HF_HOME or HF_DATASETS_CACHE to a folder that can be written"
+                return f"cannot write the cache of `datasets` in {cache} ({cause.strerror}): {advice}"
+    return None

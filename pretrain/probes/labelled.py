@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from pretrain.data import table, tabular
+from pretrain.data import table, table_images, tabular
 from pretrain.data.captions import BadSample
 from pretrain.probes.pixels import Images
 from vlm.errors import UserError
@@ -150,7 +150,7 @@ def _open_table(
     def read(number: int) -> Image.Image:
         where = f"row {number} of {name}"
         try:
-            return decoded(table.image_bytes(rows[number][image_column][0], roots), where)
+            return decoded(table_images.image_bytes(rows[number][image_column][0], roots), where)
         except (BadSample, OSError) as error:
             raise UserError(f"{where}: {getattr(error, 'strerror', None) or error}") from None
 

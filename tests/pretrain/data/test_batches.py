@@ -7,7 +7,7 @@ import pytest
 import torch
 from checks.shards import list_shards
 from PIL import Image
-from tiny.pictures import as_pixels, encoded
+from tiny.pictures import as_pixels, encoded, numbered
 from tiny.tars import numbered_pairs, pair, write_numbered_shards, write_tar
 
 from pretrain.data import manifest
@@ -161,6 +161,18 @@ def test_clean_caption(name):
 def test_a_caption_in_utf_16_is_a_bad_sample(encoding):
     with pytest.raises(BadSample, match="caption is UTF-16, not UTF-8"):
         clean_caption("\ufeffa cat".encode(encoding))
+
+
+def test_captions_in_latin_1_are_counted_at_the_end(tmp_path, capsys):
+    texts = ["café".encode("latin-1"), "café".encode(), "naïf".encode("latin-1"), b"tea"]
+    write_tar(tmp_path / "a.tar", [part for n, text in enumerate(texts) for part in pair(str(n), numbered(n), text)])
+    data = open_captions(tmp_path / "a.tar")
+    batches = iter(CaptionBatches(data, as_pixels, 4, stop_step=2))
+    captions = [sorted(next(batches)["captions"]) for _ in range(2)]
+    capsys.readouterr()
+    assert next(batches, None) is None and captions == [["café", "caf\ufffd", "na\ufffdf", "tea"]] * 2
+    told = "4 of the 8 captions drawn by rank 0 have U+FFFD in place of bytes that are no UTF-8: convert the texts"
+    assert capsys.readouterr().err.startswith(told)
 
 
 def test_a_folder_with_train_files_stands_for_those(shards):

@@ -237,3 +237,19 @@ def test_nothing_is_written_beside_the_data(tmp_path):
     before = sorted(Path(folder).rglob("*"))
     open_captions(folder)
     assert sorted(Path(folder).rglob("*")) == before
+
+
+@pytest.mark.parametrize("columns", [{}, {"caption_column": "json:caption"}])
+@pytest.mark.parametrize("size", [3, 20_000_000])
+def test_a_table_in_json_beside_its_images_is_advised_by_name(tmp_path, columns, size):
+    folder = write_files(tmp_path / "set", [(f"pics/{number}.png", numbered(number)) for number in range(3)])
+    rows = [{"image": f"pics/{number}.png", "caption": f"number {number}"} for number in range(3)]
+    (folder / "c.json").write_text(json.dumps(rows) + " " * (size - 3))
+    with pytest.raises(UserError, match=r"c\.json is the caption of no image: .* --data (\S+)$") as error:
+        open_captions(folder, **columns)
+    assert str(error.value).endswith(f"--data {folder}/c.json")
+    if size == 3:
+        assert numbers(open_captions(f"{folder}/c.json")) == same(3)
+        (folder / "pics/0.json").write_text(json.dumps({"alt": "a"}))
+        with pytest.raises(UserError, match=r"; pics/0\.json has the text fields alt: name one"):
+            open_captions(folder)

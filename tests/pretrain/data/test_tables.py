@@ -1,5 +1,6 @@
 """pretrain.data.table: images by path, several captions of an image, text tables."""
 
+import base64
 import json
 
 import pyarrow as pa
@@ -173,3 +174,20 @@ def test_captions_in_fields(tmp_path):
         open_captions(tmp_path / "a.parquet", caption_column="sentences")
     with pytest.raises(UserError, match=r"row 0 of .*: no field alt; its text fields are caption: name one as"):
         open_captions(tmp_path / "a.parquet", caption_column="meta:alt")
+
+
+def test_base64_is_named_and_its_row_has_a_short_key(tmp_path):
+    text = base64.b64encode(b"\xff\xd8\xff\xe0" + bytes(60_000)).decode()
+    write_parquet(tmp_path / "a.parquet", [{"image": text, "caption": "a"}])
+    with pytest.raises(
+        UserError, match=r"column 'image': '/9j/4A{75}' begins as base64 .*: decode the column"
+    ) as error:
+        open_captions(tmp_path / "a.parquet")
+    assert len(str(error.value)) < 400
+    images(tmp_path / "imgs")
+    write_parquet(tmp_path / "b.parquet", [*records()[:9], {"image": text, "caption": "number 9"}])
+    data = open_captions(tmp_path / "b.parquet")
+    list(CaptionBatches(data, as_pixels, 10, stop_step=1, quarantine=tmp_path / "bad.jsonl"))
+    (record,) = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
+    found = record["index"], record["key"], record["reason"]
+    assert found == (9, "/9j/4" + "A" * 75, "image is base64, neither bytes nor a path")

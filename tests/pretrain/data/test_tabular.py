@@ -194,6 +194,40 @@ def test_files_without_a_row_are_one_line(tmp_path):
         open_captions(tmp_path / "a.jsonl")
 
 
+def test_parquet_without_rows_is_left_out_and_told(tmp_path, capsys):
+    folder = parquet_folder(tmp_path / "set")
+    expected = open_captions(folder)
+    write_parquet(folder / "part-1b.parquet", pa.array([], pa.binary()), pa.array([], pa.string()))
+    capsys.readouterr()
+    data = open_captions(folder)
+    told = "1 of 4 files of set hold no rows and are left out, as part-1b.parquet"
+    assert told in capsys.readouterr().err.splitlines()
+    assert numbers(data) == [(n, n) for n in range(30)] and data.fingerprint == expected.fingerprint
+    assert data.where(25) == f"row 5 of {folder}/part-2.parquet"
+    with pytest.raises(UserError, match=r"no row is in .*/part-1b\.parquet: give files that hold pairs"):
+        open_captions(folder / "part-1b.parquet")
+    (folder / "part-1c.parquet").touch()
+    with pytest.raises(UserError, match=r"cannot read .*/set/part-1c\.parquet .*: Parquet file size is 0 bytes: fetch"):
+        open_captions(folder)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch, wrapped):
+    def refuse(*_, **__):
+        refused = PermissionError(13, "Permission denied", str(tmp_path / "cache/parquet"))
+        if not wrapped:
+            raise refused
+        raise datasets.exceptions.DatasetGenerationError("An error occurred") from refused
+
+    parquet_folder(tmp_path / "set")
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    words = (
+        r"cannot write the cache of `datasets` in .*/cache \(Permission denied\): set HF_HOME or HF_DATASETS_CACHE to"
+    )
+    with pytest.raises(UserError, match=words):
+        open_captions(tmp_path / "set")
+
+
 def test_a_linked_folder_in_the_hubs_layout_is_not_left_out(tmp_path):
     """`datasets` would pass over it without a word."""
     parquet_folder(tmp_path / "elsewhere")
