@@ -164,15 +164,15 @@ def _print_tables(out: Path, baselines: dict[str, Path], report: dict, benchmark
         compared = {name: table["rows"][name] for name in baselines}
         write_json(out / "results.json", {**report, "baselines": compared, "gains": table["gains"]})
         results.write(table, out)
-    print(results.as_text(table))
     scored = {name: entry["scores"] for name, entry in report["benchmarks"].items() if entry["scores"] is not None}
+    tables = [details.as_text(details.rows(name, scores)) + "\n" for name, scores in scored.items()]
+    write_file(out / "details.txt", "\n".join(tables))  # before a reader of the output, such as head, may end it
+    print(results.as_text(table))
     for name, scores in scored.items():
         print("\n".join(details.brief(name, scores)))
     for benchmark in benchmarks:
         if benchmark.note:
             print(benchmark.note)
-    tables = [details.as_text(details.rows(name, scores)) + "\n" for name, scores in scored.items()]
-    write_file(out / "details.txt", "\n".join(tables))
     print(f"written: {out / 'results.json'}, every type in {out / 'details.txt'}")
 
 

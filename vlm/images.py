@@ -118,8 +118,23 @@ def load_image(path: str | Path) -> Image.Image:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Convert any PIL image to RGB by the rules above: turned as its EXIF says, 16-bit greys scaled, alpha on white."""
-    return _turned(_to_rgb(image), _orientation(image))
+    """Convert any PIL image to RGB by the rules above: turned as its EXIF says, 16-bit greys scaled, alpha on white.
+
+    Raises: UserError if it is no PIL image, is empty, closed or broken, or has numbers that are no levels of grey.
+    """
+    if not isinstance(image, Image.Image):
+        raise UserError(f"{type(image).__name__} is no PIL image: give vlm.images.load_image(path), or Image.fromarray")
+    if 0 in image.size:
+        raise UserError(f"an image of {image.width} x {image.height} pixels shows nothing: give another")
+    try:
+        image.load()  # what was opened is decoded here, or found to be broken
+        if image.mode == "F" or (image.mode == "I" and image.getextrema()[1] <= 255):
+            raise UserError(f"a PIL image of mode {image.mode} is read as 16-bit greys: give uint8 (mode L) or uint16")
+        return _turned(_to_rgb(image), _orientation(image))
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:
+        raise UserError(f"the PIL image cannot be read ({error}): open it again") from None
 
 
 @dataclass(frozen=True)

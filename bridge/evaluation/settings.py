@@ -88,14 +88,23 @@ def parse_config(about: str, arguments: Sequence[str] | None = None) -> Evaluate
 
 
 def run_folders(config: EvaluateConfig) -> tuple[Path, Path]:
-    """The VLM's folder, given itself or as RUN, and where results go: RUN/eval by default."""
+    """The VLM's folder, given itself or as RUN, and where results go: RUN/eval by default.
+
+    Raises: UserError if there is no VLM, or results would go into it, or in the place of a baseline's.
+    """
     given = Path(config.vlm)
     folder = given / "vlm" if (given / "vlm" / "config.json").is_file() else given
     if not (folder / "config.json").is_file():
         raise UserError(
             f"{given} is no saved VLM: it or its folder vlm/ needs a config.json, as bridge/train.py saves it"
         )
-    return folder, Path(config.out) if config.out else folder.parent / "eval"
+    out = Path(config.out) if config.out else folder.parent / "eval"
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{out} is inside of {folder}, which could not be loaded any more: give another --out")
+    for baseline in config.baseline:
+        if Path(baseline.partition("=")[2]).resolve() == out.resolve():
+            raise UserError(f"--baseline {baseline} is --out itself, which is written anew: give another --out")
+    return folder, out
 
 
 def chosen_benchmarks(config: EvaluateConfig) -> list[Benchmark]:

@@ -27,6 +27,17 @@ def test_resuming_after_a_kill_gives_the_same_bytes(monkeypatch, world, tiny_vlm
     assert [entry["answered_now"] for entry in report["benchmarks"].values()] == [0, 3, 8]
 
 
+def test_results_never_go_into_the_vlm_or_in_the_place_of_a_baseline(monkeypatch, world, tiny_vlm, evaluated, tmp_path):
+    folder = shutil.copytree(tiny_vlm, tmp_path / "vlm")
+    for out in (folder, folder / "eval"):
+        with pytest.raises(UserError, match="vlm, which could not be loaded any more: give another --out"):
+            here(monkeypatch, folder, world, out, "--max-new-tokens", "5")
+    before = (evaluated / "results.json").read_bytes()
+    with pytest.raises(UserError, match=r"--baseline seeing=.* is --out itself, which is written anew"):
+        here(monkeypatch, tiny_vlm, world, evaluated, "--blind", "--overwrite", "--baseline", f"seeing={evaluated}")
+    assert (evaluated / "results.json").read_bytes() == before
+
+
 def test_a_device_without_memory_is_one_line_and_the_same_command_goes_on(
     monkeypatch, world, tiny_vlm, evaluated, tmp_path
 ):

@@ -121,6 +121,25 @@ def test_a_pil_image_of_any_mode_gives_the_pixels_of_its_file(tmp_path):
         assert torch.equal(transform(Image.open(tmp_path / "a.png")), expected)
 
 
+def test_what_is_no_picture_is_one_line(tmp_path):
+    """An empty one would end Python itself, and numbers that are taken for 16-bit greys would be black."""
+    transform, levels = EvalTransform(24, CLIP_MEAN, CLIP_STD), np.full((8, 8), 200, np.int32)
+    closed = Image.new("RGB", (8, 8))
+    closed.save(tmp_path / "a.png")
+    closed = Image.open(tmp_path / "a.png")
+    closed.close()
+    for given, told in (
+        (Image.new("RGB", (0, 5)), "an image of 0 x 5 pixels shows nothing"),
+        (np.zeros((8, 8, 3), np.uint8), "ndarray is no PIL image"),
+        (Image.fromarray(levels), "a PIL image of mode I is read as 16-bit greys: give uint8"),
+        (Image.fromarray((levels / 255).astype(np.float32)), "a PIL image of mode F is read as 16-bit greys"),
+        (closed, "the PIL image cannot be read"),
+    ):
+        with pytest.raises(UserError, match=f"^{told}"):
+            transform(given)
+    assert torch.equal(transform(Image.fromarray(levels * 257)), transform(Image.fromarray(levels.astype(np.uint8))))
+
+
 def test_a_large_palette_with_alpha_can_be_transformed():
     """Converted in strips, and then on white: no transparency is left to be applied again."""
     image = decode(encoded(paletted().resize((700, 500)), transparency=b"\x00" * 256))

@@ -36,12 +36,14 @@ def picture_paths(text: str) -> list[str]:
 
 
 def _local(name: str) -> str:
-    """A name or a file:// URL as a path of this machine; ~ is the home folder."""
+    """A name or a file:// URL as a path of this machine; ~ is the home folder. Raises: UserError for another's."""
     if name.lower().startswith(FILE_URL):
         host, slash, path = name[len(FILE_URL) :].partition("/")
         if host not in ("", "localhost"):
             raise UserError(f"the picture {name} lies on another machine: copy it here and give its path")
         return unquote(slash + path)
+    if name.lower().startswith(("http://", "https://")):
+        raise UserError(f"{name} is an address, and pictures are not fetched: download it and give its path")
     if name.startswith("~") and not _exists(name):
         try:
             return str(Path(name).expanduser())

@@ -105,8 +105,8 @@ class VisionEncoder(nn.Module, Generic[Config]):
 
 def checked_pixels(pixels: torch.Tensor) -> torch.Tensor:
     """The same pixels. Raises: UserError unless they are a batch of at least one image."""
-    if not isinstance(pixels, torch.Tensor) or pixels.ndim != 4 or not len(pixels) or not pixels.is_floating_point():
-        tensor = isinstance(pixels, torch.Tensor)
+    tensor = isinstance(pixels, torch.Tensor)
+    if not tensor or pixels.ndim != 4 or not len(pixels) or pixels.shape[1] != 3 or not pixels.is_floating_point():
         given = f"{str(pixels.dtype).removeprefix('torch.')}{list(pixels.shape)}" if tensor else type(pixels).__name__
         raise UserError(
             f"{given} is no batch of pixels float32[B, 3, H, W]: give torch.stack([encoder.transform(image), ...]), at "
@@ -120,4 +120,19 @@ def checked_texts(texts: Sequence[str]) -> list[str]:
     listed = [] if isinstance(texts, str | bytes) or not isinstance(texts, Iterable) else list(texts)
     if not listed or not all(isinstance(text, str) for text in listed):
         raise UserError(f"{str(texts)[:80]!r} is no list of captions: give a list of strings, at least one")
+    for text in listed:
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # a lone surrogate
+            raise UserError(f"not valid Unicode text: {text[:80]!a}") from None
     return listed
+
+
+def checked_layer(layer: int, blocks: int) -> int:
+    """A layer as `VisionEncoder.layer_tokens` counts them, from the front: 0 is what goes into the first block.
+
+    Raises: UserError if there is none.
+    """
+    if not -blocks - 1 <= layer <= blocks:
+        raise UserError(f"layer {layer}: give 0 to {blocks} or, from the end, -1 to {-blocks - 1}")
+    return blocks + 1 + layer if layer < 0 else layer

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from vlm.checked import Fields, shown
-from vlm.encoders.base import VisionEncoder, checked_pixels
+from vlm.encoders.base import VisionEncoder, checked_layer, checked_pixels
 from vlm.encoders.config import PixelConfig
 from vlm.encoders.hub_pixels import read_pixels
 from vlm.encoders.stock import filled
@@ -107,6 +107,7 @@ class HuggingFaceEncoder(VisionEncoder[PixelConfig]):
         return tokens[:, self.prefix :]
 
     def layer_tokens(self, pixels: torch.Tensor, layer: int) -> torch.Tensor:
+        layer = checked_layer(layer, self._vit.config.num_hidden_layers)
         return self._vit(checked_pixels(pixels), output_hidden_states=True).hidden_states[layer]
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:

@@ -206,7 +206,6 @@ def load_encoder(name: str | Path, heads: int | None = None) -> Encoder:
         check_readable(folder / file)
     verify(folder)
     found = read_json(folder / "config.json")
-    _tell_licence(name, found)
     vision_file, text_file = (folder / file for file in WEIGHTS)
     advice = f"an encoder folder has {', '.join(WEIGHTS)} and config.json"
     vision, text = read_weights(vision_file, advice), read_weights(text_file, advice)
@@ -221,6 +220,7 @@ def load_encoder(name: str | Path, heads: int | None = None) -> Encoder:
     encoder = new_encoder(config, seed=0, tokenizer=CaptionTokenizer.load(tokenizer) if tokenizer.exists() else None)
     load_exactly(encoder.image, vision, vision_file, "its config.json")
     load_exactly(encoder.text, text, text_file, "its config.json")
+    _tell_licence(name, found)  # of weights that are there
     return encoder.eval().requires_grad_(False)
 
 

@@ -8,6 +8,7 @@ from timm.layers.activations import QuickGELU
 from timm.models.vision_transformer import Block, LayerScale, VisionTransformer
 from torch import nn
 
+from vlm.encoders.base import checked_layer
 from vlm.errors import UserError
 
 # The stock class that computes the same, by what the ViT has before and between its patches.
@@ -94,7 +95,7 @@ def layer_scale(block: Any, number: int) -> torch.Tensor | None:
 
 def timm_layer_tokens(vision: VisionTransformer, pixels: torch.Tensor, layer: int) -> torch.Tensor:
     """All tokens after a block, before the final norm, [B, prefix + N, width]; as `VisionEncoder.layer_tokens`."""
-    blocks = len(vision.blocks) + 1 + layer if layer < 0 else layer  # 0: what goes into the first block
+    blocks = checked_layer(layer, len(vision.blocks))
     tokens = vision.norm_pre(vision.patch_drop(vision._pos_embed(vision.patch_embed(pixels))))
     return vision.blocks[:blocks](tokens)
 

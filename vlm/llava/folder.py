@@ -43,7 +43,7 @@ def save_folder(
     Raises: UserError if `folder` holds something else than a VLM, or cannot be written.
     """
     folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()) and not is_llava(folder):
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not is_llava(folder))):
         raise UserError(f"{folder} holds something else than a VLM: give another --out, or move it away")
     weights = sum(weight.nbytes for weight in [*model.parameters(), *connector(model).parameters()])
     size = weights + len(processor.tokenizer.backend_tokenizer.to_str()) + SMALL

@@ -168,6 +168,10 @@ def test_no_export_goes_into_its_source_or_takes_the_place_of_the_current_folder
             export(ExportSettings(source, str(encoder_folder / "timm"), "timm"))
     assert not (encoder_folder / "timm").exists()
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match=r"^link is a link to .*/gone, which does not exist: make that folder, or give"):
+        export(ExportSettings(str(encoder_folder), "link"))
+    (tmp_path / "link").unlink()
     with pytest.raises(UserError, match=r"^\. is the current folder, .*: give a new folder in it, such as new$"):
         export(ExportSettings(str(encoder_folder), "."))
     monkeypatch.setattr("os.path.ismount", lambda path: path == tmp_path / "disk")

@@ -208,9 +208,23 @@ def test_what_is_no_batch_is_one_line(released):
     for texts, named in (("a red star", "'a red star'"), ([], r"'\[\]'"), ([None], r"'\[None\]'"), (None, "'None'")):
         with pytest.raises(UserError, match=f"{named} is no list of captions: give a list of strings, at least one"):
             encoder.embed_texts(texts)
+    with pytest.raises(UserError, match=r"^not valid Unicode text: '\\udcff'$"):
+        encoder.embed_texts(["a", "\udcff"])
     pixels = torch.zeros(1, 3, 32, 32)
+    blocks = len(encoder.vision.blocks)
+    assert torch.equal(encoder.layer_tokens(pixels, -1), encoder.layer_tokens(pixels, blocks))
+    for layer in (blocks + 1, -blocks - 2):
+        with pytest.raises(
+            UserError, match=rf"^layer {layer}: give 0 to {blocks} or, from the end, -1 to -{blocks + 1}$"
+        ):
+            encoder.layer_tokens(pixels, layer)
     for read in (encoder.patch_tokens, encoder.features, encoder.embed_images, partial(encoder.layer_tokens, layer=-1)):
-        for wrong, named in ((pixels[0], r"float32\[3, 32, 32\]"), (pixels[:0], r"float32\[0, "), ([], "list")):
+        for wrong, named in (
+            (pixels[0], r"float32\[3, 32, 32\]"),
+            (pixels[:0], r"float32\[0, "),
+            (pixels[:, :1], r"float32\[1, 1,"),
+            ([], "list"),
+        ):
             with pytest.raises(UserError, match=f"^{named}.* is no batch of pixels"):
                 read(wrong)
 

@@ -32,6 +32,8 @@ def doctor(settings: DoctorSettings) -> int:
         show_labels(what, question, ANSWER if settings.answer is None else settings.answer)
         return 0
     kind, findings = _examined(what, settings)
+    if settings.image and kind not in ("VLM", "run"):
+        raise UserError(f"--image is what a VLM is asked about, and this is of the kind {kind}: leave it out")
     found: list[Finding] = []
     while finding := _next(findings, kind):
         found.append(finding)

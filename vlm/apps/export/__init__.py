@@ -58,6 +58,8 @@ def _check_place(out: Path, source: Path) -> None:
     is no longer there.
     """
     place = out.resolve()
+    if out.is_symlink() and not out.exists():
+        raise UserError(f"{out} is a link to {place}, which does not exist: make that folder, or give another one")
     if source.is_dir() and place.is_relative_to(source.resolve()):
         raise UserError(f"{out} is inside of {source}, which could not be loaded any more: give a folder elsewhere")
     if place == Path.cwd() or os.path.ismount(place):
