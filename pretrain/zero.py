@@ -43,13 +43,11 @@ def start_processes(minutes: float = PretrainConfig.timeout) -> None:
     minutes: after which a collective that some rank has not joined is given up.
     Raises: UserError if DS_ACCELERATOR names a Mac's GPU.
     """
-    if os.environ.get("WORLD_SIZE", "1") == "1":
+    if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():  # no launcher's
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-        for name, value in {**alone, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}.items():
-            os.environ.setdefault(name, value)  # a launcher of one process sets them all
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     if get_accelerator().device_name() == "mps":
         raise UserError("DS_ACCELERATOR=mps: a step without a finite gradient would not be skipped: unset it")
     # DeepSpeed's CPU op sums tensors of inference, never gradients. It would compile for two minutes at a first start,

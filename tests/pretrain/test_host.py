@@ -130,7 +130,8 @@ def test_what_is_decided_elsewhere_is_refused_by_name(tmp_path, content, message
 def test_a_launcher_that_names_no_local_rank_gets_the_first_gpu(monkeypatch, local_rank, gpu):
     """As `vlm.distributed.join_processes` has it; no process group is made here."""
     taken, groups = [], []
-    monkeypatch.setenv("RANK", "0")
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)  # so that nothing is set up
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     if local_rank:
         monkeypatch.setenv("LOCAL_RANK", local_rank)

@@ -28,7 +28,8 @@ def test_deepspeed_takes_a_macs_cpu():
 
 
 def test_its_gpu_is_refused(monkeypatch):
-    monkeypatch.setenv("RANK", "0")  # nothing is set up
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)  # so that nothing is set up
     monkeypatch.setattr(zero.get_accelerator(), "device_name", lambda *_: "mps")
     with pytest.raises(UserError, match=r"DS_ACCELERATOR=mps: .* unset it"):
         zero.start_processes()
