@@ -128,7 +128,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         raise UserError(f"an image of {image.width} x {image.height} pixels shows nothing: give another")
     try:
         image.load()  # what was opened is decoded here, or found to be broken
-        if image.mode == "F" or (image.mode == "I" and image.getextrema()[1] <= 255):
+        if image.mode == "F" or (image.mode == "I" and np.asarray(image).max() <= 255):
             raise UserError(f"a PIL image of mode {image.mode} is read as 16-bit greys: give uint8 (mode L) or uint16")
         return _turned(_to_rgb(image), _orientation(image))
     except UserError:
