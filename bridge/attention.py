@@ -36,7 +36,7 @@ def grouped_attention(
     scores = (folded @ key.transpose(2, 3)).view(batch, groups, shared, length, -1)  # [B, K, shared, T, S]
     if attention_mask is not None:
         scores = scores + attention_mask[:, :, None]  # [B, 1, 1, T, S]
-    weights = scores.softmax(dim=-1)
+    weights = scores.softmax(dim=-1)  # the kernel computes in float32, and rounds once
     mixed = weights.flatten(2, 3) @ value  # [B, K, shared * T, d]
     return mixed.view(batch, heads, length, width).transpose(1, 2).contiguous(), None
 
