@@ -129,7 +129,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     try:
         image.load()  # what was opened is decoded here, or found to be broken
         if image.mode == "F" or (image.mode == "I" and np.asarray(image).max() <= 255):
-            raise UserError(f"a PIL image of mode {image.mode} is read as 16-bit greys: give uint8 (mode L) or uint16")
+            raise UserError(f"a PIL image of mode {image.mode} does not tell its white: give uint8 (mode L) or uint16")
         return _turned(_to_rgb(image), _orientation(image))
     except UserError:
         raise

@@ -18,7 +18,7 @@ CUT = (
     "this language model's template ends an answer with its line: the VLM will stop after the first of them; give "
     "another --llm, such as qwen, or answers of one line"
 )
-WORTH_A_PASS = 16  # tokens: a forward and backward pass for fewer costs more than they do in every row
+WORTH_A_PASS = 16  # tokens of an opening that has a forward and backward pass of its own in each step
 
 
 class Questions:

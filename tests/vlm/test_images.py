@@ -131,8 +131,8 @@ def test_what_is_no_picture_is_one_line(tmp_path):
     for given, told in (
         (Image.new("RGB", (0, 5)), "an image of 0 x 5 pixels shows nothing"),
         (np.zeros((8, 8, 3), np.uint8), "ndarray is no PIL image"),
-        (Image.fromarray(levels), "a PIL image of mode I is read as 16-bit greys: give uint8"),
-        (Image.fromarray((levels / 255).astype(np.float32)), "a PIL image of mode F is read as 16-bit greys"),
+        (Image.fromarray(levels), "a PIL image of mode I does not tell its white: give uint8"),
+        (Image.fromarray((levels / 255).astype(np.float32)), "a PIL image of mode F does not tell its white"),
         (closed, "the PIL image cannot be read"),
     ):
         with pytest.raises(UserError, match=f"^{told}"):
