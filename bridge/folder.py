@@ -1,5 +1,6 @@
 """The folder of a bridge run: config.json, metrics.jsonl, quarantine.jsonl and checkpoints."""
 
+import math
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -16,7 +17,7 @@ from bridge.data.mixture import Mixture
 from bridge.same_run import allowed_changes
 from vlm.distributed import all_items, is_main, on_main
 from vlm.errors import UserError
-from vlm.files import append_jsonl, read_json, read_jsonl
+from vlm.files import append_jsonl, read_json, read_jsonl, write_json
 from vlm.room import file_sizes, require_room
 from vlm.run.changes import refuse_changes
 from vlm.run.checkpoints import KEEP, MANIFEST, Checkpoints
@@ -27,7 +28,7 @@ from vlm.run.settings import trajectory
 from vlm.run.trackers import Tracker, open_tracker
 
 METRICS, HELD_OUT, QUARANTINE = "metrics.jsonl", "held_out.jsonl", "quarantine.jsonl"
-WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"  # in a checkpoint
+WEIGHTS, OPTIMIZER, RECORDER = "weights.safetensors", "optimizer.safetensors", "recorder.json"  # in a checkpoint
 ADAMW = ("step", "exp_avg", "exp_avg_sq")  # what the optimizer keeps of a weight
 
 
@@ -38,6 +39,7 @@ class RunFolder:
         """weights: what is trained. content: what `bridge.content` gives."""
         self.folder, self.config, self._weights = Path(config.out), config, weights
         self.tracker = Tracker()  # of rank 0, from `begin` on, the one that was asked for
+        self.failures = 0  # steps in a row that moved nothing, up to the last checkpoint
         self._pending: list[dict] = []  # lines of metrics.jsonl that are not written yet
         settings, changes = {**trajectory(config), **content}, allowed_changes(config)
         self._checkpoints = Checkpoints(self.folder, settings, changes=changes)
@@ -57,6 +59,8 @@ class RunFolder:
         folder = self._checkpoints.path(step)
         try:
             weights, states = load_file(folder / WEIGHTS), load_file(folder / OPTIMIZER)
+            if (folder / RECORDER).is_file():  # older checkpoints have none
+                self.failures = read_json(folder / RECORDER)["failures"]
         except (OSError, SafetensorError) as error:
             raise UserError(f"{folder} cannot be read ({error}): give another --out") from None
         shapes = {name: weight.shape for name, weight in self._weights.items()}
@@ -137,8 +141,11 @@ class RunFolder:
         parts = {"checkpoint": saved, "vlm": whole}
         require_room(self.folder, parts, max(0, KEEP * saved - there))
 
-    def save(self, step: int) -> None:
-        """Commit the checkpoint of `step`; collective. `UserError` if the disk refuses: the last one is untouched."""
+    def save(self, step: int, failures: int = 0) -> None:
+        """Commit the checkpoint of `step`; collective. failures: steps in a row up to it that moved nothing.
+
+        Raises: UserError if the disk refuses; the last checkpoint is untouched.
+        """
         self.flush()  # before: a step that a checkpoint holds is not recorded again
 
         def fill(folder: Path) -> None:
@@ -147,19 +154,22 @@ class RunFolder:
                 kept = {name: self.optimizer.state.get(weight, {}) for name, weight in self._weights.items()}
                 states = {f"{kind}/{name}": state[kind] for name, state in kept.items() for kind in state}
                 save_file(_on_disk(states), folder / OPTIMIZER)
+                write_json(folder / RECORDER, {"failures": failures})
 
         self._checkpoints.save(step, fill)
 
     def record(
         self, step: int, loss: float, counts: dict[str, int], lr: float, norm: float | None, seconds: float
     ) -> None:
-        """Take the step's line of metrics.jsonl; every `log_every` steps they are written. norm: of the gradient, None
-        if nothing moved.
+        """Take the step's line of metrics.jsonl; every `log_every` steps they are written.
+
+        norm: of the gradient, None if nothing moved. A loss that is not finite is written as null: JSON has no NaN.
         """
         if not is_main():
             return
         rate = round(counts["questions"] / seconds, 2)
-        line = {"step": step, "loss": loss, "lr": lr, "samples_per_s": rate, "questions_per_s": rate}
+        finite = loss if math.isfinite(loss) else None
+        line = {"step": step, "loss": finite, "lr": lr, "samples_per_s": rate, "questions_per_s": rate}
         if self.config.lora and self.config.lr_lora is not None:
             line["lr_lora"] = lr * self.config.lr_lora / self.config.lr
         self._pending.append(line | counts | {"gradient_norm": norm})

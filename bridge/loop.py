@@ -119,7 +119,7 @@ def loop(
 
             # 4. Checkpoints, and the end that a signal asks for.
             if saves:
-                run.save(done)
+                run.save(done, recorder.patience.failures)
             if stop and done < len(steps):
                 leave(done, bar, told())
 

@@ -32,7 +32,7 @@ class Recorder:
 
     def __init__(self, run: RunFolder, mixture: Mixture, steps: Sequence[Step], bar: tqdm):
         self._run, self._mixture, self._steps, self._bar = run, mixture, steps, bar
-        self._patience = Patience("lower --lr")
+        self.patience = Patience("lower --lr", run.failures)
         self._taken: list[Taken] = []
         self.restart_clock()
 
@@ -62,14 +62,14 @@ class Recorder:
             loss = numbers.loss / answers if answers else math.nan  # as `Sums.loss`
             moved = math.isfinite(norm) and math.isfinite(loss)
             if answers:  # a step that broken images have emptied says nothing of --lr; --bad-ratio judges it
-                self._patience.count(skipped=not moved)
+                self.patience.count(skipped=not moved)
             if answers and not moved and is_main():
                 examples = [self._mixture.examples[index] for index in indices(self._steps[taken.step])[:5]]
                 names = ", ".join(example.question_id for example in examples)
                 self._bar.write(f"step {taken.step}: loss {loss}, nothing updated (questions {names}, ...)", sys.stderr)
             counts = {"questions": int(questions), "tokens": int(numbers.tokens), "answer_tokens": int(answers)}
             self._run.record(taken.step, loss, counts, taken.lr, norm if moved else None, seconds)
-            self._patience.check(taken.step)
+            self.patience.check(taken.step)
             self._bar.set_postfix_str(f"step {taken.step + 1}/{len(self._steps)}, loss {loss:.3f}", refresh=False)
             self._bar.update(int(questions))
         self._taken = []

@@ -79,7 +79,8 @@ def evaluations(config: ReportConfig) -> dict[str, Path]:
 
 def facts(config: Mapping, records: list[dict], left_out: int, saved: bool) -> list[list[str]]:
     """The table at the head of the page: name, value."""
-    losses = [record["loss"] for record in records if math.isfinite(record["loss"])]
+    values = [record["loss"] for record in records]
+    losses = [value for value in values if value is not None and math.isfinite(value)]  # older runs wrote NaN
     skipped = sum(record["gradient_norm"] is None for record in records)
     sets = [f"{name} {config[name]} ({config[f'{name}_split']})" for name in ("gqa", "vqav2") if config.get(name)]
     sets += [f"conversations {config['conversations']}"] if config.get("conversations") else []

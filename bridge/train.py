@@ -12,6 +12,7 @@ from bridge.data.judging import Part, record_of_report, settled
 from bridge.data.mixture import Listed, Mixture
 from bridge.same_run import check_folder
 from vlm.errors import UserError, run_command
+from vlm.run.steps import committed_steps
 from vlm.run.trackers import check_tracker
 
 
@@ -25,7 +26,7 @@ def load_examples(config: BridgeConfig) -> Mixture:
     if config.conversations:
         sets.append([_conversations(config, config.conversations)])
     # What an earlier start left out stays out, whatever has been mended since: the order of the rest depends on it.
-    goes_on = config.resume != "never" and any(Path(config.out).glob("checkpoints/step_*"))
+    goes_on = config.resume != "never" and bool(committed_steps(Path(config.out) / "checkpoints"))
     return settled(sets, config.bad_ratio, Path(config.out) / "quarantine.jsonl", goes_on, config.plan)
 
 

@@ -10,7 +10,7 @@ moved the weights, AdamW's own count; before the first there are no moments. Lea
 the position in the data are functions of the step, and need no state.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import groupby
@@ -68,33 +68,43 @@ def settle(run: Path, config: PretrainConfig, data: str, init: str | None = None
     """
 
     def choose() -> PretrainConfig:
-        own = committed_steps(run / "checkpoints")
-        if own:
-            return _with_warmup_of(run / "checkpoints" / f"step_{own[-1]}", config)
+        if committed_steps(run / "checkpoints"):
+            return _with_warmup_of(settings_at(run), config)
         if not config.branch:
             return config
-        step, folder = Checkpoints(Path(config.branch), {}).verified(config.branch_step, "--branch-step")
-        settled = replace(_with_warmup_of(folder, config), resume="auto")
-        branch(open_checkpoints(run, settled, data, init), Path(config.branch), step, "encoder")
+        source = Path(config.branch)
+        step, _ = Checkpoints(source, {}).verified(config.branch_step, "--branch-step")
+        settled = replace(_with_warmup_of(settings_at(source, step), config), resume="auto")
+        branch(open_checkpoints(run, settled, data, init), source, step, "encoder")
         return settled
 
     return on_main(choose)
 
 
-def _with_warmup_of(folder: Path, config: PretrainConfig) -> PretrainConfig:
-    """`config` with the warm-up of a checkpoint's run, if its own is what the preset gives so many steps."""
+def settings_at(run: Path, step: int | None = None) -> dict[str, Any]:
+    """The settings of a checkpoint, the newest by default; {} without one, and of a damaged one.
+
+    Whoever opens it deals with that.
+    """
+    steps = committed_steps(run / "checkpoints")
+    if step is None and not steps:
+        return {}
     try:
-        past = read_json(folder / MANIFEST)["config"]["warmup_steps"]
-    except (UserError, KeyError, TypeError):
-        return config  # damaged: it is dealt with when it is opened
+        return dict(read_json(run / "checkpoints" / f"step_{step or steps[-1]}" / MANIFEST)["config"])
+    except (UserError, KeyError, TypeError, ValueError):
+        return {}
+
+
+def _with_warmup_of(past: Mapping[str, Any], config: PretrainConfig) -> PretrainConfig:
+    """`config` with the warm-up of the settings `past`, if its own is what the preset gives so many steps."""
     own = config.warmup_steps
     if any(name.replace("-", "_") == "warmup_steps" for name in config.allow_change):
         return config  # it is asked for
-    if past == own or own != preset_warmup(config.preset, config.schedule, config.steps):
+    if past.get("warmup_steps", own) == own or own != preset_warmup(config.preset, config.schedule, config.steps):
         return config
-    kept = replace(config, warmup_steps=past)
+    kept = replace(config, warmup_steps=past["warmup_steps"])
     kept.check()
-    print(f"the warm-up stays the run's own, {past} steps", flush=True)
+    print(f"the warm-up stays the run's own, {kept.warmup_steps} steps", flush=True)
     return kept
 
 

@@ -76,21 +76,23 @@ def build_model(
     return model
 
 
-def _settings_before(run: Path) -> dict[str, Any]:
-    """What config.json says of a run that goes on; {} of one that begins."""
-    goes_on = committed_steps(run / "checkpoints") and (run / "config.json").is_file()
-    return read_json(run / "config.json") if goes_on else {}
+def _settings_before(config: PretrainConfig) -> dict[str, Any]:
+    """The settings of the run that goes on, or that is branched from; {} if one begins."""
+    run = Path(config.out)
+    if committed_steps(run / "checkpoints"):
+        return read_json(run / "config.json") if (run / "config.json").is_file() else {}
+    return checkpoints.settings_at(Path(config.branch), config.branch_step) if config.branch else {}
 
 
 def decided(config: PretrainConfig, target: torch.device) -> PretrainConfig:
     """The config with --zero, --dtype and --compile, where they are left open, decided by processes and device.
 
-    A run that goes on keeps the --dtype and --compile that it was started with, on whatever it goes on. Its ZeRO stage
-    is chosen anew: a checkpoint fits every stage. Collective.
+    A run that goes on, and a branch of one, keeps the --dtype and --compile that it was started with, on whatever it
+    goes on. Its ZeRO stage is chosen anew: a checkpoint fits every stage. Collective.
 
     Raises: UserError if the towers are to be compiled and a machine cannot.
     """
-    before = on_main(lambda: _settings_before(Path(config.out)))  # a rank of its own mind would wait alone below
+    before = on_main(lambda: _settings_before(config))  # a rank of its own mind would wait alone below
     find: dict[str, Callable[[], Any]] = {
         "zero": lambda: config.zero_stage(world_size()),
         "dtype": lambda: "bf16" if default_dtype(target) == torch.bfloat16 else "fp32",

@@ -26,8 +26,6 @@ _REFUSED = {
     errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE,
 }  # fmt: skip
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# torch.save reports a full disk by a RuntimeError of its C++ writer, whose message holds one of these.
-_TORCH_WRITER = ("StreamWriter", "inline_container", "unexpected pos", "iostream error")
 
 PIXELS_VARIABLE = "LEVLM_MAX_MEGAPIXELS"  # of the environment: one limit for all formats, whatever memory it takes
 # What torch.distributed's backends say if another process has ended.
@@ -67,8 +65,8 @@ def writing(
 ) -> Iterator[None]:
     """Turn a failure to write `path` into a `UserError` that names it and ends with `advice`.
 
-    Every library has its own exception for a full disk: torch.save raises RuntimeError, safetensors SafetensorError,
-    tokenizers a bare Exception. Other errors pass through as they are. needed: bytes of what is written, if known.
+    Libraries have their own exceptions for a full disk: safetensors a SafetensorError, tokenizers a bare Exception.
+    Other errors pass through as they are. needed: bytes of what is written, if known.
     """
     try:
         yield
@@ -77,8 +75,7 @@ def writing(
     except Exception as error:
         if (code := _refusal(error, Path(path))) is None:
             raise
-        said = "it was written only in part" if _by_torch(error) else one_line(error, 200)
-        reason = os.strerror(code) if code else said
+        reason = os.strerror(code) if code else one_line(error, 200)
         raise UserError(f"cannot write {path} ({reason}; {_room(Path(path), code, needed)}): {advice}") from error
 
 
@@ -88,11 +85,7 @@ def _refusal(error: Exception, path: Path) -> int | None:
         return error.errno
     if found := re.search(r"\(os error (\d+)\)", str(error)):  # as libraries in Rust say it
         return int(found[1])
-    return _tried(path) if _by_torch(error) or isinstance(error, (OSError, SafetensorError)) else None
-
-
-def _by_torch(error: Exception) -> bool:
-    return isinstance(error, RuntimeError) and any(name in str(error) for name in _TORCH_WRITER)
+    return _tried(path) if isinstance(error, (OSError, SafetensorError)) else None
 
 
 def _tried(path: Path) -> int:

@@ -63,6 +63,9 @@ def step_data(
         for reason in (unreadable[image] for image in shown[scheduled] if image in unreadable):
             bad |= dict.fromkeys(scheduled.examples, reason)
     share = tuple(scheduled for scheduled in share if scheduled.examples[0] not in bad)
+    if bad:  # of two images, one may be whole
+        kept = {image for scheduled in share for image in shown[scheduled]}
+        features.forget({image for images in shown.values() for image in images} - kept)
     rows: list[Row] = []
     images: list[list[Picture]] = []  # of each row; an image comes again if its questions fill several rows
     for scheduled, packed in zip(share, questions.pack(share)):

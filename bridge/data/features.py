@@ -32,7 +32,7 @@ from vlm.errors import UserError, writing
 from vlm.files import cache_folder, read_json, sync, write_json
 from vlm.images import DRAFT_MARGIN
 from vlm.room import require_room
-from vlm.run.folder import locked
+from vlm.run.folder import Occupied, lock
 from vlm.run.progress import progress
 
 SHARD_IMAGES = 1024
@@ -115,18 +115,22 @@ class FeatureCache:
         """Keep the folder to this run while it is filled; collective."""
         with ExitStack() as held:
             told = False
-            while True:
-                try:
-                    held.enter_context(locked(self.folder, "--features"))
-                    break
-                except (UserError, SystemExit):  # the latter on the other ranks
-                    if not self._shared:
-                        raise
+            while not on_main(lambda: self._took_lock(held)):
                 if is_main() and not told:
                     print(f"features: waiting for another run that fills {self.folder}", file=sys.stderr)
                 told = True
                 time.sleep(2)
             yield
+
+    def _took_lock(self, held: ExitStack) -> bool:
+        """Lock the folder; False if it is shared and another run holds it. Raises: UserError as `lock`."""
+        try:
+            lock(self.folder, "--features", held)
+        except Occupied:
+            if not self._shared:
+                raise
+            return False
+        return True
 
     def _missing(self, images: Sequence[Picture]) -> list[Picture]:
         """One image of each content that no shard holds."""
@@ -141,6 +145,9 @@ class FeatureCache:
         """Nothing: every image was filled."""
         return {}
 
+    def forget(self, images: Iterable[Picture]) -> None:
+        """Nothing: none was read ahead."""
+
     def load(self, images: Sequence[Picture]) -> torch.Tensor:
         """Read images' features, [B, N, D]. Every one must have been filled, by this run or another."""
         rows = []
@@ -154,10 +161,6 @@ class FeatureCache:
 
     def encode(self, loaded: torch.Tensor) -> torch.Tensor:
         return sent(loaded, self._encoder.device)
-
-    def __call__(self, images: Sequence[Picture]) -> torch.Tensor:
-        """Images' features on the encoder's device: [B, N, D]."""
-        return self.encode(self.load(images))
 
     def _forecast(self, images: int, missing: int) -> None:
         if not missing:

@@ -71,11 +71,12 @@ def _judged(part: Part, headers: Mapping[Picture, str], known: Sequence[dict]) -
     """The questions to train on, and the records of the others. known: those that an earlier start left out."""
     if isinstance(part, Listed):
         return _judged_listed(part, headers, known)
-    name, known = part.name, [line for line in known if line["index"] not in {bad["index"] for bad in part.bad}]
+    name, refused = part.name, {bad["index"] for bad in part.bad}
     wrong = _wrong_images(part, headers)
     places = part.positions(wrong)
     records = [_record(name, at, part[index], wrong[index]) for at, index in zip(places, wrong)]
-    records += [line for line in known if line["index"] not in places]
+    refused.update(places)
+    records += [line for line in known if line["index"] not in refused]
     return part.without({record["index"] for record in records}), [*part.bad, *records]
 
 

@@ -1,7 +1,7 @@
 """Images -> pixels, on threads -> patch tokens of the frozen vision tower."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, Protocol
@@ -26,6 +26,10 @@ class Features(Protocol):
 
     def prepare(self, images: Sequence[Picture]) -> dict[Picture, str]:
         """Read ahead what `load` will be asked for -> the images that cannot be used, and why."""
+        ...
+
+    def forget(self, images: Iterable[Picture]) -> None:
+        """Drop what was read ahead of images that `load` will not be asked for."""
         ...
 
     def load(self, images: Sequence[Picture]) -> torch.Tensor:
@@ -67,6 +71,10 @@ class PatchEncoder:
             else:
                 self._ready[image] = found
         return unreadable
+
+    def forget(self, images: Iterable[Picture]) -> None:
+        for image in images:
+            self._ready.pop(image, None)
 
     def _pixels(self, image: Picture) -> torch.Tensor | UserError:
         """float[3, H, W] in the tower's dtype. Pillow and torch compute without Python's lock."""

@@ -61,7 +61,7 @@ class View:
 class CropJitter:
     """The second published code's: random resized crop (.8-1), flip, mild colour jitter, rare greyscale."""
 
-    enlarges = 0.8**-0.5  # the smallest crop is stretched by this much, so the image is decoded that much larger
+    enlarges = 0.8**-0.5  # the smallest crop has .8 of the area: the image is decoded that much larger
 
     def __init__(self, image_size: int):
         self.view = View(image_size, (0.8, 1.0), (0.2, 0.2, 0.2, 0.02), p_jitter=0.3, p_grey=0.05)

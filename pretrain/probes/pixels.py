@@ -43,13 +43,12 @@ def pixel_batches(encoder: VisionEncoder, images: Sequence, batches: Iterable[Se
 
     Threads decode them, or processes if there are many: Pillow and torch work without the GIL, but not all the time.
     """
-    several = list(batches) if isinstance(batches, list) else batches
-    if isinstance(several, list) and getattr(images, "in_processes", False) and len(several) >= MANY:
-        workers = _workers(encoder, len(several[0]))
+    if isinstance(batches, list) and getattr(images, "in_processes", False) and len(batches) >= MANY:
+        workers = _workers(encoder, len(batches[0]))
         if workers > 1:
-            yield from _from_processes(encoder, images, several, workers)
+            yield from _from_processes(encoder, images, batches, workers)
             return
-    yield from _from_threads(encoder, images, several)
+    yield from _from_threads(encoder, images, batches)
 
 
 def _from_threads(encoder: VisionEncoder, images: Sequence, batches: Iterable[Sequence[int]]) -> Iterator[Tensor]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -47,6 +47,9 @@ class NoImages:
 
     def prepare(self, images: Sequence[Picture]) -> dict[Picture, str]:
         return {}
+
+    def forget(self, images: Iterable[Picture]) -> None:
+        pass
 
     def load(self, images: Sequence[Picture]) -> torch.Tensor:
         return torch.zeros(len(images))

@@ -97,9 +97,9 @@ class Check:
             gc.collect()
             torch.cuda.empty_cache()
 
-    def seconds(self, function: Callable[[], Any], repeats: int, warm: int = 2) -> float:
-        """Median wall seconds of one call, the device's work included."""
-        for _ in range(warm):
+    def seconds(self, function: Callable[[], Any], repeats: int) -> float:
+        """Median wall seconds of one call, the device's work included, after two calls that warm up."""
+        for _ in range(2):
             function()
         times = []
         for _ in range(repeats):

@@ -132,7 +132,7 @@ def _write_vqav2(root: Path, split: str, drawn: Drawn, things: Things) -> int:
 
 
 def _write_pope(root: Path, drawn: Drawn, things: Things) -> int:
-    """Up to 500 pictures, evenly over all of them; returns the questions of all three categories."""
+    """Every n-th picture, 500 at most; returns the questions of all three categories."""
     step = max(1, len(drawn) // POPE_IMAGES)
     chosen = drawn[::step][:POPE_IMAGES]
     (root / "val2014").mkdir(parents=True)

@@ -1,6 +1,5 @@
 """Images that cannot be decoded: a run is the same with cached and with live features, interrupted or not."""
 
-import math
 import shutil
 from pathlib import Path
 
@@ -83,7 +82,7 @@ def test_an_emptied_step_counts_and_moves_nothing(training, data, uninterrupted,
     questions = [line["questions"] for line in lines]
     for epoch in (questions[:6], questions[6:]):
         assert sorted(epoch) == [0, 1, 2, 2, 2, 2]
-    assert [line["gradient_norm"] is None and math.isnan(line["loss"]) for line in lines] == [n == 0 for n in questions]
+    assert [line["gradient_norm"] is None and line["loss"] is None for line in lines] == [n == 0 for n in questions]
     run(training, data, tmp_path / "cached", CACHED)
     assert_same(training, tmp_path / "cached", uninterrupted)
 

@@ -175,6 +175,14 @@ def test_sigterm_saves_the_step(training, whole, tmp_path, monkeypatch):
     assert training.losses(tmp_path / "out") == training.losses(whole)
 
 
+def test_patience_lasts_over_a_restart(training, tmp_path, monkeypatch):
+    monkeypatch.setattr(bridge.loop, "update", lambda *arguments: torch.tensor(torch.nan))
+    for _ in range(2):  # the second goes on from step 3, with three failures behind it
+        with pytest.raises(UserError, match="no finite gradient for 5 steps up to step 4: lower --lr"):
+            training.run(tmp_path / "out", "--save-every", "3")
+    assert [path.name for path in (tmp_path / "out/checkpoints").iterdir()] == ["step_3"]
+
+
 def test_a_folder_serves_one_run_at_a_time(training, tmp_path):
     with locked(tmp_path), pytest.raises(UserError, match="another run is writing"):
         training.run(tmp_path)

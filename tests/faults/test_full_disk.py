@@ -54,10 +54,6 @@ def test_an_encoder_stays_as_it_was(tmp_path):
     load_encoder(tmp_path / "encoder")
 
 
-def by_torch(file):
-    torch.save(torch.zeros(10_000), file)
-
-
 def by_safetensors(file):
     save_file({"w": torch.zeros(10_000)}, file)
 
@@ -80,7 +76,7 @@ def by_pillow(file):
     Image.effect_noise((256, 256), 50).save(file, format="PNG")
 
 
-@pytest.mark.parametrize("library", [by_torch, by_safetensors, by_tokenizers, by_matplotlib, by_pillow])
+@pytest.mark.parametrize("library", [by_safetensors, by_tokenizers, by_matplotlib, by_pillow])
 def test_every_library_that_writes(tmp_path, library):
     message = (
         r"^cannot write .*/file \(File too large; 7 bytes needed, 1,000 bytes a file are allowed by ulimit -f\): go$"

@@ -29,6 +29,11 @@ def test_processes_and_device_decide_and_a_run_keeps_its_dtype(tmp_path, monkeyp
     assert decided(monkeypatch, tmp_path, False, 1) == (0, "bf16")  # a checkpoint fits every stage
     assert decided(monkeypatch, tmp_path, False, 1, dtype="fp32") == (0, "fp32")  # which the checkpoint then refuses
 
+    branch = {"branch": str(tmp_path), "branch_step": 5}
+    (tmp_path / "checkpoints/step_5/manifest.json").write_text(json.dumps({"config": {"zero": 2, "dtype": "bf16"}}))
+    assert decided(monkeypatch, tmp_path / "branch", False, 1, **branch) == (0, "bf16")
+    assert decided(monkeypatch, tmp_path / "branch", False, 1, branch=str(tmp_path / "none")) == (0, "fp32")
+
 
 def test_towers_are_compiled_on_gpus_that_can(tmp_path, monkeypatch, capsys):
     def compiled(lack, **changes):

@@ -23,20 +23,24 @@ LINGER = 15.0  # seconds that what is left of a killed run may take to end
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
 
+class Occupied(UserError):
+    """Another run is writing to the folder."""
+
+
 @contextmanager
 def locked(folder: Path, option: str = "--out") -> Iterator[None]:
     """Keep `folder` to this run; collective. However the process ends, the lock ends with it.
 
     option: the flag that named the folder, for messages.
-    Raises: UserError if another run holds the folder, or it cannot be written.
+    Raises: Occupied if another run holds the folder, UserError if it cannot be written.
     """
     with ExitStack() as held:
-        on_main(lambda: _lock(folder, option, held))
+        on_main(lambda: lock(folder, option, held))
         yield
 
 
-def _lock(folder: Path, option: str, held: ExitStack) -> None:
-    """Lock `folder` until `held` closes, and finish what a killed run left in it."""
+def lock(folder: Path, option: str, held: ExitStack) -> None:
+    """Lock `folder` until `held` closes, and finish what a killed run left in it. Raises: as `locked`."""
     try:
         str(folder.absolute()).encode()
     except UnicodeEncodeError:  # libraries that write weights and tokenizers take no other names
@@ -53,7 +57,7 @@ def _lock(folder: Path, option: str, held: ExitStack) -> None:
                 file.seek(0)
                 holder = file.read().strip()
                 if not _has_ended(holder) or time.monotonic() > until:
-                    raise UserError(
+                    raise Occupied(
                         f"another run is writing to {folder} ({holder}): wait for it, or give another {option}"
                     )
                 time.sleep(0.1)

@@ -30,9 +30,9 @@ def leave(step: int, bar: tqdm, number: int | None) -> NoReturn:
 class Patience:
     """Counts the steps in a row that moved nothing, because their gradient was not finite."""
 
-    def __init__(self, remedy: str):
-        """remedy: what the user may try, such as "lower --lr"."""
-        self.failures, self.remedy = 0, remedy
+    def __init__(self, remedy: str, failures: int = 0):
+        """remedy: what the user may try, such as "lower --lr". failures: those up to the step that a run resumes at."""
+        self.failures, self.remedy = failures, remedy
 
     def count(self, skipped: bool) -> None:
         self.failures = self.failures + 1 if skipped else 0

@@ -99,15 +99,21 @@ class _TensorBoard(Tracker):
 
 
 class _Hosted(Tracker):
-    """Weights & Biases, or Trackio, which has the same calls. They cannot drop steps: none is sent twice."""
+    """Weights & Biases, or Trackio, which has the same calls. They cannot drop steps: none is sent twice.
+
+    RUN/wandb.json or RUN/trackio.json keeps the run's name there and the last step that was sent. metrics.jsonl, which
+    older runs have alone, forgets the steps that a resumed run repeats.
+    """
 
     def __init__(self, name: str, run: Path, settings: dict):
         self._tracker: Any = importlib.import_module(name)
-        file, metrics = run / f"{name}.json", run / "metrics.jsonl"
-        if not file.exists():
-            write_json(file, {"run": f"{run.resolve().name}-{uuid.uuid4().hex[:8]}"})
-        label = read_json(file)["run"]
-        self._sent = max((record["step"] for record in read_jsonl(metrics)), default=-1) if metrics.exists() else -1
+        self._file, metrics = run / f"{name}.json", run / "metrics.jsonl"
+        if not self._file.exists():
+            write_json(self._file, {"run": f"{run.resolve().name}-{uuid.uuid4().hex[:8]}"})
+        known = read_json(self._file)
+        label, recorded = known["run"], read_jsonl(metrics) if metrics.exists() else ()
+        self._known: dict[str, Any] = known
+        self._sent = max([known.get("sent", -1), *(record["step"] for record in recorded)])
         options = {"id": label, "dir": str(run)} if name == "wandb" else {}
         try:
             self._tracker.init(project="levlm", name=label, config=settings, resume="allow", **options)
@@ -118,6 +124,8 @@ class _Hosted(Tracker):
         for record in records:
             if record["step"] > self._sent:
                 self._tracker.log(_scalars(record), step=record["step"])
+                self._known["sent"] = record["step"]
+        write_json(self._file, self._known)
 
     def picture(self, step: int, name: str, image: Image.Image, text: str) -> None:
         if step > self._sent:

@@ -1,14 +1,16 @@
 """Bridge runs on disk: which encoder, LLM and settings each was trained with, and how it was scored."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
 
+from bridge.config import BridgeConfig
 from vlm.errors import UserError
 from vlm.files import read_json
 from vlm.hub import is_hub_id
+from vlm.run.settings import known_of
 
 RANDOM = "random"
 # `--llm` as it may have been given -> the name in the table, for the paper's two as the paper has it.
@@ -20,10 +22,9 @@ TITLES = {
     "smollm2": "SmolLM2-135M",
     "HuggingFaceTB/SmolLM2-135M-Instruct": "SmolLM2-135M",
 }
-# Where a run lies, how it was cut up, and what its pair differs in on purpose, decide nothing about the comparison.
-IRRELEVANT = {
-    "out", "encoder", "micro_tokens", "gradient_checkpointing", "cache", "features", "resume", "save_every",
-}  # fmt: skip
+# What a pair differs in on purpose, and what a run may go on with although it was another (where it lies, how it is cut
+# up and recorded), decide nothing about the comparison.
+IRRELEVANT = {"encoder", *(declared.name for declared in fields(BridgeConfig) if known_of(declared).free)}
 PATHS = ("gqa", "vqav2", "conversations", "conversation_images")
 EVALUATED = ("mode", "max_new_tokens", "limit_images")
 

@@ -49,6 +49,10 @@ def images(tmp_path):
     return paths
 
 
+def read(cache: FeatureCache, images) -> torch.Tensor:
+    return cache.encode(cache.load(images))
+
+
 class CountingEncoder(PatchEncoder):
     """Counts the images that it encodes; fails once `left` are used up."""
 
@@ -73,9 +77,9 @@ def test_cached_equals_live(tmp_path, images, dtype):
     assert live.shape == (10, 4, 16)
     assert live.dtype == dtype
     assert live.float().std() > 0.1
-    assert torch.equal(cache(images), live)
-    assert torch.equal(cache([images[7], images[2], images[7]]), live[[7, 2, 7]])
-    assert torch.equal(FeatureCache(tmp_path / "cache", encoder)(images[3:5]), live[3:5])
+    assert torch.equal(read(cache, images), live)
+    assert torch.equal(read(cache, [images[7], images[2], images[7]]), live[[7, 2, 7]])
+    assert torch.equal(read(FeatureCache(tmp_path / "cache", encoder), images[3:5]), live[3:5])
 
 
 def test_a_killed_fill_goes_on_with_what_is_missing(tmp_path, images, monkeypatch, capsys):
@@ -88,7 +92,7 @@ def test_a_killed_fill_goes_on_with_what_is_missing(tmp_path, images, monkeypatc
     cache = FeatureCache(tmp_path / "cache", encoder)
     cache.fill(images)
     assert encoder.encoded == 6
-    assert torch.equal(cache(images), PatchEncoder(*tiny_parts())(images))
+    assert torch.equal(read(cache, images), PatchEncoder(*tiny_parts())(images))
     cache.fill(images)
     assert encoder.encoded == 6
 
@@ -100,11 +104,11 @@ def test_a_replaced_image_is_encoded_again(tmp_path, images):
     os.replace(images[0], images[1])
     cache.fill(images[1:])
     assert encoder.encoded == 10  # it is known by its bytes
-    assert torch.equal(cache(images[1:2]), PatchEncoder(*tiny_parts())(images[1:2]))
+    assert torch.equal(read(cache, images[1:2]), PatchEncoder(*tiny_parts())(images[1:2]))
     Image.new("RGB", (8, 8), "red").save(images[2])
     cache.fill(images[1:])
     assert encoder.encoded == 11
-    assert torch.equal(cache(images[2:3]), PatchEncoder(*tiny_parts())(images[2:3]))
+    assert torch.equal(read(cache, images[2:3]), PatchEncoder(*tiny_parts())(images[2:3]))
 
 
 def test_a_cache_may_be_moved_and_copied_images_are_known(tmp_path, images):
@@ -116,7 +120,7 @@ def test_a_cache_may_be_moved_and_copied_images_are_known(tmp_path, images):
     cache = FeatureCache(tmp_path / "elsewhere", encoder)
     assert cache.fill([copy, tmp_path / "none.png"]) == {tmp_path / "none.png": "unreadable image"}
     assert encoder.encoded == 0
-    assert torch.equal(cache([copy]), PatchEncoder(*tiny_parts())([images[4]]))
+    assert torch.equal(read(cache, [copy]), PatchEncoder(*tiny_parts())([images[4]]))
 
 
 def test_the_default_folder_is_the_encoders_and_waits_for_another_run(tmp_path, images, monkeypatch, capsys):
@@ -130,7 +134,21 @@ def test_the_default_folder_is_the_encoders_and_waits_for_another_run(tmp_path, 
         monkeypatch.setattr(features.time, "sleep", lambda seconds: other.close())
         cache.fill(images)
     assert capsys.readouterr().err.count(f"features: waiting for another run that fills {folder}") == 1
-    assert torch.equal(cache(images), encoder(images))
+    assert torch.equal(read(cache, images), encoder(images))
+
+
+def test_a_shared_folder_that_cannot_be_locked_is_an_error_and_no_wait(tmp_path, images):
+    cache = FeatureCache(tmp_path / "cache", PatchEncoder(*tiny_parts()), shared=True)
+    (tmp_path / "cache/.lock").mkdir()
+    with pytest.raises(UserError, match=r"cannot write to .*/cache \(Is a directory\): give another --features"):
+        cache.fill(images)
+
+
+def test_pixels_that_were_made_ahead_are_dropped_with_their_row(images):
+    encoder = PatchEncoder(*tiny_parts())
+    encoder.prepare(images[:3])
+    encoder.forget(images[1:9])
+    assert list(encoder._ready) == images[:1]
 
 
 def test_large_jpegs_are_not_decoded_whole(tmp_path):
@@ -195,8 +213,8 @@ def test_a_deleted_shard_is_computed_again_beside_the_others(tmp_path, images, m
     cache.fill(images)  # it looks anew: the first four are missing
     assert encoder.encoded == 14
     assert (tmp_path / "cache/rank0_00002.safetensors").read_bytes() == last
-    assert torch.equal(cache(images), PatchEncoder(*tiny_parts())(images))
-    assert torch.equal(FeatureCache(tmp_path / "cache", encoder)(images), PatchEncoder(*tiny_parts())(images))
+    assert torch.equal(read(cache, images), PatchEncoder(*tiny_parts())(images))
+    assert torch.equal(read(FeatureCache(tmp_path / "cache", encoder), images), PatchEncoder(*tiny_parts())(images))
 
 
 def test_an_unreadable_image_is_told_and_the_others_are_kept(tmp_path, images):
@@ -211,7 +229,7 @@ def test_an_unreadable_image_is_told_and_the_others_are_kept(tmp_path, images):
     encoder.encoded = 0
     cache.fill(many)
     assert encoder.encoded == 0  # the others were kept, and this one is another's twin
-    assert torch.equal(cache(many), PatchEncoder(*tiny_parts())(many))
+    assert torch.equal(read(cache, many), PatchEncoder(*tiny_parts())(many))
 
 
 def test_one_run_fills_a_shared_folder_at_a_time(tmp_path, images):
@@ -239,7 +257,7 @@ def fill_as_one_of_two(rank, root, images):
 
     cache._missing = slow
     cache.fill(images)
-    assert torch.equal(cache(images), PatchEncoder(*tiny_parts())(images))
+    assert torch.equal(read(cache, images), PatchEncoder(*tiny_parts())(images))
     torch.save(encoder.encoded, root / f"{rank}.pt")
     dist.destroy_process_group()
 

@@ -9,6 +9,7 @@ from PIL import Image
 from vlm.errors import UserError
 from vlm.files import append_jsonl
 from vlm.run import trackers
+from vlm.run.folder import forget_from
 from vlm.run.trackers import check_tracker, open_tracker, tag
 
 
@@ -49,6 +50,19 @@ def test_hosted(name, tmp_path, monkeypatch):
     assert begun[0]["name"].startswith(tmp_path.name + "-")
     losses = [{"lr": 0.5} if step == 1 else {"loss/total": step / 4, "lr": 0.5} for step in range(7)]
     assert shown == list(enumerate(losses))
+
+
+def test_hosted_sends_no_step_twice_after_two_kills(tmp_path, monkeypatch):
+    steps = []
+    fake = SimpleNamespace(init=lambda **options: None, log=lambda scalars, step: steps.append(step))
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    for start, killed_after in ((0, 8), (3, 5), (3, 9)):
+        tracker = open_tracker("wandb", tmp_path, {}, start)
+        forget_from(tmp_path / "metrics.jsonl", start)
+        for step in range(start, killed_after + 1):
+            append_jsonl(tmp_path / "metrics.jsonl", record(step, 1.0))
+            tracker([record(step, 1.0)])
+    assert steps == list(range(10))
 
 
 def test_names_are_grouped():
