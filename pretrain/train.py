@@ -64,12 +64,12 @@ def build_model(
         encoder = start_from.fill(encoder)
     encoder = encoder.to(target)
     use_fast_attention(encoder, target)
-    logits = LogitScale(config.objective).to(target) if config.objective in INITIAL else None
-    if start_from and logits:
-        start_from.fill_logits(logits)
+    logit_scale = LogitScale(config.objective).to(target) if config.objective in INITIAL else None
+    if start_from and logit_scale:
+        start_from.fill_logit_scale(logit_scale)
     dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
     micro = config.micro_batch_size // world_size()
-    model = Pretrainer(encoder, micro, dtype, logits)
+    model = Pretrainer(encoder, micro, dtype, logit_scale)
     if config.compile:
         rows = config.batch_size // world_size()
         compile_towers(encoder, several_shapes(rows, micro, several_crops=config.augmentation == "dino"))
