@@ -122,7 +122,8 @@ def train(config: PretrainConfig) -> None:
         if isinstance(data, MixedCaptions) and is_main():
             print("\n".join(["data", *data.describe(config.steps * config.batch_size)]), flush=True)
         start_from = open_init(config)
-        config = checkpoints.settle(run, config, data.fingerprint, start_from.digest if start_from else None)
+        config = checkpoints.keep_warmup(run, config)
+        config = checkpoints.branch_if_asked(run, config, data.fingerprint, start_from.digest if start_from else None)
         model = build_model(config, load_tokenizer(config.tokenizer, data), target, start_from)
         engine = start_engine(model, parameter_groups(model, config.weight_decay), config, world_size())
         kept = checkpoints.open_checkpoints(run, config, data.fingerprint, start_from.digest if start_from else None)
