@@ -188,7 +188,7 @@ def loop(
 
             engine.backward(loss * (1 + 0 * loss.detach()))  # NaN in every gradient if the loss is not finite
             metrics["gradient_norm"] = update(engine, config.clip)
-            statistics.settle(metrics["gradient_norm"].isfinite())
+            statistics.keep_or_restore(metrics["gradient_norm"].isfinite())
 
             recorder.rows.add(embeddings)
             if recorder.reads(step):

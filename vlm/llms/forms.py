@@ -89,7 +89,7 @@ def question_pieces(question: str) -> list[str]:
     return [PLACEHOLDER * leading, *kept]
 
 
-def filled(form: Talk, texts: Sequence[str]) -> Talk:
+def with_texts(form: Talk, texts: Sequence[str]) -> Talk:
     """The conversation of this form that says these texts."""
     waiting = iter(texts)
 

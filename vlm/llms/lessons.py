@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from vlm.llms.forms import TEXT, Shaped, Talk, filled, shaped
+from vlm.llms.forms import TEXT, Shaped, Talk, shaped, with_texts
 from vlm.llms.frames import Frame, Framer, Read, Reads
 
 KEPT_FORMS = 1024  # forms of conversations whose frames are kept
@@ -118,7 +118,7 @@ class Frames:
                 frames = self._frames = {}  # not cleared: another thread may be about to read the old one
             count = len(_texts(form))
             try:
-                frames[form] = self._framer.frame(lambda texts: self._render(filled(form, texts)), count)
+                frames[form] = self._framer.frame(lambda texts: self._render(with_texts(form, texts)), count)
             except Exception:  # whatever a template raises, it does so again, and is heard, where it is rendered
                 frames[form] = None
         return frames[form]
