@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bridge.config import SETS, BridgeConfig
-from vlm.apps.card import make_card, read_card, vlm_use, write_card
-from vlm.apps.licences import Part, card_licence, encoder_part, language_model_part, public_name
+from vlm.cards.card import make_card, read_card, vlm_use, write_card
+from vlm.cards.licences import Part, card_licence, encoder_part, language_model_part, public_name
 from vlm.hub import is_hub_id
 from vlm.run.settings import trajectory
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from pretrain.config import PretrainConfig
-from vlm.apps.card import encoder_about, encoder_use, make_card, write_card
-from vlm.apps.licences import encoder_part, public_name
+from vlm.cards.card import encoder_about, encoder_use, make_card, write_card
+from vlm.cards.licences import encoder_part, public_name
 from vlm.hub import is_hub_id
 from vlm.run.settings import trajectory
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from pretrain.config import PretrainConfig
 from pretrain.contrastive import LogitScale
-from vlm.apps.licences import encoder_part
+from vlm.cards.licences import encoder_part
 from vlm.encoders.base import VisionEncoder
 from vlm.encoders.levljepa import Encoder, load_encoder
 from vlm.encoders.timm import timm_encoder

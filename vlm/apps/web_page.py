@@ -12,7 +12,6 @@ from PIL import Image
 
 from vlm.apps.answers import SAY_LESS
 from vlm.apps.chat import TURNS
-from vlm.apps.pca import pca_rgb
 from vlm.apps.seen import enlarged, seen
 from vlm.apps.web_conversation import Conversation, Messages, Question, Tab, Turns, as_messages
 from vlm.apps.web_uploads import KEPT_SECONDS
@@ -20,6 +19,7 @@ from vlm.device import enough_memory
 from vlm.errors import UserError, one_line
 from vlm.images import decode
 from vlm.llava.model import VLM
+from vlm.run.pca import pca_rgb
 
 WAITING = 16  # questions in the queue; one is answered at a time
 SESSIONS = 200  # that are remembered; Gradio takes 50 kB for each

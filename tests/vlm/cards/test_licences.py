@@ -3,7 +3,7 @@
 import pytest
 from tiny.encoders import nine_patch_encoder
 
-from vlm.apps.licences import Part, encoder_part, language_model_part, of_whole, public_name
+from vlm.cards.licences import Part, encoder_part, language_model_part, of_whole, public_name
 from vlm.files import read_json, write_json
 
 
