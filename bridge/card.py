@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bridge.config import SETS, BridgeConfig
-from vlm.apps.card import make_card, read_card, vlm_use, write_card
-from vlm.apps.licences import Part, card_licence, encoder_part, language_model_part, shown
+from vlm.cards.card import make_card, read_card, vlm_use, write_card
+from vlm.cards.licences import Part, card_licence, encoder_part, language_model_part, public_name
 from vlm.hub import is_hub_id
 from vlm.run.settings import trajectory
 
@@ -21,10 +21,13 @@ def write_vlm_card(folder: Path, config: BridgeConfig, data: Mapping[str, str]) 
     about = f"A stock `LlavaForConditionalGeneration`, made by LeVLM: {reads}, by LLaVA's two-layer connector. "
     about += f"Trained: the connector{' and LoRA in the language model' if config.lora else ' alone'}."
     named = {name: getattr(config, name) for name in SETS if getattr(config, name)}
-    rows = {f"questions of {', '.join(f'{name} ({shown(value)})' for name, value in named.items())}": data["questions"]}
+    sets = ", ".join(f"{name} ({public_name(value)})" for name, value in named.items())
+    rows = {f"questions of {sets}": data["questions"]}
     rows["some of their images"] = data["images"]
     on_hub = [value for value in named.values() if is_hub_id(value) and not Path(value).exists()]
-    given = {name: shown(value) if isinstance(value, str) else value for name, value in trajectory(config).items()}
+    given = {
+        name: public_name(value) if isinstance(value, str) else value for name, value in trajectory(config).items()
+    }
     card = make_card(
         title, about, vlm_use(".", "In this folder:"), parts, rows, given, library_name="transformers",
         pipeline_tag="image-text-to-text", tags=["llava", "vision-language"], datasets=on_hub or None,
@@ -39,4 +42,4 @@ def _parts(config: BridgeConfig) -> list[Part]:
     before, licence = read_card(init) if init.is_dir() else None, card_licence(config.init)
     base = before.data.to_dict().get("base_model") if before else None
     hub_id = base[0] if isinstance(base, list) and base else base if isinstance(base, str) else None
-    return [Part("earlier VLM", shown(config.init), licence, hub_id=hub_id)]
+    return [Part("earlier VLM", public_name(config.init), licence, hub_id=hub_id)]

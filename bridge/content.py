@@ -19,8 +19,8 @@ from bridge.data.patches import PatchEncoder
 from bridge.data.pictures import Picture, picture_bytes
 from bridge.data.stored import Stored
 from vlm.errors import UserError
+from vlm.llava.digest import config_text
 from vlm.llava.model import VLM
-from vlm.llava.settings import settings_of
 from vlm.llms.prompt import briefly
 
 WEIGHT_ELEMENTS = 1024  # of each tensor: enough to tell two models of the same sizes apart, in no time
@@ -38,7 +38,7 @@ def run_content(vlm: VLM, encoder: PatchEncoder) -> dict[str, str]:
         "dtype": str(embeddings.dtype).removeprefix("torch."),
         "encoder": encoder.weights_key[:12],
         # What weights do not show, as the norms' epsilons and RoPE's base.
-        "model_config": _digest(settings_of(part.config) for part in (vlm.model, vlm.vision_tower, vlm.language_model)),
+        "model_config": _digest(config_text(part.config) for part in (vlm.model, vlm.vision_tower, vlm.language_model)),
         "tokenizer": _digest([_tokenizer_content(vlm.processor.tokenizer)]),
     }
 

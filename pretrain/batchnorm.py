@@ -87,8 +87,8 @@ class RunningStatistics:
         self.kept = [buffer.clone() for buffer in self.buffers]
 
     @torch.no_grad()
-    def settle(self, counts: torch.Tensor) -> None:
-        """counts: bool[] on the device; True keeps the buffers, False restores those of the last settling."""
+    def keep_or_restore(self, counts: torch.Tensor) -> None:
+        """counts: bool[] on the device; True keeps the buffers, False restores those that were kept last."""
         for buffer, kept in zip(self.buffers, self.kept):
             torch.where(counts, buffer, kept, out=kept)
             buffer.copy_(kept)

@@ -61,24 +61,38 @@ def _harmless(step: int, old: dict, new: dict) -> tuple[str, ...]:
     return RATE if set(RATE) <= old.keys() and step <= new["steps"] and same_past(step, old, new) else ()
 
 
-def settle(run: Path, config: PretrainConfig, data: str, init: str | None = None) -> PretrainConfig:
-    """Branch from --branch if `run` holds no checkpoint yet; return the settings that the run goes on with; collective.
+def keep_warmup(run: Path, config: PretrainConfig) -> PretrainConfig:
+    """`config` with the warm-up that `run`, or the one it is to branch from, began with; collective.
 
-    A warm-up that follows from a preset and the number of steps stays the one that the run began with.
+    Only a warm-up that follows from a preset and the number of steps gives way to it.
     """
 
-    def choose() -> PretrainConfig:
+    def keep() -> PretrainConfig:
         if committed_steps(run / "checkpoints"):
             return _with_warmup_of(settings_at(run), config)
-        if not config.branch:
+        if config.branch:
+            return _with_warmup_of(settings_at(Path(config.branch), config.branch_step), config)
+        return config
+
+    return on_main(keep)
+
+
+def branch_if_asked(run: Path, config: PretrainConfig, data: str, init: str | None = None) -> PretrainConfig:
+    """Copy the checkpoint of --branch into `run` if it holds none yet -> the settings to go on with; collective.
+
+    config: with the warm-up of the run that is branched from, since its settings are compared.
+    Raises: UserError if they do not allow it, the checkpoint is damaged, or `run` holds a run already.
+    """
+
+    def copy() -> PretrainConfig:
+        if not config.branch or committed_steps(run / "checkpoints"):
             return config
         source = Path(config.branch)
         step, _ = Checkpoints(source, {}).verified(config.branch_step, "--branch-step")
-        settled = replace(_with_warmup_of(settings_at(source, step), config), resume="auto")
-        branch(open_checkpoints(run, settled, data, init), source, step, "encoder")
-        return settled
+        branch(open_checkpoints(run, config, data, init), source, step, "encoder")
+        return replace(config, resume="auto")
 
-    return on_main(choose)
+    return on_main(copy)
 
 
 def settings_at(run: Path, step: int | None = None) -> dict[str, Any]:

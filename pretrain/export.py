@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from pretrain.config import PretrainConfig
-from vlm.checked import Fields, is_number, shown
+from vlm.checked import Fields, brief_value, is_number
 from vlm.errors import UserError, run_command
 from vlm.files import read_json
 from vlm.run.settings import parse, setting, trajectory
@@ -93,7 +93,9 @@ def _check_types(settings: dict[str, Any], file: Path) -> None:
         kind = kinds[name]
         if not _is_of(value, kind):
             needed = str(kind) if get_args(kind) else kind.__name__
-            raise UserError(f"{file}: {name} is {shown(value)}; needed is {needed}: restore what the run has written")
+            raise UserError(
+                f"{file}: {name} is {brief_value(value)}; needed is {needed}: restore what the run has written"
+            )
 
 
 def _is_of(value: Any, kind: Any) -> bool:

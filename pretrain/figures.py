@@ -11,12 +11,12 @@ from pretrain.data.source import open_captions
 from pretrain.objective import effective_rank
 from pretrain.probes.features import embed
 from pretrain.probes.retrieval import tell_passed, usable_pairs
-from vlm.apps.pca import principal_colours
 from vlm.encoders.levljepa import load_encoder
 from vlm.errors import UserError
 from vlm.run.colours import COLOURS
 from vlm.run.curves import curves as draw_curves
 from vlm.run.curves import style
+from vlm.run.pca import principal_colours
 
 EMBEDDED_PAIRS, SHOWN_IMAGES = 512, 8
 # Title -> how the names of the records' values in it begin.

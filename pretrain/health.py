@@ -13,7 +13,7 @@ ROWS = 512  # pairs that the ranks and cosines are read from, or a step's if it 
 LOW_RANK = 0.15  # of the highest that the batch allows
 RANK_LOSS = 1 / 3  # of the highest seen so far
 MARGIN = 0.02  # by which the cosine of matched pairs must be above that of mismatched ones
-SETTLED = 100  # steps; before, and before the warm-up is over, ranks dip and pairs look alike in healthy runs too
+SETTLING_STEPS = 100  # before, and before the warm-up is over, ranks dip and pairs look alike in healthy runs too
 
 
 class Rows:

@@ -9,7 +9,7 @@ from torch import nn
 
 from pretrain.config import PretrainConfig
 from pretrain.contrastive import LogitScale
-from vlm.apps.licences import encoder_part
+from vlm.cards.licences import encoder_part
 from vlm.encoders.base import VisionEncoder
 from vlm.encoders.levljepa import Encoder, load_encoder
 from vlm.encoders.timm import timm_encoder
@@ -61,9 +61,9 @@ class Init:
             _copy(source.vision, encoder.vision, self.name)
         return encoder.with_config(mean=source.config.mean, std=source.config.std)
 
-    def fill_logits(self, logits: LogitScale) -> None:
-        """Give the scale and bias of the logits the source's values, if its objective had them."""
-        for name, parameter in (("logit_scale", logits.scale), ("logit_bias", logits.bias)):
+    def fill_logit_scale(self, logit_scale: LogitScale) -> None:
+        """Give it the source's scale and bias, if the source's objective had them."""
+        for name, parameter in (("logit_scale", logit_scale.scale), ("logit_bias", logit_scale.bias)):
             value = getattr(self.source.config, name, None)
             if parameter is not None and value is not None:
                 nn.init.constant_(parameter, value)

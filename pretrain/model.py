@@ -84,14 +84,15 @@ class Pretrainer(nn.Module):
         encoder: Encoder,
         micro_batch_size: int = 0,
         dtype: torch.dtype = torch.float32,
-        logits: LogitScale | None = None,
+        logit_scale: LogitScale | None = None,
     ):
         """micro_batch_size: rows of this rank whose activations are kept at a time, 0 for all.
 
-        logits: for CLIP's and SigLIP's objectives. `encoder.vision` gives no patch tokens from here on.
+        logit_scale: for CLIP's and SigLIP's objectives. `encoder.vision` gives no patch tokens from here on.
         """
         super().__init__()
-        self.encoder, self.micro_batch_size, self.dtype, self.logits = encoder, micro_batch_size, dtype, logits
+        self.encoder, self.micro_batch_size, self.dtype = encoder, micro_batch_size, dtype
+        self.logits = logit_scale  # by this name checkpoints have its tensors: weight/logits.scale
         read_cls_alone(encoder.vision)
         mean, std = scaled_statistics(encoder.config.mean, encoder.config.std)  # [3, 1] each
         self.register_buffer("mean", torch.from_numpy(mean)[..., None].to(encoder.device), persistent=False)

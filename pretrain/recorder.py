@@ -12,7 +12,7 @@ import torch
 from pretrain.config import PretrainConfig
 from pretrain.data.batches import CaptionBatches
 from pretrain.data.workers import local_processes
-from pretrain.health import SETTLED, Rows, collapse
+from pretrain.health import SETTLING_STEPS, Rows, collapse
 from pretrain.waits import LoaderLimit, Waits
 from vlm.distributed import all_items, all_sum, is_main, world_size
 from vlm.files import append_jsonl
@@ -144,7 +144,7 @@ class Recorder:
         ranks = {name: value for name, value in record.items() if name.startswith("rank_")}
         if not ranks:  # of this step only the loss was read
             return {}
-        if record["step"] < max(SETTLED, self.config.warmup_steps):
+        if record["step"] < max(SETTLING_STEPS, self.config.warmup_steps):
             return {}
         self.peaks = {name: max(value, self.peaks.get(name, 0.0)) for name, value in ranks.items()}
         attainable = self.rows.attainable(self.config.embed_dim, self.config.batch_size)

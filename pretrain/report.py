@@ -27,7 +27,7 @@ class ReportConfig:
     )
 
 
-def held_out(source: str) -> str:
+def held_out_source(source: str) -> str:
     """A shard beside train-* shards that is none of them, of val-* if there is one: the test split is for the report of
     a result. `source` itself if there is no such file.
     """
@@ -65,7 +65,7 @@ def write_report(run: Path, data: str | None) -> Path:
     rows = facts(config, records, sum(1 for _ in read_jsonl(bad)) if bad.exists() else 0)
     parts = {"Curves": drawn("What is noisy is faint under its running mean.", figures.curves(records))}
     if (run / "encoder").is_dir():
-        source = data or held_out(config["data"])
+        source = data or held_out_source(config["data"])
         columns = map(config.get, ("image_column", "caption_column", "image_root"))
         try:
             found = figures.of_encoder(run / "encoder", source, *columns)

@@ -64,12 +64,12 @@ def build_model(
         encoder = start_from.fill(encoder)
     encoder = encoder.to(target)
     use_fast_attention(encoder, target)
-    logits = LogitScale(config.objective).to(target) if config.objective in INITIAL else None
-    if start_from and logits:
-        start_from.fill_logits(logits)
+    logit_scale = LogitScale(config.objective).to(target) if config.objective in INITIAL else None
+    if start_from and logit_scale:
+        start_from.fill_logit_scale(logit_scale)
     dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
     micro = config.micro_batch_size // world_size()
-    model = Pretrainer(encoder, micro, dtype, logits)
+    model = Pretrainer(encoder, micro, dtype, logit_scale)
     if config.compile:
         rows = config.batch_size // world_size()
         compile_towers(encoder, several_shapes(rows, micro, several_crops=config.augmentation == "dino"))
@@ -122,7 +122,8 @@ def train(config: PretrainConfig) -> None:
         if isinstance(data, MixedCaptions) and is_main():
             print("\n".join(["data", *data.describe(config.steps * config.batch_size)]), flush=True)
         start_from = open_init(config)
-        config = checkpoints.settle(run, config, data.fingerprint, start_from.digest if start_from else None)
+        config = checkpoints.keep_warmup(run, config)
+        config = checkpoints.branch_if_asked(run, config, data.fingerprint, start_from.digest if start_from else None)
         model = build_model(config, load_tokenizer(config.tokenizer, data), target, start_from)
         engine = start_engine(model, parameter_groups(model, config.weight_decay), config, world_size())
         kept = checkpoints.open_checkpoints(run, config, data.fingerprint, start_from.digest if start_from else None)
@@ -187,7 +188,7 @@ def loop(
 
             engine.backward(loss * (1 + 0 * loss.detach()))  # NaN in every gradient if the loss is not finite
             metrics["gradient_norm"] = update(engine, config.clip)
-            statistics.settle(metrics["gradient_norm"].isfinite())
+            statistics.keep_or_restore(metrics["gradient_norm"].isfinite())
 
             recorder.rows.add(embeddings)
             if recorder.reads(step):

@@ -12,7 +12,7 @@ class Fields:
     def __init__(self, record: Any, where: str):
         """Raises: UserError if `record` is no object; so do the methods if a value is of another kind or missing."""
         if not isinstance(record, dict):
-            raise UserError(f"{where} holds {shown(record)}: needed is a JSON object")
+            raise UserError(f"{where} holds {brief_value(record)}: needed is a JSON object")
         self.record, self.where = record, where
 
     def __contains__(self, name: str) -> bool:
@@ -46,7 +46,7 @@ class Fields:
         return self.record[name]
 
     def _wrong(self, name: str, needed: str) -> UserError:
-        return UserError(f"{self.where}: {name} is {shown(self.record[name])}; needed is {needed}")
+        return UserError(f"{self.where}: {name} is {brief_value(self.record[name])}; needed is {needed}")
 
 
 def is_number(value: Any) -> bool:
@@ -57,7 +57,7 @@ def is_number(value: Any) -> bool:
         return False
 
 
-def shown(value: Any) -> str:
+def brief_value(value: Any) -> str:
     """A value of JSON as messages show it."""
     if isinstance(value, dict | list):
         return f"a{'n object' if isinstance(value, dict) else ' list'} of {len(value)}"

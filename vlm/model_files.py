@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-from vlm.checked import Fields, is_number, shown
+from vlm.checked import Fields, brief_value, is_number
 from vlm.errors import UserError
 from vlm.files import read_json
 from vlm.reading import check_regular
@@ -68,7 +68,7 @@ def check_sizes(config: Fields) -> None:
         elif isinstance(value, float) and not is_number(value):
             raise UserError(f"{config.where}: {name} is {value}; needed is a finite number")
         elif isinstance(value, int) and abs(value) >= 2**63:
-            raise UserError(f"{config.where}: {name} is {shown(value)}, which no model has")
+            raise UserError(f"{config.where}: {name} is {brief_value(value)}, which no model has")
     _check_heads(config)
 
 

@@ -14,9 +14,9 @@ from vlm.cores import cores_of_this_process
 from vlm.device import sent
 from vlm.errors import UserError
 from vlm.images import ImageError
+from vlm.llava.digest import config_text
 from vlm.llava.parts import tower_tokens, vision_tower
 from vlm.llava.pixels import pixels_of
-from vlm.llava.settings import settings_of
 
 
 class Features(Protocol):
@@ -117,7 +117,7 @@ class PatchEncoder:
     @cached_property
     def key(self) -> str:
         """Hash of everything that the features depend on: `weights_key` and every setting of the tower."""
-        return hashlib.sha256(f"{self.weights_key} {settings_of(self._tower.config)}".encode()).hexdigest()
+        return hashlib.sha256(f"{self.weights_key} {config_text(self._tower.config)}".encode()).hexdigest()
 
     @cached_property
     def weights_key(self) -> str:

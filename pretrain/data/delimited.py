@@ -29,6 +29,15 @@ class Header(NamedTuple):
 def open_delimited(path: Path) -> tuple[Any, list[str]]:
     """The rows of a file, all of them strings, and the notices of how it was read.
 
+    1  no text behind the last column, no row inside a value         the rows
+       else with tabs and no quotes in the header, if each line is a row whatever its quotes are:
+    2  all quotes are proper: several lines, or joined rows?         refused: nobody can tell
+    3  a quote opens that is not closed properly                     the rows, read without quoting; a notice
+       else:
+    4  a row has too many fields, or a quote not closed properly     refused, with its line
+    5  the parser gave up, or there are texts behind the last        refused
+    6  the rows inside of values are texts, properly quoted          the rows
+
     Raises: UserError if a row has more fields than the header, or a quote opens that is not closed properly.
     """
     import pandas as pd
@@ -38,24 +47,25 @@ def open_delimited(path: Path) -> tuple[Any, list[str]]:
     data: Any = None
     try:
         data = _read(path, header, csv.QUOTE_MINIMAL)
-        if not _has_further(data) and not _has_rows_inside(data, header):
+        if not _has_further(data) and not _has_rows_inside(data, header):  # 1
             return data.remove_columns(FURTHER), []
     except (DatasetsError, pd.errors.ParserError, pd.errors.ParserWarning) as error:
         refused = error
     fault = _fault(path, header)
     if header.separator == "\t" and not header.quoted and (fault or data) and _is_plain(path, header):
-        if not fault:  # every line is a row, and so is what its quotes join
+        if not fault:  # 2: every line is a row, and so is what its quotes join
             cure = "quote the names in its first line too if its texts are quoted, else leave such quotes out"
             raise UserError(f'{path} has texts of several lines, or rows that a single " joins, as it seems: {cure}')
+        # 3: of lines with as many fields as the header has, only a quote can be at fault
         notice = f'{path} is read without quoting: in it a " begins a text and does not end it'
         return _read(path, header, csv.QUOTE_NONE).remove_columns(FURTHER), [notice]
-    if fault:
+    if fault:  # 4
         raise UserError(f"{path}, {fault}")
-    if refused:
+    if refused:  # 5
         raise refused
-    if _has_further(data):
+    if _has_further(data):  # 5
         raise UserError(f"{path} has rows of more than {_named(header)}: {_cure(header)}")
-    return data.remove_columns(FURTHER), []
+    return data.remove_columns(FURTHER), []  # 6
 
 
 def _header(path: Path) -> Header:

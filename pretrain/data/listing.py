@@ -18,7 +18,7 @@ from pretrain.data.ahead import DaemonThreads
 from pretrain.data.captions import field_names, text_fields
 from pretrain.data.remote import is_remote
 from pretrain.data.samples import Fields
-from pretrain.data.shards import STORE_REQUESTS, Version, shown, versions
+from pretrain.data.shards import STORE_REQUESTS, Version, public_path, versions
 from vlm.distributed import is_main
 from vlm.errors import UserError
 from vlm.files import atomic_directory, read_json, write_json
@@ -82,7 +82,7 @@ def write(folder: Path, paths: Sequence[str | Path], scans: list[tars.Scan]) -> 
     shards = []
     for path, scan in zip(paths, scans):
         found = {"samples": len(scan.samples), "damage": scan.damage, "extra": scan.extra, "sha256": scan.sha256}
-        shards.append({"path": shown(path), **scan.version._asdict(), **found})
+        shards.append({"path": public_path(path), **scan.version._asdict(), **found})
     unusable = [(shard, index) for shard, scan in enumerate(scans) for index, _, _ in scan.unusable]
     reasons = Counter(reason for scan in scans for _, _, reason in scan.unusable)
     if lost := sum(scan.lost for scan in scans):
@@ -115,7 +115,7 @@ def _refuse_empty(paths: Sequence[str | Path], scans: list[tars.Scan]) -> None:
     remedy = "fetch it again, remove it, or name the suffixes with --image-column and --caption-column"
     if names := field_names(scan.document):
         remedy = f"KEY.json has the {text_fields(names)}"
-    raise UserError(f"{shown(path)} holds no image-caption pair: {problem}{found}{more}; {remedy}")
+    raise UserError(f"{public_path(path)} holds no image-caption pair: {problem}{found}{more}; {remedy}")
 
 
 def _records(scans: list[tars.Scan]) -> Iterator[dict]:

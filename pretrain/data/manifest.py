@@ -26,7 +26,7 @@ from pretrain.data.captions import CAPTION_BYTES, Caption, from_json
 from pretrain.data.pairs import Captions, fingerprint_rows
 from pretrain.data.remote import is_remote
 from pretrain.data.samples import Fields
-from pretrain.data.shards import as_path, shards_at, shown, versions
+from pretrain.data.shards import as_path, public_path, shards_at, versions
 from pretrain.data.shards import sha256 as shard_sha256
 from vlm.distributed import barrier, is_main, on_main
 from vlm.errors import UserError
@@ -202,4 +202,4 @@ def _hash_of(path: str | Path) -> str | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UserError(f"cannot read shard {shown(path)}: {error.strerror}") from None
+        raise UserError(f"cannot read shard {public_path(path)}: {error.strerror}") from None

@@ -117,11 +117,61 @@ def _of_files(name: str, paths: list[Path]) -> Found:
 
 
 def _folder(folder: Path) -> Found:
-    """What a folder stands for: tars, else parquet or Arrow, else a table of its images, else images with texts."""
-    if tabular.is_saved(folder):
+    """What a folder stands for, by the first of these rules that holds:
+
+    1  `save_to_disk` of `datasets` wrote it                               that data set
+    2  tars, at any depth                                                  the tars
+    3  parquet, else Arrow, directly in it                                 those tables
+    4  metadata.csv, .tsv or .jsonl, at any depth                          those tables, with the images they name
+    5  images and texts                                                    the images, each with its text
+    6  another csv, tsv or jsonl directly in it                            those tables, with the images they name
+    7  images, and parquet or Arrow below it                               those tables
+    8  images                                                              the images, each with a text of another kind
+    9  parquet, Arrow, csv, jsonl, json or zip at any depth                a data set in the hub's layout
+
+    Raises: UserError if none does.
+    """
+    if tabular.is_saved(folder):  # 1
         return Found(BY_NAME, [folder])
     names = list(walk(folder))
-    # Of images and texts, of which there may be millions, no paths are made.
+    seen, by_kind = _suffixes(folder, names)
+    images = any(f".{suffix}" in seen for suffix in IMAGE_SUFFIXES)
+    texts = any(f".{suffix}" in seen for suffix in TEXT_SUFFIXES)
+    if tars := by_kind.get(".tar"):  # 2
+        return _for_training(folder, ".tar", tars, by_kind)
+    for kind in (".parquet", ".arrow"):  # 3
+        top = [path for path in by_kind.get(kind, ()) if path.parent == folder]
+        # img2dataset's `files`: beside the folder 00000 of images lies 00000.parquet, a record of the download.
+        if top and not (images and all(path.with_suffix("").is_dir() for path in top)):
+            return _for_training(folder, kind, top, by_kind)
+    for kind in TABLES[:3]:  # 4
+        if tables := [path for path in by_kind.get(kind, ()) if path.stem == "metadata"]:
+            return _for_training(folder, kind, tables, by_kind)
+    if images and texts:  # 5
+        return Found(IMAGES, [folder], folder, _left_out(folder, by_kind, TABLES[:3]), names)
+    for kind in TABLES[:3]:  # 6
+        if tables := [path for path in by_kind.get(kind, ()) if path.parent == folder]:
+            return _for_training(folder, kind, tables, by_kind)
+    # 7. In the hub's layout pictures may lie beside the tables, as a figure of README.md; or a table names images.
+    for kind in (".parquet", ".arrow") if images else ():
+        if tables := [path for path in by_kind.get(kind, ()) if not path.with_suffix("").is_dir()]:
+            return _for_training(folder, kind, tables, by_kind)
+    if images:  # 8
+        return Found(IMAGES, [folder], folder, names=names)
+    if by_kind.keys() & {".parquet", ".arrow", ".csv", ".jsonl", ".json", ".zip"}:  # 9
+        return Found(BY_NAME, [folder])
+    held = f" (it has {', '.join(sorted(kind or 'no suffix' for kind in seen))})" if seen else ""
+    raise UserError(
+        f"{folder} holds no .tar, .parquet or .arrow file, no table and no image{held}: "
+        "give the folder with the shards or images"
+    )
+
+
+def _suffixes(folder: Path, names: Sequence[str]) -> tuple[set[str], dict[str, list[Path]]]:
+    """The suffixes of a folder's files, and those files by suffix, sorted, that are neither images nor texts.
+
+    Of images and texts, of which there may be millions, no paths are made.
+    """
     many = {f".{suffix}" for suffix in (*IMAGE_SUFFIXES, *TEXT_SUFFIXES)}
     by_kind: dict[str, list[Path]] = {}
     seen: set[str] = set()
@@ -132,36 +182,7 @@ def _folder(folder: Path) -> Found:
             by_kind.setdefault(suffix, []).append(folder / name)
     for paths in by_kind.values():
         paths.sort()
-    images = any(f".{suffix}" in seen for suffix in IMAGE_SUFFIXES)
-    texts = any(f".{suffix}" in seen for suffix in TEXT_SUFFIXES)
-    if tars := by_kind.get(".tar"):
-        return _for_training(folder, ".tar", tars, by_kind)
-    for kind in (".parquet", ".arrow"):
-        top = [path for path in by_kind.get(kind, ()) if path.parent == folder]
-        # img2dataset's `files`: beside the folder 00000 of images lies 00000.parquet, a record of the download.
-        if top and not (images and all(path.with_suffix("").is_dir() for path in top)):
-            return _for_training(folder, kind, top, by_kind)
-    for kind in TABLES[:3]:
-        if tables := [path for path in by_kind.get(kind, ()) if path.stem == "metadata"]:
-            return _for_training(folder, kind, tables, by_kind)
-    if images and texts:
-        return Found(IMAGES, [folder], folder, _left_out(folder, by_kind, TABLES[:3]), names)
-    for kind in TABLES[:3]:
-        if tables := [path for path in by_kind.get(kind, ()) if path.parent == folder]:
-            return _for_training(folder, kind, tables, by_kind)
-    # In the hub's layout pictures may lie beside the tables, as a figure of README.md; or a table below names images.
-    for kind in (".parquet", ".arrow") if images else ():
-        if tables := [path for path in by_kind.get(kind, ()) if not path.with_suffix("").is_dir()]:
-            return _for_training(folder, kind, tables, by_kind)
-    if images:
-        return Found(IMAGES, [folder], folder, names=names)
-    if by_kind.keys() & {".parquet", ".arrow", ".csv", ".jsonl", ".json", ".zip"}:
-        return Found(BY_NAME, [folder])  # the hub's layout
-    held = f" (it has {', '.join(sorted(kind or 'no suffix' for kind in seen))})" if seen else ""
-    raise UserError(
-        f"{folder} holds no .tar, .parquet or .arrow file, no table and no image{held}: "
-        "give the folder with the shards or images"
-    )
+    return seen, by_kind
 
 
 def _for_training(folder: Path, kind: str, paths: list[Path], by_kind: dict[str, list[Path]]) -> Found:

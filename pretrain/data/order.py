@@ -25,16 +25,19 @@ WINDOW_SAMPLES = 64 * BLOCK_SAMPLES
 
 
 class Stream(IntEnum):
-    """What a stream of random numbers is for: the last entry of its key. FILL, AUGMENT and CAPTION are the batches'."""
+    """What a stream of random numbers is for: the last entry of its key, so that no two streams have the same key.
 
-    RUNS = 0
-    BLOCKS = 1
-    SAMPLES = 2
-    FILL = 3
-    AUGMENT = 4
-    MIX = 5
-    SOURCES = 6
-    CAPTION = 7
+    The numbers stay as they are: with others a run would read other samples.
+    """
+
+    RUNS = 0  # (seed, epoch): the order of an epoch's runs
+    BLOCKS = 1  # (seed, epoch, group): how the blocks of a group's runs are interleaved
+    SAMPLES = 2  # (seed, epoch, start of the window): the order of a window's samples
+    FILL = 3  # data/batches.py, (seed, position, attempt): what takes the place of a bad sample
+    AUGMENT = 4  # data/batches.py, (seed, position): how an image is cropped
+    MIX = 5  # data/mixing.py, (seed, round): the order of the sources in 10,000 positions
+    SOURCES = 6  # data/mixing.py, (seed): the seeds of the sources' own orders
+    CAPTION = 7  # data/batches.py, (seed, position): which of an image's captions is read
 
 
 def permutation(n: int, *key: int) -> np.ndarray:

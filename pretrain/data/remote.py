@@ -40,9 +40,9 @@ def stat(url: str) -> tuple[int, str | None]:
             store.invalidate_cache(store._parent(path))
         info = store.info(path)
         if info["type"] == "directory":
-            raise UserError(f"{shown(url)} is a folder, not a shard")
+            raise UserError(f"{public_url(url)} is a folder, not a shard")
         if info.get("size") is None:
-            raise UserError(f"the server of {shown(url)} does not tell its size: download it first")
+            raise UserError(f"the server of {public_url(url)} does not tell its size: download it first")
         stamps = (info.get(name) for name in (*STAMPS, *TIMES))
         stamp = next((str(value).strip('"') for value in stamps if value), None)
         return int(info["size"]), stamp
@@ -74,7 +74,7 @@ def fetch(url: str, start: int, stop: int, size: int) -> bytes:
 
 
 def _shorter(url: str) -> UserError:
-    return UserError(f"{shown(url)} became shorter after it was listed: restore it, then resume")
+    return UserError(f"{public_url(url)} became shorter after it was listed: restore it, then resume")
 
 
 def refuse_without_ranges(url: str, size: int) -> None:
@@ -100,7 +100,7 @@ def refuse_without_ranges(url: str, size: int) -> None:
 
 def _no_ranges(url: str) -> UserError:
     needed = "shards are read by HTTP range requests, which it must answer with 206"
-    return UserError(f"the server of {shown(url)} ignores ranges; {needed}: take another server, or download them")
+    return UserError(f"the server of {public_url(url)} ignores ranges; {needed}: take another server, or download them")
 
 
 def find(source: str) -> list[str]:
@@ -115,7 +115,7 @@ def find(source: str) -> list[str]:
         if not _has_magic(source) and urlsplit(source).query:
             return [source]  # such as https://host/download?file=7
         wanted = "name the shards by a brace pattern such as https://host/{000..099}.tar, or join several with ::"
-        raise UserError(f"{shown(source)}: web servers are not listed; {wanted}")
+        raise UserError(f"{public_url(source)}: web servers are not listed; {wanted}")
 
     def ask(store: Any, path: str) -> list[str]:
         store.invalidate_cache()
@@ -124,14 +124,14 @@ def find(source: str) -> list[str]:
 
     names = _persist(source, ask)
     if not names:
-        raise UserError(f"{shown(source)} holds no {', '.join(SUFFIXES)} file: check the address")
+        raise UserError(f"{public_url(source)} holds no {', '.join(SUFFIXES)} file: check the address")
     if not _has_magic(source):
         kind = next(suffix for suffix in SUFFIXES if any(name.endswith(suffix) for name in names))
         names = [name for name in names if name.endswith(kind)]
         chosen = [name for name in names if name.rsplit("/", 1)[-1].startswith("train-")]
         if 0 < len(chosen) < len(names):
             rest = f"not {len(names) - len(chosen)} more {kind} files (name them with a pattern)"
-            print(f"of {shown(source)} only train-* is read, {rest}", file=sys.stderr)
+            print(f"of {public_url(source)} only train-* is read, {rest}", file=sys.stderr)
         names = chosen or names
     return [f"{_scheme(source)}://{name.lstrip('/')}" for name in names]
 
@@ -150,7 +150,7 @@ def place(url: str) -> str:
     return f"{host}{unquote(parts.path)}?{parts.query}"
 
 
-def shown(url: str) -> str:
+def public_url(url: str) -> str:
     """The URL as messages and records name it: without user, password and query."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rsplit('@', 1)[-1]}{parts.path}"
@@ -172,7 +172,7 @@ def _persist(url: str, call: Callable[[Any, str], Result]) -> Result:
         store = _store(getpid(), url.split("://")[0] + "://" + urlsplit(url).netloc, "%" in url)
         return call(store, store._strip_protocol(url))
 
-    return persist(once, shown(url))
+    return persist(once, public_url(url))
 
 
 @cache

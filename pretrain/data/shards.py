@@ -96,9 +96,9 @@ def as_path(path: str | Path) -> Path:
     return Path("/" + remote.place(str(path))) if remote.is_remote(path) else Path(path).absolute()
 
 
-def shown(path: str | Path) -> str:
+def public_path(path: str | Path) -> str:
     """The path as messages name it: a URL without credentials and signatures."""
-    return remote.shown(str(path)) if remote.is_remote(path) else str(path)
+    return remote.public_url(str(path)) if remote.is_remote(path) else str(path)
 
 
 class LocalShards:
@@ -165,7 +165,7 @@ def shards_at(paths: Sequence[str | Path], listed: Sequence[Version]) -> LocalSh
 
 
 def replaced(path: str | Path) -> UserError:
-    return UserError(f"{shown(path)} was replaced after it was listed: restore it, or start a new run")
+    return UserError(f"{public_path(path)} was replaced after it was listed: restore it, or start a new run")
 
 
 def _version(status: os.stat_result) -> Version:

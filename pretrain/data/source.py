@@ -161,7 +161,7 @@ def _open_remote(
         return _open_tars(urls, image_column, caption_column, *options)
     if kinds == [".parquet"]:
         on_main(lambda: versions(urls))  # what is missing is one line
-        _tell(f"{remote.shown(source)} is parquet: it is downloaded and kept in datasets' cache")
+        _tell(f"{remote.public_url(source)} is parquet: it is downloaded and kept in datasets' cache")
         return tabular.open_urls(urls, image_column, caption_column, roots)
     given = ", ".join(kind or "without a suffix" for kind in kinds)
-    raise UserError(f"{remote.shown(source)} is {given}; of stores .tar and .parquet are read, one kind at a time")
+    raise UserError(f"{remote.public_url(source)} is {given}; of stores .tar and .parquet are read, one kind at a time")

@@ -25,7 +25,7 @@ from pretrain.data.captions import (
     parse_place,
 )  # fmt: skip
 from pretrain.data.pairs import Captions, fingerprint_rows
-from pretrain.data.table_images import BASE64, MISSING, OUTSIDE, URL, image_content, named_image, shown
+from pretrain.data.table_images import BASE64, MISSING, OUTSIDE, URL, image_content, named_image, short_path
 from vlm.errors import UserError
 
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
@@ -98,7 +98,7 @@ class TableCaptions(Captions):
     def key(self, number: int) -> str | None:
         """The path of the image if there is one, else the file and its row."""
         image = image_content(self.data[number][self.image_column][0])
-        return shown(image) if isinstance(image, str) else self.where(number)
+        return short_path(image) if isinstance(image, str) else self.where(number)
 
     def notices(self) -> Iterator[str]:
         return iter(self.told)
@@ -178,7 +178,7 @@ class TableCaptions(Captions):
             return
         number, problem = problems[0]
         image = image_content(self.data[number][self.image_column][0])
-        given = shown(image) if isinstance(image, str) else None
+        given = short_path(image) if isinstance(image, str) else None
         where = f"{self.where(number)}, column {self.image_column!r}: {given!r}"
         if problem == BASE64:
             cure = "decode the column to bytes first, or write the images to files"

@@ -85,6 +85,6 @@ def _is_base64(path: str) -> bool:
     return len(text) > LONGEST_SHOWN and text.startswith(BASE64_IMAGES) and not _NO_BASE64.search(text)
 
 
-def shown(path: str) -> str:
+def short_path(path: str) -> str:
     """The path of an image for a message or as a key; of what is too long for a file's name, the beginning."""
     return path if len(path) <= LONGEST_PATH else path[:LONGEST_SHOWN]

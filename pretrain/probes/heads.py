@@ -31,7 +31,7 @@ def accuracy(scores: Tensor, labels: Tensor) -> float:
     return int((scores.argmax(1) == labels).sum()) / len(labels)
 
 
-def held_out(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+def split_rows(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """Rows to fit on and rows held out: a tenth of each class, rounded up, keyed by the seed, but no only row.
 
     Raises: UserError if every class has a single row.
@@ -111,7 +111,7 @@ def linear_probe(train: Tensor, labels: Tensor, *tests: Tensor, classes: int, se
     a noisy guide if images are few); the fit with it is then made on all of train.
     """
     train, *others = standardised(train, *tests)
-    inside, outside = held_out(labels.cpu(), seed)
+    inside, outside = split_rows(labels.cpu(), seed)
     x, y = train[inside], labels[inside]
     fit: Linear | int = classes
     fits, losses = [], []
@@ -194,7 +194,7 @@ def attentive_probe(
 
     One probe for each learns from the same batches of the rest; least cross-entropy is best.
     """
-    inside, outside = held_out(labels.cpu(), seed)
+    inside, outside = split_rows(labels.cpu(), seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         standardise = Standardise(tokens.mean, tokens.std)

@@ -44,25 +44,32 @@ class PatchTokens:
         chosen = range(len(images))
         if self._kept is None:
             chosen = chosen[:: -(-len(images) // MEASURED_IMAGES)]
+        total, squares = self._encode(chosen, where)
+        self.mean, self.std = _statistics(total, squares, len(chosen) * encoder.config.patches)
+
+    def _encode(self, chosen: range, where: str) -> tuple[Tensor, Tensor]:
+        """Encode the chosen images, each rank its own, and keep their tokens if there is room for them; collective.
+
+        where: as `_storage` says it. -> the sum of all ranks' tokens and that of their squares, float64[width] each.
+        """
+        encoder, kept = self._encoder, self._kept
         total, squares = torch.zeros(2, encoder.width, dtype=torch.float64, device=encoder.device)
         batches = own(in_order(len(chosen)))
         numbers = [chosen[part.start : part.stop] for part in batches]
         forecast = Forecast("patch tokens", len(chosen), len(batches))
+        room = 0 if kept is None else _bytes(kept.shape)
         with progress(len(chosen), "patch tokens", "image", show=is_main()) as bar:
-            for rows, part in zip(numbers, patch_tokens(encoder, images, numbers)):
+            for rows, part in zip(numbers, patch_tokens(encoder, self._images, numbers)):
                 flat = part.flatten(0, 1).double()  # [b * N, width]
                 total += flat.sum(0)
                 squares += flat.square().sum(0)
-                if self._kept is not None:
-                    self._kept[rows.start : rows.stop] = part.cpu()
+                if kept is not None:
+                    kept[rows.start : rows.stop] = part.cpu()
                 bar.update(len(rows) * world_size())
-                forecast.after(_bytes(shape) if self._kept is not None else 0, where)
+                forecast.after(room, where)
         total, squares = all_sum(total), all_sum(squares)
         barrier()  # every rank's rows are in the file
-        count = len(chosen) * shape[1]
-        mean = total / count
-        variance = squares / count - mean.square()
-        self.mean, self.std = mean.float(), variance.clamp(min=1e-12).sqrt().float()
+        return total, squares
 
     def batches(self, batches: Iterable[Sequence[int]]) -> Iterator[Tensor]:
         """float32[b, N, width] on the encoder's device for each batch of numbers; the next one is read meanwhile."""
@@ -84,7 +91,18 @@ class PatchTokens:
                 batch = following
 
 
-def _bytes(shape: tuple[int, int, int]) -> int:
+def _statistics(total: Tensor, squares: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Mean and deviation, float32[width], of `count` tokens with these sums, float64[width].
+
+    From sums, since tokens that are not kept are seen once. In float64, since squares / count and mean^2 may have many
+    digits in common, which float32 would lose.
+    """
+    mean = total / count
+    variance = squares / count - mean.square()
+    return mean.float(), variance.clamp(min=1e-12).sqrt().float()
+
+
+def _bytes(shape: Sequence[int]) -> int:
     return 2 * shape[0] * shape[1] * shape[2]  # of float16
 
 

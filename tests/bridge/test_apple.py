@@ -12,7 +12,7 @@ from bridge import gradients, loop
 from bridge.data.example import Example
 from bridge.evaluation.answering import Asker
 from bridge.evaluation.batching import make_batches
-from vlm.apps.pca import principal_colours
+from vlm.run.pca import principal_colours
 
 
 class NoFloat64(TorchDispatchMode):

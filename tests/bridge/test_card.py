@@ -1,6 +1,6 @@
 """RUN/vlm/README.md."""
 
-from vlm.apps.card import read_card
+from vlm.cards.card import read_card
 from vlm.llava.digest import content_digest
 
 

@@ -34,9 +34,9 @@ def step(name, batch, rows=slice(None), micro_batch_size=0):
     pixels = [part[rows] for part in images] if len(images) > 1 else images[0][rows, 0]
     ids = torch.randint(0, 50, (batch, 12), generator=generator)
     lengths = torch.randint(1, 13, (batch,), generator=generator)
-    logits = LogitScale(name) if name in ("clip", "siglip") else None
+    logit_scale = LogitScale(name) if name in ("clip", "siglip") else None
     encoder = new_encoder(sizes, seed=0, norm=GlobalBatchNorm1d)
-    model = Pretrainer(encoder, micro_batch_size, logits=logits).double()
+    model = Pretrainer(encoder, micro_batch_size, logit_scale=logit_scale).double()
     loss, _ = objective(config)(model(pixels, ids[rows], lengths[rows]), step=0)
     loss.backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
@@ -63,10 +63,10 @@ def ceiling_gradients(rank):
     """The scale's gradient above the ceiling, where the ranks' own gradients have different signs."""
     found = []
     for by_rank in ((3.0, -1.0), (-3.0, 1.0)):
-        logits = LogitScale("clip")
-        logits.scale.data.fill_(5.0)
-        (logits()[0] * by_rank[rank]).backward()
-        found.append(logits.scale.grad.item())
+        logit_scale = LogitScale("clip")
+        logit_scale.scale.data.fill_(5.0)
+        (logit_scale()[0] * by_rank[rank]).backward()
+        found.append(logit_scale.scale.grad.item())
     return found
 
 

@@ -8,8 +8,8 @@ from tiny.encoders import encoder_config
 
 from pretrain.card import write_encoder_card
 from pretrain.config import PretrainConfig
-from vlm.apps.card import read_card
-from vlm.apps.licences import encoder_part
+from vlm.cards.card import read_card
+from vlm.cards.licences import encoder_part
 from vlm.encoders.levljepa import new_encoder
 
 

@@ -74,10 +74,10 @@ def test_a_run_whose_data_are_gone_has_its_curves_and_a_note(tmp_path, capsys):
 def test_held_out_captions_are_of_val_before_the_test_split(tmp_path):
     for name in ("other-000000.tar", "testdev-000000.tar", "train-000000.tar"):
         (tmp_path / name).touch()
-    assert report.held_out(str(tmp_path)) == str(tmp_path / "other-000000.tar")
+    assert report.held_out_source(str(tmp_path)) == str(tmp_path / "other-000000.tar")
     for name in ("val-000001.tar", "val-000000.tar"):
         (tmp_path / name).touch()
-    assert report.held_out(str(tmp_path)) == str(tmp_path / "val-000000.tar")
+    assert report.held_out_source(str(tmp_path)) == str(tmp_path / "val-000000.tar")
     (tmp_path / "one").mkdir()
     (tmp_path / "one/train-000000.tar").touch()
-    assert report.held_out(str(tmp_path / "one")) == str(tmp_path / "one")
+    assert report.held_out_source(str(tmp_path / "one")) == str(tmp_path / "one")

@@ -73,7 +73,7 @@ def test_crops_of_two_sizes_go_through_one_vit():
 
 def test_only_matrices_decay():
     sizes = replace(SIZES, vision_layers=1, text_layers=1, projector_depth=1)
-    model = Pretrainer(new_encoder(sizes, seed=0), logits=LogitScale("siglip"))
+    model = Pretrainer(new_encoder(sizes, seed=0), logit_scale=LogitScale("siglip"))
     decayed, kept = parameter_groups(model, 0.1)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     assert decayed["weight_decay"] == 0.1 and kept["weight_decay"] == 0.0

@@ -107,10 +107,10 @@ def test_scalars_start_where_the_papers_do():
 
 
 def test_temperature_stops_at_its_ceiling_and_comes_back():
-    logits = LogitScale("clip")
-    logits.scale.data.fill_(5.0)
-    scale, _ = logits()
-    assert scale.item() == pytest.approx(100) and logits.values()["logit_scale"] == pytest.approx(math.log(100))
-    (up,) = torch.autograd.grad(-logits()[0], logits.scale)  # descent would raise it further
-    (down,) = torch.autograd.grad(logits()[0], logits.scale)
+    logit_scale = LogitScale("clip")
+    logit_scale.scale.data.fill_(5.0)
+    scale, _ = logit_scale()
+    assert scale.item() == pytest.approx(100) and logit_scale.values()["logit_scale"] == pytest.approx(math.log(100))
+    (up,) = torch.autograd.grad(-logit_scale()[0], logit_scale.scale)  # descent would raise it further
+    (down,) = torch.autograd.grad(logit_scale()[0], logit_scale.scale)
     assert up.item() == 0 and down.item() == pytest.approx(100)

@@ -1,1 +1,1 @@
-"""What the `vlm` command does with a model: chat, web, export, features, doctor; and cards, answers for lmms-eval."""
+"""What the `vlm` command does with a model: chat, web, export, features, doctor; and answers for lmms-eval."""

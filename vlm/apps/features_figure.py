@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 
 from vlm.apps.attention import Attended
 from vlm.apps.patch_tokens import Features
-from vlm.apps.pca import principal_colours
+from vlm.run.pca import principal_colours
 
 CELL = 2.3  # inches, the side of an image
 VEIL = 0.72  # how opaque a map is over the grey picture

@@ -56,7 +56,7 @@ class Tab:
         self.conversation = Conversation()
 
 
-def shown(turns: Turns) -> Messages:
+def as_messages(turns: Turns) -> Messages:
     """Turns as the page shows them. A question without an answer may stand at the end."""
     messages = [{"role": role, "content": text} for turn in turns for role, text in zip(("user", "assistant"), turn)]
     return [message for message in messages if message["content"]]

@@ -12,14 +12,14 @@ from PIL import Image
 
 from vlm.apps.answers import SAY_LESS
 from vlm.apps.chat import TURNS
-from vlm.apps.pca import pca_rgb
 from vlm.apps.seen import enlarged, seen
-from vlm.apps.web_conversation import Conversation, Messages, Question, Tab, Turns, shown
+from vlm.apps.web_conversation import Conversation, Messages, Question, Tab, Turns, as_messages
 from vlm.apps.web_uploads import KEPT_SECONDS
 from vlm.device import enough_memory
 from vlm.errors import UserError, one_line
 from vlm.images import decode
 from vlm.llava.model import VLM
+from vlm.run.pca import pca_rgb
 
 WAITING = 16  # questions in the queue; one is answered at a time
 SESSIONS = 200  # that are remembered; Gradio takes 50 kB for each
@@ -94,10 +94,10 @@ class Session:
         with closing(self._answered(conversation)) as answered:
             for turns, refused in answered:
                 if tab.conversation is conversation:
-                    yield shown(turns), tab, refused
+                    yield as_messages(turns), tab, refused
         # Cleared, and what was yielded last perhaps came to the page after that.
         if tab.conversation is not conversation:
-            yield shown(tab.conversation.turns), tab, ""
+            yield as_messages(tab.conversation.turns), tab, ""
 
     def stop(self, tab: Tab) -> str:
         """End the question that was taken. It is given back if no answer has begun."""

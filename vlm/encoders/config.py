@@ -30,7 +30,7 @@ TOWERS = {
 }
 HEADS = ("embed_dim", "projector_width", "projector_depth")
 LARGEST_SIZE = 2**31  # of what is compared with the weights
-LOGITS = ("logit_scale", "logit_bias")
+LOGIT_SCALARS = ("logit_scale", "logit_bias")
 MODEL_SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large"}  # timm's names, by width
 
 
@@ -103,14 +103,14 @@ class EncoderConfig(PixelConfig):
         towers["vision_encoder"] |= {"image_size": self.image_size, "patch_size": self.patch_size}
         towers["text_encoder"]["architecture"] = "gpt2"
         heads = {name: getattr(self, name) for name in HEADS}
-        logits = {name: getattr(self, name) for name in LOGITS if getattr(self, name) is not None}
+        scalars = {name: getattr(self, name) for name in LOGIT_SCALARS if getattr(self, name) is not None}
         pixels = {"normalization": {"mean": list(self.mean), "std": list(self.std)}}
         return {
             "model_type": "levljepa",
             "model_size": size,
             **towers,
             **heads,
-            **logits,
+            **scalars,
             **pixels,
             "training": self.training,
         }
@@ -146,7 +146,7 @@ class EncoderConfig(PixelConfig):
         for section, width in (("vision_encoder", "vision_width"), ("text_encoder", "text_width")):
             name = TOWERS[section]["num_heads"]
             sizes[name] = _heads(fields.section(section), sizes[width], heads)
-        sizes |= {name: fields.number(name) for name in LOGITS if name in fields}
+        sizes |= {name: fields.number(name) for name in LOGIT_SCALARS if name in fields}
         mean, std = CLIP_MEAN, CLIP_STD
         if "normalization" in fields:
             mean, std = pixel_statistics(fields.section("normalization"), "mean", "std")

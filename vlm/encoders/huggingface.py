@@ -11,11 +11,11 @@ import transformers
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from vlm.checked import Fields, shown
+from vlm.checked import Fields, brief_value
 from vlm.encoders.base import VisionEncoder, checked_layer, checked_pixels
 from vlm.encoders.config import PixelConfig
 from vlm.encoders.hub_pixels import read_pixels
-from vlm.encoders.stock import filled
+from vlm.encoders.stock import model_with
 from vlm.encoders.text import StockTextTower
 from vlm.errors import UserError, memory_ran_out, one_line
 from vlm.files import read_json
@@ -210,7 +210,7 @@ def _judged(name: str) -> tuple[Path, Family]:
     kind = Fields(read_json(folder / "config.json"), f"{folder}/config.json").record.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         classes = ", ".join(family.model for family in FAMILIES.values())
-        reason = REFUSED.get(str(kind), f"has the model_type {shown(kind)}")
+        reason = REFUSED.get(str(kind), f"has the model_type {brief_value(kind)}")
         raise UserError(f"hf:{name} {reason}; known are {classes}")
     return folder, FAMILIES[kind]
 
@@ -254,4 +254,4 @@ def resized_vit(vision: PreTrainedModel, prefix: int, image_size: int) -> PreTra
         weights["embeddings.position_embedding.weight"] = positions.reshape(-1, config.hidden_size)
     else:
         weights["embeddings.position_embeddings"] = positions
-    return filled(type(vision), config, weights)
+    return model_with(type(vision), config, weights)

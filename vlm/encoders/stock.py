@@ -10,7 +10,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 AFTER_LAST_NORM: dict[str, Any] = {"tie_last_hidden_states": True}
 
 
-def filled(model_class: type, config: PretrainedConfig, weights: Mapping[str, torch.Tensor]) -> PreTrainedModel:
+def model_with(model_class: type, config: PretrainedConfig, weights: Mapping[str, torch.Tensor]) -> PreTrainedModel:
     """A model of `config` that holds copies of `weights`, which are all of its own: fp32, frozen, in eval mode.
 
     It is made on "meta": no time is lost, and the global random state stays as it was.

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from vlm.encoders import timm_vit
-from vlm.encoders.stock import AFTER_LAST_NORM, filled, zero_pooler
+from vlm.encoders.stock import AFTER_LAST_NORM, model_with, zero_pooler
 
 if TYPE_CHECKING:  # chat loads no timm
     from timm.models.vision_transformer import VisionTransformer
@@ -58,7 +58,7 @@ def stock_model(vision: VisionTransformer, image_size: int) -> PreTrainedModel:
     weights = outer
     for index, block in enumerate(vision.blocks):
         weights |= _block_weights(block, BLOCKS[name], index, config)
-    return filled(model_class, config, weights)
+    return model_with(model_class, config, weights)
 
 
 def _block_weights(block: Any, names: dict[str, str], index: int, config: PretrainedConfig) -> Weights:

@@ -11,7 +11,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel, ViTConfig, ViTModel
 
 from vlm.encoders.base import VisionEncoder
-from vlm.encoders.stock import AFTER_LAST_NORM, filled, zero_pooler
+from vlm.encoders.stock import AFTER_LAST_NORM, model_with, zero_pooler
 from vlm.errors import UserError
 
 if TYPE_CHECKING:  # chat loads no timm
@@ -106,7 +106,7 @@ def _with_norm_last(vision: PreTrainedModel) -> PreTrainedModel:
     weights = {name: value for name, value in vision.state_dict().items() if not name.startswith(("head.", "pooler."))}
     if config.model_type == "vit":
         weights |= zero_pooler(config)
-    return filled(type(vision), config, weights)
+    return model_with(type(vision), config, weights)
 
 
 def _vit_of_dinov2(vision: PreTrainedModel) -> PreTrainedModel:
@@ -138,4 +138,4 @@ def _vit_of_dinov2(vision: PreTrainedModel) -> PreTrainedModel:
             value = value * (scale[:, None] if kind == "weight" else scale)
         module = {"norm1": "layernorm_before", "norm2": "layernorm_after"}.get(module, module)
         weights[f"layers.{index}.{module}.{kind}"] = value
-    return filled(ViTModel, config, weights)
+    return model_with(ViTModel, config, weights)

@@ -42,34 +42,34 @@ class Shaped(NamedTuple):
 def shaped(talk: Talk, dropped: str = "") -> Shaped | None:
     """Take the texts out, as the template `turns.jinja` reads them; None if only the template itself can tell.
 
-    dropped: what the template leaves out at the end of a question.
+    dropped: a sentence that the template leaves out at the end of a question. With "Say a word."
+
+        "Is it red? Say a word."                 is asked as "Is it red?"
+        "Say a word."                            is asked as it is: nothing else is left
+        "A in <image> or <image> Say a word."    None
     """
     texts: list[str] = []
 
     def taken(text: str) -> str:
-        texts.append(text.strip())
+        texts.append(text)
         return TEXT
 
-    system = taken(talk.system) if talk.system else ""
-    caption = taken(talk.caption) if talk.caption else talk.caption
+    system = taken(talk.system.strip()) if talk.system else ""
+    caption = taken(talk.caption.strip()) if talk.caption else talk.caption
     turns: list[Turn] = []
     for question, answer in talk.turns:
+        # pieces[0]: the images in front; then texts, and images between two of them.
         pieces = question_pieces(question) if talk.images is None else ["", question.strip()]
         if dropped and pieces[-1].endswith(dropped):
+            # Three pieces: an image stands between the last two. The template takes the sentence off the whole
+            # question, and what it leaves may end with that image; the last piece alone does not show it.
             if len(pieces) > 2:
-                return None  # what is left may be an image
+                return None
             pieces[-1] = pieces[-1][: -len(dropped)].strip() or pieces[-1]
-        pattern = pieces[0] + PLACEHOLDER.join(taken_piece(piece, texts) for piece in pieces[1:])
-        turns.append((pattern, None if answer is None else taken(answer)))
+        # White space alone between two images is no text: it stays in the form.
+        patterns = [taken(piece) if piece.strip() else piece for piece in pieces[1:]]
+        turns.append((pieces[0] + PLACEHOLDER.join(patterns), None if answer is None else taken(answer.strip())))
     return Shaped(Talk(tuple(turns), talk.images, caption, system), tuple(texts))
-
-
-def taken_piece(piece: str, texts: list[str]) -> str:
-    """Take a piece of a question between two images; white space alone stays."""
-    if not piece.strip():
-        return piece
-    texts.append(piece)
-    return TEXT
 
 
 def question_pieces(question: str) -> list[str]:
@@ -89,7 +89,7 @@ def question_pieces(question: str) -> list[str]:
     return [PLACEHOLDER * leading, *kept]
 
 
-def filled(form: Talk, texts: Sequence[str]) -> Talk:
+def with_texts(form: Talk, texts: Sequence[str]) -> Talk:
     """The conversation of this form that says these texts."""
     waiting = iter(texts)
 

@@ -31,7 +31,10 @@ STYLES: tuple[Callable[[int], str], ...] = (
 
 @dataclass(frozen=True)
 class Reads:
-    """Strings that a template looks for in its texts; a text with one of them may be written in another way."""
+    """Strings that a template looks for in its texts; a text with one of them may be written in another way.
+
+    inside: looked for anywhere in a text. whole: a whole text is compared with them. edges: letters at a text's ends.
+    """
 
     inside: tuple[str, ...]
     whole: frozenset[str]
@@ -60,17 +63,23 @@ class Reads:
         for node in tree.find_all((nodes.Compare, nodes.Call, nodes.Filter, nodes.Test, nodes.Assign)):
             if isinstance(node, nodes.Compare):
                 among = any(operand.op in ("in", "notin") for operand in node.ops)
+                # {% if content in 'yes or no' %}: the parts of a constant are not listed.
                 if among and any(isinstance(operand.expr, nodes.Const) for operand in node.ops):
-                    return None  # whether a text is a part of a constant
-                (inside if among and isinstance(node.expr, nodes.Const) else whole).update(strings([node]))
+                    return None
+                if among and isinstance(node.expr, nodes.Const):  # {% if '</think>' in content %}
+                    inside |= strings([node])
+                else:  # {% if content == 'x' %}, {% if content in ['x', 'y'] %}
+                    whole |= strings([node])
             elif isinstance(node, nodes.Assign):
+                # {% set stop = '</think>' %}: a later line may look for it, {% if stop in content %}.
                 if isinstance(node.node, (nodes.Const, nodes.List, nodes.Tuple, nodes.CondExpr)):
                     inside |= strings([node.node])
             else:
+                # The name of a filter or a test; of a method, content.strip(); of a function, namespace().
                 name = getattr(node, "name", None) or getattr(node.node, "attr", None) or getattr(node.node, "name", "")
-                if name in ("trim", "strip", "lstrip", "rstrip"):
+                if name in ("trim", "strip", "lstrip", "rstrip"):  # content.strip('\n'): each letter by itself
                     edges.update("".join(strings(node.args)))
-                elif name not in WRITERS:
+                elif name not in WRITERS:  # content.split('</think>'), content | replace('</think>', '')
                     inside |= strings(node.args)
         return cls(tuple(sorted(inside - {""})), frozenset(whole), frozenset(edges))
 

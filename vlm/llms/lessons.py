@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from vlm.llms.forms import TEXT, Shaped, Talk, filled, shaped
+from vlm.llms.forms import TEXT, Shaped, Talk, shaped, with_texts
 from vlm.llms.frames import Frame, Framer, Read, Reads
 
 KEPT_FORMS = 1024  # forms of conversations whose frames are kept
@@ -29,13 +29,25 @@ def one_sequence(lessons: Sequence[Lesson]) -> list[Lesson]:
 class Taught(NamedTuple):
     """Where a turn's answer is in the frame of a whole conversation.
 
-    segment: the one that ends with it. opening: the ids of that segment that still belong to the prompt, as those of
-    "assistant\\n". behind: how many ids behind the segment are learnt.
+    segment: the number of the one that ends with it. opening: the ids of that segment that still belong to the prompt.
+    behind: how many ids behind the segment are learnt. Take the frame of `vlm.llms.frames`, which is
+
+        ids[0]       <|im_start|> user \\n <|image_pad|>
+        segments[0]  \\n{}
+        ids[1]       <|im_end|> \\n <|im_start|>
+        segments[1]  assistant\\n{}
+        ids[2]       <|im_end|> \\n
+
+    The answer is the {} of segments[1]. The prompt ends with "assistant\\n", whose ids are the opening. Learnt are the
+    segment's other ids and one behind it: <|im_end|>, which ends the answer. So this is Taught(1, opening, 1).
     """
 
     segment: int
     opening: tuple[int, ...]
     behind: int
+
+
+Course = list[Taught]  # of a form: where the answer of each of its turns is
 
 
 class Frames:
@@ -59,7 +71,7 @@ class Frames:
             foreign = foreign.replace(part, "")
         self._reads = Reads.of(foreign) if own[0] in template and framer.usable else None
         self._frames: dict[Talk, Frame | None] = {}
-        self._courses: dict[Talk, list[Taught] | None] = {}
+        self._courses: dict[Talk, Course | None] = {}
 
     def ids(self, talks: Sequence[Talk]) -> list[Read | None]:
         """The ids of conversations; None for one that must be rendered."""
@@ -106,12 +118,12 @@ class Frames:
                 frames = self._frames = {}  # not cleared: another thread may be about to read the old one
             count = len(_texts(form))
             try:
-                frames[form] = self._framer.frame(lambda texts: self._render(filled(form, texts)), count)
+                frames[form] = self._framer.frame(lambda texts: self._render(with_texts(form, texts)), count)
             except Exception:  # whatever a template raises, it does so again, and is heard, where it is rendered
                 frames[form] = None
         return frames[form]
 
-    def _course(self, form: Talk) -> list[Taught] | None:
+    def _course(self, form: Talk) -> Course | None:
         courses = self._courses
         if form not in courses:
             if len(courses) >= KEPT_FORMS:
@@ -119,22 +131,30 @@ class Frames:
             courses[form] = self._make_course(form)
         return courses[form]
 
-    def _make_course(self, form: Talk) -> list[Taught] | None:
-        """Where the answers are; None unless every prompt is the beginning of the whole, whatever the texts."""
+    def _make_course(self, form: Talk) -> Course | None:
+        """None unless every prompt is the beginning of the whole, whatever the texts.
+
+        It never is if a question and its answer share a segment, as in smollm2's wording.
+        """
         whole, tail, course = self._frame(form), tuple(self._tail()), []
         for count, (question, _) in enumerate(form.turns):
-            asked = self._frame(form._replace(turns=(*form.turns[:count], (question, None))))
-            part = self._frame(form._replace(turns=form.turns[: count + 1]))
+            asked = self._frame(form._replace(turns=(*form.turns[:count], (question, None))))  # through the prompt
+            part = self._frame(form._replace(turns=form.turns[: count + 1]))  # through the answer and its tail
             if whole is None or asked is None or part is None or not part.segments:
                 return None
             last = len(part.segments) - 1  # the segment with the answer
             opening = asked.ids[-1][len(whole.ids[last]) :]
             behind = len(part.ids[-1]) - len(tail) + 1
             goes_on = (
+                # Through the answer the whole is written as if no turn followed: the same segments,
                 part.segments == whole.segments[: last + 1]
+                # and the same ids between them; those behind the last are compared below.
                 and part.ids[:-1] == whole.ids[: last + 1]
+                # In front of the answer it is written as if that were still to come: the same segments,
                 and asked.segments == whole.segments[:last]
+                # the same ids between them,
                 and asked.ids[:-1] == whole.ids[:last]
+                # and where the answer's segment begins the prompt has its opening.
                 and asked.ids[-1] == whole.ids[last] + opening
             )
             ends = behind > 0 and part.ids[-1][behind - 1 :] == tail
@@ -144,7 +164,7 @@ class Frames:
         return course
 
 
-def _lesson(read: Read, course: Sequence[Taught]) -> Lesson | None:
+def _lesson(read: Read, course: Course) -> Lesson | None:
     """None if an answer has melted into its prompt, or has no token of its own."""
     learnt = []
     for segment, opening, behind in course:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -83,34 +83,41 @@ def check_llm(name: str) -> None:
 
     Raises: UserError if there is no such language model, it is gated, or its architecture cannot serve.
     """
-    source = _named(name)
-    if isinstance(source, Path):
-        check_gguf(source)
+    source = _source(name)
+    if source.is_gguf:
+        check_gguf(Path(source.place))
         return
-    with _explained(name, source):
-        _checked_folder(source)
-        _check_architecture(AutoConfig.from_pretrained(source, trust_remote_code=False), name)
+    with _explained(name, source.place):
+        _checked_folder(source.place)
+        _check_architecture(AutoConfig.from_pretrained(source.place, trust_remote_code=False), name)
 
 
 def _locate(name: str) -> str:
     """Turn what the user gave into a folder or a hub id. A GGUF file is converted to a folder first."""
-    source = _named(name)
-    return str(converted_gguf(source, tuple(ARCHITECTURES))) if isinstance(source, Path) else source
+    source = _source(name)
+    return str(converted_gguf(Path(source.place), tuple(ARCHITECTURES))) if source.is_gguf else source.place
 
 
-def _named(name: str) -> str | Path:
-    """What the user gave: a folder or a hub id as text, or the Path of a GGUF file, which need not be there."""
+class _Source(NamedTuple):
+    """Where a language model is: in a GGUF file, which need not be there; else in a folder, or at the hub by its id."""
+
+    place: str
+    is_gguf: bool = False
+
+
+def _source(name: str) -> _Source:
+    """What the user gave as `name`."""
     if name == "smollm2" and not _in_hub_cache(PRESETS[name]) and (file := _packaged_smollm2()):
-        return file
+        return _Source(str(file), is_gguf=True)
     if name in PRESETS:
-        return PRESETS[name]
+        return _Source(PRESETS[name])
     path = Path(name.replace("\0", "?"))
     if path.suffix == ".gguf":
-        return path
+        return _Source(str(path), is_gguf=True)
     if path.is_dir():
-        return str(path)
+        return _Source(str(path))
     if is_hub_id(name) and not path.exists():
-        return name
+        return _Source(name)
     raise UserError(
         f"unknown language model {name!r}: give {', '.join(PRESETS)}, a folder with a Hugging Face model, "
         "a hub id (owner/name) or a .gguf file"

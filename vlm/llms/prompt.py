@@ -85,28 +85,25 @@ class Prompts:
     """
 
     def __init__(self, processor: LlavaProcessor, slots: int):
-        self.processor = processor
-        self.tokenizer = processor.tokenizer
-        self.slots = slots
-        # White space in the added vocabulary (some tokenizers have it) is text, not control.
-        added = self.tokenizer.get_added_vocab() | {processor.image_token: processor.image_token_id}
-        self._control = {token: index for token, index in added.items() if token.strip()}
-        # The token that ends a turn may be a newline, which a text may hold as well.
-        visible = [index for index in self._control.values() if self.tokenizer.decode([index]).strip()]
-        self._control_ids = frozenset(visible)
+        """Raises: UserError if the tokenizer appends a token to every text."""
+        self.processor, self.tokenizer, self.slots = processor, processor.tokenizer, slots
+        _refuse_appending(self.tokenizer)
+        self._control = _control_tokens(processor)
+        self._control_ids = _visible_ids(self.tokenizer, self._control)
+        self._initials = frozenset(token[0] for token in self._control)
         self._heads: dict[str, list[int]] = {}  # text before the first image -> its ids; the same for most prompts
         self._expected: dict[Talk, list[int]] = {}  # neutral conversation -> the template's own control tokens
-        self._initials = frozenset(token[0] for token in self._control)
-        plain = self.tokenizer("a", add_special_tokens=False).input_ids
-        if self.tokenizer("a").input_ids[-len(plain) :] != plain:
-            raise UserError(
-                "this tokenizer appends a token to every text, also to prompts: set its add_eos_token to false"
-            )
-        template = str(processor.chat_template)
-        own = [_read(name) for name in ("turns", "instruct", "smollm2_examples", "smollm2")]
-        framer = Framer(self.tokenizer, self._control_ids, processor.image_token, [processor.image_token_id] * slots)
-        dropped = SHORT_ANSWER if own[2] in template else ""
-        self._frames = Frames(template, own, dropped, framer, self._render, lambda: self.end_ids)
+        self._frames = self._make_frames()
+
+    def _make_frames(self) -> Frames:
+        processor, template = self.processor, str(self.processor.chat_template)
+        framer = Framer(
+            self.tokenizer, self._control_ids, processor.image_token, [processor.image_token_id] * self.slots
+        )
+        splitting, instruct, examples, smollm2 = map(_read, ("turns", "instruct", "smollm2_examples", "smollm2"))
+        dropped = SHORT_ANSWER if examples in template else ""  # smollm2's examples ask for short answers themselves
+        own = (splitting, instruct, examples, smollm2)
+        return Frames(template, own, dropped, framer, self._render, lambda: self.end_ids)
 
     def prompt_ids(
         self, question: str, images: int | None = 1, caption: str | None = None, history: History = ()
@@ -280,3 +277,20 @@ class Prompts:
             # The token goes in front, and off again: some tokenizers treat the start of a text differently.
             whole += [slot] * self.slots + self.tokenizer(token + part, add_special_tokens=False).input_ids[1:]
         return whole
+
+
+def _refuse_appending(tokenizer: Any) -> None:
+    plain = tokenizer("a", add_special_tokens=False).input_ids
+    if tokenizer("a").input_ids[-len(plain) :] != plain:
+        raise UserError("this tokenizer appends a token to every text, also to prompts: set its add_eos_token to false")
+
+
+def _control_tokens(processor: LlavaProcessor) -> dict[str, int]:
+    """The added tokens and their ids. White space among them (some tokenizers have it) is text, not control."""
+    added = processor.tokenizer.get_added_vocab() | {processor.image_token: processor.image_token_id}
+    return {token: index for token, index in added.items() if token.strip()}
+
+
+def _visible_ids(tokenizer: Any, control: dict[str, int]) -> frozenset[int]:
+    """The ids of control tokens that no text has. The token that ends a turn may be a newline: a text may hold it."""
+    return frozenset(index for index in control.values() if tokenizer.decode([index]).strip())

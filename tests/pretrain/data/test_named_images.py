@@ -6,7 +6,7 @@ import os
 import pytest
 
 from pretrain.data.captions import BadSample
-from pretrain.data.table_images import named_image, shown
+from pretrain.data.table_images import named_image, short_path
 
 
 def test_rows_name_regular_files_inside_their_folder(tmp_path):
@@ -34,4 +34,4 @@ def test_what_cannot_be_a_path_is_missing_and_base64_is_named(tmp_path):
         for given in (text, base64.encodebytes(image).decode(), f"data:image/png;base64,{text}"):
             with pytest.raises(BadSample, match="image is base64, neither bytes nor a path"):
                 named_image(given, [tmp_path])
-    assert shown("a" * 255) == "a" * 255 and shown("a" * 256) == "a" * 80
+    assert short_path("a" * 255) == "a" * 255 and short_path("a" * 256) == "a" * 80

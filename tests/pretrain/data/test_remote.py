@@ -222,7 +222,7 @@ def test_literal_merging(monkeypatch):
 
 def test_names_leave_out_secrets():
     url = "https://me:word@host/set/a%20b.tar?X-Amz-Signature=f00"
-    assert (remote.place(url), remote.shown(url)) == ("host/set/a b.tar", "https://host/set/a%20b.tar")
+    assert (remote.place(url), remote.public_url(url)) == ("host/set/a b.tar", "https://host/set/a%20b.tar")
     assert remote.place("https://host/get?file=7.tar") == "host/get?file=7.tar"
     assert remote.suffix("https://host/get?file=7.tar") == remote.suffix(url) == ".tar"
     assert remote.is_remote(url) and not remote.is_remote("file:///a.tar") and not remote.is_remote("/a/b://c")

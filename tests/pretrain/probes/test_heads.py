@@ -11,9 +11,9 @@ from pretrain.probes.heads import (
     accuracy,
     attentive_probe,
     fit_linear,
-    held_out,
     knn_scores,
     linear_probe,
+    split_rows,
 )
 from vlm.errors import UserError
 
@@ -40,12 +40,12 @@ def test_knn_in_pieces_is_knn(monkeypatch):
 
 def test_a_tenth_of_each_class_is_held_out_and_the_seed_says_which():
     labels = torch.tensor([0] * 30 + [1] * 11 + [2] * 2 + [3])
-    inside, outside = held_out(labels, seed=0)
+    inside, outside = split_rows(labels, seed=0)
     assert labels[outside].bincount(minlength=4).tolist() == [3, 2, 1, 0]
     assert sorted(torch.cat([inside, outside]).tolist()) == list(range(44))
-    assert outside.tolist() == held_out(labels, seed=0)[1].tolist() != held_out(labels, seed=1)[1].tolist()
+    assert outside.tolist() == split_rows(labels, seed=0)[1].tolist() != split_rows(labels, seed=1)[1].tolist()
     with pytest.raises(UserError, match="every class of the train split has one image"):
-        held_out(torch.arange(5), seed=0)
+        split_rows(torch.arange(5), seed=0)
 
 
 def test_the_linear_fit_is_the_minimum_in_pieces_as_in_one(monkeypatch):

@@ -15,10 +15,10 @@ from tiny.llava import write_vlm
 from tiny.stock_vits import write_stock_vit
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageTextToText
 
-from vlm.apps.card import encoder_about, make_card, write_card
 from vlm.apps.export import export, push
 from vlm.apps.export.comparing import sample_picture as picture
 from vlm.apps.settings import ExportSettings
+from vlm.cards.card import encoder_about, make_card, write_card
 from vlm.errors import UserError
 from vlm.files import read_json, write_json
 from vlm.llava.digest import content_digest

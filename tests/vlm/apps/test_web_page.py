@@ -11,7 +11,7 @@ pytest.importorskip("gradio", reason="pip install -e '.[web]': no gradio")
 
 import gradio as gr
 
-from vlm.apps.web_conversation import SHOWN, Tab, shown
+from vlm.apps.web_conversation import SHOWN, Tab, as_messages
 from vlm.apps.web_page import TURNS, Session
 
 
@@ -157,7 +157,7 @@ def test_conversations_of_two_tabs_are_two(session):
 
 
 def test_a_question_without_an_answer_is_shown_alone():
-    assert texts(shown([("Red?", "yes"), ("Blue?", "")])) == ["Red?", "yes", "Blue?"]
+    assert texts(as_messages([("Red?", "yes"), ("Blue?", "")])) == ["Red?", "yes", "Blue?"]
 
 
 def test_a_page_whose_device_has_no_memory_left_says_so_and_lives_on(session, model, monkeypatch):

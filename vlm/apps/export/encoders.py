@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from huggingface_hub import ModelCard
 
-from vlm.apps.card import make_card, of_vit_alone, read_card, with_section, write_card
 from vlm.apps.export.comparing import sample_picture
-from vlm.apps.licences import encoder_part, of_whole
+from vlm.cards.card import make_card, of_vit_alone, read_card, with_section, write_card
+from vlm.cards.licences import encoder_part, of_whole
 from vlm.encoders.base import VisionEncoder
 from vlm.encoders.by_name import open_encoder
 from vlm.errors import UserError, writing

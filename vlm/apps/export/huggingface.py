@@ -9,9 +9,9 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
-from vlm.apps.card import make_card, read_card, vlm_use, with_section, write_card
 from vlm.apps.export.comparing import compare, expected
-from vlm.apps.scores import with_scores
+from vlm.cards.card import make_card, read_card, vlm_use, with_section, write_card
+from vlm.cards.scores import with_scores
 from vlm.errors import writing
 from vlm.files import read_json
 from vlm.integrity import MANIFEST
@@ -26,7 +26,7 @@ STOCK = re.compile(r"model(-\d+-of-\d+)?\.safetensors|chat_template\.jinja|.+\.j
 def write_hf(source: Path, out: Path, name: str, results: str | None) -> str:
     """Copy the stock files of a VLM byte by byte, with a card -> what the comparison found.
 
-    name: by which users will load it. results: see `vlm.apps.scores.with_scores`.
+    name: by which users will load it. results: see `vlm.cards.scores.with_scores`.
     """
     card = vlm_card(source, name, results)
     device = chosen_device(None)

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from transformers import VipLlavaConfig, VipLlavaForConditionalGeneration
 
-from vlm.apps.card import write_card
 from vlm.apps.export.comparing import compare, expected
 from vlm.apps.export.huggingface import vlm_card
+from vlm.cards.card import write_card
 from vlm.errors import UserError, writing
 from vlm.files import read_json, write_json
 from vlm.llava.model import VLM, load

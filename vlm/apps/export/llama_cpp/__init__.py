@@ -9,7 +9,6 @@ import torch
 from gguf import GGUFWriter
 
 from vlm.apps.ask_llama_cpp import PACKAGE
-from vlm.apps.card import with_section, write_card
 from vlm.apps.export.comparing import sample_picture
 from vlm.apps.export.huggingface import vlm_card
 from vlm.apps.export.llama_cpp.preparing import prepared, use
@@ -19,6 +18,7 @@ from vlm.apps.export.llama_cpp.text import add_text_metadata, check_text, text_t
 from vlm.apps.export.llama_cpp.vision import add_vision_metadata, check_vision, vision_tensors
 from vlm.apps.export.llama_cpp.vocabulary import add_vocabulary, check_vocabulary
 from vlm.apps.export.llama_cpp.wrapping import neighbours, template
+from vlm.cards.card import with_section, write_card
 from vlm.llava.model import VLM, load
 from vlm.llms.precision import chosen_device
 from vlm.room import require_room
@@ -29,7 +29,7 @@ METADATA = 32 << 20  # bytes, at most: a vocabulary of 150,000 tokens has 6 MB
 def write_gguf(source: Path, out: Path, name: str, results: str | None, quantise: str) -> str:
     """Write both files and a README -> what the comparison found.
 
-    name: what the files are called by. quantise: F32, F16 or Q8_0, of matrices. results: see `vlm.apps.scores`.
+    name: what the files are called by. quantise: F32, F16 or Q8_0, of matrices. results: see `vlm.cards.scores`.
     Raises: UserError if llama.cpp cannot compute this VLM, the disk lacks room, or what was written differs.
     """
     card = vlm_card(source, name, results)

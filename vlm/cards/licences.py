@@ -43,21 +43,21 @@ def language_model_part(name: str) -> Part:
     """name: what --llm was given."""
     if name in PRESETS:
         return Part("language model", PRESETS[name], PRESET_LICENCES[name], hub_id=PRESETS[name])
-    return Part("language model", shown(name), card_licence(name), hub_id=_hub_id(name))
+    return Part("language model", public_name(name), card_licence(name), hub_id=_hub_id(name))
 
 
 def encoder_part(name: str) -> Part:
     """name: what --encoder was given."""
     if name == "blind" or name.startswith("random:"):
-        return Part("encoder", shown(name), free=True)
+        return Part("encoder", public_name(name), free=True)
     kind, _, rest = name.partition(":")
     if kind == "timm" and rest:
-        return Part("encoder", shown(name), _timm_licence(rest))
+        return Part("encoder", public_name(name), _timm_licence(rest))
     if kind == "hf" and rest:
-        return Part("encoder", shown(rest), card_licence(rest), hub_id=_hub_id(rest))
+        return Part("encoder", public_name(rest), card_licence(rest), hub_id=_hub_id(rest))
     said = weights_licence(_config(name))
     licence = card_licence(name) or (None if said in (FREE, UNKNOWN) else said)
-    return Part("encoder", shown(name), licence, free=licence is None and said == FREE, hub_id=_hub_id(name))
+    return Part("encoder", public_name(name), licence, free=licence is None and said == FREE, hub_id=_hub_id(name))
 
 
 def _config(name: str) -> Mapping[str, Any]:
@@ -103,7 +103,7 @@ def card_licence(name: str | Path) -> str | None:
         return None
 
 
-def shown(name: str) -> str:
+def public_name(name: str) -> str:
     """A name without the folders of this machine: they say nothing elsewhere."""
     if not Path(name.rpartition(":")[2]).is_absolute():
         return name

@@ -3,7 +3,7 @@
 import pytest
 from tiny.encoders import nine_patch_encoder
 
-from vlm.apps.licences import Part, encoder_part, language_model_part, of_whole, shown
+from vlm.cards.licences import Part, encoder_part, language_model_part, of_whole, public_name
 from vlm.files import read_json, write_json
 
 
@@ -19,7 +19,8 @@ def test_presets_and_random_weights():
 
 def test_the_released_layout_without_our_statistics_is_non_commercial(tmp_path):
     nine_patch_encoder().save(tmp_path / "encoder")
-    assert encoder_part(str(tmp_path / "encoder")) == Part("encoder", shown(str(tmp_path / "encoder")), None, True)
+    name = str(tmp_path / "encoder")
+    assert encoder_part(name) == Part("encoder", public_name(name), None, True)
     config = read_json(tmp_path / "encoder/config.json")
     del config["normalization"]
     write_json(tmp_path / "encoder/config.json", config)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from vlm.apps.pca import pca_rgb, principal_colours
 from vlm.errors import UserError
+from vlm.run.pca import pca_rgb, principal_colours
 
 
 def test_principal_colours_tell_groups_of_tokens_apart():

@@ -8,7 +8,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard
 
-from vlm.apps.card import with_section
+from vlm.cards.card import with_section
 from vlm.errors import UserError
 from vlm.files import read_json
 from vlm.markdown import gain_text, ruled

@@ -2,8 +2,8 @@
 
 import pytest
 
-from vlm.apps.card import make_card, read_card, with_section, write_card
-from vlm.apps.licences import Part
+from vlm.cards.card import make_card, read_card, with_section, write_card
+from vlm.cards.licences import Part
 from vlm.errors import UserError
 
 

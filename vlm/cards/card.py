@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
-from vlm.apps.licences import Part, of_whole
+from vlm.cards.licences import Part, of_whole
 from vlm.errors import UserError, one_line
 from vlm.files import write_file
 from vlm.markdown import ruled
