@@ -64,7 +64,7 @@ def evaluate(team: Team) -> None:
         settings = {name: getattr(config, name) for name in ("sees", "mode", "max_new_tokens", "limit_images")}
         head = {"model": str(folder), "dtype": _name(vlm.model.dtype), **settings, "origin": origin}
         # Before the first score is written: a run that stops between two benchmarks leaves no old numbers beside new.
-        team.main(lambda: _earlier(out / "results.json", head))
+        team.main(lambda: _forget_outdated(out, head, benchmarks, config.overwrite))
         entries = {}
         for benchmark in benchmarks:
             shown = team.all(partial(shuffled, benchmark.images)) if config.shuffle_images else None
@@ -77,7 +77,7 @@ def evaluate(team: Team) -> None:
 
 
 def _finish(config: EvaluateConfig, head: dict, out: Path, entries: dict, benchmarks: list[Benchmark]) -> None:
-    report = _report(head, out, entries)
+    report = _report(head, out, {**_earlier(out / "results.json", head), **entries})
     _print_tables(out, results.read_rows(config.baseline), report, benchmarks)
 
 
@@ -134,11 +134,27 @@ def _what_was_lost(outcome: dict) -> str:
 
 def _report(head: dict, out: Path, entries: dict[str, dict]) -> dict:
     """Write results.json. head: what all of its benchmarks were answered and scored with."""
-    entries = {**_earlier(out / "results.json", head), **entries}
     summary = results.summary({name: entry["headline"] for name, entry in entries.items()})
     report = {**head, "benchmarks": {name: entries[name] for name in TITLES if name in entries}, "summary": summary}
     write_json(out / "results.json", report)
     return report
+
+
+def _forget_outdated(out: Path, head: dict, benchmarks: list[Benchmark], overwrite: bool) -> None:
+    """Take out of results.json what the benchmarks to come will replace: scores of other questions, or of all answers
+    that are given up.
+    """
+    entries = _earlier(out / "results.json", head)
+    kept = dict(entries)
+    for benchmark in benchmarks:
+        asked = {"split": benchmark.split, "questions": len(benchmark.examples), "images": len(benchmark.images)}
+        entry = entries.get(benchmark.name, asked)
+        if overwrite or any(entry.get(name) != value for name, value in asked.items()):
+            kept.pop(benchmark.name, None)
+    if not kept:
+        (out / "results.json").unlink(missing_ok=True)
+    elif kept != entries:
+        _report(head, out, kept)
 
 
 def _earlier(file: Path, head: dict) -> dict[str, dict]:

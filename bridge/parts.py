@@ -15,10 +15,10 @@ from bridge.attention import GROUPED, PLAIN
 from bridge.card import write_vlm_card
 from bridge.config import BridgeConfig
 from bridge.forward import Stack, compiled_stack
+from vlm.directories import atomic_directory
 from vlm.distributed import is_main
 from vlm.encoders.by_name import open_encoder
 from vlm.errors import writing
-from vlm.files import atomic_directory
 from vlm.llava.assembly import assemble
 from vlm.llava.model import VLM, load
 from vlm.llava.parts import connector, language_model

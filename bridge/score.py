@@ -2,17 +2,17 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bridge.data.official import gqa_records, pope_label, pope_records, vqav2_records
+from bridge.data.official import POPE_CATEGORIES, gqa_records, pope_label, pope_records, vqav2_records
 from bridge.evaluation import details
 from bridge.scoring import gqa, pope, vqav2
 from bridge.scoring.joining import MODES, few, id_text, refuse_duplicates, refuse_strangers
 from bridge.scoring.reading import answer_of, id_of, question_of, read_objects, read_predictions
 from vlm.errors import UserError, run_command
-from vlm.files import write_json
+from vlm.files import refuse_output, write_json
 from vlm.run.settings import flag, parse, setting
 
 EXAMPLES = """examples:
@@ -63,6 +63,7 @@ class ScoreConfig:
 
 def main() -> None:
     config = parse_config()
+    refuse_output("--json", config.json, _files_read(config))
     scores = {"gqa": score_gqa, "vqav2": score_vqav2, "pope": score_pope}[config.benchmark](config)
     if config.json:
         write_json(config.json, {"benchmark": config.benchmark, **scores})
@@ -81,6 +82,16 @@ def parse_config(arguments: Sequence[str] | None = None) -> ScoreConfig:
     if config.llava_processing and config.benchmark == "pope":
         raise UserError("--llava-processing is for gqa and vqav2: LLaVA converts nothing for pope")
     return config
+
+
+def _files_read(config: ScoreConfig) -> Iterator[Path]:
+    """The files that are given, and those of POPE's categories in a folder that is."""
+    for given in (config.questions, config.predictions, config.annotations, config.choices):
+        path = Path(given or "")
+        if given and path.is_dir():
+            yield from (file for file in path.iterdir() if any(name in file.name for name in POPE_CATEGORIES))
+        elif given:
+            yield path
 
 
 def score_gqa(config: ScoreConfig) -> dict:

@@ -1,10 +1,10 @@
 """The command `python pretrain/probe.py`: measure what a saved encoder has learnt. Nothing on top imports torch."""
 
 import textwrap
-from pathlib import Path
 
 from pretrain.probes.settings import TASKS, ProbeConfig, refuse_idle_flags
-from vlm.errors import UserError, run_command
+from vlm.errors import run_command
+from vlm.files import refuse_output
 from vlm.run import settings
 from vlm.run.signals import keeping
 
@@ -39,15 +39,9 @@ def parse(arguments: list[str] | None = None) -> ProbeConfig:
     return config
 
 
-def refuse_unwritable(path: str | None) -> None:
-    """Raises: UserError if --json names no file: found out at the end, it would cost the numbers of the whole run."""
-    if path is not None and (not path or Path(path).is_dir()):
-        raise UserError(f"--json {path or repr(path)}: give a file, such as {Path(path) / 'numbers.json'}")
-
-
 def main() -> None:
     config = parse()
-    refuse_unwritable(config.json)
+    refuse_output("--json", config.json, [config.data] if config.data else [])
     from pretrain.data.workers import dead_loaders_told  # after parsing: --help must not wait for torch
     from pretrain.probes.pixels import FEWER
     from pretrain.probes.tasks import measure, table_line

@@ -1,14 +1,10 @@
-"""Files: directories that appear whole or not at all, hashes of content, and JSON."""
+"""Files that appear whole or not at all, hashes of content, and JSON."""
 
-import ctypes
-import errno
 import hashlib
 import io
 import json
 import os
 import re
-import secrets
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,8 +18,6 @@ if TYPE_CHECKING:
 
 LARGEST_JSON = 4 * 2**30  # bytes; the largest of GQA's files has 1.1 GB
 _SPACE = re.compile(r"\s*")
-# What `atomic_directory` calls its directories; `recover` touches nothing else.
-_LEFT = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.(?P<kind>tmp|old)")
 
 
 def cache_folder(name: str) -> Path:
@@ -52,96 +46,25 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-@contextmanager
-def atomic_directory(path: str | Path) -> Iterator[Path]:
-    """Give a directory to write into. On success it takes the place of `path`, on failure it is removed.
-
-    Everything is flushed before one rename, so a kill never leaves a half-written `path`, nor none at all. Who may read
-    it is what the umask says, whatever a library gave its files.
-    Raises: UserError, before anything is done, if nothing can take the place of `path`.
-    """
-    path = Path(path)
-    is_mount = os.path.ismount(path)  # not Path's, which until Python 3.12 takes a link to another disk for one
-    if path.name in ("", "..") or is_mount:  # "." has no name
-        reason = "it is a mount point" if is_mount else "it has no name of its own"
-        raise UserError(f"{path} cannot be replaced, {reason}: give a folder in it, such as {path / 'new'}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
-    partial.mkdir()
-    mode = partial.stat().st_mode & 0o666  # what the umask leaves to a file; safetensors writes for the owner alone
-    try:
-        yield partial
-        for folder, _, files in os.walk(partial):
-            for name in files:
-                file = Path(folder) / name
-                if not file.is_symlink():
-                    file.chmod(mode)
-                sync(file)
-            sync(Path(folder))
-        replace_directory(partial, path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def replace_directory(new: Path, path: Path) -> None:
-    """Give the directory `new` the name `path`, at which there is a whole one at every moment, and delete an older one.
-
-    Where the system cannot exchange two names, the older one is moved aside to `.NAME.*.old` for the moment of the
-    rename: its content is never lost, and `recover` puts it back.
-    """
-    replaced = new.with_suffix(".old")
-    if not path.exists():
-        os.rename(new, path)
-    elif _exchange(new, path):
-        replaced = new
-    else:
-        os.rename(path, replaced)
-        try:
-            os.rename(new, path)
-        except BaseException:
-            os.rename(replaced, path)
-            raise
-    sync(path.parent)
-    if replaced.is_symlink():  # to a directory elsewhere, which is left alone
-        replaced.unlink()
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _exchange(first: Path, second: Path) -> bool:
-    """Exchange two names by one rename, after which each has the other's content; False where that cannot be had."""
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # Linux; not every file system has it
-    if rename is None:
-        return False
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    if rename(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0:
-        return True
-    problem = ctypes.get_errno()
-    if problem in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
-        return False
-    raise OSError(problem, os.strerror(problem), str(second))
-
-
-def recover(folder: Path) -> None:
-    """Finish what a kill inside `atomic_directory` left in `folder`, into which nobody else may be writing.
-
-    A directory that was moved aside and not replaced yet comes back; half-written ones are deleted.
-    """
-    for left in folder.glob(".*"):
-        name = _LEFT.fullmatch(left.name)
-        if name is None or not left.is_dir():
-            continue
-        if name["kind"] == "old" and not (folder / name["name"]).exists():
-            os.rename(left, folder / name["name"])
-        else:
-            shutil.rmtree(left)
-
-
 def encoded(text: str) -> bytes:
     """UTF-8. A byte of a file's name that is none, in Python a lone surrogate, is written out: \\udce9.
 
     In JSON that is an escape, by which the name is read back as it was.
     """
     return text.encode(errors="backslashreplace")
+
+
+def refuse_output(flag: str, path: str | None, read: Iterable[str | Path]) -> None:
+    """Raise a UserError if `path`, which `flag` names, is no name of a file, or one of the files that are read.
+
+    To be called before a command's work: found out at the end, it costs the work.
+    """
+    if path is None:
+        return
+    if not path or Path(path).is_dir():
+        raise UserError(f"{flag} {path or repr(path)}: give a file, such as {Path(path) / 'numbers.json'}")
+    if Path(path).resolve() in [Path(name).resolve() for name in read]:
+        raise UserError(f"{flag} {path} is a file that is read: give another name")
 
 
 def write_file(path: str | Path, content: str | bytes) -> None:
@@ -224,6 +147,12 @@ def read_records(path: str | Path) -> Any:
     if not values:
         raise UserError(f"{path} is empty: fetch or write it again")
     return values[0] if len(values) == 1 else values
+
+
+def names_in_object(path: str | Path) -> list[str]:
+    """The names of the JSON object that is the whole of a file, each as often as it is there."""
+    pairs = json.loads(_text(path, "valid JSON"), object_pairs_hook=list)
+    return [name for name, _ in pairs]
 
 
 def _after_space(text: str, start: int) -> int:

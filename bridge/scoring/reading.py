@@ -10,7 +10,7 @@ from typing import Any
 
 from bridge.scoring.joining import id_text, refuse_duplicates, refuse_strangers
 from vlm.errors import UserError
-from vlm.files import read_records
+from vlm.files import names_in_object, read_records
 
 ID_KEYS = ("questionId", "question_id")
 ANSWER_KEYS = ("prediction", "answer", "text")
@@ -30,6 +30,7 @@ def read_objects(path: str | Path) -> list[Mapping]:
         if not isinstance(record, Mapping):
             raise UserError(f"{path}, record {number} is {str(record)[:60]}; needed is one object for each prediction")
     if len(records) == 1 and _key(records[0], (*ID_KEYS, *ANSWER_KEYS)) is None:
+        refuse_duplicates(names_in_object(path), str(path))  # a dict has kept the last answer alone
         return [{"question_id": key, "answer": answer} for key, answer in records[0].items()]
     return records
 

@@ -19,9 +19,10 @@ from pretrain.data.captions import field_names, text_fields
 from pretrain.data.remote import is_remote
 from pretrain.data.samples import Fields
 from pretrain.data.shards import STORE_REQUESTS, Version, public_path, versions
+from vlm.directories import atomic_directory
 from vlm.distributed import is_main
 from vlm.errors import UserError
-from vlm.files import atomic_directory, read_json, write_json
+from vlm.files import read_json, write_json
 from vlm.run.progress import progress
 from vlm.run.signals import end_with_parent
 

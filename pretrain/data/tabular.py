@@ -130,12 +130,16 @@ def open_by_name(
     return TableCaptions(data, path.name, image_column, caption_column, files, roots=[*named_roots(source), *roots])
 
 
+def _lacks(source: str) -> str:
+    return "is no such file" if Path(source).exists() else "does not exist"
+
+
 def check_named(source: str) -> None:
     """Raises: UserError if `source` is no data set on the hub, nor one that `datasets` has kept from there."""
     import datasets
 
     if not is_hub_id(source):
-        raise UserError(f"{source} does not exist: give {NEEDED}")
+        raise UserError(f"{source} {_lacks(source)}: give {NEEDED}")
     if not (Path(datasets.config.HF_DATASETS_CACHE) / source.replace("/", "___")).is_dir():
         check_repository(source, "dataset", f"give {NEEDED}")
 
@@ -182,7 +186,7 @@ def load_named(source: str, split: str | None, needed: str) -> Any:
 
     is_folder = Path(source).is_dir()
     if not is_folder and not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
-        raise UserError(f"{source} does not exist: give {needed}")
+        raise UserError(f"{source} {_lacks(source)}: give {needed}")
     if not is_folder:
         return _loaded(f"{source}, which is no path here,", lambda: datasets.load_dataset(source, split=split))
     check_folder(Path(source))

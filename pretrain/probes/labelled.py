@@ -118,8 +118,11 @@ def _split_folder(root: Path, split: str) -> Path:
         return root / found[0]
     if split == "val" and not there:
         return root
+    needed = " or ".join(SPLITS[split])
+    if not there and not any(folder.is_dir() for folder in root.iterdir()):
+        raise UserError(f"{root} has no {needed} folder: put into one a folder of images for each class, with its name")
     instead = ", ".join(there) or "class folders alone"
-    raise UserError(f"{root} has no {' or '.join(SPLITS[split])} folder, only {instead}: this probe needs that split")
+    raise UserError(f"{root} has no {needed} folder, only {instead}: this probe needs that split")
 
 
 def _open_table(

@@ -7,7 +7,7 @@ import torch
 from evaluating import ALL, here, predictions, untimed
 from transformers import AutoModelForImageTextToText
 
-from bridge import results
+from bridge import evaluate, results
 from bridge.evaluation.decode import Decoder
 from vlm.errors import UserError
 from vlm.files import read_json, read_jsonl
@@ -90,6 +90,24 @@ def test_another_model_is_refused_and_overwrite_starts_anew(monkeypatch, world, 
     assert predictions(out) == predictions(evaluated)
     report = here(monkeypatch, tiny_vlm, world, out, "--max-new-tokens", "6", "--overwrite")
     assert report["benchmarks"]["pope"]["answered_now"] == 12
+
+
+def test_scores_of_answers_that_are_given_up_go_first(monkeypatch, world, tiny_vlm, evaluated, tmp_path):
+    out, real = tmp_path / "eval", evaluate._score
+    shutil.copytree(evaluated, out)
+
+    def killed(benchmark, *arguments):
+        if benchmark.name == "vqav2":
+            raise KeyboardInterrupt
+        return real(benchmark, *arguments)
+
+    given = ("--max-new-tokens", "5", "--overwrite")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(evaluate, "_score", killed)
+        here(monkeypatch, tiny_vlm, world, out, *given, benchmarks=["gqa", "vqav2"])
+    assert list(read_json(out / "results.json")["benchmarks"]) == ["pope"]  # which was not asked for
+    report = here(monkeypatch, tiny_vlm, world, out, *given[:2])
+    assert untimed(report) == untimed(read_json(evaluated / "results.json"))
 
 
 def test_benchmarks_one_after_the_other_share_a_results_file(monkeypatch, capsys, world, tiny_vlm, evaluated, tmp_path):

@@ -61,6 +61,23 @@ def test_users_errors_are_one_line(tmp_path, vqav2_files):
     )
 
 
+def test_no_file_that_is_read_is_written_over(tmp_path, vqav2_files):
+    answers = write(tmp_path / "p.json", {"5": "b", "6": "b"})
+    for given in (vqav2_files[1], vqav2_files[3], answers, tmp_path / "x/../p.json", tmp_path):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        before = {path: path.read_bytes() for path in tmp_path.glob("*.json")}
+        result = run("vqav2", *vqav2_files, "--predictions", answers, "--json", given)
+        reason = "give a file, such as " if given == tmp_path else "is a file that is read: give another name"
+        assert (result.returncode, result.stdout) == (2, "") and f"error: --json {given}" in result.stderr
+        assert reason in result.stderr and {path: path.read_bytes() for path in tmp_path.glob("*.json")} == before
+
+
+def test_an_object_that_answers_twice_is_refused(tmp_path, vqav2_files):
+    (tmp_path / "p.json").write_text('{"5": "b", "6": "c", "5": "c"}')
+    result = run("vqav2", *vqav2_files, "--predictions", tmp_path / "p.json")
+    assert result.returncode == 2 and "answers 1 questions more than once (question ids 5)" in result.stderr
+
+
 def test_gqa(tmp_path):
     steps = [{"operation": "select", "argument": "it"}, {"operation": "verify color", "argument": "red"}]
     question = gqa_question("yes", "verify", question="Is it red?", steps=steps)

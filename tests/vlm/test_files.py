@@ -12,15 +12,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from vlm.directories import atomic_directory, recover
 from vlm.errors import UserError
 from vlm.files import (
     append_jsonl,
-    atomic_directory,
     file_sha256,
     read_json,
     read_jsonl,
     read_records,
-    recover,
     write_file,
     write_json,
 )
@@ -75,7 +74,7 @@ def test_without_an_exchange_the_older_directory_survives_a_failing_rename(tmp_p
     calls, real = [], os.rename
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "file").write_text("old")
-    monkeypatch.setattr("vlm.files._exchange", lambda *names: False)  # as on NFS
+    monkeypatch.setattr("vlm.directories._exchange", lambda *names: False)  # as on NFS
     monkeypatch.setattr("os.rename", rename)
     expected = pytest.raises(OSError, match="no") if fails < 2 else nullcontext()
     with expected, atomic_directory(tmp_path / "folder") as partial:
@@ -132,6 +131,19 @@ def test_what_a_kill_left_is_finished(tmp_path):
     recover(tmp_path)
     expected = {"lost": ".lost.abc_1234.old", "kept": "kept", ".users.old": ".users.old", ".own.tmp": ".own.tmp"}
     assert {path.name: (path / "file").read_text() for path in tmp_path.iterdir()} == expected
+
+
+def test_what_a_killed_writer_left_goes_and_a_living_ones_stays(tmp_path):
+    left = tmp_path / ".folder.abc_1234.tmp"
+    for name in (".folder.abc_1234.tmp", ".other.abc_1234.tmp", ".folder.mine.tmp"):
+        (tmp_path / name).mkdir()
+    with atomic_directory(tmp_path / "folder") as first:
+        with atomic_directory(tmp_path / "folder") as second:
+            assert first.is_dir() and not left.exists()
+            (second / "file").write_text("second")
+        (first / "file").write_text("first")
+    assert (tmp_path / "folder/file").read_text() == "first"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".folder.mine.tmp", ".other.abc_1234.tmp", "folder"]
 
 
 def test_a_torn_last_line_is_left_out_of_our_own_files_alone(tmp_path):

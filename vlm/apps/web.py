@@ -2,13 +2,17 @@
 
 import importlib.util
 import ipaddress
+import logging
 import os
 import signal
 import socket
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from vlm.apps.loading import open_vlm
@@ -17,6 +21,7 @@ from vlm.apps.status import Status
 from vlm.apps.web_examples import examples, find_world
 from vlm.errors import UserError
 from vlm.llava.folder import load_processor
+from vlm.run.signals import WORDS, Stopped
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 CONNECTIONS = 200  # at a time
@@ -37,7 +42,6 @@ def serve(settings: WebSettings) -> None:
         os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "100"  # of 10,000 that it would remember
         with Status("making the page"):
             app, session = _application(vlm, settings, examples(world) if world else [], Path(folder))
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the temporary folder is deleted
         threading.Thread(target=app.uploads.look_after, args=[session.closing]).start()
         try:
             _run(app, listening, settings)
@@ -108,12 +112,39 @@ def _run(app: Any, listening: socket.socket, settings: WebSettings) -> None:
     address = f"http://{host}:{listening.getsockname()[1]}"
 
     class Server(uvicorn.Server):
+        told: int | None = None  # the signal that ends it
+
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             print(f"{settings.folder}: the page is at {address} (Ctrl-C stops)", flush=True)
+
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            """All three signals end the server, and nothing is raised inside of its event loop."""
+            before = {number: signal.getsignal(number) for number in WORDS}
+            obeyed = [number for number, handler in before.items() if handler != signal.SIG_IGN]
+            for number in obeyed:
+                signal.signal(number, self.handle_exit)
+            try:
+                yield
+            finally:
+                for number in obeyed:
+                    signal.signal(number, before[number])
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            self.told = self.told or sig
+            super().handle_exit(sig, frame)
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            # An open tab holds a stream that is cut off here; uvicorn would log that as an error of the application.
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+            await super().shutdown(sockets)
 
     config = uvicorn.Config(
         app, log_level="error", access_log=False, lifespan="on", ws="none", proxy_headers=False, server_header=False,
         limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=1,
     )  # fmt: skip
-    Server(config).run(sockets=[listening])
+    server = Server(config)
+    server.run(sockets=[listening])
+    if server.told is not None:
+        raise KeyboardInterrupt if server.told == signal.SIGINT else Stopped(server.told)

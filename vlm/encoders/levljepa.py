@@ -20,6 +20,7 @@ from torch import nn
 from torchvision.ops import MLP
 from transformers import GPT2Config, GPT2Model
 
+from vlm.directories import atomic_directory
 from vlm.distributed import is_main
 from vlm.encoders.base import VisionEncoder, checked_pixels, checked_texts
 from vlm.encoders.config import EncoderConfig
@@ -28,7 +29,7 @@ from vlm.encoders.timm_vit import resized_positions, timm_layer_tokens
 from vlm.encoders.tokens import CaptionTokenizer
 from vlm.encoders.weights import check_readable, load_exactly, on_disk, read_weights
 from vlm.errors import UserError, writing
-from vlm.files import atomic_directory, read_json, write_json
+from vlm.files import read_json, write_json
 from vlm.hub import model_folder
 from vlm.integrity import MANIFEST, verify, write_manifest
 

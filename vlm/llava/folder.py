@@ -15,9 +15,10 @@ from transformers import (
     LlavaProcessor,
 )
 
+from vlm.directories import atomic_directory
 from vlm.encoders.weights import on_disk
 from vlm.errors import UserError, memory_ran_out, writing
-from vlm.files import atomic_directory, read_json, write_json
+from vlm.files import read_json, write_json
 from vlm.hub import is_hub_id, model_folder
 from vlm.integrity import verify, write_manifest
 from vlm.llava.parity import Fixture, check_parity, connector_input, fixture_pixels, stored_fixture

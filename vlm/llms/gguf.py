@@ -19,8 +19,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from vlm.directories import atomic_directory
 from vlm.errors import UserError
-from vlm.files import atomic_directory, cache_folder, file_sha256, write_json
+from vlm.files import cache_folder, file_sha256, write_json
 from vlm.llms.gguf_file import read_header
 from vlm.reading import open_regular
 

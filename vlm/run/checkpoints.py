@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from vlm.directories import replace_directory
 from vlm.distributed import all_items, barrier, is_main, world_size
 from vlm.errors import UserError, writing
-from vlm.files import read_json, replace_directory, sync, write_json
+from vlm.files import read_json, sync, write_json
 from vlm.integrity import difference, hashed, listing, read_record
 from vlm.room import file_sizes, require_room
 from vlm.run.changes import NO_CHANGES, Changes, refuse_changes

@@ -13,9 +13,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from vlm.directories import recover
 from vlm.distributed import barrier, is_main, on_main
 from vlm.errors import NO_ROOM, UserError, free_bytes
-from vlm.files import read_jsonl, recover, write_file, write_json
+from vlm.files import read_jsonl, write_file, write_json
 
 DONE = "done.json"
 LINGER = 15.0  # seconds that what is left of a killed run may take to end

@@ -7,6 +7,7 @@ The second time, either leaves at once. A signal that is ignored, as SIGHUP is u
 waits for torch.
 """
 
+import atexit
 import io
 import os
 import signal
@@ -112,7 +113,15 @@ def last_words(stop: KeyboardInterrupt | Stopped) -> int:
     number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
     if os.environ.get("RANK", "0") == "0":
         print(WORDS[number] + (f": {_told.kept}" if _told.kept else ""), file=sys.stderr, flush=True)
+    atexit.register(_leave_quietly, 128 + number)  # the last to be registered, it is called first
     return 128 + number
+
+
+def _leave_quietly(code: int) -> None:
+    """While the interpreter ends, which takes a second or two, another signal ends it at once."""
+    for number in WORDS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda *_: os._exit(code))
 
 
 def end_with_parent(handler: signal.Handlers = signal.SIG_DFL) -> None:

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from vlm.apps.settings import ExportSettings
+from vlm.directories import atomic_directory
 from vlm.errors import UserError, one_line, writing
-from vlm.files import atomic_directory
 from vlm.hub import is_hub_id
 from vlm.integrity import write_manifest
 from vlm.llava.folder import is_llava, local_folder
