@@ -23,7 +23,7 @@ from bridge.data.pictures import Picture
 from bridge.data.questions import Questions
 from bridge.data.schedule import Schedule, Step, indices
 from bridge.folder import RunFolder, check_data
-from bridge.gradients import backward, constant_text, update
+from bridge.gradients import backward, prefilled_opening, update
 from bridge.held_out import HeldOut
 from bridge.parts import Trainee, build_vlm, freeze, save_result
 from bridge.recorder import Recorder, Taken
@@ -88,7 +88,7 @@ def loop(
     first, or if nothing is. broken: questions that are known to be in no step's data.
     """
     config = run.config
-    constant = constant_text(trainee, questions.constant)
+    opening = prefilled_opening(trainee, questions.opening_ids)
     stopped = AnyRank(trainee.model.device) if active() else bool
     sizes = [sum(index not in broken for index in indices(step)) for step in steps]
     bar = progress(sum(sizes), "bridge", "q", initial=sum(sizes[:start]), show=is_main())
@@ -100,7 +100,7 @@ def loop(
             stop = stopped(told() is not None)
             # 1. Gradients and update: nothing here waits for the device.
             lr = set_rates(run.optimizer, config, number, len(steps))
-            sums = backward(trainee, data, constant)
+            sums = backward(trainee, data, opening)
             norm = update(trainee.weights.values(), run.optimizer, sums.loss, config.clip)
             recorder.take(Taken(number, lr, sums, norm, data.bad))
 
@@ -237,7 +237,7 @@ def row_lengths(questions: Questions, steps: Sequence[Step], image_slots: int) -
 def scheduled_steps(config: BridgeConfig, mixture: Mixture, image_slots: int) -> list[Step]:
     """Every step of the run. image_slots: tokens that an image takes in a row.
 
-    With --gradient-checkpointing the text before the image is in the row as well. It is not counted here, so that a run
+    With --gradient-checkpointing the opening is in the row as well. It is not counted here, so that a run
     can go on with or without that flag: the same questions meet in a step, and `fill_rows` splits a row that is then
     too long.
     """

@@ -24,9 +24,10 @@ WORTH_A_PASS = 16  # tokens of an opening that has a forward and backward pass o
 class Questions:
     """The questions of a mixture as token ids.
 
-    constant: ids of the text before the image, the same in nearly every prompt. It is left out of the rows that begin
-    with it, because its keys and values are computed once. With gradient checkpointing it is (): checkpointed layers
-    read no cache. LoRA changes keys and values in every step, which a few tokens are not worth: then it is () as well.
+    opening_ids: of the text before the first image, the same in nearly every prompt. It is left out of the rows that
+    begin with it, because its keys and values are computed once. With gradient checkpointing it is (): checkpointed
+    layers read no cache. LoRA changes keys and values in every step, which a few tokens are not worth: then it is () as
+    well.
     """
 
     def __init__(self, mixture: Mixture, prompts: Prompts, config: BridgeConfig):
@@ -36,7 +37,7 @@ class Questions:
         ids, _ = prompts.conversation_ids(briefly("Is it?"), "yes")
         opening = tuple(ids[: ids.index(self.image_id)])
         in_rows = config.gradient_checkpointing or (config.lora > 0 and len(opening) < WORTH_A_PASS)
-        self.constant = () if in_rows else opening
+        self.opening_ids = () if in_rows else opening
         self._frame = len(ids)  # what the template and the image take, and a few tokens more
         one, _ = prompts.conversation_ids("Is it?", "yes")
         two, _ = prompts.conversation_ids("Is it?", "yes", history=[("Is it?", "yes")])
@@ -59,7 +60,7 @@ class Questions:
         return image_runs(row, self.image_id, self._prompts.slots)
 
     def _fill(self, groups: Sequence[Sequence[Conversation]]) -> list[Row]:
-        return fill_rows(groups, self.constant, self._config.row_tokens)
+        return fill_rows(groups, self.opening_ids, self._config.row_tokens)
 
     def check(self, examples: Iterable[int]) -> dict[int, str]:
         """Tokenise now what might stop the run hours later -> questions that no row may hold, and why.
@@ -102,7 +103,7 @@ class Questions:
             yield replace(sample, answer=answer)
 
     def _surely_fits(self, sample: Sample) -> bool:
-        room = self._config.row_tokens - self._frame + len(self.constant)
+        room = self._config.row_tokens - self._frame + len(self.opening_ids)
         size = sum(len(text.encode()) for text in _texts(sample))
         if isinstance(sample, Dialogue):
             if sample.system or not (self._grows or len(sample.turns) == 1):
