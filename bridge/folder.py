@@ -94,9 +94,9 @@ class RunFolder:
         found: dict[int, str] = {}
         file, examples = self.folder / QUARANTINE, mixture.examples
         for line in read_jsonl(file) if file.is_file() else ():
-            position = line.get("position", len(examples))
-            if position < len(examples) and examples[position].question_id == line["key"]:
-                found[position] = line["reason"]
+            number = line.get("position", len(examples))
+            if number < len(examples) and examples[number].question_id == line["key"]:
+                found[number] = line["reason"]
         return found
 
     def quarantine(self, mixture: Mixture, bad: Mapping[int, str], start: int) -> None:

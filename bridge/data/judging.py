@@ -73,15 +73,15 @@ def _judged(part: Part, headers: Mapping[Picture, str], known: Sequence[dict]) -
         return _judged_listed(part, headers, known)
     name, refused = part.name, {bad["index"] for bad in part.bad}
     wrong = _wrong_images(part, headers)
-    places = part.positions(wrong)
-    records = [_record(name, at, part[index], wrong[index]) for at, index in zip(places, wrong)]
-    refused.update(places)
+    numbers = part.record_numbers(wrong)
+    records = [_record(name, number, part[index], wrong[index]) for number, index in zip(numbers, wrong)]
+    refused.update(numbers)
     records += [line for line in known if line["index"] not in refused]
     return part.without({record["index"] for record in records}), [*part.bad, *records]
 
 
 def _judged_listed(part: Listed, headers: Mapping[Picture, str], known: Sequence[dict]) -> tuple[Listed, list[dict]]:
-    """As `_judged`. By id: the position among those that can be used is another one as soon as a record is mended."""
+    """As `_judged`. By id: the place among those that can be used is another one as soon as a record is mended."""
     refused = {line["key"]: line for line in part.bad}
     there = refused.keys() | {sample.question_id for sample in part}
     refused |= {line["key"]: line for line in known if line["key"] in there}  # as it was listed: once
@@ -117,6 +117,7 @@ def _wrong_images(part: Stored, headers: Mapping[Picture, str]) -> dict[int, str
 
 
 def _record(name: str, index: int, sample: Sample, reason: str) -> dict:
+    """A line of quarantine.jsonl. index: of the sample's record in the file `name`."""
     record = {"shard": name, "index": index, "key": sample.question_id, "reason": reason}
     return record | ({"image": str(sample.images[0])} if sample.images else {})
 
@@ -187,11 +188,11 @@ def check_some_left(steps: Iterable[Step], bad: Mapping[int, str]) -> None:
 
 
 def records_of(mixture: Mixture, reasons: Mapping[int, str]) -> list[dict]:
-    """Lines of quarantine.jsonl for questions of the mixture, index -> reason."""
+    """Lines of quarantine.jsonl for questions of the mixture, number -> reason; a line's "position" is that number."""
     records = []
     for index, reason in sorted(reasons.items()):
-        name, position = mixture.place(index)
-        records.append(_record(name, position, mixture.examples[index], reason) | {"position": index})
+        name, number = mixture.place(index)
+        records.append(_record(name, number, mixture.examples[index], reason) | {"position": index})
     return records
 
 

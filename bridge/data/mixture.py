@@ -81,11 +81,11 @@ class Mixture:
         return [range(start, end) for start, end in zip(starts, self.ends)]
 
     def place(self, index: int) -> tuple[str, int]:
-        """The file that a question comes from, and its position there, as quarantine.jsonl has them."""
+        """The file that a question comes from, and its number there: "shard" and "index" of quarantine.jsonl."""
         number = self.examples.part_of(index)
         part, within = self.examples.parts[number], index - self.examples.starts[number]
         if isinstance(part, Stored):
-            return part.name, part.positions([within])[0]
+            return part.name, part.record_numbers([within])[0]
         return getattr(part, "name", f"set {number}"), within
 
 
