@@ -147,50 +147,84 @@ def _elsewhere(config: BridgeConfig) -> str:
 
 
 def train(config: BridgeConfig, mixture: Mixture) -> None:
-    """Run or continue `config.out` on the mixture's questions; on return RUN/vlm is a stock LLaVA folder."""
+    """Run or continue `config.out` on the mixture's questions; on return RUN/vlm is a stock LLaVA folder.
+
+    Every process calls this, and all of them come to each collective. What refuses a run stands before what takes long.
+    """
     limit = InitProcessGroupKwargs(timeout=timedelta(minutes=config.timeout))
     accelerator = Accelerator(kwargs_handlers=[limit])  # starts the process group
     if config.compile:
         check_compiler(accelerator.device)
     around = enough_memory(lambda: "before or after the steps", lambda: _elsewhere(config))
     with late_ranks_named(config.timeout), locked(Path(config.out)), around:
-        data = {"questions": questions_content(mixture, votes=config.vqav2_answers == "votes")}
-        data["images"] = images_content(mixture)
-        on_main(lambda: (check_folder(config), check_data(config, data)))  # before anything is loaded
+        # 1. What is trained on. A run that may not go on with it is refused here, before anything is loaded.
+        data = _judged_data(config, mixture)
+
+        # 2. What is trained.
         vlm = build_vlm(config, accelerator.device, config.load_in)
         encoder = PatchEncoder(vlm.model, vlm.processor.image_processor)
-        content = {**data, **run_content(vlm, encoder)}
+        content = {**data, **run_content(vlm, encoder)}  # of the weights as they were loaded
         trainee = freeze(vlm.model, config)
+
+        # 3. Which questions are in which step. Later no step goes: a checkpoint's number means the same at every start.
         questions = Questions(mixture, vlm.prompts, config)
         steps = scheduled_steps(config, mixture, vlm.prompts.slots)
         bad = questions.check({index for step in steps for index in indices(step)})
-        steps = left_out(steps, bad)  # from here on no step goes: a checkpoint's number means the same at every start
+        steps = left_out(steps, bad)
 
+        # 4. Resume. From `begin` on the folder is this run's.
         run = RunFolder(config, trainee.weights, content)
         start = run.resume()
         on_main(lambda: run.check_room(vlm.model))
-        run.begin(start)  # from here on the folder is this run's
-        features: Features = encoder
+        run.begin(start)
         if start:
             bad |= on_main(lambda: run.listed(mixture))
-        ahead = [row for step in steps[start:] for row in step]
-        shown = [image for row in ahead for image in mixture.examples[row.examples[0]].images]
-        if cached(config, shown):
-            folder = config.features or default_cache(encoder)
-            features = cache = FeatureCache(folder, encoder, shared=config.features is None)
-            with keeping(f"the features so far are in {cache.folder}, the same command goes on from there"):
-                unreadable = cache.fill(shown)
-            bad |= questions_about(mixture, steps, unreadable)
-            check_some_left(steps, bad)
+
+        # 5. Features: live, or from a cache that is filled now.
+        features, bad = _features(config, mixture, encoder, steps, start, bad)
         sharing = {"micro_tokens": config.micro_tokens, "lengths": row_lengths(questions, steps, vlm.prompts.slots)}
         prepare = partial(step_data, questions=questions, features=features, broken=bad, **sharing)
         on_main(lambda: run.quarantine(mixture, bad, start))
+
+        # 6. Steps.
         shows = config.show_every > 0 and start < len(steps)
         held_out = held_out_questions(config, vlm, trainee, encoder, mixture) if shows else None
         loop(run, trainee, questions, prepare, steps, start, held_out, bad)
+
+        # 7. The result, and RUN/done.json.
         on_main(lambda: save_result(vlm, trainee, config, run.folder, data))
         on_main(lambda: finish(run.folder, len(steps), run.folder / "vlm"))
     accelerator.end_training()
+
+
+def _judged_data(config: BridgeConfig, mixture: Mixture) -> dict[str, str]:
+    """Digests of the questions and images; collective.
+
+    Raises: UserError if --out holds another run, or this one learnt from other data.
+    """
+    data = {"questions": questions_content(mixture, votes=config.vqav2_answers == "votes")}
+    data["images"] = images_content(mixture)
+    on_main(lambda: (check_folder(config), check_data(config, data)))
+    return data
+
+
+def _features(
+    config: BridgeConfig, mixture: Mixture, encoder: PatchEncoder, steps: list[Step], start: int, bad: dict[int, str]
+) -> tuple[Features, dict[int, str]]:
+    """Where patch tokens come from: `encoder`, live, or a cache that is filled first; collective.
+
+    bad: the questions that are left out -> why. The result has those whose images could not be cached as well.
+    """
+    ahead = [row for step in steps[start:] for row in step]
+    shown = [image for row in ahead for image in mixture.examples[row.examples[0]].images]
+    if not cached(config, shown):
+        return encoder, bad
+    cache = FeatureCache(config.features or default_cache(encoder), encoder, shared=config.features is None)
+    with keeping(f"the features so far are in {cache.folder}, the same command goes on from there"):
+        unreadable = cache.fill(shown)
+    bad = bad | questions_about(mixture, steps, unreadable)
+    check_some_left(steps, bad)
+    return cache, bad
 
 
 def held_out_questions(
