@@ -35,21 +35,20 @@ ADAMW = ("step", "exp_avg", "exp_avg_sq")  # what the optimizer keeps of a weigh
 class RunFolder:
     """The folder of one run, and the optimizer whose state its checkpoints hold."""
 
-    def __init__(self, config: BridgeConfig, weights: Mapping[str, torch.nn.Parameter], content: dict[str, str]):
+    def __init__(
+        self,
+        config: BridgeConfig,
+        weights: Mapping[str, torch.nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        content: dict[str, str],
+    ):
         """weights: what is trained. content: what `bridge.content` gives."""
-        self.folder, self.config, self._weights = Path(config.out), config, weights
+        self.folder, self.config, self._weights, self.optimizer = Path(config.out), config, weights, optimizer
         self.tracker = Tracker()  # of rank 0, from `begin` on, the one that was asked for
         self.failures = 0  # steps in a row that moved nothing, up to the last checkpoint
         self._pending: list[dict] = []  # lines of metrics.jsonl that are not written yet
         settings, changes = {**trajectory(config), **content}, allowed_changes(config)
         self._checkpoints = Checkpoints(self.folder, settings, changes=changes)
-        lora = [weight for name, weight in weights.items() if "lora_" in name]
-        others = [weight for name, weight in weights.items() if "lora_" not in name]
-        # Two groups only where two rates are asked for: a run that was begun with one goes on.
-        groups = [others, lora] if config.lr_lora is not None and lora else [list(weights.values())]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": group} for group in groups], lr=config.lr, weight_decay=config.weight_decay, fused=True
-        )
 
     def resume(self) -> int:
         """Load the newest whole checkpoint, if --resume allows for it -> the step to go on with; collective."""

@@ -25,7 +25,7 @@ from bridge.data.schedule import Schedule, Step, indices
 from bridge.folder import RunFolder, check_data
 from bridge.gradients import backward, prefilled_opening, update
 from bridge.held_out import HeldOut
-from bridge.parts import Trainee, build_vlm, freeze, save_result
+from bridge.parts import Trainee, build_vlm, freeze, make_optimizer, save_result
 from bridge.recorder import Recorder, Taken
 from bridge.same_run import check_folder
 from vlm.device import CLOSE, LESS, enough_memory
@@ -50,11 +50,10 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
 
 
 def set_rates(optimizer: Optimizer, config: BridgeConfig, step: int, steps: int) -> float:
-    """Set the rates of a step -> that of --lr. LoRA has a group of its own if it has a rate of its own."""
-    lr = learning_rate(step, steps, config.lr, config.warmup)
-    for group, peak in zip(optimizer.param_groups, (config.lr, config.lr_lora or config.lr)):
-        group["lr"] = lr if peak == config.lr else learning_rate(step, steps, peak, config.warmup)
-    return lr
+    """Set each group's rate of a step, by the peak that `make_optimizer` gave it -> that of --lr."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(step, steps, group["peak"], config.warmup)
+    return learning_rate(step, steps, config.lr, config.warmup)
 
 
 def prefetched(steps: Sequence[Step], prepare: Callable[[Step], StepData]) -> Iterator[StepData]:
@@ -173,7 +172,7 @@ def train(config: BridgeConfig, mixture: Mixture) -> None:
         steps = left_out(steps, bad)
 
         # 4. Resume. From `begin` on the folder is this run's.
-        run = RunFolder(config, trainee.weights, content)
+        run = RunFolder(config, trainee.weights, make_optimizer(trainee, config), content)
         start = run.resume()
         on_main(lambda: run.check_room(vlm.model))
         run.begin(start)

@@ -1,4 +1,4 @@
-"""What a run is assembled from, which of it is trained, and how the result becomes a stock LLaVA folder."""
+"""What a run is assembled from, what of it is trained, by which optimizer, and how it becomes a stock LLaVA folder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import LlavaForConditionalGeneration
@@ -82,6 +82,18 @@ def freeze(model: LlavaForConditionalGeneration, config: BridgeConfig) -> Traine
         text.gradient_checkpointing_enable({"use_reentrant": False})
         text.train()  # in eval mode checkpointing is off
     return Trainee(model, weights, adapter, compiled_stack(model) if config.compile else None)
+
+
+def make_optimizer(trainee: Trainee, config: BridgeConfig) -> torch.optim.AdamW:
+    """AdamW over what is trained. A group's "peak" is the largest of the learning rates that its steps have."""
+    weights = trainee.weights
+    lora = [weight for name, weight in weights.items() if "lora_" in name]
+    others = [weight for name, weight in weights.items() if "lora_" not in name]
+    # Two groups only where two rates are asked for: a run that was begun with one goes on.
+    groups: list[dict[str, Any]] = [{"params": list(weights.values()), "peak": config.lr}]
+    if config.lr_lora is not None and lora:
+        groups = [{"params": others, "peak": config.lr}, {"params": lora, "peak": config.lr_lora}]
+    return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
 
 
 def _with_lora(model: LlavaForConditionalGeneration, rank: int, seed: int) -> PeftModel:
