@@ -84,7 +84,7 @@ class RunFolder:
         forget_from(self.folder / METRICS, step)
         forget_from(self.folder / HELD_OUT, step)
 
-    def listed(self, mixture: Mixture) -> dict[int, str]:
+    def left_out_before(self, mixture: Mixture) -> dict[int, str]:
         """Questions of the mixture that an earlier start of this run left out, index -> reason.
 
         They stay out even if their images are mended. By question, not by image: the one that is listed may be whole,
@@ -98,14 +98,14 @@ class RunFolder:
                 found[number] = line["reason"]
         return found
 
-    def quarantine(self, mixture: Mixture, bad: Mapping[int, str], start: int) -> None:
-        """List in quarantine.jsonl what is not trained on, and say how much it is. bad: question -> why.
+    def quarantine(self, mixture: Mixture, left_out: Mapping[int, str], start: int) -> None:
+        """List in quarantine.jsonl what is not trained on, and say how much it is. left_out: question -> why.
 
         Raises: UserError if that is too much for --bad-ratio.
         """
         if start == 0:  # of an attempt that came to nothing
             (self.folder / QUARANTINE).unlink(missing_ok=True)
-        records = [*mixture.bad, *records_of(mixture, bad)]
+        records = [*mixture.bad, *records_of(mixture, left_out)]
         if records:
             Quarantine(self.folder / QUARANTINE, 0).add(records)
             reasons = Counter(record["reason"] for record in records)
@@ -115,12 +115,12 @@ class RunFolder:
             print(f"{len(records)} of {total} questions are left out: {words}; {listed}", file=sys.stderr)
             refuse_above(self.config.bad_ratio, total, reasons, "the {} questions")
 
-    def note(self, mixture: Mixture, bad: Mapping[int, str]) -> None:
+    def note(self, mixture: Mixture, left_out: Mapping[int, str]) -> None:
         """List what was met while training without a feature cache, and left out of its step; collective.
 
-        bad: question -> why, of this rank. Raises: UserError if all that is listed is too much for --bad-ratio.
+        left_out: question -> why, of this rank. Raises: UserError if all that is listed is too much for --bad-ratio.
         """
-        records = all_items(records_of(mixture, bad))
+        records = all_items(records_of(mixture, left_out))
         on_main(lambda: self._list_and_judge(mixture, records))
 
     def _list_and_judge(self, mixture: Mixture, records: Iterable[dict]) -> None:

@@ -53,7 +53,7 @@ class Sums:
 
     @property
     def loss(self) -> torch.Tensor:
-        """The mean over the step's answer tokens; NaN if broken images left none, so that `update` moves nothing."""
+        """The mean over the step's answer tokens; NaN if unreadable images left none: then `update` moves nothing."""
         numbers = Numbers(*self.values.unbind())
         return numbers.loss / numbers.answers
 
@@ -77,7 +77,7 @@ def backward(trainee: Trainee, data: StepData, opening: PrefilledOpening) -> Sum
                 batch_loss.backward()  # adds to what the micro-batches before have left in `grad`
             loss += batch_loss.detach()
             answers += len(batch.rows.labels)
-    counts = torch.tensor([answers, data.tokens, data.questions, len(data.bad)], dtype=torch.float32)
+    counts = torch.tensor([answers, data.tokens, data.questions, len(data.left_out)], dtype=torch.float32)
     if device.type == "cuda":
         counts = counts.pin_memory()
     # Sums and gradients are added as one vector: one exchange between the ranks in place of one a weight. A rank
@@ -99,9 +99,9 @@ def update(weights: Iterable[torch.nn.Parameter], optimizer: Any, loss: torch.Te
     optimizer: a fused one, which looks at `found_inf` on the device itself. clip: the largest norm, 0 for any.
     """
     norm = torch.nn.utils.clip_grad_norm_(list(weights), clip or math.inf)
-    broken = ~(norm.isfinite() & loss.isfinite())
-    optimizer.found_inf = broken.float()
-    if norm.device.type not in UNFLAGGED or not broken:  # only there the host reads the flag, and waits for it
+    not_finite = ~(norm.isfinite() & loss.isfinite())
+    optimizer.found_inf = not_finite.float()
+    if norm.device.type not in UNFLAGGED or not not_finite:  # only there the host reads the flag, and waits for it
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return norm

@@ -16,7 +16,7 @@ from bridge.content import images_content, questions_content, run_content
 from bridge.data.balance import RowLengths
 from bridge.data.batches import StepData, step_data
 from bridge.data.features import FeatureCache, default_cache
-from bridge.data.judging import check_some_left, left_out, questions_about
+from bridge.data.judging import check_some_left, questions_about, steps_without
 from bridge.data.mixture import Mixture
 from bridge.data.patches import Features, PatchEncoder
 from bridge.data.pictures import Picture
@@ -79,17 +79,17 @@ def loop(
     steps: list[Step],
     start: int,
     held_out: HeldOut | None = None,
-    broken: Collection[int] = (),
+    left_out: Collection[int] = (),
 ) -> None:
     """Train from step `start` to the last. Data and learning rate are functions of the step alone.
 
     prepare: this rank's part of a step. held_out: what is asked every `show_every` steps; None on all ranks but the
-    first, or if nothing is. broken: questions that are known to be in no step's data.
+    first, or if nothing is. left_out: questions that are known to be in no step's data.
     """
     config = run.config
     opening = prefilled_opening(trainee, questions.opening_ids)
     stopped = AnyRank(trainee.model.device) if active() else bool
-    sizes = [sum(index not in broken for index in indices(step)) for step in steps]
+    sizes = [sum(index not in left_out for index in indices(step)) for step in steps]
     bar = progress(sum(sizes), "bridge", "q", initial=sum(sizes[:start]), show=is_main())
     recorder = Recorder(run, questions.mixture, steps, bar)
     number, data = start, None
@@ -101,7 +101,7 @@ def loop(
             lr = set_rates(run.optimizer, config, number, len(steps))
             sums = backward(trainee, data, opening)
             norm = update(trainee.weights.values(), run.optimizer, sums.loss, config.clip)
-            recorder.take(Taken(number, lr, sums, norm, data.bad))
+            recorder.take(Taken(number, lr, sums, norm, data.left_out))
 
             # 2. What the steps came to. A step without a finite gradient has moved nothing; many in a row end the run.
             done = number + 1
@@ -168,8 +168,8 @@ def train(config: BridgeConfig, mixture: Mixture) -> None:
         # 3. Which questions are in which step. Later no step goes: a checkpoint's number means the same at every start.
         questions = Questions(mixture, vlm.prompts, config)
         steps = scheduled_steps(config, mixture, vlm.prompts.slots)
-        bad = questions.check({index for step in steps for index in indices(step)})
-        steps = left_out(steps, bad)
+        left_out = questions.check({index for step in steps for index in indices(step)})
+        steps = steps_without(steps, left_out)
 
         # 4. Resume. From `begin` on the folder is this run's.
         run = RunFolder(config, trainee.weights, make_optimizer(trainee, config), content)
@@ -177,18 +177,18 @@ def train(config: BridgeConfig, mixture: Mixture) -> None:
         on_main(lambda: run.check_room(vlm.model))
         run.begin(start)
         if start:
-            bad |= on_main(lambda: run.listed(mixture))
+            left_out |= on_main(lambda: run.left_out_before(mixture))
 
         # 5. Features: live, or from a cache that is filled now.
-        features, bad = _features(config, mixture, encoder, steps, start, bad)
+        features, left_out = _features(config, mixture, encoder, steps, start, left_out)
         sharing = {"micro_tokens": config.micro_tokens, "lengths": row_lengths(questions, steps, vlm.prompts.slots)}
-        prepare = partial(step_data, questions=questions, features=features, broken=bad, **sharing)
-        on_main(lambda: run.quarantine(mixture, bad, start))
+        prepare = partial(step_data, questions=questions, features=features, left_out=left_out, **sharing)
+        on_main(lambda: run.quarantine(mixture, left_out, start))
 
         # 6. Steps.
         shows = config.show_every > 0 and start < len(steps)
         held_out = held_out_questions(config, vlm, trainee, encoder, mixture) if shows else None
-        loop(run, trainee, questions, prepare, steps, start, held_out, bad)
+        loop(run, trainee, questions, prepare, steps, start, held_out, left_out)
 
         # 7. The result, and RUN/done.json.
         on_main(lambda: save_result(vlm, trainee, config, run.folder, data))
@@ -208,22 +208,27 @@ def _judged_data(config: BridgeConfig, mixture: Mixture) -> dict[str, str]:
 
 
 def _features(
-    config: BridgeConfig, mixture: Mixture, encoder: PatchEncoder, steps: list[Step], start: int, bad: dict[int, str]
+    config: BridgeConfig,
+    mixture: Mixture,
+    encoder: PatchEncoder,
+    steps: list[Step],
+    start: int,
+    left_out: dict[int, str],
 ) -> tuple[Features, dict[int, str]]:
     """Where patch tokens come from: `encoder`, live, or a cache that is filled first; collective.
 
-    bad: the questions that are left out -> why. The result has those whose images could not be cached as well.
+    left_out: questions of the mixture -> why. The result has those whose images could not be cached as well.
     """
     ahead = [row for step in steps[start:] for row in step]
     shown = [image for row in ahead for image in mixture.examples[row.examples[0]].images]
     if not cached(config, shown):
-        return encoder, bad
+        return encoder, left_out
     cache = FeatureCache(config.features or default_cache(encoder), encoder, shared=config.features is None)
     with keeping(f"the features so far are in {cache.folder}, the same command goes on from there"):
         unreadable = cache.fill(shown)
-    bad = bad | questions_about(mixture, steps, unreadable)
-    check_some_left(steps, bad)
-    return cache, bad
+    left_out = left_out | questions_about(mixture, steps, unreadable)
+    check_some_left(steps, left_out)
+    return cache, left_out
 
 
 def held_out_questions(

@@ -91,8 +91,8 @@ class FeatureCache:
                         found += self._fill_shard(mine[start : start + SHARD_IMAGES], bar)
                 barrier()
             self._scan()
-            bad = dict(all_items(found))
-            unreadable |= {image: bad[key] for image, key in self._contents.items() if key in bad}
+            reasons = dict(all_items(found))
+            unreadable |= {image: reasons[key] for image, key in self._contents.items() if key in reasons}
         return unreadable
 
     def _read_contents(self, images: Sequence[Picture]) -> dict[Picture, str]:

@@ -69,16 +69,16 @@ class Questions:
         several lines are told, if the template ends an answer where its line ends, as smollm2's does.
         """
         ends_lines = self._prompts.tokenizer.decode(self._prompts.end_ids[:1]) == "\n"
-        problems, cut = {}, 0
+        left_out, cut = {}, 0
         for index in sorted(examples):
             sample = self.mixture.examples[index]
             if reason := self._problem(sample):
-                problems[index] = reason
+                left_out[index] = reason
             elif ends_lines and isinstance(sample, Dialogue):
                 cut += sum("\n" in answer.strip() for _, answer in sample.turns)
         if cut and is_main():
             print(f"note: {cut:,} answers have several lines, and {CUT}", file=sys.stderr)
-        return problems
+        return left_out
 
     def _problem(self, sample: Sample) -> str:
         """Why a question cannot be trained on, with one of the answers that it may teach; "" if it can."""

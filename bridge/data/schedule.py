@@ -39,9 +39,9 @@ def indices(step: Step) -> list[int]:
     return [index for row in step for index in row.examples]
 
 
-def without(step: Step, bad: Container[int]) -> Step:
-    """A step without the examples `bad`; a row that loses all of them goes."""
-    rows = [ScheduledRow(row.epoch, tuple(index for index in row.examples if index not in bad)) for row in step]
+def without(step: Step, left_out: Container[int]) -> Step:
+    """A step without the examples `left_out`; a row that loses all of them goes."""
+    rows = [ScheduledRow(row.epoch, tuple(index for index in row.examples if index not in left_out)) for row in step]
     return tuple(row for row in rows if row.examples)
 
 
