@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from bridge.config import SETS, BridgeConfig, keeps_features, questions_a_step
-from bridge.data.balance import OVERHEAD, WIDTH, RowLengths, cheapest, dealt, price
+from bridge.data.balance import OVERHEAD, WIDTH, RowLengths, cheapest, dealt, padded_tokens
 from bridge.data.mixture import Mixture
 from bridge.data.schedule import Schedule, cut_steps
 from bridge.price import TextSizes, VisionSizes, connector_parameters, memory, step_flops
@@ -103,15 +103,15 @@ def shares(rows: Rows, processes: int, budget: int) -> Shares:
     padded, tokens, largest = 0, 0, 0
     for step in rows.steps[:: max(1, len(rows.steps) // SAMPLED_STEPS)]:
         lengths = [length for _, length, _ in step]
-        prices = []
+        sizes = []  # of each process, what its micro-batches take
         for share in dealt(lengths, processes, budget) if processes > 1 else [list(range(len(step)))]:
             own = [lengths[index] for index in share]
-            prices.append([price(own, group) for group in cheapest(own, budget, OVERHEAD["cuda"])])
-        sums = [sum(each) for each in prices]
+            sizes.append([padded_tokens(own, group) for group in cheapest(own, budget, OVERHEAD["cuda"])])
+        sums = [sum(each) for each in sizes]
         balances.append(np.mean(sums) / max(sums))
-        flat = [value for each in prices for value in each]
+        flat = [value for each in sizes for value in each]
         fills += [value / budget for value in flat]
-        counts.append(max(map(len, prices)))
+        counts.append(max(map(len, sizes)))
         padded, tokens, largest = padded + sum(flat), tokens + sum(lengths), max(largest, *flat)
     return Shares(float(np.mean(counts)), float(np.mean(fills)), 1 - tokens / padded, float(np.mean(balances)), largest)
 
