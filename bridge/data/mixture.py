@@ -98,10 +98,3 @@ def _check_answers(part: Sequence[Sample]) -> None:
             f"{len(unanswered)} training questions have no answer, the first: {unanswered[0]}; "
             "train on a split whose answers are public and whose annotation file is beside the questions"
         )
-
-
-def answer_of(example: Example) -> str:
-    """The answer of a training question, which has one: a `Mixture` takes no other."""
-    if example.answer is None:
-        raise ValueError(f"question {example.question_id} has no answer")
-    return example.answer

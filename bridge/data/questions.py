@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from bridge.config import BridgeConfig
 from bridge.data.example import Dialogue, Example, Sample, with_sampled_answer
-from bridge.data.mixture import Mixture, answer_of
+from bridge.data.mixture import Mixture
 from bridge.data.packing import Conversation, Row, TooLong, fill_rows, image_runs
 from bridge.data.schedule import ScheduledRow
 from vlm.distributed import is_main
@@ -99,7 +99,7 @@ class Questions:
             yield sample
             return
         votes = filter(str.strip, sample.votes) if self._votes else ()
-        for answer in sorted({answer_of(sample), *votes}):
+        for answer in sorted({sample.taught_answer, *votes}):
             yield replace(sample, answer=answer)
 
     def _surely_fits(self, sample: Sample) -> bool:
@@ -128,13 +128,13 @@ class Questions:
 def talk_of(sample: Sample) -> Talk:
     """An official question stands behind its image; in a conversation each image stands where its text says."""
     if isinstance(sample, Example):
-        return Talk(((briefly(sample.question), answer_of(sample)),))
+        return Talk(((briefly(sample.question), sample.taught_answer),))
     return Talk(sample.turns, None, system=sample.system)
 
 
 def _texts(sample: Sample) -> list[str]:
     """What others wrote of a sample, without the placeholders of images."""
     if isinstance(sample, Example):
-        return [sample.question, answer_of(sample)]
+        return [sample.question, sample.taught_answer]
     texts = [text.replace(PLACEHOLDER, "x") for turn in sample.turns for text in turn]
     return [*texts, sample.system] if sample.system else texts
