@@ -175,10 +175,10 @@ class Decoder:
             places += own
             features.append(group.features)
         padded = [number for ids in rests for number in [*ids, *[0] * (longest - len(ids))]]
-        sent = self._tensor(padded + places)  # one transfer
-        embeddings = self.embed(sent[: len(padded)])  # [groups * longest, D]
+        numbers = self._tensor(padded + places)  # one transfer
+        embeddings = self.embed(numbers[: len(padded)])  # [groups * longest, D]
         if features:
-            embeddings = embeddings.index_copy(0, sent[len(padded) :], torch.cat(features).to(embeddings))
+            embeddings = embeddings.index_copy(0, numbers[len(padded) :], torch.cat(features).to(embeddings))
         return embeddings.unflatten(0, (len(groups), longest))
 
     def _decode_rows(
@@ -226,9 +226,9 @@ class Decoder:
                 last[i, token.question] = column
         tokens = [number for row in padded for token in row for number in token]
         places = [i for i, _ in last], list(last.values())
-        sent = self._tensor([*tokens, *places[0], *places[1]])  # one transfer a step
-        owners, ids, positions = sent[: len(tokens)].view(len(step), width, 3).unbind(-1)  # int64[R, W] each
-        at_rows, at_columns = sent[len(tokens) :].view(2, -1).unbind()  # int64[Q] each
+        numbers = self._tensor([*tokens, *places[0], *places[1]])  # one transfer a step
+        owners, ids, positions = numbers[: len(tokens)].view(len(step), width, 3).unbind(-1)  # int64[R, W] each
+        at_rows, at_columns = numbers[len(tokens) :].view(2, -1).unbind()  # int64[Q] each
         queries = Placed(owners, positions)
         # The cache grows by the same columns.
         keys = Placed(torch.cat([keys.owners, owners], dim=1), torch.cat([keys.positions, positions], dim=1))
