@@ -40,14 +40,14 @@ class RunFolder:
         config: BridgeConfig,
         weights: Mapping[str, torch.nn.Parameter],
         optimizer: torch.optim.Optimizer,
-        content: dict[str, str],
+        digests: dict[str, str],
     ):
-        """weights: what is trained. content: what `bridge.content` gives."""
+        """weights: what is trained. digests: all that `bridge.digests` gives, by name."""
         self.folder, self.config, self._weights, self.optimizer = Path(config.out), config, weights, optimizer
         self.tracker = Tracker()  # of rank 0, from `begin` on, the one that was asked for
         self.failures = 0  # steps in a row that moved nothing, up to the last checkpoint
         self._pending: list[dict] = []  # lines of metrics.jsonl that are not written yet
-        settings, changes = {**trajectory(config), **content}, allowed_changes(config)
+        settings, changes = {**trajectory(config), **digests}, allowed_changes(config)
         self._checkpoints = Checkpoints(self.folder, settings, changes=changes)
 
     def resume(self) -> int:
@@ -200,17 +200,17 @@ def _on_disk(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 
 
-def check_data(config: BridgeConfig, content: Mapping[str, str]) -> None:
+def check_data(config: BridgeConfig, digests: Mapping[str, str]) -> None:
     """Refuse by a `UserError`, before any model is loaded, a run whose newest checkpoint learnt from other data.
 
-    content: digests of the questions and images.
+    digests: of the questions and images.
     """
     run = Path(config.out)
     checkpoints = Checkpoints(run, {})
     for step in reversed(checkpoints.steps()):
         try:
             old = read_json(checkpoints.path(step) / MANIFEST)["config"]
-            known = {name: value for name, value in content.items() if name in old}
+            known = {name: value for name, value in digests.items() if name in old}
         except (UserError, KeyError, TypeError):
             continue  # damaged: `RunFolder.resume` deals with it
         refuse_changes(run, {name: old[name] for name in known}, known, allowed_changes(config))

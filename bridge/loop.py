@@ -12,7 +12,6 @@ from accelerate.utils import InitProcessGroupKwargs
 from torch.optim import Optimizer
 
 from bridge.config import BridgeConfig, keeps_features, questions_a_step
-from bridge.content import images_content, questions_content, run_content
 from bridge.data.balance import RowLengths
 from bridge.data.batches import StepData, step_data
 from bridge.data.features import FeatureCache, default_cache
@@ -22,6 +21,7 @@ from bridge.data.patches import Features, PatchEncoder
 from bridge.data.pictures import Picture
 from bridge.data.questions import Questions
 from bridge.data.schedule import Schedule, Step, indices
+from bridge.digests import images_digest, model_digests, questions_digest
 from bridge.folder import RunFolder, check_data
 from bridge.gradients import backward, prefilled_opening, update
 from bridge.held_out import HeldOut
@@ -157,12 +157,12 @@ def train(config: BridgeConfig, mixture: Mixture) -> None:
     around = enough_memory(lambda: "before or after the steps", lambda: _elsewhere(config))
     with late_ranks_named(config.timeout), locked(Path(config.out)), around:
         # 1. What is trained on. A run that may not go on with it is refused here, before anything is loaded.
-        data = _judged_data(config, mixture)
+        data_digests = _judged_data(config, mixture)
 
         # 2. What is trained.
         vlm = build_vlm(config, accelerator.device, config.load_in)
         encoder = PatchEncoder(vlm.model, vlm.processor.image_processor)
-        content = {**data, **run_content(vlm, encoder)}  # of the weights as they were loaded
+        digests = {**data_digests, **model_digests(vlm, encoder)}  # of the weights as they were loaded
         trainee = freeze(vlm.model, config)
 
         # 3. Which questions are in which step. Later no step goes: a checkpoint's number means the same at every start.
@@ -172,7 +172,7 @@ def train(config: BridgeConfig, mixture: Mixture) -> None:
         steps = steps_without(steps, left_out)
 
         # 4. Resume. From `begin` on the folder is this run's.
-        run = RunFolder(config, trainee.weights, make_optimizer(trainee, config), content)
+        run = RunFolder(config, trainee.weights, make_optimizer(trainee, config), digests)
         start = run.resume()
         on_main(lambda: run.check_room(vlm.model))
         run.begin(start)
@@ -191,7 +191,7 @@ def train(config: BridgeConfig, mixture: Mixture) -> None:
         loop(run, trainee, questions, prepare, steps, start, held_out, left_out)
 
         # 7. The result, and RUN/done.json.
-        on_main(lambda: save_result(vlm, trainee, config, run.folder, data))
+        on_main(lambda: save_result(vlm, trainee, config, run.folder, data_digests))
         on_main(lambda: finish(run.folder, len(steps), run.folder / "vlm"))
     accelerator.end_training()
 
@@ -201,10 +201,10 @@ def _judged_data(config: BridgeConfig, mixture: Mixture) -> dict[str, str]:
 
     Raises: UserError if --out holds another run, or this one learnt from other data.
     """
-    data = {"questions": questions_content(mixture, votes=config.vqav2_answers == "votes")}
-    data["images"] = images_content(mixture)
-    on_main(lambda: (check_folder(config), check_data(config, data)))
-    return data
+    digests = {"questions": questions_digest(mixture, votes=config.vqav2_answers == "votes")}
+    digests["images"] = images_digest(mixture)
+    on_main(lambda: (check_folder(config), check_data(config, digests)))
+    return digests
 
 
 def _features(

@@ -108,11 +108,11 @@ def _with_lora(model: LlavaForConditionalGeneration, rank: int, seed: int) -> Pe
         return get_peft_model(model, lora).eval()
 
 
-def save_result(vlm: VLM, trainee: Trainee, config: BridgeConfig, run: Path, data: Mapping[str, str]) -> None:
+def save_result(vlm: VLM, trainee: Trainee, config: BridgeConfig, run: Path, digests: Mapping[str, str]) -> None:
     """Write RUN/vlm, a stock LLaVA folder in full precision, and, with LoRA, RUN/adapter; say so.
 
     A quantised LLM is not saved, the one that it came from is: what was trained fits it, and a folder that was
-    quantised once can still be loaded in any precision. data: digests of what was trained on, for the model card.
+    quantised once can still be loaded in any precision. digests: of what was trained on, for the model card.
     """
     adapter = trainee.adapter
     if adapter is not None:
@@ -132,5 +132,5 @@ def save_result(vlm: VLM, trainee: Trainee, config: BridgeConfig, run: Path, dat
         vlm.model = adapter.merge_and_unload()
     vlm.connector.to(vlm.language_model.dtype)
     vlm.save(run / "vlm")
-    write_vlm_card(run / "vlm", config, data)
+    write_vlm_card(run / "vlm", config, digests)
     print(f"saved {run / 'vlm'}; score it with: python bridge/evaluate.py {run / 'vlm'}")
