@@ -39,14 +39,14 @@ def model_digests(vlm: VLM, encoder: PatchEncoder) -> dict[str, str]:
         "encoder": encoder.weights_key[:12],
         # What weights do not show, as the norms' epsilons and RoPE's base.
         "model_config": _digest(settings_of(part.config) for part in (vlm.model, vlm.vision_tower, vlm.language_model)),
-        "tokenizer": _digest([_tokenizer_text(vlm.processor.tokenizer)]),
+        "tokenizer": _digest([_tokenizer_content(vlm.processor.tokenizer)]),
     }
 
 
-def _tokenizer_text(tokenizer: PreTrainedTokenizerBase) -> str:
+def _tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> str:
     """What its tokenizer.json holds, without how its last call padded and cut, which it remembers there."""
-    found: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
-    return json.dumps({name: value for name, value in found.items() if name not in ("padding", "truncation")})
+    content: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+    return json.dumps({name: value for name, value in content.items() if name not in ("padding", "truncation")})
 
 
 def questions_digest(mixture: Mixture, votes: bool) -> str:
