@@ -18,14 +18,14 @@ from bridge.evaluation.captions import captions_by_image
 from bridge.evaluation.predictions import answers_origin, open_predictions
 from bridge.evaluation.settings import EvaluateConfig, chosen_benchmarks, parse_config, run_folders
 from bridge.evaluation.submissions import submissions
-from bridge.evaluation.team import Team, team
+from bridge.evaluation.team import Team, joined_team
 from vlm.errors import UserError, run_command
 from vlm.files import read_json, write_file, write_json
 
 
 def main() -> None:
-    with team() as processes:
-        evaluate(processes)
+    with joined_team() as team:
+        evaluate(team)
 
 
 def evaluate(team: Team) -> None:

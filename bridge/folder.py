@@ -35,21 +35,20 @@ ADAMW = ("step", "exp_avg", "exp_avg_sq")  # what the optimizer keeps of a weigh
 class RunFolder:
     """The folder of one run, and the optimizer whose state its checkpoints hold."""
 
-    def __init__(self, config: BridgeConfig, weights: Mapping[str, torch.nn.Parameter], content: dict[str, str]):
-        """weights: what is trained. content: what `bridge.content` gives."""
-        self.folder, self.config, self._weights = Path(config.out), config, weights
+    def __init__(
+        self,
+        config: BridgeConfig,
+        weights: Mapping[str, torch.nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        digests: dict[str, str],
+    ):
+        """weights: what is trained. digests: all that `bridge.digests` gives, by name."""
+        self.folder, self.config, self._weights, self.optimizer = Path(config.out), config, weights, optimizer
         self.tracker = Tracker()  # of rank 0, from `begin` on, the one that was asked for
         self.failures = 0  # steps in a row that moved nothing, up to the last checkpoint
         self._pending: list[dict] = []  # lines of metrics.jsonl that are not written yet
-        settings, changes = {**trajectory(config), **content}, allowed_changes(config)
+        settings, changes = {**trajectory(config), **digests}, allowed_changes(config)
         self._checkpoints = Checkpoints(self.folder, settings, changes=changes)
-        lora = [weight for name, weight in weights.items() if "lora_" in name]
-        others = [weight for name, weight in weights.items() if "lora_" not in name]
-        # Two groups only where two rates are asked for: a run that was begun with one goes on.
-        groups = [others, lora] if config.lr_lora is not None and lora else [list(weights.values())]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": group} for group in groups], lr=config.lr, weight_decay=config.weight_decay, fused=True
-        )
 
     def resume(self) -> int:
         """Load the newest whole checkpoint, if --resume allows for it -> the step to go on with; collective."""
@@ -85,7 +84,7 @@ class RunFolder:
         forget_from(self.folder / METRICS, step)
         forget_from(self.folder / HELD_OUT, step)
 
-    def listed(self, mixture: Mixture) -> dict[int, str]:
+    def left_out_before(self, mixture: Mixture) -> dict[int, str]:
         """Questions of the mixture that an earlier start of this run left out, index -> reason.
 
         They stay out even if their images are mended. By question, not by image: the one that is listed may be whole,
@@ -94,19 +93,19 @@ class RunFolder:
         found: dict[int, str] = {}
         file, examples = self.folder / QUARANTINE, mixture.examples
         for line in read_jsonl(file) if file.is_file() else ():
-            position = line.get("position", len(examples))
-            if position < len(examples) and examples[position].question_id == line["key"]:
-                found[position] = line["reason"]
+            number = line.get("position", len(examples))
+            if number < len(examples) and examples[number].question_id == line["key"]:
+                found[number] = line["reason"]
         return found
 
-    def quarantine(self, mixture: Mixture, bad: Mapping[int, str], start: int) -> None:
-        """List in quarantine.jsonl what is not trained on, and say how much it is. bad: question -> why.
+    def quarantine(self, mixture: Mixture, left_out: Mapping[int, str], start: int) -> None:
+        """List in quarantine.jsonl what is not trained on, and say how much it is. left_out: question -> why.
 
         Raises: UserError if that is too much for --bad-ratio.
         """
         if start == 0:  # of an attempt that came to nothing
             (self.folder / QUARANTINE).unlink(missing_ok=True)
-        records = [*mixture.bad, *records_of(mixture, bad)]
+        records = [*mixture.bad, *records_of(mixture, left_out)]
         if records:
             Quarantine(self.folder / QUARANTINE, 0).add(records)
             reasons = Counter(record["reason"] for record in records)
@@ -116,12 +115,12 @@ class RunFolder:
             print(f"{len(records)} of {total} questions are left out: {words}; {listed}", file=sys.stderr)
             refuse_above(self.config.bad_ratio, total, reasons, "the {} questions")
 
-    def note(self, mixture: Mixture, bad: Mapping[int, str]) -> None:
+    def note(self, mixture: Mixture, left_out: Mapping[int, str]) -> None:
         """List what was met while training without a feature cache, and left out of its step; collective.
 
-        bad: question -> why, of this rank. Raises: UserError if all that is listed is too much for --bad-ratio.
+        left_out: question -> why, of this rank. Raises: UserError if all that is listed is too much for --bad-ratio.
         """
-        records = all_items(records_of(mixture, bad))
+        records = all_items(records_of(mixture, left_out))
         on_main(lambda: self._list_and_judge(mixture, records))
 
     def _list_and_judge(self, mixture: Mixture, records: Iterable[dict]) -> None:
@@ -201,17 +200,17 @@ def _on_disk(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 
 
-def check_data(config: BridgeConfig, content: Mapping[str, str]) -> None:
+def check_data(config: BridgeConfig, digests: Mapping[str, str]) -> None:
     """Refuse by a `UserError`, before any model is loaded, a run whose newest checkpoint learnt from other data.
 
-    content: digests of the questions and images.
+    digests: of the questions and images.
     """
     run = Path(config.out)
     checkpoints = Checkpoints(run, {})
     for step in reversed(checkpoints.steps()):
         try:
             old = read_json(checkpoints.path(step) / MANIFEST)["config"]
-            known = {name: value for name, value in content.items() if name in old}
+            known = {name: value for name, value in digests.items() if name in old}
         except (UserError, KeyError, TypeError):
             continue  # damaged: `RunFolder.resume` deals with it
         refuse_changes(run, {name: old[name] for name in known}, known, allowed_changes(config))

@@ -17,7 +17,7 @@ Stack = Callable[..., Any]  # a language model's forward
 
 
 def prefill(model: LlavaForConditionalGeneration, ids: Sequence[int]) -> KeysAndValues:
-    """Keys and values of text that opens every conversation, per layer [1, heads, len(ids), head_dim]; [] for no text.
+    """Keys and values of the opening `ids`, per layer [1, heads, len(ids), head_dim]; [] for no text.
 
     They stay valid for as long as the language model does not change, and carry gradients to what of it is trained.
     """
@@ -66,14 +66,14 @@ def label_logits(
     model: LlavaForConditionalGeneration,
     batch: Batch,
     features: torch.Tensor | None,
-    constant: KeysAndValues,
+    opening_states: KeysAndValues,
     stack: Stack | None = None,
 ) -> torch.Tensor:
     """Logits that predict `batch.labels`, float[L, vocabulary].
 
     batch: B rows of T tokens. features: [R, N, D] patch tokens of the R runs of image slots, row by row; None for
-    rows without an image. constant: `prefill` of the C tokens that may be left out of rows, or empty. stack:
-    `compiled_stack`, in place of the language model's own forward.
+    rows without an image. opening_states: `prefill` of the opening, whose C tokens rows may see and do not hold; or
+    empty. stack: `compiled_stack`, in place of the language model's own forward.
     """
     embeddings = model.get_input_embeddings()(batch.ids)  # [B, T, width]
     if features is not None:  # projected, they take the place of the image slots
@@ -85,19 +85,19 @@ def label_logits(
                 f"the rows have {len(batch.slot_at)} image slots, the encoder gives {len(projected)} tokens"
             )
         embeddings = embeddings.flatten(0, 1).index_copy(0, batch.slot_at, projected).view_as(embeddings)
-    # The rows share the constant text's states: expanded, not copied. A fresh cache each time: the layers' `update`
-    # grows the cache object that they are given.
+    # The rows share the opening's states: expanded, not copied. A fresh cache each time: the layers' `update` grows the
+    # cache object that they are given.
     rows = len(batch.ids)
-    shared = [(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1)) for keys, values in constant]
+    shared = [(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1)) for keys, values in opening_states]
     cache = DynamicCache(shared)  # [B, heads, C, head_dim] a layer
     hidden = (stack or language_model(model))(
         inputs_embeds=embeddings,
         attention_mask=attention_mask(  # [B, 1, T, C + T]
-            batch.ends, cache.get_seq_length(), embeddings.dtype, batch.constant
+            batch.ends, cache.get_seq_length(), embeddings.dtype, batch.opening_seen
         ),
         position_ids=batch.positions,  # [B, T]: a token's place in its own conversation
         use_cache=False,
-        **{CACHE: cache if constant else None},
+        **{CACHE: cache if opening_states else None},
     ).last_hidden_state  # [B, T, width]
     # The head is a third of a small model: it sees the L places that predict a label, not all B * T.
     predicting = hidden.flatten(0, 1)[batch.label_at]  # [B * T, width] -> [L, width]
@@ -108,9 +108,9 @@ def loss_sum(
     model: LlavaForConditionalGeneration,
     batch: Batch,
     features: torch.Tensor | None,
-    constant: KeysAndValues,
+    opening_states: KeysAndValues,
     stack: Stack | None = None,
 ) -> torch.Tensor:
     """Cross-entropy summed over the L answer tokens, float32 scalar; divide by their global count."""
-    logits = label_logits(model, batch, features, constant, stack).float()
+    logits = label_logits(model, batch, features, opening_states, stack).float()
     return functional.cross_entropy(logits, batch.labels, reduction="sum")

@@ -17,22 +17,22 @@ from vlm.distributed import all_sum
 
 UNFLAGGED = ("mps",)  # devices whose fused AdamW moves the weights whatever `found_inf` says (pytorch pull 186360)
 
-Constant = Callable[[], AbstractContextManager[KeysAndValues]]  # gives a step the states of the text before the image
+PrefilledOpening = Callable[[], AbstractContextManager[KeysAndValues]]  # `with` it, a step has the opening's states
 
 
-def constant_text(trainee: Trainee, ids: Sequence[int]) -> Constant:
-    """The states of `ids`, computed once if the language model stays as it is, in each step if LoRA changes it."""
+def prefilled_opening(trainee: Trainee, opening_ids: Sequence[int]) -> PrefilledOpening:
+    """The opening's states, computed once if the language model stays as it is, in each step if LoRA changes it."""
     if trainee.adapter is not None:
 
         @contextmanager
         def anew():
-            with shared_prefill(trainee.model, ids) as states:
+            with shared_prefill(trainee.model, opening_ids) as states:
                 yield padded(states, WIDTH)
 
         return anew
     with torch.no_grad():
-        past = padded(prefill(trainee.model, ids), WIDTH)
-    return lambda: nullcontext(past)
+        states = padded(prefill(trainee.model, opening_ids), WIDTH)
+    return lambda: nullcontext(states)
 
 
 class Numbers(NamedTuple):
@@ -53,12 +53,12 @@ class Sums:
 
     @property
     def loss(self) -> torch.Tensor:
-        """The mean over the step's answer tokens; NaN if broken images left none, so that `update` moves nothing."""
+        """The mean over the step's answer tokens; NaN if unreadable images left none: then `update` moves nothing."""
         numbers = Numbers(*self.values.unbind())
         return numbers.loss / numbers.answers
 
 
-def backward(trainee: Trainee, data: StepData, constant: Constant) -> Sums:
+def backward(trainee: Trainee, data: StepData, opening: PrefilledOpening) -> Sums:
     """Leave in every `grad` the gradient of the mean loss over all answer tokens of the step, whichever rank has them.
 
     Ranks have different numbers of answer tokens, so a mean of their means would be another loss. Instead:
@@ -69,14 +69,15 @@ def backward(trainee: Trainee, data: StepData, constant: Constant) -> Sums:
     weights = list(trainee.weights.values())
     device = weights[0].device
     loss, answers = torch.zeros((), device=device), 0  # float32: Apple's GPUs have nothing longer
-    with constant() as past:
+    with opening() as opening_states:
         for batch in data.batches:
-            batch_loss = loss_sum(trainee.model, batch.rows.to(device), batch.features, past, trainee.stack)
+            rows = batch.rows.to(device)
+            batch_loss = loss_sum(trainee.model, rows, batch.features, opening_states, trainee.stack)
             if batch_loss.requires_grad:  # not for text alone, unless LoRA is trained
                 batch_loss.backward()  # adds to what the micro-batches before have left in `grad`
             loss += batch_loss.detach()
             answers += len(batch.rows.labels)
-    counts = torch.tensor([answers, data.tokens, data.questions, len(data.bad)], dtype=torch.float32)
+    counts = torch.tensor([answers, data.tokens, data.questions, len(data.left_out)], dtype=torch.float32)
     if device.type == "cuda":
         counts = counts.pin_memory()
     # Sums and gradients are added as one vector: one exchange between the ranks in place of one a weight. A rank
@@ -98,9 +99,9 @@ def update(weights: Iterable[torch.nn.Parameter], optimizer: Any, loss: torch.Te
     optimizer: a fused one, which looks at `found_inf` on the device itself. clip: the largest norm, 0 for any.
     """
     norm = torch.nn.utils.clip_grad_norm_(list(weights), clip or math.inf)
-    broken = ~(norm.isfinite() & loss.isfinite())
-    optimizer.found_inf = broken.float()
-    if norm.device.type not in UNFLAGGED or not broken:  # only there the host reads the flag, and waits for it
+    not_finite = ~(norm.isfinite() & loss.isfinite())
+    optimizer.found_inf = not_finite.float()
+    if norm.device.type not in UNFLAGGED or not not_finite:  # only there the host reads the flag, and waits for it
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return norm

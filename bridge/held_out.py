@@ -110,9 +110,9 @@ class HeldOut:
                 if tokens is not None:  # through the connector in its own precision, as in training
                     features = projector(tokens.to(weight)).flatten(0, 1).to(embed.weight.dtype)
                 groups.append(group_prompts([prompt], features))
-            # The text in front of the images is read once for all questions, and anew in each look: LoRA changes it.
-            constant = self._prompts[0][: common_prefix(self._prompts)]
-            decoded = Decoder(model, constant).decode(groups, LONGEST)
+            # The opening is read once for all questions, and anew in each look: LoRA changes it.
+            beginning = self._prompts[0][: common_prefix(self._prompts)]
+            decoded = Decoder(model, beginning).decode(groups, LONGEST)
         finally:
             text.train(learning)
         return [self._decode_text(ids, skip_special_tokens=True).strip() for (ids,) in decoded]

@@ -12,20 +12,20 @@ from accelerate.utils import InitProcessGroupKwargs
 from torch.optim import Optimizer
 
 from bridge.config import BridgeConfig, keeps_features, questions_a_step
-from bridge.content import images_content, questions_content, run_content
 from bridge.data.balance import RowLengths
 from bridge.data.batches import StepData, step_data
 from bridge.data.features import FeatureCache, default_cache
-from bridge.data.judging import check_some_left, left_out, questions_about
+from bridge.data.judging import check_some_left, questions_about, steps_without
 from bridge.data.mixture import Mixture
 from bridge.data.patches import Features, PatchEncoder
 from bridge.data.pictures import Picture
 from bridge.data.questions import Questions
 from bridge.data.schedule import Schedule, Step, indices
+from bridge.digests import images_digest, model_digests, questions_digest
 from bridge.folder import RunFolder, check_data
-from bridge.gradients import backward, constant_text, update
+from bridge.gradients import backward, prefilled_opening, update
 from bridge.held_out import HeldOut
-from bridge.parts import Trainee, build_vlm, freeze, save_result
+from bridge.parts import Trainee, build_vlm, freeze, make_optimizer, save_result
 from bridge.recorder import Recorder, Taken
 from bridge.same_run import check_folder
 from vlm.device import CLOSE, LESS, enough_memory
@@ -50,11 +50,10 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
 
 
 def set_rates(optimizer: Optimizer, config: BridgeConfig, step: int, steps: int) -> float:
-    """Set the rates of a step -> that of --lr. LoRA has a group of its own if it has a rate of its own."""
-    lr = learning_rate(step, steps, config.lr, config.warmup)
-    for group, peak in zip(optimizer.param_groups, (config.lr, config.lr_lora or config.lr)):
-        group["lr"] = lr if peak == config.lr else learning_rate(step, steps, peak, config.warmup)
-    return lr
+    """Set each group's rate of a step, by the peak that `make_optimizer` gave it -> that of --lr."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(step, steps, group["peak"], config.warmup)
+    return learning_rate(step, steps, config.lr, config.warmup)
 
 
 def prefetched(steps: Sequence[Step], prepare: Callable[[Step], StepData]) -> Iterator[StepData]:
@@ -80,17 +79,17 @@ def loop(
     steps: list[Step],
     start: int,
     held_out: HeldOut | None = None,
-    broken: Collection[int] = (),
+    left_out: Collection[int] = (),
 ) -> None:
     """Train from step `start` to the last. Data and learning rate are functions of the step alone.
 
     prepare: this rank's part of a step. held_out: what is asked every `show_every` steps; None on all ranks but the
-    first, or if nothing is. broken: questions that are known to be in no step's data.
+    first, or if nothing is. left_out: questions that are known to be in no step's data.
     """
     config = run.config
-    constant = constant_text(trainee, questions.constant)
+    opening = prefilled_opening(trainee, questions.opening_ids)
     stopped = AnyRank(trainee.model.device) if active() else bool
-    sizes = [sum(index not in broken for index in indices(step)) for step in steps]
+    sizes = [sum(index not in left_out for index in indices(step)) for step in steps]
     bar = progress(sum(sizes), "bridge", "q", initial=sum(sizes[:start]), show=is_main())
     recorder = Recorder(run, questions.mixture, steps, bar)
     number, data = start, None
@@ -100,9 +99,9 @@ def loop(
             stop = stopped(told() is not None)
             # 1. Gradients and update: nothing here waits for the device.
             lr = set_rates(run.optimizer, config, number, len(steps))
-            sums = backward(trainee, data, constant)
+            sums = backward(trainee, data, opening)
             norm = update(trainee.weights.values(), run.optimizer, sums.loss, config.clip)
-            recorder.take(Taken(number, lr, sums, norm, data.bad))
+            recorder.take(Taken(number, lr, sums, norm, data.left_out))
 
             # 2. What the steps came to. A step without a finite gradient has moved nothing; many in a row end the run.
             done = number + 1
@@ -147,50 +146,89 @@ def _elsewhere(config: BridgeConfig) -> str:
 
 
 def train(config: BridgeConfig, mixture: Mixture) -> None:
-    """Run or continue `config.out` on the mixture's questions; on return RUN/vlm is a stock LLaVA folder."""
+    """Run or continue `config.out` on the mixture's questions; on return RUN/vlm is a stock LLaVA folder.
+
+    Every process calls this, and all of them come to each collective. What refuses a run stands before what takes long.
+    """
     limit = InitProcessGroupKwargs(timeout=timedelta(minutes=config.timeout))
     accelerator = Accelerator(kwargs_handlers=[limit])  # starts the process group
     if config.compile:
         check_compiler(accelerator.device)
     around = enough_memory(lambda: "before or after the steps", lambda: _elsewhere(config))
     with late_ranks_named(config.timeout), locked(Path(config.out)), around:
-        data = {"questions": questions_content(mixture, votes=config.vqav2_answers == "votes")}
-        data["images"] = images_content(mixture)
-        on_main(lambda: (check_folder(config), check_data(config, data)))  # before anything is loaded
+        # 1. What is trained on. A run that may not go on with it is refused here, before anything is loaded.
+        data_digests = _judged_data(config, mixture)
+
+        # 2. What is trained.
         vlm = build_vlm(config, accelerator.device, config.load_in)
         encoder = PatchEncoder(vlm.model, vlm.processor.image_processor)
-        content = {**data, **run_content(vlm, encoder)}
+        digests = {**data_digests, **model_digests(vlm, encoder)}  # of the weights as they were loaded
         trainee = freeze(vlm.model, config)
+
+        # 3. Which questions are in which step. Later no step goes: a checkpoint's number means the same at every start.
         questions = Questions(mixture, vlm.prompts, config)
         steps = scheduled_steps(config, mixture, vlm.prompts.slots)
-        bad = questions.check({index for step in steps for index in indices(step)})
-        steps = left_out(steps, bad)  # from here on no step goes: a checkpoint's number means the same at every start
+        left_out = questions.check({index for step in steps for index in indices(step)})
+        steps = steps_without(steps, left_out)
 
-        run = RunFolder(config, trainee.weights, content)
+        # 4. Resume. From `begin` on the folder is this run's.
+        run = RunFolder(config, trainee.weights, make_optimizer(trainee, config), digests)
         start = run.resume()
         on_main(lambda: run.check_room(vlm.model))
-        run.begin(start)  # from here on the folder is this run's
-        features: Features = encoder
+        run.begin(start)
         if start:
-            bad |= on_main(lambda: run.listed(mixture))
-        ahead = [row for step in steps[start:] for row in step]
-        shown = [image for row in ahead for image in mixture.examples[row.examples[0]].images]
-        if cached(config, shown):
-            folder = config.features or default_cache(encoder)
-            features = cache = FeatureCache(folder, encoder, shared=config.features is None)
-            with keeping(f"the features so far are in {cache.folder}, the same command goes on from there"):
-                unreadable = cache.fill(shown)
-            bad |= questions_about(mixture, steps, unreadable)
-            check_some_left(steps, bad)
+            left_out |= on_main(lambda: run.left_out_before(mixture))
+
+        # 5. Features: live, or from a cache that is filled now.
+        features, left_out = _features(config, mixture, encoder, steps, start, left_out)
         sharing = {"micro_tokens": config.micro_tokens, "lengths": row_lengths(questions, steps, vlm.prompts.slots)}
-        prepare = partial(step_data, questions=questions, features=features, broken=bad, **sharing)
-        on_main(lambda: run.quarantine(mixture, bad, start))
+        prepare = partial(step_data, questions=questions, features=features, left_out=left_out, **sharing)
+        on_main(lambda: run.quarantine(mixture, left_out, start))
+
+        # 6. Steps.
         shows = config.show_every > 0 and start < len(steps)
         held_out = held_out_questions(config, vlm, trainee, encoder, mixture) if shows else None
-        loop(run, trainee, questions, prepare, steps, start, held_out, bad)
-        on_main(lambda: save_result(vlm, trainee, config, run.folder, data))
+        loop(run, trainee, questions, prepare, steps, start, held_out, left_out)
+
+        # 7. The result, and RUN/done.json.
+        on_main(lambda: save_result(vlm, trainee, config, run.folder, data_digests))
         on_main(lambda: finish(run.folder, len(steps), run.folder / "vlm"))
     accelerator.end_training()
+
+
+def _judged_data(config: BridgeConfig, mixture: Mixture) -> dict[str, str]:
+    """Digests of the questions and images; collective.
+
+    Raises: UserError if --out holds another run, or this one learnt from other data.
+    """
+    digests = {"questions": questions_digest(mixture, votes=config.vqav2_answers == "votes")}
+    digests["images"] = images_digest(mixture)
+    on_main(lambda: (check_folder(config), check_data(config, digests)))
+    return digests
+
+
+def _features(
+    config: BridgeConfig,
+    mixture: Mixture,
+    encoder: PatchEncoder,
+    steps: list[Step],
+    start: int,
+    left_out: dict[int, str],
+) -> tuple[Features, dict[int, str]]:
+    """Where patch tokens come from: `encoder`, live, or a cache that is filled first; collective.
+
+    left_out: questions of the mixture -> why. The result has those whose images could not be cached as well.
+    """
+    ahead = [row for step in steps[start:] for row in step]
+    shown = [image for row in ahead for image in mixture.examples[row.examples[0]].images]
+    if not cached(config, shown):
+        return encoder, left_out
+    cache = FeatureCache(config.features or default_cache(encoder), encoder, shared=config.features is None)
+    with keeping(f"the features so far are in {cache.folder}, the same command goes on from there"):
+        unreadable = cache.fill(shown)
+    left_out = left_out | questions_about(mixture, steps, unreadable)
+    check_some_left(steps, left_out)
+    return cache, left_out
 
 
 def held_out_questions(
@@ -237,7 +275,7 @@ def row_lengths(questions: Questions, steps: Sequence[Step], image_slots: int) -
 def scheduled_steps(config: BridgeConfig, mixture: Mixture, image_slots: int) -> list[Step]:
     """Every step of the run. image_slots: tokens that an image takes in a row.
 
-    With --gradient-checkpointing the text before the image is in the row as well. It is not counted here, so that a run
+    With --gradient-checkpointing the opening is in the row as well. It is not counted here, so that a run
     can go on with or without that flag: the same questions meet in a step, and `fill_rows` splits a row that is then
     too long.
     """

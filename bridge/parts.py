@@ -1,4 +1,4 @@
-"""What a run is assembled from, which of it is trained, and how the result becomes a stock LLaVA folder."""
+"""What a run is assembled from, what of it is trained, by which optimizer, and how it becomes a stock LLaVA folder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import LlavaForConditionalGeneration
@@ -84,6 +84,18 @@ def freeze(model: LlavaForConditionalGeneration, config: BridgeConfig) -> Traine
     return Trainee(model, weights, adapter, compiled_stack(model) if config.compile else None)
 
 
+def make_optimizer(trainee: Trainee, config: BridgeConfig) -> torch.optim.AdamW:
+    """AdamW over what is trained. A group's "peak" is the largest of the learning rates that its steps have."""
+    weights = trainee.weights
+    lora = [weight for name, weight in weights.items() if "lora_" in name]
+    others = [weight for name, weight in weights.items() if "lora_" not in name]
+    # Two groups only where two rates are asked for: a run that was begun with one goes on.
+    groups: list[dict[str, Any]] = [{"params": list(weights.values()), "peak": config.lr}]
+    if config.lr_lora is not None and lora:
+        groups = [{"params": others, "peak": config.lr}, {"params": lora, "peak": config.lr_lora}]
+    return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+
+
 def _with_lora(model: LlavaForConditionalGeneration, rank: int, seed: int) -> PeftModel:
     """Put LoRA of `rank` into the model's attention; its first weights are a function of the seed."""
     from peft import LoraConfig, get_peft_model
@@ -96,11 +108,11 @@ def _with_lora(model: LlavaForConditionalGeneration, rank: int, seed: int) -> Pe
         return get_peft_model(model, lora).eval()
 
 
-def save_result(vlm: VLM, trainee: Trainee, config: BridgeConfig, run: Path, data: Mapping[str, str]) -> None:
+def save_result(vlm: VLM, trainee: Trainee, config: BridgeConfig, run: Path, digests: Mapping[str, str]) -> None:
     """Write RUN/vlm, a stock LLaVA folder in full precision, and, with LoRA, RUN/adapter; say so.
 
     A quantised LLM is not saved, the one that it came from is: what was trained fits it, and a folder that was
-    quantised once can still be loaded in any precision. data: digests of what was trained on, for the model card.
+    quantised once can still be loaded in any precision. digests: of what was trained on, for the model card.
     """
     adapter = trainee.adapter
     if adapter is not None:
@@ -120,5 +132,5 @@ def save_result(vlm: VLM, trainee: Trainee, config: BridgeConfig, run: Path, dat
         vlm.model = adapter.merge_and_unload()
     vlm.connector.to(vlm.language_model.dtype)
     vlm.save(run / "vlm")
-    write_vlm_card(run / "vlm", config, data)
+    write_vlm_card(run / "vlm", config, digests)
     print(f"saved {run / 'vlm'}; score it with: python bridge/evaluate.py {run / 'vlm'}")

@@ -8,13 +8,13 @@ the code that trains.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from bridge.config import SETS, BridgeConfig, keeps_features, questions_a_step
-from bridge.data.balance import OVERHEAD, WIDTH, RowLengths, cheapest, dealt, price
+from bridge.data.balance import OVERHEAD, WIDTH, RowLengths, cheapest, dealt, padded_tokens
 from bridge.data.mixture import Mixture
 from bridge.data.schedule import Schedule, cut_steps
 from bridge.price import TextSizes, VisionSizes, connector_parameters, memory, step_flops
@@ -37,35 +37,61 @@ USUAL = (1, 8)  # processes that are priced if --world-size does not say
 UNTOLD = (UserError, OSError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError)
 
 
+class PlannedRow(NamedTuple):
+    """A row by its numbers of questions and tokens, and the number of the image (or images) that it shows."""
+
+    questions: int
+    tokens: int
+    image: int
+
+
 @dataclass(frozen=True)
 class Rows:
-    """The rows of every step: how many questions and tokens each has, and which image it shows."""
+    """The rows of every step, and what they were counted in."""
 
-    steps: list[list[tuple[int, int, int]]]
+    steps: list[list[PlannedRow]]
     counts: dict[str, tuple[int, int]]  # data set -> questions, images
     about: str
 
     @property
+    def all(self) -> list[PlannedRow]:
+        return [row for step in self.steps for row in step]
+
+    @property
+    def questions(self) -> int:
+        return sum(row.questions for row in self.all)
+
+    @property
+    def tokens(self) -> int:
+        return sum(row.tokens for row in self.all)
+
+    @property
+    def images(self) -> int:
+        """Different ones."""
+        return len({row.image for row in self.all})
+
+    @property
     def uses(self) -> float:
         """How often an image is shown, on average."""
-        images = [image for step in self.steps for _, _, image in step]
-        return len(images) / max(1, len(set(images)))
+        return len(self.all) / max(1, self.images)
 
 
 def published_rows(config: BridgeConfig, slots: int) -> Rows:
     """Rows of GQA and VQAv2 as they are published."""
-    random, rows, first = np.random.default_rng(config.seed), [], 0
+    random, first = np.random.default_rng(config.seed), 0
+    rows: list[PlannedRow] = []
     for questions, images in PUBLISHED.values():
         counts = np.maximum(2, random.poisson(questions / images, images))
         counts[: abs(questions - counts.sum())] += np.sign(questions - counts.sum())
         texts = random.normal(QUESTION_TOKENS, SPREAD / np.sqrt(counts)) * counts
         lengths = np.minimum(config.row_tokens, slots + np.maximum(1, texts.round().astype(int)))
-        rows += list(zip(counts.tolist(), lengths.tolist(), range(first, first + images)))
+        rows += map(PlannedRow, counts.tolist(), lengths.tolist(), range(first, first + images))
         first += images
     limit = questions_a_step(config, sum(questions for questions, _ in PUBLISHED.values()))
-    steps: list[list[tuple[int, int, int]]] = []
+    steps: list[list[PlannedRow]] = []
     while not steps or len(steps) < (config.steps or 0):
-        steps += cut_steps([rows[index] for index in random.permutation(len(rows))], lambda row: row[0], limit)
+        in_order = [rows[index] for index in random.permutation(len(rows))]
+        steps += cut_steps(in_order, lambda row: row.questions, limit)
     return Rows(steps[: config.steps], PUBLISHED, "as published, of usual length: no data are named")
 
 
@@ -73,21 +99,23 @@ def given_rows(config: BridgeConfig, mixture: Mixture, slots: int) -> Rows:
     """Rows of the data that are given."""
     limit = questions_a_step(config, len(mixture.examples))
     schedule = Schedule(mixture, config.seed, limit, config.row_tokens - slots, config.shares())
-    guess, numbers, steps = RowLengths(mixture, slots, GUESSED_SCALE), {}, []
+    guess = RowLengths(mixture, slots, GUESSED_SCALE)
+    numbers: dict[tuple, int] = {}  # of images, or groups of them that are shown together
+    steps: list[list[PlannedRow]] = []
     names = [name for name in SETS if getattr(config, name)]
     for step in schedule.steps(config.steps):
         steps.append([])
         for row in step:
             images = mixture.examples[row.examples[0]].images
             number = numbers.setdefault(images, len(numbers))
-            steps[-1].append((len(row.examples), min(guess(row), config.row_tokens), number))
+            steps[-1].append(PlannedRow(len(row.examples), min(guess(row), config.row_tokens), number))
     sizes = [(len(questions), images) for questions, images in zip(mixture.sets(), schedule.images, strict=True)]
     counts = dict(zip(names, sizes, strict=True))
     return Rows(steps, counts, "counted; tokens guessed from bytes")
 
 
 @dataclass(frozen=True)
-class Shares:
+class Load:
     """How steps fall to a number of processes: micro-batches and their fill, padding, balance."""
 
     micro_batches: float  # of a process in a step
@@ -97,23 +125,23 @@ class Shares:
     largest: int  # tokens of the largest micro-batch
 
 
-def shares(rows: Rows, processes: int, budget: int) -> Shares:
+def load_of(rows: Rows, processes: int, budget: int) -> Load:
     """Deal a sample of the steps out as training does."""
     counts, fills, balances = [], [], []
     padded, tokens, largest = 0, 0, 0
     for step in rows.steps[:: max(1, len(rows.steps) // SAMPLED_STEPS)]:
-        lengths = [length for _, length, _ in step]
-        prices = []
+        lengths = [row.tokens for row in step]
+        sizes = []  # of each process, what its micro-batches take
         for share in dealt(lengths, processes, budget) if processes > 1 else [list(range(len(step)))]:
             own = [lengths[index] for index in share]
-            prices.append([price(own, group) for group in cheapest(own, budget, OVERHEAD["cuda"])])
-        sums = [sum(each) for each in prices]
+            sizes.append([padded_tokens(own, group) for group in cheapest(own, budget, OVERHEAD["cuda"])])
+        sums = [sum(each) for each in sizes]
         balances.append(np.mean(sums) / max(sums))
-        flat = [value for each in prices for value in each]
+        flat = [value for each in sizes for value in each]
         fills += [value / budget for value in flat]
-        counts.append(max(map(len, prices)))
+        counts.append(max(map(len, sizes)))
         padded, tokens, largest = padded + sum(flat), tokens + sum(lengths), max(largest, *flat)
-    return Shares(float(np.mean(counts)), float(np.mean(fills)), 1 - tokens / padded, float(np.mean(balances)), largest)
+    return Load(float(np.mean(counts)), float(np.mean(fills)), 1 - tokens / padded, float(np.mean(balances)), largest)
 
 
 def text_sizes(config: BridgeConfig) -> tuple[TextSizes, str]:
@@ -193,23 +221,21 @@ def describe(config: BridgeConfig, mixture: Mixture | None, processes: Sequence[
     vision, encoder = vision_sizes(config)
     slots = vision.patches
     rows = published_rows(config, slots) if mixture is None else given_rows(config, mixture, slots)
-    asked = [questions for step in rows.steps for questions, _, _ in step]
-    images = len({image for step in rows.steps for _, _, image in step})
-    tokens = sum(length for step in rows.steps for _, length, _ in step)
+    steps, shown, questions, tokens = len(rows.steps), len(rows.all), rows.questions, rows.tokens
     live = not keeps_features(config, rows.uses)
-    kept = 0 if live else images * slots * vision.width * 2
+    kept = 0 if live else rows.images * slots * vision.width * 2
     lines = [f"llm: {llm}, {text.parameters / 1e6:,.0f} M parameters", f"encoder: {encoder}"]
-    lines += [f"{name}: {count:,} questions, {shown:,} images" for name, (count, shown) in rows.counts.items()]
+    lines += [f"{name}: {count:,} questions, {images:,} images" for name, (count, images) in rows.counts.items()]
     if ignored := [flag(name) for name in UNPRICED if getattr(config, name)]:
         lines.append(f"not counted below: {', '.join(ignored)}")
     lines += [
         f"questions: {rows.about}",
-        f"steps: {len(rows.steps):,} of {sum(asked) / len(rows.steps):,.0f} questions "
-        f"and {len(asked) / len(rows.steps):,.0f} rows; {sum(asked):,} questions in all",
-        f"tokens: {tokens / 1e6:,.1f} million, {tokens / sum(asked):.1f} a question, about",
+        f"steps: {steps:,} of {questions / steps:,.0f} questions "
+        f"and {shown / steps:,.0f} rows; {questions:,} questions in all",
+        f"tokens: {tokens / 1e6:,.1f} million, {tokens / questions:.1f} a question, about",
         f"features: {'live' if live else f'cached, {kept / 1e9:,.1f} GB'}; an image is shown {rows.uses:.2f} times",
     ]
-    lines += ["", *_columns(config, text, vision, rows, processes, images if not live else len(asked))]
+    lines += ["", *_columns(config, text, vision, rows, processes, shown if live else rows.images)]
     trained = connector_parameters(text, vision)
     result = 2 * (text.parameters + vision.parameters + trained) / 1e9
     lines += ["", f"disk: {KEEP} checkpoints of {12 * trained / 1e6:,.0f} MB, RUN/vlm {result:,.1f} GB"
@@ -226,12 +252,12 @@ def _columns(
     def add(name: str, value: str) -> None:
         table.setdefault(name, []).append(value)
 
-    asked = sum(questions for step in rows.steps for questions, _, _ in step)
-    shown, tokens = sum(map(len, rows.steps)), sum(length for step in rows.steps for _, length, _ in step)
+    shown, questions, tokens = len(rows.all), rows.questions, rows.tokens
     for count in processes:
-        found = shares(rows, count, config.micro_tokens)
+        found = load_of(rows, count, config.micro_tokens)
         padded = tokens / (1 - found.padding)
-        flops = sum(step_flops(text, vision, padded, padded / shown + WIDTH, asked * LABELS, shown, encoded).values())
+        parts = step_flops(text, vision, padded, padded / shown + WIDTH, questions * LABELS, shown, encoded)
+        flops = sum(parts.values())
         seconds = flops / (config.peak_tflops * 1e12 * config.mfu * count * found.balance)
         add("GPUs", str(count))
         add("micro-batches a step, of each", f"{found.micro_batches:.1f}")
@@ -240,8 +266,8 @@ def _columns(
         add("balance (mean / largest share)", f"{found.balance:.3f}")
         add("operations", f"{flops:.2e}")
         add(f"hours at {config.mfu:.0%} of {config.peak_tflops:g} TFLOP/s", f"{seconds / 3600:.2f}")
-        add("questions a second", f"{asked / seconds:,.0f}")
-        kinds = memory(text, vision, found.largest, LABELS * found.largest * asked / tokens)
+        add("questions a second", f"{questions / seconds:,.0f}")
+        kinds = memory(text, vision, found.largest, LABELS * found.largest * questions / tokens)
         for kind, size in kinds.items():
             add(f"GB of each: {kind}", f"{size / 1e9:.1f}")
         add("GB of each: total", f"{sum(kinds.values()) / 1e9:.1f}")

@@ -18,13 +18,13 @@ from vlm.run.stopping import Patience
 
 
 class Taken(NamedTuple):
-    """A step whose numbers are still on the device. bad: questions that this rank left out, and why."""
+    """A step whose numbers are still on the device. left_out: what this rank left out just now, question -> why."""
 
     step: int
     lr: float
     sums: Sums
     norm: torch.Tensor
-    bad: dict[int, str]
+    left_out: dict[int, str]
 
 
 class Recorder:
@@ -56,7 +56,8 @@ class Recorder:
         seconds = (now - self._clock) / len(read)
         self._clock = now
         if any(numbers.left_out for numbers, _ in read):  # on any rank
-            self._run.note(self._mixture, {index: why for each in self._taken for index, why in each.bad.items()})
+            own = {index: why for each in self._taken for index, why in each.left_out.items()}
+            self._run.note(self._mixture, own)
         for taken, (numbers, norm) in zip(self._taken, read):
             answers, questions = numbers.answers, numbers.questions
             loss = numbers.loss / answers if answers else math.nan  # as `Sums.loss`

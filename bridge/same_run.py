@@ -1,7 +1,7 @@
 """Is what --out holds this very run? Judged by names, settings and file headers, before anything heavy is loaded.
 
-Nothing here imports torch. What only the loaded models and questions can tell is compared later, by their content
-(`bridge.content`).
+Nothing here imports torch. What only the loaded models and questions can tell is compared later, by digests
+(`bridge.digests`).
 """
 
 import hashlib
@@ -24,7 +24,7 @@ CONTENT = ("questions", "images", "chat_template", "llm_weights", "connector", "
 NEW = ("model_config", "tokenizer")
 BEGINNING = 1 << 20  # bytes of a file that is no safetensors file
 TENSOR_BEGINNING = 1024  # bytes of each tensor: enough to tell two models of the same sizes apart, in no time
-HINTS = {  # by content that differs
+HINTS = {  # by the digest that differs
     "questions": "if records were only repaired, --allow-change questions goes on without those that were left out",
     "model_config": "another version of transformers may have brought other defaults: that is no other model",
     "images": "if images were only repaired, --allow-change images goes on without those that were left out",

@@ -1,8 +1,8 @@
 """Rows of a step -> equal shares for every process, and micro-batches that are filled.
 
-A micro-batch is as wide as its longest row, so its price is rows x width. Sorted by length, neighbours are alike and
+A micro-batch is as wide as its longest row, so it takes rows x width tokens. Sorted by length, neighbours are alike and
 little is padding. For several processes, rows are cut into as few micro-batches as the budget allows, all of about the
-same price, and each process gets as many of them as the others. It then cuts its own rows, whose lengths it knows
+same size, and each process gets as many of them as the others. It then cuts its own rows, whose lengths it knows
 exactly, where that is cheapest: another micro-batch costs as much time as some tokens. An example of shares, with a
 budget of 1,000 tokens and two processes:
 
@@ -28,7 +28,7 @@ WIDTH = 16  # micro-batches are as wide as a multiple of this: GPU kernels copy 
 def cut_micro_batches(lengths: Sequence[int], budget: int, multiple_of: int = 1) -> list[list[int]]:
     """Indices of rows, longest first, in micro-batches of `budget` tokens at most with their padding, or of one row.
 
-    There are as few as fit, and a multiple of `multiple_of` if there are rows enough; the dearest is as cheap as it can
+    There are as few as fit, and a multiple of `multiple_of` if there are rows enough; the largest is as small as it can
     be.
     """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
@@ -36,7 +36,7 @@ def cut_micro_batches(lengths: Sequence[int], budget: int, multiple_of: int = 1)
     fewest = len(_filled(widths, budget))
     wanted = rounded(fewest, multiple_of)
     low, high = max(widths, default=0), max(budget, max(widths, default=0))
-    while low < high:  # the least price for which `wanted` are enough
+    while low < high:  # the least budget for which `wanted` are enough
         middle = (low + high) // 2
         low, high = (low, middle) if len(_filled(widths, middle)) <= wanted else (middle + 1, high)
     return [[order[place] for place in group] for group in _filled(widths, low)]
@@ -65,31 +65,31 @@ def cheapest(lengths: Sequence[int], budget: int, overhead: int) -> list[list[in
     return groups[::-1]
 
 
-def _filled(widths: Sequence[int], price: int) -> list[range]:
-    """Rows, widest first, in order into micro-batches of `price` at most."""
+def _filled(widths: Sequence[int], budget: int) -> list[range]:
+    """Rows, widest first, in order into micro-batches of `budget` tokens at most with their padding, or of one row."""
     groups, start = [], 0
     for place, _ in enumerate(widths):
-        if place > start and (place - start + 1) * widths[start] > price:
+        if place > start and (place - start + 1) * widths[start] > budget:
             groups.append(range(start, place))
             start = place
     return [*groups, range(start, len(widths))] if widths else []
 
 
-def price(lengths: Sequence[int], group: Sequence[int]) -> int:
+def padded_tokens(lengths: Sequence[int], group: Sequence[int]) -> int:
     """Tokens of a micro-batch with its padding."""
     return len(group) * rounded(max(lengths[index] for index in group), WIDTH)
 
 
 def dealt(lengths: Sequence[int], processes: int, budget: int) -> list[list[int]]:
-    """Indices of rows for each process: as many micro-batches, of about the same price together."""
-    groups = sorted(cut_micro_batches(lengths, budget, processes), key=lambda group: -price(lengths, group))
+    """Indices of rows for each process: as many micro-batches, of about as many tokens together."""
+    groups = sorted(cut_micro_batches(lengths, budget, processes), key=lambda group: -padded_tokens(lengths, group))
     each = -(-len(groups) // processes)
     shares: list[list[int]] = [[] for _ in range(processes)]
-    prices, counts = [0] * processes, [0] * processes
+    loads, counts = [0] * processes, [0] * processes
     for group in groups:
-        process = min((p for p in range(processes) if counts[p] < each), key=lambda p: prices[p])
+        process = min((p for p in range(processes) if counts[p] < each), key=lambda p: loads[p])
         shares[process] += group
-        prices[process] += price(lengths, group)
+        loads[process] += padded_tokens(lengths, group)
         counts[process] += 1
     return [sorted(share) for share in shares]
 

@@ -35,7 +35,8 @@ class StepData:
     batches: list[MicroBatch]
     questions: int
     tokens: int
-    bad: dict[int, str] = field(default_factory=dict)  # questions whose image cannot be decoded, seen just now -> why
+    # Questions left out just now, because an image of theirs is unreadable -> why. They are not counted above.
+    left_out: dict[int, str] = field(default_factory=dict)
 
 
 def step_data(
@@ -44,26 +45,26 @@ def step_data(
     features: Features,
     micro_tokens: int,
     lengths: RowLengths | None = None,
-    broken: Collection[int] = (),
+    left_out: Collection[int] = (),
 ) -> StepData:
     """Tokenise, pack and batch this rank's part of a step.
 
-    lengths: by which processes share it out. broken: questions whose images are known to be of no use. They leave their
-    step here, behind the sharing, as do those that only show it now: who trains on what is the same, whether images are
-    encoded before the run or in it.
+    lengths: by which processes share it out. left_out: questions that are known to be of no use. They leave their step
+    here, behind the sharing, as do those whose images only now turn out to be unreadable: who trains on what is the
+    same, whether images are encoded before the run or in it.
     """
     share = step if lengths is None else share_of(step, lengths, rank(), world_size(), micro_tokens)
-    share = without(share, broken) if broken else share
+    share = without(share, left_out) if left_out else share
     examples = questions.mixture.examples
     shown = {scheduled: examples[scheduled.examples[0]].images for scheduled in share}
     # Live, that an image cannot be decoded is seen only now.
     unreadable = features.prepare(list({image: None for images in shown.values() for image in images}))
-    bad: dict[int, str] = {}
+    seen_now: dict[int, str] = {}
     for scheduled in share:
         for reason in (unreadable[image] for image in shown[scheduled] if image in unreadable):
-            bad |= dict.fromkeys(scheduled.examples, reason)
-    share = tuple(scheduled for scheduled in share if scheduled.examples[0] not in bad)
-    if bad:  # of two images, one may be whole
+            seen_now |= dict.fromkeys(scheduled.examples, reason)
+    share = tuple(scheduled for scheduled in share if scheduled.examples[0] not in seen_now)
+    if seen_now:  # of two images, one may be whole
         kept = {image for scheduled in share for image in shown[scheduled]}
         features.forget({image for images in shown.values() for image in images} - kept)
     rows: list[Row] = []
@@ -73,7 +74,7 @@ def step_data(
         images += [[shown[scheduled][image] for image in questions.image_runs(row)] for row in packed]
     batches = load_batches(rows, images, features, micro_tokens, questions.image_id)
     asked = sum(len(scheduled.examples) for scheduled in share)
-    return StepData(batches, asked, sum(len(row.ids) for row in rows), bad)
+    return StepData(batches, asked, sum(len(row.ids) for row in rows), seen_now)
 
 
 def load_batches(

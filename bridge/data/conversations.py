@@ -34,7 +34,7 @@ class BadRecord(Exception):
         self.kind = kind
 
 
-# Is told of a record that cannot be used: the id that it would have, its file, its position there, and why.
+# Is told of a record that cannot be used: the id that it would have, its file, its number there from 0 on, and why.
 Report = Callable[[str, Path, int, BadRecord], None]
 
 

@@ -24,6 +24,13 @@ class Example:
     def images(self) -> tuple[Picture, ...]:
         return (self.image,)
 
+    @property
+    def taught_answer(self) -> str:
+        """The answer of a training question, which has one: a `Mixture` takes no other."""
+        if self.answer is None:
+            raise ValueError(f"question {self.question_id} has no answer")
+        return self.answer
+
 
 @dataclass(frozen=True, slots=True)
 class Dialogue:

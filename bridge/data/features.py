@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from bridge.data.patches import PatchEncoder, pinned
-from bridge.data.pictures import Picture, picture_content, reading_order
+from bridge.data.pictures import Picture, picture_digest, reading_order
 from vlm.cores import cores_of_this_process
 from vlm.device import sent
 from vlm.distributed import all_items, barrier, from_main, is_main, on_main, rank, world_size
@@ -63,8 +63,8 @@ class FeatureCache:
                 f"{self.folder} holds features of another encoder or of other preprocessing ({changed} differ): "
                 "give another folder with --features, or delete it"
             )
-        self._contents: dict[Picture, str] = {}  # what `picture_content` says of images that were asked to be filled
-        self._places: dict[str, tuple[Path, int]] = {}  # which shard holds a content, and at which index
+        self._digests: dict[Picture, str] = {}  # `picture_digest` of the images that were asked to be filled
+        self._places: dict[str, tuple[Path, int]] = {}  # digest -> the shard that holds it, and at which index
         self._open: dict[Path, Any] = {}  # a shard's features [images, N, D], memory-mapped: an index reads [N, D]
         self._scan()
 
@@ -76,7 +76,7 @@ class FeatureCache:
             computed before is kept.
         """
         images = sorted(dict.fromkeys(images), key=reading_order)  # each once; a table from front to back
-        unreadable = self._read_contents(images)
+        unreadable = self._read_digests(images)
         self._scan()
         if from_main(self._missing(images)):
             with self._locked():
@@ -91,24 +91,24 @@ class FeatureCache:
                         found += self._fill_shard(mine[start : start + SHARD_IMAGES], bar)
                 barrier()
             self._scan()
-            bad = dict(all_items(found))
-            unreadable |= {image: bad[key] for image, key in self._contents.items() if key in bad}
+            reasons = dict(all_items(found))
+            unreadable |= {image: reasons[digest] for image, digest in self._digests.items() if digest in reasons}
         return unreadable
 
-    def _read_contents(self, images: Sequence[Picture]) -> dict[Picture, str]:
+    def _read_digests(self, images: Sequence[Picture]) -> dict[Picture, str]:
         """Read every image once, each rank its share, to know which it is -> those that cannot be read, and why."""
 
-        def content(image: Picture) -> str:
+        def digest(image: Picture) -> str:
             try:
-                return picture_content(image)
+                return picture_digest(image)
             except UserError:
                 return ""
 
         mine = images[rank() :: world_size()]
         with ThreadPoolExecutor(2 * cores_of_this_process()) as pool:  # some wait for the disk
-            contents = dict(all_items(list(zip(mine, pool.map(content, mine)))))
-        self._contents.update(contents)
-        return {image: "unreadable image" for image in images if not contents[image]}
+            digests = dict(all_items(list(zip(mine, pool.map(digest, mine)))))
+        self._digests.update(digests)
+        return {image: "unreadable image" for image in images if not digests[image]}
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -133,12 +133,12 @@ class FeatureCache:
         return True
 
     def _missing(self, images: Sequence[Picture]) -> list[Picture]:
-        """One image of each content that no shard holds."""
+        """One image of each digest that no shard holds."""
         unknown: dict[str, Picture] = {}
         for image in images:
-            content = self._contents[image]
-            if content and content not in self._places:
-                unknown.setdefault(content, image)
+            digest = self._digests[image]
+            if digest and digest not in self._places:
+                unknown.setdefault(digest, image)
         return list(unknown.values())
 
     def prepare(self, images: Sequence[Picture]) -> dict[Picture, str]:
@@ -152,8 +152,8 @@ class FeatureCache:
         """Read images' features, [B, N, D]. Every one must have been filled, by this run or another."""
         rows = []
         for image in images:
-            content = self._contents.get(image) or picture_content(image)
-            shard, index = self._places[content]
+            digest = self._digests.get(image) or picture_digest(image)
+            shard, index = self._places[digest]
             if shard not in self._open:
                 self._open[shard] = safe_open(shard, "pt").__enter__().get_slice("features")
             rows.append(self._open[shard][index])
@@ -173,7 +173,7 @@ class FeatureCache:
         require_room(self.folder, {"features": size}, advice=advice)
 
     def _fill_shard(self, images: list[Picture], bar: tqdm) -> list[tuple[str, str]]:
-        """Encode images into one shard -> the contents that cannot be used, and why. Pixels are made ahead."""
+        """Encode images into one shard -> the digests of those that cannot be used, and why. Pixels are made ahead."""
         parts: list[torch.Tensor] = []
         encoded: list[Picture] = []
         unreadable: list[tuple[str, str]] = []
@@ -188,7 +188,7 @@ class FeatureCache:
                     if good := [image for image in batch if image not in reasons]:
                         parts.append(self._encoder(good).cpu())
                     encoded += good
-                    unreadable += [(self._contents[image], reason) for image, reason in reasons.items()]
+                    unreadable += [(self._digests[image], reason) for image, reason in reasons.items()]
                     bar.update(len(batch))
         finally:  # also when the run is stopped here: the next attempt goes on behind the finished batches
             if parts:
@@ -202,9 +202,9 @@ class FeatureCache:
         number = max((int(name[1]) + 1 for name in names if name), default=0)
         path = self.folder / f"rank{rank()}_{number:05d}.safetensors"
         partial = path.with_suffix(".tmp")
-        contents = [self._contents[image] for image in images[: len(features)]]
+        digests = [self._digests[image] for image in images[: len(features)]]
         with writing(path, needed=features.nbytes):
-            save_file({"features": features}, partial, {"images": json.dumps(contents)})
+            save_file({"features": features}, partial, {"images": json.dumps(digests)})
             partial.chmod(0o644)  # safetensors writes for the owner alone
             sync(partial)
             os.replace(partial, path)
@@ -215,11 +215,11 @@ class FeatureCache:
         for path in sorted(self.folder.glob("*.safetensors")):
             try:
                 with safe_open(path, "pt") as shard:
-                    images = json.loads(shard.metadata()["images"])
+                    digests = json.loads(shard.metadata()["images"])
             except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
                 raise UserError(f"{path} cannot be read ({error}): delete it, its images are computed again") from None
-            for index, identity in enumerate(images):
-                self._places[identity] = (path, index)
+            for index, digest in enumerate(digests):
+                self._places[digest] = (path, index)
 
 
 def feature_bytes(images: int, shape: tuple[int, int], dtype: torch.dtype) -> int:

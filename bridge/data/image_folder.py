@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-from bridge.data.example import Example
 from bridge.data.pictures import Picture
 from vlm.errors import UserError
 from vlm.reading import inside
@@ -103,16 +102,3 @@ class CocoFolder:
                     return path
         self.missing.add(self.root / name)
         return self.root / name
-
-
-def checked(examples: list[Example], images: Images, file: Path, allow_missing: bool) -> list[Example]:
-    """Return `examples` as they are. Raises: UserError if there are none, or images are missing and may not be."""
-    if not examples:
-        raise UserError(f"{file} holds no question about an image")
-    if images.missing and not allow_missing:
-        total = len({example.image for example in examples})
-        raise UserError(
-            f"{len(images.missing)} of {total} images that {file} asks about are missing, the first: "
-            f"{min(images.missing)}; complete the folder"
-        )
-    return examples

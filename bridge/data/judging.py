@@ -1,10 +1,11 @@
 """Which questions cannot be trained on: found before the run, listed in RUN/quarantine.jsonl, left out of every step.
 
-What texts and files tell is judged here, before the language model is loaded. What only its tokenizer tells, is judged
-by `Questions.check`, before the first step of every start; those questions leave the steps that were scheduled, and an
-empty step is none (`left_out`). That an image cannot be decoded shows before the run or in it, as features are cached
-or live. Such questions leave their step when it comes, and the number of steps stays. So the order is the same on every
-rank, and on resume, when the list of the start is read again.
+What texts and files tell is judged here, before the language model is loaded: a `bad` record never becomes a question
+of the mixture. Questions of the mixture that show to be of no use later are `left_out`: number -> why. What only the
+tokenizer tells, is judged by `Questions.check`, before the first step of every start; those questions leave the steps
+that were scheduled, and an empty step is none (`steps_without`). That an image cannot be decoded shows before the run
+or in it, as features are cached or live. Such questions leave their step when it comes, and the number of steps stays.
+So the order is the same on every rank, and on resume, when the list of the start is read again.
 """
 
 import os
@@ -39,7 +40,7 @@ def settled(
 
     Raises: UserError if nothing is left, or more than `ratio` of all questions, and at least 20, are left out.
     """
-    headers = _judged_headers(sets)
+    unreadable = _unreadable_files(sets)
     listed = _listed_at_start(listing) if goes_on else []
     kept: list[list[Part]] = []
     bad: list[dict] = []
@@ -49,9 +50,9 @@ def settled(
         for part in parts:
             seen += len(part) + len(part.bad)
             known = [line for line in listed if Path(line.get("set", line["shard"])).name == Path(part.name).name]
-            good, refused = _judged(part, headers, known)
+            good, lines = _judged(part, unreadable, known)
             kept[-1].append(good)
-            bad += refused
+            bad += lines
     reasons = Counter(record["reason"] for record in bad)
     if not any(len(part) for parts in kept for part in parts):
         raise UserError(_nothing_left(bad, reasons))
@@ -67,31 +68,30 @@ def settled(
     return Mixture.of(kept, bad)
 
 
-def _judged(part: Part, headers: Mapping[Picture, str], known: Sequence[dict]) -> tuple[Part, list[dict]]:
-    """The questions to train on, and the records of the others. known: those that an earlier start left out."""
+def _judged(part: Part, unreadable: Mapping[Picture, str], known: Sequence[dict]) -> tuple[Part, list[dict]]:
+    """The questions to train on, and quarantine.jsonl's lines for the others. known: those of an earlier start."""
     if isinstance(part, Listed):
-        return _judged_listed(part, headers, known)
-    name, refused = part.name, {bad["index"] for bad in part.bad}
-    wrong = _wrong_images(part, headers)
-    places = part.positions(wrong)
-    records = [_record(name, at, part[index], wrong[index]) for at, index in zip(places, wrong)]
-    refused.update(places)
-    records += [line for line in known if line["index"] not in refused]
-    return part.without({record["index"] for record in records}), [*part.bad, *records]
+        return _judged_listed(part, unreadable, known)
+    without_image = _without_image(part, unreadable)
+    numbers = part.record_numbers(without_image)
+    lines = [_record(part.name, number, part[at], why) for number, (at, why) in zip(numbers, without_image.items())]
+    told = {line["index"] for line in part.bad} | set(numbers)
+    lines += [line for line in known if line["index"] not in told]
+    return part.without({line["index"] for line in lines}), [*part.bad, *lines]
 
 
-def _judged_listed(part: Listed, headers: Mapping[Picture, str], known: Sequence[dict]) -> tuple[Listed, list[dict]]:
-    """As `_judged`. By id: the position among those that can be used is another one as soon as a record is mended."""
-    refused = {line["key"]: line for line in part.bad}
-    there = refused.keys() | {sample.question_id for sample in part}
-    refused |= {line["key"]: line for line in known if line["key"] in there}  # as it was listed: once
+def _judged_listed(part: Listed, unreadable: Mapping[Picture, str], known: Sequence[dict]) -> tuple[Listed, list[dict]]:
+    """As `_judged`. By id: the place among those that can be used is another one as soon as a record is mended."""
+    bad = {line["key"]: line for line in part.bad}
+    there = bad.keys() | {sample.question_id for sample in part}
+    bad |= {line["key"]: line for line in known if line["key"] in there}  # as it was listed: once
     for index, sample in enumerate(part):
-        if sample.question_id in refused:
+        if sample.question_id in bad:
             continue
-        if reason := _text_problem(sample) or next((headers[i] for i in sample.images if i in headers), ""):
-            refused[sample.question_id] = _record(part.name, index, sample, reason)
-    good = Listed((sample for sample in part if sample.question_id not in refused), part.name)
-    return good, list(refused.values())
+        if reason := _text_problem(sample) or next((unreadable[i] for i in sample.images if i in unreadable), ""):
+            bad[sample.question_id] = _record(part.name, index, sample, reason)
+    good = Listed((sample for sample in part if sample.question_id not in bad), part.name)
+    return good, list(bad.values())
 
 
 def record_of_report(source: str, key: str, file: Path, index: int, bad: BadRecord) -> dict:
@@ -108,15 +108,16 @@ def _listed_at_start(file: Path) -> list[dict]:
     return [line for line in read_jsonl(file) if "position" not in line] if file.is_file() else []
 
 
-def _wrong_images(part: Stored, headers: Mapping[Picture, str]) -> dict[int, str]:
-    """Questions of `part` whose image has a problem: index -> reason."""
-    if not headers:
+def _without_image(part: Stored, unreadable: Mapping[Picture, str]) -> dict[int, str]:
+    """Questions of `part` whose image is unreadable: index -> reason."""
+    if not unreadable:
         return {}
-    reasons = {number: headers[picture] for number, picture in enumerate(part.pictures) if picture in headers}
+    reasons = {number: unreadable[picture] for number, picture in enumerate(part.pictures) if picture in unreadable}
     return {index: reasons[number] for index, number in enumerate(part.image_numbers.tolist()) if number in reasons}
 
 
 def _record(name: str, index: int, sample: Sample, reason: str) -> dict:
+    """A line of quarantine.jsonl. index: of the sample's record in the file `name`."""
     record = {"shard": name, "index": index, "key": sample.question_id, "reason": reason}
     return record | ({"image": str(sample.images[0])} if sample.images else {})
 
@@ -131,7 +132,7 @@ def _text_problem(sample: Sample) -> str:
     return ""
 
 
-def _judged_headers(sets: Sequence[Sequence[Part]]) -> dict[Picture, str]:
+def _unreadable_files(sets: Sequence[Sequence[Part]]) -> dict[Picture, str]:
     """Image files that their header or their absence rules out -> why."""
     from vlm.images import ImageError, check_header  # torch
 
@@ -170,28 +171,28 @@ def _nothing_left(bad: Sequence[dict], reasons: Counter) -> str:
     return f"no question can be trained on: {words or 'the files are empty'}; the first: {first}; repair the data"
 
 
-def left_out(steps: Iterable[Step], bad: Mapping[int, str]) -> list[Step]:
-    """The steps without the questions `bad` (index into the mixture -> why); a step that loses all of them goes."""
-    if not bad:
+def steps_without(steps: Iterable[Step], left_out: Mapping[int, str]) -> list[Step]:
+    """The steps without the questions `left_out`; a step that loses all of them goes."""
+    if not left_out:
         return list(steps)
     steps = list(steps)
-    check_some_left(steps, bad)
-    return [left for left in (without(step, bad) for step in steps) if left]
+    check_some_left(steps, left_out)
+    return [left for left in (without(step, left_out) for step in steps) if left]
 
 
-def check_some_left(steps: Iterable[Step], bad: Mapping[int, str]) -> None:
-    """Raise a UserError if every scheduled question is `bad` (index into the mixture -> why)."""
-    if all(index in bad for step in steps for index in indices(step)):
-        words = ", ".join(f"{count} x {reason}" for reason, count in Counter(bad.values()).most_common())
+def check_some_left(steps: Iterable[Step], left_out: Mapping[int, str]) -> None:
+    """Raise a UserError if every scheduled question is `left_out`."""
+    if all(index in left_out for step in steps for index in indices(step)):
+        words = ", ".join(f"{count} x {reason}" for reason, count in Counter(left_out.values()).most_common())
         raise UserError(f"no question can be trained on: {words}; repair the data, or change what stands in its way")
 
 
-def records_of(mixture: Mixture, reasons: Mapping[int, str]) -> list[dict]:
-    """Lines of quarantine.jsonl for questions of the mixture, index -> reason."""
+def records_of(mixture: Mixture, left_out: Mapping[int, str]) -> list[dict]:
+    """Lines of quarantine.jsonl for questions of the mixture; "position" is a question's number there."""
     records = []
-    for index, reason in sorted(reasons.items()):
-        name, position = mixture.place(index)
-        records.append(_record(name, position, mixture.examples[index], reason) | {"position": index})
+    for index, reason in sorted(left_out.items()):
+        name, number = mixture.place(index)
+        records.append(_record(name, number, mixture.examples[index], reason) | {"position": index})
     return records
 
 
@@ -199,9 +200,9 @@ def questions_about(mixture: Mixture, steps: Iterable[Step], unreadable: Mapping
     """The scheduled questions that show one of these pictures: index -> what is wrong with it."""
     if not unreadable:
         return {}
-    wrong: dict[int, str] = {}
+    left_out: dict[int, str] = {}
     for index in {index for step in steps for index in indices(step)}:
         for picture in mixture.examples[index].images:
             if picture in unreadable:
-                wrong[index] = unreadable[picture]
-    return wrong
+                left_out[index] = unreadable[picture]
+    return left_out

@@ -81,11 +81,11 @@ class Mixture:
         return [range(start, end) for start, end in zip(starts, self.ends)]
 
     def place(self, index: int) -> tuple[str, int]:
-        """The file that a question comes from, and its position there, as quarantine.jsonl has them."""
+        """The file that a question comes from, and its number there: "shard" and "index" of quarantine.jsonl."""
         number = self.examples.part_of(index)
         part, within = self.examples.parts[number], index - self.examples.starts[number]
         if isinstance(part, Stored):
-            return part.name, part.positions([within])[0]
+            return part.name, part.record_numbers([within])[0]
         return getattr(part, "name", f"set {number}"), within
 
 
@@ -98,10 +98,3 @@ def _check_answers(part: Sequence[Sample]) -> None:
             f"{len(unanswered)} training questions have no answer, the first: {unanswered[0]}; "
             "train on a split whose answers are public and whose annotation file is beside the questions"
         )
-
-
-def answer_of(example: Example) -> str:
-    """The answer of a training question, which has one: a `Mixture` takes no other."""
-    if example.answer is None:
-        raise ValueError(f"question {example.question_id} has no answer")
-    return example.answer

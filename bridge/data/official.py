@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from bridge.data import hub
 from bridge.data.example import Example
-from bridge.data.image_folder import CocoFolder, ImageFolder, checked
+from bridge.data.image_folder import CocoFolder, ImageFolder, Images
 from bridge.data.records import field, text_field
 from vlm.errors import UserError
 from vlm.files import read_records
@@ -60,7 +60,7 @@ def read_gqa(directory: str | Path, split: str, allow_missing: bool = False) -> 
         answer = text_field(record, "answer", where) if "answer" in record else None
         image = images.find(str(field(record, "imageId", (str, int), where)) + ".jpg")
         examples.append(Example(key, image, text_field(record, "question", where), answer))
-    return checked(examples, images, file, allow_missing), records
+    return _checked(examples, images, file, allow_missing), records
 
 
 def read_vqav2(directory: str | Path, split: str, allow_missing: bool = False) -> tuple[list[Example], Records]:
@@ -85,7 +85,7 @@ def read_vqav2(directory: str | Path, split: str, allow_missing: bool = False) -
         image = images.find(f"COCO_{subtype}_{field(record, 'image_id', (int,), where):012d}.jpg")
         answer, votes = (None, ()) if annotations is None else _answers(annotations, key, annotation_file)
         examples.append(Example(key, image, text_field(record, "question", where), answer, votes))
-    return checked(examples, images, file, allow_missing), annotations or {}
+    return _checked(examples, images, file, allow_missing), annotations or {}
 
 
 def pope(directory: str | Path, category: str, allow_missing: bool = False) -> list[Example]:
@@ -104,7 +104,7 @@ def pope(directory: str | Path, category: str, allow_missing: bool = False) -> l
         image = images.find(text_field(record, "image", where))
         question = text_field(record, "question" if "question" in record and "text" not in record else "text", where)
         examples.append(Example(key, image, question, label))
-    return checked(examples, images, file, allow_missing)
+    return _checked(examples, images, file, allow_missing)
 
 
 def gqa_choices(directory: str | Path, split: str) -> Records | None:
@@ -211,6 +211,19 @@ def _answers(annotations: Records, key: str, file: Path) -> tuple[str, tuple[str
     return text_field(annotation, "multiple_choice_answer", where), votes
 
 
+def _checked(examples: list[Example], images: Images, file: Path, allow_missing: bool) -> list[Example]:
+    """Return `examples` as they are. Raises: UserError if there are none, or images are missing and may not be."""
+    if not examples:
+        raise UserError(f"{file} holds no question about an image")
+    if images.missing and not allow_missing:
+        total = len({example.image for example in examples})
+        raise UserError(
+            f"{len(images.missing)} of {total} images that {file} asks about are missing, the first: "
+            f"{min(images.missing)}; complete the folder"
+        )
+    return examples
+
+
 def folder_of(directory: str | Path, name: str) -> Path:
     """The folder of a data set, `~` expanded. Raises: UserError if there is none."""
     if not Path(directory).expanduser().is_dir():
@@ -235,7 +248,7 @@ def _read_hub_gqa(split: hub.HubSplit, allow_missing: bool) -> tuple[list[Exampl
         answer = text_field(record, "answer", where) if record.get("answer") is not None else None
         image = images.find(str(field(record, "imageId", (str, int), where)) + ".jpg")
         examples.append(Example(key, image, text_field(record, "question", where), answer))
-    return checked(examples, images, split.files[0].parent, allow_missing), records
+    return _checked(examples, images, split.files[0].parent, allow_missing), records
 
 
 def _read_hub_vqav2(split: hub.HubSplit, subtype: str, allow_missing: bool) -> tuple[list[Example], Records]:
@@ -246,7 +259,7 @@ def _read_hub_vqav2(split: hub.HubSplit, subtype: str, allow_missing: bool) -> t
         image = images.find(f"COCO_{subtype}_{int(field(record, 'image_id', (int, str), where)):012d}.jpg")
         answer, votes = _answers(records, key, split.files[0]) if annotated else (None, ())
         examples.append(Example(key, image, text_field(record, "question", where), answer, votes))
-    return checked(examples, images, split.files[0].parent, allow_missing), records if annotated else {}
+    return _checked(examples, images, split.files[0].parent, allow_missing), records if annotated else {}
 
 
 def _read_hub_pope(split: hub.HubSplit, category: str, allow_missing: bool) -> list[Example]:
@@ -256,7 +269,7 @@ def _read_hub_pope(split: hub.HubSplit, category: str, allow_missing: bool) -> l
         label = text_field(record, "label", where) if record.get("label") is not None else None
         image = images.find(text_field(record, "image", where))
         examples.append(Example(key, image, text_field(record, "text", where), label))
-    return checked(examples, images, split.files[0].parent, allow_missing)
+    return _checked(examples, images, split.files[0].parent, allow_missing)
 
 
 def _unique(split: hub.HubSplit) -> Records:

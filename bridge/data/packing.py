@@ -4,8 +4,11 @@ The conversations of an image are merged into a tree: what they begin with in co
 once, and each token sees its own conversation's past and nothing else. Written down in depth-first order, a token is
 described by the place where its subtree ends: token i sees token j if j <= i < ends[j].
 
-Worked example. Two conversations about one image; C is the constant text before the image, whose keys and values are
-cached (`constant=2`) and which is therefore not in the row, I an image slot, `.` the token that ends a turn:
+The opening is the text before the first image. It is the same in nearly every prompt, so that its keys and values are
+computed once (`opening_ids`), and a row that begins with it holds none of it.
+
+Worked example. Two conversations about one image; C is a token of the opening, which the row sees (`opening_seen=2`)
+and does not hold, I an image slot, `.` the token that ends a turn:
 
     C C I I is it a | x .           question "is it a", answer "x"
     C C I I is b    | y z .         question "is b",    answer "y z"
@@ -18,7 +21,7 @@ cached (`constant=2`) and which is therefore not in the row, I an image slot, `.
 
     sees       C C I I is b y z it a x
       is       1 1 1 1 1  0 0 0 0  0 0
-      z        1 1 1 1 1  1 1 1 0  0 0            the constant text, the image, its own question
+      z        1 1 1 1 1  1 1 1 0  0 0            the opening, the image, its own question
       x        1 1 1 1 1  0 0 0 1  1 1
 
 The token that ends the last turn predicts nothing, so it is a label and never an input.
@@ -29,7 +32,7 @@ A conversation of several turns is here once for each of its answers, each time 
     C C I I is it a   x . is b | y z .
 
 The tree has made one sequence of these again, in which every answer is a label once. Text before the image may differ,
-or there may be no image: a row then sees as much of the constant text as it begins with.
+or there may be no image: a row then sees as much of the opening as it begins with.
 """
 
 from bisect import bisect_left
@@ -64,7 +67,7 @@ class Conversation:
 class Row:
     """One sequence: a tree of conversations. The token at `label_at[i]` predicts `labels[i]`.
 
-    constant: how many tokens of the constant text are in front of it, and therefore not in `ids`.
+    opening_seen: how many tokens of the opening are in front of it, and therefore not in `ids`.
     """
 
     ids: tuple[int, ...]
@@ -72,7 +75,7 @@ class Row:
     ends: tuple[int, ...]
     label_at: tuple[int, ...]
     labels: tuple[int, ...]
-    constant: int
+    opening_seen: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +83,8 @@ class Batch:
     """Rows padded on the right to T tokens; L labels and S image slots in all.
 
     ids, positions, ends: int64[B, T]; label_at: int64[L] and slot_at: int64[S], indices into the flattened [B * T];
-    labels: int64[L]; constant: int64[B]. All that a forward pass must know is here, so that nothing of it has to be
-    read back from the device.
+    labels: int64[L]; opening_seen: int64[B]. All that a forward pass must know is here, so that nothing of it has to
+    be read back from the device.
     """
 
     ids: torch.Tensor
@@ -89,7 +92,7 @@ class Batch:
     ends: torch.Tensor
     label_at: torch.Tensor
     labels: torch.Tensor
-    constant: torch.Tensor
+    opening_seen: torch.Tensor
     slot_at: torch.Tensor
 
     def to(self, device: torch.device) -> "Batch":
@@ -124,8 +127,8 @@ def image_runs(row: Row, image_id: int, slots: int) -> list[int]:
     return runs
 
 
-def make_row(conversations: Sequence[Conversation], constant: int) -> Row:
-    """Merge what conversations begin with, without their first `constant` ids; labels come in the order of the tree."""
+def make_row(conversations: Sequence[Conversation], opening_seen: int) -> Row:
+    """Merge what conversations begin with, without their first `opening_seen` ids; labels in the order of the tree."""
     ids: list[int] = []
     positions: list[int] = []
     ends: list[int] = []
@@ -134,9 +137,9 @@ def make_row(conversations: Sequence[Conversation], constant: int) -> Row:
     path: list[int] = []  # where the previous conversation's tokens are in the row, from its first to its last
     # Sorted, conversations that begin alike are neighbours, and every subtree is one stretch of the row.
     ordered = sorted(conversations, key=lambda conversation: list(conversation.ids))
-    shared = shared_length(ordered[0].ids, ordered[-1].ids) - constant  # by all: the image, nearly always
+    shared = shared_length(ordered[0].ids, ordered[-1].ids) - opening_seen  # by all: the image, nearly always
     for conversation in ordered:
-        tokens = conversation.ids[constant:-1]  # its last token is only ever predicted
+        tokens = conversation.ids[opening_seen:-1]  # its last token is only ever predicted
         most = min(len(path), len(tokens))
         common = min(shared, most)  # tokens that are in the row already: the previous conversation begins with them too
         while common < most and ids[path[common]] == tokens[common]:
@@ -149,15 +152,15 @@ def make_row(conversations: Sequence[Conversation], constant: int) -> Row:
         del path[common:]
         path += range(end, end + new)
         ids += tokens[common:]
-        positions += range(constant + common, constant + len(tokens))
+        positions += range(opening_seen + common, opening_seen + len(tokens))
         ends += [0] * new  # known when the next branch is
         # The prompt's last token predicts the answer's first, and so on to the token that ends the turn.
         for start, stop in conversation.answers or ((conversation.prompt, len(conversation.ids)),):
-            label_at += path[start - 1 - constant : stop - 1 - constant]
+            label_at += path[start - 1 - opening_seen : stop - 1 - opening_seen]
             labels += conversation.ids[start:stop]
     for place in path:
         ends[place] = len(ids)
-    return Row(tuple(ids), tuple(positions), tuple(ends), tuple(label_at), tuple(labels), constant)
+    return Row(tuple(ids), tuple(positions), tuple(ends), tuple(label_at), tuple(labels), opening_seen)
 
 
 def shared_length(one: Sequence[int], two: Sequence[int]) -> int:
@@ -169,16 +172,16 @@ def shared_length(one: Sequence[int], two: Sequence[int]) -> int:
     return low
 
 
-def fill_rows(groups: Sequence[Sequence[Conversation]], constant: Sequence[int], row_tokens: int) -> list[Row]:
+def fill_rows(groups: Sequence[Sequence[Conversation]], opening_ids: Sequence[int], row_tokens: int) -> list[Row]:
     """Conversations about the same images, in order, in as few rows of `row_tokens` as fit.
 
-    A group, the answers of one conversation, stays in one row. constant: the ids of the constant text.
+    A group, the answers of one conversation, stays in one row. opening_ids: left out of rows that begin with them.
     Raises: TooLong if a group alone does not fit.
     """
-    behind = min(_shared(conversation, constant) for group in groups for conversation in group)
+    opening_seen = min(_begins_with(conversation, opening_ids) for group in groups for conversation in group)
 
     def row_of(some: Sequence[Sequence[Conversation]]) -> Row:
-        return make_row([conversation for group in some for conversation in group], behind)
+        return make_row([conversation for group in some for conversation in group], opening_seen)
 
     rows, waiting = [], list(groups)
     while waiting:
@@ -203,10 +206,10 @@ def _largest(most: int, fits: Callable[[int], bool]) -> int:
     return bisect_left(range(1, most + 1), True, key=lambda count: not fits(count))
 
 
-def _shared(conversation: Conversation, constant: Sequence[int]) -> int:
-    """How many tokens of the constant text a conversation begins with; the last token that asks stays out of it."""
-    limit = min(len(constant), conversation.prompt - 1)
-    return shared_length(list(conversation.ids[:limit]), list(constant[:limit]))
+def _begins_with(conversation: Conversation, opening_ids: Sequence[int]) -> int:
+    """How many tokens of the opening a conversation begins with; the last token that asks is not counted."""
+    limit = min(len(opening_ids), conversation.prompt - 1)
+    return shared_length(list(conversation.ids[:limit]), list(opening_ids[:limit]))
 
 
 def make_batch(rows: Sequence[Row], image_id: int | None = None, multiple: int = 1) -> Batch:
@@ -225,9 +228,9 @@ def make_batch(rows: Sequence[Row], image_id: int | None = None, multiple: int =
         ends[number, :length] = row.ends
         label_at.append(np.array(row.label_at, np.int64) + number * width)  # in the batch, flattened to [B * T]
         labels += row.labels
-    constant = [row.constant for row in rows]
+    opening_seen = np.array([row.opening_seen for row in rows])
     slot_at = np.flatnonzero(ids == image_id) if image_id is not None else np.zeros(0, np.int64)
-    arrays = (ids, positions, ends, np.concatenate(label_at), np.array(labels, np.int64), np.array(constant), slot_at)
+    arrays = (ids, positions, ends, np.concatenate(label_at), np.array(labels, np.int64), opening_seen, slot_at)
     return Batch(*map(torch.from_numpy, arrays))
 
 
@@ -237,11 +240,12 @@ def rounded(length: int, multiple: int) -> int:
 
 
 def attention_mask(
-    ends: torch.Tensor, constant: int, dtype: torch.dtype, behind: torch.Tensor | None = None
+    ends: torch.Tensor, opening_keys: int, dtype: torch.dtype, opening_seen: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """ends: int64[B, T] -> additive mask [B, 1, T, constant + T] of `dtype`: 0 = seen, finfo.min = not seen.
+    """ends: int64[B, T] -> additive mask [B, 1, T, opening_keys + T] of `dtype`: 0 = seen, finfo.min = not seen.
 
-    constant: tokens of the constant text. behind: int64[B], how many of them a row sees; None: all.
+    opening_keys: keys of the opening, with padding behind them. opening_seen: int64[B], how many of them a row sees;
+    None: all.
     Additive, never boolean: eager attention adds a boolean mask to the scores as 0 and 1, and every token sees all.
     Dense on GPUs too: in a row of 196 image tokens and 13 questions, attention is 5 % of the operations of
     Qwen2.5-1.5B's layers, so that block-sparse kernels (FlexAttention) could save 3 % of them at most.
@@ -250,9 +254,9 @@ def attention_mask(
     places = torch.arange(length, device=ends.device)
     past = places[None, :] <= places[:, None]  # [T, T]: token i (row) sees itself and what is before it ...
     subtree = places[:, None] < ends[:, None, :]  # [B, T, T]: ... and only tokens j whose subtree it is in
-    text = past.new_ones(len(ends), length, constant)  # [B, T, constant]: every token sees the constant text ...
-    if behind is not None:
-        text &= torch.arange(constant, device=ends.device) < behind[:, None, None]  # ... that its row begins with
-    seen = torch.cat([text, past & subtree], dim=-1)  # [B, T, constant + T]
+    opening = past.new_ones(len(ends), length, opening_keys)  # [B, T, opening_keys]: every token sees the opening ...
+    if opening_seen is not None:  # ... as far as its row begins with it
+        opening &= torch.arange(opening_keys, device=ends.device) < opening_seen[:, None, None]
+    seen = torch.cat([opening, past & subtree], dim=-1)  # [B, T, opening_keys + T]
     mask = torch.zeros(seen.shape, dtype=dtype, device=ends.device)
     return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]

@@ -74,7 +74,7 @@ def picture_size(picture: Picture) -> int | None:
         return None
 
 
-def picture_content(picture: Picture) -> str:
+def picture_digest(picture: Picture) -> str:
     """By what a cache knows a picture again, wherever it lies: a hash of its bytes. Raises: UserError."""
     return hashlib.blake2b(picture_bytes(picture), digest_size=16).hexdigest()
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from bridge.config import BridgeConfig
 from bridge.data.example import Dialogue, Example, Sample, with_sampled_answer
-from bridge.data.mixture import Mixture, answer_of
+from bridge.data.mixture import Mixture
 from bridge.data.packing import Conversation, Row, TooLong, fill_rows, image_runs
 from bridge.data.schedule import ScheduledRow
 from vlm.distributed import is_main
@@ -24,9 +24,10 @@ WORTH_A_PASS = 16  # tokens of an opening that has a forward and backward pass o
 class Questions:
     """The questions of a mixture as token ids.
 
-    constant: ids of the text before the image, the same in nearly every prompt. It is left out of the rows that begin
-    with it, because its keys and values are computed once. With gradient checkpointing it is (): checkpointed layers
-    read no cache. LoRA changes keys and values in every step, which a few tokens are not worth: then it is () as well.
+    opening_ids: of the text before the first image, the same in nearly every prompt. It is left out of the rows that
+    begin with it, because its keys and values are computed once. With gradient checkpointing it is (): checkpointed
+    layers read no cache. LoRA changes keys and values in every step, which a few tokens are not worth: then it is () as
+    well.
     """
 
     def __init__(self, mixture: Mixture, prompts: Prompts, config: BridgeConfig):
@@ -36,7 +37,7 @@ class Questions:
         ids, _ = prompts.conversation_ids(briefly("Is it?"), "yes")
         opening = tuple(ids[: ids.index(self.image_id)])
         in_rows = config.gradient_checkpointing or (config.lora > 0 and len(opening) < WORTH_A_PASS)
-        self.constant = () if in_rows else opening
+        self.opening_ids = () if in_rows else opening
         self._frame = len(ids)  # what the template and the image take, and a few tokens more
         one, _ = prompts.conversation_ids("Is it?", "yes")
         two, _ = prompts.conversation_ids("Is it?", "yes", history=[("Is it?", "yes")])
@@ -59,7 +60,7 @@ class Questions:
         return image_runs(row, self.image_id, self._prompts.slots)
 
     def _fill(self, groups: Sequence[Sequence[Conversation]]) -> list[Row]:
-        return fill_rows(groups, self.constant, self._config.row_tokens)
+        return fill_rows(groups, self.opening_ids, self._config.row_tokens)
 
     def check(self, examples: Iterable[int]) -> dict[int, str]:
         """Tokenise now what might stop the run hours later -> questions that no row may hold, and why.
@@ -68,16 +69,16 @@ class Questions:
         several lines are told, if the template ends an answer where its line ends, as smollm2's does.
         """
         ends_lines = self._prompts.tokenizer.decode(self._prompts.end_ids[:1]) == "\n"
-        problems, cut = {}, 0
+        left_out, cut = {}, 0
         for index in sorted(examples):
             sample = self.mixture.examples[index]
             if reason := self._problem(sample):
-                problems[index] = reason
+                left_out[index] = reason
             elif ends_lines and isinstance(sample, Dialogue):
                 cut += sum("\n" in answer.strip() for _, answer in sample.turns)
         if cut and is_main():
             print(f"note: {cut:,} answers have several lines, and {CUT}", file=sys.stderr)
-        return problems
+        return left_out
 
     def _problem(self, sample: Sample) -> str:
         """Why a question cannot be trained on, with one of the answers that it may teach; "" if it can."""
@@ -98,11 +99,11 @@ class Questions:
             yield sample
             return
         votes = filter(str.strip, sample.votes) if self._votes else ()
-        for answer in sorted({answer_of(sample), *votes}):
+        for answer in sorted({sample.taught_answer, *votes}):
             yield replace(sample, answer=answer)
 
     def _surely_fits(self, sample: Sample) -> bool:
-        room = self._config.row_tokens - self._frame + len(self.constant)
+        room = self._config.row_tokens - self._frame + len(self.opening_ids)
         size = sum(len(text.encode()) for text in _texts(sample))
         if isinstance(sample, Dialogue):
             if sample.system or not (self._grows or len(sample.turns) == 1):
@@ -127,13 +128,13 @@ class Questions:
 def talk_of(sample: Sample) -> Talk:
     """An official question stands behind its image; in a conversation each image stands where its text says."""
     if isinstance(sample, Example):
-        return Talk(((briefly(sample.question), answer_of(sample)),))
+        return Talk(((briefly(sample.question), sample.taught_answer),))
     return Talk(sample.turns, None, system=sample.system)
 
 
 def _texts(sample: Sample) -> list[str]:
     """What others wrote of a sample, without the placeholders of images."""
     if isinstance(sample, Example):
-        return [sample.question, answer_of(sample)]
+        return [sample.question, sample.taught_answer]
     texts = [text.replace(PLACEHOLDER, "x") for turn in sample.turns for text in turn]
     return [*texts, sample.system] if sample.system else texts

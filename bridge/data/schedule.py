@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from bridge.data.example import Example, Sample
-from bridge.data.mixture import Mixture, answer_of
+from bridge.data.mixture import Mixture
 from bridge.data.stored import Stored
 
 # A guess that only decides how many questions go together; `packing.fill_rows` counts tokens exactly.
@@ -39,9 +39,9 @@ def indices(step: Step) -> list[int]:
     return [index for row in step for index in row.examples]
 
 
-def without(step: Step, bad: Container[int]) -> Step:
-    """A step without the examples `bad`; a row that loses all of them goes."""
-    rows = [ScheduledRow(row.epoch, tuple(index for index in row.examples if index not in bad)) for row in step]
+def without(step: Step, left_out: Container[int]) -> Step:
+    """A step without the examples `left_out`; a row that loses all of them goes."""
+    rows = [ScheduledRow(row.epoch, tuple(index for index in row.examples if index not in left_out)) for row in step]
     return tuple(row for row in rows if row.examples)
 
 
@@ -159,6 +159,6 @@ def _estimates(part: Sequence[Sample]) -> np.ndarray:
 
 def _estimate(example: Sample) -> int:
     """Tokens that a question or conversation adds to its images' row, roughly."""
-    turns = ((example.question, answer_of(example)),) if isinstance(example, Example) else example.turns
+    turns = ((example.question, example.taught_answer),) if isinstance(example, Example) else example.turns
     size = sum(len(question.encode()) + len(answer.encode()) for question, answer in turns)
     return TEMPLATE_TOKENS * len(turns) + math.ceil(size / BYTES_PER_TOKEN)

@@ -24,6 +24,7 @@ from vlm.files import cache_folder
 
 VERSION = 1  # of the columns: what another version wrote is not read
 BATCH = 50_000  # rows that are turned into columns at once
+RECORD = "position"  # the column of a question's record number in its source, which quarantine.jsonl calls "index"
 
 
 class StoredRecord(NamedTuple):
@@ -100,17 +101,17 @@ class Stored(Sequence[Example]):
                     digest.update(memoryview(buffer) if buffer is not None else b"-")
         return digest.hexdigest()
 
-    def without(self, positions: set[int]) -> "Stored":
-        """Leave out the records at these positions of the source."""
-        if not positions:
+    def without(self, records: set[int]) -> "Stored":
+        """Leave out the questions of these record numbers."""
+        if not records:
             return self
-        at = self._table.column("position").to_numpy()[self._rows]
-        kept = self._rows[~np.isin(at, np.fromiter(positions, np.int64, len(positions)))]
+        numbers = self._table.column(RECORD).to_numpy()[self._rows]
+        kept = self._rows[~np.isin(numbers, np.fromiter(records, np.int64, len(records)))]
         return Stored(self.name, self._table, self.pictures, kept, self.bad)
 
-    def positions(self, indices: Iterable[int]) -> list[int]:
-        """Where questions stand in their source."""
-        column = self._table.column("position")
+    def record_numbers(self, indices: Iterable[int]) -> list[int]:
+        """Which records of their source, counted from 0, questions are."""
+        column = self._table.column(RECORD)
         return [column[int(self._rows[index])].as_py() for index in indices]
 
 
@@ -134,7 +135,7 @@ def stored(source: Source) -> Stored:
     numbers = table.column("image").to_numpy()
     lost = np.flatnonzero(missing[numbers]) if len(numbers) else np.zeros(0, np.int64)
     for row in lost.tolist():
-        record = {"index": table.column("position")[row].as_py(), "key": table.column("key")[row].as_py()}
+        record = {"index": table.column(RECORD)[row].as_py(), "key": table.column("key")[row].as_py()}
         picture = str(pictures[numbers[row]])
         bad.append({"shard": source.name, **record, "reason": "missing image", "image": picture})
     rows = np.setdiff1d(np.arange(len(table)), lost)
@@ -167,20 +168,20 @@ def _write(rows: Iterable[StoredRecord], path: Path) -> None:
     """Write the good rows as columns; the image names and the bad rows go into the schema's metadata."""
     import pyarrow
 
-    types = {"position": pyarrow.int64(), "key": pyarrow.string(), "image": pyarrow.int32()}
+    types = {RECORD: pyarrow.int64(), "key": pyarrow.string(), "image": pyarrow.int32()}
     types |= {"question": pyarrow.string(), "answer": pyarrow.string(), "votes": pyarrow.list_(pyarrow.string())}
     images: dict[str, int] = {}
     seen: set[str] = set()
     bad: list[dict] = []
     batches, waiting = [], []
-    for position, row in enumerate(rows):
+    for number, row in enumerate(rows):
         problem = row.problem or _problem(row) or ("question id occurs twice" if row.key in seen else "")
         seen.add(row.key)
         if problem:
-            bad.append({"index": position, "key": row.key, "reason": problem})
+            bad.append({"index": number, "key": row.key, "reason": problem})
             continue
-        number = images.setdefault(row.image, len(images))
-        waiting.append((position, row.key, number, row.question, row.answer, list(row.votes)))
+        image = images.setdefault(row.image, len(images))
+        waiting.append((number, row.key, image, row.question, row.answer, list(row.votes)))
         if len(waiting) == BATCH:
             batches.append(_columns(waiting, types))
             waiting = []

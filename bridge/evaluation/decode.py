@@ -1,7 +1,8 @@
 """Greedy answers to many questions about few images, nothing computed twice.
 
-Text before the image is the same in every prompt: prefilled once per `Decoder`. An image is prefilled once for all its
-questions. The questions of an image then share one row of the batch, each seeing the prefix and itself only:
+The opening, the text before the image, is the same in every prompt: prefilled once per `Decoder`. An image is
+prefilled once for all its questions. The questions of an image then share one row of the batch, each seeing the prefix
+and itself only:
 
     keys:       <text> <img> <img> | Is it red ? A: | How many ? A: | .
     A: (1st)       1     1     1   | 1  1  1   1 1  | 0   0    0 0  | 0
@@ -96,12 +97,12 @@ def additive_mask(queries: Placed, keys: Placed, dtype: torch.dtype) -> torch.Te
 
 
 class Decoder:
-    """Greedy decoding for one LLaVA model whose prompts all begin with `constant`, up to the first image slot.
+    """Greedy decoding for one LLaVA model whose prompts all begin with `beginning`, up to the first image slot.
 
     row_size: questions that share a row at most; a row's attention grows with the square of its questions.
     """
 
-    def __init__(self, model: LlavaForConditionalGeneration, constant: list[int], row_size: int = ROW_SIZE):
+    def __init__(self, model: LlavaForConditionalGeneration, beginning: list[int], row_size: int = ROW_SIZE):
         self.model = model
         self.text = language_model(model)
         self.embed = model.get_input_embeddings()
@@ -110,11 +111,11 @@ class Decoder:
         self.ends = end_ids(model)
         self.slot = model.config.image_token_id
         self.row_size = row_size
-        self.constant = constant[: constant.index(self.slot)] if self.slot in constant else list(constant)
-        self._constant_cache = DynamicCache()
-        if self.constant:
+        self.opening_ids = beginning[: beginning.index(self.slot)] if self.slot in beginning else list(beginning)
+        self._opening_cache = DynamicCache()
+        if self.opening_ids:
             with torch.inference_mode():
-                self.text(input_ids=self._tensor([self.constant]), use_cache=True, **{CACHE: self._constant_cache})
+                self.text(input_ids=self._tensor([self.opening_ids]), use_cache=True, **{CACHE: self._opening_cache})
 
     @torch.inference_mode()
     def decode(self, groups: Sequence[PromptGroup], max_new_tokens: int) -> list[list[list[int]]]:
@@ -147,10 +148,10 @@ class Decoder:
 
         Causality alone keeps the padding unseen here; later `_decode_rows` masks it.
         """
-        skip = len(self.constant)
-        if any(group.prefix[:skip] != self.constant for group in groups):  # a prompt of another kind: all of it anew
+        skip = len(self.opening_ids)
+        if any(group.prefix[:skip] != self.opening_ids for group in groups):  # a prompt of another kind: all of it anew
             return Decoder(self.model, [], self.row_size)._prefill(groups)
-        cache = copy.deepcopy(self._constant_cache)
+        cache = copy.deepcopy(self._opening_cache)
         if skip:
             cache.batch_repeat_interleave(len(groups))
         rests = [group.prefix[skip:] for group in groups]
@@ -174,10 +175,10 @@ class Decoder:
             places += own
             features.append(group.features)
         padded = [number for ids in rests for number in [*ids, *[0] * (longest - len(ids))]]
-        sent = self._tensor(padded + places)  # one transfer
-        embeddings = self.embed(sent[: len(padded)])  # [groups * longest, D]
+        numbers = self._tensor(padded + places)  # one transfer
+        embeddings = self.embed(numbers[: len(padded)])  # [groups * longest, D]
         if features:
-            embeddings = embeddings.index_copy(0, sent[len(padded) :], torch.cat(features).to(embeddings))
+            embeddings = embeddings.index_copy(0, numbers[len(padded) :], torch.cat(features).to(embeddings))
         return embeddings.unflatten(0, (len(groups), longest))
 
     def _decode_rows(
@@ -225,9 +226,9 @@ class Decoder:
                 last[i, token.question] = column
         tokens = [number for row in padded for token in row for number in token]
         places = [i for i, _ in last], list(last.values())
-        sent = self._tensor([*tokens, *places[0], *places[1]])  # one transfer a step
-        owners, ids, positions = sent[: len(tokens)].view(len(step), width, 3).unbind(-1)  # int64[R, W] each
-        at_rows, at_columns = sent[len(tokens) :].view(2, -1).unbind()  # int64[Q] each
+        numbers = self._tensor([*tokens, *places[0], *places[1]])  # one transfer a step
+        owners, ids, positions = numbers[: len(tokens)].view(len(step), width, 3).unbind(-1)  # int64[R, W] each
+        at_rows, at_columns = numbers[len(tokens) :].view(2, -1).unbind()  # int64[Q] each
         queries = Placed(owners, positions)
         # The cache grows by the same columns.
         keys = Placed(torch.cat([keys.owners, owners], dim=1), torch.cat([keys.positions, positions], dim=1))

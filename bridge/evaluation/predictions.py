@@ -133,7 +133,7 @@ class TeamPredictions:
         self._merged = team.main(lambda: self._open(origin, questions, anew))
         self._own = self._merged
         if team.size > 1:
-            self._own = team.all(lambda: Predictions(self._part(team.rank), origin, questions))
+            self._own = team.all(lambda: Predictions(self._rank_file(team.rank), origin, questions))
         self.answers = dict(self._merged.answers)
 
     def append(self, records: Sequence[dict]) -> None:
@@ -141,7 +141,7 @@ class TeamPredictions:
         self.answers |= {record["question_id"]: record["answer"] for record in records}
 
     def finish(self) -> None:
-        """Take the parts of all processes into the one file, and put it into the questions' order; collective.
+        """Take the files of all processes into the one, and put it into the questions' order; collective.
 
         After this `.answers` on rank 0 are all answers.
         """
@@ -149,32 +149,32 @@ class TeamPredictions:
         self._team.main(lambda: self._merge(counts))
         self.answers = dict(self._merged.answers)
 
-    def _part(self, rank: int) -> Path:
+    def _rank_file(self, rank: int) -> Path:
         return self.path.with_name(f"{self.path.stem}.rank{rank}.jsonl")
 
     def _open(self, origin: dict, questions: dict[str, str], anew: bool) -> Predictions:
-        parts = sorted(self.path.parent.glob(f"{self.path.stem}.rank*.jsonl"))
+        rank_files = sorted(self.path.parent.glob(f"{self.path.stem}.rank*.jsonl"))
         if anew:
-            for path in (self.path, *parts):
+            for path in (self.path, *rank_files):
                 discard(path)
         merged = Predictions(self.path, origin, questions, self._images)
-        for part in [] if anew else parts:  # of an attempt that was killed
-            Predictions(part, origin, questions, self._images)  # checks them
-            merged.absorb(part)
-            discard(part)
-        return Predictions(self.path, origin, questions, self._images) if parts else merged
+        for file in [] if anew else rank_files:  # of an attempt that was killed
+            Predictions(file, origin, questions, self._images)  # checks them
+            merged.absorb(file)
+            discard(file)
+        return Predictions(self.path, origin, questions, self._images) if rank_files else merged
 
     def _merge(self, counts: list[int]) -> None:
-        """counts: how many answers each process has written to its part."""
+        """counts: how many answers each process has written to its file."""
         for rank, count in enumerate(counts if self._team.size > 1 else []):
-            part = self._part(rank)
-            if count and (not part.exists() or self._merged.absorb(part) != count):
+            file = self._rank_file(rank)
+            if count and (not file.exists() or self._merged.absorb(file) != count):
                 raise UserError(
-                    f"{part} does not show the {count} answers that process {rank} wrote there: give an --out on a "
+                    f"{file} does not show the {count} answers that process {rank} wrote there: give an --out on a "
                     "file system that all processes share"
                 )
         for rank in range(self._team.size) if self._team.size > 1 else ():
-            discard(self._part(rank))
+            discard(self._rank_file(rank))
         self._merged.sort()
 
 

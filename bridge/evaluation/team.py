@@ -24,7 +24,7 @@ LAST_WORDS = 10.0  # seconds that rank 0 gives the others to leave
 
 
 class Team:
-    """The processes of this evaluation: by itself one that is alone, see `team` for more.
+    """The processes of this evaluation: by itself one that is alone, see `joined_team` for more.
 
     rank 0 reads and writes what all share, and is the only one that prints.
     """
@@ -137,7 +137,7 @@ class _Several(Team):
         self._pulse.beat()
         return self._store.add(f"count/{key}", number)
 
-    def part(self) -> None:
+    def leave(self) -> None:
         """Leave when all others are about to. Rank 0, which may hold the store, leaves last: a process that were still
         in a collective or read from the store would die of a closed connection.
         """
@@ -150,7 +150,7 @@ class _Several(Team):
 
 
 @contextmanager
-def team() -> Iterator[Team]:
+def joined_team() -> Iterator[Team]:
     """The processes that a launcher has started, or one alone. Nothing heavy is imported for one."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -162,12 +162,12 @@ def team() -> Iterator[Team]:
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun --max-restarts keeps its store
     store = dist.PrefixStore(f"evaluation/{attempt}", store)
     dist.init_process_group("gloo", store=dist.PrefixStore("group", store), rank=rank, world_size=size, timeout=WAIT)
-    processes = _Several(store, rank, size)
+    team = _Several(store, rank, size)
     try:
-        yield processes
-        processes.part()
+        yield team
+        team.leave()
     finally:  # also after an error: gloo's threads that outlive the interpreter abort the process
-        if processes.hangs:  # a thread of gloo waits for the process that hangs, and a usual end would wait for it
+        if team.hangs:  # a thread of gloo waits for the process that hangs, and a usual end would wait for it
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(1)

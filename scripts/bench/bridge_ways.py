@@ -229,7 +229,7 @@ class Bridge(Way):
         with contextlib.redirect_stderr(io.StringIO()):
             self.features.fill(paths)
         with torch.no_grad():
-            self.constant = padded(prefill(self.model, OPENING), WIDTH)
+            self.opening_states = padded(prefill(self.model, OPENING), WIDTH)
         self.tokens = self.prepare().tokens
 
     def compile(self) -> None:
@@ -247,7 +247,7 @@ class Bridge(Way):
         return StepData(batches, sum(map(len, self.images)), sum(len(row.ids) for row in rows))
 
     def sums(self, data: StepData) -> Sums:
-        return backward(self.trainee, data, lambda: contextlib.nullcontext(self.constant))
+        return backward(self.trainee, data, lambda: contextlib.nullcontext(self.opening_states))
 
     def backward(self) -> float:
         return self.sums(self.prepare()).loss.item()

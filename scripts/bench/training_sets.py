@@ -79,7 +79,7 @@ def _gqa(number: int) -> dict:
 def open_sets(root: Path) -> None:
     """Read, judge, digest and schedule as bridge/train.py does before the model is loaded."""
     from bridge.config import BridgeConfig
-    from bridge.content import questions_content
+    from bridge.digests import questions_digest
     from bridge.loop import scheduled_steps
     from bridge.train import load_examples
 
@@ -88,7 +88,7 @@ def open_sets(root: Path) -> None:
     config = BridgeConfig(gqa=str(root / "gqa"), vqav2=str(root / "vqav2"), out=str(root / "run"))
     mixture = load_examples(config)
     read = time.perf_counter()
-    digest = questions_content(mixture, votes=False)
+    digest = questions_digest(mixture, votes=False)
     steps = scheduled_steps(config, mixture, 196)
     end = time.perf_counter()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6

@@ -18,7 +18,7 @@ from transformers import AutoModelForImageTextToText, LlavaConfig
 
 from bridge.config import BATCH, BridgeConfig
 from bridge.loop import prefetched
-from bridge.plan import published_rows, shares
+from bridge.plan import load_of, published_rows
 from gpu import bridge_attention
 from gpu.check import Check
 from vlm.llava.folder import KEEP_FULL
@@ -64,7 +64,7 @@ def step_of(check: Check, case: str) -> tuple[int, ...]:
 def ranks(check: Check) -> None:
     """Tokens of one process over those of the slowest of several, as a step of GQA and VQAv2 is dealt out to them."""
     rows, budget = published_rows(BridgeConfig(), SLOTS), BridgeConfig().micro_tokens
-    alone, several = shares(rows, 1, budget), shares(rows, RANKS, budget)
+    alone, several = load_of(rows, 1, budget), load_of(rows, RANKS, budget)
     speed_up = RANKS * several.balance * (1 - several.padding) / (1 - alone.padding)
     values = {"balance": several.balance, "padding": several.padding, "speed_up": speed_up}
     check.note("bridge", f"{RANKS} ranks, simulated", speed_up >= SPEED_UP, **values)

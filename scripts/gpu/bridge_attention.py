@@ -43,27 +43,28 @@ def micro_batch(questions: tuple[int, ...], config: LlavaConfig) -> list[Row]:
     return [rows[index] for index in max(groups, key=lambda group: sum(len(rows[index].ids) for index in group))]
 
 
-def dense(rows: Batch, constant: int, dtype: torch.dtype) -> torch.Tensor:
+def dense(rows: Batch, opening_keys: int, dtype: torch.dtype) -> torch.Tensor:
     """As `bridge.forward` makes it."""
-    return attention_mask(rows.ends, constant, dtype, rows.constant)
+    return attention_mask(rows.ends, opening_keys, dtype, rows.opening_seen)
 
 
-def blocks(rows: Batch, constant: int, dtype: torch.dtype) -> Any:
+def blocks(rows: Batch, opening_keys: int, dtype: torch.dtype) -> Any:
     """The same for FlexAttention, which skips the blocks of which nothing is seen."""
     count, width = rows.ends.shape
-    return create_block_mask(seen(rows, constant), count, None, width, constant + width, device=rows.ends.device)
+    sees = seen(rows, opening_keys)
+    return create_block_mask(sees, count, None, width, opening_keys + width, device=rows.ends.device)
 
 
-def seen(rows: Batch, constant: int) -> Callable[..., torch.Tensor]:
-    """The rule of `attention_mask` for one pair: the constant text that the row begins with, and tokens whose subtree
-    the query is in. constant: keys in front of the row's own, seen or not.
+def seen(rows: Batch, opening_keys: int) -> Callable[..., torch.Tensor]:
+    """The rule of `attention_mask` for one pair: what the row begins with of the opening, and tokens whose subtree the
+    query is in. opening_keys: keys in front of the row's own, seen or not.
     """
-    ends, behind = rows.ends, rows.constant
+    ends, opening_seen = rows.ends, rows.opening_seen
 
     def sees(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        place = key - constant
+        place = key - opening_keys
         own = (place >= 0) & (place <= query) & (query < ends[batch, place.clamp(min=0)])
-        return (key < behind[batch]) | own
+        return (key < opening_seen[batch]) | own
 
     return sees
 

@@ -12,10 +12,10 @@ import torch
 from tiny.strangers import Touch, list_files, pickle_into
 
 import bridge.loop
-from bridge.content import questions_content, run_content
 from bridge.data.example import Dialogue, Example
 from bridge.data.mixture import Mixture
 from bridge.data.patches import PatchEncoder
+from bridge.digests import model_digests, questions_digest
 from bridge.gradients import update
 from vlm.errors import UserError
 from vlm.files import read_json, write_json
@@ -86,20 +86,20 @@ def test_changed_content_is_named(training, whole, tmp_path):
     training.run(tmp_path / "run")
 
 
-def content_of(vlm) -> dict[str, str]:
-    return run_content(vlm, PatchEncoder(vlm.model, vlm.processor.image_processor))
+def digests_of(vlm) -> dict[str, str]:
+    return model_digests(vlm, PatchEncoder(vlm.model, vlm.processor.image_processor))
 
 
-def test_the_content_tells_questions_template_llm_and_dtype_apart(tiny_vlm):
+def test_the_digests_tell_questions_template_llm_and_dtype_apart(tiny_vlm):
     def changed(change=None, sets=SETS, votes=False, dtype=torch.float32):
         vlm = load(tiny_vlm, "cpu", dtype)
         if change:
             change(vlm)
-        found = {**content_of(vlm), "questions": questions_content(Mixture.of(sets), votes)}
+        found = {**digests_of(vlm), "questions": questions_digest(Mixture.of(sets), votes)}
         return {name for name in found if found[name] != before[name]}
 
-    before = content_of(load(tiny_vlm, "cpu", torch.float32))
-    before["questions"] = questions_content(Mixture.of(SETS), False)
+    before = digests_of(load(tiny_vlm, "cpu", torch.float32))
+    before["questions"] = questions_digest(Mixture.of(SETS), False)
     assert changed() == set()
     for field, value in (("question_id", "2"), ("question", "What is that?"), ("answer", "dog")):
         assert changed(sets=[[replace(SETS[0][0], **{field: value})]]) == {"questions"}
@@ -119,17 +119,17 @@ def test_the_content_tells_questions_template_llm_and_dtype_apart(tiny_vlm):
     assert changed(reword) == {"chat_template"}
 
 
-def test_the_content_tells_settings_and_tokenizers_of_one_weights_apart(tiny_vlm, tmp_path):
+def test_the_digests_tell_settings_and_tokenizers_of_one_weights_apart(tiny_vlm, tmp_path):
     def changed(file: str, old: str, new: str) -> set[str]:
         shutil.copytree(tiny_vlm, tmp_path / "vlm", dirs_exist_ok=True)
         (tmp_path / "vlm/levlm_manifest.json").unlink()  # it would tell that the folder was changed
         text = (tmp_path / "vlm" / file).read_text()
         assert old in text
         (tmp_path / "vlm" / file).write_text(text.replace(old, new, 1))
-        found = content_of(load(tmp_path / "vlm", "cpu", torch.float32))
+        found = digests_of(load(tmp_path / "vlm", "cpu", torch.float32))
         return {name for name in found if found[name] != before[name]}
 
-    before = content_of(load(tiny_vlm, "cpu", torch.float32))
+    before = digests_of(load(tiny_vlm, "cpu", torch.float32))
     assert changed("config.json", '"model_type": "llava"', '"model_type": "llava"') == set()
     assert changed("config.json", '"rms_norm_eps": 1e-06', '"rms_norm_eps": 1e-05') == {"model_config"}
     assert changed("config.json", '"rope_theta": 10000.0', '"rope_theta": 500000.0') == {"model_config"}
@@ -214,11 +214,11 @@ def test_clip_0_leaves_gradients_as_they_are(clip, moved):
 
 
 def test_images_of_one_name_in_two_folders_are_two(tmp_path):
-    def content(root: Path, *names: str) -> str:
+    def digest(root: Path, *names: str) -> str:
         turns = (("What is it?", "a star"),)
         talks = [Dialogue(str(number), (root / name,), turns) for number, name in enumerate(names)]
-        return questions_content(Mixture.of([talks]), False)
+        return questions_digest(Mixture.of([talks]), False)
 
-    one = content(tmp_path / "x", "a/1.jpg", "a/2.jpg", "b/3.jpg")
-    assert one == content(tmp_path / "moved/y", "a/1.jpg", "a/2.jpg", "b/3.jpg")
-    assert one != content(tmp_path / "x", "a/1.jpg", "b/2.jpg", "b/3.jpg")
+    one = digest(tmp_path / "x", "a/1.jpg", "a/2.jpg", "b/3.jpg")
+    assert one == digest(tmp_path / "moved/y", "a/1.jpg", "a/2.jpg", "b/3.jpg")
+    assert one != digest(tmp_path / "x", "a/1.jpg", "b/2.jpg", "b/3.jpg")

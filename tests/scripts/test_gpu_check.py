@@ -58,7 +58,7 @@ def test_flex_attention_gets_the_mask_of_training():
     batch = make_batch(rows, IMAGE, 16)
     count, width = batch.ids.shape
     found = create_mask(bridge_attention.seen(batch, 16), count, None, width, 16 + width, device="cpu")
-    assert torch.equal(found, attention_mask(batch.ends, 16, torch.float32, batch.constant) == 0)
+    assert torch.equal(found, attention_mask(batch.ends, 16, torch.float32, batch.opening_seen) == 0)
 
 
 def test_the_goal_is_for_its_own_device():

@@ -1,7 +1,8 @@
 """RUN/quarantine.jsonl lists every sample that could not be used, and why. Too many of them stop the run.
 
-One line: {"shard", "index", "key", "reason"}, and for a sample met while training also "position" (in samples since
-the start of the run) and "filled_with", the id of the sample that took its slot.
+One line: {"shard", "index", "key", "reason"}, with "index" the sample's place in its file. Some have a "position":
+pretraining, of a sample met while training, in samples since the start of the run, beside "filled_with", the id of the
+sample that took its slot; bridge, of a question met once the language model was loaded, its number in the mixture.
 """
 
 from collections import Counter, deque

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bridge.data.balance import cheapest, cut_micro_batches, dealt, price
+from bridge.data.balance import cheapest, cut_micro_batches, dealt, padded_tokens
 
 ROWS = [300, 470, 440, 310, 300, 480, 300, 460, 320, 300]  # the example of the module's docstring, in another order
 
@@ -14,8 +14,8 @@ def test_micro_batches_are_filled_with_rows_alike():
         [320, 310, 300],
         [300, 300, 300],
     ]
-    prices = [price(ROWS, group) for group in cut_micro_batches(ROWS, 1000, 2)]
-    assert prices == [960, 928, 960, 912]  # widths are multiples of 16
+    sizes = [padded_tokens(ROWS, group) for group in cut_micro_batches(ROWS, 1000, 2)]
+    assert sizes == [960, 928, 960, 912]  # widths are multiples of 16
     assert cut_micro_batches([8, 16, 9, 15], 1000) == [[1, 3, 2, 0]]
     assert cut_micro_batches([8, 16, 9, 15], 32) == [[1, 3], [2, 0]]
     assert cut_micro_batches([8, 16, 9, 15], 15) == [[1], [3], [2], [0]]  # a row alone may be longer than the budget
@@ -40,9 +40,9 @@ def test_a_process_cuts_where_it_is_cheapest():
     rows = random.integers(300, 520, 150).tolist()
     groups = cheapest(rows, 8192, 2048)
     assert sorted(index for group in groups for index in group) == list(range(150))
-    assert max(price(rows, group) for group in groups) <= 8192
-    assert sum(price(rows, group) for group in groups) < 1.05 * sum(rows)
-    assert np.mean([price(rows, group) for group in groups]) > 0.87 * 8192
+    assert max(padded_tokens(rows, group) for group in groups) <= 8192
+    assert sum(padded_tokens(rows, group) for group in groups) < 1.05 * sum(rows)
+    assert np.mean([padded_tokens(rows, group) for group in groups]) > 0.87 * 8192
 
 
 def test_processes_get_equal_shares():
@@ -57,9 +57,11 @@ def test_processes_get_equal_shares():
         lengths = [196 + int(random.normal(each, each / 6)) for each in [13 * 20] * 75 + [5 * 21] * 85]
         shares = dealt(lengths, 8, 8192)
         assert sorted(index for share in shares for index in share) == list(range(160))
-        prices = [sum(price(lengths, [share[i] for i in g]) for g in cheapest([lengths[i] for i in share], 8192, 1024))
-                  for share in shares]  # fmt: skip
-        balance.append(np.mean(prices) / max(prices))
-        full.append(np.mean(prices) / 8192)
+        sizes = []
+        for share in shares:
+            own = [lengths[index] for index in share]
+            sizes.append(sum(padded_tokens(own, group) for group in cheapest(own, 8192, 1024)))
+        balance.append(np.mean(sizes) / max(sizes))
+        full.append(np.mean(sizes) / 8192)
     assert np.mean(balance) > 0.95
     assert dealt([100], 4, 8192) == [[0], [], [], []]  # fewer rows than processes

@@ -91,7 +91,7 @@ def packed(vlm, rows: list[list[Dialogue]], **changes) -> tuple[list, list[int],
     step = tuple(ScheduledRow(0, tuple(flat.index(dialogue) for dialogue in row)) for row in rows)
     encoder = PatchEncoder(vlm.model, vlm.processor.image_processor)
     data = step_data(step, questions, encoder, micro_tokens=8192)
-    past = prefill(vlm.model, questions.constant)
+    past = prefill(vlm.model, questions.opening_ids)
     logits = [label_logits(vlm.model, batch.rows, batch.features, past) for batch in data.batches]
     labels = [label for batch in data.batches for label in batch.rows.labels.tolist()]
     return data.batches, labels, torch.cat(logits)
@@ -106,11 +106,11 @@ def test_a_packed_conversation_is_the_stock_one(vlms, images, family, name):
     batches, labels, logits = packed(vlm, [[dialogue]])
     assert labels == expected_labels
     torch.testing.assert_close(logits, expected, atol=2e-4, rtol=1e-4)
-    # One segment: no token is there twice, and the constant text is not there at all where it is shared.
+    # One segment: no token is there twice, and the opening is not there at all where it is shared.
     text = vlm.processor.apply_chat_template(stock_messages(dialogue))
     whole = len(vlm.prompts._encode(text))
     (batch,) = batches
-    length = whole - len(vlm.prompts.end_ids) - batch.rows.constant.item()
+    length = whole - len(vlm.prompts.end_ids) - batch.rows.opening_seen.item()
     assert batch.rows.ids.shape[1] == rounded(length, 16)
     assert batch.rows.ends[0, length - 1] == length
     assert batch.rows.ends[0, length:].tolist() == list(range(length + 1, rounded(length, 16) + 1))  # padding

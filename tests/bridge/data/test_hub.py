@@ -10,7 +10,7 @@ import pytest
 from tiny import hub as tables
 
 from bridge.data import official
-from bridge.data.pictures import TableImage, open_picture, picture_bytes, picture_content
+from bridge.data.pictures import TableImage, open_picture, picture_bytes, picture_digest
 from bridge.evaluation.benchmarks import read_pope
 from vlm.errors import UserError
 
@@ -47,7 +47,7 @@ def test_vqav2_an_image_of_many_rows_is_one_picture(benchmark_files, tmp_path):
         TableImage(table, 2, "COCO_val2014_000000000008.jpg"),
     ]
     encoded = picture_bytes(examples[0].image)
-    assert picture_content(examples[0].image) == hashlib.blake2b(encoded, digest_size=16).hexdigest()
+    assert picture_digest(examples[0].image) == hashlib.blake2b(encoded, digest_size=16).hexdigest()
     assert open_picture(examples[2].image).size == (24, 24)
 
 

@@ -14,7 +14,7 @@ from bridge.forward import compiled_stack, label_logits, loss_sum, prefill, shar
 from vlm.errors import UserError
 
 IMAGE, SLOTS, END = 3, 4, 2
-CONSTANT = (10, 11, 12)
+OPENING = (10, 11, 12)
 
 TEXT = {
     "vocab_size": 64,
@@ -34,8 +34,8 @@ TEXT_CONFIGS = {
 
 
 def conversation(key: str, question: list[int], answer: list[int], image: bool = True) -> Conversation:
-    """Constant text, image, a shared opening token 20, the question, a shared closing token 21, the answer, END."""
-    prompt = [*CONSTANT, *([IMAGE] * SLOTS if image else []), 20, *question, 21]
+    """The opening, an image, a shared opening token 20, the question, a shared closing token 21, the answer, END."""
+    prompt = [*OPENING, *([IMAGE] * SLOTS if image else []), 20, *question, 21]
     return Conversation(key, (*prompt, *answer, END), len(prompt))
 
 
@@ -70,14 +70,14 @@ def test_row_is_literal():
     # the example of the module's docstring: C=10 11, I=3, is=20, it=32, a=33, x=40, b=31, y=41, z=42, .=2
     one = Conversation("1", (10, 11, 3, 3, 20, 32, 33, 40, 2), 7)
     two = Conversation("2", (10, 11, 3, 3, 20, 31, 41, 42, 2), 6)
-    row = make_row([one, two], constant=2)
+    row = make_row([one, two], opening_seen=2)
     assert row.ids == (3, 3, 20, 31, 41, 42, 32, 33, 40)
     assert row.positions == (2, 3, 4, 5, 6, 7, 5, 6, 7)
     assert row.ends == (9, 9, 9, 6, 6, 6, 9, 9, 9)
     assert row.label_at == (3, 4, 5, 7, 8)
     assert row.labels == (41, 42, 2, 40, 2)
-    assert make_row([two, one], constant=2) == row
-    mask = attention_mask(make_batch([row]).ends, constant=2, dtype=torch.float32)
+    assert make_row([two, one], opening_seen=2) == row
+    mask = attention_mask(make_batch([row]).ends, opening_keys=2, dtype=torch.float32)
     assert mask.shape == (1, 1, 9, 11)
     assert ((mask == 0) | (mask == torch.finfo(torch.float32).min)).all()
     assert (mask[0, 0] == 0).int().tolist() == [
@@ -94,7 +94,7 @@ def test_row_is_literal():
 
 
 def test_batch_is_padded_and_labels_point_into_it():
-    batch = make_batch([make_row(conversations, constant=3) for conversations in IMAGES])
+    batch = make_batch([make_row(conversations, opening_seen=3) for conversations in IMAGES])
     assert batch.ids.tolist() == [
         [3, 3, 3, 3, 20, 30, 31, 32, 21, 40, 34, 21, 43, 33, 21, 41, 42],
         [3, 3, 3, 3, 20, 35, 36, 21, 44, 37, 21, 45, 46, 47, 0, 0, 0],
@@ -111,7 +111,7 @@ def test_batch_is_padded_and_labels_point_into_it():
 
 def test_a_question_asked_twice_is_there_once_with_both_answers():
     twins = [conversation("a", [30], [40]), conversation("b", [30], [41]), conversation("c", [30], [40, 41])]
-    row = make_row(twins, constant=3)
+    row = make_row(twins, opening_seen=3)
     assert row.ids == (3, 3, 3, 3, 20, 30, 21, 40, 41, 41)
     assert list(zip(row.label_at, row.labels)) == [(6, 40), (7, 2), (6, 40), (7, 41), (8, 2), (6, 41), (9, 2)]
 
@@ -119,7 +119,7 @@ def test_a_question_asked_twice_is_there_once_with_both_answers():
 def test_rows_fill_the_budget_in_order():
     conversations = [conversation(str(i), [30 + i], [40]) for i in range(5)]
     # the image and the shared 20 take 5 tokens, each question 3: two questions fit 11 tokens, three do not
-    rows = fill_rows([[item] for item in conversations], CONSTANT, row_tokens=11)
+    rows = fill_rows([[item] for item in conversations], OPENING, row_tokens=11)
     assert [len(row.ids) for row in rows] == [11, 11, 10 - 2]
     assert [row.labels for row in rows] == [(40, 2) * 2, (40, 2) * 2, (40, 2)]
 
@@ -127,7 +127,7 @@ def test_rows_fill_the_budget_in_order():
 def test_a_question_longer_than_the_budget_is_named():
     conversations = [conversation("short", [30], [40]), conversation("q77", [31], [40] * 20)]
     with pytest.raises(UserError, match=r"question q77 .* takes 27 tokens, more than --row-tokens 20"):
-        fill_rows([[item] for item in conversations], CONSTANT, row_tokens=20)
+        fill_rows([[item] for item in conversations], OPENING, row_tokens=20)
 
 
 def stock_loss(model, pixels) -> torch.Tensor:
@@ -146,16 +146,16 @@ def stock_loss(model, pixels) -> torch.Tensor:
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa", GROUPED])
 @pytest.mark.parametrize("kind", TEXT_CONFIGS)
-@pytest.mark.parametrize("constant", [0, 3], ids=["constant text in the row", "constant text cached"])
-def test_packed_equals_stock_llava(kind, attention, constant):
+@pytest.mark.parametrize("opening_seen", [0, 3], ids=["opening in the row", "opening cached"])
+def test_packed_equals_stock_llava(kind, attention, opening_seen):
     model = tiny_llava(kind, attention)
     pixels = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     expected = stock_loss(model, pixels)
     expected.backward()
     expected_gradients = connector_gradients(model)
 
-    batch = make_batch([make_row(conversations, constant) for conversations in IMAGES], IMAGE)
-    past = prefill(model, CONSTANT[:constant])
+    batch = make_batch([make_row(conversations, opening_seen) for conversations in IMAGES], IMAGE)
+    past = prefill(model, OPENING[:opening_seen])
     stored = [(k.clone(), v.clone()) for k, v in past]
     packed = loss_sum(model, batch, features_of(model, pixels), past) / len(batch.labels)
     packed.backward()
@@ -172,10 +172,10 @@ def test_packed_equals_stock_llava(kind, attention, constant):
 def test_a_compiled_stack_computes_the_same_in_one_graph(monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager", fullgraph=True))
     model = tiny_llava("llama")
-    stack, past = compiled_stack(model), prefill(model, CONSTANT)
+    stack, past = compiled_stack(model), prefill(model, OPENING)
     pixels = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     for images in (IMAGES, IMAGES[:1]):
-        batch = make_batch([make_row(conversations, len(CONSTANT)) for conversations in images], IMAGE)
+        batch = make_batch([make_row(conversations, len(OPENING)) for conversations in images], IMAGE)
         found = []
         for way in (None, stack):
             loss = loss_sum(model, batch, features_of(model, pixels[: len(images)]), past, way)
@@ -192,13 +192,13 @@ def test_gradients_pass_the_shared_prefill_once():
     rows = [make_row(conversations, 0) for conversations in IMAGES]
     loss_sum(model, make_batch(rows, IMAGE), features, []).backward()
     expected, weight.grad = weight.grad, None
-    with shared_prefill(model, CONSTANT) as past:
+    with shared_prefill(model, OPENING) as past:
         for number, conversations in enumerate(IMAGES):
-            batch = make_batch([make_row(conversations, len(CONSTANT))], IMAGE)
+            batch = make_batch([make_row(conversations, len(OPENING))], IMAGE)
             loss_sum(model, batch, features[number : number + 1], past).backward()
-        without_constant_text = weight.grad.clone()
+        without_opening = weight.grad.clone()
     torch.testing.assert_close(weight.grad, expected, atol=1e-5, rtol=1e-4)
-    assert (without_constant_text - expected).abs().max() > 1e-3
+    assert (without_opening - expected).abs().max() > 1e-3
 
 
 def test_questions_do_not_see_each_other():
@@ -206,7 +206,7 @@ def test_questions_do_not_see_each_other():
     features = torch.randn(1, SLOTS, 16, generator=torch.Generator().manual_seed(1))
     other = [IMAGES[0][0], conversation("b", [50], [51, 52]), IMAGES[0][2]]
     one, two = (
-        label_logits(model, make_batch([make_row(row, 3)], IMAGE), features, prefill(model, CONSTANT))
+        label_logits(model, make_batch([make_row(row, 3)], IMAGE), features, prefill(model, OPENING))
         for row in (IMAGES[0], other)
     )
     # in the order of the tree: a's two labels, c's two, b's three
@@ -222,15 +222,15 @@ def test_blind_rows_need_no_image():
     torch.testing.assert_close(packed, torch.cat(single), atol=1e-5, rtol=1e-5)
 
 
-def one_at_a_time(conversations, constant: int, row_tokens: int) -> list:
+def one_at_a_time(conversations, opening_seen: int, row_tokens: int) -> list:
     """`fill_rows` by its definition: a row takes the next conversation while it fits."""
     rows, waiting = [], []
     for item in conversations:
-        if len(make_row([*waiting, item], constant).ids) > row_tokens:
-            rows.append(make_row(waiting, constant))
+        if len(make_row([*waiting, item], opening_seen).ids) > row_tokens:
+            rows.append(make_row(waiting, opening_seen))
             waiting = []
         waiting.append(item)
-    return [*rows, make_row(waiting, constant)]
+    return [*rows, make_row(waiting, opening_seen)]
 
 
 def test_rows_hold_as_many_as_one_at_a_time_would():

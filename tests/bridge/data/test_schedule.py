@@ -100,7 +100,7 @@ class NoFeatures:
 
 
 def test_checkpointing_does_not_change_the_schedule(tiny_vlm):
-    """Its rows hold the opening text as well, so that they are more; which questions meet in a step stays."""
+    """Its rows hold the opening as well, so that they are more; which questions meet in a step stays."""
     vlm = load(tiny_vlm, "cpu", torch.float32)
     sets = [examples("gqa", 4, 30)]
     total = sum(TEMPLATE_TOKENS + math.ceil(len(x.question + "red") / BYTES_PER_TOKEN) for x in sets[0][:30])
@@ -113,13 +113,13 @@ def test_checkpointing_does_not_change_the_schedule(tiny_vlm):
         rows = sum(
             len(batch.rows.ids) for step in steps for batch in step_data(step, questions, NoFeatures(), 8192).batches
         )
-        return steps, rows, len(questions.constant)
+        return steps, rows, len(questions.opening_ids)
 
-    (steps, rows, constant), (same, more, nothing) = prepared(False), prepared(True)
-    assert constant > 0 == nothing
+    (steps, rows, opening), (same, more, nothing) = prepared(False), prepared(True)
+    assert opening > 0 == nothing
     assert same == steps
     assert more >= rows > 4
-    counted = schedule(sets, batch_questions=40, question_tokens=row_tokens - 16 - constant)
+    counted = schedule(sets, batch_questions=40, question_tokens=row_tokens - 16 - opening)
     assert counted.steps(None) != steps
 
 
@@ -127,11 +127,11 @@ def test_with_lora_a_short_opening_is_in_every_row(tiny_vlm, monkeypatch):
     vlm = load(tiny_vlm, "cpu", torch.float32)
     mixture = Mixture.of([examples("gqa", 1, 1)])
 
-    def constant(lora: int) -> tuple[int, ...]:
-        return Questions(mixture, vlm.prompts, BridgeConfig(lora=lora)).constant
+    def opening_ids(lora: int) -> tuple[int, ...]:
+        return Questions(mixture, vlm.prompts, BridgeConfig(lora=lora)).opening_ids
 
-    opening = constant(lora=0)
+    opening = opening_ids(lora=0)
     assert len(opening) > 1
     for worth, expected in ((len(opening), opening), (len(opening) + 1, ())):
         monkeypatch.setattr("bridge.data.questions.WORTH_A_PASS", worth)
-        assert constant(lora=8) == expected and constant(lora=0) == opening
+        assert opening_ids(lora=8) == expected and opening_ids(lora=0) == opening

@@ -74,9 +74,9 @@ def test_equal_to_stock_generate_one_by_one(text_config):
     groups = [group_prompts(prompts, features(model, pixels)) for pixels, prompts in images]
     for row_size in (1, 7, 24):
         decoder = Decoder(model, images[0][1][0], row_size)
-        assert decoder.constant == [3, 4, 5, 6]
+        assert decoder.opening_ids == [3, 4, 5, 6]
         assert decoder.decode(groups, BUDGET) == expected
-    assert decoder.decode(groups[1:2], BUDGET) == expected[1:2]  # the constant text's keys are not used up
+    assert decoder.decode(groups[1:2], BUDGET) == expected[1:2]  # the opening's keys are not used up
 
 
 def test_without_an_image_and_with_text_in_its_place():

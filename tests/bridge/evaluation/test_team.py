@@ -11,20 +11,20 @@ from bridge.evaluation.pulse import Pulse
 
 MAIN = """
 import sys, time
-from bridge.evaluation.team import team
+from bridge.evaluation.team import joined_team
 from vlm.errors import run_command
 
 def main():
-    with team() as processes:
-        processes.minutes = 1 / 60
-        processes.gather(None)
-        if processes.rank == 1:
+    with joined_team() as team:
+        team.minutes = 1 / 60
+        team.gather(None)
+        if team.rank == 1:
             for _ in range(8):
                 time.sleep(0.3)
-                processes.count("gqa", 1)
+                team.count("gqa", 1)
             if sys.argv[1] == "hangs":
                 time.sleep(600)
-        print(sum(processes.gather(processes.rank)))
+        print(sum(team.gather(team.rank)))
 
 run_command(main)
 """

@@ -1,4 +1,4 @@
-"""By which content a run is known again: short digests of what its settings name.
+"""What a run is known again by: short digests of the content that its settings name.
 
 Paths are not compared: a data folder may be moved or spelled otherwise; a question that changed in it is noticed.
 """
@@ -27,7 +27,7 @@ WEIGHT_ELEMENTS = 1024  # of each tensor: enough to tell two models of the same 
 SET_IMAGES = 16  # files of each data set that are read: all of them would take hours
 
 
-def run_content(vlm: VLM, encoder: PatchEncoder) -> dict[str, str]:
+def model_digests(vlm: VLM, encoder: PatchEncoder) -> dict[str, str]:
     """Digests of an assembled VLM, before it is trained, by name."""
     embeddings = vlm.model.get_input_embeddings().weight  # a quantised model's other weights have another dtype
     example_ids = vlm.conversation_ids(briefly("Is it?"), "yes")  # by which a changed tokenizer shows
@@ -49,21 +49,21 @@ def _tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> str:
     return json.dumps({name: value for name, value in content.items() if name not in ("padding", "truncation")})
 
 
-def questions_content(mixture: Mixture, votes: bool) -> str:
+def questions_digest(mixture: Mixture, votes: bool) -> str:
     """A digest of the questions. votes: whether the annotators' answers are trained on, not the most common one."""
     return _digest(_question_texts(mixture, votes))
 
 
-def images_content(mixture: Mixture) -> str:
+def images_digest(mixture: Mixture) -> str:
     """A digest of a few images of each data set, evenly spread over its questions."""
     chosen: list[Picture] = []
     for questions in mixture.sets():
         spread = questions[:: max(1, len(questions) // SET_IMAGES)]
         chosen += [image for index in spread[:SET_IMAGES] for image in mixture.examples[index].images]
-    return _digest(map(_picture_digest, chosen))
+    return _digest(map(_sha256, chosen))
 
 
-def _picture_digest(picture: Picture) -> str:
+def _sha256(picture: Picture) -> str:
     try:
         return hashlib.sha256(picture_bytes(picture)).hexdigest()
     except UserError:
