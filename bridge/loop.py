@@ -191,7 +191,8 @@ def train(config: BridgeConfig, mixture: Mixture) -> None:
         loop(run, trainee, questions, prepare, steps, start, held_out, left_out)
 
         # 7. The result, and RUN/done.json.
-        on_main(lambda: save_result(vlm, trainee, config, run.folder, data_digests))
+        with keeping(kept_words(run.folder)):
+            on_main(lambda: save_result(vlm, trainee, config, run.folder, data_digests))
         on_main(lambda: finish(run.folder, len(steps), run.folder / "vlm"))
     accelerator.end_training()
 

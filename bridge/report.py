@@ -68,7 +68,7 @@ def evaluations(config: ReportConfig) -> dict[str, Path]:
     if not (own / "results.json").is_file():
         return {}
     rows = {run.resolve().name: own}
-    for name, row in read_json(own / "results.json").get("baselines", {}).items():
+    for name, row in results.read_report(own).get("baselines", {}).items():
         folder = Path(row["folder"])
         if (folder / "results.json").is_file():
             rows[f"{name} (baseline)" if name in rows else name] = folder
@@ -79,9 +79,9 @@ def evaluations(config: ReportConfig) -> dict[str, Path]:
 
 def facts(config: Mapping, records: list[dict], left_out: int, saved: bool) -> list[list[str]]:
     """The table at the head of the page: name, value."""
-    values = [record["loss"] for record in records]
+    values = [record.get("loss") for record in records]
     losses = [value for value in values if value is not None and math.isfinite(value)]  # older runs wrote NaN
-    skipped = sum(record["gradient_norm"] is None for record in records)
+    skipped = sum(record.get("gradient_norm") is None for record in records)
     sets = [f"{name} {config[name]} ({config[f'{name}_split']})" for name in ("gqa", "vqav2") if config.get(name)]
     sets += [f"conversations {config['conversations']}"] if config.get("conversations") else []
     parts = [["goes on from", config["init"]]] if config.get("init") else []
@@ -127,14 +127,14 @@ def scores_section(rows: Mapping[str, Path]) -> str:
     if details.is_file():
         text = html.escape(details.read_text(encoding="utf-8"))
         parts.append(folded(f"scores of {next(iter(rows))} by type of question", f"<pre>{text}</pre>"))
-    folders = [[name, str(folder), read_json(folder / "results.json")["model"]] for name, folder in rows.items()]
+    folders = [[name, str(folder), results.read_report(folder)["model"]] for name, folder in rows.items()]
     parts.append(table([["row", "evaluation", "model"], *folders], header=True))
     return "\n".join(parts)
 
 
 def examples_section(rows: Mapping[str, Path], config: ReportConfig) -> str:
     """Cards of right and wrong answers, benchmark by benchmark; a note where the images are not found."""
-    entries = read_json(next(iter(rows.values())) / "results.json")["benchmarks"]
+    entries = results.read_report(next(iter(rows.values())))["benchmarks"]
     parts = []
     for name, entry in entries.items():
         if entry["scores"] is None:

@@ -66,12 +66,12 @@ def read_rows(pairs: Sequence[str]) -> dict[str, Path]:
 def check_comparable(rows: Mapping[str, Path], mode: str, benchmarks: Sequence[Benchmark]) -> None:
     """Raise a UserError, before hours of work, if a row was scored in another mode or over other questions."""
     for name, folder in rows.items():
-        report = _read_report(folder)
+        report = read_report(folder)
         _check_mode(name, report["mode"], "this", mode)
         for benchmark in benchmarks:
             if report["summary"].get(benchmark.name) is None:
                 continue
-            scored = read_json(folder / "per_question" / f"{benchmark.name}.json")
+            scored = _per_question(folder, benchmark.name)
             if scored["images"].keys() != {example.question_id for example in benchmark.examples}:
                 raise UserError(
                     f"{TITLES[benchmark.name]} of {name} was scored over other questions than these: give the same "
@@ -91,11 +91,37 @@ def check_place(out: Path, evaluation: bool) -> None:
         raise UserError(f"{file} is a result of {writer}, which would be lost: give another --out")
 
 
-def _read_report(folder: Path) -> dict:
+def read_report(folder: Path) -> dict:
+    """results.json of an evaluation. Raises: UserError if it is of something else, or damaged."""
     report = read_json(folder / "results.json")
-    if not isinstance(report, dict) or not {"mode", "sees", "benchmarks", "summary"} <= report.keys():
+    if not _is_report(report):
         raise UserError(f"{folder / 'results.json'} was not written by bridge/evaluate.py: give one of its folders")
     return report
+
+
+def _is_report(found: Any) -> bool:
+    if not isinstance(found, dict) or not {"mode", "sees", "model", "benchmarks", "summary"} <= found.keys():
+        return False
+    entries, numbers = found["benchmarks"], found["summary"]
+    if not isinstance(entries, dict) or not isinstance(numbers, dict) or not {*TITLES, "mean"} <= numbers.keys():
+        return False
+    return all(isinstance(entry, dict) and {"partial", "scores", "split"} <= entry.keys() for entry in entries.values())
+
+
+def _per_question(folder: Path, name: str) -> dict:
+    """{"scores": {question id: points}, "images": {question id: image}} of one benchmark.
+
+    Raises: UserError if that is not what the file holds, or if results.json is of other questions.
+    """
+    file = folder / "per_question" / f"{name}.json"
+    found = read_json(file)
+    again = "run bridge/evaluate.py with this --out again"
+    if not isinstance(found, dict) or not {"scores", "images"} <= found.keys():
+        raise UserError(f"{file} was not written by bridge/evaluate.py: {again}")
+    asked = read_report(folder)["benchmarks"].get(name, {}).get("questions")
+    if asked is not None and asked != len(found["scores"]):
+        raise UserError(f"{file} has {len(found['scores'])} questions, results.json beside it {asked}: {again}")
+    return found
 
 
 def _check_mode(name: str, mode: str, other: str, expected: str) -> None:
@@ -111,7 +137,7 @@ def compare(rows: Mapping[str, Path]) -> dict:
     Rows that see captions are a ceiling and get no gain.
     Raises: UserError if two rows were scored in different modes or over different questions.
     """
-    reports = {name: _read_report(folder) for name, folder in rows.items()}
+    reports = {name: read_report(folder) for name, folder in rows.items()}
     reference = next(iter(rows))
     table: dict = {"reference": reference, "rows": {}, "gains": {}}
     for name, report in reports.items():
@@ -136,7 +162,7 @@ def _intervals(folder: Path, scored: Sequence[str]) -> dict[str, tuple[float, fl
     """Bounds of a row's numbers and of their mean: of its gain over a model that is never right."""
     never = []
     for key in scored:
-        found = read_json(folder / "per_question" / f"{key}.json")
+        found = _per_question(folder, key)
         never.append((found["scores"], dict.fromkeys(found["scores"], 0.0), found["images"]))
     gains = {key: paired_gain(*each) for key, each in zip(scored, never)}
     if never:
@@ -150,7 +176,7 @@ def _gains(reference: str, name: str, rows: Mapping[str, Path], numbers: Mapping
     shared = [key for key in TITLES if ours[key] is not None and theirs[key] is not None]
     gains, compared = {}, []
     for key in shared:
-        after, before = (read_json(rows[row] / "per_question" / f"{key}.json") for row in (reference, name))
+        after, before = (_per_question(rows[row], key) for row in (reference, name))
         compared.append((after["scores"], before["scores"], after["images"]))
         try:
             interval = paired_gain(*compared[-1])

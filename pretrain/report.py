@@ -16,6 +16,8 @@ EXAMPLES = """examples:
 Curves are there from the first step on; spectrum and patch tokens once the run has written RUN/encoder.
 """
 
+OF_A_RUN = {"objective", "data", "preset", "seed", "steps", "batch_size"}  # of config.json, what the page tells
+
 
 @dataclass(frozen=True)
 class ReportConfig:
@@ -39,7 +41,7 @@ def held_out_source(source: str) -> str:
 
 def facts(config: dict, records: list[dict], quarantined: int) -> dict[str, str]:
     """The table at the head of the page."""
-    losses = [record["loss"] for record in records if record["loss"] is not None]
+    losses = [record["loss"] for record in records if record.get("loss") is not None]
     return {
         "objective": f"{config['objective']}, preset {config['preset']}, seed {config['seed']}",
         "steps": f"{len(records):,} of {config['steps']:,}, {config['batch_size']:,} pairs each",
@@ -60,7 +62,7 @@ def write_report(run: Path, data: str | None) -> Path:
 
     config, metrics, bad = read_json(run / "config.json"), run / "metrics.jsonl", run / "quarantine.jsonl"
     records = list(read_jsonl(metrics)) if metrics.exists() else []
-    if not records or not isinstance(config, dict) or not {"objective", "data"} <= config.keys():
+    if not records or not isinstance(config, dict) or not config.keys() >= OF_A_RUN:
         raise UserError(f"{run} holds no pretraining run with a first step: give the --out of pretrain/run.py")
     rows = facts(config, records, sum(1 for _ in read_jsonl(bad)) if bad.exists() else 0)
     parts = {"Curves": drawn("What is noisy is faint under its running mean.", figures.curves(records))}

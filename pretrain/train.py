@@ -44,7 +44,7 @@ from vlm.run.compiler import check_compiler
 from vlm.run.folder import begin, finish, locked
 from vlm.run.schedule import SCHEDULES
 from vlm.run.settings import trajectory
-from vlm.run.signals import stoppable
+from vlm.run.signals import keeping, stoppable
 from vlm.run.steps import committed_steps, kept_words
 from vlm.run.stopping import leave
 
@@ -151,7 +151,8 @@ def train(config: PretrainConfig) -> None:
         )
         recorder = Recorder(run, config, start, recorded)
         loop(engine, batches, recorder, Watch(model.encoder, config), kept, config)
-        export(model, run / "encoder")
+        with keeping(kept_words(run)):
+            export(model, run / "encoder")
         if is_main():
             write_encoder_card(run / "encoder", config, data.fingerprint)
             finish(run, config.steps, run / "encoder")

@@ -30,9 +30,19 @@ def read_objects(path: str | Path) -> list[Mapping]:
         if not isinstance(record, Mapping):
             raise UserError(f"{path}, record {number} is {str(record)[:60]}; needed is one object for each prediction")
     if len(records) == 1 and _key(records[0], (*ID_KEYS, *ANSWER_KEYS)) is None:
+        _refuse_wrapped(records[0], path)
         refuse_duplicates(names_in_object(path), str(path))  # a dict has kept the last answer alone
         return [{"question_id": key, "answer": answer} for key, answer in records[0].items()]
     return records
+
+
+def _refuse_wrapped(found: Mapping, path: str | Path) -> None:
+    """Raise a UserError if an object is no answers by id, but holds a list of predictions under a name."""
+    lists = [
+        name for name, value in found.items() if isinstance(value, list) and value and isinstance(value[0], Mapping)
+    ]
+    if lists:
+        raise UserError(f"{path} holds its predictions under {lists[0]!r}: give that list as a file of its own")
 
 
 def read_predictions(path: str, id_key: str, answer_key: str, questions: Iterable[str]) -> list[dict]:

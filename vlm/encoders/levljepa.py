@@ -208,7 +208,7 @@ def load_encoder(name: str | Path, heads: int | None = None) -> Encoder:
     verify(folder)
     found = read_json(folder / "config.json")
     vision_file, text_file = (folder / file for file in WEIGHTS)
-    advice = f"an encoder folder has {', '.join(WEIGHTS)} and config.json"
+    advice = _advice(folder)
     vision, text = read_weights(vision_file, advice), read_weights(text_file, advice)
     try:
         config = EncoderConfig.from_json(found, vision, text, heads, str(folder / "config.json"))
@@ -225,11 +225,18 @@ def load_encoder(name: str | Path, heads: int | None = None) -> Encoder:
     return encoder.eval().requires_grad_(False)
 
 
+def _advice(folder: Path) -> str:
+    """What is needed, for a folder that lacks a file; the folder of a run holds it one level below."""
+    inside = [folder / name for name in ("encoder", "vlm") if (folder / name).is_dir()]
+    instead = f"; did you mean {inside[0]}?" if inside else ""
+    return f"an encoder folder has {', '.join(WEIGHTS)} and config.json{instead}"
+
+
 def check_levljepa(name: str) -> None:
     """Raises: UserError if there is no folder or hub id of this name, or it has no config.json; no weights are read."""
     folder = model_folder(name, ["config.json"], INSTEAD)
     if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} has no config.json: an encoder folder has {', '.join(WEIGHTS)} and config.json")
+        raise UserError(f"{folder} has no config.json: {_advice(folder)}")
 
 
 @cache
