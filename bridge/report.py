@@ -127,7 +127,7 @@ def scores_section(rows: Mapping[str, Path]) -> str:
     if details.is_file():
         text = html.escape(details.read_text(encoding="utf-8"))
         parts.append(folded(f"scores of {next(iter(rows))} by type of question", f"<pre>{text}</pre>"))
-    folders = [[name, str(folder), results.read_report(folder)["model"]] for name, folder in rows.items()]
+    folders = [[name, str(folder), results.read_report(folder).get("model", "-")] for name, folder in rows.items()]
     parts.append(table([["row", "evaluation", "model"], *folders], header=True))
     return "\n".join(parts)
 
@@ -137,8 +137,8 @@ def examples_section(rows: Mapping[str, Path], config: ReportConfig) -> str:
     entries = results.read_report(next(iter(rows.values())))["benchmarks"]
     parts = []
     for name, entry in entries.items():
-        if entry["scores"] is None:
-            parts.append(note(f"{TITLES[name]}: the true answers of {entry['split']} are not public."))
+        if entry.get("scores") is None:
+            parts.append(note(f"{TITLES[name]}: the true answers of {entry.get('split')} are not public."))
             continue
         data = getattr(config, name) or entry.get("data")
         try:

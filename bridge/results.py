@@ -100,12 +100,12 @@ def read_report(folder: Path) -> dict:
 
 
 def _is_report(found: Any) -> bool:
-    if not isinstance(found, dict) or not {"mode", "sees", "model", "benchmarks", "summary"} <= found.keys():
+    if not isinstance(found, dict) or not {"mode", "sees", "benchmarks", "summary"} <= found.keys():
         return False
     entries, numbers = found["benchmarks"], found["summary"]
     if not isinstance(entries, dict) or not isinstance(numbers, dict) or not {*TITLES, "mean"} <= numbers.keys():
         return False
-    return all(isinstance(entry, dict) and {"partial", "scores", "split"} <= entry.keys() for entry in entries.values())
+    return all(isinstance(entry, dict) and "partial" in entry for entry in entries.values())
 
 
 def _per_question(folder: Path, name: str) -> dict:

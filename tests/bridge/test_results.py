@@ -8,7 +8,7 @@ from PIL import Image
 from bridge import results
 from bridge.evaluate import _earlier
 from vlm.errors import UserError
-from vlm.files import write_json
+from vlm.files import read_json, write_json
 
 SCORES = {"pretrained": [100, 100, 100, 0], "random": [100, 0, 50, 0], "oracle": [100, 100, 100, 100]}
 
@@ -96,6 +96,24 @@ def test_rows_that_cannot_be_compared(tmp_path):
     write_json(tmp_path / "random/per_question/gqa.json", {"scores": {"9": 1.0}, "images": {"9": "a"}})
     with pytest.raises(UserError, match="GQA of pretrained and random: the two results are not over the same"):
         results.compare(results.read_rows([good, other]))
+
+
+@pytest.mark.parametrize("damage", ["questions", "per_question", "summary", "list"])
+def test_damaged_results_are_one_line(tmp_path, damage):
+    rows, file = results.read_rows([make_row(tmp_path, "pretrained")]), tmp_path / "pretrained/results.json"
+    report = read_json(file)
+    if damage == "questions":  # results.json of an evaluation before this one
+        report["benchmarks"]["gqa"]["questions"] = 5
+        message = r"per_question/gqa\.json has 4 questions, results\.json beside it 5: run bridge/evaluate\.py"
+    elif damage == "per_question":
+        write_json(tmp_path / "pretrained/per_question/gqa.json", {})
+        message = r"gqa\.json was not written by bridge/evaluate\.py: run"
+    else:
+        report = [report] if damage == "list" else {**report, "summary": {"gqa": 1.0}}
+        message = r"results\.json was not written by bridge/evaluate\.py: give one of its folders"
+    write_json(file, report)
+    with pytest.raises(UserError, match=message):
+        results.compare(rows)
 
 
 def test_a_table_and_an_evaluation_do_not_replace_each_other(tmp_path):
