@@ -1,6 +1,5 @@
 """Train the connector (and LoRA, if asked) between a frozen encoder and a frozen LLM; see `--help`."""
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from bridge.data.conversations import BadRecord, read_conversations
 from bridge.data.judging import Part, record_of_report, settled
 from bridge.data.mixture import Listed, Mixture
 from bridge.same_run import check_folder
-from vlm.errors import UserError, run_command
+from vlm.errors import UserError, run_command, told_once
 from vlm.run.steps import committed_steps
 from vlm.run.trackers import check_tracker
 
@@ -48,16 +47,6 @@ def _conversations(config: BridgeConfig, source: str) -> Listed:
     return Listed(found, source, bad)
 
 
-def judge_folder(config: BridgeConfig) -> None:
-    """Raise a UserError if --out holds another run; of several processes the first one tells."""
-    try:
-        check_folder(config)
-    except UserError:
-        if os.environ.get("RANK", "0") != "0":
-            raise SystemExit(2) from None
-        raise
-
-
 def main() -> None:
     config = parse_config()
     if config.plan:
@@ -66,8 +55,8 @@ def main() -> None:
 
         print(describe(config, mixture, [config.world_size] if config.world_size else USUAL))
         return
-    check_tracker(config.tracker)
-    judge_folder(config)
+    told_once(lambda: check_tracker(config.tracker))
+    told_once(lambda: check_folder(config))
     mixture = load_examples(config)
     from bridge.loop import train  # torch and transformers take seconds: settings and data are judged before
 

@@ -2,11 +2,13 @@
 
 import argparse
 import os
+from pathlib import Path
 from typing import Any
 
 from pretrain.config import PretrainConfig, from_preset
-from vlm.errors import UserError, run_command
+from vlm.errors import UserError, run_command, told_once
 from vlm.run.settings import given, make_parser
+from vlm.run.steps import check_resume, committed_steps
 from vlm.run.trackers import check_tracker
 
 ABOUT = """Pretrain a LeVLJEPA encoder on image-caption pairs.
@@ -63,7 +65,11 @@ def main() -> None:
         return
     if flags["world_size"] is not None or flags["throughput"] is not None:
         raise UserError("--world-size and --throughput are for --plan: the processes of a run are its launcher's")
-    check_tracker(config.tracker)
+    told_once(lambda: check_tracker(config.tracker))
+    if not config.branch:  # else the run may begin with the other's checkpoint
+        out = Path(config.out)
+        steps = committed_steps(out / "checkpoints")
+        told_once(lambda: check_resume(out, config.resume, max(steps, default=None)))
     from pretrain.train import train  # after parsing: --help must not wait for torch and deepspeed
 
     train(config)

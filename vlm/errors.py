@@ -161,6 +161,16 @@ def _mend_streams() -> None:
                 stream.reconfigure(errors=errors)
 
 
+def told_once(check: Callable[[], None]) -> None:
+    """Call `check` on each process, before they have met: the first tells its UserError, the others end with code 2."""
+    try:
+        check()
+    except UserError:
+        if os.environ.get("RANK", "0") != "0":
+            raise SystemExit(2) from None
+        raise
+
+
 def run_command(main: Callable[[], None]) -> None:
     """Run a command's `main`, and report what the user can mend in one line on stderr, with exit code 2.
 

@@ -131,7 +131,7 @@ def open_by_name(
 
 
 def _lacks(source: str) -> str:
-    return "is no such file" if Path(source).exists() else "does not exist"
+    return "is a file of another kind" if Path(source).exists() else "does not exist"
 
 
 def check_named(source: str) -> None:
