@@ -32,7 +32,7 @@ from vlm.errors import UserError, writing
 from vlm.files import cache_folder, read_json, sync, write_json
 from vlm.images import DRAFT_MARGIN
 from vlm.room import require_room
-from vlm.run.folder import Occupied, lock
+from vlm.run.folder import lock, occupied
 from vlm.run.progress import progress
 
 SHARD_IMAGES = 1024
@@ -124,13 +124,10 @@ class FeatureCache:
 
     def _took_lock(self, held: ExitStack) -> bool:
         """Lock the folder; False if it is shared and another run holds it. Raises: UserError as `lock`."""
-        try:
-            lock(self.folder, "--features", held)
-        except Occupied:
-            if not self._shared:
-                raise
-            return False
-        return True
+        holder = lock(self.folder, "--features", held)
+        if holder and not self._shared:
+            raise occupied(self.folder, "--features", holder)
+        return holder is None
 
     def _missing(self, images: Sequence[Picture]) -> list[Picture]:
         """One image of each digest that no shard holds."""

@@ -24,24 +24,32 @@ LINGER = 15.0  # seconds that what is left of a killed run may take to end
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
 
-class Occupied(UserError):
-    """Another run is writing to the folder."""
-
-
 @contextmanager
 def locked(folder: Path, option: str = "--out") -> Iterator[None]:
     """Keep `folder` to this run; collective. However the process ends, the lock ends with it.
 
     option: the flag that named the folder, for messages.
-    Raises: Occupied if another run holds the folder, UserError if it cannot be written.
+    Raises: UserError if another run holds the folder, or it cannot be written.
     """
+
+    def take() -> None:
+        if holder := lock(folder, option, held):
+            raise occupied(folder, option, holder)
+
     with ExitStack() as held:
-        on_main(lambda: lock(folder, option, held))
+        on_main(take)
         yield
 
 
-def lock(folder: Path, option: str, held: ExitStack) -> None:
-    """Lock `folder` until `held` closes, and finish what a killed run left in it. Raises: as `locked`."""
+def occupied(folder: Path, option: str, holder: str) -> UserError:
+    return UserError(f"another run is writing to {folder} ({holder}): wait for it, or give another {option}")
+
+
+def lock(folder: Path, option: str, held: ExitStack) -> str | None:
+    """Lock `folder` until `held` closes, and finish what a killed run left in it; or return which run holds it.
+
+    Raises: UserError if it cannot be written.
+    """
     try:
         str(folder.absolute()).encode()
     except UnicodeEncodeError:  # libraries that write weights and tokenizers take no other names
@@ -58,9 +66,8 @@ def lock(folder: Path, option: str, held: ExitStack) -> None:
                 file.seek(0)
                 holder = file.read().strip()
                 if not _has_ended(holder) or time.monotonic() > until:
-                    raise Occupied(
-                        f"another run is writing to {folder} ({holder}): wait for it, or give another {option}"
-                    )
+                    file.close()
+                    return holder or "unknown"
                 time.sleep(0.1)
         except OSError as error:
             if error.errno not in _NO_LOCKS:

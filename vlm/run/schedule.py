@@ -14,21 +14,22 @@ def warmup(step: int, warmup_steps: int) -> float:
 
 
 def cosine(step: int, steps: int, warmup_steps: int, peak: float, floor: float) -> float:
-    """Linear warm-up, then half a cosine from `peak` at the end of warm-up to `floor` at the last of several steps."""
+    """Linear warm-up, then half a cosine from `peak` at the end of warm-up to `floor` at the last step.
+
+    A warm-up that leaves a single step ends in the peak.
+    """
     done = max(0, step - warmup_steps) / max(1, steps - 1 - warmup_steps)
     decayed = floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
     return decayed * warmup(step, warmup_steps)
 
 
 def wsd(step: int, steps: int, warmup_steps: int, peak: float, floor: float) -> float:
-    """Warm-up, stable, decay: `peak` until the last 15 % of the steps (two at least), then half a cosine to `floor`."""
-    start = _decay_start(steps)
+    """Warm-up, stable, decay: `peak` until the last 15 % of the steps, then half a cosine to `floor`.
+
+    Fewer than 10 steps have no decay: 15 % of them are one step or none.
+    """
+    start = round(steps * (1 - DECAY))
     return cosine(step - start, steps - start, 0, peak, floor) if step >= start else peak * warmup(step, warmup_steps)
-
-
-def _decay_start(steps: int) -> int:
-    """The step of wsd with the last peak. Behind it is at least one more, if the run has two."""
-    return max(0, min(round(steps * (1 - DECAY)), steps - 2))
 
 
 SCHEDULES = {"cosine": cosine, "wsd": wsd}
@@ -52,13 +53,13 @@ def rate(step: int, settings: Mapping[str, Any]) -> float:
 
 
 def longest_warmup(schedule: str, steps: int) -> int:
-    """The most steps of warm-up after which the rate still reaches its peak, and falls from there to the floor.
+    """The most steps of warm-up after which the rate still reaches its peak, and falls from there without a jump.
 
     A run of no steps has no rate, so any warm-up will do.
     """
     if not steps:
         return sys.maxsize
-    return _decay_start(steps) if schedule == "wsd" else max(0, steps - 2)
+    return round(steps * (1 - DECAY)) if schedule == "wsd" else steps - 1
 
 
 def shortened_warmup(schedule: str, steps: int, warmup_steps: int) -> int:
