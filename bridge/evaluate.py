@@ -59,12 +59,12 @@ def evaluate(team: Team) -> None:
     with locked(out), keeping(f"the answers so far are in {out / 'predictions'}, {again} goes on from there"):
         predictions = None if config.overwrite else open_predictions(out, benchmarks, origin, team)
         vlm = team.all(lambda: load(folder, device, dtype, config.load_in))
-        if predictions is None:  # --overwrite gives no answers up for a model that cannot be loaded
-            predictions = open_predictions(out, benchmarks, origin, team, anew=True)
         settings = {name: getattr(config, name) for name in ("sees", "mode", "max_new_tokens", "limit_images")}
         head = {"model": str(folder), "dtype": _name(vlm.model.dtype), **settings, "origin": origin}
         # Before the first score is written: a run that stops between two benchmarks leaves no old numbers beside new.
         team.main(lambda: _forget_outdated(out, head, benchmarks, config.overwrite))
+        if predictions is None:  # --overwrite gives no answers up for a model that cannot be loaded
+            predictions = open_predictions(out, benchmarks, origin, team, anew=True)
         entries = {}
         for benchmark in benchmarks:
             shown = team.all(partial(shuffled, benchmark.images)) if config.shuffle_images else None
@@ -141,9 +141,7 @@ def _report(head: dict, out: Path, entries: dict[str, dict]) -> dict:
 
 
 def _forget_outdated(out: Path, head: dict, benchmarks: list[Benchmark], overwrite: bool) -> None:
-    """Take out of results.json what the benchmarks to come will replace: scores of other questions, or of all answers
-    that are given up.
-    """
+    """Take scores of the benchmarks to come out of results.json: those of other questions, with `overwrite` all."""
     entries = _earlier(out / "results.json", head)
     kept = dict(entries)
     for benchmark in benchmarks:

@@ -59,8 +59,8 @@ class RunFolder:
         try:
             weights, states = load_file(folder / WEIGHTS), load_file(folder / OPTIMIZER)
             if (folder / RECORDER).is_file():  # older checkpoints have none
-                self.failures = read_json(folder / RECORDER)["failures"]
-        except (OSError, SafetensorError) as error:
+                self.failures = int(read_json(folder / RECORDER)["failures"])
+        except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
             raise UserError(f"{folder} cannot be read ({error}): give another --out") from None
         shapes = {name: weight.shape for name, weight in self._weights.items()}
         moments = {f"{kind}/{name}": () if kind == "step" else shapes[name] for kind in ADAMW for name in shapes}

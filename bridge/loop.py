@@ -148,7 +148,8 @@ def _elsewhere(config: BridgeConfig) -> str:
 def train(config: BridgeConfig, mixture: Mixture) -> None:
     """Run or continue `config.out` on the mixture's questions; on return RUN/vlm is a stock LLaVA folder.
 
-    Every process calls this, and all of them come to each collective. What refuses a run stands before what takes long.
+    Every process calls this, and all of them come to each collective. What can refuse a run before models are loaded
+    does so in 1.
     """
     limit = InitProcessGroupKwargs(timeout=timedelta(minutes=config.timeout))
     accelerator = Accelerator(kwargs_handlers=[limit])  # starts the process group
@@ -276,9 +277,8 @@ def row_lengths(questions: Questions, steps: Sequence[Step], image_slots: int) -
 def scheduled_steps(config: BridgeConfig, mixture: Mixture, image_slots: int) -> list[Step]:
     """Every step of the run. image_slots: tokens that an image takes in a row.
 
-    With --gradient-checkpointing the opening is in the row as well. It is not counted here, so that a run
-    can go on with or without that flag: the same questions meet in a step, and `fill_rows` splits a row that is then
-    too long.
+    With --gradient-checkpointing the opening is in the row as well. It is not counted here, so that a run can go on
+    with or without that flag: the same questions meet in a step, and `fill_rows` splits a row that is then too long.
     """
     room = config.row_tokens - image_slots
     batch = questions_a_step(config, len(mixture.examples))

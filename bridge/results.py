@@ -111,7 +111,7 @@ def _is_report(found: Any) -> bool:
 def _per_question(folder: Path, name: str) -> dict:
     """{"scores": {question id: points}, "images": {question id: image}} of one benchmark.
 
-    Raises: UserError if that is not what the file holds, or if results.json is of other questions.
+    Raises: UserError if that is not what the file holds, or if results.json is of another number of questions.
     """
     file = folder / "per_question" / f"{name}.json"
     found = read_json(file)
@@ -119,8 +119,8 @@ def _per_question(folder: Path, name: str) -> dict:
     if not isinstance(found, dict) or not {"scores", "images"} <= found.keys():
         raise UserError(f"{file} was not written by bridge/evaluate.py: {again}")
     asked = read_report(folder)["benchmarks"].get(name, {}).get("questions")
-    if asked is not None and asked != len(found["scores"]):
-        raise UserError(f"{file} has {len(found['scores'])} questions, results.json beside it {asked}: {again}")
+    if asked is not None and asked != len(found["images"]):  # of GQA's unbalanced splits not all have scores
+        raise UserError(f"{file} has {len(found['images'])} questions, results.json beside it {asked}: {again}")
     return found
 
 

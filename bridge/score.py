@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bridge.data.official import POPE_CATEGORIES, gqa_records, pope_label, pope_records, vqav2_records
+from bridge.data.official import POPE_CATEGORIES, gqa_files, gqa_records, pope_label, pope_records, vqav2_records
 from bridge.evaluation import details
 from bridge.scoring import gqa, pope, vqav2
 from bridge.scoring.joining import MODES, few, id_text, refuse_duplicates, refuse_strangers
@@ -85,10 +85,12 @@ def parse_config(arguments: Sequence[str] | None = None) -> ScoreConfig:
 
 
 def _files_read(config: ScoreConfig) -> Iterator[Path]:
-    """The files that are given, and those of POPE's categories in a folder that is."""
+    """The files that are given, and those that are read of a folder: GQA's chunks, or POPE's categories."""
     for given in (config.questions, config.predictions, config.annotations, config.choices):
         path = Path(given or "")
-        if given and path.is_dir():
+        if given and config.benchmark == "gqa":
+            yield from (path, *gqa_files(path))
+        elif given and path.is_dir():
             yield from (file for file in path.iterdir() if any(name in file.name for name in POPE_CATEGORIES))
         elif given:
             yield path

@@ -8,13 +8,15 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vlm.errors import UserError
 from vlm.files import sync
 
+MINUTE = 60.0
 # What `atomic_directory` calls its directories; `recover` touches nothing else.
 _LEFT = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.(?P<kind>tmp|old)")
 
@@ -56,24 +58,32 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
 
 def _hold(folder: Path) -> int | None:
     """Lock a directory until the handle is closed or the process ends; None if it cannot be locked."""
-    handle = os.open(folder, os.O_RDONLY)
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:  # its writer has just renamed it
+        return None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # another process holds it, or the file system has no locks
+    except OSError:  # another process holds it, or the file system, such as NFS, locks no directories
         os.close(handle)
         return None
     return handle
 
 
 def _remove_left(path: Path) -> None:
-    """Delete what killed writers of `path` left beside it: whoever still writes holds a lock on its directory."""
+    """Delete what killed writers of `path` left beside it.
+
+    Whoever still writes holds a lock on its directory, but for a moment after it was made: so one is left for a minute.
+    """
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         name = _LEFT.fullmatch(left.name)
         if name is None or name["name"] != path.name or left.is_symlink() or not left.is_dir():
             continue
-        if (held := _hold(left)) is not None:
-            shutil.rmtree(left, ignore_errors=True)
-            os.close(held)
+        with suppress(OSError):  # renamed by its writer meanwhile
+            is_old = time.time() - left.stat().st_mtime > MINUTE
+            if is_old and (held := _hold(left)) is not None:
+                shutil.rmtree(left, ignore_errors=True)
+                os.close(held)
 
 
 def replace_directory(new: Path, path: Path) -> None:

@@ -162,11 +162,14 @@ def _mend_streams() -> None:
 
 
 def told_once(check: Callable[[], None]) -> None:
-    """Call `check` on each process, before they have met: the first tells its UserError, the others end with code 2."""
+    """Call `check` on each process, before they have met. Its UserError is told by the first of each machine.
+
+    The others end with the same exit code.
+    """
     try:
         check()
     except UserError:
-        if os.environ.get("RANK", "0") != "0":
+        if os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0")) != "0":
             raise SystemExit(2) from None
         raise
 

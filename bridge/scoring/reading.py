@@ -31,7 +31,8 @@ def read_objects(path: str | Path) -> list[Mapping]:
             raise UserError(f"{path}, record {number} is {str(record)[:60]}; needed is one object for each prediction")
     if len(records) == 1 and _key(records[0], (*ID_KEYS, *ANSWER_KEYS)) is None:
         _refuse_wrapped(records[0], path)
-        refuse_duplicates(names_in_object(path), str(path))  # a dict has kept the last answer alone
+        if found is records[0]:  # a dict has kept the last of several answers; its file shows them all
+            refuse_duplicates(names_in_object(path), str(path))
         return [{"question_id": key, "answer": answer} for key, answer in records[0].items()]
     return records
 

@@ -121,11 +121,11 @@ def _folder(folder: Path) -> Found:
 
     1  `save_to_disk` of `datasets` wrote it                               that data set
     2  tars, at any depth                                                  the tars
-    3  parquet, else Arrow, directly in it                                 those tables
+    3  parquet, else Arrow, directly in it (but img2dataset's records)     those tables
     4  metadata.csv, .tsv or .jsonl, at any depth                          those tables, with the images they name
     5  images and texts                                                    the images, each with its text
     6  another csv, tsv or jsonl directly in it                            those tables, with the images they name
-    7  images, and parquet or Arrow below it                               those tables
+    7  images, and parquet or Arrow below it (but img2dataset's records)   those tables
     8  images                                                              the images, each with a text of another kind
     9  parquet, Arrow, csv, jsonl, json or zip at any depth                a data set in the hub's layout
 

@@ -98,6 +98,17 @@ def test_rows_that_cannot_be_compared(tmp_path):
         results.compare(results.read_rows([good, other]))
 
 
+def test_an_unbalanced_split_has_more_questions_than_scores(tmp_path):
+    rows = results.read_rows([make_row(tmp_path, "pretrained")])
+    report = read_json(tmp_path / "pretrained/results.json")
+    report["benchmarks"]["gqa"]["questions"] = 5
+    write_json(tmp_path / "pretrained/results.json", report)
+    file = tmp_path / "pretrained/per_question/gqa.json"
+    found = read_json(file)
+    write_json(file, {**found, "images": {**found["images"], "4": "b.jpg"}})  # GQA scores the balanced ones alone
+    assert results.compare(rows)["rows"]["pretrained"]["gqa"] == 75.0
+
+
 @pytest.mark.parametrize("damage", ["questions", "per_question", "summary", "list"])
 def test_damaged_results_are_one_line(tmp_path, damage):
     rows, file = results.read_rows([make_row(tmp_path, "pretrained")]), tmp_path / "pretrained/results.json"

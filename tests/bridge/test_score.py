@@ -76,6 +76,12 @@ def test_an_object_that_answers_twice_is_refused(tmp_path, vqav2_files):
     (tmp_path / "p.json").write_text('{"5": "b", "6": "c", "5": "c"}')
     result = run("vqav2", *vqav2_files, "--predictions", tmp_path / "p.json")
     assert result.returncode == 2 and "answers 1 questions more than once (question ids 5)" in result.stderr
+    for odd in ([{"5": "b"}], [{}], [{"5": "b", "6": "c", "7": "d"}]):
+        result = run("vqav2", *vqav2_files, "--predictions", write(tmp_path / "o.json", odd), "--allow-missing")
+        assert "Traceback" not in result.stderr and result.returncode in (0, 2)
+    chunk = write(tmp_path / "all.json", {"1": gqa_question("yes")})
+    flags = ("--questions", tmp_path, "--predictions", tmp_path / "p.json", "--json", chunk)
+    assert "is a file that is read" in run("gqa", *flags).stderr
     wrapped = write(tmp_path / "w.json", {"results": [{"question_id": 5, "answer": "b"}]})
     result = run("vqav2", *vqav2_files, "--predictions", wrapped)
     assert result.returncode == 2 and "w.json holds its predictions under 'results': give that list" in result.stderr

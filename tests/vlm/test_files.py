@@ -137,7 +137,9 @@ def test_what_a_killed_writer_left_goes_and_a_living_ones_stays(tmp_path):
     left = tmp_path / ".folder.abc_1234.tmp"
     for name in (".folder.abc_1234.tmp", ".other.abc_1234.tmp", ".folder.mine.tmp"):
         (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (0, 0))
     with atomic_directory(tmp_path / "folder") as first:
+        os.utime(first, (0, 0))
         with atomic_directory(tmp_path / "folder") as second:
             assert first.is_dir() and not left.exists()
             (second / "file").write_text("second")

@@ -120,7 +120,7 @@ def _run(app: Any, listening: socket.socket, settings: WebSettings) -> None:
 
         @contextmanager
         def capture_signals(self) -> Iterator[None]:
-            """All three signals end the server, and nothing is raised inside of its event loop."""
+            """Signals that are not ignored end the server; nothing is raised in its event loop. Main thread only."""
             before = {number: signal.getsignal(number) for number in WORDS}
             obeyed = [number for number, handler in before.items() if handler != signal.SIG_IGN]
             for number in obeyed:

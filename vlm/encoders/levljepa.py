@@ -226,9 +226,8 @@ def load_encoder(name: str | Path, heads: int | None = None) -> Encoder:
 
 
 def _advice(folder: Path) -> str:
-    """What is needed, for a folder that lacks a file; the folder of a run holds it one level below."""
-    inside = [folder / name for name in ("encoder", "vlm") if (folder / name).is_dir()]
-    instead = f"; did you mean {inside[0]}?" if inside else ""
+    """What is needed, for a folder that lacks a file; the folder of a run holds an encoder one level below."""
+    instead = f"; did you mean {folder / 'encoder'}?" if (folder / "encoder").is_dir() else ""
     return f"an encoder folder has {', '.join(WEIGHTS)} and config.json{instead}"
 
 

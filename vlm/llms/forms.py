@@ -61,7 +61,7 @@ def shaped(talk: Talk, dropped: str = "") -> Shaped | None:
         # pieces[0]: the images in front; then texts, and images between two of them.
         pieces = question_pieces(question) if talk.images is None else ["", question.strip()]
         if dropped and pieces[-1].endswith(dropped):
-            # Three pieces: an image stands between the last two. The template takes the sentence off the whole
+            # Three pieces or more: an image stands between the last two. The template takes the sentence off the whole
             # question, and what it leaves may end with that image; the last piece alone does not show it.
             if len(pieces) > 2:
                 return None

@@ -1,8 +1,9 @@
 """RUN/quarantine.jsonl lists every sample that could not be used, and why. Too many of them stop the run.
 
-One line: {"shard", "index", "key", "reason"}, with "index" the sample's place in its file. Some have a "position":
-pretraining, of a sample met while training, in samples since the start of the run, beside "filled_with", the id of the
-sample that took its slot; bridge, of a question met once the language model was loaded, its number in the mixture.
+One line: {"shard", "index", "key", "reason"}, with "index" the sample's place in its file (of the bridge's
+conversations, among those that could be read). Some have a "position": pretraining, of a sample met while training, in
+samples since the start of the run, beside "filled_with", the id of the sample that took its slot; bridge, of a question
+met once the language model was loaded, its number in the mixture.
 """
 
 from collections import Counter, deque

@@ -118,7 +118,7 @@ def last_words(stop: KeyboardInterrupt | Stopped) -> int:
 
 
 def _leave_quietly(code: int) -> None:
-    """While the interpreter ends, which takes a second or two, another signal ends it at once."""
+    """While exit functions of libraries run, which takes a second or two, another signal ends the process at once."""
     for number in WORDS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda *_: os._exit(code))

@@ -112,8 +112,9 @@ class _Hosted(Tracker):
             write_json(self._file, {"run": f"{run.resolve().name}-{uuid.uuid4().hex[:8]}"})
         known = read_json(self._file)
         label, recorded = known["run"], read_jsonl(metrics) if metrics.exists() else ()
-        self._known: dict[str, Any] = known
         self._sent = max([known.get("sent", -1), *(record["step"] for record in recorded)])
+        self._known: dict[str, Any] = known | {"sent": self._sent}
+        write_json(self._file, self._known)  # before metrics.jsonl is cut
         options = {"id": label, "dir": str(run)} if name == "wandb" else {}
         try:
             self._tracker.init(project="levlm", name=label, config=settings, resume="allow", **options)

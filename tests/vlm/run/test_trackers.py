@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from vlm.errors import UserError
-from vlm.files import append_jsonl
+from vlm.files import append_jsonl, write_json
 from vlm.run import trackers
 from vlm.run.folder import forget_from
 from vlm.run.trackers import check_tracker, open_tracker, tag
@@ -52,7 +52,8 @@ def test_hosted(name, tmp_path, monkeypatch):
     assert shown == list(enumerate(losses))
 
 
-def test_hosted_sends_no_step_twice_after_two_kills(tmp_path, monkeypatch):
+@pytest.mark.parametrize("older", [False, True], ids=["", "begun before the last step was kept"])
+def test_hosted_sends_no_step_twice_after_two_kills(tmp_path, monkeypatch, older):
     steps = []
     fake = SimpleNamespace(init=lambda **options: None, log=lambda scalars, step: steps.append(step))
     monkeypatch.setitem(sys.modules, "wandb", fake)
@@ -62,6 +63,8 @@ def test_hosted_sends_no_step_twice_after_two_kills(tmp_path, monkeypatch):
         for step in range(start, killed_after + 1):
             append_jsonl(tmp_path / "metrics.jsonl", record(step, 1.0))
             tracker([record(step, 1.0)])
+        if older and start == 0:
+            write_json(tmp_path / "wandb.json", {"run": "a"})
     assert steps == list(range(10))
 
 

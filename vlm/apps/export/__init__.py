@@ -70,6 +70,8 @@ def _check_place(out: Path, source: Path) -> None:
 def _vlm_folder(name: str) -> Path | None:
     """The folder of a VLM; None if `name` is of something else."""
     if Path(name).is_dir():
+        if (Path(name) / "vlm").is_dir() and is_llava(Path(name) / "vlm"):
+            raise UserError(f"{name} is the folder of a run: give {Path(name) / 'vlm'}")
         return Path(name) if is_llava(Path(name)) else None
     if not is_hub_id(name):
         if name == "blind" or ":" in name:
