@@ -9,7 +9,7 @@ import torch
 
 from bridge.config import BridgeConfig
 from bridge.data.batches import step_data
-from bridge.data.example import Example
+from bridge.data.example import Dialogue, Example
 from bridge.data.mixture import Mixture
 from bridge.data.questions import Questions
 from bridge.data.schedule import BYTES_PER_TOKEN, TEMPLATE_TOKENS, Schedule, indices
@@ -97,6 +97,29 @@ class NoFeatures:
 
     def load(self, images):
         return torch.zeros(len(images))
+
+
+def test_pixels_of_a_row_that_is_dropped_are_not_kept(tiny_vlm):
+    """Of two images one is broken: nothing will ask for the other, whose pixels were made ahead."""
+    good, broken = Path("good.jpg"), Path("broken.jpg")
+    questions = Questions(
+        Mixture.of([[Dialogue("0", (good, broken), (("What is it?", "red"),))]]),
+        load(tiny_vlm, "cpu", torch.float32).prompts,
+        BridgeConfig(),
+    )
+
+    forgotten: list[Path] = []
+
+    class Broken(NoFeatures):
+        def prepare(self, images):
+            return {broken: "truncated"}
+
+        def forget(self, images):
+            forgotten.extend(images)
+
+    step = scheduled_steps(BridgeConfig(), questions.mixture, 16)[0]
+    data = step_data(step, questions, Broken(), 8192)
+    assert (data.batches, data.left_out, set(forgotten)) == ([], {0: "truncated"}, {good, broken})
 
 
 def test_checkpointing_does_not_change_the_schedule(tiny_vlm):

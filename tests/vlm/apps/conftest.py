@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,8 +60,8 @@ def world(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def page(tiny_vlm, world) -> Iterator[str]:
-    """The address of a served page; afterwards the server is stopped as a user does it."""
+def page(request, tiny_vlm, world) -> Iterator[str]:
+    """The address of a served page; afterwards the server is stopped as a user does it, with a tab still open."""
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "vlm.cli", "web", str(tiny_vlm), "--port", "0", "--world", str(world)),
@@ -73,6 +74,8 @@ def page(tiny_vlm, world) -> Iterator[str]:
     found = re.search(r"the page is at (http://127\.0\.0\.1:\d+) \(Ctrl-C stops\)", line)
     assert found, line + process.stdout.read()
     yield found[1]
-    process.send_signal(signal.SIGINT)
-    rest = process.stdout.read()
-    assert (process.wait(30), rest) == (130, "interrupted\n")
+    closed = request.module.__name__.endswith("test_web")  # the terminal; in the other module Ctrl-C
+    with urllib.request.urlopen(f"{found[1]}/gradio_api/heartbeat/tab"):  # the stream that a tab keeps open
+        process.send_signal(signal.SIGHUP if closed else signal.SIGINT)
+        rest = process.stdout.read()
+    assert (process.wait(30), rest) == ((129, "hung up\n") if closed else (130, "interrupted\n"))
