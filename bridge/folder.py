@@ -20,11 +20,12 @@ from vlm.errors import UserError
 from vlm.files import append_jsonl, read_json, read_jsonl, write_json
 from vlm.room import file_sizes, require_room
 from vlm.run.changes import refuse_changes
-from vlm.run.checkpoints import KEEP, MANIFEST, Checkpoints
+from vlm.run.checkpoints import KEEP, Checkpoints, settings_at
 from vlm.run.folder import begin, forget_from
 from vlm.run.quarantine import Quarantine, refuse_above
 from vlm.run.resume import starting_step
 from vlm.run.settings import trajectory
+from vlm.run.steps import committed_steps
 from vlm.run.trackers import Tracker, open_tracker
 
 METRICS, HELD_OUT, QUARANTINE = "metrics.jsonl", "held_out.jsonl", "quarantine.jsonl"
@@ -206,12 +207,8 @@ def check_data(config: BridgeConfig, digests: Mapping[str, str]) -> None:
     digests: of the questions and images.
     """
     run = Path(config.out)
-    checkpoints = Checkpoints(run, {})
-    for step in reversed(checkpoints.steps()):
-        try:
-            old = read_json(checkpoints.path(step) / MANIFEST)["config"]
+    for step in reversed(committed_steps(run / "checkpoints")):
+        if old := settings_at(run, step):  # else it is damaged: `RunFolder.resume` deals with it
             known = {name: value for name, value in digests.items() if name in old}
-        except (UserError, KeyError, TypeError):
-            continue  # damaged: `RunFolder.resume` deals with it
-        refuse_changes(run, {name: old[name] for name in known}, known, allowed_changes(config))
-        return
+            refuse_changes(run, {name: old[name] for name in known}, known, allowed_changes(config))
+            return

@@ -71,7 +71,7 @@ def check_comparable(rows: Mapping[str, Path], mode: str, benchmarks: Sequence[B
         for benchmark in benchmarks:
             if report["summary"].get(benchmark.name) is None:
                 continue
-            scored = _per_question(folder, benchmark.name)
+            scored = _per_question(folder, benchmark.name, report)
             if scored["images"].keys() != {example.question_id for example in benchmark.examples}:
                 raise UserError(
                     f"{TITLES[benchmark.name]} of {name} was scored over other questions than these: give the same "
@@ -108,17 +108,18 @@ def _is_report(found: Any) -> bool:
     return all(isinstance(entry, dict) and "partial" in entry for entry in entries.values())
 
 
-def _per_question(folder: Path, name: str) -> dict:
+def _per_question(folder: Path, name: str, report: dict) -> dict:
     """{"scores": {question id: points}, "images": {question id: image}} of one benchmark.
 
-    Raises: UserError if that is not what the file holds, or if results.json is of another number of questions.
+    report: results.json beside it.
+    Raises: UserError if that is not what the file holds, or if the report is of another number of questions.
     """
     file = folder / "per_question" / f"{name}.json"
     found = read_json(file)
     again = "run bridge/evaluate.py with this --out again"
     if not isinstance(found, dict) or not {"scores", "images"} <= found.keys():
         raise UserError(f"{file} was not written by bridge/evaluate.py: {again}")
-    asked = read_report(folder)["benchmarks"].get(name, {}).get("questions")
+    asked = report["benchmarks"].get(name, {}).get("questions")
     if asked is not None and asked != len(found["images"]):  # of GQA's unbalanced splits not all have scores
         raise UserError(f"{file} has {len(found['images'])} questions, results.json beside it {asked}: {again}")
     return found
@@ -143,7 +144,7 @@ def compare(rows: Mapping[str, Path]) -> dict:
     for name, report in reports.items():
         _check_mode(name, report["mode"], reference, reports[reference]["mode"])
         partial = [key for key, entry in report["benchmarks"].items() if entry["partial"]]
-        intervals = _intervals(rows[name], [key for key in TITLES if report["summary"][key] is not None])
+        intervals = _intervals(rows[name], report)
         about = {
             "sees": report["sees"],
             "partial": partial,
@@ -154,15 +155,15 @@ def compare(rows: Mapping[str, Path]) -> dict:
         f1 = {F1: pope["mean"]["f1"] if pope else None}
         table["rows"][name] = {**report["summary"], **f1, **about, "pope_categories": pope}
         if name != reference and report["sees"] != "captions":
-            table["gains"][name] = _gains(reference, name, rows, table["rows"])
+            table["gains"][name] = _gains(reference, name, rows, reports, table["rows"])
     return table
 
 
-def _intervals(folder: Path, scored: Sequence[str]) -> dict[str, tuple[float, float]]:
+def _intervals(folder: Path, report: dict) -> dict[str, tuple[float, float]]:
     """Bounds of a row's numbers and of their mean: of its gain over a model that is never right."""
-    never = []
+    never, scored = [], [key for key in TITLES if report["summary"][key] is not None]
     for key in scored:
-        found = _per_question(folder, key)
+        found = _per_question(folder, key, report)
         never.append((found["scores"], dict.fromkeys(found["scores"], 0.0), found["images"]))
     gains = {key: paired_gain(*each) for key, each in zip(scored, never)}
     if never:
@@ -170,13 +171,19 @@ def _intervals(folder: Path, scored: Sequence[str]) -> dict[str, tuple[float, fl
     return {key: (gain["low"], gain["high"]) for key, gain in gains.items()}
 
 
-def _gains(reference: str, name: str, rows: Mapping[str, Path], numbers: Mapping[str, Mapping]) -> dict:
+def _gains(
+    reference: str,
+    name: str,
+    rows: Mapping[str, Path],
+    reports: Mapping[str, dict],
+    numbers: Mapping[str, Mapping],
+) -> dict:
     """The gains of `reference` over `name` in every benchmark that both have, and their mean."""
     ours, theirs = numbers[reference], numbers[name]
     shared = [key for key in TITLES if ours[key] is not None and theirs[key] is not None]
     gains, compared = {}, []
     for key in shared:
-        after, before = (_per_question(rows[row], key) for row in (reference, name))
+        after, before = (_per_question(rows[row], key, reports[row]) for row in (reference, name))
         compared.append((after["scores"], before["scores"], after["images"]))
         try:
             interval = paired_gain(*compared[-1])

@@ -29,7 +29,7 @@ from vlm.errors import UserError
 from vlm.files import read_json, write_json
 from vlm.run.branch import branch
 from vlm.run.changes import Changes
-from vlm.run.checkpoints import MANIFEST, Checkpoints
+from vlm.run.checkpoints import Checkpoints, settings_at
 from vlm.run.resume import starting_step
 from vlm.run.schedule import RATE, same_past
 from vlm.run.settings import trajectory
@@ -93,20 +93,6 @@ def branch_if_asked(run: Path, config: PretrainConfig, data: str, init: str | No
         return replace(config, resume="auto")
 
     return on_main(copy)
-
-
-def settings_at(run: Path, step: int | None = None) -> dict[str, Any]:
-    """The settings of a checkpoint, the newest by default; {} without one, and of a damaged one.
-
-    Whoever opens it deals with that.
-    """
-    steps = committed_steps(run / "checkpoints")
-    if step is None and not steps:
-        return {}
-    try:
-        return dict(read_json(run / "checkpoints" / f"step_{step or steps[-1]}" / MANIFEST)["config"])
-    except (UserError, KeyError, TypeError, ValueError):
-        return {}
 
 
 def _with_warmup_of(past: Mapping[str, Any], config: PretrainConfig) -> PretrainConfig:

@@ -39,7 +39,7 @@ from vlm.encoders.levljepa import new_encoder
 from vlm.encoders.tokens import CaptionTokenizer
 from vlm.files import read_json
 from vlm.llms.precision import default_dtype
-from vlm.run.checkpoints import Checkpoints
+from vlm.run.checkpoints import Checkpoints, settings_at
 from vlm.run.compiler import check_compiler
 from vlm.run.folder import begin, finish, locked
 from vlm.run.schedule import SCHEDULES
@@ -81,7 +81,7 @@ def _settings_before(config: PretrainConfig) -> dict[str, Any]:
     run = Path(config.out)
     if committed_steps(run / "checkpoints"):
         return read_json(run / "config.json") if (run / "config.json").is_file() else {}
-    return checkpoints.settings_at(Path(config.branch), config.branch_step) if config.branch else {}
+    return settings_at(Path(config.branch), config.branch_step) if config.branch else {}
 
 
 def decided(config: PretrainConfig, target: torch.device) -> PretrainConfig:

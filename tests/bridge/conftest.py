@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 from tiny.encoders import encoder_config
 from tiny.llms import words_of, write_chatml_llama
-from tiny.official import write_benchmarks, write_training_sets
+from tiny.official import vqav2_annotation, vqav2_question, write_benchmarks, write_training_sets
 
 from vlm.encoders.levljepa import new_encoder
-from vlm.files import read_jsonl
+from vlm.files import read_jsonl, write_json
 
 WORDS = "What colour is it? red green blue yes no Is it assistant user Answer the question using a single word"
 SETTINGS = ("--steps", "12", "--batch-questions", "20", "--lr", "0.05", "--save-every", "5", "--precision", "fp32")
@@ -42,6 +42,22 @@ def evaluated(world, tiny_vlm, tmp_path_factory) -> Path:
     assert {"GQA by structural type", "VQAv2 by answer type", "POPE random", "POPE adversarial"} <= by_type
     assert "per question type" in (out / "details.txt").read_text()
     return out
+
+
+@pytest.fixture
+def vqav2_files(tmp_path) -> tuple:
+    """Flags of bridge/score.py: two of VQAv2's questions and their annotations."""
+
+    def written(name: str, value: dict) -> Path:
+        write_json(tmp_path / name, value)
+        return tmp_path / name
+
+    records = [vqav2_annotation(5, "aabbbbbbbb"), vqav2_annotation(6, "aabbbbbbbb", "is it", "yes/no")]
+    questions = [vqav2_question(5, 1, "?"), vqav2_question(6, 1, "?")]
+    return (
+        *("--questions", written("q.json", {"questions": questions})),
+        *("--annotations", written("a.json", {"annotations": records})),
+    )
 
 
 class Training:

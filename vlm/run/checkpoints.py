@@ -175,6 +175,20 @@ def _refuse_pickles(folder: Path, files: Iterable[str]) -> None:
         )
 
 
+def settings_at(run: Path, step: int | None = None) -> dict[str, Any]:
+    """The settings of a run's checkpoint, the newest by default; {} without one, and of a damaged one.
+
+    Nothing else of it is read or verified: whoever opens it does that.
+    """
+    steps = committed_steps(run / "checkpoints")
+    if step is None and not steps:
+        return {}
+    try:
+        return dict(read_json(run / "checkpoints" / f"step_{step or steps[-1]}" / MANIFEST)["config"])
+    except (UserError, KeyError, TypeError, ValueError):
+        return {}
+
+
 def damage(folder: Path) -> str | None:
     """What is wrong with a committed checkpoint, or None; nothing but its manifest.json is opened before.
 
