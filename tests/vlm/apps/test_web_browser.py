@@ -38,11 +38,12 @@ def uvicorn_server(app: Any) -> Any:
 
 
 class Slow:
-    """Stands in for a VLM: pauses, says 600 words, and knows when it was stopped."""
+    """Stands in for a VLM: says 600 words once it may begin, and knows when it was stopped."""
 
-    def __init__(self, pause: float, word_pause: float):
-        self.pause, self.word_pause = pause, word_pause
-        self.stopped = threading.Event()
+    def __init__(self, word_pause: float):
+        self.word_pause = word_pause
+        self.may_begin, self.stopped = threading.Event(), threading.Event()
+        self.may_begin.set()
         self.asked: list[tuple[str, list]] = []  # questions and their histories
         self.prompts = SimpleNamespace(allows=bool)
 
@@ -53,7 +54,7 @@ class Slow:
         self.stopped.clear()
         self.asked.append((question, history))
         try:
-            time.sleep(self.pause)
+            assert self.may_begin.wait(60)
             for number in range(600):
                 time.sleep(self.word_pause)
                 yield f"word{number} "
@@ -162,16 +163,22 @@ def press(tab: Any, button: str) -> None:
     tab.get_by_role("button", name=button, exact=True).last.click()
 
 
-def stays(check: Callable[[], Any], seconds: float = 1) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        assert check()
-        time.sleep(0.05)
+def settles(check: Callable[[], Any], seconds: float = 1) -> None:
+    """Wait until `check` has been true for so long. Before that, words already on their way may come."""
+    since = time.monotonic()
+
+    def has_been() -> bool:
+        nonlocal since
+        if not check():
+            since = time.monotonic()
+        return time.monotonic() - since > seconds
+
+    until(has_been)
 
 
 @pytest.mark.parametrize("how", ["the button", "closing the tab"])
 def test_a_generation_ends_early(browser, tmp_path, how):
-    model = Slow(0, 0.1)
+    model = Slow(0.1)
     with served(model, tmp_path) as address:
         tab = browser.new_page()
         tab.goto(address)
@@ -191,7 +198,7 @@ def test_an_answer_that_is_cleared_away_does_not_come_back(browser, tmp_path, mo
 
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
     monkeypatch.setattr(web_page, "seen", Mock(side_effect=UserError("a stand-in sees nothing")))
-    model = Slow(0, 0.02)
+    model = Slow(0.02)
     pictures.noise(30, 30).save(tmp_path / "a.png")
     with served(model, tmp_path / "uploads") as address:
         tab, other = browser.new_page(), browser.new_page()
@@ -212,9 +219,8 @@ def test_an_answer_that_is_cleared_away_does_not_come_back(browser, tmp_path, mo
             chosen.set_input_files(tmp_path / "a.png")
         else:
             remove.click()
-        until(lambda: said(tab) == [])
-        stays(lambda: said(tab) == [])
-        assert model.stopped.is_set()
+        settles(lambda: said(tab) == [])
+        assert model.stopped.wait(20)
         ask(other, "Where?")
         growing(other)
         press(tab, "Clear")  # which is nothing to the other tab
@@ -228,7 +234,8 @@ def test_an_answer_that_is_cleared_away_does_not_come_back(browser, tmp_path, mo
 
 
 def test_a_question_that_is_sent_too_early_or_stopped_stays_in_the_box(browser, tmp_path):
-    model = Slow(2, 0.1)
+    model = Slow(0.1)
+    model.may_begin.clear()
     with served(model, tmp_path) as address:
         tab = browser.new_page()
         tab.goto(address)
@@ -237,6 +244,7 @@ def test_a_question_that_is_sent_too_early_or_stopped_stays_in_the_box(browser, 
         until(lambda: said(tab) == ["Why?"])
         press(tab, "Stop")  # before the first word
         until(lambda: box.input_value() == "Why?")
+        model.may_begin.set()
         until(lambda: said(tab) == [])
         press(tab, "Ask")
         growing(tab)
