@@ -153,6 +153,19 @@ def test_a_run_that_was_begun_without_a_digest_goes_on(training, whole, tmp_path
         training.run(tmp_path / "run")
 
 
+def test_a_checkpoint_without_a_recorder_goes_on(training, whole, tmp_path):
+    """Until lately checkpoints did not keep how many steps in a row had no gradient."""
+    shutil.copytree(whole, tmp_path / "run")
+    checkpoint = tmp_path / "run/checkpoints/step_10"
+    shutil.rmtree(tmp_path / "run/checkpoints/step_12")
+    (checkpoint / "recorder.json").unlink()
+    manifest = read_json(checkpoint / "manifest.json")
+    del manifest["files"]["recorder.json"]
+    write_json(checkpoint / "manifest.json", manifest)
+    training.run(tmp_path / "run")
+    assert training.losses(tmp_path / "run") == training.losses(whole)
+
+
 def test_sigterm_saves_the_step(training, whole, tmp_path, monkeypatch):
     real, updates = bridge.loop.update, []
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from vlm.errors import UserError, one_line, run_command, writing
+from vlm.errors import UserError, one_line, run_command, told_once, writing
 from vlm.files import append_jsonl, write_json
 
 
@@ -119,6 +119,18 @@ def test_one_process_needs_no_launcher(monkeypatch, given):
     monkeypatch.setattr(atexit, "_run_exitfuncs", lambda: None)
     run_command(lambda: begun.append(os.environ.get("WORLD_SIZE")))
     assert begun[0] in (None, "1")
+
+
+@pytest.mark.parametrize(("local_rank", "raised"), [("0", UserError), ("1", SystemExit)])
+def test_what_every_process_of_a_machine_finds_is_told_once(monkeypatch, local_rank, raised):
+    def refuse():
+        raise UserError("no room")
+
+    monkeypatch.setenv("RANK", "5")
+    monkeypatch.setenv("LOCAL_RANK", local_rank)
+    with pytest.raises(raised) as end:
+        told_once(refuse)
+    assert str(end.value) == {UserError: "no room", SystemExit: "2"}[raised]
 
 
 def test_a_folder_that_is_gone_is_one_line(capsys, monkeypatch, tmp_path):

@@ -73,6 +73,13 @@ def test_the_second_time_leaves_at_once(numbers, code):
     assert child(loop, timeout=30).returncode == code
 
 
+def test_a_signal_while_libraries_leave_ends_the_process_at_once():
+    slow = "import atexit\natexit.register(lambda: (os.kill(os.getpid(), 2), time.sleep(20)))\n"
+    main = "def main():\n  os.kill(os.getpid(), 15)\n  time.sleep(20)\n"
+    ended = child(slow + main + "run_command(main)", timeout=15)
+    assert (ended.returncode, ended.stderr) == (143, "terminated\n")
+
+
 def test_under_a_launcher_the_same_ctrl_c_comes_twice(monkeypatch):
     monkeypatch.setattr(signals, "_LAUNCHED", True)
     with stoppable(deferred=True) as told:
