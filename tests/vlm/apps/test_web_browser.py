@@ -82,7 +82,7 @@ def ask(tab: Any, question: str) -> None:
     tab.get_by_role("button", name="Ask").click()
 
 
-def until(check: Callable[[], Any], seconds: float = 30) -> Any:
+def until(check: Callable[[], Any], seconds: float = 60) -> Any:
     """What `check` returns once it is true."""
     end = time.monotonic() + seconds
     while not (result := check()):
