@@ -13,7 +13,7 @@ OUT/captions/  {train,val,names,vendor,both}-MAKER-*.tar
 OUT/vqav2/     VQAv2's files: train2014; minival2014 for settings; val2014, the unseen vendor, for the report
 OUT/vqav2_names/, vqav2_both/          val2014: names never seen in training; those of the unseen vendor
 OUT/pope/, pope_val/, pope_names/, pope_both/    POPE's files on the same pictures: name, kind and group of each
-OUT/README.md, refused.jsonl           licences of what was used; pictures that could not be read
+OUT/README.md, refused.jsonl           licences of what was used; pictures that were left out, and why
 
 Licences: Twitter's emoji CC-BY 4.0, Google's Apache-2.0, Fluent MIT, their names MIT; Open Clip Art public domain, what
 is not so tagged is left out; Tux Paint's stamps GPL-2.

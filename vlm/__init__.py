@@ -1,4 +1,4 @@
-"""LeVLM's library. Its rooms: encoders, llms, llava (both as one model), apps (using it), run (training anything).
+"""LeVLM's library. Its rooms: encoders, llms, llava (both as one model), apps (using it), cards, run (training).
 
 m = vlm.load("RUN/vlm"); m.answer(image, "What is left of the red cube?"); m.model, m.processor
 e = vlm.load_encoder("RUN/encoder"); e.patch_tokens(e.transform(image)[None])

@@ -60,7 +60,7 @@ examples:
 EXPORT = """\
 Write a VLM or an encoder in the form of another runtime. What was written is loaded again by that
 runtime and compared with what it came from; only then it appears as OUT, and is pushed.
-  hf        a VLM: a clean stock LLaVA folder with its model card; an encoder: a stock ViTModel
+  hf        a VLM: a clean stock LLaVA folder with its model card; an encoder: a stock ViTModel or the like
   vipllava  a VLM for transformers older than 5.18
   gguf      a VLM for llama.cpp: two files, the language model and the "mmproj", and how to run them
   timm      an encoder: a folder for timm.create_model"""

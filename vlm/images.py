@@ -26,7 +26,7 @@ MIN_SIDE = 8  # below one patch of any encoder; a 1 x 1 tracking pixel is no pic
 MAX_PIXELS = 64_000_000
 # Of what needs whole buffers: up to 24 bytes a pixel were measured of WEBP, 9 of a progressive JPEG.
 WHOLE_PIXELS = {"WEBP": 12_250_000, "progressive JPEG": 32_000_000}
-FULL_PIXELS = 16_000_000  # a picture of more is made smaller, to no less than a quarter of this
+FULL_PIXELS = 16_000_000  # a picture of more is made smaller, by a whole factor; two ninths of this remain at least
 STRIP_PIXELS = 250_000  # that are converted at a time
 MAX_ASPECT = 32  # a 5000 x 20 banner squashed to a square shows nothing
 # Reduced-size decoding must leave this many pixels for one of the resized image: scripts/bench_loader.py --margins.

@@ -24,7 +24,7 @@ MANIFEST = "levlm_manifest.json"  # of a model's folder; stock tools pass over i
 THREADS = min(8, os.cpu_count() or 1)  # hashing leaves the interpreter to others
 WORTH_IT = 1 << 26  # bytes of a folder, from which on hashing is worth remembering: about 0.1 seconds
 FRESH = 7 * 24 * 3600  # seconds: what rots on a disk changes no time of a file
-_NOT_LOADED = ("", ".md", ".png", ".jpg", ".jpeg", ".webp", ".svg", ".pdf", ".html", ".log")
+_NOT_LOADED = ("", ".md", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".pdf", ".html", ".log")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 

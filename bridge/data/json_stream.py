@@ -61,7 +61,7 @@ class _Text:
     """A window of the file, from the place that is parsed on."""
 
     def __init__(self, file):
-        self._file, self._text, self._at, self._whole = file, "", 0, False
+        self._file, self._text, self._at = file, "", 0
         self._decoder = json.JSONDecoder()
 
     def peek(self) -> str:

@@ -46,7 +46,9 @@ class EvaluateConfig:
     )
     gqa_split: str = setting("testdev", help="train, val, testdev (balanced), or val_all and the like")
     vqav2_split: str | None = setting(
-        None, help="val2014, test-dev2015, ...; without annotations: submission file only", default_text="val2014"
+        None,
+        help="val2014, test-dev2015, ...; without annotations: submission file only",
+        default_text="val2014; of the embedded world test-dev2015",
     )
     out: str | None = setting(None, help="where everything is written", metavar="DIR", default_text="RUN/eval")
     limit_images: int | None = _count(None, help="only the questions about each benchmark's first N images")

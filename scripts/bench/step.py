@@ -131,9 +131,9 @@ def flops(function: Callable, *arguments) -> int:
     return counter.get_total_flops()
 
 
-def shares(batch: int = 256) -> None:
+def shares() -> None:
     """Print a ViT-B's step by part as it is computed here, and what it would be without its two shortcuts."""
-    config = EncoderConfig()
+    config, batch = EncoderConfig(), 256
     with torch.device("meta"):
         encoder = Encoder(config)
         pixels = torch.zeros(batch, 3, config.image_size, config.image_size)

@@ -120,7 +120,7 @@ def test_blind_asks_the_bare_question(monkeypatch, world, tiny_vlm, tmp_path):
         assert record["answer"] == vlm.answer(None, record["question"], max_new_tokens=5, short=True)
 
 
-def test_oracle_reads_the_caption_and_shuffled_another_image(monkeypatch, world, tiny_vlm, evaluated, tmp_path):
+def test_oracle_reads_the_caption_and_shuffled_another_image(monkeypatch, world, tiny_vlm, tmp_path):
     captions = str(world / "captions.json")
     oracle = here(monkeypatch, tiny_vlm, world, tmp_path / "o", "--max-new-tokens", "5", "--oracle", captions)
     shuffle = here(monkeypatch, tiny_vlm, world, tmp_path / "s", "--max-new-tokens", "5", "--shuffle-images")

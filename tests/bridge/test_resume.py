@@ -137,7 +137,7 @@ def test_the_digests_tell_settings_and_tokenizers_of_one_weights_apart(tiny_vlm,
     assert changed("tokenizer.json", '"~"', '"never seen"') == {"tokenizer"}
 
 
-def test_a_run_that_was_begun_without_a_digest_goes_on(training, whole, tmp_path, capsys):
+def test_a_run_that_was_begun_without_a_digest_goes_on(training, whole, tmp_path):
     shutil.copytree(whole, tmp_path / "run")
     manifest = tmp_path / "run/checkpoints/step_12/manifest.json"
     record = read_json(manifest)

@@ -94,7 +94,7 @@ def test_conversations(training, tmp_path):
     assert (row["question_id"], row["question"], row["truth"]) == ("0", "What is it? <image>", "red")
 
 
-def test_the_split_that_is_trained_on_is_not_held_out(training, with_val):
+def test_the_split_that_is_trained_on_is_not_held_out(with_val):
     from bridge.config import BridgeConfig
 
     assert list(held_out_sets(BridgeConfig(gqa=str(with_val)))) == ["gqa val"]

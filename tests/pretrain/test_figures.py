@@ -36,7 +36,7 @@ def test_spectrum_shows_how_many_directions_are_used():
     assert set(lines[1].get_ydata()) == {1 / 8}
 
 
-def test_the_command_writes_one_page(captions, tmp_path, monkeypatch, capsys):
+def test_the_command_writes_one_page(captions, tmp_path, monkeypatch):
     run = tmp_path / "run"
     write_json(run / "config.json", {"objective": "levljepa", "preset": "tiny", "seed": 0, "steps": 9, "batch_size": 8,
                                      "data": str(captions), "image_column": None, "caption_column": None})  # fmt: skip

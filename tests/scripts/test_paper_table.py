@@ -145,7 +145,7 @@ def test_what_two_vits_differ_in_is_named_and_gains_of_zero_are_drawn_at_a_scale
     assert limits == [(-1, 1)]
 
 
-def test_nothing_to_show(monkeypatch, encoders, tmp_path):
+def test_nothing_to_show(monkeypatch, tmp_path):
     with pytest.raises(UserError, match=r"none of the 1 folders has a place in the table .*it has no config\.json"):
         run(monkeypatch, tmp_path, "--out", tmp_path / "out")
     moved = make_run(tmp_path / "l", str(tmp_path / "gone"), 2)

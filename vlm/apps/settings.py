@@ -15,7 +15,7 @@ _load_in = partial(setting, None, help="quantise the language model by bitsandby
 
 @dataclass(frozen=True)
 class ChatSettings:
-    folder: str = setting(help="a VLM folder, such as RUN/vlm", positional=True, metavar="DIR")
+    folder: str = setting(help="a VLM folder, such as RUN/vlm, or a hub id", positional=True, metavar="DIR")
     image: tuple[str, ...] = setting(
         (), help="the picture: JPEG, PNG, WEBP or GIF; several: --image A --image B", metavar="FILE", repeated=True
     )
@@ -65,7 +65,7 @@ class FeaturesSettings:
 
 @dataclass(frozen=True)
 class WebSettings:
-    folder: str = setting(help="a VLM folder, such as RUN/vlm", positional=True, metavar="DIR")
+    folder: str = setting(help="a VLM folder, such as RUN/vlm, or a hub id", positional=True, metavar="DIR")
     port: int = setting(7860, help="where the page is; 0 is any free port", metavar="P", least=0, most=65535)
     host: str = setting(
         "127.0.0.1", help="the address to listen at; other machines reach any but the default", metavar="ADDRESS"
@@ -90,7 +90,7 @@ class WebSettings:
 class DoctorSettings:
     what: tuple[str, ...] = setting(
         (),
-        help="a VLM, an encoder, an export, a run or a data folder; nothing: the environment",
+        help="a VLM, an encoder, an export, a run or a data folder, or a hub id; nothing: the environment",
         positional=True,
         metavar="[labels] DIR",
     )

@@ -1,4 +1,4 @@
-"""The three parts of a stock LLaVA. Only assembly.py also knows at which attributes transformers keeps them."""
+"""The three parts of a stock LLaVA, and at which attributes transformers keeps them."""
 
 import inspect
 from typing import Any

@@ -58,7 +58,7 @@ def _answer(template: str, variables: dict[str, Any]) -> dict[str, str]:
     try:
         text = _compiled(template).render(**variables)
     except MemoryError:
-        return {"error": f"it takes more than {BYTES / 1e9:.1f} GB of memory"}
+        return {"error": f"it takes more than {BYTES / 2**30:g} GiB of memory"}
     except RecursionError:
         return {"error": "it is nested too deeply"}
     except Exception as error:  # whatever the template does

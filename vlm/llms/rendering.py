@@ -72,7 +72,7 @@ class _Process:
                 raise
             if answer is None:
                 self.close()
-                limits = f"{renderer.SECONDS:g} s of processor time or {renderer.BYTES / 1e9:.1f} GB"
+                limits = f"{renderer.SECONDS:g} s of processor time or {renderer.BYTES / 2**30:g} GiB"
                 return {"error": f"it takes more than {limits} for a conversation"}
             return answer
 

@@ -25,16 +25,15 @@ _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
 
 @contextmanager
-def locked(folder: Path, option: str = "--out") -> Iterator[None]:
-    """Keep `folder` to this run; collective. However the process ends, the lock ends with it.
+def locked(folder: Path) -> Iterator[None]:
+    """Keep `folder`, that of --out, to this run; collective. However the process ends, the lock ends with it.
 
-    option: the flag that named the folder, for messages.
     Raises: UserError if another run holds the folder, or it cannot be written.
     """
 
     def take() -> None:
-        if holder := lock(folder, option, held):
-            raise occupied(folder, option, holder)
+        if holder := lock(folder, "--out", held):
+            raise occupied(folder, "--out", holder)
 
     with ExitStack() as held:
         on_main(take)

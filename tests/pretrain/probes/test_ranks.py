@@ -81,7 +81,7 @@ def test_a_folder_that_machines_do_not_share_is_refused(tiny_encoder, tmp_path, 
     assert not there or (tmp_path / "elsewhere").read_bytes() == b"old"
 
 
-def test_worker_processes_decode_what_threads_do(tiny_encoder, monkeypatch, capsys):
+def test_worker_processes_decode_what_threads_do(tiny_encoder, monkeypatch):
     images, batches = Images(12, picture), features.in_order(12, 4)
     threads = list(pixels.pixel_batches(tiny_encoder, images, batches))
     monkeypatch.setattr(pixels, "MANY", 1)

@@ -88,7 +88,7 @@ def test_what_is_cleared_stays_so_whatever_comes_late(session, model, pieces):
     assert model.histories[-1] == []
 
 
-def test_a_question_sent_during_an_answer_stays_in_the_box(session, model):
+def test_a_question_sent_during_an_answer_stays_in_the_box(session):
     tab = Tab()
     answer = sent(session, tab, "Red?")
     next(answer)

@@ -40,7 +40,7 @@ def test_timm_with_weights_and_without(tmp_path):
     assert not torch.equal(first.vision.pos_embed, other.vision.pos_embed)
 
 
-def test_blind(folder):
+def test_blind():
     opened = open_encoder("blind", seed=3)
     tokens = opened.patch_tokens(torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0)))
     assert tokens.shape == (2, 16, 128) and torch.equal(tokens[0], tokens[1])

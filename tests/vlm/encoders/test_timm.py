@@ -49,7 +49,7 @@ def test_a_file_gives_timms_features_through_a_stock_llava(trained, llm_folders,
 @pytest.mark.parametrize(
     ("own", "expected"), [("bilinear", "bilinear"), ("bicubic", "bicubic"), ("lanczos", "bicubic")]
 )
-def test_pictures_are_resized_by_the_models_own_filter(llm_folders, picture, own, expected):
+def test_pictures_are_resized_by_the_models_own_filter(llm_folders, own, expected):
     vit = timm.create_model(NAME, num_classes=0)
     vit.pretrained_cfg = {**vit.pretrained_cfg, "interpolation": own}
     encoder = TimmEncoder(vit)

@@ -28,8 +28,8 @@ LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% end
 @pytest.mark.parametrize(
     ("template", "said"),
     [
-        ("{{ 'a' * 10 ** 11 }}", "it takes more than 1.1 GB of memory"),
-        ("{{ 'a' | center(10 ** 11) }}", "it takes more than 1.1 GB of memory"),
+        ("{{ 'a' * 10 ** 11 }}", "it takes more than 1 GiB of memory"),
+        ("{{ 'a' | center(10 ** 11) }}", "it takes more than 1 GiB of memory"),
         ("{% for i in range(99999) %}{{ 'a' * 200 }}{% endfor %}", "it makes 19,999,800 characters"),
         ("{{ raise_exception('not so') }}", "TemplateError: not so"),
         ("{% for %}", "TemplateSyntaxError: Expected an expression"),
@@ -49,8 +49,8 @@ def test_a_template_that_cannot_be_used_is_one_line(template, said):
         assert str(told.value).endswith("): give a model with another one") and "\n" not in str(told.value)
 
 
-def test_a_loop_without_end_is_killed_and_the_next_template_renders(monkeypatch):
-    with pytest.raises(BadTemplate, match=r"it takes more than 2 s of processor time or 1\.1 GB for a conversation"):
+def test_a_loop_without_end_is_killed_and_the_next_template_renders():
+    with pytest.raises(BadTemplate, match=r"it takes more than 2 s of processor time or 1 GiB for a conversation"):
         render(LOOP, {})
     assert render("{{ a }}", {"a": 1}) == "1"
 

@@ -32,7 +32,7 @@ def test_without_locks_a_run_goes_on(tmp_path, monkeypatch, capsys, number):
 def test_another_trouble_ends_the_run(tmp_path, monkeypatch):
     refuse_locks(monkeypatch, errno.EIO)
     with (
-        pytest.raises(UserError, match=r"^cannot write to .*/run \(Input/output error\): give another --features$"),
-        locked(tmp_path / "run", "--features"),
+        pytest.raises(UserError, match=r"^cannot write to .*/run \(Input/output error\): give another --out$"),
+        locked(tmp_path / "run"),
     ):
         pass

@@ -87,7 +87,7 @@ def test_under_a_launcher_the_same_ctrl_c_comes_twice(monkeypatch):
         assert told() == signal.SIGINT
 
 
-def test_what_is_ignored_stays_ignored(monkeypatch):
+def test_what_is_ignored_stays_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
         with stoppable(deferred=True) as told:
