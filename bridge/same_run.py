@@ -75,7 +75,7 @@ def models_differ(old: str | None, new: str | None) -> bool:
     (old_kind, old_rest), (new_kind, new_rest) = _parts(old), _parts(new)
     if old_kind != new_kind:  # "random:" and nothing: an untrained encoder and a trained one
         return True
-    old_key, new_key = _key(Path(old_rest)), _key(Path(new_rest))
+    old_key, new_key = weights_key(Path(old_rest)), weights_key(Path(new_rest))
     if old_key and new_key:
         return old_key != new_key and not old_kind.startswith("random:")  # random weights come from the seed alone
     names = [PRESETS.get(rest, rest) for rest in (old_rest, new_rest) if _is_name(rest)]
@@ -97,7 +97,7 @@ def _is_name(value: str) -> bool:
     return re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", value) is not None and not is_file and not Path(value).exists()
 
 
-def _key(path: Path) -> str | None:
+def weights_key(path: Path) -> str | None:
     """A digest of a model's weights, of the file or folder `path`, however they are cut into files; None without any.
 
     It reads the beginning of each tensor: names, dtypes and shapes come from the headers of the safetensors files.

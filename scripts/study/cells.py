@@ -5,6 +5,7 @@ its scores. It is a list of this project's commands, and the names of the cells 
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,17 +73,25 @@ def _kind(what: str) -> tuple[str, str]:
     if what.startswith("random:"):
         return "random", what.removeprefix("random:")
     if what.startswith(("hf:", "timm:")) or Path(what).expanduser().is_dir() or HUB_ID.fullmatch(what):
-        return "given", what
+        place = _place(what)
+        path = Path(place).expanduser()
+        # Absolute: called from another folder, the same words could name another encoder.
+        return "given", what.removesuffix(place) + str(path.absolute() if path.exists() else place)
     known = ", ".join((*OBJECTIVES, "blind"))
     raise UserError(f"--encoders {what}: give {known}, random:NAME, an encoder's folder or hub id, hf:... or timm:...")
+
+
+def _place(what: str) -> str:
+    """Where an encoder lies, if it does here: the DIR of "DIR" and "hf:DIR", the FILE of "timm:NAME@FILE"."""
+    return what.rpartition("@")[2] if what.startswith("timm:") else what.removeprefix("hf:")
 
 
 @dataclass(frozen=True)
 class Cell:
     """commands: of this project, in order. product: the file that is there when they are done. needs: names of cells.
 
-    after: the commands of all cells that it needs, and of those that they need: what it is made from. kind: what takes
-    about as long as it.
+    after: the commands of all cells that it needs, and of those that they need: what it is made from. given: models
+    here that it is made from as well, and that no cell makes. kind: what takes about as long as it.
     """
 
     name: str
@@ -90,6 +99,7 @@ class Cell:
     product: Path
     needs: tuple[str, ...] = ()
     after: tuple[tuple[str, ...], ...] = ()
+    given: tuple[str, ...] = ()
     kind: str = ""
 
 
@@ -102,7 +112,12 @@ def bridge_name(encoder: str, llm: str, seed: int) -> str:
 
 
 def cells(settings: StudySettings) -> dict[str, Cell]:
-    """Every cell of a study, each after the ones it needs."""
+    """Every cell of a study, each after the ones it needs. Raises: UserError if two would have the same name."""
+    names = Counter(Path(llm).name for llm in settings.llms)
+    if clash := [name for name, count in names.items() if count > 1]:
+        raise UserError(f"--llms: two are named {clash[0]!r} in the table: rename a folder, or make a link to it")
+    if len(set(settings.seeds)) < len(settings.seeds):
+        raise UserError(f"--seeds {' '.join(map(str, settings.seeds))}: give each once")
     known = encoders(settings)
     trained = [encoder for encoder in known.values() if encoder.kind == "objective"]
     found: dict[str, Cell] = {}
@@ -122,6 +137,8 @@ def cells(settings: StudySettings) -> dict[str, Cell]:
 
 
 def _add(found: dict[str, Cell], cell: Cell) -> Cell:
+    if cell.name in found:  # encoder "a" with LLM "b-c", and "a-b" with "c"
+        raise UserError(f"two cells would be named {cell.name}: give an encoder another name, NAME=WHAT")
     found[cell.name] = cell
     return cell
 
@@ -168,7 +185,7 @@ def _probes(settings: StudySettings, before: Cell, encoder: Encoder, seed: int) 
         "--json",
         str(file),
     )
-    return Cell(f"probes-{file.stem}", (command,), file, (before.name,), before.commands, "probes")
+    return Cell(f"probes-{file.stem}", (command,), file, (before.name,), before.commands, kind="probes")
 
 
 def probes_file(settings: StudySettings, encoder: str, seed: int) -> Path:
@@ -192,7 +209,9 @@ def _bridge(
     bridge_flags = split_flags("--bridge-flags", settings.bridge_flags)
     commands = (("bridge/train.py", *_questions(settings), *flags, *bridge_flags), _evaluate(settings, out))
     needs, after = ((before.name,), before.commands) if before else ((), ())
-    return Cell(out.name, commands, out / "eval/results.json", needs, after, f"bridge {llm}")
+    models = (llm,) if before else (_place(other.what), llm)
+    folders = tuple(model for model in models if Path(model).exists())
+    return Cell(out.name, commands, out / "eval/results.json", needs, after, folders, f"bridge {llm}")
 
 
 def _second(settings: StudySettings, first: Cell, llm: str, seed: int) -> Cell:
@@ -201,7 +220,8 @@ def _second(settings: StudySettings, first: Cell, llm: str, seed: int) -> Cell:
     flags = split_flags("--second-stage", settings.second_stage)
     commands = (("bridge/train.py", *_questions(settings), *place, *flags), _evaluate(settings, out))
     after = (*first.after, *first.commands)
-    return Cell(out.name, commands, out / "eval/results.json", (first.name,), after, f"second stage {llm}")
+    kind = f"second stage {llm}"
+    return Cell(out.name, commands, out / "eval/results.json", (first.name,), after, first.given, kind)
 
 
 def _questions(settings: StudySettings) -> tuple[str, ...]:

@@ -1,35 +1,63 @@
 """What can be said of a study before anything runs: after hours of pretraining it would be too late."""
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from bridge.config import BridgeConfig
 from bridge.evaluation.settings import EvaluateConfig
 from pretrain.config import PretrainConfig, from_preset
-from study.cells import Cell, uses_world
-from study.settings import StudySettings
+from study.cells import Cell, encoders, uses_world
+from study.settings import StudySettings, refuse_by, split_flags
 from study.summary import references
 from vlm.errors import UserError
 from vlm.run.settings import build, given, make_parser
 
+# What the study itself says to each command, or what would make a row something else than its name says.
+OURS = {
+    "pretrain/run.py": {"data", "out", "objective", "seed", "branch", "plan"},
+    "bridge/train.py": {"gqa", "vqav2", "llm", "encoder", "init", "out", "seed", "plan"},
+    "bridge/evaluate.py": {
+        "folder",
+        "gqa",
+        "vqav2",
+        "pope",
+        "out",
+        "limit_images",
+        "blind",
+        "oracle",
+        "shuffle_images",
+    },
+}
 COMMANDS = {"pretrain/run.py": PretrainConfig, "bridge/train.py": BridgeConfig, "bridge/evaluate.py": EvaluateConfig}
 
 
 def check(settings: StudySettings, planned: Mapping[str, Cell]) -> None:
     """Raises: UserError if settings contradict each other, or a command would refuse its flags."""
-    names = Counter(Path(llm).name for llm in settings.llms)
-    if clash := [name for name, count in names.items() if count > 1]:
-        raise UserError(f"--llms: two are named {clash[0]!r} in the table: rename a folder, or make a link to it")
-    if len(set(settings.seeds)) < len(settings.seeds):
-        raise UserError(f"--seeds {' '.join(map(str, settings.seeds))}: give each once")
     if not uses_world(settings):
         _check_own_data(settings)
     references(settings)
     for cell in planned.values():
         for command in cell.commands:
             read_flags(command)
+    _check_typed(settings)
+
+
+def _check_typed(settings: StudySettings) -> None:
+    """Raises: UserError if flags for a command say what the study says: a row would not be what its name tells."""
+    typed = [
+        ("pretrain/run.py", "--pretrain-flags", split_flags("--pretrain-flags", settings.pretrain_flags)),
+        ("bridge/train.py", "--bridge-flags", split_flags("--bridge-flags", settings.bridge_flags)),
+        ("bridge/train.py", "--second-stage", split_flags("--second-stage", settings.second_stage)),
+        ("bridge/evaluate.py", "--evaluate-flags", ("VLM", *split_flags("--evaluate-flags", settings.evaluate_flags))),
+    ]
+    typed += [("pretrain/run.py", f"--encoders {name}", each.flags) for name, each in encoders(settings).items()]
+    for command, place, flags in typed:
+        if twice := sorted(OURS[command] & _read(command, flags).keys() - {"folder"}):
+            raise UserError(
+                f"{place}: --{twice[0].replace('_', '-')} is nothing that a study passes on: it says that itself, or a "
+                "row would be something else than its name says; leave it out (see scripts/study.py --help)"
+            )
 
 
 def _check_own_data(settings: StudySettings) -> None:
@@ -53,14 +81,8 @@ def read_flags(command: tuple[str, ...]) -> Mapping[str, Any]:
     config = COMMANDS.get(command[0])
     if config is None:
         return {}
-    parser = make_parser(config, prog=command[0], about="", examples="")
-
-    def refuse(message: str) -> NoReturn:
-        raise UserError(f"{command[0]}: {message} (see its --help)")
-
-    parser.error = refuse  # argparse would print a usage text and exit
     try:
-        values = given(parser, command[1:])
+        values = _read(command[0], command[1:])
         if config is PretrainConfig:
             changes = {name: value for name, value in values.items() if name != "preset"}
             from_preset(values.get("preset", PretrainConfig.preset), **changes)
@@ -69,3 +91,10 @@ def read_flags(command: tuple[str, ...]) -> Mapping[str, Any]:
     except UserError as error:
         raise UserError(f"a cell's flags are refused: {error}") from None
     return values
+
+
+def _read(command: str, flags: Sequence[str]) -> Mapping[str, Any]:
+    """What flags say, by name. Raises: UserError if the command has no such flags."""
+    parser = make_parser(COMMANDS[command], prog=command, about="", examples="")
+    parser.error = refuse_by(command)  # argparse would print a usage text and exit
+    return given(parser, flags)

@@ -2,23 +2,19 @@
 
 import os
 import shlex
-import shutil
 import statistics
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from study.cells import Cell, cells, encoders, uses_world
 from study.checks import check
-from study.lanes import ROOT, record, run_all, run_logged
-from study.settings import StudySettings, as_flags, split_flags
+from study.lanes import record, run_all, run_logged
+from study.settings import StudySettings
+from study.slurm import REPORT, submit
 from vlm.cores import cores
 from vlm.errors import UserError
 from vlm.files import write_file, write_json
-
-REPORT = "report"
 
 
 def run(settings: StudySettings) -> None:
@@ -34,6 +30,7 @@ def run(settings: StudySettings) -> None:
         from study.places import check_places  # imports transformers, which a report does not need
 
         check_places(settings, missing)
+    _refuse_without_needs(settings, wanted, planned)
     if settings.dry_run:
         print(priced(out, planned, wanted, lanes=len(_lanes(settings))))
         return
@@ -56,6 +53,16 @@ def run(settings: StudySettings) -> None:
         raise
     if not settings.only or REPORT in settings.only:
         report(settings)
+
+
+def _refuse_without_needs(settings: StudySettings, wanted: Sequence[Cell], planned: Mapping[str, Cell]) -> None:
+    """Raises: UserError if --only names a cell without one that it is made from, and that is not done."""
+    for cell in wanted:
+        for name in cell.needs:
+            if planned[name] not in wanted and record(Path(settings.out), planned[name]) is None:
+                raise UserError(
+                    f"--only {cell.name}: {name} is not done, which it needs: name it as well, or run it first"
+                )
 
 
 def _lanes(settings: StudySettings) -> list[dict[str, str]]:
@@ -96,45 +103,6 @@ def priced(out: Path, planned: Mapping[str, Cell], wanted: Sequence[Cell], lanes
     return "\n".join([*lines, total])
 
 
-def submit(settings: StudySettings, missing: Sequence[Cell]) -> None:
-    """Start each cell as a job of its own after those that it needs, and the report after all.
-
-    Raises: UserError if the command is not there, or refuses a job.
-    """
-    jobs: dict[str, str] = {}
-    for cell in missing:
-        needs = [jobs[name] for name in cell.needs if name in jobs]
-        jobs[cell.name] = _submit(settings, cell.name, "afterok:" + ":".join(needs) if needs else "")
-        print(f"{cell.name}: job {jobs[cell.name]}", flush=True)
-    job = _submit(settings, REPORT, "afterany:" + ":".join(jobs.values()) if jobs else "")
-    print(f"{REPORT}: job {job}; call this again for jobs that failed")
-
-
-def _submit(settings: StudySettings, name: str, dependency: str) -> str:
-    """sbatch's number of the job that runs one cell."""
-    command = split_flags("--slurm", settings.slurm)
-    if not command:
-        raise UserError("--slurm: give the command that submits a job, such as sbatch")
-    if shutil.which(command[0]) is None:
-        raise UserError(f"--slurm {settings.slurm}: there is no {command[0]} here")
-    again = [sys.executable, str(ROOT / "scripts/study.py"), *as_flags(settings), "--only", name]
-    log = Path(settings.out) / "logs" / f"{name}.slurm"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    # A job whose dependency has failed would else wait for ever, and the report for it.
-    flags = [
-        "--kill-on-invalid-dep=yes",
-        "--parsable",
-        f"--job-name={name}",
-        f"--chdir={Path.cwd()}",
-        f"--output={log}",
-    ]
-    flags += [f"--dependency={dependency}"] if dependency else []
-    done = subprocess.run([*command, *flags, f"--wrap={shlex.join(again)}"], capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"{command[0]} refused {name}: {done.stderr.strip() or done.stdout.strip()}")
-    return done.stdout.strip().split(";")[0]
-
-
 def report(settings: StudySettings) -> None:
     """Write study.md, .json, .png, .html and the paper's table from what is done, and print the table."""
     from study.page import write_page
@@ -143,9 +111,10 @@ def report(settings: StudySettings) -> None:
 
     out, table, probed = Path(settings.out), summarise(settings), probes(settings)
     if others := left_out(settings):
-        print(f"left out, for they were run with other settings than these: {', '.join(others)}")
+        print(f"left out, for they were cut off, or run with other settings or models than these: {', '.join(others)}")
     if not table["rows"]:
-        print("nothing is scored yet")
+        older = f"; {out / 'study.html'} and the files beside it are of before" if (out / "study.html").exists() else ""
+        print(f"nothing is scored yet{older}")
         return
     kept = {
         name: value for name, value in asdict(settings).items() if name not in ("dry_run", "only", "slurm", "study")
@@ -156,7 +125,8 @@ def report(settings: StudySettings) -> None:
     save_picture(table, out / "study.png")
     write_page(settings, table, probed, kept, out / "study.html")
     print("\n" + text)
-    if any(each.kind == "random" for each in encoders(settings).values()):
+    twins = {each.name for each in encoders(settings).values() if each.kind == "random"}
+    if any(name.split(", ")[0] in twins for name in table["rows"]):
         _paper_table(settings)
     print(f"written: {out / 'study.html'}, study.md, .json and .png")
 

@@ -1,5 +1,6 @@
 """Cells side by side: each in a lane of its own, a GPU or a core, its output in a log."""
 
+import json
 import os
 import queue
 import subprocess
@@ -8,8 +9,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+from bridge.same_run import weights_key
 from study.cells import Cell
 from vlm.errors import UserError
 from vlm.files import read_json, write_json
@@ -51,18 +55,39 @@ def _reason(log: Path, start: int) -> str:
 
 
 def record(out: Path, cell: Cell) -> dict | None:
-    """What is kept of a cell that is done, {"commands", "after", "seconds"}.
+    """What is kept of a cell that is done, {"commands", "after", "given", "seconds"}.
 
-    None if it is not done, if its product is gone, or if other commands have made it or what it is made from.
+    None if it is not done, if its product is gone, or if other commands or models have made it or what it is made from.
     """
+    found = _kept(out, cell) if cell.product.is_file() else {}
+    made = _made_by(out, cell)
+    # Records of before have the study's folder in full, and do not say which models were given.
+    kept = {"given": made["given"], **{key: _movable(out, value) for key, value in found.items() if key in made}}
+    return found if found and kept == made else None
+
+
+def _kept(out: Path, cell: Cell) -> dict:
+    """The cell's record, whoever has made it; {} if there is none, or none that can be read."""
     file = out / "cells" / f"{cell.name}.json"
-    found = read_json(file) if file.is_file() and cell.product.is_file() else None
-    same = isinstance(found, dict) and all(found.get(key) == value for key, value in _made_by(cell).items())
-    return found if same else None
+    try:
+        found = read_json(file) if file.is_file() else {}
+    except UserError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
-def _made_by(cell: Cell) -> dict[str, list[list[str]]]:
-    return {key: [list(command) for command in getattr(cell, key)] for key in ("commands", "after")}
+def _made_by(out: Path, cell: Cell) -> dict:
+    """What tells whether a cell is the one that is asked for: its commands, those before it, weights given to it."""
+    made = {"commands": cell.commands, "after": cell.after, "given": {name: _weights(name) for name in cell.given}}
+    return _movable(out, made)
+
+
+_weights = cache(lambda folder: weights_key(Path(folder)))
+
+
+def _movable(out: Path, value: Any) -> Any:
+    """As JSON gives it back, with OUT in place of the study's folder, so that this may be moved."""
+    return json.loads(json.dumps(value).replace(json.dumps(str(out))[1:-1], "OUT"))
 
 
 def run_cell(out: Path, cell: Cell, lane: Mapping[str, str]) -> float:
@@ -71,8 +96,10 @@ def run_cell(out: Path, cell: Cell, lane: Mapping[str, str]) -> float:
     for number, command in enumerate(cell.commands):
         run_logged(out / "logs" / f"{cell.name}.{number}.log", command, lane)
     seconds = round(time.monotonic() - started, 1)
+    # What was done before is not done again: the longest call tells best what the whole of it takes.
+    longest = max(seconds, _kept(out, cell).get("seconds", 0))
     (out / "cells").mkdir(parents=True, exist_ok=True)
-    write_json(out / "cells" / f"{cell.name}.json", {**_made_by(cell), "seconds": seconds})
+    write_json(out / "cells" / f"{cell.name}.json", {**_made_by(out, cell), "seconds": longest})
     return seconds
 
 

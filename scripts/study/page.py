@@ -9,7 +9,7 @@ from bridge.evaluation.examples import RIGHT, Answered, chosen
 from bridge.report import card
 from study.settings import StudySettings
 from study.summary import rows
-from study.tables import draw, gain_cells, notes, probe_cells, probe_notes, score_cells
+from study.tables import budget_cells, draw, gain_cells, notes, probe_cells, probe_notes, score_cells
 from vlm.errors import UserError
 from vlm.files import read_json, write_file
 from vlm.run.page import drawn, note, page, settings_table
@@ -61,6 +61,8 @@ def write_page(settings: StudySettings, table: Mapping, probes: Mapping, kept: M
     head = grid(score_cells(table), header=True)
     if table["gains"]:
         head += grid(gain_cells(table), header=True)
+    if table["budgets"]:
+        head += grid(budget_cells(table), header=True)
     head += "".join(note(line) for line in notes(table))
     sections = {"": head, "Picture": drawn("Mean over seeds, one standard deviation, and every seed.", draw(table))}
     if probes:

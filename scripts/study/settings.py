@@ -1,10 +1,10 @@
 """The settings of a study: flags of scripts/study.py, or the same names in a file."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from study.probes import PLACES
 from vlm.errors import UserError, one_line
@@ -40,7 +40,12 @@ class StudySettings:
     pope: str | None = setting(None, help="POPE's folder", metavar="DIR", group="data")
     split: str = setting("testdev", help="of the world: val to choose settings", choices=tuple(SPLITS), group="data")
     limit_images: int | None = setting(None, help="images of each benchmark", least=1, group="data")
-    pretrain_flags: str = setting("", help="of pretrain/run.py, for all encoders", metavar="FLAGS", group="budget")
+    pretrain_flags: str = setting(
+        "",
+        help='of pretrain/run.py, for all encoders; one word as --pretrain-flags="--compile"',
+        metavar="FLAGS",
+        group="budget",
+    )
     bridge_flags: str = setting("", help="of bridge/train.py, for all cells", metavar="FLAGS", group="budget")
     second_stage: str = setting("", help="of one more bridge/train.py --init", metavar="FLAGS", group="budget")
     evaluate_flags: str = setting("", help="of bridge/evaluate.py", metavar="FLAGS", group="budget")
@@ -68,8 +73,22 @@ def settings_of(about: str, examples: str, arguments: Sequence[str] | None = Non
     parser = make_parser(StudySettings, prog="scripts/study.py", about=about, examples=examples)
     values = given(parser, arguments)
     if values.get("study"):
+        parser.error = refuse_by(values["study"])
         values = {**given(parser, _typed(Path(values["study"]))), **values}
+    else:
+        for name in ("encoders", "only"):  # they take words until the next flag
+            if files := [word for word in values.get(name, ()) if word.endswith((".yaml", ".yml"))]:
+                raise UserError(f"--{name} {files[0]}: put {files[0]} first, before the flags")
     return build(StudySettings, values)
+
+
+def refuse_by(source: str) -> Callable[[str], NoReturn]:
+    """What a parser does with a mistake in the flags that are for `source`, or stand in it."""
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{source}: {message} (see --help)")
+
+    return refuse
 
 
 def split_flags(flag: str, text: str) -> tuple[str, ...]:
@@ -102,6 +121,8 @@ def _typed(path: Path) -> list[str]:
         if name not in known:
             raise UserError(f"{path} names {key!r}, which is no setting: give of {', '.join(sorted(known))}")
         if isinstance(value, list):
+            if odd := [each for each in value if not isinstance(each, str | int | float)]:
+                raise UserError(f"{path}: {key} holds {odd[0]!r}: give words or numbers, in quotes if YAML reads more")
             flags += [f"--{name}", *map(str, value)]
         elif isinstance(value, bool) and name == "dry-run":
             flags += [f"--{name}"] if value else []

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bridge.evaluation.benchmarks import TITLES
 from bridge.scoring.bootstrap import mean_gain, paired_gain
+from study.budgets import budget
 from study.cells import SECOND, Cell, Encoder, bridge_name, cells, encoders, probes_file
 from study.lanes import record
 from study.settings import StudySettings
@@ -85,13 +86,20 @@ def _base(encoder: Encoder, known: Mapping[str, Encoder]) -> str:
 def summarise(settings: StudySettings) -> dict:
     """{"rows": {row: {"seeds": {seed: numbers}, "mean": ..., "sd": ...}}, "gains": {row: {"over", benchmark: gain}}}.
 
-    Also "llms", and "asked": {benchmark: {"split", "questions", "images"}}, what all rows are scored on.
-    numbers: percent by benchmark and their mean. A gain is in points, a mean over the seeds that both rows have, with
-    two 95 % intervals: over images (bootstrap of the questions' scores, averaged over seeds) and, of two seeds or more,
-    over seeds (Student's t of the gain of each seed).
+    Also "llms", and "asked": {benchmark: {"split", "questions", "images"}}, what all rows are scored on,
+    and "budgets": {row: words}, what each is made of as its first seed says.
+    numbers: percent by benchmark and their mean. A gain is in points, a mean over "of_seeds", the seeds that both rows
+    have, with two 95 % intervals: over images (bootstrap of the questions' scores, averaged over seeds) and, of two
+    seeds or more, over seeds (Student's t of the gain of each seed).
     """
     folders = rows(settings)
-    table: dict = {"llms": [Path(llm).name for llm in settings.llms], "asked": {}, "rows": {}, "gains": {}}
+    table: dict = {
+        "llms": [Path(llm).name for llm in settings.llms],
+        "asked": {},
+        "rows": {},
+        "budgets": {},
+        "gains": {},
+    }
     for name, of_seeds in folders.items():
         reports = {seed: read_json(folder / "results.json") for seed, folder in of_seeds.items()}
         seeds = _alike({seed: report["summary"] for seed, report in reports.items()})
@@ -103,13 +111,15 @@ def summarise(settings: StudySettings) -> dict:
         table["rows"][name] = {"seeds": seeds, **_spread(list(seeds.values())), "partial": partial}
         for report in reports.values():
             table["asked"] = {**_asked(report), **table["asked"]}
+        if words := budget(next(iter(of_seeds.values())).parent):
+            table["budgets"][name] = words
     over = references(settings)
     for name in folders:  # in the order of the rows
         if (other := over.get(name)) in folders:
             shared = [seed for seed in folders[name] if seed in folders[other]]
             if shared:
                 pairs = [(folders[name][seed], folders[other][seed]) for seed in shared]
-                table["gains"][name] = {"over": other, **_gains(pairs)}
+                table["gains"][name] = {"over": other, "of_seeds": shared, **_gains(pairs)}
     return table
 
 
@@ -148,15 +158,17 @@ def _gains(pairs: Sequence[tuple[Path, Path]]) -> dict[str, dict]:
     compared = []
     for name in TITLES:
         files = [[folder / "per_question" / f"{name}.json" for folder in pair] for pair in pairs]
-        if not all(file.is_file() for pair in files for file in pair):
+        summaries = [[read_json(folder / "results.json")["summary"].get(name) for folder in pair] for pair in pairs]
+        if any(number is None for pair in summaries for number in pair):
             continue
+        if lacking := [file for pair in files for file in pair if not file.is_file()]:
+            raise UserError(f"{lacking[0]} is missing: delete {lacking[0].parents[1]}/results.json and call this again")
         after, before = (_averaged([pair[side] for pair in files]) for side in (0, 1))
         compared.append((after, before, read_json(files[0][0])["images"]))
         try:
             interval = paired_gain(*compared[-1])
         except UserError as error:
             raise UserError(f"{TITLES[name]} of {pairs[0][0]} and {pairs[0][1]}: {error}") from None
-        summaries = [[read_json(folder / "results.json")["summary"][name] for folder in pair] for pair in pairs]
         by_seed[name] = [ours - theirs for ours, theirs in summaries]
         found[name] = {**_gain(by_seed[name]), "images": [interval["low"], interval["high"]]}
     if by_seed:

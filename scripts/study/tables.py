@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bridge.chart import COLOURS, LOW, frame
-from bridge.chart import COLUMNS as HEADS
+from bridge.chart import COLUMNS as TITLED
 from bridge.evaluation.benchmarks import TITLES
+from study.budgets import HEADS
 from study.summary import COLUMNS, SECOND_STAGE
 from vlm.files import write_figure
 from vlm.markdown import ruled
@@ -14,10 +15,12 @@ from vlm.markdown import ruled
 if TYPE_CHECKING:  # takes a second to import
     from matplotlib.figure import Figure
 
+AGAIN = ("", "...", "xx", "oo", "++")  # hatches, of more encoders than there are colours
+
 
 def score_cells(table: Mapping) -> list[list[str]]:
     """Header, and a line a row: mean ± standard deviation over the seeds."""
-    lines = [["", "seeds", *(HEADS[key] for key in COLUMNS)]]
+    lines = [["", "seeds", *(TITLED[key] for key in COLUMNS)]]
     for name, row in table["rows"].items():
         lines.append([name, ", ".join(map(str, row["seeds"])), *(_mean(row, key) for key in COLUMNS)])
     return lines
@@ -25,11 +28,19 @@ def score_cells(table: Mapping) -> list[list[str]]:
 
 def gain_cells(table: Mapping) -> list[list[str]]:
     """Header, and a line a gain with its intervals; [] if there is none."""
-    lines = [
-        [f"{name} over {gains['over']}", *(_gain(gains.get(key)) for key in COLUMNS)]
-        for name, gains in table["gains"].items()
-    ]
-    return [["gain, points", *(HEADS[key] for key in COLUMNS)], *lines] if lines else []
+    lines = []
+    for name, gains in table["gains"].items():
+        sides = [list(table["rows"][side]["seeds"]) for side in (name, gains["over"])]
+        fewer = any(side != gains["of_seeds"] for side in sides)  # a study that is half done
+        of = f", seed {', '.join(map(str, gains['of_seeds']))} alone" if fewer else ""
+        lines.append([f"{name} over {gains['over']}{of}", *(_gain(gains.get(key)) for key in COLUMNS)])
+    return [["gain, points", *(TITLED[key] for key in COLUMNS)], *lines] if lines else []
+
+
+def budget_cells(table: Mapping) -> list[list[str]]:
+    """Header, and a line a row: what it is made of; [] if no run says."""
+    lines = [[name, *(words[head] for head in HEADS)] for name, words in table["budgets"].items()]
+    return [["made of", *HEADS], *lines] if lines else []
 
 
 def probe_cells(probes: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[list[str]]:
@@ -75,7 +86,12 @@ def notes(table: Mapping) -> list[str]:
     ]
     lines.append("; ".join([f"LLM: {', '.join(table['llms'])}", *asked]) + ".")
     if any("sd" in row for row in table["rows"].values()):
-        lines.append("± is the standard deviation over seeds.")
+        lines.append(
+            "± is the standard deviation over seeds: of a pretrained encoder over its pretraining and the connector's, "
+            "of a given one over connectors, of random weights over these and connectors."
+        )
+    if any(len(row["seeds"]) == 1 for row in table["rows"].values()):
+        lines.append("With one seed, no number tells how much another run of the same settings would differ.")
     if any(row["partial"] for row in table["rows"].values()):
         lines.append("* partial: some questions were not answered and count as wrong.")
     if table["gains"]:
@@ -97,7 +113,8 @@ def probe_notes(probes: Mapping) -> list[str]:
 
 def as_markdown(table: Mapping, probes: Mapping) -> str:
     """The tables one under the other, and how to read them."""
-    grids = ["\n".join(ruled(cells)) if cells else "" for cells in (score_cells(table), gain_cells(table))]
+    tables = (score_cells(table), gain_cells(table), budget_cells(table))
+    grids = ["\n".join(ruled(cells)) if cells else "" for cells in tables]
     probed = "\n".join(ruled(cells)) if (cells := probe_cells(probes)) else ""
     parts = [*grids, " ".join(notes(table)), probed, " ".join(probe_notes(probes)) if probes else ""]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -122,7 +139,7 @@ def draw(table: Mapping) -> "Figure":
         sds = [row["sd"][key] for _, key in known] if "sd" in row else None
         first = name.removesuffix(SECOND_STAGE)
         colour = colours.setdefault(first, COLOURS[len(colours) % len(COLOURS)])
-        again = "..." if list(colours).index(first) >= len(COLOURS) else ""  # more encoders than colours
+        again = AGAIN[list(colours).index(first) // len(COLOURS) % len(AGAIN)]
         style = {"color": colour, "hatch": again + ("///" if name != first else ""), "error_kw": {"capsize": 2}}
         axes.bar(places, [row["mean"][key] for _, key in known], width * 0.92, yerr=sds, label=name, **style)
         for place, (_, key) in zip(places, known):

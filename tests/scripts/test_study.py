@@ -1,9 +1,13 @@
 """scripts/study.py: which cells a study has, that they run once, and the numbers of its table, worked out by hand."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from study import command, lanes
+from study.budgets import budget
 from study.cells import cells
 from study.checks import check
 from study.settings import StudySettings, as_flags, settings_of
@@ -34,7 +38,9 @@ def scored(folder: Path, right: int, **others: float) -> None:
 def done(study: StudySettings) -> StudySettings:
     """Note that every cell has been run as the study says."""
     for cell in cells(study).values():
-        write_json(Path(study.out) / f"cells/{cell.name}.json", {**lanes._made_by(cell), "seconds": 1.0})
+        write_json(
+            Path(study.out) / f"cells/{cell.name}.json", {**lanes._made_by(Path(study.out), cell), "seconds": 1.0}
+        )
     return study
 
 
@@ -178,9 +184,65 @@ def test_the_report_of_a_study_without_objectives_and_of_other_settings(tmp_path
     cell = "bridge-{}-smollm2-0"
     names = ", ".join(cell.format(name) for name in ("d", "random-d", "blind"))
     assert capsys.readouterr().out.splitlines() == [
-        f"left out, for they were run with other settings than these: {names}",
-        "nothing is scored yet",
+        f"left out, for they were cut off, or run with other settings or models than these: {names}",
+        f"nothing is scored yet; {tmp_path}/study.html and the files beside it are of before",
     ]
+
+
+def test_a_gain_says_of_which_seeds_it_is_and_no_benchmark_drops_out_of_it(tmp_path):
+    for seed, (ours, blind) in {0: (4, 1), 1: (2, 1)}.items():
+        scored(tmp_path / f"bridge-d-smollm2-{seed}/eval", ours, pope=50.0)
+        scored(tmp_path / f"bridge-blind-smollm2-{seed}/eval", blind)
+    study = done(settings("--encoders", "d=hf:a/b", "blind", "--out", tmp_path))
+    (tmp_path / "cells/bridge-blind-smollm2-1.json").unlink()
+    table = summarise(study)
+    assert table["gains"]["d"]["of_seeds"] == [0]
+    assert gain_cells(table)[1][:2] == ["d over blind, seed 0 alone", "+75.0 [+50.0, +100.0]"]
+    scored(tmp_path / "bridge-blind-smollm2-0/eval", 1, pope=50.0)
+    with pytest.raises(
+        UserError, match=r"bridge-d-smollm2-0/eval/per_question/pope\.json is missing: delete .*/eval/res"
+    ):
+        summarise(study)
+
+
+def test_a_study_is_known_again_where_it_was_moved_and_a_changed_model_is_not(tmp_path):
+    (tmp_path / "mine").mkdir()
+    save_file({"w": torch.zeros(2)}, tmp_path / "mine/vision_encoder.safetensors")
+    place = ("--encoders", f"mine={tmp_path}/mine", "--seeds", "0", "--out")
+    study = settings(*place, tmp_path / "first")
+    scored(tmp_path / "first/bridge-mine-smollm2-0/eval", 4)
+    done(study)
+    shutil.move(tmp_path / "first", tmp_path / "second")
+    moved = settings(*place, tmp_path / "second")
+    assert list(summarise(moved)["rows"]) == ["mine"]
+    lanes._weights.cache_clear()
+    save_file({"w": torch.ones(2)}, tmp_path / "mine/vision_encoder.safetensors")  # trained again, in its place
+    assert not summarise(moved)["rows"]
+    (tmp_path / "second/cells/bridge-mine-smollm2-0.json").write_text("{")  # cut off
+    assert not summarise(moved)["rows"]
+
+
+def test_what_rows_are_made_of(tmp_path):
+    vision = {"image_size": 64, "patch_size": 8, "num_hidden_layers": 3, "hidden_size": 128}
+    training = {"objective": "clip", "steps": 5400, "batch_size": 32}
+    write_json(tmp_path / "enc/config.json", {"training": training})
+    encoder = str(tmp_path / "enc")
+    for name, config in {
+        "first": {"encoder": encoder, "steps": 1700, "batch_questions": 8, "lora": 0},
+        "second": {"encoder": None, "init": str(tmp_path / "first/vlm"), "steps": 400, "lora": 8},
+        "twin": {"encoder": f"random:{encoder}", "steps": None},
+        "dino": {"encoder": "hf:org/dino", "steps": 5},
+    }.items():
+        write_json(tmp_path / name / "config.json", config)
+        write_json(tmp_path / name / "vlm/config.json", {"vision_config": vision})
+    sizes = ("3 layers, 128 wide", "64 px, 64 patch tokens")
+    learnt = "clip, 5,400 steps of 32"
+    assert list(budget(tmp_path / "first").values()) == [*sizes, learnt, "1,700 steps of 8 questions"]
+    both = "1,700 steps of 8 questions, then 400 steps, LoRA 8"
+    assert list(budget(tmp_path / "second").values()) == [*sizes, learnt, both]
+    assert list(budget(tmp_path / "twin").values()) == [*sizes, "none", ""]
+    assert list(budget(tmp_path / "dino").values()) == [*sizes, "not known (hf:org/dino)", "5 steps"]
+    assert budget(tmp_path / "enc") == {}
 
 
 @pytest.mark.parametrize(
@@ -205,7 +267,10 @@ def test_the_report_of_a_study_without_objectives_and_of_other_settings(tmp_path
         (("--encoders", "blind", "--llms", "smolm2"), "--llms: unknown language model 'smolm2': give smollm2, llama"),
         (("--encoders", "blind", "--llms", "no/llm"), "--llms: no/llm is not in the local Hugging Face cache and the"),
         (("--encoders", "blind", "--llms", "no.gguf"), "--llms: cannot read the language model no.gguf: No such file"),
-        (("--encoders", "g"), "--encoders: g has no config.json: an encoder folder has vision_encoder.safetensors"),
+        (
+            ("--encoders", "g"),
+            "--encoders: {here}/g has no config.json: an encoder folder has vision_encoder.safetensors",
+        ),
         (("--encoders", "no/encoder"), "--encoders: no/encoder is no folder, is not in the local Hugging Face cache"),
         (("--encoders", "d=hf:./no"), "--encoders: ./no is neither a folder nor a hub id (OWNER/NAME): give hf:FOLDER"),
         (("--encoders", "blind", "d=timm:vit_tny_patch16_224"), "--encoders: timm has no model 'vit_tny_patch16_224'"),
@@ -231,7 +296,7 @@ def test_what_is_not_there_is_said_before_anything_runs(flags, problem, tmp_path
     study = settings(*given, "--dry-run", "--out", tmp_path / "out")
     with pytest.raises(UserError) as caught:
         command.run(study)
-    assert str(caught.value).startswith(problem)
+    assert str(caught.value).startswith(problem.replace("{here}", str(tmp_path)))
 
 
 def test_what_is_there_or_made_by_the_study_is_not_refused(tmp_path, monkeypatch, capsys):
@@ -255,11 +320,19 @@ def test_what_is_there_or_made_by_the_study_is_not_refused(tmp_path, monkeypatch
     ("flags", "problem"),
     [
         (("--encoders", "levjepa"), "--encoders levjepa: give levljepa, levljepa-plus, clip, siglip, blind, random:"),
-        (("--encoders", "blind", "study.yaml"), "--encoders study.yaml: give"),
+        (("--encoders", "blind", "study.yaml"), "--encoders study.yaml: put study.yaml first, before the flags"),
         (("--llms", "a/hf", "b/hf"), "--llms: two are named 'hf' in the table"),
         (("--seeds", "0", "0"), "--seeds 0 0: give each once"),
         (("--seeds", "0", str(2**64)), "--seeds 18446744073709551616: give 0 to 18446744073709551615"),
         (("--gqa", "g", "--split", "val", "--encoders", "blind"), "--split val is of the embedded world"),
+        (
+            ("--encoders", "a=blind", "a-b=blind", "--llms", "b-c", "c"),
+            "two cells would be named bridge-a-b-c-0: give an",
+        ),
+        (("--bridge-flags", "--seed 5"), "--bridge-flags: --seed is nothing that a study passes on"),
+        (("--pretrain-flags", "--out x"), "--pretrain-flags: --out is nothing that a study passes on"),
+        (("--encoders", "a=clip --objective siglip"), "--encoders a: --objective is nothing that a study passes on"),
+        (("--evaluate-flags", "--shuffle-images --mode lmms"), "--evaluate-flags: --shuffle-images is nothing that"),
         (("--pope", "p", "--encoders", "blind"), "--pope alone has nothing to train on"),
         (("--reference", "nope"), "--reference nope: give one of levljepa, random-levljepa, blind"),
         (("--bridge-flags", "--stepz 5"), "a cell's flags are refused: bridge/train.py: unrecognized arguments"),

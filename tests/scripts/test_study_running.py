@@ -113,6 +113,25 @@ def test_every_cell_is_a_job_after_those_it_needs(tmp_path, monkeypatch, capsys)
     assert wrapped[1].startswith(f"--wrap={sys.executable} ") and wrapped[1].endswith("--only bridge-clip-smollm2-0")
     assert "--encoders clip blind --seeds 0" in wrapped[1] and "--slurm" not in wrapped[1]
     assert jobs.count("--kill-on-invalid-dep=yes") == 4  # else one failed job would keep the report waiting for ever
+    # While jobs are queued, a second call starts none of them again; the report waits for all.
+    for name, text in {"squeue": "echo 10; echo 12; echo 13", "scancel": f"echo $1 > {tmp_path}/ended"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    command.run(settings("--encoders", "clip", "blind", *place, "--slurm", "sbatch"))
+    assert capsys.readouterr().out.splitlines()[:-1] == [
+        "pretrain-clip-0: job 10 still waits or runs", "bridge-clip-smollm2-0: job 14",
+        "bridge-blind-smollm2-0: job 12 still waits or runs",
+    ]  # fmt: skip
+    jobs = (tmp_path / "jobs").read_text().splitlines()
+    assert [line for line in jobs if "dependency" in line][2:] == [
+        "--dependency=afterok:10",
+        "--dependency=afterany:10:14:12",
+    ]
+    assert (tmp_path / "ended").read_text() == "13\n"
+    sbatch.write_text("#!/bin/sh\necho QOSMaxSubmitJobPerUserLimit >&2\nexit 1\n")
+    refused = "sbatch refused bridge-clip-smollm2-0: QOSMax.*; queued so far: 10 12 "
+    with pytest.raises(UserError, match=refused):
+        command.run(settings("--encoders", "clip", "blind", *place, "--slurm", "sbatch"))
     with pytest.raises(UserError, match="--slurm: give the command that submits a job"):
         command.run(settings("--encoders", "clip", *place, "--slurm", " "))
     with pytest.raises(UserError, match="--slurm nothing: there is no nothing here"):
