@@ -7,7 +7,7 @@ face".
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from world.captions import article
 
@@ -31,9 +31,10 @@ class Things:
     """What can be asked of the pictures of one split: names by kind, kinds and groups, the most frequent ones first."""
 
     def __init__(self, pictures: Sequence[Picture]):
-        self.names = _by_frequency(picture.name for picture in pictures)
-        self.kinds = _by_frequency(picture.kind for picture in pictures)
-        self.groups = _by_frequency(picture.group for picture in pictures)
+        self.counts = tuple(
+            Counter(values) for values in zip(*((picture.name, picture.kind, picture.group) for picture in pictures))
+        )
+        self.names, self.kinds, self.groups = (_by_frequency(counts) for counts in self.counts)
         self.of_kind: dict[str, list[str]] = {}
         self.kinds_of: dict[str, list[str]] = {}
         for picture in pictures:
@@ -48,8 +49,7 @@ class Things:
         return (self.of_kind[picture.kind], self.kinds_of[picture.group], self.groups)[number]
 
 
-def _by_frequency(values: Iterable[str]) -> list[str]:
-    counts = Counter(values)
+def _by_frequency(counts: Counter[str]) -> list[str]:
     return sorted(counts, key=lambda value: (-counts[value], value))
 
 
@@ -65,7 +65,9 @@ def _words(text: str) -> set[str]:
 def wrong(picture: Picture, things: Things, number: int, mode: str, rng: random.Random) -> str | None:
     """A name (number 0), kind (1) or group (2) that is not the picture's; None if there is none.
 
-    mode: as POPE's. random: any; popular: the most frequent; adversarial: of the same kind or group, if there is one.
+    mode: as POPE's. random: any; popular: the most frequent, one of them if several are (of one vendor's pictures every
+    name is there once, and the first of the alphabet would be asked of all); adversarial: of the same kind or group, if
+    there is one.
     """
     own = (picture.name, picture.kind, picture.group)
     true = {word for text in (*own, *picture.words) for word in _words(text)}
@@ -78,7 +80,8 @@ def wrong(picture: Picture, things: Things, number: int, mode: str, rng: random.
     if not free:
         return None
     if mode == "popular":
-        return free[0]
+        counts = things.counts[number]
+        return rng.choice([value for value in free if counts[value] == counts[free[0]]])
     return rng.choice(near if mode == "adversarial" and near else free)
 
 

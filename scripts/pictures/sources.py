@@ -19,7 +19,8 @@ VENDORS = {
 }
 NAMES = "emojibase-data"
 COMPONENTS = 2  # emojibase's group of skin tones and hair, which are no pictures of their own
-GENDER = re.compile(r"\b(man|woman|men|women|person|people|boy|girl|mr|mrs|mx)\b")
+# What names of one family differ in: "man running", "person running facing right".
+VARIANT = re.compile(r"\b(man|woman|men|women|person|people|boy|girl|mr|mrs|mx|facing right)\b")
 # What one thing of emojibase's groups is called, and of those of its subgroups that are called "animal-marine".
 GROUPS = {
     "smileys-emotion": "smiley or feeling", "people-body": "person or body part", "animals-nature": "animal or plant",
@@ -77,7 +78,7 @@ def emoji(folder: Path) -> list[Picture]:
             name, subgroup = _emoji_name(record["label"]), titles["subgroups"][str(record["subgroup"])]
             title = titles["groups"][str(record["group"])]
             group = GROUPS.get(title, one(title))
-            family = " ".join(GENDER.sub("", name).split()) or name
+            family = " ".join(VARIANT.sub("", name).split()) or name
             path, words = files[_code(record["hexcode"])], tuple(record.get("tags", ()))
             found.append(Picture(path, name, _kind(subgroup), group, words, family, vendor))
     return found

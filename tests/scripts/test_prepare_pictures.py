@@ -142,9 +142,13 @@ def test_the_first_pictures_of_a_split_are_a_fair_sample():
 def test_questions_of_a_picture_and_a_no_that_shares_no_word():
     dog = picture("dog face", "mammal", "animal", "pet")
     wolf, parrot = picture("wolf", "mammal", "animal"), picture("parrot", "bird", "animal")
-    things = Things([dog, wolf, parrot, picture("pet dog", "mammal", "animal"), picture("apple", "fruit", "food")])
+    apple = picture("apple", "fruit", "food")
+    things = Things([dog, wolf, parrot, picture("pet dog", "mammal", "animal"), apple, apple])
     for mode, seen in (("adversarial", {"wolf"}), ("popular", {"apple"}), ("random", {"apple", "parrot", "wolf"})):
         assert {wrong(dog, things, 0, mode, random.Random(seed)) for seed in range(40)} == seen
+    once = Things([dog, wolf, parrot, apple])  # no name more often than another: not the first of the alphabet for all
+    popular = {wrong(dog, once, 0, "popular", random.Random(seed)) for seed in range(40)}
+    assert popular == {"apple", "parrot", "wolf"}
     king, tea = picture("king of hearts", "card", "game"), picture("cup of tea", "drink", "food")
     assert wrong(king, Things([king, tea]), 0, "popular", random.Random(0)) == "cup of tea"  # "of" may be shared
     assert wrong(dog, Things([dog, picture("pet dog", "mammal", "animal")]), 0, "popular", random.Random(0)) is None
