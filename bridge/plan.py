@@ -18,6 +18,7 @@ from bridge.data.balance import OVERHEAD, WIDTH, RowLengths, cheapest, dealt, pa
 from bridge.data.mixture import Mixture
 from bridge.data.schedule import Schedule, cut_steps
 from bridge.price import TextSizes, VisionSizes, connector_parameters, memory, step_flops
+from vlm.encoders.naming import EncoderName, parse_encoder
 from vlm.errors import UserError
 from vlm.files import read_json
 from vlm.hub import model_folder
@@ -182,19 +183,19 @@ def _told_sizes(config: BridgeConfig, named: str) -> VisionSizes:
     """By small files alone, which are fetched from the hub. Raises: one of `UNTOLD`."""
     if config.init is not None:
         return _of_llava(read_json(Path(named) / "config.json")["vision_config"])
-    source = named.removeprefix("random:")
-    if source.startswith(("hf:", "timm:")) or source == "blind":
-        return _of_module(source, config.image_size)
-    folder = model_folder(source, ["config.json"], "give an encoder's folder")
+    encoder = parse_encoder(named)
+    if encoder.kind != "levljepa":
+        return _of_module(encoder, config.image_size)
+    folder = model_folder(encoder.place, ["config.json"], "give an encoder's folder")
     return _of_levljepa(read_json(folder / "config.json")["vision_encoder"], config.image_size)
 
 
-def _of_module(name: str, image_size: int | None) -> VisionSizes:
+def _of_module(name: EncoderName, image_size: int | None) -> VisionSizes:
     """Of hf:NAME, timm:NAME and blind: the model is made without weights and without memory."""
     from vlm.encoders.by_name import open_encoder
 
     with torch.device("meta"):
-        encoder = open_encoder(name if name == "blind" else f"random:{name}")
+        encoder = open_encoder(str(replace(name, random=True)))
     vision, patch, side = encoder.vision, encoder.config.patch_size, image_size or encoder.config.image_size
     if not hasattr(vision, "blocks"):
         return _of_llava({**vision.config.to_dict(), "image_size": side})

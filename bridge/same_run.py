@@ -12,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from bridge.config import BridgeConfig
+from vlm.encoders.naming import parse_encoder
 from vlm.errors import UserError
 from vlm.files import read_json
 from vlm.llms.presets import PRESETS
@@ -29,7 +30,6 @@ HINTS = {  # by the digest that differs
     "model_config": "another version of transformers may have brought other defaults: that is no other model",
     "images": "if images were only repaired, --allow-change images goes on without those that were left out",
 }
-_KIND = re.compile(r"(random:|timm:|hf:)*")  # how a name of an encoder may begin
 
 
 def check_folder(config: BridgeConfig) -> None:
@@ -72,21 +72,14 @@ def models_differ(old: str | None, new: str | None) -> bool:
         return False
     if old is None or new is None or "blind" in (old, new):
         return True
-    (old_kind, old_rest), (new_kind, new_rest) = _parts(old), _parts(new)
-    if old_kind != new_kind:  # "random:" and nothing: an untrained encoder and a trained one
+    one, other = parse_encoder(old), parse_encoder(new)  # an LLM's name has no such parts
+    if (one.kind, one.random) != (other.kind, other.random):
         return True
-    old_key, new_key = weights_key(Path(old_rest)), weights_key(Path(new_rest))
-    if old_key and new_key:
-        return old_key != new_key and not old_kind.startswith("random:")  # random weights come from the seed alone
-    names = [PRESETS.get(rest, rest) for rest in (old_rest, new_rest) if _is_name(rest)]
+    keys = [named.path and weights_key(named.path) for named in (one, other)]
+    if all(keys):
+        return keys[0] != keys[1] and not one.random  # random weights come from the seed alone
+    names = [PRESETS.get(named.place, named.place) for named in (one, other) if _is_name(named.place)]
     return len(set(names)) == 2
-
-
-def _parts(value: str) -> tuple[str, str]:
-    """ "random:timm:vit_tiny" -> "random:timm:", "vit_tiny" """
-    found = _KIND.match(value)
-    kind = found[0] if found else ""
-    return kind, value[len(kind) :]
 
 
 def _is_name(value: str) -> bool:

@@ -12,6 +12,7 @@ from pretrain.contrastive import LogitScale
 from vlm.cards.licences import encoder_part
 from vlm.encoders.base import VisionEncoder
 from vlm.encoders.levljepa import Encoder, load_encoder
+from vlm.encoders.naming import parse_encoder
 from vlm.encoders.timm import timm_encoder
 from vlm.encoders.timm_vit import hidden_act
 from vlm.encoders.weights import COUNTER
@@ -101,11 +102,11 @@ def open_init(config: PretrainConfig) -> Init | None:
     """Open --init, or None without it. Raises: UserError if it is no LeVLJEPA encoder and no timm ViT."""
     if config.init is None:
         return None
-    kind, _, rest = config.init.partition(":")
-    if kind in ("hf", "random") or config.init == "blind":
+    named = parse_encoder(config.init)
+    if named.random or named.kind in ("hf", "blind"):
         raise UserError(f"--init {config.init}: give a LeVLJEPA folder or hub id, or a timm ViT as timm:NAME")
-    is_timm = kind == "timm" and rest
-    source = timm_encoder(rest) if is_timm else load_encoder(config.init, heads=config.vision_heads)
+    is_timm = named.kind == "timm"
+    source = timm_encoder(named.place) if is_timm else load_encoder(named.place, heads=config.vision_heads)
     digest = hashlib.sha256()
     for name, value in sorted(source.state_dict().items()):
         digest.update(f"{name} {tuple(value.shape)} ".encode() + value.numpy().tobytes())

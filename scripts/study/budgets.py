@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vlm.encoders.naming import parse_encoder
 from vlm.files import read_json
 
 HEADS = ("ViT", "image", "pretraining", "connector")
@@ -44,9 +45,10 @@ def _pretraining(encoder: str | None) -> str:
     """Of a LeVLJEPA folder here what its config.json says; of others their name. Nothing was seen by the controls."""
     if encoder is None:
         return "not known"
-    if encoder == "blind" or encoder.startswith("random:"):
+    named = parse_encoder(encoder)
+    if named.kind == "blind" or named.random:
         return "none"
-    training = _settings(Path(encoder)).get("training", {})
+    training = _settings(Path(named.place)).get("training", {}) if named.kind == "levljepa" else {}
     if not {"objective", "steps", "batch_size"} <= training.keys():
-        return f"not known ({Path(encoder).name if Path(encoder).exists() else encoder})"
+        return f"not known ({named.path.name if named.path else encoder})"
     return f"{training['objective']}, {training['steps']:,} steps of {training['batch_size']}"

@@ -7,12 +7,13 @@ its scores. It is a list of this project's commands, and the names of the cells 
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pretrain.config import OBJECTIVES
 from study.probes import Probe, named_probes
 from study.settings import SPLITS, StudySettings, split_flags
+from vlm.encoders.naming import PREFIXED, EncoderName, parse_encoder
 from vlm.errors import UserError
 
 SECOND = "-second"
@@ -72,18 +73,19 @@ def _kind(what: str) -> tuple[str, str]:
         return "blind", what
     if what.startswith("random:"):
         return "random", what.removeprefix("random:")
-    if what.startswith(("hf:", "timm:")) or Path(what).expanduser().is_dir() or HUB_ID.fullmatch(what):
-        place = _place(what)
-        path = Path(place).expanduser()
+    named = parse_encoder(what)
+    if named.kind in PREFIXED or named.path or HUB_ID.fullmatch(what):
         # Absolute: called from another folder, the same words could name another encoder.
-        return "given", what.removesuffix(place) + str(path.absolute() if path.exists() else place)
+        return "given", what if named.path is None else _absolute(named)
     known = ", ".join((*OBJECTIVES, "blind"))
     raise UserError(f"--encoders {what}: give {known}, random:NAME, an encoder's folder or hub id, hf:... or timm:...")
 
 
-def _place(what: str) -> str:
-    """Where an encoder lies, if it does here: the DIR of "DIR" and "hf:DIR", the FILE of "timm:NAME@FILE"."""
-    return what.rpartition("@")[2] if what.startswith("timm:") else what.removeprefix("hf:")
+def _absolute(named: EncoderName) -> str:
+    """The name of an encoder that lies here, with its whole path."""
+    before, at, _ = named.place.rpartition("@") if named.kind == "timm" else ("", "", "")
+    assert named.path is not None
+    return str(replace(named, place=f"{before}{at}{named.path.absolute()}"))
 
 
 @dataclass(frozen=True)
@@ -209,8 +211,8 @@ def _bridge(
     bridge_flags = split_flags("--bridge-flags", settings.bridge_flags)
     commands = (("bridge/train.py", *_questions(settings), *flags, *bridge_flags), _evaluate(settings, out))
     needs, after = ((before.name,), before.commands) if before else ((), ())
-    models = (llm,) if before else (_place(other.what), llm)
-    folders = tuple(model for model in models if Path(model).exists())
+    models = (None if before else parse_encoder(other.what).path, Path(llm))
+    folders = tuple(str(model) for model in models if model is not None and model.exists())
     return Cell(out.name, commands, out / "eval/results.json", needs, after, folders, f"bridge {llm}")
 
 

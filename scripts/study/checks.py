@@ -8,7 +8,7 @@ from bridge.config import BridgeConfig
 from bridge.evaluation.settings import EvaluateConfig
 from pretrain.config import PretrainConfig, from_preset
 from study.cells import Cell, encoders, uses_world
-from study.settings import StudySettings, refuse_by, split_flags
+from study.settings import StudySettings, name_in_mistakes, split_flags
 from study.summary import references
 from vlm.errors import UserError
 from vlm.run.settings import build, given, make_parser
@@ -96,5 +96,5 @@ def read_flags(command: tuple[str, ...]) -> Mapping[str, Any]:
 def _read(command: str, flags: Sequence[str]) -> Mapping[str, Any]:
     """What flags say, by name. Raises: UserError if the command has no such flags."""
     parser = make_parser(COMMANDS[command], prog=command, about="", examples="")
-    parser.error = refuse_by(command)  # argparse would print a usage text and exit
+    name_in_mistakes(parser, command)
     return given(parser, flags)

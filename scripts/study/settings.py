@@ -1,7 +1,8 @@
 """The settings of a study: flags of scripts/study.py, or the same names in a file."""
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -73,7 +74,7 @@ def settings_of(about: str, examples: str, arguments: Sequence[str] | None = Non
     parser = make_parser(StudySettings, prog="scripts/study.py", about=about, examples=examples)
     values = given(parser, arguments)
     if values.get("study"):
-        parser.error = refuse_by(values["study"])
+        name_in_mistakes(parser, values["study"])
         values = {**given(parser, _typed(Path(values["study"]))), **values}
     else:
         for name in ("encoders", "only"):  # they take words until the next flag
@@ -82,13 +83,13 @@ def settings_of(about: str, examples: str, arguments: Sequence[str] | None = Non
     return build(StudySettings, values)
 
 
-def refuse_by(source: str) -> Callable[[str], NoReturn]:
-    """What a parser does with a mistake in the flags that are for `source`, or stand in it."""
+def name_in_mistakes(parser: ArgumentParser, source: str) -> None:
+    """Let `parser` raise a UserError that names what its flags are for, or stand in: it would print its usage."""
 
     def refuse(message: str) -> NoReturn:
         raise UserError(f"{source}: {message} (see --help)")
 
-    return refuse
+    parser.error = refuse
 
 
 def split_flags(flag: str, text: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm.encoders.licence import FREE, UNKNOWN, weights_licence
+from vlm.encoders.naming import parse_encoder
 from vlm.files import read_json
 from vlm.hub import is_hub_id
 from vlm.llms.presets import PRESETS
@@ -48,13 +49,14 @@ def language_model_part(name: str) -> Part:
 
 def encoder_part(name: str) -> Part:
     """name: what --encoder was given."""
-    if name == "blind" or name.startswith("random:"):
+    named = parse_encoder(name)
+    if named.kind == "blind" or named.random:
         return Part("encoder", public_name(name), free=True)
-    kind, _, rest = name.partition(":")
-    if kind == "timm" and rest:
-        return Part("encoder", public_name(name), _timm_licence(rest))
-    if kind == "hf" and rest:
-        return Part("encoder", public_name(rest), card_licence(rest), hub_id=_hub_id(rest))
+    if named.kind == "timm":
+        return Part("encoder", public_name(name), _timm_licence(named.place))
+    if named.kind == "hf":
+        place = named.place
+        return Part("encoder", public_name(place), card_licence(place), hub_id=_hub_id(place))
     said = weights_licence(_config(name))
     licence = card_licence(name) or (None if said in (FREE, UNKNOWN) else said)
     return Part("encoder", public_name(name), licence, free=licence is None and said == FREE, hub_id=_hub_id(name))

@@ -4,6 +4,7 @@ from vlm.encoders.base import VisionEncoder
 from vlm.encoders.baselines import blind_encoder, random_encoder
 from vlm.encoders.config import NORMALISATIONS
 from vlm.encoders.levljepa import check_levljepa, load_encoder
+from vlm.encoders.naming import parse_encoder
 from vlm.errors import UserError
 
 
@@ -26,21 +27,22 @@ def open_encoder(
     its own; positions are interpolated. heads: of a LeVLJEPA checkpoint whose config.json does not say.
     Raises: UserError if there is no such encoder, its weights cannot be used, or `heads` are not its own.
     """
-    source, is_random = name.removeprefix("random:"), name.startswith("random:")
-    kind, _, rest = source.partition(":")
+    named = parse_encoder(name)
     encoder: VisionEncoder
-    if name == "blind":
+    if named.kind == "blind":
         encoder = blind_encoder(seed)
-    elif kind == "timm" and rest:
+    elif named.kind == "timm":
         from vlm.encoders.timm import random_timm_encoder, timm_encoder
 
-        encoder = random_timm_encoder(rest, seed) if is_random else timm_encoder(rest)
-    elif kind == "hf" and rest:
+        encoder = random_timm_encoder(named.place, seed) if named.random else timm_encoder(named.place)
+    elif named.kind == "hf":
         from vlm.encoders.huggingface import hf_encoder, random_hf_encoder
 
-        encoder = random_hf_encoder(rest, seed) if is_random else hf_encoder(rest)
+        encoder = random_hf_encoder(named.place, seed) if named.random else hf_encoder(named.place)
+    elif named.random:
+        encoder = random_encoder(named.place, seed, heads)
     else:
-        encoder = random_encoder(source, seed, heads) if is_random else load_encoder(source, heads=heads)
+        encoder = load_encoder(named.place, heads=heads)
     if heads and heads != encoder.heads:
         raise UserError(f"--heads {heads}: {name} has {encoder.heads} attention heads, and says so: leave it out")
     if image_size and image_size != encoder.config.image_size:
@@ -56,17 +58,14 @@ def check_encoder(name: str) -> None:
 
     Raises: UserError if there is no such encoder, or it is of a kind that cannot serve.
     """
-    source, is_random = name.removeprefix("random:"), name.startswith("random:")
-    kind, _, rest = source.partition(":")
-    if name == "blind":
-        return
-    if kind == "timm" and rest:
+    named = parse_encoder(name)
+    if named.kind == "timm":
         from vlm.encoders.timm import check_timm
 
-        check_timm(rest, weights=not is_random)
-    elif kind == "hf" and rest:
+        check_timm(named.place, weights=not named.random)
+    elif named.kind == "hf":
         from vlm.encoders.huggingface import check_hf
 
-        check_hf(rest, weights=not is_random)
-    else:
-        check_levljepa(source)
+        check_hf(named.place, weights=not named.random)
+    elif named.kind == "levljepa":
+        check_levljepa(named.place)

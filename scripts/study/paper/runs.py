@@ -7,6 +7,7 @@ from pathlib import Path
 from huggingface_hub import try_to_load_from_cache
 
 from bridge.config import BridgeConfig
+from vlm.encoders.naming import parse_encoder
 from vlm.errors import UserError
 from vlm.files import read_json
 from vlm.hub import is_hub_id
@@ -70,16 +71,17 @@ def read_run(folder: Path, evaluation: str) -> Run | str:
         return "is no run of bridge/train.py: its config.json names no LLM and encoder"
     if config["llm"] is None or config["encoder"] is None:
         return "went on from another run (--init)"
-    if config["encoder"] == "blind":
+    named = parse_encoder(config["encoder"])
+    if named.kind == "blind":
         return "has no sight (--encoder blind)"
     if not results.is_file():
         return f"has no {evaluation}/results.json: run python bridge/evaluate.py {folder}"
     report = read_json(results)
     if report["sees"] != "images":
         return f"was shown {report['sees']}, not its images"
-    path = config["encoder"].removeprefix("random:")
-    if path.startswith(("timm:", "hf:")):
-        return f"sees with {path}, which none of the objectives trained"
+    if named.kind != "levljepa":
+        return f"sees with {named.trained}, which none of the objectives trained"
+    path = named.place
     file = encoder_config(path)
     if file is None:
         place = "in the hub's cache" if is_hub_id(path) else "here"
@@ -93,7 +95,7 @@ def read_run(folder: Path, evaluation: str) -> Run | str:
     training = encoder.get("training", {})
     return Run(
         folder=folder,
-        objective=RANDOM if config["encoder"].startswith("random:") else training.get("objective", "levljepa"),
+        objective=RANDOM if named.random else training.get("objective", "levljepa"),
         llm=llm,
         seed=config["seed"],
         settings=settings,

@@ -11,6 +11,7 @@ from vlm.apps.doctor.findings import Finding, Findings
 from vlm.apps.doctor.labels import show_labels
 from vlm.apps.settings import DoctorSettings
 from vlm.apps.status import Status
+from vlm.encoders.naming import parse_encoder
 from vlm.errors import UserError
 from vlm.hub import is_hub_id, model_folder
 from vlm.integrity import MANIFEST
@@ -73,8 +74,8 @@ def _examined(what: str, settings: DoctorSettings) -> tuple[str, Findings]:
         return kind, chain([first], findings)
     if not what:
         return "environment", environment.findings()
-    path = Path(what)
-    if what == "blind" or what.startswith(("hf:", "timm:", "random:")):
+    path, named = Path(what), parse_encoder(what)
+    if named.kind != "levljepa" or named.random:
         return "encoder", models.encoder_findings(what)
     others = "give a VLM, encoder, export, run or data folder, or nothing for the environment"
     if not path.exists() and is_hub_id(what):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vlm.apps.settings import ExportSettings
 from vlm.directories import atomic_directory
+from vlm.encoders.naming import parse_encoder
 from vlm.errors import UserError, one_line, writing
 from vlm.hub import is_hub_id
 from vlm.integrity import write_manifest
@@ -31,7 +32,7 @@ def export(settings: ExportSettings) -> None:
     if settings.quantise is not None and settings.format != "gguf":
         raise UserError("--quantise is of --format gguf: give both, or leave it out")
     source = _vlm_folder(settings.folder)
-    _check_place(out, source or Path(settings.folder.removeprefix("random:").removeprefix("hf:")))
+    _check_place(out, source or Path(parse_encoder(settings.folder).place))
     known, kind = (ENCODER_FORMATS, "an encoder") if source is None else (VLM_FORMATS, "a VLM")
     if settings.format not in known:
         raise UserError(
