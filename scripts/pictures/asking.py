@@ -31,8 +31,10 @@ class Things:
     """What can be asked of the pictures of one split: names by kind, kinds and groups, the most frequent ones first."""
 
     def __init__(self, pictures: Sequence[Picture]):
-        self.counts = tuple(
-            Counter(values) for values in zip(*((picture.name, picture.kind, picture.group) for picture in pictures))
+        self.counts = (
+            Counter(picture.name for picture in pictures),
+            Counter(picture.kind for picture in pictures),
+            Counter(picture.group for picture in pictures),
         )
         self.names, self.kinds, self.groups = (_by_frequency(counts) for counts in self.counts)
         self.of_kind: dict[str, list[str]] = {}

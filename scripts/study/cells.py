@@ -7,14 +7,15 @@ its scores. It is a list of this project's commands, and the names of the cells 
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from pretrain.config import OBJECTIVES
 from study.probes import Probe, named_probes
 from study.settings import SPLITS, StudySettings, split_flags
-from vlm.encoders.naming import PREFIXED, EncoderName, parse_encoder
+from vlm.encoders.naming import PREFIXED, parse_encoder
 from vlm.errors import UserError
+from vlm.llms.presets import PRESETS
 
 SECOND = "-second"
 WORLD_PROBES = ("zero-shot", "knn", "retrieval")  # of an encoder that a study pretrains, unless others are asked for
@@ -74,18 +75,10 @@ def _kind(what: str) -> tuple[str, str]:
     if what.startswith("random:"):
         return "random", what.removeprefix("random:")
     named = parse_encoder(what)
-    if named.kind in PREFIXED or named.path or HUB_ID.fullmatch(what):
-        # Absolute: called from another folder, the same words could name another encoder.
-        return "given", what if named.path is None else _absolute(named)
+    if named.kind in PREFIXED or (named.path and named.path.is_dir()) or HUB_ID.fullmatch(what):
+        return "given", str(named.absolute)  # called from another folder, the same words could name another encoder
     known = ", ".join((*OBJECTIVES, "blind"))
     raise UserError(f"--encoders {what}: give {known}, random:NAME, an encoder's folder or hub id, hf:... or timm:...")
-
-
-def _absolute(named: EncoderName) -> str:
-    """The name of an encoder that lies here, with its whole path."""
-    before, at, _ = named.place.rpartition("@") if named.kind == "timm" else ("", "", "")
-    assert named.path is not None
-    return str(replace(named, place=f"{before}{at}{named.path.absolute()}"))
 
 
 @dataclass(frozen=True)
@@ -211,7 +204,7 @@ def _bridge(
     bridge_flags = split_flags("--bridge-flags", settings.bridge_flags)
     commands = (("bridge/train.py", *_questions(settings), *flags, *bridge_flags), _evaluate(settings, out))
     needs, after = ((before.name,), before.commands) if before else ((), ())
-    models = (None if before else parse_encoder(other.what).path, Path(llm))
+    models = (None if before else parse_encoder(other.what).path, None if llm in PRESETS else Path(llm))
     folders = tuple(str(model) for model in models if model is not None and model.exists())
     return Cell(out.name, commands, out / "eval/results.json", needs, after, folders, f"bridge {llm}")
 

@@ -30,7 +30,7 @@ def run(settings: StudySettings) -> None:
         from study.places import check_places  # imports transformers, which a report does not need
 
         check_places(settings, missing)
-    _refuse_without_needs(settings, wanted, planned)
+    _refuse_without_needs(settings, missing, planned)
     if settings.dry_run:
         print(priced(out, planned, wanted, lanes=len(_lanes(settings))))
         return
@@ -55,11 +55,11 @@ def run(settings: StudySettings) -> None:
         report(settings)
 
 
-def _refuse_without_needs(settings: StudySettings, wanted: Sequence[Cell], planned: Mapping[str, Cell]) -> None:
+def _refuse_without_needs(settings: StudySettings, missing: Sequence[Cell], planned: Mapping[str, Cell]) -> None:
     """Raises: UserError if --only names a cell without one that it is made from, and that is not done."""
-    for cell in wanted:
+    for cell in missing:
         for name in cell.needs:
-            if planned[name] not in wanted and record(Path(settings.out), planned[name]) is None:
+            if planned[name] not in missing and record(Path(settings.out), planned[name]) is None:
                 raise UserError(
                     f"--only {cell.name}: {name} is not done, which it needs: name it as well, or run it first"
                 )

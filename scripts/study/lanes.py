@@ -3,6 +3,7 @@
 import json
 import os
 import queue
+import re
 import subprocess
 import sys
 import time
@@ -60,10 +61,15 @@ def record(out: Path, cell: Cell) -> dict | None:
     None if it is not done, if its product is gone, or if other commands or models have made it or what it is made from.
     """
     found = _kept(out, cell) if cell.product.is_file() else {}
-    made = _made_by(out, cell)
-    # Records of before have the study's folder in full, and do not say which models were given.
-    kept = {"given": made["given"], **{key: _movable(out, value) for key, value in found.items() if key in made}}
-    return found if found and kept == made else None
+    return found if found and _same(_movable(out, found), made_by(out, cell)) else None
+
+
+def _same(kept: Mapping, made: Mapping) -> bool:
+    """Whether a record is of what `made` says. Models that one of both could not read may be the same."""
+    then, now = kept.get("given", {}), made["given"]  # records of before do not say
+    known = [name for name in now if now[name] and then.get(name)]
+    same_models = all(then[name] == now[name] for name in known)
+    return same_models and all(kept.get(key) == made[key] for key in ("commands", "after"))
 
 
 def _kept(out: Path, cell: Cell) -> dict:
@@ -76,7 +82,7 @@ def _kept(out: Path, cell: Cell) -> dict:
     return found if isinstance(found, dict) else {}
 
 
-def _made_by(out: Path, cell: Cell) -> dict:
+def made_by(out: Path, cell: Cell) -> dict:
     """What tells whether a cell is the one that is asked for: its commands, those before it, weights given to it."""
     made = {"commands": cell.commands, "after": cell.after, "given": {name: _weights(name) for name in cell.given}}
     return _movable(out, made)
@@ -87,7 +93,8 @@ _weights = cache(lambda folder: weights_key(Path(folder)))
 
 def _movable(out: Path, value: Any) -> Any:
     """As JSON gives it back, with OUT in place of the study's folder, so that this may be moved."""
-    return json.loads(json.dumps(value).replace(json.dumps(str(out))[1:-1], "OUT"))
+    folder = re.escape(json.dumps(str(out))[1:-1])
+    return json.loads(re.sub(f'(?<=[":= ]){folder}(?=[/" ])', "OUT", json.dumps(value)))
 
 
 def run_cell(out: Path, cell: Cell, lane: Mapping[str, str]) -> float:
@@ -96,10 +103,13 @@ def run_cell(out: Path, cell: Cell, lane: Mapping[str, str]) -> float:
     for number, command in enumerate(cell.commands):
         run_logged(out / "logs" / f"{cell.name}.{number}.log", command, lane)
     seconds = round(time.monotonic() - started, 1)
+    made, kept = made_by(out, cell), _kept(out, cell)
     # What was done before is not done again: the longest call tells best what the whole of it takes.
-    longest = max(seconds, _kept(out, cell).get("seconds", 0))
+    longest = (
+        max(seconds, kept.get("seconds", 0)) if _movable(out, kept.get("commands")) == made["commands"] else seconds
+    )
     (out / "cells").mkdir(parents=True, exist_ok=True)
-    write_json(out / "cells" / f"{cell.name}.json", {**_made_by(out, cell), "seconds": longest})
+    write_json(out / "cells" / f"{cell.name}.json", {**made, "seconds": longest})
     return seconds
 
 

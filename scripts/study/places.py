@@ -15,6 +15,7 @@ from study.cells import Cell, chosen_probes
 from study.checks import read_flags
 from study.settings import StudySettings
 from vlm.encoders.by_name import check_encoder
+from vlm.encoders.naming import parse_encoder
 from vlm.errors import UserError
 from vlm.hub import check_repository, is_hub_id
 from vlm.llms.load import check_llm
@@ -40,8 +41,10 @@ def check_places(settings: StudySettings, planned: Iterable[Cell]) -> None:
 
 def _is_made(settings: StudySettings, value: str) -> bool:
     """Whether it is of the study itself: a pretrained encoder, or the world, which may not be drawn yet."""
-    place = Path(value.removeprefix("random:")).absolute()
-    return any(place.is_relative_to(Path(root).absolute()) for root in (settings.out, settings.world))
+    place = Path(parse_encoder(value).place)  # what the study makes has its whole path
+    return place.is_absolute() and any(
+        place.is_relative_to(Path(root).absolute()) for root in (settings.out, settings.world)
+    )
 
 
 def _look(flag: str, check: Callable[[str], object], value: str) -> None:

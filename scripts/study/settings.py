@@ -77,7 +77,7 @@ def settings_of(about: str, examples: str, arguments: Sequence[str] | None = Non
         name_in_mistakes(parser, values["study"])
         values = {**given(parser, _typed(Path(values["study"]))), **values}
     else:
-        for name in ("encoders", "only"):  # they take words until the next flag
+        for name in ("encoders", "llms", "probes", "only"):  # they take words until the next flag
             if files := [word for word in values.get(name, ()) if word.endswith((".yaml", ".yml"))]:
                 raise UserError(f"--{name} {files[0]}: put {files[0]} first, before the flags")
     return build(StudySettings, values)
@@ -122,7 +122,7 @@ def _typed(path: Path) -> list[str]:
         if name not in known:
             raise UserError(f"{path} names {key!r}, which is no setting: give of {', '.join(sorted(known))}")
         if isinstance(value, list):
-            if odd := [each for each in value if not isinstance(each, str | int | float)]:
+            if odd := [each for each in value if isinstance(each, bool) or not isinstance(each, str | int | float)]:
                 raise UserError(f"{path}: {key} holds {odd[0]!r}: give words or numbers, in quotes if YAML reads more")
             flags += [f"--{name}", *map(str, value)]
         elif isinstance(value, bool) and name == "dry-run":

@@ -32,7 +32,8 @@ def gain_cells(table: Mapping) -> list[list[str]]:
     for name, gains in table["gains"].items():
         sides = [list(table["rows"][side]["seeds"]) for side in (name, gains["over"])]
         fewer = any(side != gains["of_seeds"] for side in sides)  # a study that is half done
-        of = f", seed {', '.join(map(str, gains['of_seeds']))} alone" if fewer else ""
+        numbers = ", ".join(map(str, gains["of_seeds"]))
+        of = f", seed{'s' * (len(gains['of_seeds']) > 1)} {numbers} alone" if fewer else ""
         lines.append([f"{name} over {gains['over']}{of}", *(_gain(gains.get(key)) for key in COLUMNS)])
     return [["gain, points", *(TITLED[key] for key in COLUMNS)], *lines] if lines else []
 

@@ -11,7 +11,7 @@ import prepare_pictures
 import pytest
 from pictures.asking import Things, caption, pope_lines, questions, wrong
 from pictures.licences import LICENCES, readme
-from pictures.sources import VENDORS, Picture, _kind, clip_art, emoji, one, stamps
+from pictures.sources import VARIANT, VENDORS, Picture, _kind, clip_art, emoji, one, stamps
 from pictures.splits import split
 from pictures.writing import write
 from PIL import Image
@@ -70,6 +70,7 @@ def test_emoji_have_a_name_a_kind_and_a_family(packages):
         ("red heart", "heart", "smiley or feeling"),
     ]  # fmt: skip
     assert found[5].family == found[6].family == "running"
+    assert VARIANT.sub("", "woman running facing right").split() == ["running"]
     with pytest.raises(UserError, match="does not hold the npm package emojibase-data"):
         emoji(packages / "emoji-datasource-twitter")
 

@@ -1,6 +1,7 @@
 """scripts/study.py: which cells a study has, that they run once, and the numbers of its table, worked out by hand."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def done(study: StudySettings) -> StudySettings:
     """Note that every cell has been run as the study says."""
     for cell in cells(study).values():
         write_json(
-            Path(study.out) / f"cells/{cell.name}.json", {**lanes._made_by(Path(study.out), cell), "seconds": 1.0}
+            Path(study.out) / f"cells/{cell.name}.json", {**lanes.made_by(Path(study.out), cell), "seconds": 1.0}
         )
     return study
 
@@ -209,15 +210,19 @@ def test_a_study_is_known_again_where_it_was_moved_and_a_changed_model_is_not(tm
     (tmp_path / "mine").mkdir()
     save_file({"w": torch.zeros(2)}, tmp_path / "mine/vision_encoder.safetensors")
     place = ("--encoders", f"mine={tmp_path}/mine", "--seeds", "0", "--out")
-    study = settings(*place, tmp_path / "first")
+    study = settings(*place, tmp_path / "first", "--world", tmp_path / "first-world")  # which is not moved
     scored(tmp_path / "first/bridge-mine-smollm2-0/eval", 4)
     done(study)
     shutil.move(tmp_path / "first", tmp_path / "second")
-    moved = settings(*place, tmp_path / "second")
+    moved = settings(*place, tmp_path / "second", "--world", tmp_path / "first-world")
+    assert not summarise(replace(moved, world=str(tmp_path / "second-world")))["rows"]
     assert list(summarise(moved)["rows"]) == ["mine"]
     lanes._weights.cache_clear()
     save_file({"w": torch.ones(2)}, tmp_path / "mine/vision_encoder.safetensors")  # trained again, in its place
     assert not summarise(moved)["rows"]
+    lanes._weights.cache_clear()
+    (tmp_path / "mine/vision_encoder.safetensors").unlink()  # it may be the same
+    assert list(summarise(moved)["rows"]) == ["mine"]
     (tmp_path / "second/cells/bridge-mine-smollm2-0.json").write_text("{")  # cut off
     assert not summarise(moved)["rows"]
 
@@ -226,22 +231,24 @@ def test_what_rows_are_made_of(tmp_path):
     vision = {"image_size": 64, "patch_size": 8, "num_hidden_layers": 3, "hidden_size": 128}
     training = {"objective": "clip", "steps": 5400, "batch_size": 32}
     write_json(tmp_path / "enc/config.json", {"training": training})
-    encoder = str(tmp_path / "enc")
-    for name, config in {
-        "first": {"encoder": encoder, "steps": 1700, "batch_questions": 8, "lora": 0},
-        "second": {"encoder": None, "init": str(tmp_path / "first/vlm"), "steps": 400, "lora": 8},
-        "twin": {"encoder": f"random:{encoder}", "steps": None},
-        "dino": {"encoder": "hf:org/dino", "steps": 5},
-    }.items():
-        write_json(tmp_path / name / "config.json", config)
+    before = tmp_path / "before"  # where the study was when it ran
+    for name, steps, config in (
+        ("first", 1700, {"encoder": f"{before}/enc", "steps": None, "lora": 0}),
+        ("second", 400, {"encoder": None, "init": f"{before}/first/vlm", "lora": 8}),
+        ("twin", 5, {"encoder": f"random:{before}/enc"}),
+        ("dino", 5, {"encoder": "hf:org/dino"}),
+    ):
+        write_json(tmp_path / name / "config.json", {"out": f"{before}/{name}", **config})
         write_json(tmp_path / name / "vlm/config.json", {"vision_config": vision})
+        write_json(tmp_path / name / "done.json", {"step": steps, "result": "vlm"})
+        (tmp_path / name / "metrics.jsonl").write_text('{"step": 0, "questions": 8}\n{"step": 1, "questions": 7}\n')
     sizes = ("3 layers, 128 wide", "64 px, 64 patch tokens")
     learnt = "clip, 5,400 steps of 32"
     assert list(budget(tmp_path / "first").values()) == [*sizes, learnt, "1,700 steps of 8 questions"]
-    both = "1,700 steps of 8 questions, then 400 steps, LoRA 8"
+    both = "1,700 steps of 8 questions, then 400 steps of 8 questions, LoRA 8"
     assert list(budget(tmp_path / "second").values()) == [*sizes, learnt, both]
-    assert list(budget(tmp_path / "twin").values()) == [*sizes, "none", ""]
-    assert list(budget(tmp_path / "dino").values()) == [*sizes, "not known (hf:org/dino)", "5 steps"]
+    assert list(budget(tmp_path / "twin").values()) == [*sizes, "none", "5 steps of 8 questions"]
+    assert list(budget(tmp_path / "dino").values()) == [*sizes, "not known (hf:org/dino)", "5 steps of 8 questions"]
     assert budget(tmp_path / "enc") == {}
 
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -125,13 +126,19 @@ def test_every_cell_is_a_job_after_those_it_needs(tmp_path, monkeypatch, capsys)
     jobs = (tmp_path / "jobs").read_text().splitlines()
     assert [line for line in jobs if "dependency" in line][2:] == [
         "--dependency=afterok:10",
-        "--dependency=afterany:10:14:12",
+        "--dependency=afterany:10:12:14",
     ]
     assert (tmp_path / "ended").read_text() == "13\n"
     sbatch.write_text("#!/bin/sh\necho QOSMaxSubmitJobPerUserLimit >&2\nexit 1\n")
-    refused = "sbatch refused bridge-clip-smollm2-0: QOSMax.*; queued so far: 10 12 "
+    refused = "sbatch refused bridge-clip-smollm2-0: QOSMax.*; queued are 10 12 "
     with pytest.raises(UserError, match=refused):
         command.run(settings("--encoders", "clip", "blind", *place, "--slurm", "sbatch"))
+    other = settings("--encoders", "clip", "blind", *place, "--slurm", "sbatch", "--bridge-flags", "--lr 1e-4")
+    with pytest.raises(UserError, match="bridge-blind-smollm2-0: job 12 is of other settings: scancel 12, or wait"):
+        command.run(replace(other, only=("bridge-blind-smollm2-0",)))
+    (tmp_path / "squeue").write_text("#!/bin/sh\necho down >&2\nexit 1\n")
+    with pytest.raises(UserError, match=r"squeue does not say which jobs of .*slurm\.json still wait \(down\)"):
+        command.run(other)
     with pytest.raises(UserError, match="--slurm: give the command that submits a job"):
         command.run(settings("--encoders", "clip", *place, "--slurm", " "))
     with pytest.raises(UserError, match="--slurm nothing: there is no nothing here"):

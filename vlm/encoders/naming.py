@@ -1,6 +1,7 @@
 """The names by which commands call an encoder, taken apart. Nothing is opened here."""
 
-from dataclasses import dataclass
+import os.path
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 PREFIXED = ("hf", "timm")  # kinds whose names begin with them and a colon
@@ -26,12 +27,33 @@ class EncoderName:
     @property
     def path(self) -> Path | None:
         """The folder or file here that it is read from; None if it comes from elsewhere, or is made."""
-        path = Path(self.place.rpartition("@")[2] if self.kind == "timm" else self.place).expanduser()
-        return path if self.place and path.exists() else None
+        path = Path(os.path.expanduser(self._local))
+        return path if self._local and path.exists() else None
+
+    @property
+    def absolute(self) -> "EncoderName":
+        """The same name in any current folder: if it lies here, with its whole path."""
+        if self.path is None:
+            return self
+        return replace(self, place=self.place.removesuffix(self._local) + str(self.path.absolute()))
+
+    @property
+    def _local(self) -> str:
+        """The part that may be a path; "" if there is none."""
+        return (parse_timm(self.place)[2] or "") if self.kind == "timm" else self.place
 
     def __str__(self) -> str:
         kind = f"{self.kind}:" if self.kind in PREFIXED else ""
         return "blind" if self.kind == "blind" else ("random:" if self.random else "") + kind + self.place
+
+
+def parse_timm(place: str) -> tuple[str, int | None, str | None]:
+    """NAME[@SIZE][@FILE] -> architecture, image size, file."""
+    architecture, _, rest = place.partition("@")
+    size, _, file = rest.partition("@")
+    if size.isdecimal():
+        return architecture, int(size), file or None
+    return architecture, None, rest or None
 
 
 def parse_encoder(name: str) -> EncoderName:

@@ -12,6 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from vlm.encoders.base import VisionEncoder, checked_pixels
 from vlm.encoders.config import PixelConfig
+from vlm.encoders.naming import parse_timm
 from vlm.encoders.timm_vit import stock_class, timm_layer_tokens
 from vlm.encoders.weights import load_exactly, read_weights
 from vlm.errors import UserError
@@ -72,7 +73,7 @@ def timm_encoder(name: str) -> TimmEncoder:
     Raises: UserError if there is no such ViT, no stock class can hold it (before anything is downloaded), or its
     weights do not fit.
     """
-    architecture, size, file = parse_name(name)
+    architecture, size, file = parse_timm(name)
     with torch.device("meta"):
         stock_class(_new_vit(architecture, seed=0))
     vision = _new_vit(architecture, seed=0)
@@ -86,7 +87,7 @@ def timm_encoder(name: str) -> TimmEncoder:
 
 def random_timm_encoder(name: str, seed: int) -> TimmEncoder:
     """Build the encoder of `timm_encoder(name)` with random weights, which depend on `seed` alone."""
-    architecture, size, _ = parse_name(name)
+    architecture, size, _ = parse_timm(name)
     vision = _new_vit(architecture, seed)
     stock_class(vision)
     return _frozen(TimmEncoder(vision), size)
@@ -97,7 +98,7 @@ def check_timm(name: str, weights: bool) -> None:
 
     Raises: UserError if there is no such ViT, no stock class can hold it, or its weights are nowhere.
     """
-    architecture, _, file = parse_name(name)
+    architecture, _, file = parse_timm(name)
     with torch.device("meta"):
         vision = _new_vit(architecture, seed=0)
     stock_class(vision)
@@ -107,15 +108,6 @@ def check_timm(name: str, weights: bool) -> None:
         raise UserError(f"timm:{name}: {file} does not exist: give the {WEIGHTS} of a timm {architecture}")
     if not file:
         check_repository(_repository(architecture, vision), "model", _otherwise(architecture))
-
-
-def parse_name(name: str) -> tuple[str, int | None, str | None]:
-    """NAME[@SIZE][@FILE] -> architecture, image size, file."""
-    architecture, _, rest = name.partition("@")
-    size, _, file = rest.partition("@")
-    if size.isdecimal():
-        return architecture, int(size), file or None
-    return architecture, None, rest or None
 
 
 def _frozen(encoder: TimmEncoder, size: int | None) -> TimmEncoder:

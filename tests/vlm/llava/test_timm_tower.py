@@ -75,10 +75,11 @@ def test_the_connector_is_given_timms_tokens(shape, size, llm_folders):
 
 
 def test_a_name_with_a_size():
-    from vlm.encoders.timm import parse_name, random_timm_encoder
+    from vlm.encoders.naming import parse_timm
+    from vlm.encoders.timm import random_timm_encoder
 
-    assert parse_name("vit@384") == ("vit", 384, None)
-    assert parse_name("vit@384@a/b.safetensors") == ("vit", 384, "a/b.safetensors")
-    assert parse_name("vit@b.safetensors") == ("vit", None, "b.safetensors")
+    assert parse_timm("vit@384") == ("vit", 384, None)
+    assert parse_timm("vit@384@a/b.safetensors") == ("vit", 384, "a/b.safetensors")
+    assert parse_timm("vit@b.safetensors") == ("vit", None, "b.safetensors")
     encoder = random_timm_encoder("test_vit@96", 0)
     assert (encoder.config.image_size, encoder.patch_tokens(torch.zeros(1, 3, 96, 96)).shape) == (96, (1, 36, 64))

@@ -32,7 +32,7 @@ def export(settings: ExportSettings) -> None:
     if settings.quantise is not None and settings.format != "gguf":
         raise UserError("--quantise is of --format gguf: give both, or leave it out")
     source = _vlm_folder(settings.folder)
-    _check_place(out, source or Path(parse_encoder(settings.folder).place))
+    _check_place(out, source or parse_encoder(settings.folder).path)
     known, kind = (ENCODER_FORMATS, "an encoder") if source is None else (VLM_FORMATS, "a VLM")
     if settings.format not in known:
         raise UserError(
@@ -51,7 +51,7 @@ def export(settings: ExportSettings) -> None:
         print(f"pushed to {push(out, settings.push, settings.private)}")
 
 
-def _check_place(out: Path, source: Path) -> None:
+def _check_place(out: Path, source: Path | None) -> None:
     """Raise a UserError if nothing could be put at `out`, or if it would lie in the model that it is made from.
 
     A folder of a model that holds a file more than its manifest lists is not loaded again. What is written takes the
@@ -61,7 +61,7 @@ def _check_place(out: Path, source: Path) -> None:
     place = out.resolve()
     if out.is_symlink() and not out.exists():
         raise UserError(f"{out} is a link to {place}, which does not exist: make that folder, or give another one")
-    if source.is_dir() and place.is_relative_to(source.resolve()):
+    if source is not None and source.is_dir() and place.is_relative_to(source.resolve()):
         raise UserError(f"{out} is inside of {source}, which could not be loaded any more: give a folder elsewhere")
     if place == Path.cwd() or os.path.ismount(place):
         kind = "the current folder" if place == Path.cwd() else "a mount point"
