@@ -46,7 +46,7 @@ def draw(table: dict) -> "Figure":
         for key, place in zip([columns[number] for number, _ in known], places):
             if key in row["intervals"]:
                 axes.plot([place, place], row["intervals"][key], color="black", linewidth=1)
-    frame(figure, columns, "Scores on questions about images not seen in training")
+    frame(figure, columns, "Scores, with 95 % intervals over images")
     return figure
 
 

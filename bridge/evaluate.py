@@ -40,6 +40,8 @@ def evaluate(team: Team) -> None:
     if config.oracle is not None:
         images = [image for benchmark in benchmarks for image in benchmark.images]
         captions = team.all(lambda: captions_by_image(config.oracle, images))
+    to_shuffle = benchmarks if config.shuffle_images else []
+    shown = {each.name: team.all(partial(shuffled, each.images)) for each in to_shuffle}
     # torch and transformers take seconds to import: what was given is judged before.
     from transformers.utils.logging import disable_progress_bar
 
@@ -67,8 +69,7 @@ def evaluate(team: Team) -> None:
             predictions = open_predictions(out, benchmarks, origin, team, anew=True)
         entries = {}
         for benchmark in benchmarks:
-            shown = team.all(partial(shuffled, benchmark.images)) if config.shuffle_images else None
-            asker = Asker(vlm, config.max_new_tokens, config.blind, captions, shown)
+            asker = Asker(vlm, config.max_new_tokens, config.blind, captions, shown.get(benchmark.name))
             own = predictions[benchmark.name]
             outcome = answer(asker, benchmark, own, config.batch_questions, team)
             scored = partial(_score, benchmark, own.answers, outcome, config.mode, out)
@@ -178,6 +179,9 @@ def _print_tables(out: Path, baselines: dict[str, Path], report: dict, benchmark
         compared = {name: table["rows"][name] for name in baselines}
         write_json(out / "results.json", {**report, "baselines": compared, "gains": table["gains"]})
         results.write(table, out)
+    else:  # a table of before is of other numbers
+        for name in ("results.md", "results.png"):
+            (out / name).unlink(missing_ok=True)
     scored = {name: entry["scores"] for name, entry in report["benchmarks"].items() if entry["scores"] is not None}
     tables = [details.as_text(details.rows(name, scores)) + "\n" for name, scores in scored.items()]
     write_file(out / "details.txt", "\n".join(tables))  # before a reader of the output, such as head, may end it

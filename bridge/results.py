@@ -10,7 +10,7 @@ from typing import Any
 
 from bridge.chart import COLUMNS, F1, draw
 from bridge.evaluation.benchmarks import TITLES, Benchmark
-from bridge.scoring.bootstrap import mean_gain, paired_gain
+from bridge.scoring.gains import compared, gain
 from vlm.errors import UserError, run_command
 from vlm.files import read_json, write_figure, write_file, write_json
 from vlm.markdown import gain_text, ruled
@@ -72,7 +72,7 @@ def check_comparable(rows: Mapping[str, Path], mode: str, benchmarks: Sequence[B
             if report["summary"].get(benchmark.name) is None:
                 continue
             scored = _per_question(folder, benchmark.name, report)
-            if scored["images"].keys() != {example.question_id for example in benchmark.examples}:
+            if scored["images"] != {example.question_id: example.image.name for example in benchmark.examples}:
                 raise UserError(
                     f"{TITLES[benchmark.name]} of {name} was scored over other questions than these: give the same "
                     "split and --limit-images, or leave that --baseline out"
@@ -145,30 +145,33 @@ def compare(rows: Mapping[str, Path]) -> dict:
         _check_mode(name, report["mode"], reference, reports[reference]["mode"])
         partial = [key for key, entry in report["benchmarks"].items() if entry["partial"]]
         intervals = _intervals(rows[name], report)
-        about = {
-            "sees": report["sees"],
-            "partial": partial,
-            "folder": str(rows[name].absolute()),
-            "intervals": intervals,
-        }
+        asked = {key: _asked(entry) for key, entry in report["benchmarks"].items()}
+        about = {"sees": report["sees"], "partial": partial, "mode": report["mode"], "asked": asked}
+        about |= {"folder": str(rows[name].absolute()), "intervals": intervals}
         pope = pope_headline(report["benchmarks"].get("pope", {}).get("scores"))
         f1 = {F1: pope["mean"]["f1"] if pope else None}
         table["rows"][name] = {**report["summary"], **f1, **about, "pope_categories": pope}
-        if name != reference and report["sees"] != "captions":
+        if name != reference and "captions" not in (report["sees"], reports[reference]["sees"]):
             table["gains"][name] = _gains(reference, name, rows, reports, table["rows"])
     return table
 
 
+def _asked(entry: Mapping) -> str:
+    """ "testdev, 12,578 questions about 398 images" """
+    split, questions, images = (entry.get(name) for name in ("split", "questions", "images"))
+    return f"{split}, {questions:,} questions about {images:,} images" if questions and images else str(split)
+
+
 def _intervals(folder: Path, report: dict) -> dict[str, tuple[float, float]]:
     """Bounds of a row's numbers and of their mean: of its gain over a model that is never right."""
-    never, scored = [], [key for key in TITLES if report["summary"][key] is not None]
-    for key in scored:
+    never = {}
+    for key in (key for key in TITLES if report["summary"][key] is not None):
         found = _per_question(folder, key, report)
-        never.append((found["scores"], dict.fromkeys(found["scores"], 0.0), found["images"]))
-    gains = {key: paired_gain(*each) for key, each in zip(scored, never)}
+        never[key] = found["scores"], dict.fromkeys(found["scores"], 0.0), found["images"]
+    gains = {key: gain({key: each}) for key, each in never.items()}
     if never:
-        gains["mean"] = mean_gain(never)
-    return {key: (gain["low"], gain["high"]) for key, gain in gains.items()}
+        gains["mean"] = gain(never)
+    return {key: (each["low"], each["high"]) for key, each in gains.items()}
 
 
 def _gains(
@@ -181,12 +184,12 @@ def _gains(
     """The gains of `reference` over `name` in every benchmark that both have, and their mean."""
     ours, theirs = numbers[reference], numbers[name]
     shared = [key for key in TITLES if ours[key] is not None and theirs[key] is not None]
-    gains, compared = {}, []
+    gains, both = {}, {}
     for key in shared:
         after, before = (_per_question(rows[row], key, reports[row]) for row in (reference, name))
-        compared.append((after["scores"], before["scores"], after["images"]))
         try:
-            interval = paired_gain(*compared[-1])
+            both[key] = compared(after, before)
+            interval = gain({key: both[key]})
         except UserError as error:
             raise UserError(f"{TITLES[key]} of {reference} and {name}: {error}") from None
         gains[key] = {**interval, "gain": round(ours[key] - theirs[key], 2)}
@@ -194,7 +197,7 @@ def _gains(
         gains[F1] = {"gain": round(ours[F1] - theirs[F1], 2)}
     if shared:
         our_mean, their_mean = (sum(row[key] for key in shared) / len(shared) for row in (ours, theirs))
-        gains["mean"] = {**mean_gain(compared), "gain": round(our_mean - their_mean, 2)}
+        gains["mean"] = {**gain(both), "gain": round(our_mean - their_mean, 2)}
     return gains
 
 
@@ -235,11 +238,26 @@ def notes(table: dict) -> list[str]:
     """How the numbers of the table are to be read."""
     lines = ["Percent: GQA accuracy, VQAv2 overall accuracy, POPE mean accuracy of its categories (50 is chance)"]
     lines[0] += " and their mean F1; the mean is of the benchmarks that a row has."
+    lines += _what_was_asked(table["rows"])
     if table["gains"]:
-        lines.append("Gains in points, with 95 % paired bootstrap intervals over images.")
+        lines.append("Gains in points, of what both rows have, with 95 % paired bootstrap intervals over images.")
     if any(row["partial"] for row in table["rows"].values()):
         lines.append("* partial: some questions were not answered and count as wrong.")
     return lines
+
+
+def _what_was_asked(rows: Mapping[str, Mapping]) -> list[str]:
+    """By benchmark, split and numbers of questions and images; of each row if rows were asked different ones."""
+    lines = []
+    for key, title in TITLES.items():
+        asked = {name: row["asked"][key] for name, row in rows.items() if row.get("asked", {}).get(key)}
+        if len(set(asked.values())) == 1:
+            lines.append(f"{title}: {next(iter(asked.values()))}.")
+        elif asked:
+            each = "; ".join(f"{name} {words}" for name, words in asked.items())
+            lines.append(f"{title}, NOT the same questions: {each}.")
+    modes = {row.get("mode", "official") for row in rows.values()}
+    return [*lines, "By lmms-eval's rules."] if modes == {"lmms"} else lines
 
 
 def as_text(table: dict) -> str:

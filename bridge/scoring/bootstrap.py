@@ -28,12 +28,18 @@ def paired_gain(
     return mean_gain([(after, before, {key: key for key in after} if groups is None else groups)], samples, seed)
 
 
-def mean_gain(benchmarks: Sequence[tuple[Scores, Scores, Images]], samples: int = 10_000, seed: int = 0) -> dict:
+def mean_gain(
+    benchmarks: Sequence[tuple[Scores, Scores, Images]],
+    samples: int = 10_000,
+    seed: int = 0,
+    weights: Sequence[float] | None = None,
+) -> dict:
     """Mean over benchmarks of the `paired_gain` of each, and its 95 % percentile bootstrap interval.
 
     benchmarks: after, before and groups of each, as `paired_gain` takes them. An image that several of them ask about
         is drawn for all of them at once. It is drawn among the images that the same benchmarks share, so that every
         sample has as many images of each benchmark as there are.
+    weights: of the benchmarks in the mean; None: all alike.
 
     Returns what `paired_gain` returns. Raises: UserError if a benchmark's two are over different questions, or none.
     """
@@ -46,9 +52,10 @@ def mean_gain(benchmarks: Sequence[tuple[Scores, Scores, Images]], samples: int 
     for column, (own, members) in enumerate(zip(differences, np.split(image, starts))):
         sums[:, column] = np.bincount(members, weights=own, minlength=len(found))
         sizes[:, column] = np.bincount(members, minlength=len(found))
-    gains = _resampled(sums, sizes, samples, np.random.default_rng(seed))
+    shares = np.ones(len(benchmarks)) if weights is None else np.array(weights)
+    gains = _resampled(sums, sizes, samples, np.random.default_rng(seed)) @ shares / shares.sum()
     low, high = np.quantile(gains, [0.025, 0.975])
-    gain = np.mean([own.mean() for own in differences])
+    gain = np.average([own.mean() for own in differences], weights=shares)
     return {"gain": float(gain), "low": float(low), "high": float(high), "questions": len(names), "samples": samples}
 
 
@@ -62,7 +69,10 @@ def _differences(after: Scores, before: Scores) -> np.ndarray:
 
 
 def _resampled(sums: np.ndarray, sizes: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
-    """The mean gain of each sample of images. sums, sizes: float64[images, benchmarks]; returns float64[samples]."""
+    """Each benchmark's gain in each sample of images.
+
+    sums, sizes: float64[images, benchmarks]; returns float64[samples, benchmarks].
+    """
     # Only how often each kind of image is drawn matters, so a multinomial over the kinds is the same bootstrap, faster.
     # Rounded, or sums of decimals that differ in the last bit would be kinds of their own.
     rows = np.concatenate([sums.round(9), sizes], axis=1)  # [images, 2 x benchmarks]
@@ -77,5 +87,5 @@ def _resampled(sums: np.ndarray, sizes: np.ndarray, samples: int, rng: np.random
         for kinds, counts in shared:
             totals += rng.multinomial(counts.sum(), counts / counts.sum(), size=chunk) @ kinds  # [chunk, kinds] @ kinds
         drawn_sums, drawn_sizes = np.split(totals, 2, axis=1)  # [chunk, benchmarks] each
-        gains.append((drawn_sums / drawn_sizes).mean(axis=1))
+        gains.append(drawn_sums / drawn_sizes)
     return np.concatenate(gains)

@@ -12,6 +12,7 @@ from typing import Any
 
 from bridge.scoring.gqa_form import Questions, balanced_questions, check_answers, check_choices
 from bridge.scoring.joining import check_mode, few, index_predictions
+from vlm.errors import UserError
 
 # For questions whose detailed type holds "Common" (what do the two have in common?) these replace the choices file.
 COMMON_CHOICES = ("color", "material", "shape")
@@ -89,6 +90,8 @@ def _notes(balanced: Questions, answers: dict[str, Any], mode: str, llava_proces
     notes = []
     if no_text := [key for key in balanced if key in answers and not isinstance(answers[key], str)]:
         first = json.dumps(answers[min(no_text)])[:40]
+        if not any(isinstance(text, str) for text in answers.values()):
+            raise UserError(f"no prediction is text, the first is {first}: give the answers themselves")
         notes.append(
             f"{len(no_text)} of {len(balanced)} predictions are not text and count as wrong, the first is {first} "
             f"(question ids {few(no_text)})"

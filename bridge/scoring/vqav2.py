@@ -151,20 +151,20 @@ def _notes_on_form(
     votes: Mapping[str, Sequence[Mapping]], values: dict[str, float], answers: dict[str, str], question_score: Callable
 ) -> list[str]:
     """Questions that gain points if their prediction is processed as LLaVA does."""
-    gains = {}
+    gains, all_processed = [], dict(values)
     for key, own in votes.items():
         processed = process_as_llava(answers[key]) if key in answers else ""
-        if processed and processed != answers[key]:
-            value = question_score(own, processed)
-            if value > values[key]:
-                gains[key] = value
+        if key in answers and processed != answers[key]:
+            all_processed[key] = question_score(own, processed)  # some lose by it
+            if processed and all_processed[key] > values[key]:
+                gains.append(key)
     if not gains:
         return []
     first = min(gains)
     return [
         f"{len(gains)} of {len(votes)} predictions lose points for case or punctuation alone ({answers[first]!r}, "
         f"question id {first}): the official rule compares as written where all annotators agree; --llava-processing "
-        f"gives overall {_percent(list({**values, **gains}.values())):.2f}"
+        f"gives overall {_percent(list(all_processed.values())):.2f}"
     ]
 
 

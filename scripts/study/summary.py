@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bridge.evaluation.benchmarks import TITLES
-from bridge.scoring.bootstrap import mean_gain, paired_gain
+from bridge.scoring.gains import compared, gain
 from study.budgets import budget
 from study.cells import SECOND, Cell, Encoder, bridge_name, cells, encoders, probes_file
 from study.lanes import record
@@ -155,7 +155,7 @@ def _gains(pairs: Sequence[tuple[Path, Path]]) -> dict[str, dict]:
     """The gain in each benchmark that all folders have, and in their mean."""
     found: dict[str, dict] = {}
     by_seed: dict[str, list[float]] = defaultdict(list)
-    compared = []
+    both = {}
     for name in TITLES:
         files = [[folder / "per_question" / f"{name}.json" for folder in pair] for pair in pairs]
         summaries = [[read_json(folder / "results.json")["summary"].get(name) for folder in pair] for pair in pairs]
@@ -163,16 +163,19 @@ def _gains(pairs: Sequence[tuple[Path, Path]]) -> dict[str, dict]:
             continue
         if lacking := [file for pair in files for file in pair if not file.is_file()]:
             raise UserError(f"{lacking[0]} is missing: delete {lacking[0].parents[1]}/results.json and call this again")
-        after, before = (_averaged([pair[side] for pair in files]) for side in (0, 1))
-        compared.append((after, before, read_json(files[0][0])["images"]))
+        after, before = (
+            {"scores": _averaged([pair[side] for pair in files]), "images": read_json(files[0][side])["images"]}
+            for side in (0, 1)
+        )
         try:
-            interval = paired_gain(*compared[-1])
+            both[name] = compared(after, before)
+            interval = gain({name: both[name]})
         except UserError as error:
             raise UserError(f"{TITLES[name]} of {pairs[0][0]} and {pairs[0][1]}: {error}") from None
         by_seed[name] = [ours - theirs for ours, theirs in summaries]
         found[name] = {**_gain(by_seed[name]), "images": [interval["low"], interval["high"]]}
     if by_seed:
-        interval = mean_gain(compared)
+        interval = gain(both)
         means = _gain([statistics.mean(gains) for gains in zip(*by_seed.values())])
         found["mean"] = {**means, "images": [interval["low"], interval["high"]]}
     return found

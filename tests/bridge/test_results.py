@@ -40,6 +40,26 @@ def make_row(root: Path, name: str, sees: str = "images", mode: str = "official"
     return f"{name}={root / name}"
 
 
+def test_the_notes_say_what_was_asked_and_of_which_rows_it_was_not_the_same(tmp_path):
+    for name, images in (("pretrained", 2), ("oracle", 1)):
+        make_row(tmp_path, name, sees="captions" if name == "oracle" else "images", mode="lmms")
+        report = read_json(tmp_path / name / "results.json")
+        report["benchmarks"]["gqa"] |= {"split": "val", "questions": 4, "images": images}
+        report["benchmarks"]["pope"] |= {"split": "pope", "questions": 4, "images": 2}
+        write_json(tmp_path / name / "results.json", report)
+    one, both = (
+        results.notes(results.compare({name: tmp_path / name for name in names}))
+        for names in (("pretrained",), ("oracle", "pretrained"))
+    )
+    pope = "POPE: pope, 4 questions about 2 images."
+    assert one[1:] == ["GQA: val, 4 questions about 2 images.", pope, "By lmms-eval's rules."]
+    assert both[1] == (
+        "GQA, NOT the same questions: oracle val, 4 questions about 1 images; "
+        "pretrained val, 4 questions about 2 images."
+    )
+    assert both[2:] == [pope, "By lmms-eval's rules."]  # and no gain: the caption is no model's
+
+
 def test_table_with_gains_and_ceiling(tmp_path):
     rows = [make_row(tmp_path, "pretrained"), make_row(tmp_path, "random", partial=True)]
     rows.append(make_row(tmp_path, "oracle", sees="captions"))

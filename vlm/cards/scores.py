@@ -15,6 +15,7 @@ from vlm.markdown import gain_text, ruled
 
 TITLES = {"gqa": "GQA", "vqav2": "VQAv2", "pope": "POPE"}
 THIS = "this model"
+SEEN = {"captions": " (caption as text)", "other images": " (shuffled images)", "nothing": " (no image)"}
 
 
 def with_scores(card: ModelCard, source: str, digest: str) -> ModelCard:
@@ -30,6 +31,10 @@ def with_scores(card: ModelCard, source: str, digest: str) -> ModelCard:
             name, rows = found["reference"], dict(found["rows"])
             own, others, gains = rows.pop(name), rows, found["gains"]
             report = read_json(Path(own["folder"]) / "results.json")
+            if any(own.get(key) != value for key, value in report["summary"].items()):
+                raise UserError(
+                    f"{file} is of another evaluation than {own['folder']} holds now: make that table again"
+                )
         else:
             report, own, gains = found, found["summary"], found.get("gains", {})
             others = found.get("baselines", {})
@@ -70,7 +75,7 @@ def _table(own: Mapping[str, Any], others: Mapping[str, Any], gains: Mapping[str
     columns = [*TITLES, "mean"]
     lines = [["", *TITLES.values(), "mean"]]
     for name, row in {f"**{THIS}**": own, **others}.items():
-        label = name + (" (caption as text)" if row.get("sees") == "captions" else "")
+        label = name + SEEN.get(row.get("sees", "images"), "")
         lines.append([label, *("-" if row.get(key) is None else f"{row[key]:.2f}" for key in columns)])
     for name, gain in gains.items():
         lines.append([f"gain over {name}", *(gain_text(gain.get(key)) for key in columns)])

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 
 from bridge.evaluation.benchmarks import TITLES
-from bridge.scoring.bootstrap import paired_gain
+from bridge.scoring.gains import compared, gain
 from study.paper.runs import RANDOM, Run, differences
 from vlm.errors import UserError
 from vlm.files import read_json
@@ -120,7 +120,7 @@ def _interval(run: Run, other: Run, benchmark: str) -> dict:
     """The gain of a run over another with its 95 % interval."""
     after, before = (read_json(r.scores / "per_question" / f"{benchmark}.json") for r in (run, other))
     try:
-        return paired_gain(after["scores"], before["scores"], after["images"])
+        return gain({benchmark: compared(after, before)})
     except UserError as error:
         raise UserError(f"{TITLES[benchmark]} of {run.folder} and {other.folder}: {error}") from None
 
