@@ -151,6 +151,8 @@ def test_baselines_limit_and_unscored_split(monkeypatch, capsys, world, tiny_vlm
     assert report["gains"]["same"]["gqa"]["gain"] == 0.0 and "vqav2" not in report["gains"]["same"]
     assert "gain over same" in capsys.readouterr().out
     assert (out / "results.md").is_file() and (out / "results.png").is_file()
+    here(monkeypatch, tiny_vlm, hidden, out, "--max-new-tokens", "5")
+    assert not (out / "results.md").exists() and not (out / "results.png").exists()  # they told of the baseline
     few = here(monkeypatch, tiny_vlm, world, tmp_path / "few", "--max-new-tokens", "5", "--limit-images", "1")
     assert [entry["questions"] for entry in few["benchmarks"].values()] == [2, 2, 6]
 

@@ -157,6 +157,15 @@ def test_what_batches_and_shown_images_depend_on_is_part_of_the_origin(
         here(monkeypatch, tiny_vlm, world, tmp_path / "shuffled", *shuffled, benchmarks=["gqa"])
 
 
+def test_what_cannot_be_shuffled_is_said_before_answers_are_given_up(monkeypatch, world, tiny_vlm, tmp_path):
+    one = ("--max-new-tokens", "5", "--limit-images", "1")
+    here(monkeypatch, tiny_vlm, world, tmp_path, *one, benchmarks=["gqa"])
+    before = (tmp_path / "predictions/gqa.jsonl").read_bytes()
+    with pytest.raises(UserError, match="shuffling needs at least two images"):
+        here(monkeypatch, tiny_vlm, world, tmp_path, *one, "--overwrite", "--shuffle-images", benchmarks=["gqa"])
+    assert (tmp_path / "predictions/gqa.jsonl").read_bytes() == before and (tmp_path / "results.json").is_file()
+
+
 def test_one_evaluation_writes_to_a_folder_at_a_time(monkeypatch, world, tiny_vlm, tmp_path):
     with locked(tmp_path / "eval"), pytest.raises(UserError, match=r"another run is writing to .*eval"):
         here(monkeypatch, tiny_vlm, world, tmp_path / "eval")

@@ -8,7 +8,7 @@ import commands
 import pytest
 import timm
 import torch
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, ModelCard
 from safetensors.torch import load_file, save_file
 from tiny.encoders import nine_patch_encoder
 from tiny.llava import write_vlm
@@ -19,6 +19,7 @@ from vlm.apps.export import export, push
 from vlm.apps.export.comparing import sample_picture as picture
 from vlm.apps.settings import ExportSettings
 from vlm.cards.card import encoder_about, make_card, write_card
+from vlm.cards.scores import with_scores
 from vlm.errors import UserError
 from vlm.files import read_json, write_json
 from vlm.llava.digest import content_digest
@@ -66,6 +67,18 @@ def test_a_clean_folder_has_the_stock_files_byte_by_byte_and_a_card_with_scores(
     assert "| blind | 35.42 | - | - | 35.42 |" in card
     assert "| gain over blind | +8.75 [+2.1, +15.9] | - | - | +8.75 |" in card
     assert load(tmp_path / "out").answer(picture(), "Is it red?") == load(vlm_folder).answer(picture(), "Is it red?")
+
+
+def test_a_table_of_an_evaluation_that_was_made_again_is_no_cards(tmp_path):
+    report = read_json(results(tmp_path, "d") / "results.json")
+    row = {**report["summary"], "folder": str(tmp_path)}
+    blind = {**row, "sees": "nothing"}
+    write_json(tmp_path / "t/results.json", {"reference": "a", "rows": {"a": row, "control": blind}, "gains": {}})
+    card = ModelCard("---\n---\n")
+    assert "| control (no image) | 44.17 |" in with_scores(card, str(tmp_path / "t"), "d").text
+    write_json(tmp_path / "results.json", {**report, "summary": {**report["summary"], "gqa": 40.0}})
+    with pytest.raises(UserError, match=r"is of another evaluation than .* holds now: make that table again"):
+        with_scores(card, str(tmp_path / "t"), "d")
 
 
 def test_vipllava_moves_the_last_norm_and_computes_the_same(vlm_folder, tmp_path, capsys):
