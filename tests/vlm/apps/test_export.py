@@ -74,7 +74,7 @@ def test_a_table_of_an_evaluation_that_was_made_again_is_no_cards(tmp_path):
     row = {**report["summary"], "folder": str(tmp_path)}
     blind = {**row, "sees": "nothing"}
     write_json(tmp_path / "t/results.json", {"reference": "a", "rows": {"a": row, "control": blind}, "gains": {}})
-    card = ModelCard("---\n---\n")
+    card = ModelCard("---\nmodel_name: a\n---\n# a\n")
     assert "| control (no image) | 44.17 |" in with_scores(card, str(tmp_path / "t"), "d").text
     write_json(tmp_path / "results.json", {**report, "summary": {**report["summary"], "gqa": 40.0}})
     with pytest.raises(UserError, match=r"is of another evaluation than .* holds now: make that table again"):
