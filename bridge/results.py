@@ -13,13 +13,12 @@ from bridge.evaluation.benchmarks import TITLES, Benchmark
 from bridge.scoring.gains import compared, gain
 from vlm.errors import UserError, run_command
 from vlm.files import read_json, write_figure, write_file, write_json
-from vlm.markdown import gain_text, ruled
+from vlm.markdown import SEEN, gain_text, ruled
 from vlm.run.settings import parse, setting
 
 EXAMPLES = """examples:
   python bridge/results.py pretrained=runs/bridge-qwen/eval random=runs/random/eval --out runs
   python bridge/results.py pretrained=A/eval random=B/eval blind=C/eval oracle=A/oracle --out runs"""
-SEEN = {"captions": " (caption as text)", "other images": " (shuffled images)", "nothing": " (no image)"}
 
 
 @dataclass(frozen=True)

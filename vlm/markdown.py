@@ -3,6 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+# Behind a row's name, if the model was shown something else than the images.
+SEEN = {"captions": " (caption as text)", "other images": " (shuffled images)", "nothing": " (no image)"}
+
 
 def ruled(cells: Sequence[Sequence[Any]], words: int = 1) -> list[str]:
     """Lines of a Markdown table; the first of `cells` is its head.

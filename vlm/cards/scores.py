@@ -11,11 +11,10 @@ from huggingface_hub import EvalResult, ModelCard
 from vlm.cards.card import with_section
 from vlm.errors import UserError
 from vlm.files import read_json
-from vlm.markdown import gain_text, ruled
+from vlm.markdown import SEEN, gain_text, ruled
 
 TITLES = {"gqa": "GQA", "vqav2": "VQAv2", "pope": "POPE"}
 THIS = "this model"
-SEEN = {"captions": " (caption as text)", "other images": " (shuffled images)", "nothing": " (no image)"}
 
 
 def with_scores(card: ModelCard, source: str, digest: str) -> ModelCard:
