@@ -10,15 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from studies import settings
 from study import command, lanes, places
 from study.cells import Cell
-from study.settings import StudySettings, settings_of
 
 from vlm.errors import UserError
-
-
-def settings(*arguments) -> StudySettings:
-    return settings_of("about", "examples", [str(argument) for argument in arguments])
 
 
 def test_a_cell_runs_once_and_a_failure_stops_only_what_needs_it(tmp_path, monkeypatch, capsys):
