@@ -114,8 +114,9 @@ def probe_notes(probes: Mapping) -> list[str]:
 
 def as_markdown(table: Mapping, probes: Mapping) -> str:
     """The tables one under the other, and how to read them."""
-    tables = (score_cells(table), gain_cells(table), budget_cells(table))
-    grids = ["\n".join(ruled(cells)) if cells else "" for cells in tables]
+    numbers = [ruled(cells) for cells in (score_cells(table), gain_cells(table)) if cells]
+    words = [ruled(cells, words=len(cells[0])) for cells in (budget_cells(table),) if cells]
+    grids = ["\n".join(lines) for lines in (*numbers, *words)]
     probed = "\n".join(ruled(cells)) if (cells := probe_cells(probes)) else ""
     parts = [*grids, " ".join(notes(table)), probed, " ".join(probe_notes(probes)) if probes else ""]
     return "\n\n".join(part for part in parts if part) + "\n"
