@@ -50,6 +50,12 @@ def test_gqa_predictions_in_every_form(gqa_files):
         assert "note" not in result.stdout and "partial" not in result.stdout
 
 
+def test_predictions_of_which_none_is_text_are_no_score(gqa_files):
+    result = gqa_files(json.dumps([{"questionId": key, "prediction": ["red"]} for key in ("01", "2", "30")]))
+    assert result.returncode == 2
+    assert result.stderr == 'error: no prediction is text, the first is ["red"]: give the answers themselves\n'
+
+
 def test_what_lowers_gqa_for_its_form_is_told(gqa_files):
     answers = [{"questionId": key, "prediction": text} for key, text in (("01", "Red."), ("2", None), ("30", " left"))]
     result = gqa_files(json.dumps(answers))
