@@ -4,7 +4,6 @@ A cell is one piece of work, run in one lane or one SLURM job: an encoder's pret
 its scores. It is a list of this project's commands, and the names of the cells that must be done before.
 """
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,11 +14,11 @@ from study.probes import Probe, named_probes
 from study.settings import SPLITS, StudySettings, split_flags
 from vlm.encoders.naming import PREFIXED, parse_encoder
 from vlm.errors import UserError
+from vlm.hub import is_hub_id
 from vlm.llms.presets import PRESETS
 
 SECOND = "-second"
 WORLD_PROBES = ("zero-shot", "knn", "retrieval")  # of an encoder that a study pretrains, unless others are asked for
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def _kind(what: str) -> tuple[str, str]:
     if what.startswith("random:"):
         return "random", what.removeprefix("random:")
     named = parse_encoder(what)
-    if named.kind in PREFIXED or (named.path and named.path.is_dir()) or HUB_ID.fullmatch(what):
+    if named.kind in PREFIXED or (named.path and named.path.is_dir()) or is_hub_id(what):
         return "given", str(named.absolute)  # called from another folder, the same words could name another encoder
     known = ", ".join((*OBJECTIVES, "blind"))
     raise UserError(f"--encoders {what}: give {known}, random:NAME, an encoder's folder or hub id, hf:... or timm:...")

@@ -106,7 +106,7 @@ def priced(out: Path, planned: Mapping[str, Cell], wanted: Sequence[Cell], lanes
 def report(settings: StudySettings) -> None:
     """Write study.md, .json, .png, .html and the paper's table from what is done, and print the table."""
     from study.page import write_page
-    from study.summary import left_out, probes, summarise
+    from study.summary import left_out, probes, row_name, summarise
     from study.tables import as_markdown, save_picture
 
     out, table, probed = Path(settings.out), summarise(settings), probes(settings)
@@ -125,8 +125,8 @@ def report(settings: StudySettings) -> None:
     save_picture(table, out / "study.png")
     write_page(settings, table, probed, kept, out / "study.html")
     print("\n" + text)
-    twins = {each.name for each in encoders(settings).values() if each.kind == "random"}
-    if any(name.split(", ")[0] in twins for name in table["rows"]):
+    twins = [each.name for each in encoders(settings).values() if each.kind == "random"]
+    if any(row_name(settings, twin, llm) in table["rows"] for twin in twins for llm in settings.llms):
         _paper_table(settings)
     print(f"written: {out / 'study.html'}, study.md, .json and .png")
 

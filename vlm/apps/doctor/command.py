@@ -75,7 +75,7 @@ def _examined(what: str, settings: DoctorSettings) -> tuple[str, Findings]:
     if not what:
         return "environment", environment.findings()
     path, named = Path(what), parse_encoder(what)
-    if named.kind != "levljepa" or named.random or what in ("hf:", "timm:"):  # the last two are told what is missing
+    if named.kind != "levljepa" or named.random:
         return "encoder", models.encoder_findings(what)
     others = "give a VLM, encoder, export, run or data folder, or nothing for the environment"
     if not path.exists() and is_hub_id(what):
